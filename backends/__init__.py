@@ -1,0 +1,123 @@
+"""Which backend computes: the tensors decide, `set_backend` decides for plain arrays.
+
+The framework of a value is found by ``isinstance`` against frameworks that are already imported,
+with literal imports inside the branches: that form traces under ``torch.compile``, ``jax.jit`` and
+``tf.function``, and imports nothing that the caller has not imported.
+"""
+
+from __future__ import annotations
+
+if __name__ != "mcld_core.backends":
+    raise ImportError(
+        f"this package is imported as 'mcld_core.backends', not as {__name__!r}: "
+        "install it (pip install -e .) and write `import mcld_core.backends`"
+    )
+
+import importlib.util
+import os
+import sys
+from typing import Any, cast
+
+from mcld_core.backends.protocol import Backend
+
+NAMES = ("numpy", "torch", "tensorflow", "jax")
+
+_chosen: str | None = None
+
+
+def set_backend(name: str | None) -> None:
+    """Choose the backend for plain NumPy arrays and lists; ``None`` returns to ``MCLD_BACKEND``.
+
+    Args:
+        name: ``"numpy"``, ``"torch"``, ``"tensorflow"``, ``"jax"``, or None.
+
+    Raises:
+        ValueError: an unknown name.
+        ImportError: the framework is not installed; the text says what to install.
+    """
+    global _chosen
+    if name is not None:
+        _load(_checked_name(name, "set_backend: name"))
+    _chosen = name
+
+
+def get_backend() -> str:
+    """Name the backend that computes for plain NumPy arrays and lists (default ``"numpy"``)."""
+    if _chosen is not None:
+        return _chosen
+    return _checked_name(os.environ.get("MCLD_BACKEND") or "numpy", "MCLD_BACKEND")
+
+
+def framework_of(x: Any) -> str | None:
+    """Name the framework whose tensor ``x`` is (tracers, parameters and variables count)."""
+    if "torch" in sys.modules:
+        import torch
+
+        if isinstance(x, torch.Tensor):
+            return "torch"
+    if "jax" in sys.modules:
+        import jax
+
+        if isinstance(x, jax.Array):
+            return "jax"
+    if "tensorflow" in sys.modules:
+        import tensorflow as tf
+
+        if isinstance(x, (tf.Tensor, tf.Variable)):
+            return "tensorflow"
+    return None
+
+
+def backend_for(function: str, *values: Any) -> Backend:
+    """Return the backend of the values, or the one for plain arrays where no value is a tensor.
+
+    Raises:
+        TypeError: tensors of two frameworks.
+        ValueError, ImportError: ``MCLD_BACKEND`` names no backend, or one that is not installed.
+    """
+    found: str | None = None
+    for value in values:
+        framework = None if value is None else framework_of(value)
+        if framework is None or framework == found:
+            continue
+        if found is not None:
+            raise TypeError(
+                f"{function}: the arguments mix {found} and {framework} tensors; "
+                "convert them to one framework (NumPy arrays may stand beside either)"
+            )
+        found = framework
+    return _load(get_backend() if found is None else found)
+
+
+def _checked_name(name: str, argument: str) -> str:
+    if name not in NAMES:
+        raise ValueError(
+            f"{argument} needs one of {', '.join(NAMES)}; got {name!r}. "
+            "Keras uses the backend of its own (KERAS_BACKEND)"
+        )
+    return name
+
+
+def _load(name: str) -> Backend:
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        raise ImportError(
+            f"the {name!r} backend needs {name}, which is not installed: pip install 'mcld[{name}]'"
+        )
+    if name == "torch":
+        from mcld_core.backends.torch import ops as torch_ops
+
+        return cast(Backend, torch_ops)
+    if name == "tensorflow":
+        from mcld_core.backends.tensorflow import ops as tensorflow_ops
+
+        return cast(Backend, tensorflow_ops)
+    if name == "jax":
+        from mcld_core.backends.jax import ops as jax_ops
+
+        return cast(Backend, jax_ops)
+    from mcld_core.backends.numpy import ops as numpy_ops
+
+    return cast(Backend, numpy_ops)
+
+
+__all__ = ["NAMES", "Backend", "backend_for", "framework_of", "get_backend", "set_backend"]

@@ -1,0 +1,108 @@
+"""The operations in JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcld_core.backends.protocol import RowFunction
+
+Array = Any
+name = "jax"
+
+
+def is_tensor(x: Any) -> bool:
+    return isinstance(x, jax.Array)
+
+
+def asarray(x: Any, like: Array | None = None) -> Array:
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+
+
+def astype(x: Array, dtype: str) -> Array:
+    return x.astype(dtype)
+
+
+def dtype(x: Array) -> str:
+    return str(x.dtype)
+
+
+def size(x: Array, axis: int) -> int:
+    return int(x.shape[axis])
+
+
+def device(x: Array) -> str | None:
+    return None  # JAX itself refuses operands that are committed to different devices
+
+
+def host_values(x: Array) -> np.ndarray[Any, Any] | None:
+    if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
+        return None
+    return np.asarray(x) if all_on_cpu(x) else None
+
+
+def all_on_cpu(x: Array) -> bool:
+    return {device.platform for device in x.devices()} == {"cpu"}
+
+
+exp = jnp.exp
+log = jnp.log
+sqrt = jnp.sqrt
+abs = jnp.abs
+softplus = jax.nn.softplus
+maximum = jnp.maximum
+minimum = jnp.minimum
+isfinite = jnp.isfinite
+matrix_transpose = jnp.transpose
+where = jnp.where
+stop_gradient = jax.lax.stop_gradient
+
+
+def matmul(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, y)
+
+
+def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
+    return jnp.sum(x, axis=axis, keepdims=keepdims)
+
+
+def max(x: Array, axis: int, keepdims: bool = False) -> Array:
+    return jnp.max(x, axis=axis, keepdims=keepdims)
+
+
+def all(x: Array, axis: int) -> Array:
+    return jnp.all(x, axis=axis)
+
+
+def argmax(x: Array, axis: int) -> Array:
+    return jnp.argmax(x, axis=axis).astype("int32")
+
+
+def softmax(x: Array, axis: int) -> Array:
+    return jax.nn.softmax(x, axis=axis)
+
+
+def arange(n: int, like: Array) -> Array:
+    return jnp.arange(n, dtype="int32")
+
+
+def take(x: Array, indices: Array) -> Array:
+    return jnp.take(x, indices, axis=0)
+
+
+def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
+    return jnp.take_along_axis(x, indices, axis=axis)
+
+
+def concat(arrays: Sequence[Array]) -> Array:
+    return jnp.concatenate(arrays, axis=0)
+
+
+def map_rows(
+    function: RowFunction, rows: Sequence[Array], shared: Any, block_rows: int | None
+) -> tuple[Array, ...]:
+    return function(tuple(rows), shared, False)

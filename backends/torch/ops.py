@@ -1,0 +1,125 @@
+"""The operations in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mcld_core.backends.protocol import RowFunction
+
+Array = Any
+name = "torch"
+
+_DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "int32": torch.int32,
+    "bool": torch.bool,
+}
+
+
+def is_tensor(x: Any) -> bool:
+    return isinstance(x, torch.Tensor)
+
+
+def asarray(x: Any, like: Array | None = None) -> Array:
+    if isinstance(x, torch.Tensor):
+        return x
+    return torch.as_tensor(x, device=_accelerator() if like is None else like.device)
+
+
+def _accelerator() -> torch.device | None:
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+
+
+def astype(x: Array, dtype: str) -> Array:
+    return x.to(_DTYPES[dtype])
+
+
+def dtype(x: Array) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def size(x: Array, axis: int) -> int:
+    return x.shape[axis]
+
+
+def device(x: Array) -> str | None:
+    return str(x.device)
+
+
+def host_values(x: Array) -> np.ndarray[Any, Any] | None:
+    if torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter):
+        return None
+    if x.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return None
+    x = x.detach()
+    return (x.float() if x.dtype is torch.bfloat16 else x).numpy()
+
+
+exp = torch.exp
+log = torch.log
+sqrt = torch.sqrt
+abs = torch.abs
+isfinite = torch.isfinite
+matmul = torch.matmul
+matrix_transpose = torch.t
+where = torch.where
+softmax = torch.softmax
+
+
+def softplus(x: Array) -> Array:
+    return -torch.nn.functional.logsigmoid(-x)  # F.softplus is linear from 20 on: 2e-9 off
+
+
+def maximum(x: Array, y: Any) -> Array:
+    return torch.clamp(x, min=y)
+
+
+def minimum(x: Array, y: Any) -> Array:
+    return torch.clamp(x, max=y)
+
+
+def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
+    return torch.sum(x) if axis is None else torch.sum(x, dim=axis, keepdim=keepdims)
+
+
+def max(x: Array, axis: int, keepdims: bool = False) -> Array:
+    return torch.amax(x, dim=axis, keepdim=keepdims)
+
+
+def all(x: Array, axis: int) -> Array:
+    return torch.all(x, dim=axis)
+
+
+def argmax(x: Array, axis: int) -> Array:
+    return torch.argmax(x, dim=axis).to(torch.int32)
+
+
+def arange(n: int, like: Array) -> Array:
+    return torch.arange(n, dtype=torch.int32, device=like.device)
+
+
+def take(x: Array, indices: Array) -> Array:
+    return torch.index_select(x, 0, indices)
+
+
+def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
+    return torch.gather(x, axis, indices.long())
+
+
+def concat(arrays: Sequence[Array]) -> Array:
+    return torch.cat(tuple(arrays), dim=0)
+
+
+def stop_gradient(x: Array) -> Array:
+    return x.detach()
+
+
+def map_rows(
+    function: RowFunction, rows: Sequence[Array], shared: Any, block_rows: int | None
+) -> tuple[Array, ...]:
+    return function(tuple(rows), shared, False)

@@ -1,0 +1,7 @@
+"""The three contrasts for tokens, time-series windows, several modalities and other teachers."""
+
+if __name__ != "mcld_core.extensions":
+    raise ImportError(
+        f"this package is imported as 'mcld_core.extensions', not as {__name__!r}: "
+        "install it (pip install -e .) and write `import mcld_core.extensions`"
+    )

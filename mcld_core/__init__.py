@@ -1,0 +1,18 @@
+"""MCLD: multi-perspective contrastive logit distillation, for every framework."""
+
+from importlib.metadata import version as _version
+
+from mcld_core.backends import get_backend as get_backend
+from mcld_core.backends import set_backend as set_backend
+from mcld_core.baselines import dkd_loss as dkd_loss
+from mcld_core.baselines import kd_loss as kd_loss
+from mcld_core.checks import check_finite as check_finite
+from mcld_core.checks import select_classes as select_classes
+from mcld_core.config import MCLDConfig as MCLDConfig
+from mcld_core.keys import TeacherKeys as TeacherKeys
+from mcld_core.objective import mcld_loss as mcld_loss
+from mcld_core.terms import category_wise as category_wise
+from mcld_core.terms import instance_wise as instance_wise
+from mcld_core.terms import sample_wise as sample_wise
+
+__version__ = _version("mcld")

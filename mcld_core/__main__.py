@@ -1,0 +1,59 @@
+"""``python -m mcld_core``: versions, devices and backends; or ``export`` / ``predict``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+
+from mcld_core import __version__, get_backend
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print what is installed, or run a sub-command."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        _report()
+        return 0
+    print(f"mcld_core: unknown command {arguments[0]!r}; there are: none", file=sys.stderr)
+    return 2
+
+
+def _report() -> None:
+    print(f"mcld        {__version__}   (Python {platform.python_version()})")
+    for framework in ("numpy", "torch", "tensorflow", "jax", "keras", "onnx", "onnxruntime"):
+        if importlib.util.find_spec(framework) is None:
+            print(f"{framework:<12}not installed: pip install 'mcld[{_extra(framework)}]'")
+        else:
+            version = importlib.metadata.version(framework)
+            print(f"{framework:<12}{version:<12}{_devices(framework)}")
+    print(f"\nbackend for plain arrays: {get_backend()}   (MCLD_BACKEND or mcld_core.set_backend)")
+
+
+def _extra(framework: str) -> str:
+    return "onnx" if framework == "onnxruntime" else framework
+
+
+def _devices(framework: str) -> str:
+    if framework == "torch":
+        import torch
+
+        names = ["cpu"]
+        if torch.cuda.is_available():
+            names += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(names)
+    if framework == "tensorflow":
+        import tensorflow as tf
+
+        return ", ".join(device.name for device in tf.config.list_physical_devices())
+    if framework == "jax":
+        import jax
+
+        return ", ".join(str(device) for device in jax.devices())
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

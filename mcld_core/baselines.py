@@ -1,0 +1,166 @@
+"""Baselines to compare with, in log space: KD and DKD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcld_core.backends import Backend, backend_for
+from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows
+from mcld_core.contrast import RowsAndGradient, decoupled_kl_rows, plain_kl_rows
+from mcld_core.schedule import number
+from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
+
+
+def kd_loss(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    *,
+    temperature: Scalar = 4.0,
+    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Distil softened probabilities: ``T² KL(softmax(t/T) ‖ softmax(s/T))``.
+
+    The factor T² keeps the size of the gradient independent of the temperature.
+
+    Args:
+        student_logits: (batch, classes), any float dtype.
+        teacher_logits: (batch, classes); never receives a gradient.
+        temperature: T > 0.
+        sample_weight: (batch,) ≥ 0.
+        where: (batch,) bool, True = keep.
+        reduction: as in `mcld_core.mcld_loss`.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> float(kd_loss(np.eye(3), np.eye(3)))
+        0.0
+
+    References:
+        G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    """
+    check_temperature("kd_loss", temperature)
+    check_reduction("kd_loss", reduction)
+    ops = backend_for("kd_loss", student_logits, teacher_logits, sample_weight, where)
+    batch = prepare(
+        "kd_loss",
+        ops,
+        student_logits,
+        teacher_logits,
+        None,
+        sample_weight,
+        where,
+        needs_labels=False,
+    )
+
+    def rows(student: Array, teacher: Array, _: Array, t: Scalar, gradient: bool) -> Any:
+        return plain_kl_rows(ops, student, teacher, t, gradient)
+
+    return _reduced(ops, batch, rows, (temperature,), reduction)
+
+
+def dkd_loss(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    alpha: Scalar = 1.0,
+    beta: Scalar = 8.0,
+    temperature: Scalar = 4.0,
+    ignore_index: int = -100,
+    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Decoupled distillation: ``T² [ α KL(b^t ‖ b^s) + β KL(r^t ‖ r^s) ]``.
+
+    b is the target's probability against the rest, r the softmax over the rest. With soft labels
+    the target is their arg max; without labels, the teacher's.
+
+    Args:
+        student_logits: (batch, classes), any float dtype.
+        teacher_logits: (batch, classes); never receives a gradient.
+        labels: (batch,) int, (batch, classes) soft, or None.
+        alpha: weight of the target part, ≥ 0.
+        beta: weight of the non-target part, ≥ 0.
+        temperature: T > 0.
+        ignore_index: rows with this int label are dropped.
+        sample_weight: (batch,) ≥ 0.
+        where: (batch,) bool, True = keep.
+        reduction: as in `mcld_core.mcld_loss`.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> float(dkd_loss(np.eye(3), np.eye(3), np.arange(3)))
+        0.0
+
+    References:
+        B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
+    """
+    check_temperature("dkd_loss", temperature)
+    check_reduction("dkd_loss", reduction)
+    for argument, value in (("alpha", alpha), ("beta", beta)):
+        if isinstance(value, (int, float)) and not value >= 0:
+            raise ValueError(f"dkd_loss: {argument} needs a number ≥ 0; got {value!r}")
+    ops = backend_for("dkd_loss", student_logits, teacher_logits, labels, sample_weight, where)
+    batch = prepare(
+        "dkd_loss", ops, student_logits, teacher_logits, labels, sample_weight, where, ignore_index
+    )
+
+    def rows(
+        student: Array,
+        teacher: Array,
+        labels: Array,
+        t: Scalar,
+        a: Scalar,
+        b: Scalar,
+        gradient: bool,
+    ) -> RowsAndGradient:
+        target = labels if labels.ndim == 1 else ops.argmax(labels, 1)
+        return decoupled_kl_rows(ops, student, teacher, target, t, a, b, gradient)
+
+    return _reduced(ops, batch, rows, (temperature, alpha, beta), reduction)
+
+
+def check_temperature(function: str, temperature: Scalar) -> None:
+    """Raise ValueError for a Python number that is not above 0."""
+    if isinstance(temperature, (int, float)) and not temperature > 0:
+        raise ValueError(f"{function}: temperature needs a number > 0; got {temperature!r}")
+
+
+def _reduced(
+    ops: Backend, batch: Batch, rows_of: Any, numbers: tuple[Scalar, ...], reduction: Reduction
+) -> Any:
+    """Evaluate a loss of single rows and reduce it."""
+    like = batch.student
+    shared = tuple(n if isinstance(n, (int, float)) else number(ops, n, like) for n in numbers)
+    labels = ops.arange(ops.size(like, 0), like) if batch.labels is None else batch.labels
+    rows = (batch.student, batch.teacher, labels)
+    if batch.kept is not None:
+        rows = (*rows, batch.kept)
+
+    def block(rows: tuple[Array, ...], shared: tuple[Scalar, ...], gradient: bool) -> Any:
+        student, teacher, labels, *kept = rows
+        student = keep_rows(ops, student, kept[0] if kept else None)
+        teacher = keep_rows(ops, teacher, kept[0] if kept else None)
+        if student.shape[1] == 1:
+            value, slope = 0.0 * student[:, 0], 0.0 * student
+        else:
+            value, slope = rows_of(student, teacher, labels, *shared, gradient)
+        return (value, slope) if gradient else (value,)
+
+    (total,) = ops.map_rows(block, rows, shared, None)
+    return reduce_rows(ops, total, batch.weight, reduction)

@@ -1,0 +1,255 @@
+"""The arguments of a loss, checked and converted: what every public function does first."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mcld_core.backends import Backend
+from mcld_core.typing import Array, Bool, Float, Int, Reduction
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class Batch(NamedTuple):
+    """The rows of a batch, in the dtype that the loss computes in (float32 or float64)."""
+
+    student: Float[Array, "batch classes"]
+    teacher: Float[Array, "batch classes"]
+    labels: Int[Array, "batch"] | Float[Array, "batch classes"] | None  # noqa: F821
+    """Int labels are -1 where they name no class; None where the loss needs none."""
+    kept: Bool[Array, "batch"] | None  # noqa: F821
+    """Which rows count; None where all do."""
+    weight: Float[Array, "batch"] | None  # noqa: F821
+    """``sample_weight`` times kept; None where every row weighs 1."""
+
+
+def prepare(
+    function: str,
+    ops: Backend,
+    student_logits: Any,
+    teacher_logits: Any,
+    labels: Any,
+    sample_weight: Any,
+    where: Any,
+    ignore_index: int = -100,
+    needs_labels: bool = True,
+) -> Batch:
+    """Check and convert the arguments that all losses share. Errors name ``function``."""
+    student = _tensor(ops, student_logits, teacher_logits)
+    teacher = ops.asarray(teacher_logits, student)
+    _check_logits(function, ops, student, teacher)
+    batch, classes = student.shape
+
+    kept = None
+    if where is not None:
+        kept = ops.asarray(where, student)
+        check_rows(function, "where", kept, batch)
+        if ops.dtype(kept) != "bool":
+            raise TypeError(
+                f"{function}: where needs dtype bool (True = keep); got {ops.dtype(kept)}"
+            )
+        check_device(function, ops, "where", kept, student)
+
+    dtype = compute_dtype(ops, student)
+    student = ops.astype(student, dtype)
+    teacher = ops.stop_gradient(ops.astype(teacher, dtype))
+    if labels is None:
+        labels = ops.argmax(teacher, 1) if needs_labels else None
+    else:
+        labels = ops.asarray(labels, student)
+        kind = label_kind(function, "labels", ops, labels, batch, classes)
+        check_device(function, ops, "labels", labels, student)
+        check_label_values(function, "labels", ops, labels, kept, classes, ignore_index)
+        if kind == "soft":
+            labels = ops.stop_gradient(ops.astype(labels, dtype))
+        else:
+            labels = ops.astype(labels, "int32")
+            counts = labels != ignore_index
+            kept = counts if kept is None else kept & counts
+            labels = ops.where((labels >= 0) & (labels < classes), labels, -1)
+    weight = None if kept is None else ops.astype(kept, dtype)
+    if sample_weight is not None:
+        weight = _checked_weight(function, ops, sample_weight, kept, student)
+    return Batch(student, teacher, labels, kept, weight)
+
+
+def keep_rows(ops: Backend, x: Array, kept: Bool[Array, "rows"] | None) -> Array:  # noqa: F821
+    """Return ``x`` with zeros in the rows that do not count, so that their content cannot."""
+    if kept is None:
+        return x
+    return ops.where(kept[:, None] if x.ndim == 2 else kept, x, 0 * _one(ops, x))
+
+
+def reduce_rows(
+    ops: Backend,
+    rows: Float[Array, "batch"],  # noqa: F821
+    weight: Float[Array, "batch"] | None,  # noqa: F821
+    reduction: Reduction,
+    normalizer: Array | None = None,
+) -> Array:
+    """Reduce rows: v L ("none"), Σ v L ("sum"), Σ v L / Σ v ("mean"; 0 where nothing is kept)."""
+    if weight is not None:
+        rows = rows * weight
+    if reduction == "none":
+        return rows
+    total = ops.sum(rows, None)
+    if reduction == "sum":
+        return total
+    if normalizer is None and weight is None:
+        count = ops.size(rows, 0)
+        if isinstance(count, int):
+            return total / float(max(count, 1))
+        weight = ops.astype(rows == rows, ops.dtype(rows))
+    if normalizer is None:
+        normalizer = ops.sum(weight, None)
+    normalizer = ops.stop_gradient(ops.astype(ops.asarray(normalizer, rows), ops.dtype(rows)))
+    positive = normalizer > 0
+    return ops.where(positive, total / ops.where(positive, normalizer, 1.0), 0.0)
+
+
+def compute_dtype(ops: Backend, student: Array) -> str:
+    """Return float64 for float64 logits, else float32."""
+    return "float64" if ops.dtype(student) == "float64" else "float32"
+
+
+def check_reduction(function: str, reduction: str) -> None:
+    """Raise ValueError unless the reduction is one of the three."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"{function}: reduction needs one of 'mean', 'sum', 'none'; got {reduction!r}"
+        )
+
+
+def check_rows(function: str, argument: str, x: Array, rows: Any) -> None:
+    """Raise ValueError unless ``x`` has one axis with one entry a row."""
+    shape = tuple(x.shape)
+    if len(shape) != 1 or _differ(shape[0], rows):
+        raise ValueError(
+            f"{function}: {argument} needs shape ({rows},), one entry a row of the logits; "
+            f"got {shape}"
+        )
+
+
+def check_device(function: str, ops: Backend, argument: str, x: Array, student: Array) -> None:
+    """Raise ValueError where two tensors lie on different devices."""
+    here, there = ops.device(student), ops.device(x)
+    if here != there:
+        raise ValueError(
+            f"{function}: {argument} is on {there} and student_logits on {here}; "
+            "move one of them (no tensor is moved for you)"
+        )
+
+
+def label_kind(
+    function: str, argument: str, ops: Backend, labels: Array, rows: Any, classes: int
+) -> str:
+    """Return ``"int"`` or ``"soft"``; raise where shape and dtype are neither."""
+    shape, dtype = tuple(labels.shape), ops.dtype(labels)
+    is_integer = dtype.startswith(("int", "uint"))
+    if len(shape) == 1:
+        if not is_integer:
+            raise TypeError(
+                f"{function}: {argument} of shape {shape} need an integer dtype; got {dtype}. "
+                f"Soft labels have shape (rows, classes) = ({rows}, {classes})"
+            )
+        check_rows(function, argument, labels, rows)
+        return "int"
+    if len(shape) != 2 or _differ(shape[0], rows) or _differ(shape[1], classes):
+        raise ValueError(
+            f"{function}: {argument} need shape ({rows},) for int labels or ({rows}, {classes}) "
+            f"for soft labels; got {shape}"
+        )
+    return "soft"
+
+
+def check_label_values(
+    function: str,
+    argument: str,
+    ops: Backend,
+    labels: Array,
+    kept: Array | None,
+    classes: int,
+    ignore_index: int,
+) -> None:
+    """Raise ValueError for labels that name no class, where their values can be read for free."""
+    values = ops.host_values(labels)
+    mask = None if kept is None else ops.host_values(kept)
+    if values is None or values.size == 0 or (kept is not None and mask is None):
+        return
+    if values.ndim == 1:
+        bad = ((values < 0) | (values >= classes)) & (values != ignore_index)
+        wrong = f"needs labels in 0 … {classes - 1} or ignore_index {ignore_index}"
+    else:
+        values = np.asarray(values, "float64")
+        total = values.sum(1)
+        bad = ~((values >= 0).all(1) & (np.abs(total - 1.0) <= 1e-2))
+        wrong = "needs soft labels that are ≥ 0 and sum to 1 in each row"
+    if mask is not None:
+        bad = bad & mask
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{function}: {argument} {wrong}; got {values[row]} in row {row}")
+
+
+def _tensor(ops: Backend, x: Any, other: Any) -> Array:
+    """Convert the first argument, beside the second where only that one is a tensor."""
+    return ops.asarray(x, other if ops.is_tensor(other) else None)
+
+
+def _check_logits(function: str, ops: Backend, student: Array, teacher: Array) -> None:
+    for argument, x in (("student_logits", student), ("teacher_logits", teacher)):
+        if len(x.shape) != 2:
+            raise ValueError(
+                f"{function}: {argument} needs two axes (batch, classes); got shape "
+                f"{tuple(x.shape)}. Flatten positions into rows first"
+            )
+        if "float" not in ops.dtype(x):
+            raise TypeError(
+                f"{function}: {argument} needs a float dtype; got {ops.dtype(x)}. "
+                "Pass logits, not labels or token ids"
+            )
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    if ours[1] is None or _differ(ours[1], theirs[1]):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same number of classes, "
+            f"known when traced; got {ours} and {theirs}. Map the teacher's classes first: "
+            "mcld_core.select_classes"
+        )
+    if ours[1] == 0:
+        raise ValueError(f"{function}: student_logits needs at least one class; got shape {ours}")
+    if _differ(ours[0], theirs[0]):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same batch size; "
+            f"got {ours} and {theirs}. More teacher rows to contrast with go into keys="
+        )
+    check_device(function, ops, "teacher_logits", teacher, student)
+
+
+def _checked_weight(
+    function: str, ops: Backend, sample_weight: Any, kept: Array | None, student: Array
+) -> Array:
+    weight = ops.asarray(sample_weight, student)
+    check_rows(function, "sample_weight", weight, student.shape[0])
+    check_device(function, ops, "sample_weight", weight, student)
+    values = ops.host_values(weight)
+    mask = None if kept is None else ops.host_values(kept)
+    if values is not None and (kept is None or mask is not None):
+        bad = ~(values >= 0) if mask is None else ~(values >= 0) & mask
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{function}: sample_weight needs numbers ≥ 0; got {values[row]} in row {row}"
+            )
+    weight = ops.stop_gradient(ops.astype(weight, ops.dtype(student)))
+    return weight if kept is None else ops.where(kept, weight, 0.0)
+
+
+def _differ(ours: Any, theirs: Any) -> bool:
+    """Whether two sizes differ; an unknown size (TensorFlow's None) differs from nothing."""
+    return ours is not None and theirs is not None and ours != theirs
+
+
+def _one(ops: Backend, x: Array) -> Any:
+    return 1 if ops.dtype(x).startswith("int") else 1.0

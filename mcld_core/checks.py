@@ -1,0 +1,103 @@
+"""Helpers around the logits: an eager look for bad values, and class spaces that differ."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mcld_core.backends import backend_for
+from mcld_core.typing import Array, Logits
+
+
+def check_finite(student_logits: Logits, teacher_logits: Logits) -> None:
+    """Raise on the first row that is not finite; warn where rows look like probabilities.
+
+    Eager: it reads the values, from an accelerator too. Call it before training or when a loss
+    goes wrong, not in every step. A teacher's -inf (a class of probability 0) is fine under the
+    ``"probability"`` similarity unless the whole row is -inf or it stands at the target.
+
+    Args:
+        student_logits: (batch, classes).
+        teacher_logits: (batch, classes).
+
+    Raises:
+        ValueError: names the side, the first bad row, and its first bad class and value.
+
+    Warns:
+        UserWarning: all rows are ≥ 0 and sum to 1: probabilities, where logits are expected.
+
+    Example:
+        >>> import numpy as np
+        >>> check_finite(np.eye(2), np.array([[0.0, np.nan], [1.0, 0.0]]))
+        Traceback (most recent call last):
+        ...
+        ValueError: check_finite: teacher_logits has nan in row 0, class 1; fix what makes them
+    """
+    ops = backend_for("check_finite", student_logits, teacher_logits)
+    for argument, logits in (
+        ("student_logits", student_logits),
+        ("teacher_logits", teacher_logits),
+    ):
+        values = _to_numpy(ops.asarray(logits))
+        if values.ndim != 2:
+            raise ValueError(
+                f"check_finite: {argument} needs two axes (batch, classes); got {values.shape}"
+            )
+        bad = ~np.isfinite(values)
+        if bad.any():
+            row, column = (int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"check_finite: {argument} has {values[row, column]} in row {row}, class "
+                f"{column}; fix what makes them"
+            )
+        if values.size and (values >= 0).all() and np.abs(values.sum(1) - 1).max() <= 1e-3:
+            warnings.warn(
+                f"check_finite: every row of {argument} is ≥ 0 and sums to 1, like "
+                "probabilities; the losses take logits (pass log-probabilities at least)",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
+    """Map logits to another class space: column c of the result is column ``mapping[c]``.
+
+    For a teacher that knows other or more classes than the student.
+
+    Args:
+        logits: (batch, classes).
+        mapping: for each class of the result, the class of ``logits`` that it takes.
+
+    Returns:
+        (batch, len(mapping)) logits.
+
+    Raises:
+        ValueError: a class that ``logits`` do not have.
+
+    Example:
+        >>> import numpy as np
+        >>> select_classes(np.array([[1.0, 2.0, 3.0]]), [2, 0])
+        array([[3., 1.]])
+    """
+    ops = backend_for("select_classes", logits)
+    logits = ops.asarray(logits)
+    classes = logits.shape[1]
+    index = np.asarray(mapping, "int32")
+    if index.ndim != 1 or index.size == 0 or index.min() < 0 or index.max() >= classes:
+        raise ValueError(
+            f"select_classes: mapping needs a list of classes in 0 … {classes - 1}; "
+            f"got {list(mapping)}"
+        )
+    columns = ops.asarray(index, logits)
+    return ops.matrix_transpose(ops.take(ops.matrix_transpose(logits), columns))
+
+
+def _to_numpy(x: Array) -> np.ndarray[Any, Any]:
+    if hasattr(x, "detach"):
+        x = x.detach().cpu().float() if x.element_size() < 4 else x.detach().cpu()
+    elif hasattr(x, "numpy"):
+        x = x.numpy()
+    return np.asarray(x, "float64")

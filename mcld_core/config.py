@@ -1,0 +1,92 @@
+"""The settings of the objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mcld_core.similarity import SIMILARITIES
+from mcld_core.typing import Scalar
+
+CATEGORY_CONTRASTS = ("labels", "prototypes", "columns")
+
+
+@dataclass(frozen=True)
+class MCLDConfig:
+    """The settings of the objective. Frozen and hashable: under ``jax.jit`` it is static.
+
+    Args:
+        weight_instance: weight of the instance-wise term; a weight of 0 skips its term.
+        weight_sample: weight of the sample-wise term.
+        weight_category: weight of the category-wise term, before the ramp.
+        weight_ce: weight of the cross-entropy with the labels (off by default).
+        similarity: ``"probability"`` (raw student logits against teacher probabilities),
+            ``"pearson"``, ``"cosine"`` or ``"dot"``.
+        temperature: τ of the similarity; None: 1, 0.1, 0.1 and the number of classes.
+        key_temperature: temperature of the teacher's probabilities as keys.
+        sample_temperature: T of the sample-wise term (its rows carry T²).
+        target_mask: leave same-label keys out of the instance-wise negatives.
+        sample_target_mask: split the label's entry off in the sample-wise term.
+        beta: weight of the non-target part of the sample-wise term.
+        category_contrast: ``"labels"``, ``"prototypes"`` or ``"columns"``.
+        category_warmup: the part of the training over which the category-wise term comes in.
+        ignore_index: rows with this int label are dropped.
+        block_size: anchor rows evaluated at once where the gradient is formed in the forward
+            pass; ``"auto"`` chooses, None takes all rows.
+
+    Raises:
+        ValueError: a value out of its range (checked where it is a Python number).
+    """
+
+    weight_instance: Scalar = 1.0
+    weight_sample: Scalar = 0.25
+    weight_category: Scalar = 1.0
+    weight_ce: Scalar = 0.0
+    similarity: str = "probability"
+    temperature: Scalar | None = None
+    key_temperature: Scalar = 1.0
+    sample_temperature: Scalar = 4.0
+    target_mask: bool = True
+    sample_target_mask: bool = True
+    beta: Scalar = 1.0
+    category_contrast: str = "labels"
+    category_warmup: Scalar = 1.0
+    ignore_index: int = -100
+    block_size: int | str | None = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("weight_instance", "weight_sample", "weight_category", "weight_ce", "beta"):
+            _check_number(name, getattr(self, name), minimum=0.0)
+        for name in ("temperature", "key_temperature", "sample_temperature"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_number(name, value, above=0.0)
+        _check_number("category_warmup", self.category_warmup, minimum=0.0, maximum=1.0)
+        _check_choice("similarity", self.similarity, SIMILARITIES)
+        _check_choice("category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
+        size = self.block_size
+        if size != "auto" and size is not None and not (isinstance(size, int) and size > 0):
+            raise ValueError(
+                f"MCLDConfig: block_size needs 'auto', None or an int > 0; got {size!r}"
+            )
+
+
+def _check_number(
+    name: str,
+    value: Scalar,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> None:
+    if not isinstance(value, (int, float)):
+        return
+    if minimum is not None and not value >= minimum:
+        raise ValueError(f"MCLDConfig: {name} needs a number ≥ {minimum:g}; got {value!r}")
+    if above is not None and not value > above:
+        raise ValueError(f"MCLDConfig: {name} needs a number > {above:g}; got {value!r}")
+    if maximum is not None and not value <= maximum:
+        raise ValueError(f"MCLDConfig: {name} needs a number ≤ {maximum:g}; got {value!r}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"MCLDConfig: {name} needs one of {', '.join(choices)}; got {value!r}")

@@ -1,0 +1,202 @@
+"""The teacher rows to contrast with: `TeacherKeys`, and how they enter the contrasts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mcld_core.backends import Backend
+from mcld_core.batch import (
+    Batch,
+    check_device,
+    check_label_values,
+    check_rows,
+    keep_rows,
+    label_kind,
+)
+from mcld_core.config import MCLDConfig
+from mcld_core.contrast import one_hot
+from mcld_core.similarity import embed, key_vectors
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Scalar
+
+
+class TeacherKeys(NamedTuple):
+    """All teacher rows that a batch is contrasted with.
+
+    Rows ``own_start … own_start + batch`` belong to the batch's own samples; all others are more
+    keys (a bank, other replicas). Without ``keys`` a batch is its own keys. A NamedTuple of
+    arrays, so a pytree: it may be traced, ``own_start`` too.
+
+    Args:
+        logits: (keys, classes), any float dtype.
+        labels: (keys,) int, or (keys, classes) soft, or None: the arg max of each row.
+        where: (keys,) bool, True = keep; None keeps all. A key is also dropped where its int
+            label is ``ignore_index``, and where it is the own row of a dropped row; the own row
+            of a kept row always counts.
+        own_start: the first of the batch's own rows.
+        prototypes: (classes, classes), one key a class for ``category_contrast="prototypes"``; a
+            row that is not finite marks a class without one. None: class means of the keys.
+        normalizer: what ``reduction="mean"`` divides by instead of the batch's own Σ v; set by
+            ``gather_keys``.
+    """
+
+    logits: Float[Array, "keys classes"]
+    labels: Labels | None = None
+    where: Bool[Array, "keys"] | None = None  # noqa: F821
+    own_start: Scalar = 0
+    prototypes: Float[Array, "classes classes"] | None = None
+    normalizer: Scalar | None = None
+
+
+class Contrast(NamedTuple):
+    """Keys as the row functions take them: embedded, labelled, masked."""
+
+    vectors: Float[Array, "keys classes"]
+    labels: Int[Array, "keys"] | Float[Array, "keys classes"]  # noqa: F821
+    """-2, or zeros, where the key does not count: no anchor shares such a label."""
+    kept: Bool[Array, "keys"] | None  # noqa: F821
+
+
+def prepare_keys(
+    function: str, ops: Backend, batch: Batch, keys: TeacherKeys | None, ignore_index: int
+) -> tuple[Array, Array, Array | None, Any]:
+    """Return the keys' logits (dropped rows zeroed), labels, mask and own start, converted.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes, devices or labels that do not fit the batch.
+    """
+    if keys is None:
+        logits = keep_rows(ops, batch.teacher, batch.kept)
+        return logits, _masked_labels(ops, batch.labels, batch.kept), batch.kept, 0
+    student = batch.student
+    rows, classes = student.shape
+    logits = ops.asarray(keys.logits, student)
+    _check_key_logits(function, ops, logits, student)
+    logits = ops.stop_gradient(ops.astype(logits, ops.dtype(student)))
+    count = logits.shape[0]
+
+    kept = None
+    if keys.where is not None:
+        kept = ops.asarray(keys.where, student)
+        check_rows(function, "keys.where", kept, count)
+        if ops.dtype(kept) != "bool":
+            raise TypeError(
+                f"{function}: keys.where needs dtype bool (True = keep); got {ops.dtype(kept)}"
+            )
+        check_device(function, ops, "keys.where", kept, student)
+    if keys.labels is None:
+        labels = ops.argmax(logits, 1)
+    else:
+        labels = ops.asarray(keys.labels, student)
+        kind = label_kind(function, "keys.labels", ops, labels, count, classes)
+        check_device(function, ops, "keys.labels", labels, student)
+        check_label_values(function, "keys.labels", ops, labels, kept, classes, ignore_index)
+        if kind == "soft":
+            labels = ops.stop_gradient(ops.astype(labels, ops.dtype(student)))
+        else:
+            labels = ops.astype(labels, "int32")
+            counts = labels != ignore_index
+            kept = counts if kept is None else kept & counts
+
+    own_start = keys.own_start
+    if isinstance(own_start, int):
+        if isinstance(rows, int) and isinstance(count, int) and not 0 <= own_start <= count - rows:
+            raise ValueError(
+                f"{function}: keys.own_start needs own_start + batch ≤ keys; got own_start "
+                f"{own_start} with batch {rows} and {count} keys"
+            )
+    else:
+        own_start = ops.astype(ops.asarray(own_start, student), "int32")
+    if kept is not None or batch.kept is not None:
+        kept = _with_own_rows(ops, kept, batch, own_start, logits)
+    logits = keep_rows(ops, logits, kept)
+    return logits, _masked_labels(ops, labels, kept), kept, own_start
+
+
+def contrast_with(
+    ops: Backend, logits: Array, labels: Array, kept: Array | None, config: MCLDConfig
+) -> Contrast:
+    """Embed the keys for the similarity of ``config``."""
+    vectors = key_vectors(ops, logits, config.similarity, config.key_temperature)
+    return Contrast(vectors, labels, kept)
+
+
+def contrast_with_prototypes(
+    function: str,
+    ops: Backend,
+    keys: TeacherKeys | None,
+    logits: Array,
+    labels: Array,
+    config: MCLDConfig,
+) -> Contrast:
+    """One key a class: ``keys.prototypes``, else the class means of the kept keys."""
+    classes = logits.shape[1]
+    if keys is not None and keys.prototypes is not None:
+        means = ops.asarray(keys.prototypes, logits)
+        if tuple(means.shape) != (classes, classes):
+            raise ValueError(
+                f"{function}: keys.prototypes needs shape (classes, classes) = "
+                f"({classes}, {classes}), one row a class; got {tuple(means.shape)}"
+            )
+        means = ops.stop_gradient(ops.astype(means, ops.dtype(logits)))
+        present = ops.all(ops.isfinite(means), 1)
+    else:
+        means, present = class_means(ops, logits, labels, config)
+    means = keep_rows(ops, means, present)
+    if config.similarity != "probability":
+        means = embed(ops, means, config.similarity).rows
+    index = ops.arange(classes, logits)
+    return Contrast(means, _masked_labels(ops, index, present), present)
+
+
+def class_means(
+    ops: Backend, logits: Array, labels: Array, config: MCLDConfig
+) -> tuple[Float[Array, "classes classes"], Bool[Array, "classes"]]:  # noqa: F821
+    """Return the label-weighted mean key of each class, and which classes have a row.
+
+    Means of the probabilities under ``"probability"``, of the raw logits otherwise. Rows that do
+    not count come with a label of -2, or zeros.
+    """
+    rows = logits
+    if config.similarity == "probability":
+        rows = key_vectors(ops, logits, "probability", config.key_temperature)
+    membership = ops.matrix_transpose(one_hot(ops, labels, logits.shape[1], ops.dtype(logits)))
+    total = ops.sum(membership, 1)
+    present = total > 0
+    sums = ops.matmul(membership, rows)
+    return sums / ops.where(present, total, 1.0)[:, None], present
+
+
+def _check_key_logits(function: str, ops: Backend, logits: Array, student: Array) -> None:
+    shape, classes = tuple(logits.shape), student.shape[1]
+    if len(shape) != 2 or shape[1] != classes:
+        raise ValueError(
+            f"{function}: keys.logits need shape (keys, {classes}), with the classes of the "
+            f"student; got {shape}. Map the teacher's classes first: mcld_core.select_classes"
+        )
+    if "float" not in ops.dtype(logits):
+        raise TypeError(f"{function}: keys.logits need a float dtype; got {ops.dtype(logits)}")
+    check_device(function, ops, "keys.logits", logits, student)
+
+
+def _with_own_rows(
+    ops: Backend, kept: Array | None, batch: Batch, own_start: Any, logits: Array
+) -> Array:
+    """Let each own key count exactly where its row of the batch does."""
+    rows = ops.size(batch.student, 0)
+    place = ops.arange(ops.size(logits, 0), logits) - own_start
+    is_own = (place >= 0) & (place < rows)
+    if batch.kept is None:
+        return is_own | kept
+    row = ops.minimum(ops.maximum(place, 0), rows - 1)
+    own_kept = is_own & ops.take(batch.kept, row)
+    others = ~is_own if kept is None else kept & ~is_own
+    return own_kept | others
+
+
+def _masked_labels(ops: Backend, labels: Array, kept: Array | None) -> Array:
+    """Give the keys that do not count a label that no anchor has (anchors' own: 0 … or -1)."""
+    if labels.ndim == 2:
+        return keep_rows(ops, labels, kept)
+    if kept is not None:
+        labels = ops.where(kept, labels, -2)
+    return ops.where(labels >= 0, labels, -2)

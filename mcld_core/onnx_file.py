@@ -1,0 +1,135 @@
+"""Changes to an exported ONNX model: names, softmax, metadata, one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcld_core.onnx_request import ExportRequest
+
+LARGEST = 2**31 - 1
+"""Bytes that a protobuf message, and so an ONNX file without a second one, can hold."""
+
+
+def finish(
+    path: Path,
+    request: ExportRequest,
+    output_names: Sequence[str],
+    *,
+    softmax: bool,
+    metadata: Mapping[str, Any],
+) -> int:
+    """Give inputs, outputs and axes their names, add softmax and metadata; return the opset."""
+    import onnx
+
+    model = onnx.load(str(path))  # with the external data, should the exporter have made some
+    names = list(request.example)
+    _rename_inputs(model.graph, names)
+    _rename_all(model.graph, [value.name for value in model.graph.output], output_names)
+    _name_axes(model.graph, request)
+    if softmax:
+        for name in output_names:
+            _append_softmax(model.graph, name)
+    onnx.helper.set_model_props(model, encode_metadata(metadata))
+    write_single(model, path)
+    return int(next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}))
+
+
+def write_single(model: Any, path: Path) -> None:
+    """Write the model as one file, weights included."""
+    size = model.ByteSize()
+    if size > LARGEST:
+        raise ValueError(
+            f"export_onnx: one ONNX file holds {LARGEST} bytes; got a student of {size}; no file "
+            "was written. Export a smaller student, or one of half precision."
+        )
+    for stale in path.parent.iterdir():  # external data, which the model now holds itself
+        if stale != path and stale.is_file():
+            stale.unlink()
+    path.write_bytes(model.SerializeToString())
+
+
+def encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """ONNX metadata are strings: strings stay as they are, everything else becomes JSON."""
+    return {
+        str(key): value if isinstance(value, str) else json.dumps(value)
+        for key, value in metadata.items()
+        if value is not None
+    }
+
+
+def decode_metadata(properties: Mapping[str, str]) -> dict[str, Any]:
+    """Undo `encode_metadata`; what is no JSON is a string."""
+    decoded: dict[str, Any] = {}
+    for key, value in properties.items():
+        try:
+            decoded[key] = json.loads(value)
+        except ValueError:
+            decoded[key] = value
+    return decoded
+
+
+def _rename_inputs(graph: Any, names: Sequence[str]) -> None:
+    weights = {tensor.name for tensor in graph.initializer}
+    present = [value.name for value in graph.input if value.name not in weights]
+    missing = [name for name in names if name not in present]
+    if len(present) != len(names):
+        raise ValueError(
+            f"export_onnx: the graph has the inputs {present} where the student takes {list(names)}"
+            "; no file was written. The student ignores an input: leave it out."
+        )
+    if missing:  # the exporter kept the order, not the names
+        _rename_all(graph, present, names)
+
+
+def _rename_all(graph: Any, old: Sequence[str], new: Sequence[str]) -> None:
+    if len(old) != len(new):
+        raise ValueError(
+            f"export_onnx: output_names needs {len(old)} names, one an output; got {list(new)}."
+        )
+    # By way of names that nothing has, for a new name may be an old one of something else.
+    moved = {name: f"{name}/graph" for name in new if name not in old}
+    _rename(graph, moved)
+    _rename(graph, {name: f"{wanted}/renamed" for name, wanted in zip(old, new, strict=True)})
+    _rename(graph, {f"{wanted}/renamed": wanted for wanted in new})
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, names)
+
+
+def _name_axes(graph: Any, request: ExportRequest) -> None:
+    """Call the dynamic axes by their names; exporters make some up ("unk__20")."""
+    known: dict[str, str] = {}
+    for value in graph.input:
+        for axis, label in request.dynamic_axes.get(value.name, {}).items():
+            dimension = value.type.tensor_type.shape.dim[axis]
+            if dimension.dim_param:
+                known[dimension.dim_param] = label
+            dimension.dim_param = label
+    for value in (*graph.output, *graph.value_info):
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            batch = axis == 0 and value in graph.output and not dimension.dim_value
+            if dimension.dim_param or batch:
+                dimension.dim_param = known.get(
+                    dimension.dim_param, "batch" if batch else dimension.dim_param
+                )
+
+
+def _append_softmax(graph: Any, name: str) -> None:
+    import onnx
+
+    logits = f"{name}/logits"
+    for node in graph.node:
+        node.output[:] = [logits if output == name else output for output in node.output]
+        node.input[:] = [logits if entry == name else entry for entry in node.input]
+    graph.node.append(onnx.helper.make_node("Softmax", [logits], [name], f"{name}/softmax", axis=-1))

@@ -1,0 +1,222 @@
+"""What to export: the inputs' names, shapes, types and dynamic axes, and inputs to check with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+"""One array for each input or output, by name."""
+
+BATCH_SIZES = (1, 3, 8)
+"""Batches to check with; the one that the exporter has seen is left out."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The inputs of one export.
+
+    Args:
+        example: an array for each input, in the order of the call, batch axis first.
+        by_keyword: whether the student takes its inputs by name instead of by position.
+        dynamic_axes: for each input, the axes of free size and their names; the batch is axis 0.
+        output_names: the names of the outputs, or None for those of the student.
+        opset: the ONNX operator set, or None for the exporter's own choice.
+    """
+
+    example: Arrays
+    by_keyword: bool
+    dynamic_axes: dict[str, dict[int, str]]
+    output_names: tuple[str, ...] | None
+    opset: int | None
+
+    @property
+    def batch(self) -> int:
+        """Rows of the example."""
+        return int(next(iter(self.example.values())).shape[0])
+
+    def symbolic_shape(self, name: str) -> tuple[int | str, ...]:
+        """The shape of an input, dynamic axes by name."""
+        axes = self.dynamic_axes[name]
+        return tuple(axes.get(axis, size) for axis, size in enumerate(self.example[name].shape))
+
+    def open_shape(self, name: str) -> tuple[int | None, ...]:
+        """The shape of an input, dynamic axes as None."""
+        return tuple(None if isinstance(d, str) else d for d in self.symbolic_shape(name))
+
+    def check_inputs(self) -> Iterator[Arrays]:
+        """Inputs that look like the example, at other sizes than the exporter has seen.
+
+        Batches of two or more sizes that are not the example's; the other dynamic axes at the
+        example's size, then at three quarters, then at half of it (the example is their largest
+        size). Without a dynamic batch, two other inputs of the example's size.
+        """
+        free_batch = any(0 in axes for axes in self.dynamic_axes.values())
+        sizes = [b for b in BATCH_SIZES if b != self.batch] if free_batch else [self.batch] * 2
+        generator = np.random.default_rng(0)
+        for step, rows in enumerate(sizes):
+            drawn = generator.integers(0, self.batch, size=rows)
+            yield {
+                name: self._vary(array, drawn, self.dynamic_axes[name], step, generator)
+                for name, array in self.example.items()
+            }
+
+    @staticmethod
+    def _vary(
+        array: np.ndarray[Any, Any],
+        rows: np.ndarray[Any, Any],
+        axes: Mapping[int, str],
+        step: int,
+        generator: np.random.Generator,
+    ) -> np.ndarray[Any, Any]:
+        """Draw whole rows, so that tokens and masks stay what they were; floats also get noise."""
+        varied = array[rows]
+        for axis in axes:
+            if axis:
+                size = max(1, array.shape[axis] * (4 - step) // 4)
+                varied = np.take(varied, np.arange(size), axis=axis)
+        if np.issubdtype(array.dtype, np.floating):
+            spread = float(array.std()) or 1.0
+            varied = varied + 0.5 * spread * generator.standard_normal(varied.shape)
+        return np.ascontiguousarray(varied.astype(array.dtype))
+
+
+def build_request(
+    *,
+    input_shape: Any,
+    example_input: Any,
+    dtype: Any,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+    dynamic_batch: bool,
+    dynamic_axes: Mapping[str, Mapping[int, str]] | None,
+    opset: int | None,
+) -> ExportRequest:
+    """Check the arguments of `export_onnx` and make one request of them."""
+    if (input_shape is None) == (example_input is None):
+        raise ValueError(
+            "export_onnx: exactly one of input_shape and example_input is needed; got "
+            f"{'neither' if input_shape is None else 'both'}; give the shape without the batch "
+            "axis, such as (3, 32, 32), or arrays with it."
+        )
+    given = example_input if input_shape is None else _examples(input_shape, dtype)
+    by_keyword = isinstance(given, Mapping)
+    if by_keyword:
+        names, values = [str(name) for name in given], list(given.values())
+    else:
+        values = list(given) if isinstance(given, (tuple, list)) else [given]
+        names = ["input"] if len(values) == 1 else [f"input_{i}" for i in range(len(values))]
+    if input_names is not None:
+        names = _renamed(names, input_names, by_keyword)
+    example = dict(zip(names, map(_as_numpy, names, values), strict=True))
+    _check_batch(example)
+    axes = _axes(example, dynamic_batch, dynamic_axes or {})
+    if dynamic_batch:  # exporters take a size of 1 for a constant
+        example = {n: np.concatenate([a, a]) if len(a) == 1 else a for n, a in example.items()}
+    outputs = None if output_names is None else tuple(output_names)
+    return ExportRequest(example, by_keyword, axes, outputs, opset)
+
+
+def _renamed(names: Sequence[str], wanted: Sequence[str], by_keyword: bool) -> list[str]:
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    if len(wanted) != len(names) or len(set(wanted)) != len(wanted):
+        raise ValueError(
+            f"export_onnx: input_names needs {len(names)} different names, one an input; "
+            f"got {wanted}."
+        )
+    if by_keyword and wanted != list(names):
+        raise ValueError(
+            f"export_onnx: input_names and the keys of the inputs differ; got {wanted} and "
+            f"{list(names)}; leave input_names out, the keys are the names."
+        )
+    return wanted
+
+
+def _examples(input_shape: Any, dtype: Any) -> Any:
+    """Rows that look like signals: waves along every axis, and noise."""
+    if isinstance(input_shape, Mapping):
+        types = dtype if isinstance(dtype, Mapping) else dict.fromkeys(input_shape, dtype)
+        return {n: _example(shape, types[n], i) for i, (n, shape) in enumerate(input_shape.items())}
+    if not isinstance(input_shape, (tuple, list)):
+        raise TypeError(
+            "export_onnx: input_shape is a tuple of sizes without the batch axis (several inputs: "
+            f"a tuple or dict of them); got {input_shape!r}; write (3, 32, 32)."
+        )
+    if input_shape and all(isinstance(shape, (tuple, list)) for shape in input_shape):
+        types = [dtype] * len(input_shape) if isinstance(dtype, str) else list(dtype)
+        pairs = zip(input_shape, types, strict=True)
+        return [_example(shape, kind, i) for i, (shape, kind) in enumerate(pairs)]
+    return _example(input_shape, dtype, 0)
+
+
+def _example(shape: Sequence[int], dtype: Any, seed: int) -> np.ndarray[Any, Any]:
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(
+            f"export_onnx: input_shape needs sizes above 0, without the batch axis; got "
+            f"{tuple(shape)}; give the largest size of a dynamic axis and name it in dynamic_axes."
+        )
+    kind = np.dtype(dtype)
+    if not np.issubdtype(kind, np.floating):
+        raise ValueError(
+            f"export_onnx: inputs of dtype {kind} need example_input; got input_shape={shape}; "
+            "give some real rows, whose values show the range (of token ids, of a mask)."
+        )
+    generator = np.random.default_rng(seed)
+    rows = generator.standard_normal((4, *shape))
+    for axis, size in enumerate(shape, start=1):
+        view = [1] * rows.ndim
+        view[axis] = size
+        wave = np.sin(generator.uniform(0.5, 6.0) * np.linspace(0.0, np.pi, size) + seed)
+        rows = rows + wave.reshape(view)
+    return np.asarray(rows / rows.std(), dtype=kind)
+
+
+def _as_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    array = np.asarray(value)
+    if array.ndim == 0 or array.shape[0] == 0 or array.dtype == object:
+        raise ValueError(
+            f"export_onnx: example_input needs arrays of one row or more; got {name} of shape "
+            f"{array.shape} and dtype {array.dtype}; give it with the batch axis first."
+        )
+    return array
+
+
+def _check_batch(example: Arrays) -> None:
+    if len({array.shape[0] for array in example.values()}) > 1:
+        shapes = {name: array.shape for name, array in example.items()}
+        raise ValueError(
+            "export_onnx: example_input needs the same number of rows in each input; got "
+            f"{shapes}; the first axis is the batch."
+        )
+
+
+def _axes(
+    example: Arrays, dynamic_batch: bool, wanted: Mapping[str, Mapping[int, str]]
+) -> dict[str, dict[int, str]]:
+    axes: dict[str, dict[int, str]] = {n: {0: "batch"} if dynamic_batch else {} for n in example}
+    sizes: dict[str, int] = {}
+    for name, named in wanted.items():
+        if name not in example:
+            raise ValueError(
+                f"export_onnx: dynamic_axes names the input {name!r}; the inputs are "
+                f"{list(example)}; use one of these names."
+            )
+        for axis, label in named.items():
+            shape = example[name].shape
+            if not 0 < axis < len(shape) or shape[axis] < 2:
+                raise ValueError(
+                    f"export_onnx: dynamic_axes needs axes from 1 (0 is the batch) of a size of 2 "
+                    f"or more; got axis {axis} of {name!r}, whose shape is {shape}."
+                )
+            if sizes.setdefault(label, shape[axis]) != shape[axis]:
+                raise ValueError(
+                    f"export_onnx: dynamic_axes names axes of two sizes {label!r}; got "
+                    f"{sizes[label]} and {shape[axis]}; name them differently."
+                )
+            axes[name][axis] = label
+    return axes
