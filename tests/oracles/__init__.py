@@ -1,0 +1,36 @@
+"""Oracles: every formula as its definition, in loops over rows, keys and classes, in float64.
+
+Nothing here is shaped like a vectorised implementation, so that a mistake of the library is
+not repeated. `handwritten` is something else: the loss as a PyTorch user would write it, the
+baseline of the benchmarks.
+"""
+
+from tests.oracles.case import DEFAULTS, Case, Keys
+from tests.oracles.objective import (
+    category_wise,
+    cross_entropy,
+    dkd_loss,
+    instance_wise,
+    kd_loss,
+    mcld_loss,
+    ramp,
+    sample_wise,
+    scale,
+    terms,
+)
+
+__all__ = [
+    "DEFAULTS",
+    "Case",
+    "Keys",
+    "category_wise",
+    "cross_entropy",
+    "dkd_loss",
+    "instance_wise",
+    "kd_loss",
+    "mcld_loss",
+    "ramp",
+    "sample_wise",
+    "scale",
+    "terms",
+]

@@ -1,0 +1,190 @@
+"""The edges: large and infinite logits, constant rows, one class, two, empty batches, dtypes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcld_core import category_wise, dkd_loss, instance_wise, kd_loss, mcld_loss, sample_wise
+from tests import oracles
+from tests.cases import bind, make_case, value, value_and_grad
+from tests.frameworks import Framework
+from tests.oracles import Case
+from tests.tolerance import assert_finite, assert_gradient, assert_value, assert_zero
+
+SIMILARITIES = ["probability", "pearson", "cosine", "dot"]
+CONTRASTS = ["labels", "prototypes", "columns"]
+HALF_AND_SINGLE = ["float16", "bfloat16", "float32"]
+WEIGHTS = {"weight_ce": 1.0, "weight_sample": 1.0}
+
+
+def huge(seed: int, size: float = 1e4) -> Case:
+    """Logits of ±size and 0."""
+    signs = np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], size=(2, 5, 4))
+    return make_case(seed).but(student=size * signs[0], teacher=size * signs[1])
+
+
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE)
+@pytest.mark.parametrize("contrast", CONTRASTS)
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_huge_logits(differentiable: Framework, similarity: str, contrast: str, dtype: str) -> None:
+    case = huge(101)
+    settings = WEIGHTS | {"similarity": similarity, "category_contrast": contrast}
+    found, gradient = value_and_grad(differentiable, mcld_loss, case, dtype, settings)
+    assert_finite(found, gradient)
+    scale = max(1e4, oracles.scale(case, **settings))
+    if dtype != "bfloat16":  # 1e4 is 9984 there
+        assert_value(found, oracles.mcld_loss(case, **settings), dtype, scale)
+
+
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE)
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_huge_constant_rows(differentiable: Framework, size: float, dtype: str) -> None:
+    case = make_case(102).but(student=np.full((5, 4), size), teacher=np.full((5, 4), -size))
+    for similarity in SIMILARITIES:
+        settings = WEIGHTS | {"similarity": similarity}
+        assert_finite(*value_and_grad(differentiable, mcld_loss, case, dtype, settings))
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+@pytest.mark.parametrize("target_mask", [True, False])
+def test_teacher_logits_of_minus_infinity(
+    differentiable: Framework, target_mask: bool, contrast: str
+) -> None:
+    """A class of probability 0: 0·log 0 = 0 in every divergence, and no gradient breaks."""
+    case = make_case(103)
+    teacher = case.teacher.copy()
+    teacher[:, 3] = -np.inf  # labels are 0 … 2
+    teacher[1, (case.labels[1] + 1) % 3] = -np.inf
+    case = case.but(teacher=teacher)
+    settings = {"sample_target_mask": target_mask, "category_contrast": contrast}
+    found, gradient = value_and_grad(differentiable, mcld_loss, case, settings=settings)
+    assert_value(found, oracles.mcld_loss(case, **settings))
+    assert_finite(gradient)
+    for dtype in ("float16", "float32"):
+        half = value_and_grad(differentiable, mcld_loss, case, dtype, settings)
+        assert_value(half[0], found, dtype)
+        assert_gradient(half[1], gradient, dtype)
+
+
+@pytest.mark.parametrize("loss", [kd_loss, dkd_loss])
+def test_baselines_with_minus_infinity(differentiable: Framework, loss: Any) -> None:
+    case = make_case(104)
+    teacher = case.teacher.copy()
+    teacher[:, 3] = -np.inf
+    case = case.but(teacher=teacher)
+    found, gradient = value_and_grad(differentiable, loss, case)
+    oracle = oracles.kd_loss if loss is kd_loss else oracles.dkd_loss
+    assert_value(found, oracle(case), scale=8.0)
+    assert_finite(gradient)
+
+
+def test_nothing_but_the_target(differentiable: Framework) -> None:
+    """All other classes at −inf: the teacher is certain, the others have no distribution."""
+    case = make_case(105)
+    teacher = np.where(np.eye(4)[case.labels] > 0, 0.0, -np.inf)
+    found, gradient = value_and_grad(differentiable, sample_wise, case.but(teacher=teacher))
+    assert_finite(found, gradient)
+    two = make_case(105, classes=2)
+    teacher = np.where(np.eye(2)[two.labels] > 0, 0.0, -np.inf)
+    two = two.but(teacher=teacher)
+    found, gradient = value_and_grad(differentiable, sample_wise, two)
+    assert_value(found, oracles.sample_wise(two))
+    assert_finite(gradient)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_one_class(differentiable: Framework, contrast: str, similarity: str) -> None:
+    """All rows are of the one class: only the category-wise term has something to say."""
+    case = make_case(106, classes=1)
+    settings = {"category_contrast": contrast, "similarity": similarity}
+    found, gradient = value_and_grad(differentiable, mcld_loss, case, settings=settings)
+    expected = oracles.mcld_loss(case, **settings)
+    assert_value(found, expected, scale=oracles.scale(case, **settings))
+    assert_finite(gradient)
+    for term in (instance_wise, sample_wise):
+        found, gradient = value_and_grad(differentiable, term, case, settings=settings)
+        assert found == 0.0
+        np.testing.assert_array_equal(gradient, np.zeros((5, 1)))
+    assert_zero(value(differentiable, dkd_loss, case))
+
+
+@pytest.mark.parametrize("labels", ["int", "soft", "none"])
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_two_classes(differentiable: Framework, contrast: str, labels: str) -> None:
+    case = make_case(107, classes=2, labels=labels)
+    settings = WEIGHTS | {"category_contrast": contrast}
+    found, gradient = value_and_grad(differentiable, mcld_loss, case, settings=settings)
+    assert_value(found, oracles.mcld_loss(case, **settings))
+    assert_finite(gradient)
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+@pytest.mark.parametrize("labels", ["int", "soft", "none"])
+def test_empty_batch(differentiable: Framework, labels: str, contrast: str) -> None:
+    case = Case(np.zeros((0, 4)), np.zeros((0, 4)))
+    kinds = {"int": np.zeros(0, np.int64), "soft": np.zeros((0, 4)), "none": None}
+    case = case.but(labels=kinds[labels])
+    settings = WEIGHTS | {"category_contrast": contrast}
+    found, gradient = value_and_grad(differentiable, mcld_loss, case, settings=settings)
+    assert found == 0.0
+    assert gradient.shape == (0, 4)
+    rows = value(differentiable, mcld_loss, case, settings=settings, reduction="none")
+    assert rows.shape == (0,)
+
+
+def test_empty_batch_in_numpy_and_the_baselines(backend: Framework) -> None:
+    case = Case(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros(0, np.int64))
+    for loss in (mcld_loss, instance_wise, category_wise, sample_wise, kd_loss, dkd_loss):
+        for reduction in ("mean", "sum"):
+            assert value(backend, loss, case, reduction=reduction) == 0.0
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_batch_of_one(differentiable: Framework, similarity: str) -> None:
+    case = make_case(108, batch=1)
+    settings = {"similarity": similarity}
+    found, gradient = value_and_grad(differentiable, mcld_loss, case, settings=settings)
+    assert_value(found, 0.25 * oracles.sample_wise(case))
+    assert_finite(gradient)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradients_come_in_the_inputs_dtype(differentiable: Framework, reduction: str) -> None:
+    case = make_case(109, weights=True)
+    for dtype in differentiable.dtypes:
+        for loss in (mcld_loss, instance_wise, category_wise, sample_wise, kd_loss, dkd_loss):
+            call = bind(differentiable, loss, case, dtype, reduction=reduction)
+            found, gradient = differentiable.gradient(
+                call, differentiable.array(case.student, dtype)
+            )
+            assert differentiable.dtype(gradient) == dtype
+            wide = "float64" if dtype == "float64" else "float32"
+            assert differentiable.dtype(found) == wide
+
+
+def test_a_float16_gradient_survives_a_loss_scale(differentiable: Framework) -> None:
+    """The incoming gradient multiplies before the cast to half: small entries do not flush."""
+    case = make_case(110).but(sample_weight=np.full(5, 2.0**-20))
+    call = bind(differentiable, mcld_loss, case, "float16", reduction="sum")
+    single = bind(differentiable, mcld_loss, case, "float32", reduction="sum")
+    _, gradient = differentiable.value_and_grad(
+        lambda student: call(student) * 2.0**20, case.student, "float16"
+    )
+    _, expected = differentiable.value_and_grad(
+        lambda student: single(student) * 2.0**20, case.student, "float32"
+    )
+    assert_gradient(gradient, expected, "float16")
+
+
+def test_many_rows_and_classes(backend: Framework) -> None:
+    """Sizes beyond one block, against a closed form: uniform logits give log N."""
+    rows = 700
+    student = np.zeros((rows, 3))
+    case = Case(student, student, np.arange(rows) % 3)
+    assert_value(value(backend, category_wise, case), np.log(rows))
+    settings = {"target_mask": False}
+    assert_value(value(backend, instance_wise, case, settings=settings), np.log(rows))

@@ -1,0 +1,294 @@
+"""What the formulas promise for every input, by hypothesis.
+
+Logits are multiples of 1/8 in [−8, 8], exact in every dtype; shapes come from a small set, for
+JAX compiles every operation once a shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from mcld_core import category_wise, instance_wise, mcld_loss, sample_wise
+from tests import oracles
+from tests.cases import value, value_and_grad
+from tests.frameworks import Framework, load
+from tests.oracles import Case, Keys
+from tests.tolerance import assert_finite, assert_gradient, assert_value, assert_zero
+
+SHAPES = [(1, 2), (3, 4), (5, 3)]
+SIMILARITIES = ["probability", "pearson", "cosine", "dot"]
+CONTRASTS = ["labels", "prototypes", "columns"]
+SETTINGS = st.fixed_dictionaries(
+    {
+        "similarity": st.sampled_from(SIMILARITIES),
+        "category_contrast": st.sampled_from(CONTRASTS),
+        "target_mask": st.booleans(),
+        "sample_target_mask": st.booleans(),
+        "weight_ce": st.sampled_from([0.0, 0.5]),
+    }
+)
+
+
+def eighths(shape: tuple[int, ...]) -> st.SearchStrategy[np.ndarray]:
+    """Multiples of 1/8 in [−8, 8]."""
+    return arrays(np.int8, shape, elements=st.integers(-64, 64)).map(lambda x: x / 8.0)
+
+
+@st.composite
+def cases(draw: st.DrawFn, shapes: Any = SHAPES, soft: bool = True, mask: bool = True) -> Case:
+    """A batch with int (or soft) labels, with or without weights and a mask."""
+    batch, classes = draw(st.sampled_from(shapes))
+    labels = draw(arrays(np.int64, batch, elements=st.integers(0, classes - 1)))
+    if soft and draw(st.booleans()):
+        weights = draw(arrays(np.int8, (batch, classes), elements=st.integers(0, 8)))
+        one_hot = np.eye(classes)[labels]
+        labels = (weights + one_hot) / (weights + one_hot).sum(-1, keepdims=True)
+    weights = draw(st.none() | arrays(np.int8, batch, elements=st.integers(0, 4)))
+    where = draw(st.none() | arrays(np.bool_, batch)) if mask else None
+    return Case(
+        student=draw(eighths((batch, classes))),
+        teacher=draw(eighths((batch, classes))),
+        labels=labels,
+        sample_weight=None if weights is None else weights.astype(np.float64),
+        where=where,
+    )
+
+
+def scale_of(case: Case, settings: dict[str, Any]) -> float:
+    """M of the tolerance table, also over the logits and T² times their differences."""
+    return oracles.scale(case, **settings) + 64.0
+
+
+@given(case=cases(), settings=SETTINGS)
+def test_every_backend_equals_its_definition(
+    backend: Framework, case: Case, settings: dict[str, Any]
+) -> None:
+    for reduction in ("none", "mean"):
+        expected = oracles.mcld_loss(case, reduction, **settings)
+        found = value(backend, mcld_loss, case, settings=settings, reduction=reduction)
+        assert_value(found, expected, scale=scale_of(case, settings))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@given(case=cases(), settings=SETTINGS)
+def test_every_backend_equals_numpy(
+    differentiable: Framework, dtype: str, case: Case, settings: dict[str, Any]
+) -> None:
+    expected = value(load("numpy"), mcld_loss, case, settings=settings, reduction="none")
+    found = value(differentiable, mcld_loss, case, dtype, settings, reduction="none")
+    assert_value(found, expected, dtype, scale_of(case, settings))
+
+
+@given(case=cases(), settings=SETTINGS, data=st.data())
+def test_row_permutation(
+    backend: Framework, case: Case, settings: dict[str, Any], data: st.DataObject
+) -> None:
+    order = data.draw(st.permutations(range(len(case.student))))
+    rows = value(backend, mcld_loss, case, settings=settings, reduction="none")
+    permuted = value(backend, mcld_loss, case.take(order), settings=settings, reduction="none")
+    assert_value(permuted, rows[order], scale=scale_of(case, settings))
+
+
+@given(case=cases(), settings=SETTINGS, data=st.data())
+def test_class_permutation(
+    backend: Framework, case: Case, settings: dict[str, Any], data: st.DataObject
+) -> None:
+    classes = case.student.shape[1]
+    order = np.array(data.draw(st.permutations(range(classes))))
+    labels = case.labels[:, order] if case.labels.ndim == 2 else np.argsort(order)[case.labels]
+    if case.labels.ndim == 2 and settings["sample_target_mask"]:
+        # Equal largest weights have no one arg max: the target would move with the order.
+        top = np.sort(case.labels, -1)
+        settings = settings | {"sample_target_mask": bool((top[:, -1] > top[:, -2]).all())}
+    permuted = case.but(
+        student=case.student[:, order], teacher=case.teacher[:, order], labels=labels
+    )
+    found = value(backend, mcld_loss, permuted, settings=settings, reduction="none")
+    expected = value(backend, mcld_loss, case, settings=settings, reduction="none")
+    assert_value(found, expected, scale=scale_of(case, settings))
+
+
+@pytest.mark.parametrize("similarity", ["probability", "pearson"])
+@given(case=cases(), settings=SETTINGS, data=st.data())
+def test_a_constant_added_to_a_student_row_changes_nothing(
+    backend: Framework, similarity: str, case: Case, settings: dict[str, Any], data: st.DataObject
+) -> None:
+    settings = settings | {"similarity": similarity}
+    shifted = case.but(student=case.student + data.draw(eighths((len(case.student), 1))))
+    found = value(backend, mcld_loss, shifted, settings=settings, reduction="none")
+    expected = value(backend, mcld_loss, case, settings=settings, reduction="none")
+    assert_value(found, expected, scale=scale_of(case, settings))
+
+
+@given(case=cases(), target_mask=st.booleans(), data=st.data())
+def test_sample_term_is_zero_at_the_teacher_up_to_a_constant(
+    backend: Framework, case: Case, target_mask: bool, data: st.DataObject
+) -> None:
+    equal = case.but(student=case.teacher + data.draw(eighths((len(case.student), 1))))
+    settings = {"sample_target_mask": target_mask}
+    found = value(backend, sample_wise, equal, settings=settings, reduction="none")
+    assert_zero(found, scale=64.0)
+
+
+@given(case=cases(shapes=[(5, 3)], mask=False), settings=SETTINGS, data=st.data())
+def test_where_is_removing_the_rows(
+    differentiable: Framework, case: Case, settings: dict[str, Any], data: st.DataObject
+) -> None:
+    """In value and in gradient; three rows stay (one shape more to compile)."""
+    rows = sorted(data.draw(st.permutations(range(5)))[:3])
+    where = np.isin(np.arange(5), rows)
+    found, gradient = value_and_grad(
+        differentiable, mcld_loss, case.but(where=where), settings=settings
+    )
+    fewer = case.take(rows)
+    expected, reference = value_and_grad(differentiable, mcld_loss, fewer, settings=settings)
+    scale = scale_of(case, settings)
+    assert_value(found, expected, scale=scale)
+    assert_gradient(gradient[rows], reference, scale=scale * 64)
+    np.testing.assert_array_equal(gradient[~where], 0)
+
+
+@given(case=cases(shapes=[(3, 4)]), data=st.data())
+def test_integer_weights_are_repeated_rows_for_the_sample_term(
+    backend: Framework, case: Case, data: st.DataObject
+) -> None:
+    """For terms that contrast rows, a repeated row is a further key as well."""
+    weights = np.array(data.draw(st.permutations([0, 2, 3])))
+    repeated = case.but(sample_weight=None).take(np.repeat(np.arange(3), weights))
+    weighted = case.but(sample_weight=weights.astype(np.float64))
+    for reduction in ("sum", "mean"):
+        found = value(backend, sample_wise, weighted, reduction=reduction)
+        expected = value(backend, sample_wise, repeated, reduction=reduction)
+        assert_value(found, expected, scale=64.0)
+
+
+@given(case=cases(), settings=SETTINGS, data=st.data())
+def test_sum_is_linear_in_the_weights(
+    backend: Framework, case: Case, settings: dict[str, Any], data: st.DataObject
+) -> None:
+    shape = len(case.student)
+    first, second = (
+        data.draw(arrays(np.int8, shape, elements=st.integers(0, 4))).astype(np.float64)
+        for _ in range(2)
+    )
+    sums = [
+        value(backend, mcld_loss, case.but(sample_weight=w), settings=settings, reduction="sum")
+        for w in (first, second, first + 3 * second)
+    ]
+    assert_value(sums[2], sums[0] + 3 * sums[1], scale=20 * scale_of(case, settings))
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "int64", "bool"])
+@given(case=cases(soft=False), settings=SETTINGS)
+def test_one_hot_labels_are_int_labels(
+    backend: Framework, kind: str, case: Case, settings: dict[str, Any]
+) -> None:
+    one_hot = case.but(labels=np.eye(case.student.shape[1])[case.labels].astype(kind))
+    found = value(backend, mcld_loss, one_hot, settings=settings, reduction="none")
+    expected = value(backend, mcld_loss, case, settings=settings, reduction="none")
+    assert_value(found, expected, scale=scale_of(case, settings))
+
+
+@given(case=cases(), settings=SETTINGS)
+def test_the_batch_as_keys_is_no_keys(
+    differentiable: Framework, case: Case, settings: dict[str, Any]
+) -> None:
+    settings = settings | {"category_contrast": "labels"}
+    keyed = case.but(keys=Keys(case.teacher, case.labels, case.where))
+    found, gradient = value_and_grad(differentiable, mcld_loss, keyed, settings=settings)
+    expected, reference = value_and_grad(differentiable, mcld_loss, case, settings=settings)
+    assert_value(found, expected, scale=scale_of(case, settings))
+    assert_gradient(gradient, reference, scale=64 * scale_of(case, settings))
+
+
+@pytest.mark.parametrize("contrast", ["labels", "prototypes"])
+@given(case=cases(shapes=[(3, 4)], soft=False), settings=SETTINGS, data=st.data())
+def test_own_rows_anywhere_among_the_keys(
+    backend: Framework, contrast: str, case: Case, settings: dict[str, Any], data: st.DataObject
+) -> None:
+    """The order of the keys does not count, as long as own_start says where the own rows are."""
+    settings = settings | {"category_contrast": contrast}
+    others = data.draw(eighths((4, 4)))
+    other_labels = data.draw(arrays(np.int64, 4, elements=st.integers(0, 3)))
+    start = data.draw(st.integers(0, 4))
+    keys = [
+        Keys(
+            np.insert(others, [at] * 3, case.teacher, axis=0),
+            np.insert(other_labels, [at] * 3, case.labels),
+            own_start=at,
+        )
+        for at in (0, start)
+    ]
+    expected, found = (
+        value(backend, mcld_loss, case.but(keys=k), settings=settings, reduction="none")
+        for k in keys
+    )
+    assert_value(found, expected, scale=scale_of(case, settings))
+
+
+@given(case=cases(shapes=[(1, 2)], mask=False), settings=SETTINGS)
+def test_a_batch_of_one(differentiable: Framework, case: Case, settings: dict[str, Any]) -> None:
+    """The contrasts have one key, their own: 0 (a prototype is one of one class as well)."""
+    case = case.but(labels=np.zeros(1, np.int64), sample_weight=None)
+    for term in (instance_wise, category_wise):
+        found, gradient = value_and_grad(differentiable, term, case, settings=settings)
+        assert_zero(found, scale=64.0)
+        assert_zero(gradient, scale=64.0)
+
+
+@given(case=cases(soft=False), settings=SETTINGS, label=st.integers(0, 1))
+def test_all_labels_equal(
+    backend: Framework, case: Case, settings: dict[str, Any], label: int
+) -> None:
+    """The mask leaves no negative: the instance-wise term is 0."""
+    case = case.but(labels=np.full(len(case.student), label))
+    masked = settings | {"target_mask": True}
+    found = value(backend, instance_wise, case, settings=masked, reduction="none")
+    np.testing.assert_array_equal(found, np.zeros(len(case.student)))
+    total = value(backend, mcld_loss, case, settings=masked, reduction="none")
+    assert_value(total, oracles.mcld_loss(case, "none", **masked), scale=scale_of(case, masked))
+
+
+@given(case=cases(mask=False), settings=SETTINGS)
+def test_all_rows_dropped(differentiable: Framework, case: Case, settings: dict[str, Any]) -> None:
+    dropped = case.but(where=np.zeros(len(case.student), bool))
+    found, gradient = value_and_grad(differentiable, mcld_loss, dropped, settings=settings)
+    assert found == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros(case.student.shape))
+
+
+@given(case=cases(), settings=SETTINGS)
+def test_the_teacher_never_gets_a_gradient(
+    differentiable: Framework, case: Case, settings: dict[str, Any]
+) -> None:
+    from mcld_core import MCLDConfig
+
+    student, labels = differentiable.array(case.student), differentiable.array(case.labels)
+    config = MCLDConfig(**settings)
+
+    def by_teacher(teacher: Any) -> Any:
+        loss = mcld_loss(student, teacher, labels, config=config)
+        return loss + 0.0 * (teacher * teacher)[0, 0]
+
+    _, gradient = differentiable.gradient(by_teacher, differentiable.array(case.teacher))
+    np.testing.assert_array_equal(differentiable.to_numpy(gradient), np.zeros(case.teacher.shape))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@given(case=cases(), settings=SETTINGS, data=st.data())
+def test_logits_up_to_1e4_are_finite(
+    differentiable: Framework, dtype: str, case: Case, settings: dict[str, Any], data: st.DataObject
+) -> None:
+    signs = st.sampled_from([-1e4, -1.0, 0.0, 1.0, 1e4])
+    shape = case.student.shape
+    huge = case.but(
+        student=data.draw(arrays(np.float64, shape, elements=signs)),
+        teacher=data.draw(arrays(np.float64, shape, elements=signs)),
+    )
+    assert_finite(*value_and_grad(differentiable, mcld_loss, huge, dtype, settings))
