@@ -1,0 +1,235 @@
+"""`MCLDDistiller`: MCLD with Keras' ``fit``, with labels, weights, the ramp and a bank."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import keras
+from keras import ops
+
+from mcld_core.backends.keras.loss import MCLDDistillation, as_rows
+from mcld_core.config import MCLDConfig
+from mcld_core.objective import mcld_loss
+from mcld_core.typing import Array, Float, Labels, Logits
+
+_CROSS_ENTROPY = MCLDConfig(
+    weight_instance=0.0, weight_sample=0.0, weight_category=0.0, weight_ce=1.0
+)
+
+
+@keras.saving.register_keras_serializable("mcld")
+class MCLDDistiller(keras.distillation.Distiller):
+    """Train a student with ``fit`` to match a teacher by MCLD.
+
+    A `keras.distillation.Distiller` whose loss gets what Keras' own do not: the labels (int,
+    (batch,) or (batch, 1), or one-hot or soft, (batch, classes)), ``sample_weight`` and
+    ``class_weight``. Without labels the teacher's arg max stands for them. Both models return
+    logits, (batch, classes); a float32 teacher may teach a half-precision student.
+
+    The log shows, with each batch weighted by its rows:
+
+    - ``loss`` and ``total_loss``: what is minimised, MCLD and the student's regularisers;
+    - ``distillation_loss``: MCLD alone, `mcld_core.mcld_loss` with ``reduction="mean"``;
+    - ``student_loss``: the loss given to ``compile``, or the cross-entropy of the logits, with the
+      student's regularisers. It is shown and not minimised (``student_loss_weight`` is 0; set
+      ``config.weight_ce`` to add cross-entropy).
+
+    ``evaluate`` needs no teacher and does not run it: its ``loss`` is the ``student_loss``. Nothing
+    of the student but its trained weights and its layers' own statistics changes in ``fit``, and
+    nothing at all in ``evaluate``. After training use ``distiller.student``.
+
+    Args:
+        teacher: a model that returns logits; frozen, always called with ``training=False``.
+        student: a model that returns logits of the same classes.
+        config: the settings; None: ``MCLDConfig()``.
+        total_steps: training steps (batches) of the whole training; the category-wise term ramps
+            up over the part ``config.category_warmup`` of them. The steps done are a variable of
+            the model, saved with it. None: no ramp.
+        evaluate_distillation: also run the teacher in ``evaluate``; its ``loss`` is then MCLD.
+        name: the model's name.
+        **kwargs: as for every `keras.Model`.
+
+    Raises:
+        ValueError: models whose shapes do not fit each other, or ``total_steps`` < 1.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from mcld_core.backends.keras import MCLDDistiller
+        >>> def model(units):
+        ...     return keras.Sequential(
+        ...         [keras.Input((4,)), keras.layers.Dense(units), keras.layers.Dense(3)]
+        ...     )
+        >>> distiller = MCLDDistiller(model(32), model(2), total_steps=2)
+        >>> distiller.compile("sgd")
+        >>> x, y = np.eye(4, dtype="float32"), np.array([0, 1, 2, 0])
+        >>> history = distiller.fit(x, y, epochs=2, verbose=0)
+        >>> sorted(history.history)
+        ['distillation_loss', 'loss', 'student_loss', 'total_loss']
+
+    References:
+        Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
+        2024.
+    """
+
+    # Keras' Distiller demands a student loss and cannot be compiled again after loading.
+    compile = keras.Model.compile
+
+    def __init__(
+        self,
+        teacher: keras.Model,
+        student: keras.Model,
+        config: MCLDConfig | None = None,
+        *,
+        total_steps: int | None = None,
+        evaluate_distillation: bool = False,
+        name: str = "mcld_distiller",
+        **kwargs: Any,
+    ) -> None:
+        if total_steps is not None and total_steps < 1:
+            raise ValueError(
+                f"MCLDDistiller: total_steps needs an int ≥ 1 or None; got {total_steps!r}"
+            )
+        config = MCLDConfig() if config is None else config
+        super().__init__(
+            teacher,
+            student,
+            distillation_losses=MCLDDistillation(config),
+            student_loss_weight=0.0,
+            name=name,
+            **kwargs,
+        )
+        self.config = config
+        self.total_steps = total_steps
+        self.evaluate_distillation = evaluate_distillation
+        self.steps_done = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="steps_done",
+        )
+        self._not_computed: tuple[str, ...] = ()
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Labels | None = None,
+        y_pred: Logits | None = None,
+        sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+        training: bool = True,
+    ) -> Array:
+        """Return the loss to minimise, and update the three trackers and the step counter.
+
+        Args:
+            x: the models' input.
+            y: (batch,) or (batch, 1) int, (batch, classes) one-hot or soft, or None.
+            y_pred: (batch, classes), the student's logits; None: it is called.
+            sample_weight: (batch,) ≥ 0; ``class_weight`` of ``fit`` arrives here too.
+            training: whether this is a training step.
+        """
+        if y_pred is None:
+            y_pred = self(x, training=training)
+        regularisers = self.losses  # before the teacher adds its own
+        labels = None if y is None else as_rows(ops.convert_to_tensor(y))
+        if sample_weight is not None:
+            sample_weight = as_rows(ops.convert_to_tensor(sample_weight))
+        rows = ops.shape(y_pred)[0]
+
+        loss = None
+        left_out = []
+        if y is None:
+            left_out.append("student_loss")
+        else:
+            loss = self._student_loss_of(x, y, y_pred, labels, sample_weight, training)
+            self.student_loss_tracker.update_state(loss, rows)
+        if not (training or self.evaluate_distillation or y is None):
+            self._not_computed = ("distillation_loss", "total_loss")
+            return loss
+        distillation_loss = self._distillation_loss_of(x, y_pred, labels, sample_weight, training)
+        self.distillation_loss_tracker.update_state(distillation_loss, rows)
+        total_loss = _add_losses(distillation_loss, regularisers)
+        self.total_loss_tracker.update_state(total_loss, rows)
+        self._not_computed = tuple(left_out)
+        return total_loss
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return the metrics, without the trackers that this pass does not compute."""
+        results = super().get_metrics_result()
+        return {name: value for name, value in results.items() if name not in self._not_computed}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what the constructor needs to make this model again."""
+        config = super().get_config()
+        for fixed in ("distillation_losses", "distillation_loss_weights", "student_loss_weight"):
+            del config[fixed]
+        return {
+            **config,
+            "config": asdict(self.config),
+            "total_steps": self.total_steps,
+            "evaluate_distillation": self.evaluate_distillation,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MCLDDistiller:
+        """Make the model that `get_config` described."""
+        models = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("teacher", "student")
+        }
+        return cls(**{**config, **models, "config": MCLDConfig(**config["config"])})
+
+    def _student_loss_of(
+        self,
+        x: Any,
+        y: Any,
+        y_pred: Logits,
+        labels: Labels,
+        sample_weight: Array | None,
+        training: bool,
+    ) -> Array:
+        if self.loss is not None:
+            return keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
+        cross_entropy = mcld_loss(
+            y_pred,
+            y_pred,  # no teacher: its terms weigh nothing
+            labels,
+            config=_CROSS_ENTROPY,
+            sample_weight=sample_weight,
+        )
+        return _add_losses(cross_entropy, self.losses)
+
+    def _distillation_loss_of(
+        self,
+        x: Any,
+        y_pred: Logits,
+        labels: Labels | None,
+        sample_weight: Array | None,
+        training: bool,
+    ) -> Array:
+        teacher_logits = self.teacher(x, training=False)
+        progress: Any = 1.0
+        if self.total_steps is not None:
+            progress = ops.cast(self.steps_done, "float32") / self.total_steps
+        loss = mcld_loss(
+            y_pred,
+            teacher_logits,
+            labels,
+            config=self.config,
+            progress=progress,
+            sample_weight=sample_weight,
+        )
+        if training:
+            self.steps_done.assign_add(1)
+        return loss
+
+    def _validate_dtype_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
+        """Accept models of two dtypes (Keras refuses them): the loss converts to float32."""
+
+
+def _add_losses(loss: Array, more: list[Array]) -> Array:
+    for other in more:
+        loss = loss + ops.cast(ops.sum(other), loss.dtype)
+    return loss
