@@ -32,9 +32,11 @@ def finish(
     if softmax:
         for name in output_names:
             _append_softmax(model.graph, name)
+    _forget_origin(model.graph)
     onnx.helper.set_model_props(model, encode_metadata(metadata))
     write_single(model, path)
-    return int(next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}))
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    return int(versions.get("", versions.get("ai.onnx", 0)))
 
 
 def write_single(model: Any, path: Path) -> None:
@@ -117,19 +119,31 @@ def _name_axes(graph: Any, request: ExportRequest) -> None:
                 known[dimension.dim_param] = label
             dimension.dim_param = label
     for value in (*graph.output, *graph.value_info):
-        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
-            batch = axis == 0 and value in graph.output and not dimension.dim_value
-            if dimension.dim_param or batch:
-                dimension.dim_param = known.get(
-                    dimension.dim_param, "batch" if batch else dimension.dim_param
-                )
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in known:
+                dimension.dim_param = known[dimension.dim_param]
+    if "batch" in known.values():
+        for value in graph.output:
+            first = value.type.tensor_type.shape.dim[0]
+            if not first.HasField("dim_value"):
+                first.dim_param = "batch"
+
+
+def _forget_origin(graph: Any) -> None:
+    """Drop the exporter's notes: stack traces, larger than a small student, with local paths."""
+    notes = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for entry in (graph, *notes):
+        entry.ClearField("doc_string")
+        entry.ClearField("metadata_props")
 
 
 def _append_softmax(graph: Any, name: str) -> None:
     import onnx
 
     logits = f"{name}/logits"
-    for node in graph.node:
-        node.output[:] = [logits if output == name else output for output in node.output]
-        node.input[:] = [logits if entry == name else entry for entry in node.input]
-    graph.node.append(onnx.helper.make_node("Softmax", [logits], [name], f"{name}/softmax", axis=-1))
+    _rename(graph, {name: logits})
+    for value in graph.output:
+        value.name = name if value.name == logits else value.name
+    graph.node.append(
+        onnx.helper.make_node("Softmax", [logits], [name], f"{name}/softmax", axis=-1)
+    )

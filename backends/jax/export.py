@@ -1,0 +1,78 @@
+"""JAX functions and flax nnx modules to ONNX, by jax2onnx."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcld_core.onnx_packages import require
+from mcld_core.onnx_request import Arrays, ExportRequest
+from mcld_core.onnx_student import call
+
+MODES = ("deterministic", "use_running_average")
+"""The attributes by which nnx's dropout and batch norm know their mode."""
+
+
+@contextmanager
+def evaluation(student: Any) -> Iterator[Any]:
+    """An nnx module in eval mode, restored after; a function as it is, one of inference."""
+    modes = []
+    if "flax" in sys.modules:
+        from flax import nnx
+
+        if isinstance(student, nnx.Module):
+            modules = [module for _, module in nnx.iter_modules(student)]
+            modes = [
+                (module, mode, getattr(module, mode))
+                for module in modules
+                for mode in MODES
+                if hasattr(module, mode)
+            ]
+            student.eval()
+    try:
+        yield student
+    finally:
+        for module, mode, value in modes:
+            setattr(module, mode, value)
+
+
+def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
+    """The student's own outputs."""
+    outputs = call(student, request, [jnp.asarray(array) for array in inputs.values()])
+    return {name: np.asarray(array) for name, array in outputs.items()}
+
+
+def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
+    """Trace with free axes and convert."""
+    require("jax2onnx", "jax2onnx")
+    import jax2onnx
+
+    def forward(*inputs: Any) -> Any:
+        outputs = tuple(call(student, request, inputs).values())
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    specs = [
+        jax.ShapeDtypeStruct(request.symbolic_shape(name), array.dtype)
+        for name, array in request.example.items()
+    ]
+    options = {} if request.opset is None else {"opset": request.opset}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        model = jax2onnx.to_onnx(
+            forward,
+            inputs=specs,
+            input_names=list(request.example),
+            output_names=list(output_names),
+            enable_double_precision=any(spec.dtype == np.float64 for spec in specs),
+            **options,
+        )
+    path.write_bytes(model.SerializeToString())
+    return "jax2onnx"

@@ -1,0 +1,93 @@
+"""PyTorch students to ONNX, by ``torch.onnx.export(dynamo=True)``."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcld_core.onnx_packages import require
+from mcld_core.onnx_request import Arrays, ExportRequest
+from mcld_core.onnx_student import call
+
+
+@contextmanager
+def evaluation(student: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The student in eval mode and on the CPU."""
+    tensors = [*student.parameters(), *student.buffers()]
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        # A copy: onnxruntime compares on the CPU, and the student stays where it is.
+        student = copy.deepcopy(student).cpu()
+    with eval_mode(student):
+        yield student
+
+
+@contextmanager
+def eval_mode(student: torch.nn.Module) -> Iterator[None]:
+    """Eval mode for a while; then each module's own mode again."""
+    modes = [(module, module.training) for module in student.modules()]
+    student.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
+    """The student's own outputs."""
+    values = [torch.from_numpy(array) for array in inputs.values()]
+    with torch.no_grad():
+        outputs = call(student, request, values)
+    return {name: tensor.detach().cpu().numpy() for name, tensor in outputs.items()}
+
+
+class _Traced(torch.nn.Module):
+    """The student with positional inputs and a tuple of tensors as output."""
+
+    def __init__(self, student: Any, request: ExportRequest) -> None:
+        super().__init__()
+        self.student = student
+        self.request = request
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(call(self.student, self.request, inputs).values())
+
+
+def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
+    """Trace with free axes and save, weights in the same file."""
+    require("onnxscript", "onnxscript")
+    axes = tuple(dict(request.dynamic_axes[name]) for name in request.example)
+    with _quiet():
+        program = torch.onnx.export(
+            _Traced(student, request).eval(),
+            tuple(torch.from_numpy(array) for array in request.example.values()),
+            input_names=list(request.example),
+            output_names=list(output_names),
+            opset_version=request.opset,
+            dynamic_shapes=(axes,),
+            dynamo=True,
+            verbose=False,
+        )
+        program.save(path)
+    return "torch.onnx.export"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own deprecations and its lines on torchvision."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,183 @@
+"""``python -m mcld_core export --checkpoint … --out …``: a checkpoint's student as ONNX."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcld_core.onnx_packages import require
+
+RECIPES = "examples.recipes.torch_models:build"
+"""Makes the models of the examples; found from the repository's root."""
+
+
+def load_student(
+    path: str | Path, *, model: str = RECIPES
+) -> tuple[Any, tuple[int, ...] | None, dict[str, Any]]:
+    """Build a student and load its weights from a checkpoint.
+
+    A .keras file and a SavedModel hold their model. A torch checkpoint is a dict of tensors and
+    plain values, read with ``weights_only=True``, so that no code in it runs: the weights under
+    ``"student"`` or ``"model"``, the model's ``"name"``, ``"image_shape"`` (height, width,
+    channels) and ``"classes"`` (names, or their number). `model` makes the module of these three;
+    it comes from the caller, never from the file.
+
+    Args:
+        path: the checkpoint.
+        model: ``package.module:function``, called as ``function(name, image_shape, classes)``.
+
+    Returns:
+        The student, the shape of its input without the batch axis (None where the model knows
+        it), and the metadata that the checkpoint holds.
+
+    Raises:
+        ValueError: a key is missing, the weights do not fit, or `model` is no function.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"export: the checkpoint {path} does not exist.")
+    if path.is_dir() or path.suffix == ".keras":
+        from mcld_core.onnx_student import load_saved
+
+        return load_saved(path), None, {}
+    require("torch", "torch", "export")
+    import torch
+
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a dozen types for a damaged file, or one with code in it
+        raise ValueError(
+            f"export: checkpoint needs a torch file of tensors and plain values; {path} cannot "
+            f"be read: {error}"
+        ) from error
+    needed = ("name", "image_shape", "classes")
+    weights = checkpoint.get("student", checkpoint.get("model"))
+    missing = [key for key in needed if key not in checkpoint]
+    if missing or not isinstance(weights, Mapping):
+        raise ValueError(
+            f"export: checkpoint needs the weights under 'student' or 'model', and {needed}; got "
+            f"the keys {sorted(checkpoint)}; save these beside the weights."
+        )
+    name, shape, classes = (checkpoint[key] for key in needed)
+    count = classes if isinstance(classes, int) else len(classes)
+    student = _find(model)(name, tuple(shape), count)
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"export: the weights of {path} do not fit the model {name!r}: {error}"
+        ) from error
+    metadata = {
+        "model": name,
+        "layout": "NCHW",
+        "classes": None if isinstance(classes, int) else list(classes),
+        **{key: checkpoint.get(key) for key in ("normalization", "teacher", "accuracy", "dataset")},
+    }
+    height, width, channels = shape
+    return student, (channels, height, width), metadata
+
+
+def _find(model: str) -> Any:
+    module, _, function = model.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"export: model needs package.module:function; {model!r} cannot be imported: {error}; "
+            "run from the repository's root, or give your own function."
+        ) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        _export(options)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mcld_core export",
+        description="Write a checkpoint's student as an ONNX file, verified before it appears.",
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="a torch checkpoint, .keras or SavedModel")
+    add("--out", type=Path, required=True, help="the ONNX file to write")
+    add(
+        "--model",
+        default=RECIPES,
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help=f"makes the torch module of name, image shape and classes (default: {RECIPES})",
+    )
+    add("--input-shape", type=_shape, help="sizes without the batch axis, such as 3,32,32")
+    add("--opset", type=int, help="ONNX operator set (default: the exporter's own)")
+    add("--softmax", action="store_true", help="probabilities instead of logits")
+    add("--tolerance", type=float, default=1e-4, help="largest relative error (default: 1e-4)")
+    add("--class-names", type=Path, metavar="FILE", help="names of the classes, one a line")
+    add("--mean", type=_numbers, help="of the pixels in 0..1, by channel, such as 0.51,0.49,0.44")
+    add("--std", type=_numbers, help="of the pixels in 0..1, by channel")
+    add("--evaluation", type=Path, metavar="NPZ", help="arrays inputs and labels, and calibration")
+    add("--float16", action="store_true", help="also write OUT.float16.onnx")
+    add("--int8", choices=("dynamic", "static"), help="also write OUT.int8.onnx")
+    add("--max-accuracy-drop", type=float, default=0.01, help="as a share of 1 (default: 0.01)")
+    return parser
+
+
+def _export(options: argparse.Namespace) -> None:
+    from mcld_core.export import convert_float16, export_onnx, quantize_int8
+
+    smaller = options.float16 or options.int8
+    if smaller and options.evaluation is None:
+        raise ValueError(
+            "export: --float16 and --int8 need --evaluation, on which to measure them."
+        )
+    student, shape, metadata = load_student(options.checkpoint, model=options.model)
+    if options.class_names is not None:
+        metadata["classes"] = options.class_names.read_text(encoding="utf-8").splitlines()
+    if options.mean is not None or options.std is not None:
+        metadata["normalization"] = {"mean": options.mean or [0.0], "std": options.std or [1.0]}
+    shape = options.input_shape or shape
+    if shape is None:
+        raise ValueError("export: --input-shape is needed with a .keras file or a SavedModel.")
+    report = export_onnx(
+        student,
+        options.out,
+        input_shape=shape,
+        opset=options.opset,
+        softmax=options.softmax,
+        tolerance=options.tolerance,
+        metadata=metadata,
+    )
+    print(report)
+    if not smaller:
+        return
+    with np.load(options.evaluation) as data:
+        evaluation = data["inputs"], data["labels"]
+        calibration = data["calibration"] if options.int8 == "static" else None
+    limits: dict[str, Any] = {
+        "evaluation": evaluation,
+        "max_accuracy_drop": options.max_accuracy_drop,
+    }
+    if options.float16:
+        print(convert_float16(options.out, options.out.with_suffix(".float16.onnx"), **limits))
+    if options.int8:
+        target = options.out.with_suffix(".int8.onnx")
+        print(quantize_int8(options.out, target, calibration=calibration, **limits))
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(","))
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]

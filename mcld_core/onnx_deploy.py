@@ -1,0 +1,290 @@
+"""Smaller ONNX files, each measured on an evaluation set before it appears; and latency."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcld_core.onnx_file import encode_metadata, write_single
+from mcld_core.onnx_request import Arrays
+from mcld_core.onnx_verify import session
+
+ROWS = 128
+"""Rows at a time in evaluation and calibration."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A smaller file beside the one it comes from.
+
+    Args:
+        path: the new file.
+        kind: ``float16``, ``int8 dynamic`` or ``int8 static``.
+        size: bytes of the new file.
+        source_size: bytes of the file it comes from.
+        accuracy: share of the evaluation set that the new file gets right.
+        source_accuracy: the same for the file it comes from.
+    """
+
+    path: Path
+    kind: str
+    size: int
+    source_size: int
+    accuracy: float
+    source_accuracy: float
+
+    @property
+    def accuracy_drop(self) -> float:
+        """Accuracy lost, as a share of 1; below 0 where some was won."""
+        return self.source_accuracy - self.accuracy
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path.name}: {self.kind}, {self.size / 1e3:,.0f} kB of "
+            f"{self.source_size / 1e3:,.0f} kB, accuracy {100 * self.accuracy:.2f} % of "
+            f"{100 * self.source_accuracy:.2f} %"
+        )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median seconds of one call for two files, measured in turns.
+
+    Args:
+        student: seconds of the first file.
+        teacher: seconds of the second file.
+        student_size: bytes of the first file.
+        teacher_size: bytes of the second file.
+    """
+
+    student: float
+    teacher: float
+    student_size: int
+    teacher_size: int
+
+    @property
+    def ratio(self) -> float:
+        """The student's time as a share of the teacher's."""
+        return self.student / self.teacher
+
+    def __str__(self) -> str:
+        return (
+            f"student {self.student_size / 1e3:,.0f} kB, {1e3 * self.student:.2f} ms; teacher "
+            f"{self.teacher_size / 1e3:,.0f} kB, {1e3 * self.teacher:.2f} ms; latency ratio "
+            f"{self.ratio:.2f}"
+        )
+
+
+def convert_float16(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    evaluation: tuple[Any, Any],
+    max_accuracy_drop: float = 0.01,
+) -> Deployed:
+    """Write a file with float16 weights and arithmetic; inputs and outputs stay float32.
+
+    Args:
+        source: a file of `export_onnx`.
+        path: the file to write.
+        evaluation: ``(inputs, labels)``; inputs: an array (rows, ...), or a dict of them by
+            input name; labels: (rows,) int.
+        max_accuracy_drop: the largest loss of accuracy, as a share of 1, that is accepted.
+
+    Returns:
+        Sizes and accuracies.
+
+    Raises:
+        ValueError: the accuracy falls by more; no file is written.
+    """
+
+    def convert(draft: Path) -> None:
+        import onnx
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        model = convert_float_to_float16(
+            onnx.load(str(source)), keep_io_types=True, force_fp16_initializers=True
+        )
+        write_single(model, draft)
+
+    return _deploy("float16", Path(source), Path(path), convert, evaluation, max_accuracy_drop)
+
+
+def quantize_int8(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    evaluation: tuple[Any, Any],
+    calibration: Any = None,
+    max_accuracy_drop: float = 0.01,
+) -> Deployed:
+    """Write a file with int8 weights, by onnxruntime's quantiser.
+
+    With `calibration` the activations are int8 too, their ranges taken from it (static; for
+    convolutions). Without, onnxruntime scales them at run time (dynamic; for transformers and
+    dense layers; convolutions stay float32).
+
+    Args:
+        source: a file of `export_onnx`.
+        path: the file to write.
+        evaluation: ``(inputs, labels)`` as in `convert_float16`.
+        calibration: rows like the inputs, some hundreds from the training set.
+        max_accuracy_drop: the largest loss of accuracy, as a share of 1, that is accepted.
+
+    Returns:
+        Sizes and accuracies.
+
+    Raises:
+        ValueError: the accuracy falls by more, or nothing could be quantised; no file is written.
+    """
+    kind = "int8 dynamic" if calibration is None else "int8 static"
+
+    def convert(draft: Path) -> None:
+        from onnxruntime import quantization
+
+        prepared = draft.with_suffix(".prepared.onnx")
+        # Folds batch norm into the convolutions and infers the shapes that static ranges need.
+        quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        if calibration is None:
+            quantization.quantize_dynamic(
+                str(prepared),
+                str(draft),
+                op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+                weight_type=quantization.QuantType.QInt8,
+                per_channel=True,
+            )
+            return
+        quantization.quantize_static(
+            str(prepared),
+            str(draft),
+            _reader(_named(str(source), calibration)),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,  # exact on processors without VNNI as well
+        )
+
+    return _deploy(kind, Path(source), Path(path), convert, evaluation, max_accuracy_drop)
+
+
+def accuracy(path: str | os.PathLike[str], inputs: Any, labels: Any) -> float:
+    """The share of rows whose largest logit is the label's."""
+    runner = session(Path(path))
+    feeds = _named(str(path), inputs)
+    wanted = np.asarray(labels)
+    rows = len(next(iter(feeds.values())))
+    if wanted.shape != (rows,) or not rows:
+        raise ValueError(
+            f"accuracy: evaluation needs one int label for each row; got {wanted.shape} labels "
+            f"and {rows} rows."
+        )
+    found = [runner.run(None, part)[0].argmax(axis=-1) for part in _parts(feeds)]
+    return float((np.concatenate(found) == wanted).mean())
+
+
+def compare_latency(
+    student: str | os.PathLike[str],
+    teacher: str | os.PathLike[str],
+    inputs: Any,
+    *,
+    repeats: int = 30,
+    threads: int = 1,
+) -> Latency:
+    """Time two ONNX files on the same inputs, in turns, by onnxruntime on the CPU.
+
+    Args:
+        student: the first file.
+        teacher: the second file; its inputs have the same names.
+        inputs: one batch: an array, or a dict of them by input name.
+        repeats: timed calls of each, after three to warm up. Default 30.
+        threads: threads of onnxruntime. Default 1.
+
+    Returns:
+        Medians and sizes.
+    """
+    paths = [Path(student), Path(teacher)]
+    runners = [session(path, threads) for path in paths]
+    feeds = [_named(str(path), inputs) for path in paths]
+    times: list[list[float]] = [[], []]
+    for turn in range(repeats + 3):
+        for which in (0, 1):
+            start = time.perf_counter()
+            runners[which].run(None, feeds[which])
+            if turn >= 3:
+                times[which].append(time.perf_counter() - start)
+    medians = [float(np.median(taken)) for taken in times]
+    sizes = [path.stat().st_size for path in paths]
+    return Latency(medians[0], medians[1], sizes[0], sizes[1])
+
+
+def _deploy(
+    kind: str,
+    source: Path,
+    target: Path,
+    convert: Callable[[Path], None],
+    evaluation: tuple[Any, Any],
+    limit: float,
+) -> Deployed:
+    """Convert under a temporary name, measure, and only then rename."""
+    import onnx
+
+    before = accuracy(source, *evaluation)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        draft = Path(folder) / target.name
+        convert(draft)
+        after = accuracy(draft, *evaluation)
+        if not before - after <= limit:
+            raise ValueError(
+                f"{kind}: max_accuracy_drop is {limit:.4f}; got {before - after:.4f} "
+                f"({before:.4f} to {after:.4f}); no file was written. Calibrate on more rows, use "
+                "another kind, or accept a larger drop."
+            )
+        model = onnx.load(str(draft))
+        known = {entry.key: entry.value for entry in onnx.load(str(source)).metadata_props}
+        onnx.helper.set_model_props(
+            model, known | encode_metadata({"precision": kind, "onnx_accuracy": after})
+        )
+        write_single(model, draft)
+        os.replace(draft, target)
+    sizes = target.stat().st_size, source.stat().st_size
+    return Deployed(target, kind, *sizes, after, before)
+
+
+def _named(path: str, inputs: Any) -> Arrays:
+    """One array by input name; the name of a single input comes from the file."""
+    if isinstance(inputs, Mapping):
+        return {str(name): np.asarray(array) for name, array in inputs.items()}
+    names = [value.name for value in session(path).get_inputs()]
+    values = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    if len(names) != len(values):
+        raise ValueError(
+            f"evaluation: inputs needs one array for each of {names}; got {len(values)}; pass a "
+            "dict by name."
+        )
+    return dict(zip(names, map(np.asarray, values), strict=True))
+
+
+def _parts(feeds: Arrays) -> Iterator[Arrays]:
+    rows = len(next(iter(feeds.values())))
+    for start in range(0, rows, ROWS):
+        yield {name: array[start : start + ROWS] for name, array in feeds.items()}
+
+
+def _reader(feeds: Arrays) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        parts = _parts(feeds)
+
+        def get_next(self) -> Arrays | None:
+            return next(self.parts, None)
+
+    return Reader()

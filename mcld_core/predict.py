@@ -1,0 +1,144 @@
+"""``python -m mcld_core predict model.onnx image…``: classify images by an exported student.
+
+Needs onnxruntime, NumPy and Pillow, and no framework: the file's metadata say how pixels become
+inputs and what the classes are called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcld_core.onnx_file import decode_metadata
+from mcld_core.onnx_packages import require
+from mcld_core.onnx_verify import session
+
+CHANNELS = (1, 3)
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """How a file wants its images.
+
+    Args:
+        name: the input's name.
+        layout: ``"NCHW"`` or ``"NHWC"``.
+        channels: 1 (grey) or 3 (red, green, blue).
+        size: height and width; None where the axis is free, so that the image keeps its own.
+        mean: by channel, of pixels in 0..1.
+        std: by channel, of pixels in 0..1.
+    """
+
+    name: str
+    layout: str
+    channels: int
+    size: tuple[int | None, int | None]
+    mean: np.ndarray[Any, Any]
+    std: np.ndarray[Any, Any]
+
+    def read(self, path: str | Path) -> np.ndarray[Any, Any]:
+        """One image as a batch of one, float32."""
+        from PIL import Image
+
+        with Image.open(path) as file:
+            image = file.convert("L" if self.channels == 1 else "RGB")
+        height, width = self.size[0] or image.height, self.size[1] or image.width
+        if (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image, dtype=np.float32).reshape(height, width, self.channels) / 255
+        values = ((pixels - self.mean) / self.std).astype(np.float32)[None]
+        return (
+            values if self.layout == "NHWC" else np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+        )
+
+
+class Classifier:
+    """An exported student with its class names.
+
+    Args:
+        path: a file of `export_onnx` with one float image input. Its metadata ``classes``,
+            ``normalization``, ``layout`` and ``softmax`` are used where present.
+
+    Raises:
+        ValueError: the input is no image.
+        ImportError: onnxruntime or Pillow is missing.
+
+    Example:
+        ```python
+        Classifier("student.onnx")("cat.png", top=3)  # [("cat", 0.93), ...]
+        ```
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        require("onnxruntime", "onnxruntime", "predict")
+        require("PIL", "pillow", "predict")
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"predict: the model {path} does not exist.")
+        self.runner = session(path)
+        properties = self.runner.get_modelmeta().custom_metadata_map
+        self.metadata = decode_metadata(properties)
+        self.input = _image_input(self.runner.get_inputs(), self.metadata)
+
+    def __call__(self, image: str | Path, top: int = 5) -> list[tuple[str, float]]:
+        """The most probable classes of an image file, with their probabilities."""
+        outputs = self.runner.run(None, {self.input.name: self.input.read(image)})
+        scores = np.asarray(outputs[0][0], dtype=np.float64)
+        if not self.metadata.get("softmax", False):
+            scores = np.exp(scores - scores.max())
+            scores = scores / scores.sum()
+        names = self.metadata.get("classes") or [str(index) for index in range(len(scores))]
+        order = np.argsort(-scores, kind="stable")[:top]
+        return [(str(names[index]), float(scores[index])) for index in order]
+
+
+def _image_input(inputs: Sequence[Any], metadata: Mapping[str, Any]) -> ImageInput:
+    shapes = {entry.name: entry.shape for entry in inputs}
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        raise ValueError(
+            f"predict: the model needs one input of four axes, images; got {shapes}; run it with "
+            "onnxruntime directly."
+        )
+    shape = inputs[0].shape
+    layout = metadata.get("layout") or ("NCHW" if shape[1] in CHANNELS else "NHWC")
+    if layout not in ("NCHW", "NHWC") or shape[layout.index("C")] not in CHANNELS:
+        raise ValueError(
+            f"predict: the model's images need 1 or 3 channels; got the layout {layout!r} for "
+            f"the shape {shape}; give layout in the metadata of export_onnx."
+        )
+    sizes = [shape[layout.index(axis)] for axis in "HW"]
+    height, width = (size if isinstance(size, int) else None for size in sizes)
+    given = metadata.get("normalization") or {}
+    return ImageInput(
+        name=inputs[0].name,
+        layout=layout,
+        channels=int(shape[layout.index("C")]),
+        size=(height, width),
+        mean=np.asarray(given.get("mean", 0.0), dtype=np.float32),
+        std=np.asarray(given.get("std", 1.0), dtype=np.float32),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mcld_core predict", description="Classify images by an exported student."
+    )
+    parser.add_argument("model", help="an ONNX file of export_onnx")
+    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("--top", type=int, default=3, help="classes to print (default: 3)")
+    options = parser.parse_args(arguments)
+    try:
+        classifier = Classifier(options.model)
+        for image in options.images:
+            found = classifier(image, options.top)
+            print(f"{image}: " + ", ".join(f"{name} {share:.3f}" for name, share in found))
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
