@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from mcld_core.backends import get_backend as get_backend
 from mcld_core.backends import set_backend as set_backend
+from mcld_core.bank import TeacherBank as TeacherBank
 from mcld_core.baselines import dkd_loss as dkd_loss
 from mcld_core.baselines import kd_loss as kd_loss
 from mcld_core.checks import check_finite as check_finite

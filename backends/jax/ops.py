@@ -86,6 +86,18 @@ def softmax(x: Array, axis: int) -> Array:
     return jax.nn.softmax(x, axis=axis)
 
 
+def cumulative_sum(x: Array) -> Array:
+    return jnp.cumsum(x, dtype=x.dtype)
+
+
+def sort(x: Array) -> Array:
+    return jnp.sort(x)
+
+
+def searchsorted(x: Array, values: Array) -> Array:
+    return jnp.searchsorted(x, values).astype("int32")
+
+
 def arange(n: int, like: Array) -> Array:
     return jnp.arange(n, dtype="int32")
 
@@ -100,6 +112,10 @@ def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
 
 def concat(arrays: Sequence[Array]) -> Array:
     return jnp.concatenate(arrays, axis=0)
+
+
+def put(x: Array, indices: Array, values: Array) -> Array:
+    return x.at[indices].set(values)
 
 
 def map_rows(

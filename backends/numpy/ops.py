@@ -78,6 +78,18 @@ def softmax(x: Array, axis: int) -> Array:
     return exponentials / np.sum(exponentials, axis=axis, keepdims=True)
 
 
+def cumulative_sum(x: Array) -> Array:
+    return np.cumsum(x, dtype=x.dtype)
+
+
+def sort(x: Array) -> Array:
+    return np.sort(x)
+
+
+def searchsorted(x: Array, values: Array) -> Array:
+    return np.searchsorted(x, values).astype("int32")
+
+
 def arange(n: int, like: Array) -> Array:
     return np.arange(n, dtype="int32")
 
@@ -92,6 +104,12 @@ def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
 
 def concat(arrays: Sequence[Array]) -> Array:
     return np.concatenate(arrays, axis=0)
+
+
+def put(x: Array, indices: Array, values: Array) -> Array:
+    x = x.copy()
+    x[indices] = values
+    return x
 
 
 def stop_gradient(x: Array) -> Array:

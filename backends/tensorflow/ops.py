@@ -86,6 +86,18 @@ def softmax(x: Array, axis: int) -> Array:
     return tf.nn.softmax(x, axis=axis)
 
 
+def cumulative_sum(x: Array) -> Array:
+    return tf.cumsum(x)
+
+
+def sort(x: Array) -> Array:
+    return tf.sort(x)
+
+
+def searchsorted(x: Array, values: Array) -> Array:
+    return tf.searchsorted(x, values)
+
+
 def arange(n: Any, like: Array) -> Array:
     return tf.range(n, dtype=tf.int32)
 
@@ -100,6 +112,10 @@ def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
 
 def concat(arrays: Sequence[Array]) -> Array:
     return tf.concat(arrays, axis=0)
+
+
+def put(x: Array, indices: Array, values: Array) -> Array:
+    return tf.tensor_scatter_nd_update(x, indices[:, None], values)
 
 
 def map_rows(

@@ -14,6 +14,8 @@ Array = Any
 name = "torch"
 
 _DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
     "float32": torch.float32,
     "float64": torch.float64,
     "int32": torch.int32,
@@ -99,6 +101,18 @@ def argmax(x: Array, axis: int) -> Array:
     return torch.argmax(x, dim=axis).to(torch.int32)
 
 
+def cumulative_sum(x: Array) -> Array:
+    return torch.cumsum(x, dim=0, dtype=x.dtype)
+
+
+def sort(x: Array) -> Array:
+    return torch.sort(x).values
+
+
+def searchsorted(x: Array, values: Array) -> Array:
+    return torch.searchsorted(x, values, out_int32=True)
+
+
 def arange(n: int, like: Array) -> Array:
     return torch.arange(n, dtype=torch.int32, device=like.device)
 
@@ -113,6 +127,10 @@ def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
 
 def concat(arrays: Sequence[Array]) -> Array:
     return torch.cat(tuple(arrays), dim=0)
+
+
+def put(x: Array, indices: Array, values: Array) -> Array:
+    return torch.index_copy(x, 0, indices.long(), values)
 
 
 def stop_gradient(x: Array) -> Array:

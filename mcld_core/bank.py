@@ -1,0 +1,371 @@
+"""A memory of teacher rows: `TeacherBank`, more keys than one batch has."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mcld_core.backends import Backend, backend_for
+from mcld_core.batch import check_device, check_label_values, check_rows, keep_rows, label_kind
+from mcld_core.config import MCLDConfig
+from mcld_core.contrast import one_hot
+from mcld_core.keys import TeacherKeys, class_means
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+class TeacherBank(NamedTuple):
+    """A fixed-size memory of teacher rows, first in first out; or those of a whole training set.
+
+    A frozen teacher's rows never go stale, so old rows are as good keys as new ones. The bank is
+    a NamedTuple of arrays, so a pytree: carry it through ``jax.jit``, ``tf.function`` or
+    ``torch.compile`` (all shapes are static) and save it like any other state. It is pure: `push`
+    returns a new bank. A step takes its keys first and pushes then::
+
+        keys = bank.keys(teacher_logits, labels)
+        loss = mcld_loss(student_logits, teacher_logits, labels, keys=keys)
+        bank = bank.push(teacher_logits, labels)
+
+    Make one by `empty` or `from_logits`; the fields below are what a checkpoint holds.
+
+    Args:
+        logits: (capacity, classes), in the dtype of the storage.
+        labels: (capacity,) int32, or (capacity, classes) soft.
+        where: (capacity,) bool: which rows hold a sample.
+        ids: (capacity,) int32 sample ids; -1 where unknown.
+        cursor: () int32, the row that the next sample goes to.
+
+    Example:
+        >>> import numpy as np
+        >>> bank = TeacherBank.empty(capacity=3, classes=2)
+        >>> bank = bank.push(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1]))
+        >>> bank.where.tolist(), int(bank.cursor)
+        ([True, True, False], 2)
+        >>> bank.keys(np.array([[2.0, 0.0]]), np.array([0])).labels.tolist()
+        [0, 0, 1, -1]
+
+    References:
+        X. Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020. K. He et al.,
+        "Momentum Contrast", CVPR 2020 (a queue of keys).
+    """
+
+    logits: Float[Array, "capacity classes"]
+    labels: Int[Array, "capacity"] | Float[Array, "capacity classes"]  # noqa: F821
+    where: Bool[Array, "capacity"]  # noqa: F821
+    ids: Int[Array, "capacity"]  # noqa: F821
+    cursor: Int[Array, ""]
+
+    @classmethod
+    def empty(
+        cls,
+        capacity: int,
+        classes: int,
+        like: Array | None = None,
+        *,
+        dtype: str | None = None,
+        soft_labels: bool = False,
+    ) -> TeacherBank:
+        """Return a bank without rows: it adds no key until something is pushed.
+
+        Args:
+            capacity: how many rows it holds.
+            classes: the width of a row.
+            like: an array whose framework, device and (without ``dtype``) dtype the bank takes;
+                None: those of plain arrays, in float32.
+            dtype: of the stored logits: ``"float16"`` or ``"bfloat16"`` for half the memory,
+                ``"float32"`` or ``"float64"``.
+            soft_labels: whether labels are stored as (capacity, classes), for mixed labels.
+
+        Raises:
+            ValueError, TypeError: a size below 1, or a dtype that is none of those.
+        """
+        function = "TeacherBank.empty"
+        for name, size in (("capacity", capacity), ("classes", classes)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{function}: {name} needs an int > 0; got {size!r}")
+        ops = backend_for(function, like)
+        if dtype is None:
+            dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
+        zeros = ops.asarray(np.zeros((capacity, classes), "float32"), like)
+        logits = _stored(function, ops, zeros, dtype)
+        return cls(
+            logits=logits,
+            labels=ops.astype(zeros, _compute_dtype(ops, logits))
+            if soft_labels
+            else ops.asarray(np.full(capacity, -1, "int32"), zeros),
+            where=ops.asarray(np.zeros(capacity, "bool"), zeros),
+            ids=ops.asarray(np.full(capacity, -1, "int32"), zeros),
+            cursor=ops.asarray(np.asarray(0, "int32"), zeros),
+        )
+
+    @classmethod
+    def from_logits(
+        cls,
+        logits: Logits,
+        labels: Labels | None = None,
+        index: Int[Array, "batch"] | None = None,  # noqa: F821
+        *,
+        like: Array | None = None,
+        dtype: str | None = None,
+        ignore_index: int = -100,
+    ) -> TeacherBank:
+        """Return a full bank, such as the teacher's logits of a whole training set.
+
+        Args:
+            logits: (rows, classes), any float dtype.
+            labels: (rows,) int, or (rows, classes) soft, or None: the arg max of each row.
+            index: (rows,) int sample ids ≥ 0; None: the row numbers 0, 1, ….
+            like: an array whose framework and device the bank takes where ``logits`` is a NumPy
+                array; without it each `keys` would convert the whole bank.
+            dtype: of the stored logits; None keeps that of ``logits``.
+            ignore_index: rows with this int label hold no sample.
+
+        Raises:
+            ValueError, TypeError: shapes, dtypes, devices or labels that do not fit.
+        """
+        function = "TeacherBank.from_logits"
+        ops = backend_for(function, logits, labels, index, like)
+        rows = ops.asarray(logits, like)
+        batch = _batch(function, ops, rows, None, labels, None, index, ignore_index)
+        stored = _stored(function, ops, batch.logits, dtype or ops.dtype(rows))
+        return cls(
+            logits=stored,
+            labels=batch.labels,
+            where=batch.kept,
+            ids=ops.arange(ops.size(rows, 0), rows) if index is None else batch.ids,
+            cursor=ops.asarray(np.asarray(0, "int32"), rows),
+        )
+
+    def keys(
+        self,
+        teacher_logits: Logits,
+        labels: Labels | None = None,
+        *,
+        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        index: Int[Array, "batch"] | None = None,  # noqa: F821
+    ) -> TeacherKeys:
+        """Return the batch's rows, then the bank's, as keys.
+
+        Args:
+            teacher_logits: (batch, classes).
+            labels: (batch,) int, or (batch, classes) soft, or None: the arg max of each row.
+            where: (batch,) bool, True = keep.
+            index: (batch,) int sample ids ≥ 0. Bank rows of these ids are left out, so that a
+                sample is never its own negative (with hard labels the target mask sees to that
+                as well). The ids of dropped rows count for nothing.
+
+        Returns:
+            `TeacherKeys` with ``own_start=0`` and batch + capacity rows.
+
+        Raises:
+            ValueError, TypeError: shapes, dtypes, devices or labels that do not fit.
+        """
+        function = "TeacherBank.keys"
+        ops, bank = self._converted(function, teacher_logits, labels, where, index)
+        rows = ops.asarray(teacher_logits, bank.logits)
+        batch = _batch(function, ops, rows, bank.logits, labels, where, index, None)
+        dtype = _compute_dtype(ops, rows, bank.logits)
+        ours, theirs = batch.labels, bank.labels
+        if ours.ndim == 2 or theirs.ndim == 2:
+            classes = rows.shape[1]
+            ours, theirs = (
+                ops.astype(one_hot(ops, y, classes, dtype), dtype) for y in (ours, theirs)
+            )
+        others = bank.where
+        if index is not None:
+            others = others & ~_is_among(ops, bank.ids, batch.ids)
+        return TeacherKeys(
+            logits=ops.concat([ops.astype(x, dtype) for x in (batch.logits, bank.logits)]),
+            labels=ops.concat([ours, theirs]),
+            where=ops.concat([batch.kept, others]),
+        )
+
+    def push(
+        self,
+        teacher_logits: Logits,
+        labels: Labels | None = None,
+        *,
+        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        index: Int[Array, "batch"] | None = None,  # noqa: F821
+        ignore_index: int = -100,
+    ) -> TeacherBank:
+        """Return a bank with the batch's kept rows in place of the oldest; call it after `keys`.
+
+        Of more rows than the bank holds, the last ones stay.
+
+        Args:
+            teacher_logits: (batch, classes).
+            labels: as in `keys`; a bank made with ``soft_labels`` takes both kinds, any other
+                takes int labels only.
+            where: (batch,) bool; rows with False are not pushed.
+            index: (batch,) int sample ids ≥ 0; None: unknown.
+            ignore_index: rows with this int label are not pushed.
+
+        Raises:
+            ValueError, TypeError: shapes, dtypes, devices or labels that do not fit.
+        """
+        function = "TeacherBank.push"
+        ops, bank = self._converted(function, teacher_logits, labels, where, index)
+        rows = ops.asarray(teacher_logits, bank.logits)
+        batch = _batch(function, ops, rows, bank.logits, labels, where, index, ignore_index)
+        labels = batch.labels
+        if labels.ndim == 2 and bank.labels.ndim == 1:
+            raise TypeError(
+                f"{function}: labels need to be int, as this bank stores them; got soft labels of "
+                f"shape {tuple(labels.shape)}. Make it with TeacherBank.empty(…, soft_labels=True)"
+            )
+        if bank.labels.ndim == 2:
+            labels = one_hot(ops, labels, rows.shape[1], ops.dtype(bank.labels))
+        target, source, is_new, count = _places(ops, batch.kept, bank)
+
+        def put(old: Array, new: Array) -> Array:
+            new = ops.astype(ops.take(new, source), ops.dtype(old))
+            replaced = is_new[:, None] if old.ndim == 2 else is_new
+            return ops.put(old, target, ops.where(replaced, new, ops.take(old, target)))
+
+        return TeacherBank(
+            logits=put(bank.logits, batch.logits),
+            labels=put(bank.labels, labels),
+            where=put(bank.where, batch.kept),
+            ids=put(bank.ids, batch.ids),
+            cursor=(bank.cursor + count) % bank.logits.shape[0],
+        )
+
+    def class_means(self, config: MCLDConfig = MCLDConfig()) -> Float[Array, "classes classes"]:  # noqa: B008
+        """Return the label-weighted mean row of each class, as ``TeacherKeys.prototypes``.
+
+        Means of ``softmax(t / T_key)`` under the ``"probability"`` similarity and of the logits
+        otherwise, over the rows that hold a sample. A class without one is a row of NaN, which
+        the contrast leaves out.
+
+        Example:
+            >>> import numpy as np
+            >>> bank = TeacherBank.from_logits(np.array([[0.0, 0.0], [9.0, 9.0]]), np.array([1, 1]))
+            >>> bank.class_means()
+            array([[nan, nan],
+                   [0.5, 0.5]])
+        """
+        ops, bank = self._converted("TeacherBank.class_means")
+        dtype = _compute_dtype(ops, bank.logits)
+        logits = keep_rows(ops, ops.astype(bank.logits, dtype), bank.where)
+        if bank.labels.ndim == 2:
+            labels = keep_rows(ops, ops.astype(bank.labels, dtype), bank.where)
+        else:
+            labels = ops.where(bank.where, bank.labels, -2)
+        means, present = class_means(ops, logits, labels, config)
+        return ops.where(present[:, None], means, float("nan"))
+
+    def _converted(self, function: str, *values: Any) -> tuple[Backend, TeacherBank]:
+        """Return the backend of the bank and the values, and the bank in its arrays."""
+        ops = backend_for(function, self.logits, *values)
+        like = next((x for x in (self.logits, *values) if ops.is_tensor(x)), None)
+        return ops, TeacherBank(*(ops.asarray(x, like) for x in self))
+
+
+class _Batch(NamedTuple):
+    """Rows for a bank, checked and converted."""
+
+    logits: Array
+    labels: Array
+    kept: Array
+    ids: Array
+
+
+def _batch(
+    function: str,
+    ops: Backend,
+    rows: Array,
+    bank: Array | None,
+    labels: Any,
+    where: Any,
+    index: Any,
+    ignore_index: int | None,
+) -> _Batch:
+    """Check and convert rows; those with the int label ``ignore_index`` are not kept."""
+    shape = tuple(rows.shape)
+    if len(shape) != 2 or (bank is not None and shape[1] != bank.shape[1]):
+        width = "classes" if bank is None else bank.shape[1]
+        raise ValueError(
+            f"{function}: logits need shape (batch, {width}); got {shape}. "
+            "Map the teacher's classes first: mcld_core.select_classes"
+        )
+    if "float" not in ops.dtype(rows):
+        raise TypeError(f"{function}: logits need a float dtype; got {ops.dtype(rows)}")
+    if bank is not None:
+        check_device(function, ops, "the bank", bank, rows)
+    rows = ops.stop_gradient(rows)
+    number = ops.arange(ops.size(rows, 0), rows)
+
+    kept = number >= 0
+    if where is not None:
+        kept = ops.asarray(where, rows)
+        check_rows(function, "where", kept, shape[0])
+        if ops.dtype(kept) != "bool":
+            raise TypeError(
+                f"{function}: where needs dtype bool (True = keep); got {ops.dtype(kept)}"
+            )
+    if labels is None:
+        labels = ops.argmax(rows, 1)
+    else:
+        labels = ops.asarray(labels, rows)
+        kind = label_kind(function, "labels", ops, labels, shape[0], shape[1])
+        check_device(function, ops, "labels", labels, rows)
+        if ignore_index is not None:
+            check_label_values(function, "labels", ops, labels, kept, shape[1], ignore_index)
+        if kind == "soft":
+            labels = ops.stop_gradient(ops.astype(labels, _compute_dtype(ops, rows)))
+        else:
+            labels = ops.astype(labels, "int32")
+            kept = kept if ignore_index is None else kept & (labels != ignore_index)
+    if index is None:
+        ids = ops.minimum(number, -1)
+    else:
+        ids = ops.asarray(index, rows)
+        check_rows(function, "index", ids, shape[0])
+        if not ops.dtype(ids).startswith(("int", "uint")):
+            raise TypeError(f"{function}: index needs an integer dtype; got {ops.dtype(ids)}")
+        ids = ops.where(kept, ops.astype(ids, "int32"), -1)
+    return _Batch(rows, labels, kept, ids)
+
+
+def _places(ops: Backend, kept: Array, bank: TeacherBank) -> tuple[Array, Array, Array, Array]:
+    """Line up the kept rows from the cursor on, without a dynamic shape.
+
+    Returns ``target, source, is_new, count``: bank row ``target[k]`` takes batch row ``source[k]``
+    if ``is_new[k]``, and else keeps its content. So no target repeats or lies out of range.
+    """
+    capacity = int(bank.logits.shape[0])
+    rank = ops.cumulative_sum(ops.astype(kept, "int32"))
+    kept_rows = ops.astype(ops.sum(ops.astype(kept, "int32"), None), "int32")
+    count = ops.minimum(kept_rows, capacity)
+    slot = ops.arange(ops.size(kept, 0), kept)[:capacity]
+    source = ops.searchsorted(rank, slot + (kept_rows - count + 1))  # the first row of that rank
+    last = ops.size(kept, 0) - 1
+    return (bank.cursor + slot) % capacity, ops.minimum(source, last), slot < count, count
+
+
+def _is_among(ops: Backend, ids: Array, others: Array) -> Array:
+    """Return which ids are known and among the others."""
+    unknown = ops.asarray(np.asarray([-1], "int32"), ids)  # so that there is one, always
+    others = ops.sort(ops.concat([others, unknown]))
+    place = ops.minimum(ops.searchsorted(others, ids), ops.size(others, 0) - 1)
+    return (ops.take(others, place) == ids) & (ids >= 0)
+
+
+def _stored(function: str, ops: Backend, logits: Array, dtype: str) -> Array:
+    if dtype not in DTYPES:
+        raise ValueError(f"{function}: dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
+    try:
+        return ops.astype(logits, dtype)
+    except TypeError as error:
+        raise TypeError(
+            f"{function}: dtype {dtype!r} does not exist in {ops.name}; choose another of "
+            f"{', '.join(DTYPES)}"
+        ) from error
+
+
+def _compute_dtype(ops: Backend, *arrays: Array) -> str:
+    """Return float64 if one of the arrays is float64, else float32."""
+    return "float64" if "float64" in [ops.dtype(x) for x in arrays] else "float32"
