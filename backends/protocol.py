@@ -15,7 +15,7 @@ import numpy as np
 Array: TypeAlias = Any
 
 RowFunction: TypeAlias = Callable[..., tuple[Array, ...]]
-"""``f(rows, shared, gradient)``: see `Backend.map_rows`."""
+"""``function(rows, shared, gradient)``: see `Backend.map_rows`."""
 
 
 class Backend(Protocol):
@@ -68,14 +68,21 @@ class Backend(Protocol):
     def map_rows(
         self,
         function: RowFunction,
-        rows: Sequence[Array],
+        prepare: Callable[[Any], Any],
+        rows: tuple[Array, ...],
         shared: Any,
-        block_rows: int | None,
+        block_rows: Any,
     ) -> tuple[Array, ...]:
         """Evaluate a function of rows, with the gradient of its first result in ``rows[0]``.
 
-        ``function(rows, shared, gradient)`` returns arrays with one row for each row of ``rows``;
-        with ``gradient=True`` it appends the derivative of the first result with respect to
-        ``rows[0]``, which must depend on the same row alone. Nothing else gets a gradient.
+        ``function(rows, prepare(shared), gradient)`` returns arrays with one row for each row of
+        ``rows``; with ``gradient=True`` it appends the derivative of the first result with respect
+        to ``rows[0]``, which must depend on the same row alone. Nothing else gets a gradient.
+
+        That derivative is computed in the forward pass, by blocks of ``block_rows`` rows, and is
+        all that is kept for the backward pass: no array of rows × keys outlives its block. With
+        ``block_rows=None``, and where the framework needs to see through (a compiler that fuses,
+        a second derivative), the function is evaluated once on all rows and differentiated by
+        the framework.
         """
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows
+from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows, rows_at_once
 from mcld_core.contrast import RowsAndGradient, decoupled_kl_rows, plain_kl_rows
 from mcld_core.schedule import number
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
@@ -145,22 +145,28 @@ def _reduced(
     ops: Backend, batch: Batch, rows_of: Any, numbers: tuple[Scalar, ...], reduction: Reduction
 ) -> Any:
     """Evaluate a loss of single rows and reduce it."""
-    like = batch.student
-    shared = tuple(n if isinstance(n, (int, float)) else number(ops, n, like) for n in numbers)
+    like, dtype = batch.student, batch.dtype
+    shared = tuple(
+        n if isinstance(n, (int, float)) else number(ops, n, dtype, like) for n in numbers
+    )
     labels = ops.arange(ops.size(like, 0), like) if batch.labels is None else batch.labels
     rows = (batch.student, batch.teacher, labels)
-    if batch.kept is not None:
-        rows = (*rows, batch.kept)
 
     def block(rows: tuple[Array, ...], shared: tuple[Scalar, ...], gradient: bool) -> Any:
         student, teacher, labels, *kept = rows
-        student = keep_rows(ops, student, kept[0] if kept else None)
-        teacher = keep_rows(ops, teacher, kept[0] if kept else None)
+        student = keep_rows(ops, ops.astype(student, dtype), *kept)
+        teacher = keep_rows(ops, ops.astype(teacher, dtype), *kept)
         if student.shape[1] == 1:
             value, slope = 0.0 * student[:, 0], 0.0 * student
         else:
             value, slope = rows_of(student, teacher, labels, *shared, gradient)
         return (value, slope) if gradient else (value,)
 
-    (total,) = ops.map_rows(block, rows, shared, None)
-    return reduce_rows(ops, total, batch.weight, reduction)
+    (total,) = ops.map_rows(
+        block,
+        lambda shared: shared,
+        rows if batch.kept is None else (*rows, batch.kept),
+        shared,
+        rows_at_once(ops, "auto", 1, like.shape[1]),
+    )
+    return reduce_rows(ops, total, batch, reduction)

@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcld_core.backends import Backend
-from mcld_core.typing import Array, Bool, Float, Int, Reduction
+from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
 class Batch(NamedTuple):
-    """The rows of a batch, in the dtype that the loss computes in (float32 or float64)."""
+    """The rows of a batch; the logits as they came, all else in the dtype computed in."""
 
     student: Float[Array, "batch classes"]
     teacher: Float[Array, "batch classes"]
+    dtype: str
+    """float64 for a float64 student, else float32."""
     labels: Int[Array, "batch"] | Float[Array, "batch classes"] | None  # noqa: F821
     """Int labels are -1 where they name no class; None where the loss needs none."""
     kept: Bool[Array, "batch"] | None  # noqa: F821
@@ -52,9 +54,8 @@ def prepare(
             )
         check_device(function, ops, "where", kept, student)
 
-    dtype = compute_dtype(ops, student)
-    student = ops.astype(student, dtype)
-    teacher = ops.stop_gradient(ops.astype(teacher, dtype))
+    dtype = "float64" if ops.dtype(student) == "float64" else "float32"
+    teacher = ops.stop_gradient(teacher)
     if labels is None:
         labels = ops.argmax(teacher, 1) if needs_labels else None
     else:
@@ -71,25 +72,24 @@ def prepare(
             labels = ops.where((labels >= 0) & (labels < classes), labels, -1)
     weight = None if kept is None else ops.astype(kept, dtype)
     if sample_weight is not None:
-        weight = _checked_weight(function, ops, sample_weight, kept, student)
-    return Batch(student, teacher, labels, kept, weight)
+        weight = _checked_weight(function, ops, sample_weight, kept, student, dtype)
+    return Batch(student, teacher, dtype, labels, kept, weight)
 
 
-def keep_rows(ops: Backend, x: Array, kept: Bool[Array, "rows"] | None) -> Array:  # noqa: F821
+def keep_rows(ops: Backend, x: Array, kept: Bool[Array, "rows"] | None = None) -> Array:  # noqa: F821
     """Return ``x`` with zeros in the rows that do not count, so that their content cannot."""
-    if kept is None:
-        return x
-    return ops.where(kept[:, None] if x.ndim == 2 else kept, x, 0 * _one(ops, x))
+    return x if kept is None else ops.where(kept[:, None], x, 0.0)
 
 
 def reduce_rows(
     ops: Backend,
     rows: Float[Array, "batch"],  # noqa: F821
-    weight: Float[Array, "batch"] | None,  # noqa: F821
+    batch: Batch,
     reduction: Reduction,
-    normalizer: Array | None = None,
+    normalizer: Scalar | None = None,
 ) -> Array:
     """Reduce rows: v L ("none"), Σ v L ("sum"), Σ v L / Σ v ("mean"; 0 where nothing is kept)."""
+    weight = batch.weight
     if weight is not None:
         rows = rows * weight
     if reduction == "none":
@@ -97,21 +97,26 @@ def reduce_rows(
     total = ops.sum(rows, None)
     if reduction == "sum":
         return total
-    if normalizer is None and weight is None:
-        count = ops.size(rows, 0)
-        if isinstance(count, int):
-            return total / float(max(count, 1))
-        weight = ops.astype(rows == rows, ops.dtype(rows))
     if normalizer is None:
-        normalizer = ops.sum(weight, None)
-    normalizer = ops.stop_gradient(ops.astype(ops.asarray(normalizer, rows), ops.dtype(rows)))
+        normalizer = ops.size(rows, 0) if weight is None else ops.sum(weight, None)
+        if isinstance(normalizer, int):
+            return total / max(normalizer, 1)
+    normalizer = ops.astype(ops.asarray(normalizer, rows), batch.dtype)
     positive = normalizer > 0
     return ops.where(positive, total / ops.where(positive, normalizer, 1.0), 0.0)
 
 
-def compute_dtype(ops: Backend, student: Array) -> str:
-    """Return float64 for float64 logits, else float32."""
-    return "float64" if ops.dtype(student) == "float64" else "float32"
+def rows_at_once(ops: Backend, block_size: int | str | None, keys: Any, classes: int) -> Any:
+    """Return how many anchor rows a block has; None for the plain form, without blocks.
+
+    ``"auto"``: about 8 MB for the largest array of a block, but at least 256 rows, below which
+    the matrix products slow down.
+    """
+    if block_size != "auto":
+        return block_size
+    if isinstance(keys, int):
+        return max(256, 2**21 // max(keys, classes, 1))
+    return ops.maximum(2**21 // ops.maximum(keys, classes), 256)
 
 
 def check_reduction(function: str, reduction: str) -> None:
@@ -228,7 +233,12 @@ def _check_logits(function: str, ops: Backend, student: Array, teacher: Array) -
 
 
 def _checked_weight(
-    function: str, ops: Backend, sample_weight: Any, kept: Array | None, student: Array
+    function: str,
+    ops: Backend,
+    sample_weight: Any,
+    kept: Array | None,
+    student: Array,
+    dtype: str,
 ) -> Array:
     weight = ops.asarray(sample_weight, student)
     check_rows(function, "sample_weight", weight, student.shape[0])
@@ -242,14 +252,10 @@ def _checked_weight(
             raise ValueError(
                 f"{function}: sample_weight needs numbers ≥ 0; got {values[row]} in row {row}"
             )
-    weight = ops.stop_gradient(ops.astype(weight, ops.dtype(student)))
+    weight = ops.stop_gradient(ops.astype(weight, dtype))
     return weight if kept is None else ops.where(kept, weight, 0.0)
 
 
 def _differ(ours: Any, theirs: Any) -> bool:
     """Whether two sizes differ; an unknown size (TensorFlow's None) differs from nothing."""
     return ours is not None and theirs is not None and ours != theirs
-
-
-def _one(ops: Backend, x: Array) -> Any:
-    return 1 if ops.dtype(x).startswith("int") else 1.0

@@ -15,7 +15,7 @@ from mcld_core.batch import (
 )
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import one_hot
-from mcld_core.similarity import embed, key_vectors
+from mcld_core.similarity import key_vectors
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Scalar
 
 
@@ -47,10 +47,11 @@ class TeacherKeys(NamedTuple):
     normalizer: Scalar | None = None
 
 
-class Contrast(NamedTuple):
-    """Keys as the row functions take them: embedded, labelled, masked."""
+class KeyRows(NamedTuple):
+    """Keys as the row functions take them: converted, labelled, masked."""
 
     vectors: Float[Array, "keys classes"]
+    """Raw logits, until they are embedded for the similarity."""
     labels: Int[Array, "keys"] | Float[Array, "keys classes"]  # noqa: F821
     """-2, or zeros, where the key does not count: no anchor shares such a label."""
     kept: Bool[Array, "keys"] | None  # noqa: F821
@@ -58,20 +59,20 @@ class Contrast(NamedTuple):
 
 def prepare_keys(
     function: str, ops: Backend, batch: Batch, keys: TeacherKeys | None, ignore_index: int
-) -> tuple[Array, Array, Array | None, Any]:
-    """Return the keys' logits (dropped rows zeroed), labels, mask and own start, converted.
+) -> tuple[KeyRows, Any]:
+    """Return the keys, converted, with the rows that do not count marked; and own_start.
 
     Raises:
         ValueError, TypeError: shapes, dtypes, devices or labels that do not fit the batch.
     """
     if keys is None:
-        logits = keep_rows(ops, batch.teacher, batch.kept)
-        return logits, _masked_labels(ops, batch.labels, batch.kept), batch.kept, 0
+        labels = _masked_labels(ops, batch.labels, batch.kept)
+        return KeyRows(batch.teacher, labels, batch.kept), 0
     student = batch.student
     rows, classes = student.shape
     logits = ops.asarray(keys.logits, student)
     _check_key_logits(function, ops, logits, student)
-    logits = ops.stop_gradient(ops.astype(logits, ops.dtype(student)))
+    logits = ops.stop_gradient(logits)
     count = logits.shape[0]
 
     kept = None
@@ -91,7 +92,7 @@ def prepare_keys(
         check_device(function, ops, "keys.labels", labels, student)
         check_label_values(function, "keys.labels", ops, labels, kept, classes, ignore_index)
         if kind == "soft":
-            labels = ops.stop_gradient(ops.astype(labels, ops.dtype(student)))
+            labels = ops.stop_gradient(ops.astype(labels, batch.dtype))
         else:
             labels = ops.astype(labels, "int32")
             counts = labels != ignore_index
@@ -108,53 +109,46 @@ def prepare_keys(
         own_start = ops.astype(ops.asarray(own_start, student), "int32")
     if kept is not None or batch.kept is not None:
         kept = _with_own_rows(ops, kept, batch, own_start, logits)
-    logits = keep_rows(ops, logits, kept)
-    return logits, _masked_labels(ops, labels, kept), kept, own_start
+    return KeyRows(logits, _masked_labels(ops, labels, kept), kept), own_start
 
 
-def contrast_with(
-    ops: Backend, logits: Array, labels: Array, kept: Array | None, config: MCLDConfig
-) -> Contrast:
-    """Embed the keys for the similarity of ``config``."""
-    vectors = key_vectors(ops, logits, config.similarity, config.key_temperature)
-    return Contrast(vectors, labels, kept)
-
-
-def contrast_with_prototypes(
+def prototype_rows(
     function: str,
     ops: Backend,
+    batch: Batch,
     keys: TeacherKeys | None,
-    logits: Array,
-    labels: Array,
+    all_keys: KeyRows,
     config: MCLDConfig,
-) -> Contrast:
+) -> KeyRows:
     """One key a class: ``keys.prototypes``, else the class means of the kept keys."""
-    classes = logits.shape[1]
+    classes = batch.student.shape[1]
     if keys is not None and keys.prototypes is not None:
-        means = ops.asarray(keys.prototypes, logits)
+        means = ops.asarray(keys.prototypes, batch.student)
         if tuple(means.shape) != (classes, classes):
             raise ValueError(
                 f"{function}: keys.prototypes needs shape (classes, classes) = "
                 f"({classes}, {classes}), one row a class; got {tuple(means.shape)}"
             )
-        means = ops.stop_gradient(ops.astype(means, ops.dtype(logits)))
+        check_device(function, ops, "keys.prototypes", means, batch.student)
+        means = ops.stop_gradient(ops.astype(means, batch.dtype))
         present = ops.all(ops.isfinite(means), 1)
     else:
-        means, present = class_means(ops, logits, labels, config)
-    means = keep_rows(ops, means, present)
-    if config.similarity != "probability":
-        means = embed(ops, means, config.similarity).rows
-    index = ops.arange(classes, logits)
-    return Contrast(means, _masked_labels(ops, index, present), present)
+        logits = keep_rows(ops, ops.astype(all_keys.vectors, batch.dtype), all_keys.kept)
+        means, present = class_means(ops, logits, all_keys.labels, config)
+    index = ops.arange(classes, means)
+    return KeyRows(keep_rows(ops, means, present), _masked_labels(ops, index, present), present)
 
 
 def class_means(
-    ops: Backend, logits: Array, labels: Array, config: MCLDConfig
+    ops: Backend,
+    logits: Float[Array, "keys classes"],
+    labels: Int[Array, "keys"] | Float[Array, "keys classes"],  # noqa: F821
+    config: MCLDConfig,
 ) -> tuple[Float[Array, "classes classes"], Bool[Array, "classes"]]:  # noqa: F821
     """Return the label-weighted mean key of each class, and which classes have a row.
 
     Means of the probabilities under ``"probability"``, of the raw logits otherwise. Rows that do
-    not count come with a label of -2, or zeros.
+    not count come with a label of -2, or zeros, and with finite logits.
     """
     rows = logits
     if config.similarity == "probability":
@@ -162,8 +156,7 @@ def class_means(
     membership = ops.matrix_transpose(one_hot(ops, labels, logits.shape[1], ops.dtype(logits)))
     total = ops.sum(membership, 1)
     present = total > 0
-    sums = ops.matmul(membership, rows)
-    return sums / ops.where(present, total, 1.0)[:, None], present
+    return ops.matmul(membership, rows) / ops.where(present, total, 1.0)[:, None], present
 
 
 def _check_key_logits(function: str, ops: Backend, logits: Array, student: Array) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows
+from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows, rows_at_once
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import column_rows
-from mcld_core.keys import TeacherKeys, contrast_with, contrast_with_prototypes, prepare_keys
-from mcld_core.rows import Shared, Weights, block_rows, is_zero
+from mcld_core.keys import TeacherKeys, prepare_keys, prototype_rows
+from mcld_core.rows import TERMS, Shared, Weights, block_rows, is_present, is_zero
 from mcld_core.schedule import category_ramp, number
-from mcld_core.similarity import default_temperature
+from mcld_core.similarity import default_temperature, embed, key_vectors
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
 
 
@@ -122,45 +122,42 @@ def evaluate(
         where,
         config.ignore_index,
     )
-    student = batch.student
-    ramp = category_ramp(ops, progress, config.category_warmup, student)
-    columns = config.category_contrast == "columns" and not is_zero(weights.category)
+    ramp = category_ramp(ops, progress, config.category_warmup, batch.dtype, like=batch.student)
     normalizer = None if keys is None else keys.normalizer
+    columns = is_present(config, weights, "columns")
     if columns and normalizer is not None:
         raise ValueError(
             f"{function}: category_contrast='columns' cannot be used with gathered keys "
             "(its student side would have to cross replicas); use 'labels' or 'prototypes'"
         )
-    shared, own_start = _share(function, ops, batch, keys, config, weights, ramp)
-    own = ops.arange(ops.size(student, 0), student) + own_start
-    rows = (student, batch.teacher, batch.labels, own)
-    if batch.kept is not None:
-        rows = (*rows, batch.kept)
+    shared, own = _share(function, ops, batch, keys, config, weights, ramp)
+    rows = (batch.student, batch.teacher, batch.labels, own)
+
+    def embed_shared(shared: Shared) -> Shared:
+        return _embed_shared(ops, config, batch.dtype, shared)
 
     def block(rows: tuple[Array, ...], shared: Shared, gradient: bool) -> tuple[Array, ...]:
-        return block_rows(ops, config, rows, shared, gradient)
+        return block_rows(ops, config, batch.dtype, rows, shared, gradient)
 
-    total, instance, sample, category, ce = ops.map_rows(
-        block, rows, shared, _block_rows_at_once(config, shared)
+    keys_count = 1 if shared.keys is None else ops.size(shared.keys.vectors, 0)
+    total, *terms = ops.map_rows(
+        block,
+        embed_shared,
+        rows if batch.kept is None else (*rows, batch.kept),
+        shared,
+        rows_at_once(ops, config.block_size, keys_count, batch.student.shape[1]),
     )
+    rows_of = dict(zip(TERMS, terms, strict=True))
     if columns:
-        category = column_rows(
-            ops,
-            keep_rows(ops, student, batch.kept),
-            keep_rows(ops, batch.teacher, batch.kept),
-            batch.kept,
-            config.key_temperature,
-        )
-        total = total + shared.weights.category * category
-    loss = reduce_rows(ops, total, batch.weight, reduction, normalizer)
+        rows_of["category"] = _column_rows(ops, batch, config)
+        total = total + shared.weights.category * rows_of["category"]
+    loss = reduce_rows(ops, total, batch, reduction, normalizer)
     if not return_terms:
         return loss
-    terms = {"instance": instance, "sample": sample, "category": category}
-    if not is_zero(weights.ce):
-        terms["ce"] = ce
     reduced = {
-        name: ops.stop_gradient(reduce_rows(ops, rows, batch.weight, reduction, normalizer))
-        for name, rows in terms.items()
+        name: ops.stop_gradient(reduce_rows(ops, rows, batch, reduction, normalizer))
+        for name, rows in rows_of.items()
+        if name != "ce" or not is_zero(weights.ce)
     }
     return loss, {**reduced, "ramp": ops.stop_gradient(ramp)}
 
@@ -173,43 +170,59 @@ def _share(
     config: MCLDConfig,
     weights: Weights,
     ramp: Array,
-) -> tuple[Shared, Any]:
-    """Prepare what all rows share, leaving out what no term needs."""
-    by_labels = not is_zero(weights.category) and config.category_contrast == "labels"
-    by_prototype = not is_zero(weights.category) and config.category_contrast == "prototypes"
-    contrast = prototypes = None
-    own_start: Any = 0
-    if by_labels or by_prototype or not is_zero(weights.instance):
-        logits, labels, kept, own_start = prepare_keys(
-            function, ops, batch, keys, config.ignore_index
-        )
-        if by_labels or not is_zero(weights.instance):
-            contrast = contrast_with(ops, logits, labels, kept, config)
+) -> tuple[Shared, Array]:
+    """Return what all rows share, less what no term needs, and where each row's own key is."""
+    key_rows = prototypes = None
+    own = ops.arange(ops.size(batch.student, 0), batch.student)
+    by_prototype = is_present(config, weights, "prototypes")
+    by_key = is_present(config, weights, "labels") or not is_zero(weights.instance)
+    if by_key or by_prototype:
+        all_keys, own_start = prepare_keys(function, ops, batch, keys, config.ignore_index)
+        own = own + own_start
+        key_rows = all_keys if by_key else None
         if by_prototype:
-            prototypes = contrast_with_prototypes(function, ops, keys, logits, labels, config)
+            prototypes = prototype_rows(function, ops, batch, keys, all_keys, config)
+
+    def scalar(value: Scalar) -> Scalar:
+        is_number = isinstance(value, (int, float))
+        return value if is_number else number(ops, value, batch.dtype, like=batch.student)
+
     temperature = config.temperature
     if temperature is None:
         temperature = default_temperature(config.similarity, batch.student.shape[1])
-    like = batch.student
-
-    def array(value: Scalar) -> Scalar:
-        return value if isinstance(value, (int, float)) else number(ops, value, like)
-
     shared = Shared(
-        keys=contrast,
+        keys=key_rows,
         prototypes=prototypes,
         weights=Weights(
-            array(weights.instance),
-            array(weights.sample),
-            0.0 if is_zero(weights.category) else array(weights.category) * ramp,
-            array(weights.ce),
+            scalar(weights.instance),
+            scalar(weights.sample),
+            0.0 if is_zero(weights.category) else scalar(weights.category) * ramp,
+            scalar(weights.ce),
         ),
-        temperature=array(temperature),
-        sample_temperature=array(config.sample_temperature),
-        beta=array(config.beta),
+        temperature=scalar(temperature),
+        key_temperature=scalar(config.key_temperature),
+        sample_temperature=scalar(config.sample_temperature),
+        beta=scalar(config.beta),
     )
-    return shared, own_start
+    return shared, own
 
 
-def _block_rows_at_once(config: MCLDConfig, shared: Shared) -> int | None:
-    return None if config.block_size == "auto" else config.block_size  # type: ignore[return-value]
+def _embed_shared(ops: Backend, config: MCLDConfig, dtype: str, shared: Shared) -> Shared:
+    """Embed the keys once for all blocks; prototypes are class means, so no softmax again."""
+    keys, prototypes = shared.keys, shared.prototypes
+    if keys is not None:
+        logits = keep_rows(ops, ops.astype(keys.vectors, dtype), keys.kept)
+        vectors = key_vectors(ops, logits, config.similarity, shared.key_temperature)
+        keys = keys._replace(vectors=vectors)
+    if prototypes is not None and config.similarity != "probability":
+        means = embed(ops, prototypes.vectors, config.similarity).rows
+        prototypes = prototypes._replace(vectors=means)
+    return shared._replace(keys=keys, prototypes=prototypes)
+
+
+def _column_rows(ops: Backend, batch: Batch, config: MCLDConfig) -> Array:
+    student, teacher = (
+        keep_rows(ops, ops.astype(logits, batch.dtype), batch.kept)
+        for logits in (batch.student, batch.teacher)
+    )
+    return column_rows(ops, student, teacher, batch.kept, config.key_temperature)

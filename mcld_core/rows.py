@@ -9,6 +9,7 @@ from mcld_core.batch import keep_rows
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import (
     MASKED,
+    RowsAndGradient,
     affinity,
     category_rows,
     cross_entropy_rows,
@@ -17,13 +18,15 @@ from mcld_core.contrast import (
     one_hot,
     plain_kl_rows,
 )
-from mcld_core.keys import Contrast
+from mcld_core.keys import KeyRows
 from mcld_core.similarity import embed, pull_back
-from mcld_core.typing import Array, Scalar
+from mcld_core.typing import Array, Float, Scalar
+
+TERMS = ("instance", "sample", "category", "ce")
 
 
 class Weights(NamedTuple):
-    """The weight of each term, the category-wise one before its ramp."""
+    """The weight of each term, the category-wise one with or without its ramp."""
 
     instance: Scalar = 0.0
     sample: Scalar = 0.0
@@ -32,12 +35,14 @@ class Weights(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all anchor rows share: the keys and the numbers of the objective."""
+    """What all anchor rows share: the key sets and the numbers of the objective."""
 
-    keys: Contrast | None
-    prototypes: Contrast | None
+    keys: KeyRows | None
+    """The keys of the contrasts by similarity matrix: logits at first, then `embed_keys`."""
+    prototypes: KeyRows | None
     weights: Weights
     temperature: Scalar
+    key_temperature: Scalar
     sample_temperature: Scalar
     beta: Scalar
 
@@ -47,82 +52,84 @@ def is_zero(weight: Scalar) -> bool:
     return isinstance(weight, (int, float)) and weight == 0
 
 
-def block_rows(
-    ops: Backend, config: MCLDConfig, rows: tuple[Array, ...], shared: Shared, gradient: bool
-) -> tuple[Array, ...]:
-    """Return total, instance, sample, category and ce rows (and d total / d student)."""
-    student, teacher, labels, own, *kept = rows
-    student = keep_rows(ops, student, kept[0] if kept else None)
-    teacher = keep_rows(ops, teacher, kept[0] if kept else None)
-    zero = 0.0 * student[:, 0]
-    terms = {"instance": zero, "sample": zero, "category": zero, "ce": zero}
-    total, slope = zero, None
+def is_present(config: MCLDConfig, weights: Weights, category_contrast: str) -> bool:
+    """Whether the category-wise term is computed, and in this reading."""
+    return config.category_contrast == category_contrast and not is_zero(weights.category)
 
-    def add(name: str, weight: Scalar, part: tuple[Array, Array | None]) -> Array | None:
-        nonlocal total
-        terms[name] = part[0]
-        total = total + weight * part[0]
-        return None if part[1] is None else weight * part[1]
+
+def block_rows(
+    ops: Backend,
+    config: MCLDConfig,
+    dtype: str,
+    rows: tuple[Array, ...],
+    shared: Shared,
+    gradient: bool,
+) -> tuple[Array, ...]:
+    """Return total, instance, sample, category and ce rows (and d total / d student).
+
+    Args:
+        ops: the backend.
+        config: the settings.
+        dtype: the dtype to compute in.
+        rows: a block of student logits, teacher logits, labels, place of the own key, and of
+            which rows are kept (left out where all are).
+        shared: the embedded keys and the numbers.
+        gradient: append the gradient in closed form.
+    """
+    student, teacher, labels, own, *kept = rows
+    student = keep_rows(ops, ops.astype(student, dtype), *kept)
+    teacher = keep_rows(ops, ops.astype(teacher, dtype), *kept)
+    weights = shared.weights
+    terms: dict[str, RowsAndGradient] = {}
+    slope = None
 
     embedding = embed(ops, student, config.similarity)
-    if shared.keys is not None:
-        slope = _contrast_keys(ops, config, embedding.rows, labels, own, shared, gradient, add)
-    if shared.prototypes is not None:
-        s = _similarity(ops, embedding.rows, shared.prototypes, shared.temperature)
-        same = _same_label(ops, labels, shared.prototypes, student)
-        d_s = add("category", shared.weights.category, category_rows(ops, s, same, gradient))
-        slope = _plus(slope, _through(ops, d_s, shared.prototypes, shared.temperature))
+    for keys in (shared.keys, shared.prototypes):
+        if keys is None:
+            continue
+        s = _similarity(ops, embedding.rows, keys, shared.temperature)
+        same = affinity(ops, labels, keys.labels, student.shape[1], dtype)
+        contrasts: dict[str, RowsAndGradient] = {}
+        if keys is shared.keys and not is_zero(weights.instance):
+            mask = same if config.target_mask else None
+            contrasts["instance"] = instance_rows(ops, s, mask, own, gradient)
+        if keys is shared.prototypes or is_present(config, weights, "labels"):
+            contrasts["category"] = category_rows(ops, s, same, gradient)
+        if gradient:
+            d_s = _weighted_sum(weights, contrasts, 1)
+            slope = _plus(slope, ops.matmul(d_s, keys.vectors) / shared.temperature)
+        terms |= contrasts
     if slope is not None:
         slope = pull_back(ops, slope, embedding, config.similarity)
-    if not is_zero(shared.weights.sample):
-        part = _sample_rows(ops, config, student, teacher, labels, shared, gradient)
-        slope = _plus(slope, add("sample", shared.weights.sample, part))
-    if not is_zero(shared.weights.ce):
-        soft = one_hot(ops, labels, student.shape[1], ops.dtype(student))
-        part = cross_entropy_rows(ops, student, soft, gradient)
-        slope = _plus(slope, add("ce", shared.weights.ce, part))
-    results = (total, *terms.values())
+
+    within: dict[str, RowsAndGradient] = {}
+    if not is_zero(weights.sample):
+        within["sample"] = _sample_rows(ops, config, student, teacher, labels, shared, gradient)
+    if not is_zero(weights.ce):
+        soft = one_hot(ops, labels, student.shape[1], dtype)
+        within["ce"] = cross_entropy_rows(ops, student, soft, gradient)
+    if gradient and within:
+        slope = _plus(slope, _weighted_sum(weights, within, 1))
+    terms |= within
+
+    zero = 0.0 * student[:, 0]
+    total = _weighted_sum(weights, terms, 0) if terms else zero
+    results = (total, *(terms[name][0] if name in terms else zero for name in TERMS))
     if not gradient:
         return results
     return (*results, 0.0 * student if slope is None else slope)
 
 
-def _contrast_keys(
-    ops: Backend,
-    config: MCLDConfig,
-    anchors: Array,
-    labels: Array,
-    own: Array,
-    shared: Shared,
-    gradient: bool,
-    add: Any,
-) -> Array | None:
-    """The terms that share one similarity matrix: one product forward, one for the gradient."""
-    keys, weights = shared.keys, shared.weights
-    assert keys is not None
-    s = _similarity(ops, anchors, keys, shared.temperature)
-    by_labels = not is_zero(weights.category) and config.category_contrast == "labels"
-    same = None
-    if by_labels or config.target_mask:
-        same = _same_label(ops, labels, keys, anchors)
-    d_s = None
-    if not is_zero(weights.instance):
-        mask = same if config.target_mask else None
-        d_s = add("instance", weights.instance, instance_rows(ops, s, mask, own, gradient))
-    if by_labels:
-        d_s = _plus(d_s, add("category", weights.category, category_rows(ops, s, same, gradient)))
-    return _through(ops, d_s, keys, shared.temperature)
-
-
 def _sample_rows(
     ops: Backend,
     config: MCLDConfig,
-    student: Array,
-    teacher: Array,
+    student: Float[Array, "block classes"],
+    teacher: Float[Array, "block classes"],
     labels: Array,
     shared: Shared,
     gradient: bool,
-) -> tuple[Array, Array | None]:
+) -> RowsAndGradient:
+    """The sample-wise term: decoupled at the label (or its arg max), or plain."""
     if student.shape[1] == 1:
         return 0.0 * student[:, 0], 0.0 * student if gradient else None
     temperature = shared.sample_temperature
@@ -132,20 +139,22 @@ def _sample_rows(
     return decoupled_kl_rows(ops, student, teacher, target, temperature, 1.0, shared.beta, gradient)
 
 
-def _similarity(ops: Backend, anchors: Array, keys: Contrast, temperature: Scalar) -> Array:
+def _similarity(
+    ops: Backend, anchors: Float[Array, "block classes"], keys: KeyRows, temperature: Scalar
+) -> Float[Array, "block keys"]:
     """Return S for a block of anchors, `MASKED` at the keys that do not count."""
     s = ops.matmul(anchors, ops.matrix_transpose(keys.vectors)) / temperature
     return s if keys.kept is None else ops.where(keys.kept[None, :], s, MASKED)
 
 
-def _through(ops: Backend, d_s: Array | None, keys: Contrast, temperature: Scalar) -> Array | None:
-    """Carry a gradient with respect to S to the embedded anchors."""
-    return None if d_s is None else ops.matmul(d_s, keys.vectors) / temperature
+def _weighted_sum(weights: Weights, terms: dict[str, RowsAndGradient], which: int) -> Any:
+    """Sum the rows (0) or gradients (1) of the terms, each with its weight."""
+    parts = [getattr(weights, name) * term[which] for name, term in terms.items()]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
-def _same_label(ops: Backend, labels: Array, keys: Contrast, like: Array) -> Array:
-    return affinity(ops, labels, keys.labels, like.shape[1], ops.dtype(like))
-
-
-def _plus(x: Array | None, y: Array | None) -> Array | None:
-    return y if x is None else x if y is None else x + y
+def _plus(x: Array | None, y: Array) -> Array:
+    return y if x is None else x + y

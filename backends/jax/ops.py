@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.backends.protocol import RowFunction
+from mcld_core.backends.jax.rows import map_rows as map_rows
 
 Array = Any
 name = "jax"
@@ -116,9 +116,3 @@ def concat(arrays: Sequence[Array]) -> Array:
 
 def put(x: Array, indices: Array, values: Array) -> Array:
     return x.at[indices].set(values)
-
-
-def map_rows(
-    function: RowFunction, rows: Sequence[Array], shared: Any, block_rows: int | None
-) -> tuple[Array, ...]:
-    return function(tuple(rows), shared, False)

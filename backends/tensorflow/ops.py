@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.backends.protocol import RowFunction
+from mcld_core.backends.tensorflow.rows import map_rows as map_rows
 
 Array = Any
 name = "tensorflow"
@@ -116,9 +116,3 @@ def concat(arrays: Sequence[Array]) -> Array:
 
 def put(x: Array, indices: Array, values: Array) -> Array:
     return tf.tensor_scatter_nd_update(x, indices[:, None], values)
-
-
-def map_rows(
-    function: RowFunction, rows: Sequence[Array], shared: Any, block_rows: int | None
-) -> tuple[Array, ...]:
-    return function(tuple(rows), shared, False)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcld_core.backends.protocol import RowFunction
+from mcld_core.backends.torch.rows import map_rows as map_rows
 
 Array = Any
 name = "torch"
@@ -135,9 +135,3 @@ def put(x: Array, indices: Array, values: Array) -> Array:
 
 def stop_gradient(x: Array) -> Array:
     return x.detach()
-
-
-def map_rows(
-    function: RowFunction, rows: Sequence[Array], shared: Any, block_rows: int | None
-) -> tuple[Array, ...]:
-    return function(tuple(rows), shared, False)
