@@ -7,6 +7,7 @@ from mcld_core.backends import set_backend as set_backend
 from mcld_core.bank import TeacherBank as TeacherBank
 from mcld_core.baselines import dkd_loss as dkd_loss
 from mcld_core.baselines import kd_loss as kd_loss
+from mcld_core.cache import TeacherCache as TeacherCache
 from mcld_core.checks import check_finite as check_finite
 from mcld_core.checks import select_classes as select_classes
 from mcld_core.config import MCLDConfig as MCLDConfig
