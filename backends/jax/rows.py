@@ -53,7 +53,7 @@ def map_rows(
         return gradient.astype(rows[0].dtype), None, None
 
     evaluate.defvjp(forward, backward)
-    return evaluate(rows[0], rows[1:], arrays)  # type: ignore[no-any-return]
+    return evaluate(rows[0], rows[1:], arrays)
 
 
 def _by_block(

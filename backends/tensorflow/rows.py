@@ -27,7 +27,7 @@ def map_rows(
     if block_rows is None:
         return plain(rows[0])
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def evaluate(student: Array) -> Any:
         ready = prepare(shared)
         *results, slope = _by_block(
@@ -39,7 +39,7 @@ def map_rows(
 
         return tuple(results), gradient
 
-    return evaluate(rows[0])  # type: ignore[no-any-return]
+    return evaluate(rows[0])
 
 
 def _first_derivative(
@@ -47,7 +47,7 @@ def _first_derivative(
 ) -> Array:
     """Return cotangent × slope, whose own derivative goes through the plain form."""
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def first(student: Array, cotangent: Array) -> Any:
         def second(upstream: Array) -> Any:
             with tf.GradientTape() as outer:

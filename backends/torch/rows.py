@@ -33,7 +33,7 @@ def map_rows(
     if not (torch.is_grad_enabled() and rows[0].requires_grad):
         with torch.no_grad():
             return _by_block(function, rows, prepare(shared), block_rows, False)
-    return _Rows.apply(function, prepare, rows[1:], shared, block_rows, rows[0])  # type: ignore[no-any-return]
+    return _Rows.apply(function, prepare, rows[1:], shared, block_rows, rows[0])
 
 
 class _Rows(torch.autograd.Function):
