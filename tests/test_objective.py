@@ -54,7 +54,7 @@ def test_total_equals_its_definition(
     assert_value(found, expected, dtype, oracles.scale(case, **settings))
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0, 10])
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 1])
 @pytest.mark.parametrize("progress", [-1.0, 0, 0.25, 1.0, 7.0])
 def test_ramp(backend: Framework, progress: float, warmup: float) -> None:
     case = make_case(32).but(progress=progress)

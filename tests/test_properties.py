@@ -150,7 +150,7 @@ def test_where_is_removing_the_rows(
     expected, reference = value_and_grad(differentiable, mcld_loss, fewer, settings=settings)
     scale = scale_of(case, settings)
     assert_value(found, expected, scale=scale)
-    assert_gradient(gradient[rows], reference, scale=scale * 64)
+    assert_gradient(gradient[rows], reference, scale=scale, floor=1.0)
     np.testing.assert_array_equal(gradient[~where], 0)
 
 
@@ -204,7 +204,7 @@ def test_the_batch_as_keys_is_no_keys(
     found, gradient = value_and_grad(differentiable, mcld_loss, keyed, settings=settings)
     expected, reference = value_and_grad(differentiable, mcld_loss, case, settings=settings)
     assert_value(found, expected, scale=scale_of(case, settings))
-    assert_gradient(gradient, reference, scale=64 * scale_of(case, settings))
+    assert_gradient(gradient, reference, scale=scale_of(case, settings), floor=1.0)
 
 
 @pytest.mark.parametrize("contrast", ["labels", "prototypes"])

@@ -32,10 +32,16 @@ def assert_value(actual: Any, expected: Any, dtype: str = "float64", scale: floa
     _assert_within(actual, expected, VALUE_RTOL[dtype] * (np.abs(expected) + scale))
 
 
-def assert_gradient(actual: Any, expected: Any, dtype: str = "float64", scale: float = 1.0) -> None:
-    """Assert that gradients agree; `expected` is the reference."""
+def assert_gradient(
+    actual: Any, expected: Any, dtype: str = "float64", scale: float = 1.0, floor: float = 0.0
+) -> None:
+    """Assert that gradients agree; `expected` is the reference.
+
+    `floor` is the size of what cancels where a gradient may be 0 (softmax weights: 1).
+    """
     actual, expected = _pair(actual, expected)
-    _assert_within(actual, expected, GRADIENT_RTOL[dtype] * scale * _largest(expected))
+    bound = GRADIENT_RTOL[dtype] * scale * max(_largest(expected), floor)
+    _assert_within(actual, expected, bound)
 
 
 def assert_central(actual: Any, expected: Any, scale: float = 1.0) -> None:

@@ -1,0 +1,229 @@
+"""Which backend computes: the tensors decide, MCLD_BACKEND and set_backend for plain arrays."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mcld_core
+from mcld_core import TeacherKeys, kd_loss, mcld_loss
+from tests import oracles
+from tests.cases import make_case
+from tests.frameworks import DIFFERENTIABLE, REQUESTED, Framework, load, only
+from tests.tolerance import assert_value
+
+CASE = make_case(121, weights=True, where=True)
+EXPECTED = oracles.mcld_loss(CASE)
+
+
+@pytest.fixture(autouse=True)
+def _no_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Start without a default for plain arrays, and leave none behind."""
+    monkeypatch.delenv("MCLD_BACKEND", raising=False)
+    yield
+    mcld_core.set_backend(None)
+
+
+def plain_loss() -> Any:
+    """The loss of plain arrays."""
+    return mcld_loss(
+        CASE.student,
+        CASE.teacher,
+        CASE.labels,
+        sample_weight=CASE.sample_weight,
+        where=CASE.where,
+    )
+
+
+def test_the_tensors_decide(backend: Framework) -> None:
+    loss = kd_loss(backend.array(CASE.student), backend.array(CASE.teacher))
+    assert backend.owns(loss)
+    assert_value(backend.to_numpy(loss), oracles.kd_loss(CASE.but(where=None, sample_weight=None)))
+
+
+def test_numpy_arrays_and_lists_stand_beside_tensors(differentiable: Framework) -> None:
+    keys = TeacherKeys(CASE.teacher, CASE.labels, np.ones(5, bool))
+    student = differentiable.array(CASE.student)
+    for convert in (np.asarray, lambda x: np.asarray(x).tolist()):
+        loss = mcld_loss(
+            student,
+            convert(CASE.teacher),
+            convert(CASE.labels),
+            keys=keys,
+            sample_weight=convert(CASE.sample_weight),
+            where=convert(CASE.where),
+            progress=np.float64(1.0),
+        )
+        assert differentiable.owns(loss)
+        assert_value(differentiable.to_numpy(loss), EXPECTED, "float32")
+
+
+def test_a_tensor_anywhere_decides(differentiable: Framework) -> None:
+    loss = mcld_loss(
+        CASE.student,
+        CASE.teacher,
+        CASE.labels,
+        sample_weight=differentiable.array(CASE.sample_weight),
+        where=CASE.where,
+    )
+    assert differentiable.owns(loss)
+    assert_value(differentiable.to_numpy(loss), EXPECTED, "float32")
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(DIFFERENTIABLE, 2)))
+def test_two_frameworks_are_an_error_that_names_both(first: str, second: str) -> None:
+    one, other = load(first), load(second)
+    student, teacher = one.array(CASE.student), other.array(CASE.teacher)
+    with pytest.raises(TypeError, match=r"^mcld_loss: .*to one framework") as error:
+        mcld_loss(student, teacher)
+    assert first in str(error.value)
+    assert second in str(error.value)
+    keys = TeacherKeys(teacher)
+    for options in ({"labels": other.array(CASE.labels)}, {"keys": keys}):
+        with pytest.raises(TypeError, match=rf"{first}.*{second}|{second}.*{first}"):
+            mcld_loss(student, CASE.teacher, **options)
+    with pytest.raises(TypeError, match=r"^kd_loss: "):
+        kd_loss(student, teacher)
+
+
+@pytest.mark.usefixtures("backend")
+def test_plain_arrays_are_numpys_without_a_default() -> None:
+    loss = plain_loss()
+    assert isinstance(loss, (np.ndarray, np.generic))
+    assert loss.dtype == np.float64
+    assert_value(loss, EXPECTED)
+    lists = mcld_loss(CASE.student.tolist(), CASE.teacher.tolist(), CASE.labels.tolist())
+    assert isinstance(lists, (np.ndarray, np.generic))
+    assert mcld_core.get_backend() == "numpy"
+
+
+def test_the_environment_chooses_for_plain_arrays(
+    backend: Framework, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCLD_BACKEND", backend.name)
+    loss = plain_loss()
+    assert backend.owns(loss)
+    assert_value(backend.to_numpy(loss), EXPECTED, backend.dtype(loss))
+
+
+def test_set_backend_goes_before_the_environment(
+    differentiable: Framework, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCLD_BACKEND", "numpy")
+    mcld_core.set_backend(differentiable.name)
+    assert differentiable.owns(plain_loss())
+    mcld_core.set_backend(None)
+    assert isinstance(plain_loss(), (np.ndarray, np.generic))
+
+
+def test_a_default_does_not_move_tensors(differentiable: Framework) -> None:
+    mcld_core.set_backend("numpy")
+    student = differentiable.array(CASE.student)
+    assert differentiable.owns(mcld_loss(student, CASE.teacher))
+
+
+def test_an_unknown_name_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = r"numpy.*torch.*tensorflow.*jax.*'mxnet'"
+    with pytest.raises(ValueError, match=rf"^set_backend: .*{known}"):
+        mcld_core.set_backend("mxnet")
+    monkeypatch.setenv("MCLD_BACKEND", "mxnet")
+    with pytest.raises(ValueError, match=rf"MCLD_BACKEND.*{known}"):
+        plain_loss()
+
+
+WITHOUT = """
+import importlib.machinery as machinery
+real = machinery.PathFinder.find_spec
+machinery.PathFinder.find_spec = lambda name, *rest: (
+    None if name.partition(".")[0] == {missing!r} else real(name, *rest)
+)
+import numpy, mcld_core
+try:
+    {action}
+except ImportError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("missing", ["torch", "tensorflow", "jax"])
+@pytest.mark.parametrize("how", ["set_backend", "MCLD_BACKEND"])
+def test_a_framework_that_is_not_installed_says_what_to_install(missing: str, how: str) -> None:
+    call = "mcld_core.kd_loss(numpy.zeros((2, 2)), numpy.zeros((2, 2)))"
+    action = f"mcld_core.set_backend({missing!r})" if how == "set_backend" else call
+    environment = os.environ | ({"MCLD_BACKEND": missing} if how == "MCLD_BACKEND" else {})
+    text = WITHOUT.format(missing=missing, action=action)
+    run = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, env=environment, check=True
+    )
+    assert f"pip install 'mcld[{missing}]'" in run.stdout
+    assert f"needs {missing}" in run.stdout
+
+
+def test_the_report_names_versions_devices_and_backends() -> None:
+    environment = os.environ | {"MCLD_BACKEND": "numpy"}
+    run = subprocess.run(
+        [sys.executable, "-m", "mcld_core"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert mcld_core.__version__ in run.stdout
+    lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
+    for name in REQUESTED:
+        assert importlib.metadata.version(name) in lines[name]
+        if name not in ("numpy", "keras"):
+            assert "cpu" in lines[name].lower()
+    assert "MCLD_BACKEND" in run.stdout
+    unknown = subprocess.run(
+        [sys.executable, "-m", "mcld_core", "no-such-command"], capture_output=True, text=True
+    )
+    assert unknown.returncode != 0
+    assert "no-such-command" in unknown.stderr
+
+
+@pytest.mark.parametrize("backend", only("torch"), indirect=True)
+def test_torch_parameters_and_subclasses_are_tensors(backend: Framework) -> None:
+    import torch
+
+    parameter = torch.nn.Parameter(backend.array(CASE.student))
+    loss = mcld_loss(parameter, CASE.teacher, CASE.labels)
+    loss.backward()
+    assert parameter.grad is not None
+    assert parameter.grad.abs().max() > 0
+
+    class Tagged(torch.Tensor):
+        pass
+
+    tagged = backend.array(CASE.student).as_subclass(Tagged)
+    assert isinstance(mcld_loss(tagged, CASE.teacher, CASE.labels), torch.Tensor)
+
+
+@pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
+def test_tensorflow_variables_are_tensors(backend: Framework) -> None:
+    import tensorflow as tf
+
+    variable = tf.Variable(backend.array(CASE.student))
+    with tf.GradientTape() as tape:
+        loss = mcld_loss(variable, tf.Variable(CASE.teacher), CASE.labels)
+    gradient = tape.gradient(loss, variable)
+    assert backend.owns(loss)
+    assert float(tf.reduce_max(tf.abs(gradient))) > 0
+
+
+@pytest.mark.parametrize("backend", only("jax"), indirect=True)
+def test_jax_tracers_are_tensors(backend: Framework) -> None:
+    import jax
+
+    loss = jax.jit(lambda student: mcld_loss(student, CASE.teacher, CASE.labels))
+    found = loss(backend.array(CASE.student))
+    expected = oracles.mcld_loss(CASE.but(where=None, sample_weight=None))
+    assert_value(backend.to_numpy(found), expected)
