@@ -80,6 +80,7 @@ def test_terms_and_half_precision_compile(backend: Framework) -> None:
         assert_value(np.asarray(terms[name]), expected, "float32")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when inductor is imported
 def test_inductor_equals_eager(backend: Framework) -> None:
     """Real code generation once, forward and backward, in float32."""
     case = make_case(134, weights=True, where=True)

@@ -1,0 +1,108 @@
+"""`import mcld_core` imports no framework; and the test that shows that this can be seen."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mcld_core
+from tests.frameworks import ARRAY_BACKENDS
+
+HEAVY = [
+    "torch",
+    "tensorflow",
+    "jax",
+    "keras",
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "matplotlib",
+    "transformers",
+    "pooch",
+    "tqdm",
+]
+
+
+def imported_by(statement: str) -> set[str]:
+    """Return which heavy packages a fresh interpreter has after the statement."""
+    program = f"import sys\n{statement}\nprint(*(n for n in {HEAVY} if n in sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import mcld_core",
+        "import mcld_core.backends, mcld_core.extensions",
+        "from mcld_core import *",
+        "from mcld_core import MCLDConfig, TeacherKeys, mcld_loss, kd_loss, dkd_loss",
+    ],
+)
+def test_the_import_is_light(statement: str) -> None:
+    assert imported_by(statement) == set()
+
+
+def test_a_loss_of_numpy_arrays_imports_no_framework() -> None:
+    call = "import numpy, mcld_core; mcld_core.mcld_loss(numpy.eye(3), numpy.eye(3))"
+    assert imported_by(call) == set()
+
+
+@pytest.mark.parametrize("name", [name for name in ARRAY_BACKENDS if name != "numpy"])
+def test_a_heavy_import_would_be_seen(name: str) -> None:
+    assert name in imported_by(f"import {name}, mcld_core")
+
+
+@pytest.mark.parametrize("name", [name for name in ARRAY_BACKENDS if name != "numpy"])
+def test_one_backend_imports_no_other(name: str) -> None:
+    found = imported_by(f"import mcld_core.backends; mcld_core.set_backend({name!r})")
+    assert name in found
+    assert not found & ({"torch", "tensorflow", "jax"} - {name})
+
+
+def test_the_public_names() -> None:
+    expected = {
+        "MCLDConfig",
+        "TeacherKeys",
+        "TeacherBank",
+        "mcld_loss",
+        "instance_wise",
+        "sample_wise",
+        "category_wise",
+        "kd_loss",
+        "dkd_loss",
+        "select_classes",
+        "check_finite",
+        "set_backend",
+    }
+    missing = {name for name in expected if not hasattr(mcld_core, name)}
+    assert not missing
+    undocumented = {name for name in expected if not getattr(mcld_core, name).__doc__}
+    assert not undocumented
+    assert mcld_core.__version__ == importlib.metadata.version("mcld")
+
+
+def test_the_backends_folder_is_not_a_second_package() -> None:
+    """`import backends` from the repository would make a second copy of every class."""
+    root = Path(mcld_core.__file__).resolve().parents[1]
+    program = f"import sys; sys.path.insert(0, {str(root)!r}); import backends"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "mcld_core.backends" in run.stderr or "No module named" in run.stderr
+
+
+def test_the_loss_does_not_change_its_arguments() -> None:
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(2, 4, 3))
+    labels, where = np.array([0, 1, 2, -100]), np.array([True, True, False, True])
+    before = [x.copy() for x in (student, teacher, labels, where)]
+    mcld_core.mcld_loss(student, teacher, labels, where=where)
+    for old, new in zip(before, (student, teacher, labels, where), strict=True):
+        np.testing.assert_array_equal(old, new)
