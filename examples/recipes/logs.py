@@ -1,0 +1,123 @@
+"""What a run says while it runs: bars or lines, a CSV file, TensorBoard scalars; how it stops."""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from .files import write_text
+
+Row = dict[str, Any]
+T = TypeVar("T")
+
+
+class Diverged(RuntimeError):
+    """The loss became NaN or infinite; the message says where and what to do."""
+
+
+class Stopped(RuntimeError):
+    """The user stopped the run, and its state is saved; the message says how to go on."""
+
+
+class StopSignal:
+    """Turns Ctrl-C and SIGTERM into a flag that the training loop reads between two steps.
+
+    So a step is never cut in half; a second signal acts at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        say("stopping after this step; once more to stop at once")
+
+
+def say(text: str) -> None:
+    """Print a line without tearing a progress bar."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(text)
+    else:
+        print(text, flush=True)
+
+
+def progress_bar(steps: Iterable[T], total: int, title: str, initial: int = 0) -> Iterator[T]:
+    """Wrap an epoch's steps in a bar with its remaining time; silent where nobody watches."""
+    if not sys.stderr.isatty():
+        return iter(steps)
+    from tqdm import tqdm
+
+    return iter(tqdm(steps, total=total, desc=title, initial=initial, leave=False, unit="step"))
+
+
+def epoch_line(name: str, row: Row, epochs: int) -> str:
+    """Return one line on one epoch: its losses, accuracies in percent, and its time."""
+    parts = [f"{name} epoch {row['epoch']}/{epochs}"]
+    parts += [
+        f"{key} {value:.4f}"
+        for key, value in row.items()
+        if key == "loss" or key.startswith("term_")
+    ]
+    parts += [
+        f"{key.removesuffix('_accuracy')} {100 * value:.2f}%"
+        for key, value in row.items()
+        if key.endswith("_accuracy")
+    ]
+    return "  ".join([*parts, f"{row['seconds']:.1f}s"])
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """Write an epoch a line. Written whole each time: a resumed run repeats no line."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+class Scalars:
+    """TensorBoard scalars of one training, through the `tensorboard` package alone."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError as error:
+            raise SystemExit("--tensorboard needs: pip install tensorboard") from error
+        self._writer = EventFileWriter(str(folder))
+
+    def add(self, row: Row) -> None:
+        """Add an epoch's numbers."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=key, simple_value=value)
+            for key, value in row.items()
+            if key != "epoch"
+        ]
+        self._writer.add_event(Event(step=row["epoch"], summary=Summary(value=values)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()

@@ -1,0 +1,272 @@
+"""The student and teacher networks of the CIFAR-100 distillation literature, in PyTorch.
+
+Sizes agree with the published ones (100 classes): a test counts the parameters. All end in mean
+pooling, so that they take other image sizes too.
+
+References: ResNet: He et al. 2016; wide ResNet: Zagoruyko & Komodakis 2016; VGG: Simonyan &
+Zisserman 2015; MobileNetV2: Sandler et al. 2018; ShuffleNet: Zhang et al. 2018; ShuffleNetV2:
+Ma et al. 2018. The variants for 32×32 images (widths, strides, heads) are those that CRD (Tian et
+al. 2020) introduced and the later papers kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Return a "same" convolution without bias."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def conv_norm(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+) -> nn.Sequential:
+    """Return convolution, batch norm and, unless told otherwise, ReLU."""
+    layers: list[nn.Module] = [
+        conv(inputs, outputs, kernel, stride, groups),
+        nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if relu else []))
+
+
+def head(features: int, classes: int) -> nn.Sequential:
+    """Return mean pooling over the image and the linear layer."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes))
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions added to the input (a 1×1 convolution of it where shapes differ)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            conv_norm(inputs, outputs, 3, stride), conv_norm(outputs, outputs, 3, relu=False)
+        )
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride, relu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return relu(branch + shortcut)."""
+        return functional.relu(self.branch(x) + self.shortcut(x))
+
+
+class WideResidual(nn.Module):
+    """Pre-activation block: norm and ReLU come before each convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
+        self.branch = nn.Sequential(
+            conv_norm(inputs, outputs, 3, stride), conv(outputs, outputs, 3)
+        )
+        self.shortcut = None if inputs == outputs else conv(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return branch + input, or branch + convolution of the activated input."""
+        active = self.enter(x)
+        kept = x if self.shortcut is None else self.shortcut(active)
+        result: Tensor = self.branch(active) + kept
+        return result
+
+
+def _stages(block: Any, widths: Sequence[int], depth: int) -> list[nn.Module]:
+    """Return three stages of ``depth`` blocks; the second and third halve the image."""
+    layers: list[nn.Module] = []
+    for stage in range(3):
+        for number in range(depth):
+            inputs = widths[stage] if number == 0 else widths[stage + 1]
+            stride = 2 if number == 0 and stage > 0 else 1
+            layers.append(block(inputs, widths[stage + 1], stride))
+    return layers
+
+
+def resnet(channels: int, classes: int, *, depth: int, widths: Sequence[int]) -> nn.Module:
+    """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
+    return nn.Sequential(
+        conv_norm(channels, widths[0], 3),
+        *_stages(Residual, widths, (depth - 2) // 6),
+        head(widths[3], classes),
+    )
+
+
+def wide_resnet(channels: int, classes: int, *, depth: int, factor: int) -> nn.Module:
+    """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
+    widths = [16, 16 * factor, 32 * factor, 64 * factor]
+    return nn.Sequential(
+        conv(channels, 16, 3),
+        *_stages(WideResidual, widths, (depth - 4) // 6),
+        nn.BatchNorm2d(widths[3]),
+        nn.ReLU(inplace=True),
+        head(widths[3], classes),
+    )
+
+
+def vgg(channels: int, classes: int, *, repeats: int) -> nn.Module:
+    """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
+    layers: list[nn.Module] = []
+    for stage, width in enumerate((64, 128, 256, 512, 512)):
+        for _ in range(repeats):
+            layers += [
+                nn.Conv2d(channels, width, 3, padding=1),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+            channels = width
+        if stage < 3:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, head(512, classes))
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter by channel, project; added to the input where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.branch = nn.Sequential(
+            conv_norm(inputs, hidden, 1),
+            conv_norm(hidden, hidden, 3, stride, groups=hidden),
+            conv_norm(hidden, outputs, 1, relu=False),
+        )
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the branch, plus the input where shapes agree."""
+        result: Tensor = self.branch(x)
+        return x + result if self.adds else result
+
+
+def mobilenet_v2(channels: int, classes: int, *, width: float = 0.5) -> nn.Module:
+    """Return MobileNetV2 at half width with expansion 6, strides set for 32×32 images."""
+    stages = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 1),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )  # expansion, width, repeats, stride
+    inputs = int(32 * width)
+    layers: list[nn.Module] = [conv_norm(channels, inputs, 3, 2)]
+    for expansion, outputs, repeats, stride in stages:
+        for number in range(repeats):
+            layers.append(
+                InvertedResidual(
+                    inputs, int(outputs * width), stride if number == 0 else 1, expansion
+                )
+            )
+            inputs = int(outputs * width)
+    return nn.Sequential(*layers, conv_norm(inputs, 1280, 1), head(1280, classes))
+
+
+class Shuffle(nn.Module):
+    """Interleave the channels of ``groups`` groups."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same channels in another order."""
+        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+class ShuffleUnit(nn.Module):
+    """ShuffleNet's bottleneck of grouped 1×1 convolutions; joins the pooled input at stride 2."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, groups: int) -> None:
+        super().__init__()
+        first = 1 if inputs == 24 else groups  # the stem's 24 channels are too few to group
+        branch = outputs - inputs if stride == 2 else outputs
+        middle = branch // 4
+        self.branch = nn.Sequential(
+            conv_norm(inputs, middle, 1, groups=first),
+            Shuffle(first),
+            conv_norm(middle, middle, 3, stride, groups=middle, relu=False),
+            conv_norm(middle, branch, 1, groups=groups, relu=False),
+        )
+        self.pool = nn.AvgPool2d(3, 2, 1) if stride == 2 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return relu of the sum, or of the two joined at stride 2."""
+        result = self.branch(x)
+        joined = result + x if self.pool is None else torch.cat([result, self.pool(x)], 1)
+        return functional.relu(joined)
+
+
+def shufflenet_v1(channels: int, classes: int) -> nn.Module:
+    """Return ShuffleNet with 3 groups and stages of 4, 8 and 4 units."""
+    layers: list[nn.Module] = [conv_norm(channels, 24, 1)]
+    inputs = 24
+    for outputs, units in ((240, 4), (480, 8), (960, 4)):
+        for number in range(units):
+            layers.append(ShuffleUnit(inputs, outputs, 2 if number == 0 else 1, 3))
+            inputs = outputs
+    return nn.Sequential(*layers, head(960, classes))
+
+
+class ShuffleUnitV2(nn.Module):
+    """ShuffleNetV2's unit: half the channels pass untouched; at stride 2 both halves convolve."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        half = outputs // 2
+        entering = inputs if stride == 2 else half
+        self.branch = nn.Sequential(
+            conv_norm(entering, half, 1),
+            conv_norm(half, half, 3, stride, groups=half, relu=False),
+            conv_norm(half, half, 1),
+        )
+        self.side = None
+        if stride == 2:
+            self.side = nn.Sequential(
+                conv_norm(inputs, inputs, 3, 2, groups=inputs, relu=False),
+                conv_norm(inputs, half, 1),
+            )
+        self.shuffle = Shuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the two halves, joined and shuffled."""
+        if self.side is None:
+            kept, entering = x.chunk(2, 1)
+        else:
+            kept, entering = self.side(x), x
+        result: Tensor = self.shuffle(torch.cat([kept, self.branch(entering)], 1))
+        return result
+
+
+def shufflenet_v2(channels: int, classes: int) -> nn.Module:
+    """Return ShuffleNetV2 at width 1 with stages of 4, 8 and 4 units."""
+    layers: list[nn.Module] = [conv_norm(channels, 24, 1)]
+    inputs = 24
+    for outputs, units in ((116, 4), (232, 8), (464, 4)):
+        for number in range(units):
+            layers.append(ShuffleUnitV2(inputs, outputs, 2 if number == 0 else 1))
+            inputs = outputs
+    return nn.Sequential(*layers, conv_norm(464, 1024, 1), head(1024, classes))
+
+
+_SLIM, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+
+#: name → function of (channels, classes)
+CIFAR_MODELS: dict[str, Any] = {
+    **{f"resnet{depth}": partial(resnet, depth=depth, widths=_SLIM) for depth in (20, 32, 56, 110)},
+    **{f"resnet{depth}x4": partial(resnet, depth=depth, widths=_WIDE) for depth in (8, 32)},
+    **{
+        f"wrn_{depth}_{factor}": partial(wide_resnet, depth=depth, factor=factor)
+        for depth, factor in ((16, 2), (40, 1), (40, 2))
+    },
+    "vgg8": partial(vgg, repeats=1),
+    "vgg13": partial(vgg, repeats=2),
+    "mobilenet_v2": mobilenet_v2,
+    "shufflenet_v1": shufflenet_v1,
+    "shufflenet_v2": shufflenet_v2,
+}
