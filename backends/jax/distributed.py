@@ -1,0 +1,93 @@
+"""Teacher rows of all replicas as keys, inside ``jax.shard_map``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from mcld_core.keys import TeacherKeys
+from mcld_core.typing import Array, Bool, Float, Labels, Logits
+
+
+def gather_keys(
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    axis_name: str | Sequence[str],
+    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    ignore_index: int = -100,
+) -> TeacherKeys:
+    """Gather the teacher's rows of all replicas, so that each contrasts with the joined batch.
+
+    Call it inside ``shard_map`` (or under ``vmap(..., axis_name=...)``) with the arguments that
+    the loss gets. ``reduction="mean"`` then divides by ``(Σ v over all replicas) / R``, so that
+    the plain mean over the R replicas, ``lax.pmean``, of loss and gradient is that of the joined
+    batch on one device. Only the teacher's side crosses replicas, hence no gradient does.
+
+    All replicas have the same number of rows; fill an uneven last batch up with rows that
+    ``where`` drops. A replica without a kept row contributes 0 and breaks nothing.
+
+    Args:
+        teacher_logits: (batch, classes), this replica's rows, any float dtype.
+        labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max.
+        axis_name: the name of the mesh axis (or axes) that the batch is split over.
+        sample_weight: (batch,) ≥ 0, as given to the loss.
+        where: (batch,) bool, True = keep, as given to the loss.
+        ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
+
+    Returns:
+        Keys of R · batch rows, ``own_start`` and ``normalizer`` set. With them
+        ``category_contrast="columns"`` raises, because the student would have to cross replicas.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from mcld_core import mcld_loss
+        >>> def loss(student, teacher, labels):
+        ...     keys = gather_keys(teacher, labels, axis_name="data")
+        ...     return jax.lax.pmean(mcld_loss(student, teacher, labels, keys=keys), "data")
+        >>> logits, labels = jnp.eye(4), jnp.arange(4)
+        >>> halves = logits.reshape(2, 2, 4), 5 * logits.reshape(2, 2, 4), labels.reshape(2, 2)
+        >>> two = jax.vmap(loss, axis_name="data")(*halves)
+        >>> bool(jnp.allclose(two[0], mcld_loss(logits, 5 * logits, labels), rtol=1e-6))
+        True
+    """
+    name = axis_name if isinstance(axis_name, str) else tuple(axis_name)
+    teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
+    rows = teacher.shape[0]
+    labels = None if labels is None else jax.lax.stop_gradient(jnp.asarray(labels))
+    kept = None if where is None else jnp.asarray(where)
+    return TeacherKeys(
+        logits=_all_rows(teacher, name),
+        labels=None if labels is None else _all_rows(labels, name),
+        where=None if kept is None else _all_rows(kept, name),
+        own_start=jax.lax.axis_index(name) * rows,
+        normalizer=_mean_weight(teacher, labels, kept, sample_weight, ignore_index, name),
+    )
+
+
+def _all_rows(x: Array, name: str | tuple[str, ...]) -> Array:
+    return jax.lax.all_gather(x, name, axis=0, tiled=True)
+
+
+def _mean_weight(
+    teacher: Array,
+    labels: Array | None,
+    kept: Array | None,
+    sample_weight: Array | None,
+    ignore_index: int,
+    name: str | tuple[str, ...],
+) -> Array:
+    """Return ``(Σ v over all replicas) / R``, in float64 where an argument is, else float32."""
+    ones = jnp.ones(teacher.shape[0], "float32")
+    weight = ones if sample_weight is None else jnp.asarray(sample_weight)
+    double = "float64" in (str(teacher.dtype), str(weight.dtype))
+    weight = weight.astype("float64" if double else "float32")
+    if labels is not None and labels.ndim == 1:
+        counts = labels != ignore_index
+        kept = counts if kept is None else kept & counts
+    if kept is not None:
+        weight = jnp.where(kept, weight, 0.0)
+    return jax.lax.stop_gradient(jax.lax.pmean(jnp.sum(weight), name))

@@ -1,0 +1,102 @@
+"""Teacher rows of all replicas as keys, in a ``tf.distribute`` replica context."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mcld_core.keys import TeacherKeys
+from mcld_core.typing import Array, Bool, Float, Labels, Logits
+
+
+def gather_keys(
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    ignore_index: int = -100,
+) -> TeacherKeys:
+    """Gather the teacher's rows of all replicas, so that each contrasts with the joined batch.
+
+    Call it in the function that ``strategy.run`` runs, with the arguments that the loss gets.
+    ``reduction="mean"`` then divides by ``(Σ v over all replicas) / R``, so that the plain mean
+    over the R replicas of loss and gradient is that of the joined batch on one device. Optimizers
+    *sum* the replicas' gradients: divide the loss by ``strategy.num_replicas_in_sync``. Only the
+    teacher's side crosses replicas, hence no gradient does.
+
+    Replicas may have different numbers of rows, as in a last batch; shorter ones are padded to
+    the largest with rows that do not count. A replica without a kept row contributes 0. Without
+    a strategy the batch is gathered from itself.
+
+    Args:
+        teacher_logits: (batch, classes), this replica's rows, any float dtype.
+        labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max.
+        sample_weight: (batch,) ≥ 0, as given to the loss.
+        where: (batch,) bool, True = keep, as given to the loss.
+        ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
+
+    Returns:
+        Keys of R · largest batch rows, ``own_start`` and ``normalizer`` set. With them
+        ``category_contrast="columns"`` raises, because the student would have to cross replicas.
+
+    Raises:
+        RuntimeError: called outside of a replica context.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> keys = gather_keys(tf.eye(3), tf.range(3), where=tf.constant([True, True, False]))
+        >>> keys.logits.shape, int(keys.own_start), float(keys.normalizer)
+        (TensorShape([3, 3]), 0, 2.0)
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        raise RuntimeError(
+            "gather_keys: needs a replica context; got the cross-replica context of the strategy. "
+            "Call it inside the function given to strategy.run"
+        )
+    teacher = tf.stop_gradient(tf.convert_to_tensor(teacher_logits))
+    rows = tf.shape(teacher)[0]
+    labels = None if labels is None else tf.stop_gradient(tf.convert_to_tensor(labels))
+    kept = tf.ones([rows], tf.bool) if where is None else tf.convert_to_tensor(where)
+    largest = tf.reduce_max(context.all_gather(rows[None], axis=0))
+
+    def all_rows(x: Array) -> Array:
+        """Pad to the largest replica; a padded row is 0, hence False in the mask."""
+        padding = [[0, largest - rows]] + [[0, 0]] * (len(x.shape) - 1)
+        gathered = context.all_gather(tf.pad(_as_collective(x), padding), axis=0)
+        return tf.ensure_shape(gathered, [None, *x.shape[1:]])  # the collective forgets it
+
+    return TeacherKeys(
+        logits=all_rows(teacher),
+        labels=None if labels is None else all_rows(labels),
+        where=tf.cast(all_rows(kept), tf.bool),
+        own_start=tf.cast(context.replica_id_in_sync_group, tf.int32) * largest,
+        normalizer=_mean_weight(context, teacher, labels, kept, sample_weight, ignore_index),
+    )
+
+
+def _as_collective(x: Array) -> Array:
+    """Convert to a dtype that TensorFlow's collectives take: no bool, bfloat16 or small int."""
+    if x.dtype in (tf.float32, tf.float64, tf.float16, tf.int32, tf.int64):
+        return x
+    is_mask_or_label = x.dtype == tf.bool or x.dtype.is_integer
+    return tf.cast(x, tf.int32 if is_mask_or_label else tf.float32)
+
+
+def _mean_weight(
+    context: tf.distribute.ReplicaContext,
+    teacher: Array,
+    labels: Array | None,
+    kept: Array,
+    sample_weight: Array | None,
+    ignore_index: int,
+) -> Array:
+    """Return ``(Σ v over all replicas) / R``, in float64 where an argument is, else float32."""
+    if labels is not None and len(labels.shape) == 1:
+        kept = kept & (labels != ignore_index)
+    weight = tf.ones(tf.shape(kept)) if sample_weight is None else sample_weight
+    weight = tf.convert_to_tensor(weight)
+    double = tf.float64 in (teacher.dtype, weight.dtype)
+    weight = tf.cast(weight, tf.float64 if double else tf.float32)
+    total = tf.reduce_sum(tf.where(kept, weight, tf.zeros_like(weight)))
+    return tf.stop_gradient(context.all_reduce(tf.distribute.ReduceOp.MEAN, total))

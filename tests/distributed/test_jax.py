@@ -1,0 +1,120 @@
+"""`gather_keys` of JAX on four devices and on two processes equals one process."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mcld_core import MCLDConfig, mcld_loss
+from mcld_core.backends.jax import distributed, gather_keys
+from tests.distributed.replicas import RTOL, assert_equals_one_process, joined_batches
+from tests.frameworks import Framework, only
+
+ROOT = Path(__file__).parents[2]
+JAX = pytest.mark.parametrize("backend", only("jax"), indirect=True)
+
+
+def start(out: Path, devices: int, *arguments: str) -> subprocess.Popen[str]:
+    """Start one worker process with so many host devices."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    environment.pop("JAX_ENABLE_X64", None)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "tests.distributed.jax_worker", out, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*workers: subprocess.Popen[str]) -> None:
+    """Wait for the workers; none may fail."""
+    try:
+        texts = [worker.communicate(timeout=240)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    for worker, text in zip(workers, texts, strict=True):
+        assert worker.returncode == 0, text
+
+
+def four_devices(folder: Path) -> Path:
+    out = folder / "devices.npz"
+    finish(start(out, 4))
+    return out
+
+
+def two_processes(folder: Path) -> Path:
+    out = folder / "processes.npz"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    finish(*(start(out, 1, str(number), "2", address) for number in range(2)))
+    return out
+
+
+@JAX
+@pytest.mark.parametrize(("run", "replicas"), [(four_devices, 4), (two_processes, 2)])
+def test_equals_one_process(
+    backend: Framework, run: Callable[[Path], Path], replicas: int, tmp_path: Path
+) -> None:
+    """Loss, its gradient by the student's rows, and by a bias that all replicas share."""
+    found = np.load(run(tmp_path))
+    assert found["replicas"] == replicas
+    for joined in joined_batches(replicas):
+        loss, gradient, shared = (
+            found[f"{joined.name}/{name}"] for name in ("loss", "gradient", "shared")
+        )
+        assert_equals_one_process(joined, loss, gradient, backend)
+        # a sum over the rows of entries that are equal within the tolerance
+        bound = RTOL * joined.scale * len(gradient) * np.abs(gradient).max()
+        assert np.abs(shared - gradient.sum(0, keepdims=True)).max() <= bound, joined.name
+        if joined.name == "no kept row":
+            assert loss == 0
+            assert not gradient.any()
+
+
+@JAX
+def test_columns_raise(backend: Framework) -> None:
+    def loss(logits: jax.Array) -> jax.Array:
+        keys = gather_keys(logits, axis_name="data")
+        return mcld_loss(logits, logits, config=MCLDConfig(category_contrast="columns"), keys=keys)
+
+    with pytest.raises(ValueError, match="'columns' cannot be used with gathered keys"):
+        jax.vmap(loss, axis_name="data")(jnp.ones((2, 3, 4)))
+
+
+@JAX
+def test_float64_without_weights_and_labels(backend: Framework) -> None:
+    rng = np.random.default_rng(0)
+    student, teacher = jnp.asarray(rng.normal(size=(2, 3, 5, 4)))
+
+    def loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
+        keys = gather_keys(teacher, axis_name="data")
+        return jax.lax.pmean(mcld_loss(student, teacher, keys=keys), "data")
+
+    found = jax.jit(jax.vmap(loss, axis_name="data"))(student, teacher)
+    expected = mcld_loss(student.reshape(15, 4), teacher.reshape(15, 4))
+    assert found.dtype == "float64"
+    np.testing.assert_allclose(found, np.full(3, expected), rtol=1e-12)
+
+
+@JAX
+def test_example_of_the_docstring(backend: Framework) -> None:
+    tried = doctest.testmod(distributed)
+    assert tried.attempted
+    assert not tried.failed
