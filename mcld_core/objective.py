@@ -9,7 +9,7 @@ from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_r
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import column_rows
 from mcld_core.keys import TeacherKeys, prepare_keys, prototype_rows
-from mcld_core.rows import TERMS, Shared, Weights, block_rows, is_present, is_zero
+from mcld_core.rows import TERMS, Apart, Shared, Weights, block_rows, is_present, is_zero
 from mcld_core.schedule import category_ramp, number
 from mcld_core.similarity import default_temperature, embed, key_vectors
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
@@ -105,8 +105,9 @@ def evaluate(
     where: Any,
     reduction: Reduction,
     return_terms: bool = False,
+    apart: Apart | None = None,
 ) -> Any:
-    """Compute the weighted terms: the one path that all public losses of the method take."""
+    """Compute the weighted terms: the one path that all losses of rows of logits take."""
     check_reduction(function, reduction)
     key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
     ops = backend_for(
@@ -122,6 +123,38 @@ def evaluate(
         where,
         config.ignore_index,
     )
+    return evaluate_batch(
+        function,
+        ops,
+        batch,
+        config=config,
+        weights=weights,
+        keys=keys,
+        progress=progress,
+        reduction=reduction,
+        return_terms=return_terms,
+        apart=apart,
+    )
+
+
+def evaluate_batch(
+    function: str,
+    ops: Backend,
+    batch: Batch,
+    *,
+    config: MCLDConfig,
+    weights: Weights,
+    keys: TeacherKeys | None = None,
+    progress: Scalar = 1.0,
+    reduction: Reduction = "mean",
+    return_terms: bool = False,
+    apart: Apart | None = None,
+) -> Any:
+    """Compute the weighted terms of rows that are checked and converted.
+
+    Int labels may lie outside the classes here (ids of anything): the contrasts by ``"labels"``
+    only compare them. ``apart`` names keys that are no negatives for another reason than a label.
+    """
     ramp = category_ramp(ops, progress, config.category_warmup, batch.dtype, like=batch.student)
     normalizer = None if keys is None else keys.normalizer
     columns = is_present(config, weights, "columns")
@@ -131,6 +164,7 @@ def evaluate(
             "(its student side would have to cross replicas); use 'labels' or 'prototypes'"
         )
     shared, own = _share(function, ops, batch, keys, config, weights, ramp)
+    shared = shared._replace(apart=apart)
     rows = (batch.student, batch.teacher, batch.labels, own)
 
     def embed_shared(shared: Shared) -> Shared:

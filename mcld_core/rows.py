@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend
@@ -20,7 +21,7 @@ from mcld_core.contrast import (
 )
 from mcld_core.keys import KeyRows
 from mcld_core.similarity import embed, pull_back
-from mcld_core.typing import Array, Float, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 TERMS = ("instance", "sample", "category", "ce")
 
@@ -34,6 +35,21 @@ class Weights(NamedTuple):
     ce: Scalar = 0.0
 
 
+class Apart(NamedTuple):
+    """Keys that are no negatives of an anchor, whatever their labels.
+
+    For rows with a place: a token is contrasted within its own sequence, a window with windows
+    that it does not overlap. ``excluded(anchor, key)`` gets the facts of a block of anchors,
+    each (block, 1), and of all keys, each (1, keys), and returns (block, keys) bool; the anchors'
+    facts are those of their own keys. The own key always counts.
+    """
+
+    excluded: Callable[[tuple[Array, ...], tuple[Array, ...]], Array]
+    facts: tuple[Int[Array, "keys"], ...]  # noqa: F821
+    in_category: bool = False
+    """Also leave such a key out of the category-wise term, unless it shares the label."""
+
+
 class Shared(NamedTuple):
     """What all anchor rows share: the key sets and the numbers of the objective."""
 
@@ -45,6 +61,7 @@ class Shared(NamedTuple):
     key_temperature: Scalar
     sample_temperature: Scalar
     beta: Scalar
+    apart: Apart | None = None
 
 
 def is_zero(weight: Scalar) -> bool:
@@ -89,11 +106,17 @@ def block_rows(
             continue
         s = _similarity(ops, embedding.rows, keys, shared.temperature)
         same = affinity(ops, labels, keys.labels, student.shape[1], dtype)
+        apart = None
+        if keys is shared.keys and shared.apart is not None:
+            apart = _excluded(ops, shared.apart, own)
         contrasts: dict[str, RowsAndGradient] = {}
         if keys is shared.keys and not is_zero(weights.instance):
-            mask = same if config.target_mask else None
+            mask = _union(ops, same if config.target_mask else None, apart)
             contrasts["instance"] = instance_rows(ops, s, mask, own, gradient)
         if keys is shared.prototypes or is_present(config, weights, "labels"):
+            if apart is not None and shared.apart is not None and shared.apart.in_category:
+                positive = same if ops.dtype(same) == "bool" else same > 0
+                s = ops.where(apart & ~positive, MASKED, s)
             contrasts["category"] = category_rows(ops, s, same, gradient)
         if gradient:
             d_s = _weighted_sum(weights, contrasts, 1)
@@ -145,6 +168,18 @@ def _similarity(
     """Return S for a block of anchors, `MASKED` at the keys that do not count."""
     s = ops.matmul(anchors, ops.matrix_transpose(keys.vectors)) / temperature
     return s if keys.kept is None else ops.where(keys.kept[None, :], s, MASKED)
+
+
+def _excluded(ops: Backend, apart: Apart, own: Array) -> Bool[Array, "block keys"]:
+    anchor = tuple(ops.take(fact, own)[:, None] for fact in apart.facts)
+    return apart.excluded(anchor, tuple(fact[None, :] for fact in apart.facts))
+
+
+def _union(ops: Backend, same: Array | None, apart: Array | None) -> Array | None:
+    """Return which keys are no negatives: of the same label (bool or 0 to 1), or apart."""
+    if same is None or apart is None:
+        return apart if same is None else same
+    return same | apart if ops.dtype(same) == "bool" else ops.where(apart, 1.0, same)
 
 
 def _weighted_sum(weights: Weights, terms: dict[str, RowsAndGradient], which: int) -> Any:

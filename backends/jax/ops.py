@@ -102,6 +102,10 @@ def arange(n: int, like: Array) -> Array:
     return jnp.arange(n, dtype="int32")
 
 
+def reshape(x: Array, shape: Sequence[int]) -> Array:
+    return jnp.reshape(x, tuple(shape))
+
+
 def take(x: Array, indices: Array) -> Array:
     return jnp.take(x, indices, axis=0)
 
@@ -116,3 +120,7 @@ def concat(arrays: Sequence[Array]) -> Array:
 
 def put(x: Array, indices: Array, values: Array) -> Array:
     return x.at[indices].set(values)
+
+
+def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    return x.at[jnp.arange(x.shape[0])[:, None], indices].set(values)

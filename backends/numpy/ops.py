@@ -94,6 +94,10 @@ def arange(n: int, like: Array) -> Array:
     return np.arange(n, dtype="int32")
 
 
+def reshape(x: Array, shape: Sequence[int]) -> Array:
+    return np.reshape(x, tuple(shape))
+
+
 def take(x: Array, indices: Array) -> Array:
     return np.take(x, indices, axis=0)
 
@@ -109,6 +113,12 @@ def concat(arrays: Sequence[Array]) -> Array:
 def put(x: Array, indices: Array, values: Array) -> Array:
     x = x.copy()
     x[indices] = values
+    return x
+
+
+def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    x = x.copy()
+    np.put_along_axis(x, indices, values, axis=1)
     return x
 
 

@@ -102,6 +102,10 @@ def arange(n: Any, like: Array) -> Array:
     return tf.range(n, dtype=tf.int32)
 
 
+def reshape(x: Array, shape: Sequence[Any]) -> Array:
+    return tf.reshape(x, tuple(shape))
+
+
 def take(x: Array, indices: Array) -> Array:
     return tf.gather(x, indices, axis=0)
 
@@ -116,3 +120,8 @@ def concat(arrays: Sequence[Array]) -> Array:
 
 def put(x: Array, indices: Array, values: Array) -> Array:
     return tf.tensor_scatter_nd_update(x, indices[:, None], values)
+
+
+def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    rows = tf.broadcast_to(tf.range(size(x, 0), dtype=indices.dtype)[:, None], tf.shape(indices))
+    return tf.tensor_scatter_nd_update(x, tf.stack([rows, indices], 2), values)

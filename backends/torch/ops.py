@@ -117,6 +117,10 @@ def arange(n: int, like: Array) -> Array:
     return torch.arange(n, dtype=torch.int32, device=like.device)
 
 
+def reshape(x: Array, shape: Sequence[int]) -> Array:
+    return torch.reshape(x, tuple(shape))
+
+
 def take(x: Array, indices: Array) -> Array:
     return torch.index_select(x, 0, indices)
 
@@ -131,6 +135,10 @@ def concat(arrays: Sequence[Array]) -> Array:
 
 def put(x: Array, indices: Array, values: Array) -> Array:
     return torch.index_copy(x, 0, indices.long(), values)
+
+
+def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    return torch.scatter(x, 1, indices.long(), values)
 
 
 def stop_gradient(x: Array) -> Array:
