@@ -145,6 +145,7 @@ class TeacherBank(NamedTuple):
         *,
         where: Bool[Array, "batch"] | None = None,  # noqa: F821
         index: Int[Array, "batch"] | None = None,  # noqa: F821
+        ignore_index: int = -100,
     ) -> TeacherKeys:
         """Return the batch's rows, then the bank's, as keys.
 
@@ -155,6 +156,7 @@ class TeacherBank(NamedTuple):
             index: (batch,) int sample ids ≥ 0. Bank rows of these ids are left out, so that a
                 sample is never its own negative (with hard labels the target mask sees to that
                 as well). The ids of dropped rows count for nothing.
+            ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
 
         Returns:
             `TeacherKeys` with ``own_start=0`` and batch + capacity rows.
@@ -165,7 +167,7 @@ class TeacherBank(NamedTuple):
         function = "TeacherBank.keys"
         ops, bank = self._converted(function, teacher_logits, labels, where, index)
         rows = ops.asarray(teacher_logits, bank.logits)
-        batch = _batch(function, ops, rows, bank.logits, labels, where, index, None)
+        batch = _batch(function, ops, rows, bank.logits, labels, where, index, ignore_index)
         dtype = _compute_dtype(ops, rows, bank.logits)
         ours, theirs = batch.labels, bank.labels
         if ours.ndim == 2 or theirs.ndim == 2:
@@ -281,7 +283,7 @@ def _batch(
     labels: Any,
     where: Any,
     index: Any,
-    ignore_index: int | None,
+    ignore_index: int,
 ) -> _Batch:
     """Check and convert rows; those with the int label ``ignore_index`` are not kept."""
     shape = tuple(rows.shape)
@@ -312,13 +314,12 @@ def _batch(
         labels = ops.asarray(labels, rows)
         kind = label_kind(function, "labels", ops, labels, shape[0], shape[1])
         check_device(function, ops, "labels", labels, rows)
-        if ignore_index is not None:
-            check_label_values(function, "labels", ops, labels, kept, shape[1], ignore_index)
+        check_label_values(function, "labels", ops, labels, kept, shape[1], ignore_index)
         if kind == "soft":
             labels = ops.stop_gradient(ops.astype(labels, _compute_dtype(ops, rows)))
         else:
             labels = ops.astype(labels, "int32")
-            kept = kept if ignore_index is None else kept & (labels != ignore_index)
+            kept = kept & (labels != ignore_index)
     if index is None:
         ids = ops.minimum(number, -1)
     else:

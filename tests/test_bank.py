@@ -186,6 +186,9 @@ def test_ids_of_dropped_or_unknown_rows_mask_nothing(backend: Framework) -> None
     where = backend.to_numpy(bank.keys(rows, labels, where=keep, index=index).where)
     expected = [True, False, True, True, False, True, False, True, True, False]
     np.testing.assert_array_equal(where, expected)
+    ignored = backend.array(np.array([0, 255, 2, 3]))
+    keys = bank.keys(rows, ignored, index=index, ignore_index=255)
+    np.testing.assert_array_equal(backend.to_numpy(keys.where), expected)
 
 
 @pytest.mark.parametrize("batch_labels", ["int", "soft", "none"])

@@ -1,1 +1,4 @@
-"""The torch backend."""
+"""The torch backend: its operations, `MCLDLoss`, and the keys of all ranks."""
+
+from mcld_core.backends.torch.distributed import gather_keys as gather_keys
+from mcld_core.backends.torch.loss import MCLDLoss as MCLDLoss

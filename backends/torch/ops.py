@@ -67,10 +67,16 @@ log = torch.log
 sqrt = torch.sqrt
 abs = torch.abs
 isfinite = torch.isfinite
-matmul = torch.matmul
 matrix_transpose = torch.t
 where = torch.where
 softmax = torch.softmax
+
+
+def matmul(x: Array, y: Array) -> Array:
+    if not torch.is_autocast_enabled(x.device.type):
+        return torch.matmul(x, y)
+    with torch.autocast(x.device.type, enabled=False):  # the loss is float32 inside
+        return torch.matmul(x, y)
 
 
 def softplus(x: Array) -> Array:

@@ -1,0 +1,203 @@
+"""The objective as a PyTorch module: `MCLDLoss`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from mcld_core.backends.torch.distributed import gather_keys, gather_rows, world_size
+from mcld_core.bank import TeacherBank
+from mcld_core.config import MCLDConfig
+from mcld_core.keys import TeacherKeys
+from mcld_core.objective import mcld_loss
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
+
+
+class MCLDLoss(nn.Module):
+    """`mcld_core.mcld_loss` with what a training loop has to carry: steps, a bank, other ranks.
+
+    - **Steps.** Call `step` after ``optimizer.step()``, as you do for a learning rate scheduler:
+      once per optimiser step, however many batches were accumulated. With ``total_steps`` it
+      drives the ramp of the category-wise term, ``progress = steps / total_steps``.
+    - **Bank.** With ``bank_size`` the batch is also contrasted with the last ``bank_size`` rows
+      of the teacher; in train mode each batch's rows then take the place of the oldest.
+    - **Ranks.** Where ``torch.distributed`` runs with more than one rank, every batch is contrasted
+      with the rows of all ranks, and the bank takes those of all ranks, so that it is the same on
+      each. The mean over the ranks of loss and gradient, as DDP and FSDP take it, equals the
+      result of one process on the joined batch. Call it on every rank, in eval mode too.
+
+    Steps and bank are buffers: ``state_dict`` holds them, and a training resumed between two
+    optimiser steps gives bit-equal losses. ``loss.to(device)`` moves them with the model and
+    ``loss.half()`` stores the bank in half precision; the loss stays float32, under autocast too.
+
+    Args:
+        config: the settings.
+        total_steps: the optimiser steps of the whole training. None: progress is 1, that is, no
+            ramp, unless `forward` is given a progress.
+        bank_size: how many teacher rows the bank holds; 0: no bank.
+        classes: the width of a row; a bank needs it.
+        soft_labels: whether the bank stores labels as (batch, classes), for mixed labels.
+        rows_per_rank: the largest batch of a rank, where it is known. It saves the exchange of
+            sizes in each step; ``torch.compile(fullgraph=True)`` with several ranks needs it.
+
+    Raises:
+        ValueError: a number out of its range, or a bank without ``classes``.
+
+    Example:
+        >>> loss_function = MCLDLoss(total_steps=100, bank_size=64, classes=10)
+        >>> student, teacher = torch.randn(8, 10, requires_grad=True), torch.randn(8, 10)
+        >>> loss = loss_function(student, teacher, torch.arange(8))
+        >>> loss.backward()
+        >>> loss_function.step()
+        >>> loss_function.steps.item(), loss_function.bank.where.sum().item()
+        (1, 8)
+    """
+
+    steps: torch.Tensor
+
+    def __init__(
+        self,
+        config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+        *,
+        total_steps: int | None = None,
+        bank_size: int = 0,
+        classes: int | None = None,
+        soft_labels: bool = False,
+        rows_per_rank: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
+            if value is not None and not value > 0:
+                raise ValueError(f"MCLDLoss: {name} needs an int > 0 or None; got {value!r}")
+        if not bank_size >= 0:
+            raise ValueError(f"MCLDLoss: bank_size needs an int ≥ 0; got {bank_size!r}")
+        if bank_size and classes is None:
+            raise ValueError(
+                f"MCLDLoss: classes needs the width of the logits where there is a bank; got None "
+                f"with bank_size={bank_size}"
+            )
+        self.config = config
+        self.total_steps = total_steps
+        self.bank_size = bank_size
+        self.rows_per_rank = rows_per_rank
+        self._batches_without_step = 0
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        if bank_size:
+            assert classes is not None
+            empty = TeacherBank.empty(
+                bank_size, classes, like=torch.empty(0), soft_labels=soft_labels
+            )
+            for name, buffer in empty._asdict().items():
+                self.register_buffer(f"bank_{name}", buffer)
+
+    @property
+    def bank(self) -> TeacherBank:
+        """The bank as it stands, for its `class_means` or a look.
+
+        Raises:
+            AttributeError: there is none.
+        """
+        return TeacherBank(*(getattr(self, f"bank_{name}") for name in TeacherBank._fields))
+
+    def step(self) -> None:
+        """Count an optimiser step (in train mode; in eval mode it does nothing)."""
+        if self.training:
+            self.steps += 1
+            self._batches_without_step = 0
+
+    def forward(
+        self,
+        student: Logits,
+        teacher: Logits,
+        labels: Labels | None = None,
+        *,
+        sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        progress: Scalar | None = None,
+        index: Int[Array, "batch"] | None = None,  # noqa: F821
+    ) -> torch.Tensor:
+        """Return the mean loss of the batch, a float32 (or float64) scalar.
+
+        Args:
+            student: (batch, classes), any float dtype.
+            teacher: (batch, classes), any float dtype; never receives a gradient.
+            labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max.
+            sample_weight: (batch,) ≥ 0.
+            where: (batch,) bool, True = keep.
+            progress: the part of the training that is done, 0 to 1, instead of the counted steps.
+            index: (batch,) int sample ids; rows of the same sample in the bank are no keys then.
+
+        Raises:
+            ValueError, TypeError: as `mcld_core.mcld_loss`.
+        """
+        if progress is None:
+            progress = self._progress()
+        keys = self._keys(teacher, labels, sample_weight, where, index)
+        result: torch.Tensor = mcld_loss(
+            student,
+            teacher,
+            labels,
+            config=self.config,
+            keys=keys,
+            progress=progress,
+            sample_weight=sample_weight,
+            where=where,
+        )
+        return result
+
+    def extra_repr(self) -> str:
+        """Return what ``print(loss)`` shows."""
+        return f"{self.config}, total_steps={self.total_steps}, bank_size={self.bank_size}"
+
+    def _progress(self) -> Scalar:
+        if self.total_steps is None:
+            return 1.0
+        if self.training and not torch.compiler.is_compiling():
+            self._batches_without_step += 1
+            if self._batches_without_step == min(self.total_steps, 1000):
+                warnings.warn(
+                    f"MCLDLoss: step() needs a call after each optimizer.step(); got none in "
+                    f"{self._batches_without_step} training batches, so the ramp of the "
+                    "category-wise term stands still",
+                    UserWarning,
+                    stacklevel=4,
+                )
+        return self.steps / self.total_steps
+
+    def _keys(
+        self, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any
+    ) -> TeacherKeys | None:
+        """Return all keys, None where the batch's rows are the only ones; and fill the bank."""
+        ignore_index = self.config.ignore_index
+        keys: TeacherKeys | None = None
+        ranks = world_size()
+        if ranks > 1:
+            keys = gather_keys(
+                teacher,
+                labels,
+                sample_weight=sample_weight,
+                where=where,
+                ignore_index=ignore_index,
+                rows=self.rows_per_rank,
+            )
+        if not self.bank_size:
+            return keys
+        bank = self.bank
+        rows, own_start, normalizer = (teacher, labels, where), 0, None
+        if keys is not None:
+            rows, own_start, normalizer = keys[:3], keys.own_start, keys.normalizer
+            if index is not None:
+                index = torch.as_tensor(index, device=keys.logits.device)
+                (index,) = gather_rows([index], keys.logits.shape[0] // ranks)
+        teacher, labels, where = rows
+        options = {"where": where, "index": index, "ignore_index": ignore_index}
+        keys = bank.keys(teacher, labels, **options)
+        if self.training:
+            pushed = bank.push(teacher, labels, **options)
+            with torch.no_grad():
+                for buffer, value in zip(bank, pushed, strict=True):
+                    buffer.copy_(value)
+        return keys._replace(own_start=own_start, normalizer=normalizer)

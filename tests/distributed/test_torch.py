@@ -1,0 +1,101 @@
+"""`gather_keys` and `MCLDLoss` on two and three gloo processes equal one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mcld_core import MCLDConfig, mcld_loss
+from mcld_core.backends.torch import MCLDLoss, gather_keys
+from tests.distributed.replicas import RTOL, assert_equals_one_process, joined_batches
+from tests.distributed.steps import BANK, CLASSES, TOTAL_STEPS, join, make_model, make_steps
+from tests.frameworks import Framework, only
+
+ROOT = Path(__file__).parents[2]
+TORCH = pytest.mark.parametrize("backend", only("torch"), indirect=True)
+
+
+def run(ranks: int, out: Path) -> dict[str, np.ndarray]:
+    """Run the worker on so many ranks and return what it found."""
+    command = [sys.executable, "-W", "error", "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={ranks}", "-m", "tests.distributed.torch_worker", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    worker = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert worker.returncode == 0, worker.stdout + worker.stderr
+    return dict(np.load(out))
+
+
+def one_process(ranks: int) -> tuple[list[float], np.ndarray, MCLDLoss]:
+    """Train on the joined batches; return losses, weights and the loss with its bank."""
+    model = make_model()
+    loss_function = MCLDLoss(total_steps=TOTAL_STEPS, bank_size=BANK, classes=CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for step in make_steps(ranks):
+        inputs, teacher, labels, where, index = join(step)
+        optimizer.zero_grad()
+        loss = loss_function(model(inputs), teacher, labels, where=where, index=index)
+        loss.backward()
+        optimizer.step()
+        loss_function.step()
+        losses.append(loss.item())
+    weights = torch.cat([p.detach().ravel() for p in model.parameters()]).numpy()
+    return losses, weights, loss_function
+
+
+@TORCH
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_equals_one_process(backend: Framework, ranks: int, tmp_path: Path) -> None:
+    found = run(ranks, tmp_path / "found.npz")
+    assert found["replicas"] == ranks
+    for joined in joined_batches(ranks):
+        loss, gradient, shared = (
+            found[f"{joined.name}/{name}"] for name in ("loss", "gradient", "shared")
+        )
+        assert_equals_one_process(joined, loss, gradient, backend)
+        # DDP's mean is a sum over the rows of entries that are equal within the tolerance
+        bound = RTOL * joined.scale * len(gradient) * np.abs(gradient).max()
+        assert np.abs(shared - gradient.sum(0, keepdims=True)).max() <= bound, joined.name
+        if joined.name == "no kept row":
+            assert loss == 0
+            assert not gradient.any()
+
+    losses, weights, loss_function = one_process(ranks)
+    for wrapper in ("ddp", "fsdp") if ranks == 2 else ("ddp",):
+        np.testing.assert_allclose(found[f"{wrapper}/losses"], losses, rtol=1e-5)
+        np.testing.assert_allclose(found[f"{wrapper}/weights"], weights, rtol=1e-5, atol=1e-5)
+        for number, buffer in enumerate(loss_function.bank):
+            np.testing.assert_array_equal(found[f"{wrapper}/bank{number}"], buffer.numpy())
+    if ranks == 2:
+        expected, _ = joined_batches(2)[0].expected(backend)
+        np.testing.assert_allclose(found["fullgraph"], expected, rtol=1e-6)
+
+
+@TORCH
+def test_without_a_process_group(backend: Framework) -> None:
+    student, teacher = torch.eye(4), 3 * torch.eye(4)
+    labels, weight = torch.tensor([0, 1, -100, 3]), torch.tensor([1.0, 0.5, 9.0, 2.0])
+    keys = gather_keys(teacher, labels, sample_weight=weight)
+    assert keys.normalizer == 3.5
+    found = mcld_loss(student, teacher, labels, keys=keys, sample_weight=weight)
+    expected = mcld_loss(student, teacher, labels, sample_weight=weight)
+    torch.testing.assert_close(found, expected)
+    assert gather_keys(teacher.double()).normalizer.dtype == torch.float64
+
+
+@TORCH
+def test_errors(backend: Framework) -> None:
+    logits = torch.ones(3, 4)
+    config = MCLDConfig(category_contrast="columns")
+    with pytest.raises(ValueError, match="'columns' cannot be used with gathered keys"):
+        mcld_loss(logits, logits, config=config, keys=gather_keys(logits))
+    with pytest.raises(ValueError, match=r"gather_keys: teacher_logits needs two axes"):
+        gather_keys(logits[0])
