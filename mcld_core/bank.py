@@ -88,16 +88,18 @@ class TeacherBank(NamedTuple):
         ops = backend_for(function, like)
         if dtype is None:
             dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
-        zeros = ops.asarray(np.zeros((capacity, classes), "float32"), like)
-        logits = _stored(function, ops, zeros, dtype)
+        zeros = np.zeros((capacity, classes), "float32")
+        logits = _stored(function, ops, ops.asarray(zeros, like), dtype)
+        if soft_labels:  # an array of its own: the fields may be updated in place or donated
+            labels = ops.astype(ops.asarray(zeros.copy(), logits), _compute_dtype(ops, logits))
+        else:
+            labels = ops.asarray(np.full(capacity, -1, "int32"), logits)
         return cls(
             logits=logits,
-            labels=ops.astype(zeros, _compute_dtype(ops, logits))
-            if soft_labels
-            else ops.asarray(np.full(capacity, -1, "int32"), zeros),
-            where=ops.asarray(np.zeros(capacity, "bool"), zeros),
-            ids=ops.asarray(np.full(capacity, -1, "int32"), zeros),
-            cursor=ops.asarray(np.asarray(0, "int32"), zeros),
+            labels=labels,
+            where=ops.asarray(np.zeros(capacity, "bool"), logits),
+            ids=ops.asarray(np.full(capacity, -1, "int32"), logits),
+            cursor=ops.asarray(np.asarray(0, "int32"), logits),
         )
 
     @classmethod
