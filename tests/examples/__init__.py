@@ -1,0 +1,1 @@
+"""Tests of the examples and of what they share; run by ``nox -s examples``."""

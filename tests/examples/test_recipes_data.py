@@ -1,0 +1,180 @@
+"""Readers on tiny archives in the official formats and on damaged ones; splits and batches."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recipes import data, downloads, readers
+
+from tests.examples.official_files import (
+    cifar_bytes,
+    idx_bytes,
+    write_cifar10,
+    write_cifar100,
+    write_fashion,
+    write_tar,
+)
+
+
+def rows_as_set(images: np.ndarray, labels: np.ndarray) -> set[tuple[bytes, int]]:
+    return {(image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)}
+
+
+def test_fashion_mnist_is_read_as_written(tmp_path: Path) -> None:
+    arrays = write_fashion(tmp_path)
+    read = data.load_dataset("fashion_mnist", tmp_path, validation_size=2)
+    assert read.image_shape == (28, 28, 1)
+    assert (len(read.train), len(read.validation), len(read.test)) == (4, 2, 6)
+    written = rows_as_set(
+        arrays["train-images-idx3-ubyte.gz"], arrays["train-labels-idx1-ubyte.gz"]
+    )
+    both = rows_as_set(read.train.images, read.train.labels) | rows_as_set(
+        read.validation.images, read.validation.labels
+    )
+    assert both == written
+    np.testing.assert_array_equal(read.test.images[..., 0], arrays["t10k-images-idx3-ubyte.gz"])
+
+
+def test_cifar100_is_read_as_written_with_fine_labels(tmp_path: Path) -> None:
+    images, fine = write_cifar100(tmp_path)
+    read = data.load_dataset("cifar100", tmp_path)
+    assert read.classes == 100
+    np.testing.assert_array_equal(read.test.images, images)
+    np.testing.assert_array_equal(read.test.labels, fine)
+    assert rows_as_set(read.train.images, read.train.labels) == rows_as_set(images, fine)
+
+
+def test_cifar10_joins_its_five_batches(tmp_path: Path) -> None:
+    images, labels = write_cifar10(tmp_path)
+    read = data.load_dataset("cifar10", tmp_path)
+    assert rows_as_set(read.train.images, read.train.labels) == rows_as_set(images, labels)
+
+
+def test_digits_come_with_scikit_learn() -> None:
+    read = data.load_dataset("digits", Path("nowhere"), validation_size=270)
+    assert (len(read.train), len(read.validation), len(read.test)) == (1078, 270, 449)
+    assert read.train.images.max() == 255
+    held = rows_as_set(read.test.images, read.test.labels)
+    assert not held & rows_as_set(read.validation.images, read.validation.labels)
+
+
+def test_sizes_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    with pytest.raises(readers.DataError, match="has 6 training images; got --train-size 5"):
+        data.load_dataset("fashion_mnist", tmp_path, train_size=5, validation_size=2)
+
+
+def damaged_idx() -> dict[str, tuple[bytes, str]]:
+    whole = gzip.compress(idx_bytes(np.zeros((6, 28, 28))))
+    return {
+        "cut": (whole[: len(whole) // 2], "no complete gzip file"),
+        "not gzip": (b"<html>404</html>", "no complete gzip file"),
+        "bits flipped": (whole[:-8] + b"\0\0\0\0" + whole[-4:], "no complete gzip file"),
+        "empty": (gzip.compress(b""), "no IDX file"),
+        "floats": (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01" + bytes(4)), "no IDX file"),
+        "short": (gzip.compress(idx_bytes(np.zeros((6, 28, 28)))[:-1]), "announces shape"),
+        "other rows": (gzip.compress(idx_bytes(np.zeros((5, 28, 28)))), "expected"),
+    }
+
+
+@pytest.mark.parametrize("damage", damaged_idx())
+def test_a_damaged_idx_file_is_named(tmp_path: Path, damage: str) -> None:
+    write_fashion(tmp_path)
+    content, message = damaged_idx()[damage]
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(readers.DataError, match=message) as caught:
+        data.load_dataset("fashion_mnist", tmp_path)
+    assert "train-images" in str(caught.value)
+    assert "--download" in str(caught.value)
+
+
+def test_labels_out_of_range_are_an_error(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(np.full(6, 10))))
+    with pytest.raises(readers.DataError, match="labels from 10 to 10, expected 0 to 9"):
+        data.load_dataset("fashion_mnist", tmp_path)
+
+
+def test_a_missing_file_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(readers.DataError, match="does not exist; pass --data-dir FOLDER or"):
+        data.load_dataset("cifar100", tmp_path)
+
+
+def test_a_cut_archive_is_named(tmp_path: Path) -> None:
+    write_cifar100(tmp_path)
+    path = tmp_path / "cifar-100-binary.tar.gz"
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(readers.DataError, match=r"cifar-100-binary.tar.gz.*no complete tar"):
+        data.load_dataset("cifar100", tmp_path)
+
+
+def test_an_archive_of_another_version_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cifar-100-binary.tar.gz"
+    write_tar(path, {"train": b"a pickle", "test": b"a pickle"})
+    with pytest.raises(readers.DataError, match=r"has no train.bin"):
+        data.load_dataset("cifar100", tmp_path)
+    write_tar(path, {"train.bin": bytes(3073), "test.bin": bytes(3073)})
+    with pytest.raises(readers.DataError, match="no multiple of the record of 3074"):
+        data.load_dataset("cifar100", tmp_path)
+
+
+def test_a_label_beyond_the_classes_is_an_error(tmp_path: Path) -> None:
+    content = cifar_bytes(np.zeros((1, 32, 32, 3), np.uint8), np.array([3]), np.array([100]))
+    write_tar(tmp_path / "cifar-100-binary.tar.gz", {"train.bin": content, "test.bin": content})
+    with pytest.raises(readers.DataError, match="labels from 100 to 100"):
+        data.load_dataset("cifar100", tmp_path)
+
+
+def test_download_checks_the_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    content = b"the file"
+    (source / "file.bin").write_bytes(content)
+
+    def offered(md5: str) -> dict[str, dict[str, tuple[str, str]]]:
+        return {"tiny": {"file.bin": (f"{source.as_uri()}/", md5)}}
+
+    def copy(url: str, output_file: str, pooch: object) -> None:
+        Path(output_file).write_bytes((source / Path(url).name).read_bytes())
+
+    monkeypatch.setattr("pooch.core.choose_downloader", lambda url, progressbar: copy)
+    target = tmp_path / "target"
+    monkeypatch.setattr(downloads, "OFFICIAL", offered("0" * 32))
+    with pytest.raises(readers.DataError, match="could not fetch"):
+        downloads.fetch("tiny", target)
+    assert not (target / "file.bin").exists()
+    monkeypatch.setattr(downloads, "OFFICIAL", offered(hashlib.md5(content).hexdigest()))
+    downloads.fetch("tiny", target)
+    assert (target / "file.bin").read_bytes() == content
+
+
+def test_batches_cover_the_epoch_once_and_repeat_from_any_step() -> None:
+    images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+    split = data.Split(images, np.arange(10))
+    whole = list(data.training_batches(split, 4, seed=3, epoch=2))
+    assert [len(labels) for _, labels, _ in whole] == [4, 4, 2]
+    assert sorted(np.concatenate([index for _, _, index in whole])) == list(range(10))
+    for pictures, labels, index in whole:
+        np.testing.assert_array_equal(pictures[:, 0, 0, 0], labels)
+        np.testing.assert_array_equal(labels, index)
+    rest = list(data.training_batches(split, 4, seed=3, epoch=2, start=1))
+    np.testing.assert_array_equal(rest[0][1], whole[1][1])
+    other = next(data.training_batches(split, 4, seed=3, epoch=3))
+    assert not np.array_equal(other[1], whole[0][1])
+
+
+def test_augmentation_shifts_and_mirrors_within_its_bounds() -> None:
+    images = np.zeros((200, 5, 5, 2), np.uint8)
+    images[:, 2, 1] = (7, 9)  # one pixel, left of the centre
+    moved = data.augment(images, np.random.default_rng(0), crop=1, flip=True)
+    assert moved.shape == images.shape
+    assert moved.dtype == np.uint8
+    _, down, across = np.nonzero(moved[..., 0])
+    assert len(down) == 200  # moved by one pixel at most, it never leaves the image
+    assert set(down) == {1, 2, 3}
+    assert set(across) == {0, 1, 2, 3, 4}
+    np.testing.assert_array_equal(moved[moved[..., 0] > 0], [(7, 9)] * 200)

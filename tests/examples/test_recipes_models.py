@@ -1,0 +1,118 @@
+"""Model sizes against the published ones; methods against their formulas."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pytest
+import torch
+from recipes.methods import METHODS, Ops, method_loss
+from recipes.options import build_parser, parse_options
+from recipes.torch_cifar import CIFAR_MODELS
+from recipes.torch_models import build, count_parameters
+from recipes.torch_training import OPS
+from torch.nn import functional
+
+#: millions of parameters with 100 classes, as the papers' tables print them
+PUBLISHED = {
+    "resnet20": 0.28, "resnet56": 0.86, "resnet110": 1.74, "resnet8x4": 1.23,
+    "resnet32x4": 7.43, "wrn_16_2": 0.70, "wrn_40_1": 0.57, "wrn_40_2": 2.26, "vgg8": 3.97,
+    "vgg13": 9.46, "mobilenet_v2": 0.81, "shufflenet_v1": 0.95, "shufflenet_v2": 1.36,
+    "resnet32": 0.47,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CIFAR_MODELS)
+def test_sizes_are_the_published_ones(name: str) -> None:
+    assert round(count_parameters(build(name, (32, 32, 3), 100)) / 1e6, 2) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlp-8",
+        "mlp-8-4",
+        "conv-4",
+        "resnet20",
+        "wrn_16_2",
+        "vgg8",
+        "mobilenet_v2",
+        "shufflenet_v1",
+        "shufflenet_v2",
+    ],
+)
+def test_models_take_other_images_and_train(name: str) -> None:
+    model = build(name, (8, 8, 1), 5)
+    logits = model(torch.randn(3, 1, 8, 8))
+    assert logits.shape == (3, 5)
+    logits.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def options(*argv: str) -> argparse.Namespace:
+    return parse_options(build_parser("test"), ["--dataset", "cifar100", *argv])
+
+
+def logits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    return student, teacher, torch.arange(6) % 5
+
+
+def kl(teacher: torch.Tensor, student: torch.Tensor, t: float) -> torch.Tensor:
+    return (
+        t
+        * t
+        * functional.kl_div(
+            torch.log_softmax(student / t, 1), torch.softmax(teacher / t, 1), reduction="batchmean"
+        )
+    )
+
+
+def test_kd_is_hinton_s_with_the_published_weights() -> None:
+    student, teacher, labels = logits()
+    loss, terms = method_loss("kd", options(), OPS)(student, teacher, labels, 0.5)
+    expected = 0.1 * functional.cross_entropy(student, labels) + 0.9 * kl(teacher, student, 4.0)
+    torch.testing.assert_close(loss, expected)
+    assert set(terms) == {"ce", "kd"}
+
+
+def test_logit_standardisation_ignores_scale_and_shift() -> None:
+    student, teacher, labels = logits()
+    loss = method_loss("kd-ls", options("--kd-ls-weight-ce", "0"), OPS)
+    value, _ = loss(student, teacher, labels, 0.5)
+    moved, _ = loss(3 * student + 1, 0.5 * teacher - 2, labels, 0.5)
+    torch.testing.assert_close(value, moved, rtol=1e-5, atol=0)
+    z = [(x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True) for x in (student, teacher)]
+    torch.testing.assert_close(value, 9 * kl(z[1], z[0], 2.0), rtol=1e-5, atol=0)
+
+
+def test_dkd_grows_over_its_warm_up_only() -> None:
+    student, teacher, labels = logits()
+    loss = method_loss("dkd", options(), OPS)
+    start, terms = loss(student, teacher, labels, 0.0)
+    torch.testing.assert_close(start, terms["ce"])
+    half, _ = loss(student, teacher, labels, 10 / 240)
+    torch.testing.assert_close(half, terms["ce"] + 0.5 * terms["dkd"])
+    late, _ = loss(student, teacher, labels, 0.9)
+    torch.testing.assert_close(late, terms["ce"] + terms["dkd"])
+
+
+def test_mcld_without_cross_entropy_and_with() -> None:
+    student, teacher, labels = logits()
+    plain, terms = method_loss("mcld", options(), OPS)(student, teacher, labels, 0.5)
+    expected = terms["instance"] + 0.25 * terms["sample"] + 0.5 * terms["category"]
+    torch.testing.assert_close(plain, expected)
+    joint, _ = method_loss("mcld-ce", options(), OPS)(student, teacher, labels, 0.5)
+    torch.testing.assert_close(joint, plain + functional.cross_entropy(student, labels))
+
+
+def test_cross_entropy_needs_no_teacher() -> None:
+    student, _, labels = logits()
+    calls: list[Any] = []
+    ops = Ops(lambda *pair: calls.append(pair) or functional.cross_entropy(*pair), OPS.standardise)
+    loss, _ = method_loss("ce", options(), ops)(student, None, labels, 0.0)
+    torch.testing.assert_close(loss, functional.cross_entropy(student, labels))
+    assert len(calls) == 1
+    assert METHODS[0] == "ce"

@@ -1,0 +1,116 @@
+"""Options: what overrides what, configuration files and their mistakes, learning rates."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from recipes.methods import mcld_config
+from recipes.options import build_parser, parse_options, resolved
+
+from mcld_core import MCLDConfig
+
+
+def parse(*argv: str) -> object:
+    return parse_options(build_parser("test"), argv)
+
+
+def test_command_line_over_file_over_data_set_over_option(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('dataset = "fashion_mnist"\nepochs = 7\nkd-temperature = 3\nflip = true\n')
+    options = parse("--config", str(path), "--epochs", "9")
+    assert options.dataset == "fashion_mnist"
+    assert options.epochs == 9
+    assert options.kd_temperature == 3.0
+    assert options.flip is True
+    assert options.schedule == "cosine"
+    assert options.momentum == 0.9
+    assert options.out == Path("runs/fashion_mnist")
+
+
+def test_the_resolved_options_are_a_configuration_file(tmp_path: Path) -> None:
+    first = parse(
+        "--dataset", "cifar100", "--lr", "mcld=0.02", "--no-mcld-target-mask", "--seeds", "4", "5"
+    )
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(resolved(first)))
+    second = parse("--config", str(path))
+    assert resolved(first) == resolved(second)
+    assert second.learning_rates["mcld"] == 0.02
+    assert second.mcld_target_mask is False
+
+
+def test_the_published_recipe_is_the_default_on_cifar100() -> None:
+    options = parse("--dataset", "cifar100")
+    assert (options.epochs, options.batch_size, options.crop, options.flip) == (240, 64, 4, True)
+    assert (options.momentum, options.weight_decay, options.schedule) == (0.9, 5e-4, "step")
+    assert set(options.learning_rates.values()) == {0.05}
+
+
+def test_rates_a_method_override_the_one_for_all() -> None:
+    options = parse("--lr", "mcld=0.5", "0.2")
+    assert options.learning_rates["mcld"] == 0.5
+    assert options.learning_rates["ce"] == 0.2
+
+
+def test_every_field_of_the_configuration_is_an_option() -> None:
+    assert mcld_config(parse()) == MCLDConfig()
+    options = parse(
+        *("--mcld-similarity", "pearson", "--mcld-temperature", "0.2", "--mcld-block-size", "none"),
+        *("--mcld-category-contrast", "columns", "--no-mcld-sample-target-mask"),
+    )
+    expected = MCLDConfig(
+        similarity="pearson",
+        temperature=0.2,
+        block_size=None,
+        category_contrast="columns",
+        sample_target_mask=False,
+    )
+    assert mcld_config(options) == expected
+    assert mcld_config(options, "mcld-ce").weight_ce == 1.0
+    for field in fields(MCLDConfig):
+        assert hasattr(options, f"mcld_{field.name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"epoch": 3}', "unknown option 'epoch'"),
+        ('{"epochs": "many"}', "epochs: invalid literal"),
+        ('{"epochs": [3]}', "epochs is one value"),
+        ('{"seeds": 3}', "seeds is a list"),
+        ('{"flip": 1}', "flip is true or false"),
+        ('{"schedule": "linear"}', "'linear' is none of step, cosine"),
+        ('{"lr": ["kdd=0.1"]}', "unknown method"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        parse("--config", str(path))
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(path) in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lr", "kd=-1"], "expected a rate > 0"),
+        (["--epochs", "0"], "--epochs: expected at least 1"),
+        (["--tune-lr", "--validation-size", "0"], "--tune-lr chooses on the validation split"),
+        (["--mcld-sample-temperature", "0"], "sample_temperature"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_named(
+    capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(*argv)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,216 @@
+"""The PyTorch recipe: its quick command, exact resumption, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch_cifar100
+from recipes import torch_checkpoints, torch_training
+
+from tests.examples.conftest import EXAMPLES
+
+SMALL = ["--teacher", "conv-4", "--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2"]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch_checkpoints.load(folder / "last.pt")["model"]
+    return state
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_all_methods_train_and_the_run_leaves_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ["ce", "kd", "kd-ls", "dkd", "mcld", "mcld-ce"]
+    arguments = [*SMALL, "--seeds", "0", "1", "--out", str(tmp_path), "--methods", *methods]
+    assert torch_cifar100.main([*arguments, "--tensorboard"]) == 0
+    printed = capsys.readouterr().out
+    for method in ["teacher", *methods]:
+        assert f"| {method} |" in printed
+        assert (tmp_path / "seed1" / method / "last.pt").exists()
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert {record["seed"] for record in records} == {0, 1}
+    assert all(0.0 < record["test_last"] < 1.0 for record in records)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "seed0" / "mcld" / "log.csv").read_text().splitlines()) == 3
+    assert list((tmp_path / "seed0" / "mcld" / "tensorboard").iterdir())
+    assert json.loads((tmp_path / "config.json").read_text())["student"] == "mlp-8"
+
+
+def test_the_saved_configuration_repeats_the_run(tmp_path: Path) -> None:
+    arguments = [*SMALL, "--methods", "mcld", "--mcld-weight-sample", "0.5", "--lr", "mcld=0.02"]
+    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    again = ["--config", str(tmp_path / "one" / "config.json"), "--out", str(tmp_path / "two")]
+    assert torch_cifar100.main(again) == 0
+    assert_equal_weights(tmp_path / "one" / "seed0" / "mcld", tmp_path / "two" / "seed0" / "mcld")
+    first, second = (
+        json.loads((tmp_path / run / "config.json").read_text()) for run in ("one", "two")
+    )
+    assert {**first, "out": None} == {**second, "out": None}
+
+
+def test_killed_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    script = [sys.executable, str(EXAMPLES / "torch_cifar100.py")]
+    arguments = [*SMALL, "--student", "mlp-128", "--epochs", "5", "--methods", "mcld"]
+    arguments += ["--crop", "1", "--batch-size", "16", "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([*script, *arguments, "--out", str(killed)], env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not (killed / "seed0" / "mcld" / "checkpoint.pt").exists():
+            assert process.poll() is None, "ended before its first checkpoint"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (killed / "seed0" / "mcld" / "last.pt").exists(), "it had already finished"
+    for out, extra in ((killed, ["--resume"]), (whole, [])):
+        command = [*script, *arguments, "--out", str(out), *extra]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert_equal_weights(killed / "seed0" / "mcld", whole / "seed0" / "mcld")
+    assert_equal_weights(killed / "seed0" / "teacher", whole / "seed0" / "teacher")
+
+
+def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process SIGINT during the given step of a student's training."""
+    original = torch_training.progress_bar
+    seen = 0
+
+    def bar(batches: Any, total: int, title: str, initial: int = 0) -> Iterator[Any]:
+        nonlocal seen
+        for batch in original(batches, total, title, initial):
+            if "mcld" in title:
+                seen += 1
+                if seen == steps:
+                    os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(torch_training, "progress_bar", bar)
+
+
+def test_ctrl_c_saves_within_the_epoch_and_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*SMALL, "--methods", "mcld", "--crop", "1"]
+    stopped = [*arguments, "--out", str(tmp_path / "stopped")]
+    with monkeypatch.context() as patch:
+        interrupt_after(22, patch)
+        assert torch_cifar100.main(stopped) == 130
+    error = capsys.readouterr().err
+    assert "stopped in epoch 2/2 after step 5" in error
+    assert "Go on with: python" in error
+    assert error.rstrip().endswith("--resume")
+    assert torch_cifar100.main([*stopped, "--resume"]) == 0
+    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    assert_equal_weights(
+        tmp_path / "stopped" / "seed0" / "mcld", tmp_path / "whole" / "seed0" / "mcld"
+    )
+    logs = [
+        [line.rpartition(",")[0] for line in (path / "log.csv").read_text().splitlines()]
+        for path in tmp_path.glob("*/seed0/mcld")
+    ]
+    assert logs[0] == logs[1]  # all but the seconds
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*SMALL, "--methods", "ce", "--out", str(tmp_path)]
+    assert torch_cifar100.main(arguments) == 0
+    assert torch_cifar100.main([*arguments, "--resume", "--lr", "ce=0.02"]) == 2
+    assert "is of another training" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*SMALL, "--methods", "ce", "--out", str(tmp_path)]
+    assert torch_cifar100.main(arguments) == 0
+    path = tmp_path / "seed0" / "ce" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:500])
+    assert torch_cifar100.main([*arguments, "--resume"]) == 2
+    assert f"{path} is no readable checkpoint" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*SMALL, "--methods", "ce", "--lr", "ce=1e18", "--out", str(tmp_path)]
+    assert torch_cifar100.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "seed 0 ce: the loss is nan in epoch 1" in error
+    assert "Try a smaller rate: --lr ce=" in error
+    assert not (tmp_path / "seed0" / "ce" / "checkpoint.pt").exists()
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*SMALL, "--methods", "ce", "--out", str(tmp_path)]
+    assert torch_cifar100.main(arguments) == 0
+    path = tmp_path / "seed0" / "ce" / "checkpoint.pt"
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert torch_cifar100.main(arguments) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_rate_is_chosen_on_the_validation_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*SMALL, "--methods", "ce", "--tune-lr", "--lr-grid", "1e-6", "0.1"]
+    assert torch_cifar100.main([*arguments, "--tune-seeds", "5", "--out", str(tmp_path)]) == 0
+    assert "chosen on the validation split: ce=0.1" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "tuning.json").read_text())["validation"]["ce"]
+    assert scores["0.1"] > scores["1e-06"]
+    assert json.loads((tmp_path / "results.json").read_text())[1]["lr"] == 0.1
+
+
+def test_a_teacher_is_loaded_from_a_checkpoint_unchanged(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    assert torch_cifar100.main([*SMALL, "--methods", "kd", "--out", str(one)]) == 0
+    teacher = one / "seed0" / "teacher" / "last.pt"
+    arguments = [*SMALL, "--methods", "kd", "--teacher-checkpoint", str(teacher)]
+    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "two")]) == 0
+    assert_equal_weights(one / "seed0" / "kd", tmp_path / "two" / "seed0" / "kd")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--student", "resnet19"], "unknown model 'resnet19'; known: mlp-WIDTH"),
+        (["--dataset", "cifar100", "--data-dir", "nowhere"], "does not exist; pass --data-dir"),
+        (["--teacher-checkpoint", "nowhere.pt"], "nowhere.pt does not exist"),
+    ],
+)
+def test_mistakes_are_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert torch_cifar100.main([*SMALL, *arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
