@@ -56,15 +56,12 @@ def test_a_loss_of_numpy_arrays_imports_no_framework() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ARRAY_BACKENDS if name != "numpy"])
-def test_a_heavy_import_would_be_seen(name: str) -> None:
-    assert name in imported_by(f"import {name}, mcld_core")
-
-
-@pytest.mark.parametrize("name", [name for name in ARRAY_BACKENDS if name != "numpy"])
-def test_one_backend_imports_no_other(name: str) -> None:
-    found = imported_by(f"import mcld_core.backends; mcld_core.set_backend({name!r})")
-    assert name in found
-    assert not found & ({"torch", "tensorflow", "jax"} - {name})
+def test_a_backend_imports_its_framework_and_no_other(name: str) -> None:
+    """And so a heavy import is seen. (TensorFlow may bring Keras, and Keras JAX, by itself.)"""
+    by_itself = imported_by(f"import {name}")
+    assert name in by_itself
+    found = imported_by(f"import mcld_core; mcld_core.set_backend({name!r})")
+    assert found == by_itself
 
 
 def test_the_public_names() -> None:

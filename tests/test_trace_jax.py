@@ -26,13 +26,24 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["int", "soft", "none", "keys"])
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (SETTINGS[0], "int"),
+        (SETTINGS[0], "soft"),
+        (SETTINGS[0], "keys"),
+        (SETTINGS[1], "none"),
+        (SETTINGS[1], "keys"),
+        (SETTINGS[2], "int"),
+        (SETTINGS[3], "soft"),
+    ],
+    ids=str,
+)
 def test_jit_equals_eager(backend: Framework, settings: dict[str, Any], kind: str) -> None:
     import jax
 
     case = make_case(141, labels=kind if kind != "keys" else "int", weights=True, where=True)
-    if kind == "keys" and settings.get("category_contrast") != "columns":
+    if kind == "keys":
         case = case.but(keys=make_keys(case, own_start=3))
     call = bind(backend, mcld_loss, case, settings=settings)
     found, gradient = jax.jit(jax.value_and_grad(call))(backend.array(case.student))
@@ -107,8 +118,6 @@ def test_traced_temperatures_and_weights(backend: Framework) -> None:
     settings = dict(zip(names, numbers, strict=True)) | {"weight_ce": 0.5}
     expected = oracles.mcld_loss(case, **settings)
     assert_value(backend.to_numpy(found), expected, scale=oracles.scale(case, **settings))
-    slope = jax.grad(lambda beta: loss(backend.array(case.student), (0.5, 2.0, 3.0, beta, 0.75)))
-    assert float(slope(1.5)) > 0
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -137,8 +146,9 @@ def test_out_of_range_labels_match_no_class_under_jit(backend: Framework) -> Non
     case = make_case(144)
     labels = case.labels.copy()
     labels[2] = 77
-    call = bind(backend, category_wise, case.but(labels=labels), reduction="none")
-    rows = backend.to_numpy(backend.jit(call)(backend.array(case.student)))
+    jitted = backend.jit(lambda *arrays: category_wise(*arrays, reduction="none"))
+    arrays = (backend.array(a) for a in (case.student, case.teacher, labels))
+    rows = backend.to_numpy(jitted(*arrays))
     expected = oracles.category_wise(case.but(labels=labels), "none")
     expected[2] = 0.0
     assert_value(rows, expected)

@@ -51,13 +51,14 @@ def compiled_step(backend: Framework, settings: dict[str, Any], xla: bool, soft:
 
 
 @pytest.mark.parametrize("xla", [False, True])
-@pytest.mark.parametrize("labels", ["int", "soft"])
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    ("settings", "labels"),
+    [*((settings, "int") for settings in SETTINGS), (SETTINGS[0], "soft")],
+    ids=str,
+)
 def test_graph_equals_eager_with_an_unknown_batch(
     backend: Framework, settings: dict[str, Any], labels: str, xla: bool
 ) -> None:
-    if xla and labels == "soft":
-        settings = settings | {"beta": 2.0}
     step = compiled_step(backend, settings, xla, labels == "soft")
     for batch in (5, 3, 1):
         case = make_case(batch, batch=batch, labels=labels, where=True).but(progress=0.5)
@@ -136,11 +137,9 @@ def test_out_of_range_labels_match_no_class_in_a_graph(backend: Framework) -> No
     case = make_case(154)
     labels = case.labels.copy()
     labels[2] = 77
-    call = bind(backend, category_wise, case, reduction="none")
     expected = oracles.category_wise(case.but(labels=labels), "none")
     expected[2] = 0.0
     teacher = backend.array(case.teacher)
     graph = backend.jit(lambda s, y: category_wise(s, teacher, y, reduction="none"))
     rows = graph(backend.array(case.student), backend.array(labels))
     assert_value(backend.to_numpy(rows), expected)
-    assert_value(backend.to_numpy(call(backend.array(case.student)))[0], rows[0])
