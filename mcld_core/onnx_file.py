@@ -32,11 +32,17 @@ def finish(
     if softmax:
         for name in output_names:
             _append_softmax(model.graph, name)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    opset = int(versions.get("", versions.get("ai.onnx", 0)))
+    if request.opset not in (None, opset):
+        raise ValueError(
+            f"export_onnx: opset {request.opset} is not what the exporter wrote; got {opset}; no "
+            "file was written. Ask for that one, or leave opset out."
+        )
     _forget_origin(model.graph)
     onnx.helper.set_model_props(model, encode_metadata(metadata))
     write_single(model, path)
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    return int(versions.get("", versions.get("ai.onnx", 0)))
+    return opset
 
 
 def write_single(model: Any, path: Path) -> None:

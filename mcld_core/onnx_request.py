@@ -138,8 +138,11 @@ def _renamed(names: Sequence[str], wanted: Sequence[str], by_keyword: bool) -> l
 def _examples(input_shape: Any, dtype: Any) -> Any:
     """Rows that look like signals: waves along every axis, and noise."""
     if isinstance(input_shape, Mapping):
-        types = dtype if isinstance(dtype, Mapping) else dict.fromkeys(input_shape, dtype)
-        return {n: _example(shape, types[n], i) for i, (n, shape) in enumerate(input_shape.items())}
+        by_name = dtype if isinstance(dtype, Mapping) else dict.fromkeys(input_shape, dtype)
+        return {
+            name: _example(shape, by_name[name], seed)
+            for seed, (name, shape) in enumerate(input_shape.items())
+        }
     if not isinstance(input_shape, (tuple, list)):
         raise TypeError(
             "export_onnx: input_shape is a tuple of sizes without the batch axis (several inputs: "

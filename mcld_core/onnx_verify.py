@@ -47,8 +47,8 @@ def relative_error(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) ->
     if not expected.size:
         return 0.0
     scale = np.abs(expected).max(axis=-1, keepdims=True)
-    scale = np.maximum(scale, max(SMALL_ROW * float(scale.max()), np.finfo(np.float32).tiny))
-    error = np.abs(got.astype(np.float64) - expected) / scale
+    least = max(SMALL_ROW * float(scale.max()), float(np.finfo(np.float32).tiny))
+    error = np.abs(got.astype(np.float64) - expected) / np.maximum(scale, least)
     return float(np.nan_to_num(error, nan=np.inf).max())
 
 
@@ -77,7 +77,13 @@ def verify(
             framework's own output is not finite.
     """
     check_model(path)
-    runner = session(path)
+    try:
+        runner = session(path)
+    except Exception as error:
+        raise ValueError(
+            f"export_onnx: onnxruntime cannot load the exported file: {error}; no file was "
+            "written. Try another opset, or float32: it lacks some operators of other types."
+        ) from error
     worst = 0.0
     for feeds, wanted in zip(inputs, expected, strict=True):
         batch = next(iter(feeds.values())).shape[0]

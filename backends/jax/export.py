@@ -36,7 +36,8 @@ def evaluation(student: Any) -> Iterator[Any]:
                 for mode in MODES
                 if hasattr(module, mode)
             ]
-            student.eval()
+            network: Any = student
+            network.eval()
     try:
         yield student
     finally:
@@ -64,7 +65,11 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
         for name, array in request.example.items()
     ]
     options = {} if request.opset is None else {"opset": request.opset}
-    with warnings.catch_warnings():
+    with (
+        warnings.catch_warnings(),
+        jax.numpy_rank_promotion("allow"),  # the exporter's own code needs both, whatever
+        jax.numpy_dtype_promotion("standard"),  # the process has chosen
+    ):
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         model = jax2onnx.to_onnx(
             forward,

@@ -11,11 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from mcld_core.onnx_packages import require
 from mcld_core.onnx_request import Arrays, ExportRequest
 from mcld_core.onnx_student import call, named_outputs
-
-NEEDED = {"tensorflow": "tf2onnx", "jax": "jax2onnx", "torch": "onnxscript"}
 
 
 class _Inference:
@@ -55,31 +52,44 @@ def _as_numpy(value: Any) -> np.ndarray[Any, Any]:
 
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
-    """Call ``model.export(format="onnx")``, on torch the torch exporter.
+    """Call ``model.export(format="onnx")`` on TensorFlow, the backend's own exporter elsewhere.
 
-    With a free batch axis Keras 3.15 hands torch to the old TorchScript exporter, which does
-    not know the shape arithmetic of attention; torch's own exporter takes the same module.
+    Keras 3.15 would call the same exporters, but with a free batch axis it hands torch to the old
+    TorchScript one, which fails on attention, and to JAX it gives each input's time axis a size
+    of its own, so that tokens and their mask no longer fit.
     """
     backend = keras.backend.backend()
-    require(NEEDED[backend], NEEDED[backend])
-    if backend == "torch":
-        return _write_torch(student, request, output_names, path)
+    if backend == "tensorflow":
+        return _write_tensorflow(student, request, path)
+    if backend == "jax":
+        from mcld_core.backends.jax import export as jax_export
+
+        return jax_export.write(_Inference(student), request, output_names, path)
+    return _write_torch(student, request, output_names, path)
+
+
+def _write_tensorflow(student: Any, request: ExportRequest, path: Path) -> str:
+    from mcld_core.backends.tensorflow.export import import_tf2onnx
+
+    import_tf2onnx()
     specs = {
         name: keras.InputSpec(shape=request.open_shape(name), dtype=str(array.dtype), name=name)
         for name, array in request.example.items()
     }
-    single = len(specs) == 1 and not request.by_keyword
-    inputs = next(iter(specs.values())) if single else list(specs.values())
+    if request.by_keyword:
+        signature: Any = specs
+    else:
+        signature = list(specs.values()) if len(specs) > 1 else next(iter(specs.values()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         student.export(
             str(path),
             format="onnx",
             verbose=False,
-            input_signature=[specs if request.by_keyword else inputs],
+            input_signature=[signature],
             opset_version=request.opset,
         )
-    return f"keras and {NEEDED[backend]}"
+    return "keras.Model.export and tf2onnx"
 
 
 def _write_torch(
@@ -89,7 +99,7 @@ def _write_torch(
 
     from mcld_core.backends.torch import export as torch_export
 
-    class Inference(torch.nn.Module):
+    class Inference(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.model = student

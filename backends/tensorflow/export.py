@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from mcld_core.onnx_packages import require
@@ -56,7 +57,7 @@ def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and convert."""
-    require("tf2onnx", "tf2onnx")
+    import_tf2onnx()
     import tf2onnx
 
     specs = [
@@ -64,7 +65,6 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
         for name, array in request.example.items()
     ]
 
-    @tf.function(input_signature=specs)
     def forward(*inputs: Any) -> tuple[Any, ...]:
         outputs = call(student, request, inputs).values()
         return tuple(tf.identity(tensor) for tensor in outputs)
@@ -72,6 +72,41 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         tf2onnx.convert.from_function(
-            forward, input_signature=specs, opset=request.opset, output_path=str(path)
+            tf.function(forward, input_signature=specs),
+            input_signature=specs,
+            opset=request.opset,
+            output_path=str(path),
         )
     return "tf2onnx"
+
+
+def import_tf2onnx() -> None:
+    """Import tf2onnx and, where it lacks ``Erfc``, add it: TensorFlow's GELU is made of it."""
+    require("tf2onnx", "tf2onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        from tf2onnx.handler import tf_op
+
+    known = (names for opsets in tf_op.get_opsets().values() for names in opsets)
+    if not any("Erfc" in names for names in known):
+        tf_op("Erfc").register_compat_handler(_erfc, 9)
+
+
+def _erfc(context: Any, node: Any, **_: Any) -> None:
+    """``erfc(x) = 1 − erf(x)``, with ONNX' own Erf (opset 9)."""
+    output, kind = node.output[0], context.get_dtype(node.input[0])
+    shape = context.get_shape(output)
+    one = context.make_const(f"{node.name}/one", np.ones((), dtype=_numpy_type(kind)))
+    inputs = list(node.input)
+    context.remove_node(node.name)
+    erf = context.make_node("Erf", inputs, name=f"{node.name}/erf", dtypes=[kind], shapes=[shape])
+    context.make_node(
+        "Sub", [one.output[0], erf.output[0]], name=node.name, outputs=[output],
+        dtypes=[kind], shapes=[shape],
+    )  # fmt: skip
+
+
+def _numpy_type(kind: int) -> Any:
+    import onnx
+
+    return onnx.helper.tensor_dtype_to_np_dtype(kind)

@@ -1,0 +1,1 @@
+"""ONNX export: every framework by every kind of student."""

@@ -1,0 +1,129 @@
+"""Keras students on the backend of this process; run by test_keras.py, a process a backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from keras import layers, ops
+
+from mcld_core.export import export_onnx
+from tests.export.families import (
+    CLASSES,
+    FAMILIES,
+    SIZE,
+    TOKENS,
+    VOCABULARY,
+    assert_exports,
+    token_rows,
+)
+
+SHAPE = (SIZE, SIZE, 3)
+
+# Keras 3.15 turns its variables to NumPy 2 without the keyword that NumPy asks for.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def images(family: str) -> keras.Model:
+    inputs = keras.Input(SHAPE)
+    make = (
+        layers.DepthwiseConv2D
+        if family == "depthwise"
+        else lambda *a, **k: layers.Conv2D(8, *a, **k)
+    )
+    values = make(3, padding="same")(inputs)
+    values = layers.ReLU()(layers.BatchNormalization()(values))
+    values = layers.Conv2D(16, 1)(values)
+    values = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(values))
+    return keras.Model(inputs, layers.Dense(CLASSES[family])(values))
+
+
+def encoder() -> keras.Model:
+    tokens, mask = (keras.Input((None,), dtype="int32", name=name) for name in ("tokens", "mask"))
+    values = layers.Embedding(VOCABULARY, 16)(tokens)
+    allowed = ops.expand_dims(mask, 1) > 0
+    attended = layers.MultiHeadAttention(2, 8, dropout=0.1)(values, values, attention_mask=allowed)
+    values = layers.LayerNormalization()(values + attended)
+    values = values + layers.Dense(16)(layers.Dense(32, activation="gelu")(values))
+    valid = ops.cast(ops.expand_dims(mask, -1), "float32")
+    values = ops.sum(values * valid, axis=1) / ops.sum(valid, axis=1)
+    return keras.Model([tokens, mask], layers.Dense(CLASSES["encoder"])(values))
+
+
+def series() -> keras.Model:
+    inputs = keras.Input((None, 4))
+    values = layers.Conv1D(12, 5, padding="same")(inputs)
+    values = layers.Activation("gelu")(layers.BatchNormalization()(values))
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(values)))
+
+
+def build(family: str) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    makers = {"encoder": encoder, "series": series}
+    student = makers[family]() if family in makers else images(family)
+    generator = np.random.default_rng(0)
+    for layer in student.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            width = layer.moving_mean.shape
+            layer.moving_mean.assign(generator.uniform(-1, 1, width))
+            layer.moving_variance.assign(generator.uniform(0.5, 2.0, width))
+    return student
+
+
+def predict(student: keras.Model, *inputs: np.ndarray) -> np.ndarray:
+    return student.predict_on_batch(list(inputs) if len(inputs) > 1 else inputs[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, tmp_path: Path) -> None:
+    student = build(family)
+
+    def forward(*inputs: np.ndarray) -> np.ndarray:
+        return predict(build(family), *inputs)
+
+    assert_exports(export_onnx, student, forward, family, tmp_path, channels_last=True)
+
+
+def test_inputs_by_name_and_softmax(tmp_path: Path) -> None:
+    rows = token_rows(4, length=TOKENS)
+    swapped = {"mask": rows["mask"], "tokens": rows["tokens"]}
+    report = export_onnx(build("encoder"), tmp_path / "a.onnx", example_input=swapped, softmax=True)
+    assert set(report.inputs) == {"tokens", "mask"}
+    assert report.framework == f"keras on {keras.backend.backend()}"
+
+
+def test_a_distiller_exports_its_student(tmp_path: Path) -> None:
+    student, teacher = build("cnn"), build("depthwise")
+    distiller = keras.distillation.Distiller(
+        teacher, student, keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence())
+    )
+    path = tmp_path / "a.onnx"
+    export_onnx(distiller, path, input_shape=SHAPE)
+    count = sum(int(np.prod(weight.dims)) for weight in onnx.load(path).graph.initializer)
+    assert count <= 1.2 * student.count_params() < student.count_params() + teacher.count_params()
+
+
+def test_a_keras_file(tmp_path: Path) -> None:
+    build("series").save(tmp_path / "student.keras")
+    report = export_onnx(tmp_path / "student.keras", tmp_path / "a.onnx", input_shape=(24, 4))
+    assert report.max_relative_error < 1e-5
+
+
+def test_a_perturbed_export_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mcld_core.backends.keras import export as keras_export
+
+    write = keras_export.write
+
+    def perturbed(student: Any, request: Any, names: Any, path: Path) -> str:
+        other = keras.models.clone_model(student)
+        other.set_weights([weight * 1.01 for weight in student.get_weights()])
+        return write(other, request, names, path)
+
+    monkeypatch.setattr(keras_export, "write", perturbed)
+    with pytest.raises(ValueError, match=r"relative error of .* no file was written"):
+        export_onnx(build("cnn"), tmp_path / "a.onnx", input_shape=SHAPE)
+    assert list(tmp_path.iterdir()) == []

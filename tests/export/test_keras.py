@@ -1,0 +1,29 @@
+"""Keras students: one process for each of Keras' backends, which cannot change in a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SUITE = Path(__file__).parent / "keras_suite.py"
+BACKENDS = tuple(os.environ.get("MCLD_TEST_KERAS_BACKEND", "torch,tensorflow,jax").split(","))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_suite_passes_on(backend: str) -> None:
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "MCLD_TEST_BACKENDS": "numpy",  # the frameworks of the other tests need not be imported
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(SUITE)],
+        env=environment, cwd=SUITE.parents[2], capture_output=True, text=True, timeout=600,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"keras on {backend}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
+    assert "8 passed" in done.stdout

@@ -1,0 +1,155 @@
+"""PyTorch students: every family, modes, several inputs, never the teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from mcld_core.export import export_onnx
+from tests.export.families import FAMILIES, SIZE, assert_exports, token_rows
+from tests.export.torch_students import build
+
+SHAPE = (3, SIZE, SIZE)
+
+
+def outputs(path: Path, **feeds: np.ndarray) -> list[np.ndarray]:
+    return onnxruntime.InferenceSession(str(path)).run(None, feeds)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, tmp_path: Path) -> None:
+    student = build(family).train()
+
+    def forward(*inputs: np.ndarray) -> np.ndarray:
+        reference = build(family).eval()  # the same seed, never touched by the export
+        with torch.no_grad():
+            return reference(*map(torch.from_numpy, inputs)).numpy()
+
+    assert_exports(
+        export_onnx, student, forward, family, tmp_path, channels_last=False, token_dtype="int64"
+    )
+
+
+def test_each_modules_mode_comes_back(tmp_path: Path) -> None:
+    student = build("cnn").train()
+    student[1].eval()  # a frozen batch norm in a student that trains
+    export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE)
+    assert student.training
+    assert student[5].training
+    assert not student[1].training
+
+
+def test_the_mode_comes_back_after_an_error(tmp_path: Path) -> None:
+    student = build("cnn").train()
+    with pytest.raises(ValueError, match="tolerance is"):
+        export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE, tolerance=1e-12)
+    assert student.training
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrap", ["distiller", "checkpoint"])
+def test_the_teacher_is_never_in_the_graph(wrap: str, tmp_path: Path) -> None:
+    student, teacher = build("cnn"), build("depthwise", seed=1)
+
+    class Distiller(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student, self.teacher = student, teacher
+
+    pair = Distiller() if wrap == "distiller" else {"student": student, "teacher": teacher}
+    path = tmp_path / "a.onnx"
+    export_onnx(pair, path, input_shape=SHAPE)
+    weights = onnx.load(path).graph.initializer
+    shapes = {tuple(weight.dims) for weight in weights}
+    assert (10, 288) in shapes
+    assert (10, 16) not in shapes
+    count = sum(int(np.prod(weight.dims)) for weight in weights)
+    assert count <= sum(tensor.numel() for tensor in student.state_dict().values()) + 8
+
+
+def test_inputs_by_keyword_in_any_order(tmp_path: Path) -> None:
+    student, path = build("encoder").eval(), tmp_path / "a.onnx"
+    rows = token_rows(4, dtype="int64")
+    report = export_onnx(
+        student, path, example_input={"mask": rows["mask"], "tokens": rows["tokens"]}
+    )
+    assert report.inputs == ("mask", "tokens")
+    with torch.no_grad():
+        expected = student(*map(torch.from_numpy, rows.values())).numpy()
+    np.testing.assert_allclose(outputs(path, **rows)[0], expected, atol=1e-5)
+
+
+def test_named_outputs_softmax_and_opset(tmp_path: Path) -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 4), nn.Linear(6, 3)
+
+        def forward(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"image": self.first(values), "text": self.second(values)}
+
+    student, path = Heads(), tmp_path / "a.onnx"
+    report = export_onnx(student, path, input_shape=(6,), softmax=True, opset=18)
+    values = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+    with torch.no_grad():
+        expected = student(torch.from_numpy(values))
+    got = dict(zip(report.outputs, outputs(path, input=values), strict=True))
+    assert report.opset == 18
+    assert list(got) == ["image", "text"]
+    for name, logits in expected.items():
+        np.testing.assert_allclose(got[name], logits.softmax(-1).numpy(), atol=1e-6)
+
+
+def test_a_model_output_with_logits(tmp_path: Path) -> None:
+    class Labelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, values: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=self.head(values), loss=None)
+
+    report = export_onnx(Labelled(), tmp_path / "a.onnx", input_shape=(6,), output_names=["scores"])
+    assert report.outputs == ("scores",)
+
+
+def test_a_fixed_batch(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    rows = np.zeros((2, *SHAPE), dtype=np.float32)
+    export_onnx(build("cnn"), path, example_input=rows, dynamic_batch=False)
+    assert onnxruntime.InferenceSession(str(path)).get_inputs()[0].shape == [2, *SHAPE]
+
+
+def test_float64(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    student = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    report = export_onnx(student, path, input_shape=(6,), dtype="float64", tolerance=1e-12)
+    assert report.max_relative_error < 1e-12
+    assert onnxruntime.InferenceSession(str(path)).get_inputs()[0].type == "tensor(double)"
+
+
+def test_what_onnxruntime_cannot_run_is_an_error(tmp_path: Path) -> None:
+    student = build("cnn").double()  # it has no convolution in float64
+    with pytest.raises(ValueError, match="cannot load the exported file"):
+        export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE, dtype="float64")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_and_no_local_paths(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    classes = [f"class {index}" for index in range(10)]
+    export_onnx(
+        build("cnn"), path, input_shape=SHAPE, metadata={"classes": classes, "teacher": "t"}
+    )
+    found = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
+    assert found["classes"].startswith('["class 0"')
+    assert found["teacher"] == "t"
+    assert found["framework"] == "torch"
+    assert str(Path(__file__).parent).encode() not in path.read_bytes()

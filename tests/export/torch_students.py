@@ -1,0 +1,89 @@
+"""Students in PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tests.export.families import CLASSES, TOKENS, VOCABULARY
+
+
+def cnn() -> nn.Module:
+    """Convolution, batch norm, dropout."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(8 * 36, CLASSES["cnn"]),
+    )
+
+
+def depthwise() -> nn.Module:
+    """A depthwise and a pointwise convolution."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3),
+        nn.BatchNorm2d(6),
+        nn.Conv2d(6, 16, 1),
+        nn.Hardswish(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, CLASSES["depthwise"]),
+    )
+
+
+class Encoder(nn.Module):
+    """Tokens and their mask to classes: the mean of the valid tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 16)
+        self.positions = nn.Parameter(torch.randn(TOKENS, 16) / 4)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(16, CLASSES["encoder"])
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, classes) of tokens and mask (batch, time)."""
+        states = self.embedding(tokens) + self.positions[: tokens.shape[1]]
+        states = self.layers(states, src_key_padding_mask=mask == 0)
+        valid = mask[..., None].to(states.dtype)
+        return self.head((states * valid).sum(1) / valid.sum(1))
+
+
+def series() -> nn.Module:
+    """1-D convolutions and the mean over time."""
+    return nn.Sequential(
+        nn.Conv1d(4, 12, 5, padding=2),
+        nn.BatchNorm1d(12),
+        nn.GELU(),
+        nn.Conv1d(12, 12, 3, padding=2, dilation=2),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(12, CLASSES["series"]),
+    )
+
+
+def build(family: str, seed: int = 0) -> nn.Module:
+    """One student, with batch norm statistics that are not those of the batch."""
+    torch.manual_seed(seed)
+    makers = {"cnn": cnn, "depthwise": depthwise, "encoder": Encoder, "series": series}
+    student = makers[family]()
+    for module in student.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.uniform_(module.running_mean, -1.0, 1.0)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return student
+
+
+def from_checkpoint(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """What ``python -m mcld_core export --model`` calls in the tests."""
+    height, width, channels = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Flatten(),
+        nn.Linear(4 * height * width, classes),
+    )
