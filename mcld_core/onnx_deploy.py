@@ -281,7 +281,7 @@ def _parts(feeds: Arrays) -> Iterator[Arrays]:
 def _reader(feeds: Arrays) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         parts = _parts(feeds)
 
         def get_next(self) -> Arrays | None:

@@ -99,7 +99,7 @@ def _write_torch(
 
     from mcld_core.backends.torch import export as torch_export
 
-    class Inference(torch.nn.Module):  # type: ignore[misc]
+    class Inference(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = student

@@ -48,7 +48,7 @@ def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     return {name: tensor.detach().cpu().numpy() for name, tensor in outputs.items()}
 
 
-class _Traced(torch.nn.Module):  # type: ignore[misc]
+class _Traced(torch.nn.Module):
     """The student with positional inputs and a tuple of tensors as output."""
 
     def __init__(self, student: Any, request: ExportRequest) -> None:

@@ -1,0 +1,217 @@
+"""``python -m mcld_core export`` and ``predict``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mcld_core import export_cli, predict
+from mcld_core.export import export_onnx
+from tests.export.torch_students import from_checkpoint
+from tests.export.trained import MEAN, STD, convnet, digits
+
+BUILDER = "tests.export.torch_students:from_checkpoint"
+NAMES = [f"digit {number}" for number in range(10)]
+
+
+def save(path: Path, **changes: Any) -> Path:
+    """A checkpoint of the shape of the examples', with some keys changed or left out."""
+    torch.manual_seed(0)
+    checkpoint = {
+        "name": "small",
+        "image_shape": [8, 8, 3],
+        "classes": NAMES,
+        "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
+        "student": from_checkpoint("small", (8, 8, 3), 10).state_dict(),
+        **changes,
+    }
+    torch.save({key: value for key, value in checkpoint.items() if value is not None}, path)
+    return path
+
+
+def export(checkpoint: Path, out: Path, *more: str, model: str = BUILDER) -> int:
+    return export_cli.main(
+        ["--checkpoint", str(checkpoint), "--out", str(out), "--model", model, *more]
+    )
+
+
+def test_a_checkpoint_becomes_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "student.onnx"
+    assert export(save(tmp_path / "a.pt"), out) == 0
+    assert "relative error" in capsys.readouterr().out
+    classifier = predict.Classifier(out)
+    assert classifier.metadata["classes"] == NAMES
+    assert classifier.metadata["model"] == "small"
+    assert classifier.input.layout == "NCHW"
+    np.testing.assert_allclose(classifier.input.std, 0.2)
+
+
+def test_a_checkpoint_of_the_examples_needs_no_model(tmp_path: Path) -> None:
+    from examples.recipes.torch_models import build
+
+    weights = build("mlp-16", (8, 8, 1), 10).state_dict()
+    checkpoint = tmp_path / "a.pt"
+    save(checkpoint, name="mlp-16", image_shape=[8, 8, 1], classes=10, model=weights, student=None)
+    out = tmp_path / "student.onnx"
+    options = ["--mean", "0.3", "--std", "0.4"]
+    assert export_cli.main(["--checkpoint", str(checkpoint), "--out", str(out), *options]) == 0
+    assert predict.Classifier(out).input.channels == 1
+
+
+def test_smaller_files_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    images = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)
+    checkpoint = save(tmp_path / "a.pt")
+    student = export_cli.load_student(checkpoint, model=BUILDER)[0].eval()
+    with torch.no_grad():
+        labels = student(torch.from_numpy(images)).argmax(1).numpy()
+    data = tmp_path / "data.npz"
+    np.savez(data, inputs=images, labels=labels, calibration=images)
+    more = (
+        "--evaluation",
+        str(data),
+        "--float16",
+        "--int8",
+        "static",
+        "--max-accuracy-drop",
+        "0.3",
+    )
+    assert export(checkpoint, tmp_path / "b.onnx", *more) == 0
+    assert (tmp_path / "b.float16.onnx").exists()
+    assert (tmp_path / "b.int8.onnx").exists()
+    printed = capsys.readouterr().out
+    assert "float16, " in printed
+    assert "int8 static, " in printed
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "text"),
+    [
+        ({"image_shape": None}, (), "got the keys ['classes', 'name', 'normalization', 'student']"),
+        ({"student": None}, (), "needs the weights under 'student' or 'model'"),
+        ({"image_shape": [9, 9, 3]}, (), "do not fit the model 'small'"),
+        ({"classes": NAMES[:9]}, (), "do not fit the model 'small'"),
+        ({}, ("--float16",), "--float16 and --int8 need --evaluation"),
+        ({}, ("--tolerance", "1e-12"), "the tolerance is 1.0e-12"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_trace(
+    changes: dict[str, Any],
+    more: tuple[str, ...],
+    text: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    out = tmp_path / "student.onnx"
+    assert export(save(tmp_path / "a.pt", **changes), out, *more) == 2
+    assert text in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.save({"name": Path("x")}, tmp_path / "a.pt")
+    assert export(tmp_path / "a.pt", tmp_path / "b.onnx") == 2
+    assert "tensors and plain values" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_imported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert export(save(tmp_path / "a.pt"), tmp_path / "b.onnx", model="no.such:thing") == 2
+    assert "'no.such:thing' cannot be imported" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("digits") / "student.onnx"
+    normalization = {"mean": [MEAN], "std": [STD]}
+    metadata = {"classes": NAMES, "normalization": normalization, "layout": "NCHW"}
+    export_onnx(convnet(), path, input_shape=(1, 8, 8), metadata=metadata)
+    return path
+
+
+def image_files(folder: Path, rows: range) -> list[Path]:
+    files = []
+    for row in rows:
+        pixels = digits()[0][row, 0] * STD + MEAN
+        files.append(folder / f"{row}.png")
+        Image.fromarray((pixels * 255).round().astype(np.uint8)).save(files[-1])
+    return files
+
+
+def test_predict_uses_names_and_normalisation(student: Path, tmp_path: Path) -> None:
+    rows = range(1000, 1050)
+    classifier = predict.Classifier(student)
+    found = [classifier(file, top=1)[0][0] for file in image_files(tmp_path, rows)]
+    right = [name == f"digit {digits()[1][row]}" for name, row in zip(found, rows, strict=True)]
+    assert np.mean(right) > 0.9
+
+
+def test_predict_needs_no_framework(student: Path, tmp_path: Path) -> None:
+    files = [str(file) for file in image_files(tmp_path, range(1000, 1002))]
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'tensorflow', 'jax', 'keras', 'onnx'): sys.modules[name] = None\n"
+        "from mcld_core.predict import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(student), *files, "--top", "2"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{files[0]}: digit {digits()[1][1000]} 0.")
+    assert lines[0].count("digit ") == 2
+
+
+def test_predict_resizes_and_converts(student: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.new("RGBA", (30, 20), (200, 10, 10, 255)).save(file)
+    read = predict.Classifier(student).input.read(file)
+    assert read.shape == (1, 1, 8, 8)
+    assert read.dtype == np.float32
+    grey = (200 * 299 + 10 * 587 + 10 * 114) / 1000 / 255
+    np.testing.assert_allclose(read, (grey - MEAN) / STD, atol=2e-2)
+
+
+def test_predict_reads_the_layout_from_the_shape(tmp_path: Path) -> None:
+    class ChannelsLast(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((1, 2))
+
+    path = tmp_path / "a.onnx"
+    axes = {"input": {1: "height", 2: "width"}}
+    export_onnx(ChannelsLast(), path, input_shape=(6, 6, 3), dynamic_axes=axes, softmax=True)
+    Image.new("RGB", (7, 5), (0, 255, 0)).save(tmp_path / "green.png")
+    classifier = predict.Classifier(path)
+    assert classifier.input.read(tmp_path / "green.png").shape == (1, 5, 7, 3)
+    (name, share), *_ = classifier(tmp_path / "green.png")
+    assert name == "1"
+    assert share == pytest.approx(np.e / (np.e + 2), abs=1e-5)
+
+
+@pytest.mark.parametrize("case", ["no model", "no image", "no images at all"])
+def test_predict_says_what_is_wrong(
+    case: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model, image = student, tmp_path / "missing.png"
+    if case == "no model":
+        model = tmp_path / "missing.onnx"
+    if case == "no images at all":
+        model = tmp_path / "vectors.onnx"
+        export_onnx(torch.nn.Linear(3, 2), model, input_shape=(3,))
+    assert predict.main([str(model), str(image)]) == 2
+    text = {
+        "no model": "does not exist",
+        "no image": "missing.png",
+        "no images at all": "four axes",
+    }
+    assert text[case] in capsys.readouterr().err
