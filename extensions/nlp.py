@@ -1,0 +1,349 @@
+"""Tokens: the three contrasts on the logits of language models, and teachers stored as top k."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mcld_core.backends import Backend, backend_for
+from mcld_core.batch import check_device, check_rows
+from mcld_core.config import MCLDConfig
+from mcld_core.extensions._sequences import (
+    Groups,
+    contrast_sequences,
+    flat_labels,
+    flat_mask,
+    prepare_sequences,
+    tensors,
+)
+from mcld_core.typing import Array, Bool, Float, Int, Num, Scalar
+
+CATEGORIES = ("token", "sequence")
+
+
+class TopKLogits(NamedTuple):
+    """A teacher's logits stored by their largest entries: k of a vocabulary, and the rest's mass.
+
+    The mass of the rest is spread evenly over the other ``vocabulary - k`` tokens; without it the
+    top k are renormalised and every other token has probability 0.
+
+    Args:
+        values: (batch, tokens, k) logits (or log-probabilities) of the top tokens.
+        indices: (batch, tokens, k) int, their ids, each at most once a row.
+        tail: (batch, tokens) probability of all other tokens together; None: 0.
+
+    Example:
+        >>> import numpy as np
+        >>> stored = TopKLogits.from_logits(np.log([[[0.5, 0.2, 0.2, 0.1]]]), k=1)
+        >>> [round(float(p), 3) for p in np.exp(stored.dense(4)[0, 0]) / 1.0]
+        [0.5, 0.167, 0.167, 0.167]
+    """
+
+    values: Float[Array, "batch tokens k"]
+    indices: Int[Array, "batch tokens k"]
+    tail: Float[Array, "batch tokens"] | None = None
+
+    @classmethod
+    def from_logits(cls, logits: Float[Array, "batch tokens vocab"], k: int) -> TopKLogits:
+        """Keep the k largest logits of each token, and the mass of the rest (NumPy, for storage).
+
+        Raises:
+            ValueError: k outside 1 … vocabulary.
+        """
+        x = np.asarray(logits, "float64" if _is_double(logits) else "float32")
+        if not 1 <= k <= x.shape[-1]:
+            raise ValueError(
+                f"TopKLogits.from_logits: k needs a number in 1 … {x.shape[-1]}, the size of the "
+                f"vocabulary; got {k}"
+            )
+        indices = np.argsort(-x, axis=-1, kind="stable")[..., :k].astype("int32")
+        values = np.take_along_axis(x, indices, -1)
+        shifted = np.exp(x - x.max(-1, keepdims=True))
+        rest = shifted.copy()
+        np.put_along_axis(rest, indices, 0.0, -1)
+        return cls(values, indices, rest.sum(-1) / shifted.sum(-1))
+
+    def dense(self, vocabulary: int) -> Float[Array, "batch tokens vocab"]:
+        """Return logits over the vocabulary, -inf where a token has probability 0.
+
+        Raises:
+            ValueError: shapes that differ, or ids outside the vocabulary or twice in a row.
+        """
+        ops = backend_for("TopKLogits.dense", *self)
+        values = ops.asarray(self.values, self.indices if ops.is_tensor(self.indices) else None)
+        return _dense(ops, self, values, vocabulary)
+
+
+class VocabularyAlignment(NamedTuple):
+    """Where each token of the student's vocabulary stands in the teacher's.
+
+    Call it with teacher logits (…, teacher vocabulary) to have them over the student's
+    vocabulary, -inf where the teacher lacks the token: its probability is 0, where a logit of 0
+    would be a real probability.
+    """
+
+    mapping: Int[Array, "vocab"]  # noqa: F821
+    """For each student id the teacher's id, -1 where the teacher lacks the token."""
+    teacher_size: int
+
+    def __call__(self, teacher_logits: Float[Array, "... classes"]) -> Float[Array, "... vocab"]:
+        """Return the teacher's logits over the student's vocabulary.
+
+        Raises:
+            ValueError: logits of another width than the teacher's vocabulary.
+        """
+        ops = backend_for("VocabularyAlignment", teacher_logits)
+        logits = ops.asarray(teacher_logits)
+        if logits.shape[-1] != self.teacher_size:
+            raise ValueError(
+                f"VocabularyAlignment: teacher_logits need {self.teacher_size} entries a row, "
+                f"the teacher's vocabulary; got shape {tuple(logits.shape)}. Models often pad "
+                "their vocabulary: pass teacher_size to align_vocabulary"
+            )
+        lead = [ops.size(logits, axis) for axis in range(len(logits.shape) - 1)]
+        rows = ops.matrix_transpose(ops.reshape(logits, (-1, self.teacher_size)))
+        columns = ops.take(rows, ops.asarray(np.maximum(self.mapping, 0), logits))
+        known = ops.asarray(self.mapping >= 0, logits)
+        columns = ops.where(known[:, None], columns, float("-inf"))
+        return ops.reshape(ops.matrix_transpose(columns), (*lead, len(self.mapping)))
+
+    @property
+    def shared(self) -> int:
+        """The number of tokens that both vocabularies have."""
+        return int((self.mapping >= 0).sum())
+
+
+def align_vocabulary(
+    teacher_vocab: Mapping[str, int] | Sequence[str],
+    student_vocab: Mapping[str, int] | Sequence[str],
+    *,
+    teacher_size: int | None = None,
+    student_size: int | None = None,
+) -> VocabularyAlignment:
+    """Find the tokens that two vocabularies share.
+
+    Only whole tokens are matched, and only if both tokenizers cut the text alike do the logits at
+    one place speak of the same next token: use one tokenizer for both, or vocabularies of which
+    one extends the other. Drop places whose label the teacher lacks from the loss
+    (``ignore_index``): its probability there is 0.
+
+    Args:
+        teacher_vocab: token → id, or the tokens in the order of their ids.
+        student_vocab: the same of the student.
+        teacher_size: entries of a row of teacher logits, where padded beyond the vocabulary.
+        student_size: the same of the student.
+
+    Raises:
+        ValueError: no token is shared, or an id lies outside the size.
+
+    Example:
+        >>> import numpy as np
+        >>> alignment = align_vocabulary(["a", "b", "c"], ["c", "d", "a"])
+        >>> alignment(np.array([[1.0, 2.0, 3.0]]))
+        array([[  3., -inf,   1.]])
+    """
+    teacher, teacher_size = _ids("teacher", teacher_vocab, teacher_size)
+    student, student_size = _ids("student", student_vocab, student_size)
+    mapping = np.full(student_size, -1, "int32")
+    for token, index in student.items():
+        mapping[index] = teacher.get(token, -1)
+    if (mapping < 0).all():
+        raise ValueError(
+            f"align_vocabulary: teacher_vocab and student_vocab need tokens in common; got "
+            f"{len(teacher)} and {len(student)} tokens with none shared. Compare how the two "
+            "tokenizers mark spaces and word pieces"
+        )
+    return VocabularyAlignment(mapping, teacher_size)
+
+
+def token_mcld_loss(
+    student_logits: Float[Array, "batch tokens vocab"],
+    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    labels: Num[Array, "batch tokens"] | None = None,
+    *,
+    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
+    sequence_labels: Int[Array, "batch"] | None = None,  # noqa: F821
+    category: str = "token",
+    token_contrast: Scalar | None = None,
+    shift: bool = False,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    progress: Scalar = 1.0,
+    return_terms: bool = False,
+) -> Any:
+    """Contrast a language model's logits with a teacher's: by sequence, token and category.
+
+    For valid tokens i of sequences b, a reconstruction that carries the three contrasts over:
+
+    ``L = w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; p_j of the
+    same sequence) ] + ramp · w_cat · mean_i L_cat,i + w_ce · mean_i L_ce,i``
+
+    - instance-wise: ``s̄_b`` is the mean of a sequence's student logits, ``p̄_b`` of its teacher
+      probabilities; sequences of the same ``sequence_labels`` are no negatives;
+    - sample-wise: the decoupled divergence of each token, and the contrast of each token with the
+      other tokens of its sequence, those of the same label left out;
+    - category-wise: each token against all valid tokens of the batch, those of its label being
+      the positives; with ``category="sequence"`` each sequence against all sequences.
+
+    The means are over what is valid in the batch, so padding changes nothing. For the
+    classification of whole texts `mcld_core.mcld_loss` itself is the loss. Memory grows with
+    tokens · vocabulary and with one block of anchors · tokens, never tokens² (in the form that
+    ``torch.compile`` fuses, tokens² too).
+
+    Args:
+        student_logits: (batch, tokens, vocab), any float dtype.
+        teacher_logits: the same shape, or `TopKLogits`; never receives a gradient.
+        labels: (batch, tokens) int, -100 where a token does not count, or (batch, tokens, vocab)
+            soft; None: the teacher's arg max.
+        attention_mask: (batch, tokens), True or 1 = keep; None keeps all.
+        sequence_labels: (batch,) int ids, such as a topic; negative: shared with no other.
+        category: ``"token"`` or ``"sequence"``.
+        token_contrast: γ; None: 1/T², which offsets the factor T² of the divergence beside it.
+        shift: ``labels`` are the inputs themselves: the label of token i is ``labels[i + 1]``, as
+            in the causal models of transformers. Otherwise labels are already aligned.
+        config: weights and settings; a weight of 0 switches its term off.
+        progress: the part of the training that is done, 0 to 1; drives the ramp.
+        return_terms: also return the parts.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits). With ``return_terms`` a pair of it and a
+        dict: ``"instance"``, ``"sample"`` (the divergence), ``"token"`` (the contrast within the
+        sequence), ``"category"`` (``"ce"`` when used), each without weight, and ``"ramp"``.
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> logits = np.log(np.full((1, 2, 2), 0.5))
+        >>> round(float(token_mcld_loss(logits, logits, np.array([[0, 1]]))), 4)
+        0.704
+
+    References:
+        Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
+    """
+    function = "token_mcld_loss"
+    parts = teacher_logits if isinstance(teacher_logits, TopKLogits) else (teacher_logits,)
+    ops = backend_for(function, student_logits, *parts, labels, attention_mask, sequence_labels)
+    if category not in CATEGORIES:
+        raise ValueError(f"{function}: category needs 'token' or 'sequence'; got {category!r}")
+    if category == "sequence" and sequence_labels is None:
+        raise ValueError(
+            f"{function}: category='sequence' needs sequence_labels, (batch,) int; got None"
+        )
+    student, teacher = tensors(ops, student_logits, parts[0])
+    if isinstance(teacher_logits, TopKLogits):
+        teacher = _dense(ops, teacher_logits, teacher, student.shape[-1])
+    _check_tokens(function, student, teacher)
+    if labels is not None:
+        labels = flat_labels(function, ops, "labels", labels, student)
+    kept = None
+    if attention_mask is not None:
+        kept = flat_mask(function, ops, "attention_mask", attention_mask, student, 2)
+    if sequence_labels is not None:
+        sequence_labels = ops.asarray(sequence_labels, student)
+        check_rows(function, "sequence_labels", sequence_labels, student.shape[0])
+        check_device(function, ops, "sequence_labels", sequence_labels, student)
+        sequence_labels = ops.astype(sequence_labels, "int32")
+    sequences = prepare_sequences(
+        function, ops, student, teacher, labels, kept, config.ignore_index, shift
+    )
+    loss, terms = contrast_sequences(
+        function,
+        ops,
+        sequences,
+        Groups(sequence_labels),
+        config=config,
+        category_by_sequence=category == "sequence",
+        row_contrast=token_contrast,
+        progress=progress,
+    )
+    return (loss, terms) if return_terms else loss
+
+
+def _check_tokens(function: str, student: Array, teacher: Array) -> None:
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    for argument, shape in (("student_logits", ours), ("teacher_logits", theirs)):
+        if len(shape) != 3:
+            raise ValueError(
+                f"{function}: {argument} needs three axes (batch, tokens, vocab); got {shape}. "
+                "For one row of logits a text use mcld_core.mcld_loss"
+            )
+    if ours[2] != theirs[2]:
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same vocabulary; got {ours} "
+            f"and {theirs}. Map the teacher's first: mcld_core.extensions.nlp.align_vocabulary"
+        )
+    if ours != theirs:
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same shape; got {ours} and "
+            f"{theirs}"
+        )
+
+
+def _dense(ops: Backend, stored: TopKLogits, values: Array, vocabulary: int) -> Array:
+    """Return the dense logits; the top values as they are, the rest at the level of the tail."""
+    indices = ops.asarray(stored.indices, values)
+    if len(values.shape) != 3 or tuple(values.shape) != tuple(indices.shape):
+        raise ValueError(
+            "TopKLogits: values and indices need one shape (batch, tokens, k); got "
+            f"{tuple(values.shape)} and {tuple(indices.shape)}"
+        )
+    k = values.shape[2]
+    _check_indices(ops.host_values(indices), vocabulary)
+    shape = [ops.size(values, 0), ops.size(values, 1)]
+    dtype = "float64" if ops.dtype(values) == "float64" else "float32"
+    top = ops.stop_gradient(ops.astype(ops.reshape(values, (-1, k)), dtype))
+    peak = ops.max(top, 1, keepdims=True)
+    if stored.tail is None or k == vocabulary:
+        rest = 0.0 * peak - float("inf")
+    else:
+        tail = ops.astype(ops.asarray(stored.tail, values), dtype)
+        if tuple(tail.shape) != tuple(values.shape[:2]):
+            raise ValueError(
+                f"TopKLogits: tail needs shape {tuple(values.shape[:2])}, one mass a token; got "
+                f"{tuple(tail.shape)}"
+            )
+        tail = ops.reshape(tail, (-1, 1))
+        log_sum = ops.log(ops.sum(ops.exp(top - peak), 1, keepdims=True)) + peak
+        positive = tail > 0
+        odds = ops.where(positive, tail, 0.5) / ops.maximum(1.0 - tail, 1e-30)
+        level = log_sum + ops.log(odds / float(vocabulary - k))
+        rest = ops.where(positive, level, float("-inf"))
+    columns = 0.0 * ops.astype(ops.arange(vocabulary, values), dtype)[None, :]
+    dense = ops.put_along_axis(
+        rest + columns, ops.astype(ops.reshape(indices, (-1, k)), "int32"), top
+    )
+    return ops.reshape(dense, (*shape, vocabulary))
+
+
+def _check_indices(indices: np.ndarray[Any, Any] | None, vocabulary: int) -> None:
+    if indices is None or indices.size == 0:
+        return
+    if indices.min() < 0 or indices.max() >= vocabulary:
+        raise ValueError(
+            f"TopKLogits: indices need ids in 0 … {vocabulary - 1}, the student's vocabulary; got "
+            f"{indices.min()} … {indices.max()}. Align the vocabularies before storing, or densify "
+            "over the teacher's: TopKLogits.dense, then align_vocabulary"
+        )
+    ordered = np.sort(indices, -1)
+    if (ordered[..., 1:] == ordered[..., :-1]).any():
+        raise ValueError("TopKLogits: indices need each id at most once a token; got one twice")
+
+
+def _ids(
+    side: str, vocab: Mapping[str, int] | Sequence[str], size: int | None
+) -> tuple[dict[str, int], int]:
+    ids = dict(vocab) if isinstance(vocab, Mapping) else {t: i for i, t in enumerate(vocab)}
+    needed = max(ids.values(), default=-1) + 1
+    if size is not None and size < needed:
+        raise ValueError(
+            f"align_vocabulary: {side}_size needs at least {needed}, the largest id plus 1; got "
+            f"{size}"
+        )
+    return ids, needed if size is None else size
+
+
+def _is_double(logits: Any) -> bool:
+    return "float64" in str(getattr(logits, "dtype", "float64"))

@@ -1,0 +1,295 @@
+"""Time series: the three contrasts on windows, and forecasts as distributions over bins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mcld_core.backends import Backend, backend_for
+from mcld_core.batch import check_device, check_rows, label_kind
+from mcld_core.config import MCLDConfig
+from mcld_core.extensions._forecasts import bin_labels as bin_labels
+from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
+from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
+from mcld_core.extensions._sequences import (
+    Groups,
+    contrast_sequences,
+    flat_labels,
+    flat_mask,
+    mean_rows,
+    prepare_sequences,
+    sequence_of_row,
+    tensors,
+)
+from mcld_core.objective import evaluate
+from mcld_core.rows import Apart, Weights
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Scalar
+
+CATEGORIES = ("window", "step")
+
+
+class Windows(NamedTuple):
+    """Windows cut from longer series, with what `window_mcld_loss` needs to know of them."""
+
+    values: Float[Array, "batch time channels"]
+    """Zeros where a window reaches beyond the end of its series."""
+    mask: Bool[Array, "batch time"]
+    starts: Int[Array, "batch"]  # noqa: F821
+    lengths: Int[Array, "batch"]  # noqa: F821
+    """Steps within the series."""
+    series: Int[Array, "batch"]  # noqa: F821
+    """The place of the window's series in the list."""
+
+
+def cut_windows(
+    series: Sequence[Float[Array, "time channels"]], length: int, stride: int | None = None
+) -> Windows:
+    """Cut series of any lengths into windows of one length, in NumPy.
+
+    Windows start every ``stride`` steps until the series is covered: the last one may be padded,
+    and a series shorter than ``length`` is one padded window.
+
+    Args:
+        series: arrays (time,) or (time, channels), at least one step each.
+        length: steps a window.
+        stride: steps between starts; None: ``length``, no overlap.
+
+    Raises:
+        ValueError: a length or stride below 1, or a stride above the length (steps would be lost).
+
+    Example:
+        >>> import numpy as np
+        >>> windows = cut_windows([np.arange(5.0)], length=4, stride=2)
+        >>> windows.starts.tolist(), windows.lengths.tolist()
+        ([0, 2], [4, 3])
+    """
+    stride = length if stride is None else stride
+    if not 1 <= stride <= length:
+        raise ValueError(
+            f"cut_windows: stride needs 1 ≤ stride ≤ length; got stride {stride}, length {length}"
+        )
+    values, starts, numbers = [], [], []
+    for number, one in enumerate(series):
+        steps = np.asarray(one)
+        steps = steps[:, None] if steps.ndim == 1 else steps
+        if steps.ndim != 2 or len(steps) == 0:
+            raise ValueError(
+                f"cut_windows: series need shape (time, channels) with a step at least; series "
+                f"{number} has {np.shape(one)}"
+            )
+        count = 1 + max(0, -(-(len(steps) - length) // stride))
+        for start in range(0, count * stride, stride):
+            cut = steps[start : start + length]
+            values.append(np.pad(cut, ((0, length - len(cut)), (0, 0))))
+            starts.append((start, len(cut)))
+            numbers.append(number)
+    places = np.asarray(starts, "int32").reshape(-1, 2)
+    mask = np.arange(length)[None, :] < places[:, 1:]
+    return Windows(np.stack(values), mask, places[:, 0], places[:, 1], np.asarray(numbers, "int32"))
+
+
+def window_mcld_loss(
+    student_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    labels: Labels | None = None,
+    *,
+    starts: Int[Array, "batch"] | None = None,  # noqa: F821
+    lengths: Int[Array, "batch"] | int | None = None,  # noqa: F821
+    series: Int[Array, "batch"] | None = None,  # noqa: F821
+    mask: Bool[Array, "batch"] | Bool[Array, "batch time"] | None = None,  # noqa: F821
+    step_labels: Num[Array, "batch time"] | None = None,
+    category: str = "window",
+    step_contrast: Scalar | None = None,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    progress: Scalar = 1.0,
+    return_terms: bool = False,
+) -> Any:
+    """Contrast a student's logits on time-series windows with a teacher's.
+
+    Two windows of one series that share a step show the same thing: with ``starts`` and
+    ``lengths`` they are never each other's negatives, whatever their labels. One row of logits a
+    window, (batch, classes), is `mcld_core.mcld_loss` with that mask. One row a time step,
+    (batch, time, classes), is the form of `mcld_core.extensions.nlp.token_mcld_loss`:
+
+    ``L = w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; p_j of the
+    same window) ] + ramp · w_cat · mean_b L_cat(s̄_b; p̄) + w_ce · mean_i L_ce,i``
+
+    with ``s̄_b`` the mean of a window's student logits and ``p̄_b`` of its teacher probabilities,
+    a reconstruction carried over from images. Both instance- and category-wise terms leave out
+    overlapping windows, except those that share the label in the category-wise one.
+
+    Args:
+        student_logits: (batch, classes) or (batch, time, classes), any float dtype.
+        teacher_logits: the same shape; never receives a gradient.
+        labels: of the windows, (batch,) int, or (batch, classes) soft; None: the teacher's arg
+            max. ``config.ignore_index`` drops a window.
+        starts: (batch,) int, the first step of each window in its series.
+        lengths: (batch,) int, or one number: the steps that each window spans, in the units of
+            ``starts``. Needed with ``starts``.
+        series: (batch,) int ids; None: all windows are of one series.
+        mask: True or 1 = keep; (batch, time) for ragged windows, (batch,) for rows of one a
+            window.
+        step_labels: (batch, time) int, or (batch, time, classes) soft, for labels that change
+            within a window, such as forecasts; None: the label of the window at each step.
+        category: ``"window"``, or ``"step"``: each step against all valid steps of the batch.
+        step_contrast: γ; None: 1/T².
+        config: weights and settings; a weight of 0 switches its term off.
+        progress: the part of the training that is done, 0 to 1; drives the ramp.
+        return_terms: also return the parts.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits), with ``return_terms`` a pair of it and a
+        dict as of `mcld_core.mcld_loss`; for (batch, time, classes) ``"token"`` is the contrast
+        of the steps within their window.
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> student, teacher = np.eye(2), 20 * np.eye(2)
+        >>> apart = window_mcld_loss(student, teacher, starts=[0, 4], lengths=4)
+        >>> overlapping = window_mcld_loss(student, teacher, starts=[0, 2], lengths=4)
+        >>> round(float(apart - overlapping), 4)
+        0.6265
+
+    References:
+        Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
+    """
+    function = "window_mcld_loss"
+    ops = backend_for(
+        function, student_logits, teacher_logits, labels, starts, lengths, series, mask, step_labels
+    )
+    if category not in CATEGORIES:
+        raise ValueError(f"{function}: category needs 'window' or 'step'; got {category!r}")
+    student, teacher = tensors(ops, student_logits, teacher_logits)
+    axes = len(student.shape)
+    if axes not in (2, 3) or tuple(student.shape) != tuple(teacher.shape):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need one shape, (batch, classes) or "
+            f"(batch, time, classes); got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    apart = _overlapping(function, ops, student, starts, lengths, series)
+    if axes == 2:
+        if step_labels is not None:
+            raise ValueError(
+                f"{function}: step_labels need logits (batch, time, classes); got "
+                f"{tuple(student.shape)}"
+            )
+        weights = Weights(
+            config.weight_instance, config.weight_sample, config.weight_category, config.weight_ce
+        )
+        return evaluate(
+            function,
+            student,
+            teacher,
+            labels,
+            config=config,
+            weights=weights,
+            keys=None,
+            progress=progress,
+            sample_weight=None,
+            where=None if mask is None else flat_mask(function, ops, "mask", mask, student, 1),
+            reduction="mean",
+            return_terms=return_terms,
+            apart=apart,
+        )
+    loss, terms = _contrast_steps(
+        function,
+        ops,
+        student,
+        teacher,
+        labels=labels,
+        step_labels=step_labels,
+        mask=mask,
+        apart=apart,
+        category=category,
+        step_contrast=step_contrast,
+        config=config,
+        progress=progress,
+    )
+    return (loss, terms) if return_terms else loss
+
+
+def _contrast_steps(
+    function: str,
+    ops: Backend,
+    student: Float[Array, "batch time classes"],
+    teacher: Float[Array, "batch time classes"],
+    *,
+    labels: Any,
+    step_labels: Any,
+    mask: Any,
+    apart: Apart | None,
+    category: str,
+    step_contrast: Scalar | None,
+    config: MCLDConfig,
+    progress: Scalar,
+) -> tuple[Array, dict[str, Array]]:
+    kept = None if mask is None else flat_mask(function, ops, "mask", mask, student, 2)
+    window = sequence_of_row(ops, ops.reshape(student, (-1, student.shape[2])), student.shape[1])
+    if labels is not None:
+        labels = ops.asarray(labels, student)
+        kind = label_kind(function, "labels", ops, labels, student.shape[0], student.shape[2])
+        labels = ops.astype(labels, "int32") if kind == "int" else labels
+        if kind == "int":
+            counts = ops.take(labels != config.ignore_index, window)
+            kept = counts if kept is None else kept & counts
+    if step_labels is not None:
+        of_steps = flat_labels(function, ops, "step_labels", step_labels, student)
+    else:
+        of_steps = None if labels is None else ops.take(labels, window)
+    sequences = prepare_sequences(
+        function, ops, student, teacher, of_steps, kept, config.ignore_index
+    )
+    if labels is None:
+        labels = ops.argmax(mean_rows(ops, sequences, None, config).teacher, 1)
+    elif len(labels.shape) == 2:
+        labels = ops.stop_gradient(ops.astype(labels, sequences.rows.dtype))
+    return contrast_sequences(
+        function,
+        ops,
+        sequences,
+        Groups(labels, apart),
+        config=config,
+        category_by_sequence=category == "window",
+        row_contrast=step_contrast,
+        progress=progress,
+    )
+
+
+def _overlapping(
+    function: str, ops: Backend, student: Array, starts: Any, lengths: Any, series: Any
+) -> Apart | None:
+    """Return which windows share a step, from their places."""
+    if starts is None and lengths is None and series is None:
+        return None
+    if starts is None or lengths is None:
+        raise ValueError(
+            f"{function}: starts and lengths are needed together (series alone does not say which "
+            f"windows overlap); got starts {'None' if starts is None else 'given'}, lengths "
+            f"{'None' if lengths is None else 'given'}"
+        )
+    places = {"starts": starts, "lengths": lengths, "series": series}
+    columns = {}
+    for argument, value in places.items():
+        if value is None or isinstance(value, int):
+            continue
+        column = ops.asarray(value, student)
+        check_rows(function, argument, column, student.shape[0])
+        check_device(function, ops, argument, column, student)
+        if "int" not in ops.dtype(column):
+            raise TypeError(
+                f"{function}: {argument} needs an integer dtype; got {ops.dtype(column)}"
+            )
+        columns[argument] = ops.astype(column, "int32")
+    start = columns["starts"]
+    stop = start + columns.get("lengths", lengths)
+    return Apart(_share_a_step, (columns.get("series", 0 * start), start, stop), in_category=True)
+
+
+def _share_a_step(anchor: tuple[Array, ...], key: tuple[Array, ...]) -> Array:
+    (series, start, stop), (key_series, key_start, key_stop) = anchor, key
+    return (series == key_series) & (start < key_stop) & (key_start < stop)

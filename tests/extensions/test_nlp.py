@@ -1,0 +1,401 @@
+"""`token_mcld_loss`, `TopKLogits` and `align_vocabulary` in every backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcld_core import MCLDConfig, sample_wise
+from mcld_core.extensions.nlp import TopKLogits, align_vocabulary, token_mcld_loss
+from tests.cases import logits
+from tests.extensions import oracles
+from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, call, make_case
+from tests.frameworks import Framework
+from tests.tolerance import (
+    assert_central,
+    assert_finite,
+    assert_gradient,
+    assert_value,
+    assert_zero,
+)
+
+SCALE = 10.0  # no |S| of these cases is larger
+TERMS = ("instance", "sample", "token", "category")
+
+VARIANTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"weight_ce": 0.5, "weight_sample": 2.0}, {"shift": True, "token_contrast": 0.5}),
+    ({"target_mask": False, "sample_target_mask": False}, {"progress": 0.5}),
+    ({"key_temperature": 2.0}, {"category": "sequence"}),
+    ({"similarity": "pearson"}, {"category": "sequence", "shift": True}),
+    ({"similarity": "dot", "weight_instance": 0.0}, {}),
+    ({"weight_sample": 0.0, "weight_category": 0.0, "weight_instance": 2.0}, {}),
+]
+
+
+def bind(
+    backend: Framework,
+    case: SequenceCase,
+    dtype: str = "float64",
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    given_arrays = {"labels": case.labels, "attention_mask": case.mask}
+    given_arrays["sequence_labels"] = case.groups
+    return call(backend, token_mcld_loss, case, dtype, settings, **(given_arrays | options))
+
+
+def expected(case: SequenceCase, settings: dict[str, Any], **options: Any) -> dict[str, float]:
+    options = {"labels": case.labels, "sequence_labels": case.groups} | options
+    by_sequence = options.pop("category", "token") == "sequence"
+    return oracles.token_terms(
+        case.student, case.teacher, mask=case.mask, by_sequence=by_sequence, **options, **settings
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("settings", "options"), VARIANTS, ids=str)
+def test_total_and_terms_equal_their_definition(
+    backend: Framework, settings: dict[str, Any], options: dict[str, Any], dtype: str
+) -> None:
+    case = make_case()
+    loss, terms = bind(backend, case, dtype, settings, return_terms=True, **options)(
+        backend.array(case.student, dtype)
+    )
+    reference = expected(case, settings, **options)
+    scale = SCALE * (10.0 if settings.get("similarity") == "pearson" else 1.0)
+    assert_value(backend.to_numpy(loss), reference["total"], dtype, scale)
+    switched_off = {
+        "sample": settings.get("weight_sample") == 0,
+        "token": settings.get("weight_sample") == 0,
+        "category": settings.get("weight_category") == 0,
+        "instance": settings.get("weight_instance") == 0,
+        "ce": settings.get("weight_ce", 0) == 0,
+        "ramp": False,
+    }
+    assert set(terms) == {name for name in switched_off if name != "ce" or not switched_off["ce"]}
+    for name, term in terms.items():
+        found = backend.to_numpy(term)
+        assert_value(found, 0.0 if switched_off[name] else reference[name], dtype, scale)
+
+
+@pytest.mark.parametrize(("settings", "options"), VARIANTS[:4], ids=str)
+def test_gradient_equals_central_differences(
+    differentiable: Framework, settings: dict[str, Any], options: dict[str, Any]
+) -> None:
+    case = make_case(1)
+    _, gradient = differentiable.value_and_grad(
+        bind(differentiable, case, settings=settings, **options), case.student
+    )
+    rng = np.random.default_rng(2)
+    direction, step = rng.normal(size=case.student.shape), 1e-3
+    values = [
+        expected(case.but(student=case.student + k * step * direction), settings, **options)[
+            "total"
+        ]
+        for k in (-2, -1, 1, 2)
+    ]
+    slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
+    assert_central((gradient * direction).sum(), np.asarray(slope), SCALE)
+    assert not gradient[~case.mask].any()
+
+
+def test_blocks_do_not_change_value_or_gradient(differentiable: Framework) -> None:
+    case = make_case(2)
+    whole = differentiable.value_and_grad(
+        bind(differentiable, case, settings={"block_size": None}), case.student
+    )
+    by_block = differentiable.value_and_grad(
+        bind(differentiable, case, settings={"block_size": 5}), case.student
+    )
+    assert_value(by_block[0], whole[0], scale=SCALE)
+    assert_gradient(by_block[1], whole[1], scale=SCALE)
+
+
+@pytest.mark.parametrize("options", [{}, {"category": "sequence", "shift": True}], ids=str)
+def test_compiled_equals_eager(differentiable: Framework, options: dict[str, Any]) -> None:
+    case = make_case(3)
+    step = bind(differentiable, case, **options)
+    found, gradient = differentiable.value_and_grad(differentiable.jit(step), case.student)
+    value, reference = differentiable.value_and_grad(step, case.student)
+    assert_value(found, value, scale=SCALE)
+    assert_gradient(gradient, reference, scale=SCALE)
+
+
+def test_labels_and_mask_may_be_left_out(backend: Framework) -> None:
+    case = make_case(4)
+    case = case.but(mask=np.ones_like(case.mask))
+    step = bind(backend, case, labels=None, attention_mask=None, sequence_labels=None)
+    reference = expected(case, {}, labels=None, sequence_labels=None)
+    found = backend.to_numpy(step(backend.array(case.student, "float64")))
+    assert_value(found, reference["total"], scale=SCALE)
+
+
+def test_soft_labels(backend: Framework) -> None:
+    case = make_case(5)
+    soft = np.random.default_rng(5).multinomial(16, np.full(CLASSES, 0.2), (BATCH, TIME)) / 16
+    step = bind(backend, case, labels=soft)
+    found = backend.to_numpy(step(backend.array(case.student, "float64")))
+    assert_value(found, expected(case, {}, labels=soft)["total"], scale=SCALE)
+
+
+def test_half_precision_computes_in_float32(backend: Framework) -> None:
+    case = make_case(6)
+    for dtype in sorted(set(backend.dtypes) - {"float32", "float64"}):
+        loss = bind(backend, case, dtype)(backend.array(case.student, dtype))
+        assert backend.dtype(loss) == "float32"
+        assert_value(backend.to_numpy(loss), expected(case, {})["total"], dtype, SCALE)
+
+
+def test_nothing_valid_is_zero_with_a_zero_gradient(differentiable: Framework) -> None:
+    case = make_case(7)
+    step = bind(differentiable, case.but(mask=np.zeros_like(case.mask)))
+    value, gradient = differentiable.value_and_grad(step, case.student)
+    assert value == 0.0
+    assert not gradient.any()
+
+
+def test_an_int_attention_mask_equals_a_bool_one(backend: Framework) -> None:
+    case = make_case(8)
+    student = backend.array(case.student, "float64")
+    found = bind(backend, case, attention_mask=case.mask.astype("int64"))(student)
+    assert_value(backend.to_numpy(found), backend.to_numpy(bind(backend, case)(student)))
+
+
+@given(seed=st.integers(0, 2**16), more=st.integers(1, 3), data=st.data())
+def test_padding_changes_nothing(
+    differentiable: Framework, seed: int, more: int, data: st.DataObject
+) -> None:
+    """Padded tokens and a padded sequence, whatever they hold, NaN included."""
+    case = make_case(seed)
+    filling = data.draw(st.sampled_from([0.0, 5.0, np.nan, np.inf]))
+    more = 1 + more % 2  # few shapes: JAX compiles each
+
+    def pad(x: np.ndarray, value: Any) -> np.ndarray:
+        widths = [(0, 1), (0, more)] + [(0, 0)] * (x.ndim - 2)
+        return np.pad(x, widths, constant_values=value)
+
+    padded = case.but(
+        student=pad(case.student, filling),
+        teacher=pad(case.teacher, filling),
+        labels=pad(case.labels, data.draw(st.sampled_from([-100, 1]))),
+        mask=pad(case.mask, False),
+        groups=np.pad(case.groups, (0, 1)),
+    )
+    value, gradient = differentiable.value_and_grad(bind(differentiable, case), case.student)
+    found, padded_gradient = differentiable.value_and_grad(
+        bind(differentiable, padded), padded.student
+    )
+    assert_value(found, value, scale=SCALE)
+    assert_gradient(padded_gradient[:BATCH, :TIME], gradient, scale=SCALE)
+    assert not padded_gradient[BATCH:].any()
+    assert not padded_gradient[:, TIME:].any()
+
+
+@given(seed=st.integers(0, 2**16), order=st.permutations(range(BATCH)))
+def test_the_order_of_sequences_does_not_matter(
+    differentiable: Framework, seed: int, order: list[int]
+) -> None:
+    case = make_case(seed)
+    names = ("student", "teacher", "labels", "mask", "groups")
+    moved = case.but(**{name: getattr(case, name)[order] for name in names})
+    value, gradient = differentiable.value_and_grad(bind(differentiable, case), case.student)
+    found, moved_gradient = differentiable.value_and_grad(
+        bind(differentiable, moved), moved.student
+    )
+    assert_value(found, value, scale=SCALE)
+    assert_gradient(moved_gradient, gradient[order], scale=SCALE)
+
+
+@given(seed=st.integers(0, 2**16))
+def test_the_sample_wise_terms_do_not_see_other_sequences(
+    differentiable: Framework, seed: int
+) -> None:
+    """Other sequences change, the sample-wise gradient of the first stays."""
+    case = make_case(seed)
+    only = {"weight_instance": 0.0, "weight_category": 0.0}
+    other = make_case(seed + 1)
+    first = np.arange(BATCH) == 0
+
+    def mix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    mixed = case.but(
+        student=mix(case.student, other.student),
+        teacher=mix(case.teacher, other.teacher),
+        labels=mix(case.labels, np.where(case.labels == -100, -100, other.labels)),
+    )
+    _, gradient = differentiable.value_and_grad(
+        bind(differentiable, case, settings=only), case.student
+    )
+    _, found = differentiable.value_and_grad(
+        bind(differentiable, mixed, settings=only), mixed.student
+    )
+    assert gradient[0].any()
+    assert_gradient(found[0], gradient[0], scale=SCALE)
+
+
+def test_the_divergence_is_that_of_the_core(backend: Framework) -> None:
+    case = make_case(9)
+    _, terms = bind(backend, case, return_terms=True)(backend.array(case.student, "float64"))
+    flat = sample_wise(
+        backend.array(case.student.reshape(-1, CLASSES), "float64"),
+        backend.array(case.teacher.reshape(-1, CLASSES), "float64"),
+        backend.array(case.labels.reshape(-1)),
+        where=backend.array(case.mask.reshape(-1)),
+    )
+    assert_value(backend.to_numpy(terms["sample"]), backend.to_numpy(flat), scale=SCALE)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_top_k_with_all_of_the_vocabulary_equals_dense(backend: Framework, shift: bool) -> None:
+    case = make_case(10)
+    stored = top_k(backend, case.teacher, CLASSES)
+    student = backend.array(case.student, "float64")
+    dense = bind(backend, case, shift=shift)(student)
+    found = token_mcld_loss(
+        student,
+        stored,
+        backend.array(case.labels),
+        attention_mask=backend.array(case.mask),
+        sequence_labels=backend.array(case.groups),
+        shift=shift,
+    )
+    assert_value(backend.to_numpy(found), backend.to_numpy(dense), scale=SCALE)
+
+
+@pytest.mark.parametrize("tail", [True, False])
+def test_top_k_equals_its_definition(backend: Framework, tail: bool) -> None:
+    case = make_case(11)
+    stored = top_k(backend, case.teacher, 2, tail)
+    teacher = np.empty_like(case.teacher)
+    masses = backend.to_numpy(stored.tail) if tail else None
+    values, indices = backend.to_numpy(stored.values), backend.to_numpy(stored.indices)
+    for b, i in np.ndindex(BATCH, TIME):
+        mass = float(masses[b, i]) if tail else None
+        teacher[b, i] = oracles.top_k_logits(values[b, i], indices[b, i], mass, CLASSES)
+    reference = expected(case.but(teacher=teacher), {})
+    found = token_mcld_loss(
+        backend.array(case.student, "float64"),
+        stored,
+        backend.array(case.labels),
+        attention_mask=backend.array(case.mask),
+        sequence_labels=backend.array(case.groups),
+    )
+    if tail:
+        assert_value(backend.to_numpy(found), reference["total"], scale=SCALE)
+    else:  # labels outside the top k have probability 0: the definition has no such logarithm
+        assert_finite(backend.to_numpy(found))
+    dense = backend.to_numpy(stored.dense(CLASSES))
+    with np.errstate(divide="ignore"):
+        probability = np.exp(dense - np.log(np.exp(dense).sum(-1, keepdims=True)))
+    np.testing.assert_allclose(probability, np.exp(teacher), atol=1e-12)
+
+
+def top_k(backend: Framework, teacher: np.ndarray, k: int, tail: bool = True) -> TopKLogits:
+    stored = TopKLogits.from_logits(teacher, k)
+    return TopKLogits(
+        backend.array(stored.values, "float64"),
+        backend.array(stored.indices),
+        backend.array(stored.tail, "float64") if tail else None,
+    )
+
+
+def test_stored_top_k_keeps_the_mass_of_the_rest() -> None:
+    teacher = logits(np.random.default_rng(12), 2, 3, 7)
+    stored = TopKLogits.from_logits(teacher, 3)
+    p = np.exp(teacher) / np.exp(teacher).sum(-1, keepdims=True)
+    np.testing.assert_allclose(stored.tail, np.sort(p, -1)[..., :4].sum(-1), rtol=1e-12)
+    np.testing.assert_array_equal(stored.values, -np.sort(-teacher, -1)[..., :3])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_aligned_vocabulary_gives_unknown_tokens_probability_zero(
+    backend: Framework, dtype: str
+) -> None:
+    teacher_vocab = {"a": 0, "b": 3, "c": 1}
+    alignment = align_vocabulary(teacher_vocab, ["c", "d", "a", "b"], teacher_size=5)
+    teacher = logits(np.random.default_rng(13), 2, 3, 5)
+    found = backend.to_numpy(alignment(backend.array(teacher, dtype)))
+    assert alignment.shared == 3
+    np.testing.assert_array_equal(found[..., [0, 2, 3]], teacher[..., [1, 0, 3]])
+    assert (found[..., 1] == -np.inf).all()
+    student = logits(np.random.default_rng(14), 2, 3, 4)
+    labels = backend.array(np.full((2, 3), 2))
+    loss = token_mcld_loss(
+        backend.array(student, dtype), alignment(backend.array(teacher, dtype)), labels
+    )
+    reference = token_mcld_loss(student, np.maximum(found, -1e20), np.full((2, 3), 2))
+    assert_value(backend.to_numpy(loss), reference, dtype, SCALE)
+
+
+def test_a_vocabulary_of_logit_zero_is_not_what_alignment_gives() -> None:
+    """Identical models diverge by 0: a padded token of logit 0 would show here."""
+    alignment = align_vocabulary(["a", "b"], ["a", "b", "new"])
+    teacher = np.asarray([[[1.0, -1.0]]])
+    student = np.asarray([[[1.0, -1.0, -60.0]]])
+    config = MCLDConfig(weight_instance=0, weight_category=0, weight_sample=1)
+    loss = token_mcld_loss(
+        student, alignment(teacher), np.asarray([[0]]), config=config, token_contrast=0.0
+    )
+    assert_zero(loss, "float32")
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"student": np.zeros((2, 5))}, ValueError, r"student_logits needs three axes .* \(2, 5\)"),
+    ({"teacher": np.zeros((4, 3, 6))}, ValueError, "same vocabulary.*align_vocabulary"),
+    ({"teacher": np.zeros((4, 2, 5))}, ValueError, "need the same shape"),
+    ({"labels": np.zeros((4, 2), int)}, ValueError, r"labels need shape \(4, 3\).*got \(4, 2\)"),
+    ({"attention_mask": np.ones((4, 2))}, ValueError, r"attention_mask needs shape \(4, 3\)"),
+    ({"attention_mask": np.ones((4, 3))}, TypeError, "attention_mask needs dtype bool or int"),
+    ({"category": "word"}, ValueError, "category needs 'token' or 'sequence'; got 'word'"),
+    ({"category": "sequence"}, ValueError, "category='sequence' needs sequence_labels"),
+    ({"sequence_labels": [1, 2]}, ValueError, r"sequence_labels needs shape \(4,\)"),
+    (
+        {"teacher": TopKLogits(np.zeros((4, 3, 2)), np.zeros((4, 3, 2), int))},
+        ValueError,
+        "each id at most once",
+    ),
+    (
+        {"teacher": TopKLogits(np.zeros((4, 3, 1)), np.full((4, 3, 1), 5))},
+        ValueError,
+        r"ids in 0 … 4.*got 5 … 5",
+    ),
+    (
+        {"teacher": TopKLogits(np.zeros((4, 3, 1)), np.zeros((4, 3, 2), int))},
+        ValueError,
+        "values and indices need one shape",
+    ),
+    (
+        {"teacher": TopKLogits(np.zeros((4, 3, 1)), np.zeros((4, 3, 1), int), np.zeros(4))},
+        ValueError,
+        r"tail needs shape \(4, 3\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "text"), BAD, ids=[text for *_, text in BAD])
+def test_errors_say_what_to_do(
+    no_default_backend: None, changes: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    case = make_case(15)
+    student = changes.pop("student", case.student) if "student" in changes else case.student
+    options = {name: value for name, value in changes.items() if name not in ("teacher", "student")}
+    labels = options.pop("labels", case.labels)
+    with pytest.raises(error, match=text):
+        token_mcld_loss(student, changes.get("teacher", case.teacher), labels, **options)
+
+
+def test_errors_of_the_helpers() -> None:
+    with pytest.raises(ValueError, match=r"k needs a number in 1 … 5.*got 6"):
+        TopKLogits.from_logits(np.zeros((1, 1, 5)), 6)
+    with pytest.raises(ValueError, match="tokens in common; got 1 and 2 tokens"):
+        align_vocabulary(["a"], ["b", "c"])
+    with pytest.raises(ValueError, match=r"teacher_size needs at least 2.*got 1"):
+        align_vocabulary(["a", "b"], ["b"], teacher_size=1)
+    with pytest.raises(ValueError, match=r"need 2 entries a row.*got shape \(1, 3\)"):
+        align_vocabulary(["a", "b"], ["b"])(np.zeros((1, 3)))

@@ -1,0 +1,378 @@
+"""`window_mcld_loss`, windows and forecasts in every backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcld_core import MCLDConfig, mcld_loss
+from mcld_core.extensions.timeseries import (
+    bin_labels,
+    cut_windows,
+    forecast_bins,
+    forecast_to_logits,
+    window_mcld_loss,
+)
+from tests.extensions import oracles
+from tests.extensions.cases import BATCH, CLASSES, SequenceCase, call, make_case
+from tests.frameworks import Framework
+from tests.tolerance import assert_central, assert_gradient, assert_value
+
+SCALE = 10.0
+WINDOW_LABELS = np.asarray([0, 1, 0, 2])
+PLACES: dict[str, Any] = {
+    "starts": np.asarray([0, 2, 0, 4]),
+    "lengths": np.asarray([3, 3, 3, 3]),
+    "series": np.asarray([0, 0, 1, 0]),
+}
+EDGES = np.asarray([-1.0, -0.25, 0.5, 2.0])
+
+VARIANTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"weight_ce": 0.5}, {"step_contrast": 0.5, "progress": 0.25}),
+    ({"target_mask": False}, {"category": "step"}),
+    ({"similarity": "cosine", "key_temperature": 2.0}, {}),
+]
+
+
+def bind(
+    backend: Framework,
+    case: SequenceCase,
+    dtype: str = "float64",
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    arrays: dict[str, Any] = {"labels": WINDOW_LABELS, "mask": case.mask, **PLACES}
+    return call(backend, window_mcld_loss, case, dtype, settings, **(arrays | options))
+
+
+def expected(
+    case: SequenceCase, settings: dict[str, Any], labels: Any = WINDOW_LABELS, **options: Any
+) -> dict[str, float]:
+    by_window = options.pop("category", "window") == "window"
+    contrast = options.pop("step_contrast", None)
+    steps = options.pop("step_labels", None)
+    if steps is None:
+        steps = np.repeat(np.asarray(labels)[:, None], case.mask.shape[1], 1)
+    return oracles.token_terms(
+        case.student,
+        case.teacher,
+        steps,
+        case.mask,
+        sequence_labels=labels,
+        by_sequence=by_window,
+        token_contrast=contrast,
+        apart=oracles.overlap(PLACES["starts"], PLACES["lengths"], PLACES["series"]),
+        **options,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("settings", "options"), VARIANTS, ids=str)
+def test_windows_of_steps_equal_their_definition(
+    backend: Framework, settings: dict[str, Any], options: dict[str, Any], dtype: str
+) -> None:
+    case = make_case(20)
+    loss, terms = bind(backend, case, dtype, settings, return_terms=True, **options)(
+        backend.array(case.student, dtype)
+    )
+    reference = expected(case, settings, **options)
+    scale = SCALE * (10.0 if settings.get("similarity") == "cosine" else 1.0)
+    assert_value(backend.to_numpy(loss), reference["total"], dtype, scale)
+    for name, term in terms.items():
+        assert_value(backend.to_numpy(term), reference[name], dtype, scale)
+
+
+def test_soft_window_labels_and_step_labels(backend: Framework) -> None:
+    case = make_case(21)
+    soft = np.random.default_rng(21).multinomial(16, np.full(CLASSES, 0.2), BATCH) / 16
+    student = backend.array(case.student, "float64")
+    found = bind(backend, case, labels=soft)(student)
+    assert_value(backend.to_numpy(found), expected(case, {}, soft)["total"], scale=SCALE)
+    options = {"step_labels": case.labels}
+    found = bind(backend, case, **options)(student)
+    assert_value(backend.to_numpy(found), expected(case, {}, **options)["total"], scale=SCALE)
+
+
+def test_the_teacher_stands_for_missing_labels(backend: Framework) -> None:
+    """Of a step its arg max, of a window the arg max of its mean probabilities."""
+    case = make_case(22)
+    p = np.exp(case.teacher) / np.exp(case.teacher).sum(-1, keepdims=True)
+    whole = np.where(case.mask[..., None], p, 0.0).sum(1).argmax(-1)
+    found = bind(backend, case, labels=None)(backend.array(case.student, "float64"))
+    reference = expected(case, {}, whole, step_labels=case.teacher.argmax(-1))
+    assert_value(backend.to_numpy(found), reference["total"], scale=SCALE)
+
+
+def test_an_ignored_window_is_as_if_absent(backend: Framework) -> None:
+    case = make_case(23)
+    labels = np.asarray([0, -100, 0, 2])
+    found = bind(backend, case, labels=labels)(backend.array(case.student, "float64"))
+    assert_value(backend.to_numpy(found), expected(case, {}, labels)["total"], scale=SCALE)
+
+
+@pytest.mark.parametrize(("settings", "options"), VARIANTS[:3], ids=str)
+def test_gradient_equals_central_differences(
+    differentiable: Framework, settings: dict[str, Any], options: dict[str, Any]
+) -> None:
+    case = make_case(24)
+    _, gradient = differentiable.value_and_grad(
+        bind(differentiable, case, settings=settings, **options), case.student
+    )
+    direction, step = np.random.default_rng(25).normal(size=case.student.shape), 1e-3
+    values = [
+        expected(case.but(student=case.student + k * step * direction), settings, **options)[
+            "total"
+        ]
+        for k in (-2, -1, 1, 2)
+    ]
+    slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
+    assert_central((gradient * direction).sum(), np.asarray(slope), SCALE)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_compiled_equals_eager(differentiable: Framework, axes: int) -> None:
+    case = make_case(26)
+    if axes == 2:
+        case = case.but(
+            student=case.student[:, 0], teacher=case.teacher[:, 0], mask=case.mask[:, 0]
+        )
+    step = bind(differentiable, case)
+    found, gradient = differentiable.value_and_grad(differentiable.jit(step), case.student)
+    value, reference = differentiable.value_and_grad(step, case.student)
+    assert_value(found, value, scale=SCALE)
+    assert_gradient(gradient, reference, scale=SCALE)
+
+
+def rows_expected(
+    student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, places: dict[str, Any]
+) -> float:
+    """One row a window: the oracle of windows of one step, without a contrast of steps."""
+    return oracles.token_terms(
+        student[:, None],
+        teacher[:, None],
+        labels[:, None],
+        sequence_labels=labels,
+        by_sequence=True,
+        token_contrast=0.0,
+        apart=oracles.overlap(places["starts"], places["lengths"], places["series"]),
+    )["total"]
+
+
+def test_one_row_a_window_equals_its_definition(backend: Framework) -> None:
+    case = make_case(27)
+    student, teacher = case.student[:, 0], case.teacher[:, 0]
+    found = window_mcld_loss(
+        backend.array(student, "float64"),
+        backend.array(teacher, "float64"),
+        backend.array(WINDOW_LABELS),
+        **{name: backend.array(value) for name, value in PLACES.items()},
+    )
+    reference = rows_expected(student, teacher, WINDOW_LABELS, PLACES)
+    assert_value(backend.to_numpy(found), reference, scale=SCALE)
+
+
+def test_without_places_it_is_the_loss_of_rows(backend: Framework) -> None:
+    case = make_case(28)
+    student, teacher = (backend.array(x[:, 0], "float64") for x in (case.student, case.teacher))
+    labels, mask = backend.array(WINDOW_LABELS), np.asarray([True, True, False, True])
+    found = window_mcld_loss(student, teacher, labels, mask=backend.array(mask))
+    reference = mcld_loss(student, teacher, labels, where=backend.array(mask))
+    assert_value(backend.to_numpy(found), backend.to_numpy(reference))
+    ints = window_mcld_loss(student, teacher, labels, mask=backend.array(mask.astype("int64")))
+    assert_value(backend.to_numpy(ints), backend.to_numpy(reference))
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    starts=st.lists(st.integers(0, 9), min_size=6, max_size=6),
+    lengths=st.lists(st.integers(1, 5), min_size=6, max_size=6),
+    series=st.lists(st.integers(0, 1), min_size=6, max_size=6),
+)
+def test_overlapping_windows_are_never_negatives(
+    differentiable: Framework,
+    seed: int,
+    starts: list[int],
+    lengths: list[int],
+    series: list[int],
+) -> None:
+    """All labels differ, so whatever overlaps is left out: its teacher row may hold anything."""
+    rng = np.random.default_rng(seed)
+    student, teacher = rng.normal(size=(2, 6, 6))
+    labels = np.arange(6)
+    shares = oracles.overlap(starts, lengths, series)
+    places = {"starts": starts, "lengths": lengths, "series": series}
+    config = MCLDConfig(weight_sample=0.0)
+
+    def rows(teacher: np.ndarray, anchor: int) -> np.ndarray:
+        """The gradient of one window's student logits."""
+        _, gradient = differentiable.value_and_grad(
+            lambda s: window_mcld_loss(
+                s,
+                differentiable.array(teacher),
+                differentiable.array(labels),
+                config=config,
+                **{name: differentiable.array(np.asarray(x)) for name, x in places.items()},
+            ),
+            student,
+        )
+        return gradient[anchor]
+
+    before = rows(teacher, 0)
+    changed, apart = teacher.copy(), teacher.copy()
+    for j in range(1, 6):
+        (changed if shares(0, j) else apart)[j] += rng.normal(size=6)
+    assert_gradient(rows(changed, 0), before, scale=SCALE, floor=1e-2)
+    if any(not shares(0, j) for j in range(1, 6)):
+        assert np.abs(rows(apart, 0) - before).max() > 1e-9  # and the others are negatives
+    value = window_mcld_loss(
+        student, teacher, labels, **{name: np.asarray(x) for name, x in places.items()}
+    )
+    assert_value(value, rows_expected(student, teacher, labels, places), scale=SCALE)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    length=st.integers(1, 6),
+    data=st.data(),
+)
+def test_windows_cover_their_series(lengths: list[int], length: int, data: st.DataObject) -> None:
+    stride = data.draw(st.integers(1, length))
+    series = [np.arange(1, 1 + 2 * n).reshape(n, 2) for n in lengths]
+    windows = cut_windows(series, length, stride)
+    np.testing.assert_array_equal(windows.mask.sum(1), windows.lengths)
+    assert (windows.values[~windows.mask] == 0).all()
+    covered = [np.zeros(n, int) for n in lengths]
+    for i, (number, start) in enumerate(zip(windows.series, windows.starts, strict=True)):
+        count = windows.lengths[i]
+        cut = series[number][start : start + count]
+        np.testing.assert_array_equal(windows.values[i, :count], cut)
+        covered[number][start : start + count] += 1
+    assert all((steps > 0).all() for steps in covered)
+    # no window is superfluous: the last of a series reaches a step that no other does
+    for number, n in enumerate(lengths):
+        own = windows.starts[windows.series == number]
+        assert len(own) == 1 or own[-2] + length < n
+
+
+@pytest.mark.parametrize("scale", [None, 0.3, "rows"])
+def test_forecast_equals_the_mass_of_a_logistic(backend: Framework, scale: Any) -> None:
+    rng = np.random.default_rng(30)
+    forecast = rng.normal(scale=2.0, size=(2, 3))
+    widths = rng.uniform(0.2, 1.0, size=(2, 3))
+    given_scale = backend.array(widths, "float64") if scale == "rows" else scale
+    found = backend.to_numpy(
+        forecast_to_logits(backend.array(forecast, "float64"), EDGES, given_scale)
+    )
+    assert found.shape == (2, 3, 5)
+    np.testing.assert_allclose(np.exp(found).sum(-1), 1.0, rtol=1e-12)
+    for place in np.ndindex(2, 3):
+        width = {"rows": float(widths[place]), None: 0.375}.get(scale, scale)
+        reference = oracles.logistic_log_mass(float(forecast[place]), width, EDGES.tolist())
+        np.testing.assert_allclose(found[place], reference, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_forecast_far_off_still_has_a_gradient(differentiable: Framework, dtype: str) -> None:
+    """And a learned width, too: no log of 0, no NaN from the open ends, narrow bins included."""
+    edges = np.asarray([0.0, 1e-3, 1.0])
+    forecast = np.asarray([[1e4, -1e4, 0.0005]])
+    target = np.asarray([[0, 3, 1]])
+
+    def loss(x: Any) -> Any:
+        return window_mcld_loss(
+            forecast_to_logits(x, edges, 0.5 + 0.0 * x),
+            forecast_to_logits(differentiable.array(np.zeros((1, 3)), dtype), edges, 0.5),
+            step_labels=differentiable.array(target),
+        )
+
+    value, gradient = differentiable.value_and_grad(loss, forecast, dtype)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert gradient[0, 0] > 0.1
+    assert gradient[0, 1] < -0.1
+
+
+def test_forecast_distillation_pulls_towards_the_teacher(differentiable: Framework) -> None:
+    teacher = np.asarray([[0.4, 1.2, -0.8]])
+    edges = np.linspace(-2, 2, 9)
+    labels = differentiable.array(bin_labels(teacher, edges))
+
+    def loss(x: Any) -> Any:
+        return window_mcld_loss(
+            forecast_to_logits(x, edges),
+            forecast_to_logits(differentiable.array(teacher, "float64"), edges),
+            step_labels=labels,
+            config=MCLDConfig(weight_instance=0.0, weight_category=0.0),
+            step_contrast=0.0,
+        )
+
+    _, gradient = differentiable.value_and_grad(loss, teacher + np.asarray([[0.5, -0.5, 0.5]]))
+    assert (np.sign(gradient) == [[1, -1, 1]]).all()
+    value, gradient = differentiable.value_and_grad(loss, teacher)
+    assert value == pytest.approx(0.0, abs=1e-12)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-12)
+
+
+def test_bins_and_their_labels(backend: Framework) -> None:
+    targets = np.asarray([[-3.0, 0.0, 0.6], [9.0, np.nan, -0.25]])
+    found = backend.to_numpy(bin_labels(backend.array(targets, "float64"), EDGES))
+    np.testing.assert_array_equal(found, [[0, 2, 3], [4, -100, 1]])
+
+
+def test_quantile_bins_hold_equal_shares_and_uniform_bins_equal_widths() -> None:
+    values = np.random.default_rng(31).exponential(size=(40, 10))
+    values[0, 0] = np.nan
+    labels = bin_labels(values, forecast_bins(values, 8))
+    counts = np.bincount(labels[labels >= 0], minlength=8)
+    assert counts.min() >= 0.95 * counts.max()
+    edges = forecast_bins(values, 5, "uniform")
+    np.testing.assert_allclose(np.diff(edges), np.diff(edges)[0])
+    assert len(forecast_bins([0.0, 0.0, 0.0, 1.0], 8)) < 7  # repeated quantiles are one edge
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"student": np.zeros(4)}, "need one shape"),
+    ({"student": np.zeros((4, 3, 6))}, "need one shape"),
+    ({"starts": [0, 1, 2, 3]}, r"starts and lengths are needed together.*lengths None"),
+    ({"series": [0, 1, 2, 3]}, "starts and lengths are needed together"),
+    ({"starts": [0, 1], "lengths": 2}, r"starts needs shape \(4,\)"),
+    ({"starts": [0.0, 1.0, 2.0, 3.0], "lengths": 2}, "starts needs an integer dtype; got float"),
+    ({"mask": np.ones((4, 2), bool)}, r"mask needs shape \(4, 3\)"),
+    ({"category": "token"}, "category needs 'window' or 'step'; got 'token'"),
+    ({"labels": np.zeros((4, 2))}, r"labels need shape \(4,\)"),
+    ({"step_labels": np.zeros((4, 2), int)}, r"step_labels need shape \(4, 3\)"),
+]
+
+
+@pytest.mark.parametrize(("changes", "text"), BAD, ids=[text for _, text in BAD])
+def test_errors_say_what_to_do(
+    no_default_backend: None, changes: dict[str, Any], text: str
+) -> None:
+    case = make_case(32)
+    options = dict(changes)
+    student, labels = options.pop("student", case.student), options.pop("labels", WINDOW_LABELS)
+    with pytest.raises((ValueError, TypeError), match=text):
+        window_mcld_loss(student, case.teacher, labels, **options)
+
+
+def test_errors_of_the_helpers() -> None:
+    with pytest.raises(ValueError, match=r"1 ≤ stride ≤ length; got stride 3, length 2"):
+        cut_windows([np.zeros(5)], 2, 3)
+    with pytest.raises(ValueError, match=r"with a step at least; series 1 has \(0,\)"):
+        cut_windows([np.zeros(5), np.zeros(0)], 2)
+    with pytest.raises(ValueError, match="bins needs a number ≥ 2"):
+        forecast_bins([1.0, 2.0], 1)
+    with pytest.raises(ValueError, match="without a spread"):
+        forecast_bins([1.0, 1.0])
+    with pytest.raises(ValueError, match=r"edges need shape \(bins - 1,\), increasing"):
+        forecast_to_logits(np.zeros((1, 1)), [1.0, 0.0])
+    with pytest.raises(ValueError, match="pass scale"):
+        forecast_to_logits(np.zeros((1, 1)), [1.0])
+    with pytest.raises(ValueError, match="step_labels need logits"):
+        window_mcld_loss(np.zeros((2, 3)), np.zeros((2, 3)), step_labels=np.zeros((2, 2), int))
