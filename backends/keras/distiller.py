@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from mcld_core.backends.keras.bank import BankVariables
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows
 from mcld_core.config import MCLDConfig
 from mcld_core.objective import mcld_loss
@@ -46,12 +47,16 @@ class MCLDDistiller(keras.distillation.Distiller):
         total_steps: training steps (batches) of the whole training; the category-wise term ramps
             up over the part ``config.category_warmup`` of them. The steps done are a variable of
             the model, saved with it. None: no ramp.
+        bank_size: teacher rows of earlier batches to contrast with as well, in a `TeacherBank`
+            that is saved with the model. 0: the batch's own rows only.
+        soft_labels: whether the bank stores soft labels; needed where ``y`` is one-hot or soft.
         evaluate_distillation: also run the teacher in ``evaluate``; its ``loss`` is then MCLD.
         name: the model's name.
         **kwargs: as for every `keras.Model`.
 
     Raises:
-        ValueError: models whose shapes do not fit each other, or ``total_steps`` < 1.
+        ValueError: models whose shapes do not fit each other, ``total_steps`` < 1,
+            ``bank_size`` < 0, or a bank for a student whose output shape is not known yet.
 
     Example:
         >>> import keras
@@ -83,6 +88,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         config: MCLDConfig | None = None,
         *,
         total_steps: int | None = None,
+        bank_size: int = 0,
+        soft_labels: bool = False,
         evaluate_distillation: bool = False,
         name: str = "mcld_distiller",
         **kwargs: Any,
@@ -91,6 +98,8 @@ class MCLDDistiller(keras.distillation.Distiller):
             raise ValueError(
                 f"MCLDDistiller: total_steps needs an int ≥ 1 or None; got {total_steps!r}"
             )
+        if bank_size < 0:
+            raise ValueError(f"MCLDDistiller: bank_size needs an int ≥ 0; got {bank_size!r}")
         config = MCLDConfig() if config is None else config
         super().__init__(
             teacher,
@@ -102,6 +111,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         )
         self.config = config
         self.total_steps = total_steps
+        self.bank_size = bank_size
+        self.soft_labels = soft_labels
         self.evaluate_distillation = evaluate_distillation
         self.steps_done = self.add_weight(
             shape=(),
@@ -111,7 +122,13 @@ class MCLDDistiller(keras.distillation.Distiller):
             aggregation="only_first_replica",
             name="steps_done",
         )
+        self.bank = (
+            BankVariables(bank_size, _classes(student), soft_labels=soft_labels)
+            if bank_size
+            else None
+        )
         self._not_computed: tuple[str, ...] = ()
+        self.built = teacher.built and student.built  # so that weights can be loaded at once
 
     def compute_loss(
         self,
@@ -169,6 +186,8 @@ class MCLDDistiller(keras.distillation.Distiller):
             **config,
             "config": asdict(self.config),
             "total_steps": self.total_steps,
+            "bank_size": self.bank_size,
+            "soft_labels": self.soft_labels,
             "evaluate_distillation": self.evaluate_distillation,
         }
 
@@ -213,16 +232,23 @@ class MCLDDistiller(keras.distillation.Distiller):
         progress: Any = 1.0
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
+        keys = None if self.bank is None else self.bank.value.keys(teacher_logits, labels)
         loss = mcld_loss(
             y_pred,
             teacher_logits,
             labels,
             config=self.config,
+            keys=keys,
             progress=progress,
             sample_weight=sample_weight,
         )
         if training:
             self.steps_done.assign_add(1)
+            if self.bank is not None:
+                ignore_index = self.config.ignore_index
+                self.bank.assign(
+                    self.bank.value.push(teacher_logits, labels, ignore_index=ignore_index)
+                )
         return loss
 
     def _validate_dtype_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
@@ -233,3 +259,13 @@ def _add_losses(loss: Array, more: list[Array]) -> Array:
     for other in more:
         loss = loss + ops.cast(ops.sum(other), loss.dtype)
     return loss
+
+
+def _classes(student: keras.Model) -> int:
+    outputs = getattr(student, "outputs", None)
+    if not outputs:
+        raise ValueError(
+            "MCLDDistiller: bank_size > 0 needs a student whose output shape is known; got one "
+            "that is not built. Make it of the functional or sequential kind with an Input"
+        )
+    return int(outputs[0].shape[-1])

@@ -176,5 +176,7 @@ class MCLDDistillation(keras.distillation.DistillationLoss):
 
 
 def as_rows(x: Array) -> Array:
-    """Return (batch, 1) as (batch,); anything else as it is."""
+    """Return (batch, 1) as (batch,), and what TensorFlow knows no rank of (class weights) too."""
+    if getattr(x.shape, "rank", 1) is None:
+        return ops.reshape(x, (-1,))
     return ops.squeeze(x, axis=1) if len(x.shape) == 2 and x.shape[1] == 1 else x

@@ -1,0 +1,1 @@
+"""Tests of the Keras idiom, a process for each of Keras' backends."""
