@@ -1,14 +1,17 @@
 """Losses and gradients by `gather_keys` over TensorFlow's logical devices, written to a file.
 
-Run by test_tensorflow.py: ``python -m tests.distributed.tensorflow_worker OUT``. A process of its
-own, because logical devices must be made before anything runs.
+And what the guide's example for several devices does on two. Run by test_tensorflow.py:
+``python -m tests.distributed.tensorflow_worker OUT``. A process of its own, because logical
+devices must be made before anything runs.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from mcld_core.backends.tensorflow.distributed import gather_keys
 from tests.distributed.replicas import Joined, joined_batches
 
 REPLICAS = 2
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "tensorflow.md"
 
 
 def main(out: str) -> None:
@@ -33,6 +37,8 @@ def main(out: str) -> None:
     for joined in joined_batches(REPLICAS):
         for name, value in evaluate(strategy, joined).items():
             found[f"{joined.name}/{name}"] = value
+    for name, value in run_guide(strategy).items():
+        found[f"guide/{name}"] = value
     with open(f"{out}.tmp", "wb") as file:
         np.savez(file, **found)
     os.replace(f"{out}.tmp", out)
@@ -87,6 +93,18 @@ def evaluate(strategy: tf.distribute.Strategy, joined: Joined) -> dict[str, np.n
         ),
         "shared": -bias.numpy(),
     }
+
+
+def run_guide(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
+    """Run the guide's code for several devices, and return what it leaves behind."""
+    made = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)[1]
+    code = made.replace("= tf.distribute.MirroredStrategy()", "= two_devices")
+    assert code != made
+    guide: dict[str, Any] = {"two_devices": strategy}
+    exec(code, guide)
+    found = {name: x.numpy() for name, x in guide["bank"]._asdict().items()}
+    kernel, bias = guide["student"].get_weights()
+    return found | {"losses": np.asarray(guide["losses"]), "kernel": kernel, "bias": bias}
 
 
 if __name__ == "__main__":

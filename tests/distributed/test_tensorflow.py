@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcld_core import MCLDConfig, mcld_loss
+from mcld_core import MCLDConfig, TeacherBank, mcld_loss
 from mcld_core.backends.tensorflow import distributed, gather_keys
 from tests.distributed.replicas import RTOL, assert_equals_one_process, joined_batches
 from tests.frameworks import Framework, only
@@ -21,10 +22,10 @@ ROOT = Path(__file__).parents[2]
 TENSORFLOW = pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
 
 
-@TENSORFLOW
-def test_two_devices_equal_one_process(backend: Framework, tmp_path: Path) -> None:
-    """Loss, its gradient by the student's rows, and an optimizer's step of a shared bias."""
-    out = tmp_path / "devices.npz"
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the worker computed on two devices."""
+    out = tmp_path_factory.mktemp("worker") / "devices.npz"
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     worker = subprocess.run(
         [sys.executable, "-m", "tests.distributed.tensorflow_worker", out],
@@ -36,7 +37,12 @@ def test_two_devices_equal_one_process(backend: Framework, tmp_path: Path) -> No
         check=False,
     )
     assert worker.returncode == 0, worker.stdout + worker.stderr
-    found = np.load(out)
+    return np.load(out)
+
+
+@TENSORFLOW
+def test_two_devices_equal_one_process(backend: Framework, found: Any) -> None:
+    """Loss, its gradient by the student's rows, and an optimizer's step of a shared bias."""
     assert found["replicas"] == 2
     for joined in joined_batches(2):
         loss, gradient, shared = (
@@ -49,6 +55,31 @@ def test_two_devices_equal_one_process(backend: Framework, tmp_path: Path) -> No
         if joined.name == "no kept row":
             assert loss == 0
             assert not gradient.any()
+
+
+@TENSORFLOW
+def test_the_guide_on_two_devices(backend: Framework, found: Any) -> None:
+    """Steps with a bank of gathered rows equal those of one device on the joined batches."""
+    inputs = tf.random.stateless_normal([95, 20], seed=[0, 1])
+    teacher = inputs @ tf.random.stateless_normal([20, 10], seed=[0, 0])
+    labels = tf.argmax(teacher, 1)
+    kernel, bias = tf.Variable(tf.zeros([20, 10])), tf.Variable(tf.zeros([10]))
+    bank = TeacherBank.empty(capacity=512, classes=10, like=tf.zeros([]))
+    for number, start in enumerate(range(0, 95, 32)):
+        x, t, y = (values[start : start + 32] for values in (inputs, teacher, labels))
+        with tf.GradientTape() as tape:
+            loss = mcld_loss(x @ kernel + bias, t, y, keys=bank.keys(t, y))
+        np.testing.assert_allclose(found["guide/losses"][number], loss, rtol=1e-5)
+        for variable, slope in zip(
+            (kernel, bias), tape.gradient(loss, (kernel, bias)), strict=True
+        ):
+            variable.assign_sub(0.1 * slope)
+        bank = bank.push(t, y)
+    np.testing.assert_allclose(found["guide/kernel"], kernel, atol=1e-6)
+    np.testing.assert_allclose(found["guide/bias"], bias, atol=1e-6)
+    assert int(bank.cursor) == 95
+    for name, field in bank._asdict().items():
+        np.testing.assert_array_equal(found[f"guide/{name}"], field, err_msg=name)
 
 
 @TENSORFLOW
