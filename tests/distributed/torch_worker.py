@@ -5,6 +5,7 @@ Run by test_torch.py: ``python -m torch.distributed.run … -m tests.distributed
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
@@ -53,6 +54,7 @@ def main(out: str) -> None:
         with open(f"{out}.tmp", "wb") as file:
             np.savez(file, **found)
         os.replace(f"{out}.tmp", out)
+    gc.collect()  # gloo may hang where DDP's reducer outlives the process group
     dist.destroy_process_group()
 
 
