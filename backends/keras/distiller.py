@@ -11,6 +11,7 @@ from keras import ops
 from mcld_core.backends.keras.bank import BankVariables
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows
 from mcld_core.config import MCLDConfig
+from mcld_core.keys import TeacherKeys
 from mcld_core.objective import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
 
@@ -39,6 +40,10 @@ class MCLDDistiller(keras.distillation.Distiller):
     ``evaluate`` needs no teacher and does not run it: its ``loss`` is the ``student_loss``. Nothing
     of the student but its trained weights and its layers' own statistics changes in ``fit``, and
     nothing at all in ``evaluate``. After training use ``distiller.student``.
+
+    Under a ``tf.distribute`` strategy (the models and the distiller made in its scope) each replica
+    contrasts with the teacher's rows of all replicas, and the training is that of the joined batch
+    on one device.
 
     Args:
         teacher: a model that returns logits; frozen, always called with ``training=False``.
@@ -162,15 +167,17 @@ class MCLDDistiller(keras.distillation.Distiller):
         else:
             loss = self._student_loss_of(x, y, y_pred, labels, sample_weight, training)
             self.student_loss_tracker.update_state(loss, rows)
+            loss = loss / replicas()  # Keras adds the replicas up
         if not (training or self.evaluate_distillation or y is None):
             self._not_computed = ("distillation_loss", "total_loss")
             return loss
         distillation_loss = self._distillation_loss_of(x, y_pred, labels, sample_weight, training)
-        self.distillation_loss_tracker.update_state(distillation_loss, rows)
         total_loss = _add_losses(distillation_loss, regularisers)
+        rows = _mean_over_replicas(rows)  # as each loss is a part of their mean
+        self.distillation_loss_tracker.update_state(distillation_loss, rows)
         self.total_loss_tracker.update_state(total_loss, rows)
         self._not_computed = tuple(left_out)
-        return total_loss
+        return total_loss / replicas()
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Return the metrics, without the trackers that this pass does not compute."""
@@ -210,7 +217,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         training: bool,
     ) -> Array:
         if self.loss is not None:
-            return keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
+            scaled = keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
+            return scaled * replicas()
         cross_entropy = mcld_loss(
             y_pred,
             y_pred,  # no teacher: its terms weigh nothing
@@ -232,7 +240,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         progress: Any = 1.0
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
-        keys = None if self.bank is None else self.bank.value.keys(teacher_logits, labels)
+        keys = self._keys(teacher_logits, labels, sample_weight)
         loss = mcld_loss(
             y_pred,
             teacher_logits,
@@ -243,13 +251,46 @@ class MCLDDistiller(keras.distillation.Distiller):
             sample_weight=sample_weight,
         )
         if training:
-            self.steps_done.assign_add(1)
-            if self.bank is not None:
-                ignore_index = self.config.ignore_index
-                self.bank.assign(
-                    self.bank.value.push(teacher_logits, labels, ignore_index=ignore_index)
-                )
+            self._finish_step(teacher_logits, labels, keys)
         return loss
+
+    def _keys(
+        self, teacher_logits: Logits, labels: Labels | None, sample_weight: Array | None
+    ) -> TeacherKeys | None:
+        """The rows to contrast with: of all replicas, then of the bank. None: the batch's own."""
+        keys = None
+        if replicas() > 1:
+            from mcld_core.backends.tensorflow.distributed import gather_keys
+
+            keys = gather_keys(
+                teacher_logits,
+                labels,
+                sample_weight=sample_weight,
+                ignore_index=self.config.ignore_index,
+            )
+        if self.bank is None:
+            return keys
+        if keys is None:
+            return self.bank.value.keys(teacher_logits, labels)
+        banked = self.bank.value.keys(keys.logits, keys.labels, where=keys.where)
+        return banked._replace(own_start=keys.own_start, normalizer=keys.normalizer)
+
+    def _finish_step(
+        self, teacher_logits: Logits, labels: Labels | None, keys: TeacherKeys | None
+    ) -> None:
+        self.steps_done.assign_add(1)
+        if self.bank is None:
+            return
+        where = None
+        if replicas() > 1 and keys is not None:  # all replicas hold the same bank
+            rows = ops.shape(keys.logits)[0] - self.bank_size
+            teacher_logits = keys.logits[:rows]
+            labels = None if labels is None else keys.labels[:rows]
+            where = keys.where[:rows]
+        bank = self.bank.value.push(
+            teacher_logits, labels, where=where, ignore_index=self.config.ignore_index
+        )
+        self.bank.assign(bank)
 
     def _validate_dtype_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
         """Accept models of two dtypes (Keras refuses them): the loss converts to float32."""
@@ -259,6 +300,24 @@ def _add_losses(loss: Array, more: list[Array]) -> Array:
     for other in more:
         loss = loss + ops.cast(ops.sum(other), loss.dtype)
     return loss
+
+
+def replicas() -> int:
+    """How many replicas run this step together: those of the ``tf.distribute`` strategy."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def _mean_over_replicas(rows: Any) -> Any:
+    if replicas() == 1:
+        return rows
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.cast(rows, "float32"))
 
 
 def _classes(student: keras.Model) -> int:

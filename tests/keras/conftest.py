@@ -30,6 +30,14 @@ else:
             import torch
 
             torch.set_num_threads(1)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            two = [tf.config.LogicalDeviceConfiguration()] * 2  # for test_mirrored
+            cpu = tf.config.list_physical_devices("CPU")[0]
+            tf.config.set_logical_device_configuration(cpu, two)
+        else:
+            collect_ignore = ["test_mirrored.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
