@@ -55,24 +55,33 @@ class Deployed:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median seconds of one call for two files, measured in turns.
+    """Seconds of one call for two files, measured in turns.
 
     Args:
-        student: seconds of the first file.
-        teacher: seconds of the second file.
+        student: median of the first file.
+        teacher: median of the second file.
+        fastest_student: the fastest call of the first file.
+        fastest_teacher: the fastest call of the second file.
         student_size: bytes of the first file.
         teacher_size: bytes of the second file.
     """
 
     student: float
     teacher: float
+    fastest_student: float
+    fastest_teacher: float
     student_size: int
     teacher_size: int
 
     @property
     def ratio(self) -> float:
-        """The student's time as a share of the teacher's."""
+        """The student's median as a share of the teacher's."""
         return self.student / self.teacher
+
+    @property
+    def fastest_ratio(self) -> float:
+        """The same of the fastest calls, which other work on the machine disturbs less."""
+        return self.fastest_student / self.fastest_teacher
 
     def __str__(self) -> str:
         return (
@@ -208,7 +217,7 @@ def compare_latency(
         threads: threads of onnxruntime. Default 1.
 
     Returns:
-        Medians and sizes.
+        Medians, fastest calls and sizes.
     """
     paths = [Path(student), Path(teacher)]
     runners = [session(path, threads) for path in paths]
@@ -222,7 +231,7 @@ def compare_latency(
                 times[which].append(time.perf_counter() - start)
     medians = [float(np.median(taken)) for taken in times]
     sizes = [path.stat().st_size for path in paths]
-    return Latency(medians[0], medians[1], sizes[0], sizes[1])
+    return Latency(*medians, *map(min, times), *sizes)
 
 
 def _deploy(

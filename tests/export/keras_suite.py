@@ -9,69 +9,13 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from keras import layers, ops
 
 from mcld_core.export import export_onnx
-from tests.export.families import (
-    CLASSES,
-    FAMILIES,
-    SIZE,
-    TOKENS,
-    VOCABULARY,
-    assert_exports,
-    token_rows,
-)
-
-SHAPE = (SIZE, SIZE, 3)
+from tests.export.families import FAMILIES, TOKENS, assert_exports, token_rows
+from tests.export.keras_students import SHAPE, build
 
 # Keras 3.15 turns its variables to NumPy 2 without the keyword that NumPy asks for.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-def images(family: str) -> keras.Model:
-    inputs = keras.Input(SHAPE)
-    make = (
-        layers.DepthwiseConv2D
-        if family == "depthwise"
-        else lambda *a, **k: layers.Conv2D(8, *a, **k)
-    )
-    values = make(3, padding="same")(inputs)
-    values = layers.ReLU()(layers.BatchNormalization()(values))
-    values = layers.Conv2D(16, 1)(values)
-    values = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(values))
-    return keras.Model(inputs, layers.Dense(CLASSES[family])(values))
-
-
-def encoder() -> keras.Model:
-    tokens, mask = (keras.Input((None,), dtype="int32", name=name) for name in ("tokens", "mask"))
-    values = layers.Embedding(VOCABULARY, 16)(tokens)
-    allowed = ops.expand_dims(mask, 1) > 0
-    attended = layers.MultiHeadAttention(2, 8, dropout=0.1)(values, values, attention_mask=allowed)
-    values = layers.LayerNormalization()(values + attended)
-    values = values + layers.Dense(16)(layers.Dense(32, activation="gelu")(values))
-    valid = ops.cast(ops.expand_dims(mask, -1), "float32")
-    values = ops.sum(values * valid, axis=1) / ops.sum(valid, axis=1)
-    return keras.Model([tokens, mask], layers.Dense(CLASSES["encoder"])(values))
-
-
-def series() -> keras.Model:
-    inputs = keras.Input((None, 4))
-    values = layers.Conv1D(12, 5, padding="same")(inputs)
-    values = layers.Activation("gelu")(layers.BatchNormalization()(values))
-    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(values)))
-
-
-def build(family: str) -> keras.Model:
-    keras.utils.set_random_seed(0)
-    makers = {"encoder": encoder, "series": series}
-    student = makers[family]() if family in makers else images(family)
-    generator = np.random.default_rng(0)
-    for layer in student.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            width = layer.moving_mean.shape
-            layer.moving_mean.assign(generator.uniform(-1, 1, width))
-            layer.moving_variance.assign(generator.uniform(0.5, 2.0, width))
-    return student
 
 
 def predict(student: keras.Model, *inputs: np.ndarray) -> np.ndarray:

@@ -8,42 +8,45 @@ from torch import nn
 from tests.export.families import CLASSES, TOKENS, VOCABULARY
 
 
-def cnn() -> nn.Module:
+def cnn(scale: int) -> nn.Module:
     """Convolution, batch norm, dropout."""
+    width = 8 * scale
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
+        nn.Conv2d(3, width, 3, padding=1),
+        nn.BatchNorm2d(width),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Dropout(0.3),
-        nn.Linear(8 * 36, CLASSES["cnn"]),
+        nn.Linear(width * 36, CLASSES["cnn"]),
     )
 
 
-def depthwise() -> nn.Module:
+def depthwise(scale: int) -> nn.Module:
     """A depthwise and a pointwise convolution."""
+    width = 16 * scale
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3),
         nn.BatchNorm2d(6),
-        nn.Conv2d(6, 16, 1),
+        nn.Conv2d(6, width, 1),
         nn.Hardswish(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(16, CLASSES["depthwise"]),
+        nn.Linear(width, CLASSES["depthwise"]),
     )
 
 
 class Encoder(nn.Module):
     """Tokens and their mask to classes: the mean of the valid tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, 16)
-        self.positions = nn.Parameter(torch.randn(TOKENS, 16) / 4)
-        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        width = 16 * scale
+        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.positions = nn.Parameter(torch.randn(TOKENS, width) / 4)
+        layer = nn.TransformerEncoderLayer(width, 2, 2 * width, dropout=0.1, batch_first=True)
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head = nn.Linear(16, CLASSES["encoder"])
+        self.head = nn.Linear(width, CLASSES["encoder"])
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits (batch, classes) of tokens and mask (batch, time)."""
@@ -53,24 +56,28 @@ class Encoder(nn.Module):
         return self.head((states * valid).sum(1) / valid.sum(1))
 
 
-def series() -> nn.Module:
+def series(scale: int) -> nn.Module:
     """1-D convolutions and the mean over time."""
+    width = 12 * scale
     return nn.Sequential(
-        nn.Conv1d(4, 12, 5, padding=2),
-        nn.BatchNorm1d(12),
+        nn.Conv1d(4, width, 5, padding=2),
+        nn.BatchNorm1d(width),
         nn.GELU(),
-        nn.Conv1d(12, 12, 3, padding=2, dilation=2),
+        nn.Conv1d(width, width, 3, padding=2, dilation=2),
         nn.AdaptiveAvgPool1d(1),
         nn.Flatten(),
-        nn.Linear(12, CLASSES["series"]),
+        nn.Linear(width, CLASSES["series"]),
     )
 
 
-def build(family: str, seed: int = 0) -> nn.Module:
-    """One student, with batch norm statistics that are not those of the batch."""
+def build(family: str, seed: int = 0, scale: int = 1) -> nn.Module:
+    """One student, with batch norm statistics that are not those of the batch.
+
+    `scale` multiplies the widths: the larger network is the teacher of the benchmark.
+    """
     torch.manual_seed(seed)
     makers = {"cnn": cnn, "depthwise": depthwise, "encoder": Encoder, "series": series}
-    student = makers[family]()
+    student = makers[family](scale)
     for module in student.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.uniform_(module.running_mean, -1.0, 1.0)

@@ -1,0 +1,31 @@
+"""The code of docs/guides/export.md runs, and does what the text says of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "export.md"
+
+
+def test_the_guides_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    blocks = re.findall(
+        r"<!-- test: export -->\n```python\n(.*?)```", GUIDE.read_text("utf-8"), re.S
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, str(GUIDE), "exec"), names)
+    files = {"student.onnx", "tagger.onnx", "half.onnx", "int8.onnx"}
+    assert {entry.name for entry in tmp_path.iterdir()} == files
+    tagger = onnxruntime.InferenceSession("tagger.onnx")
+    assert [entry.shape for entry in tagger.get_inputs()] == [["batch", "time"]] * 2
+    assert tagger.get_outputs()[0].shape == ["batch", "time", 5]
+    printed = capsys.readouterr().out
+    assert "latency ratio" in printed
+    assert "relative error" in printed
