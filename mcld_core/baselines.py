@@ -60,8 +60,8 @@ def kd_loss(
         needs_labels=False,
     )
 
-    def rows(student: Array, teacher: Array, _: Array, t: Scalar, gradient: bool) -> Any:
-        return plain_kl_rows(ops, student, teacher, t, gradient)
+    def rows(student: Array, teacher: Array, _: Array, t: Scalar, *, factor: Any) -> Any:
+        return plain_kl_rows(ops, student, teacher, t, factor)
 
     return _reduced(ops, batch, rows, (temperature,), reduction)
 
@@ -121,16 +121,10 @@ def dkd_loss(
     )
 
     def rows(
-        student: Array,
-        teacher: Array,
-        labels: Array,
-        t: Scalar,
-        a: Scalar,
-        b: Scalar,
-        gradient: bool,
+        student: Array, teacher: Array, labels: Array, *numbers: Scalar, factor: Any
     ) -> RowsAndGradient:
         target = labels if labels.ndim == 1 else ops.argmax(labels, 1)
-        return decoupled_kl_rows(ops, student, teacher, target, t, a, b, gradient)
+        return decoupled_kl_rows(ops, student, teacher, target, *numbers, factor)
 
     return _reduced(ops, batch, rows, (temperature, alpha, beta), reduction)
 
@@ -159,7 +153,8 @@ def _reduced(
         if student.shape[1] == 1:
             value, slope = 0.0 * student[:, 0], 0.0 * student
         else:
-            value, slope = rows_of(student, teacher, labels, *shared, gradient)
+            factor = 1.0 if gradient else None
+            value, slope = rows_of(student, teacher, labels, *shared, factor=factor)
         return (value, slope) if gradient else (value,)
 
     (total,) = ops.map_rows(

@@ -64,7 +64,7 @@ def prepare(
         check_device(function, ops, "labels", labels, student)
         check_label_values(function, "labels", ops, labels, kept, classes, ignore_index)
         if kind == "soft":
-            labels = ops.stop_gradient(ops.astype(labels, dtype))
+            labels = keep_rows(ops, ops.stop_gradient(ops.astype(labels, dtype)), kept)
         else:
             labels = ops.astype(labels, "int32")
             counts = labels != ignore_index
@@ -109,14 +109,14 @@ def reduce_rows(
 def rows_at_once(ops: Backend, block_size: int | str | None, keys: Any, classes: int) -> Any:
     """Return how many anchor rows a block has; None for the plain form, without blocks.
 
-    ``"auto"``: about 8 MB for the largest array of a block, but at least 256 rows, below which
+    ``"auto"``: about 1 MB for the largest array of a block, but at least 256 rows, below which
     the matrix products slow down.
     """
     if block_size != "auto":
         return block_size
     if isinstance(keys, int):
-        return max(256, 2**21 // max(keys, classes, 1))
-    return ops.maximum(2**21 // ops.maximum(keys, classes), 256)
+        return max(256, 2**18 // max(keys, classes, 1))
+    return ops.maximum(2**18 // ops.maximum(keys, classes), 256)
 
 
 def check_reduction(function: str, reduction: str) -> None:

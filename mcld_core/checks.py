@@ -31,7 +31,7 @@ def check_finite(student_logits: Logits, teacher_logits: Logits) -> None:
 
     Example:
         >>> import numpy as np
-        >>> check_finite(np.eye(2), np.array([[0.0, np.nan], [1.0, 0.0]]))
+        >>> check_finite(2 * np.eye(2), np.array([[0.0, np.nan], [1.0, 0.0]]))
         Traceback (most recent call last):
         ...
         ValueError: check_finite: teacher_logits has nan in row 0, class 1; fix what makes them

@@ -1,15 +1,21 @@
 """The rows of each term: value and, on request, the gradient in closed form.
 
 Every function here works on blocks of anchor rows and returns ``(rows, gradient)``. The value is
-written so that a framework may differentiate it; with ``gradient=True`` the derivative is formed
-by its formula as well (with respect to S for the contrasts, to the student's logits for the
-rest), else it is None.
+written so that a framework may differentiate it. Where a ``factor`` is given, ``factor`` times
+the derivative is formed by its formula as well (with respect to S for the contrasts, to the
+student's logits for the rest); with ``factor=None`` it is None.
 
 Masking: a key that does not count has ``S = MASKED``, a finite number so far below every logit
 that its exponential is exactly 0 and so small that nothing overflows.
+
+Cost: a pass over a block costs about 1 % of its matrix products, so each is counted. Factors of
+a row are joined first, a factor that is the Python number 1 is left out, and a single entry of a
+row is read and written by its index.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
@@ -48,41 +54,47 @@ def instance_rows(
     similarity: Float[Array, "block keys"],
     same_label: Array | None,
     own: Int[Array, "block"],  # noqa: F821
-    gradient: bool,
+    factor: Scalar | None = None,
 ) -> RowsAndGradient:
     """Instance-wise InfoNCE: ``-S_own + log(exp S_own + Σ_{j≠own} (1 - A_ij) exp S_ij)``.
 
-    ``same_label`` is A, or None where the target mask is off (A taken as 0).
+    ``same_label`` is A, or None where the target mask is off (A taken as 0). Its gradient is the
+    softmax over own and negatives, less 1 at the own key.
     """
-    s_own = ops.take_along_axis(similarity, own[:, None], 1)
+    own = own[:, None]
     logits = similarity
     if same_label is not None:
-        columns = ops.arange(ops.size(similarity, 1), similarity)
-        is_own = columns[None, :] == own[:, None]
-        logits = _mask_same_label(ops, similarity, same_label, is_own)
-    log_sum, probability = _logsumexp(ops, logits, gradient)
-    rows = (log_sum - s_own)[:, 0]
-    # d/dS is the softmax over own and negatives, less 1 at the own key
-    return rows, None if probability is None else probability - _at(ops, own, similarity)
+        s_own = ops.take_along_axis(similarity, own, 1)
+        logits = ops.put_along_axis(_without_same(ops, similarity, same_label), own, s_own)
+    log_p = ops.log_softmax(logits, 1)
+    rows = -ops.take_along_axis(log_p, own, 1)[:, 0]
+    if factor is None:
+        return rows, None
+    p = ops.exp(log_p)
+    p_own = ops.take_along_axis(p, own, 1)
+    return rows, times(factor, ops.put_along_axis(p, own, p_own - 1.0))
 
 
 def category_rows(
-    ops: Backend, similarity: Float[Array, "block keys"], same_label: Array, gradient: bool
+    ops: Backend,
+    similarity: Float[Array, "block keys"],
+    same_label: Array,
+    factor: Scalar | None = None,
 ) -> RowsAndGradient:
     """Category-wise 1-to-N contrast: ``log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w = A / Σ A``.
 
-    0, with a zero gradient, where no key has the anchor's label.
+    0, with a zero gradient, where no key has the anchor's label. Its gradient is softmax - w.
     """
-    log_sum, probability = _logsumexp(ops, similarity, gradient)
-    weights = _as_float(ops, same_label, similarity)
-    total = ops.sum(weights, 1, keepdims=True)
+    log_p = ops.log_softmax(similarity, 1)
+    total = ops.sum(ops.astype(same_label, ops.dtype(log_p)), 1, keepdims=True)
     has_positive = total > 0
-    weights = weights / ops.where(has_positive, total, 1.0)
-    positive = ops.sum(weights * similarity, 1, keepdims=True)
-    rows = ops.where(has_positive, log_sum - positive, 0.0)[:, 0]
-    if probability is None:
+    share = ops.where(has_positive, 1.0 / ops.where(has_positive, total, 1.0), 0.0)
+    positive = ops.sum(_weighted(ops, same_label, log_p), 1, keepdims=True)
+    rows = -(share * positive)[:, 0]
+    if factor is None:
         return rows, None
-    return rows, ops.where(has_positive, probability - weights, 0.0)
+    p = ops.exp(log_p) * times(factor, ops.astype(has_positive, ops.dtype(log_p)))
+    return rows, p - _weighted(ops, same_label, times(factor, share))
 
 
 def column_rows(
@@ -97,15 +109,15 @@ def column_rows(
     ``L_i = B' Σ_c ω_c q^t_ic log(q^t_ic / q^s_ic)``. Since ``ω_c = Σ_k p^t_kc / B'`` and
     ``q^t_ic = p^t_ic / Σ_k p^t_kc``, the product ``B' ω_c q^t_ic`` is ``p^t_ic`` itself.
     """
-    log_p_student = _log_softmax(ops, student)
-    log_p_teacher = _log_softmax(ops, ops.maximum(teacher / key_temperature, MASKED))
+    log_p_student = ops.log_softmax(student, 1)
+    log_p_teacher = ops.log_softmax(ops.maximum(teacher / key_temperature, MASKED), 1)
     if kept is not None:
         log_p_student = ops.where(kept[:, None], log_p_student, MASKED)
         log_p_teacher = ops.where(kept[:, None], log_p_teacher, MASKED)
     p_teacher = ops.exp(log_p_teacher)
-    log_q_student = log_p_student - _log_sum_exp(ops, log_p_student, 0)
-    log_q_teacher = log_p_teacher - _log_sum_exp(ops, log_p_teacher, 0)
-    return _divergence(ops, p_teacher, log_q_teacher, log_q_student)
+    log_q_student = ops.log_softmax(log_p_student, 0)
+    log_q_teacher = ops.log_softmax(log_p_teacher, 0)
+    return ops.sum(p_teacher * (log_q_teacher - log_q_student), 1)
 
 
 def plain_kl_rows(
@@ -113,16 +125,16 @@ def plain_kl_rows(
     student: Float[Array, "block classes"],
     teacher: Float[Array, "block classes"],
     temperature: Scalar,
-    gradient: bool,
+    factor: Scalar | None = None,
 ) -> RowsAndGradient:
     """Plain distillation: ``T² KL(softmax(t/T) ‖ softmax(s/T))``, gradient ``T (p^s - p^t)``."""
-    log_p_student = _log_softmax(ops, student / temperature)
-    log_p_teacher = _log_softmax(ops, ops.maximum(teacher / temperature, MASKED))
-    p_teacher = ops.exp(log_p_teacher)
-    rows = temperature * temperature * _divergence(ops, p_teacher, log_p_teacher, log_p_student)
-    if not gradient:
+    ours = _soften(ops, divide(student, temperature))
+    theirs = _soften(ops, ops.maximum(divide(teacher, temperature), MASKED))
+    rows = temperature * temperature * _divergence(ops, theirs, ours)
+    if factor is None:
         return rows, None
-    return rows, temperature * (ops.exp(log_p_student) - p_teacher)
+    factor = times(factor, temperature)
+    return rows, ours.weights * (factor / ours.total) - theirs.weights * (factor / theirs.total)
 
 
 def decoupled_kl_rows(
@@ -133,103 +145,111 @@ def decoupled_kl_rows(
     temperature: Scalar,
     alpha: Scalar,
     beta: Scalar,
-    gradient: bool,
+    factor: Scalar | None = None,
 ) -> RowsAndGradient:
     """Decoupled distillation (Zhao et al. 2022): ``T² [α KL(b^t ‖ b^s) + β KL(r^t ‖ r^s)]``.
 
     ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is no class
-    has no target part; its rest is the whole row.
+    has no target part; its rest is the whole row. The gradient, with ``δ = α (b^s - b^t)`` at the
+    target: ``T δ`` there, ``T (-δ r^s + β (r^s - r^t))`` elsewhere.
     """
+    dtype = ops.dtype(student)
     is_target = _is_target(ops, target, student.shape[1])
-    has_target = ops.astype((target >= 0) & (target < student.shape[1]), ops.dtype(student))
-    log_odds_student, log_r_student = _split(ops, student / temperature, is_target)
-    teacher = ops.maximum(teacher / temperature, MASKED)
-    log_odds_teacher, log_r_teacher = _split(ops, teacher, is_target)
+    has_target = ops.astype((target >= 0) & (target < student.shape[1]), dtype)[:, None]
+    index = ops.where(has_target[:, 0] > 0, target, 0)[:, None]
+    student = divide(student, temperature)
+    teacher = ops.maximum(divide(teacher, temperature), MASKED)
+    ours = _soften(ops, ops.where(is_target, MASKED, student))
+    theirs = _soften(ops, ops.where(is_target, MASKED, teacher))
+    odds = ops.take_along_axis(student, index, 1) - ours.log_sum
+    teacher_odds = ops.take_along_axis(teacher, index, 1) - theirs.log_sum
 
-    log_b_student = -ops.softplus(-log_odds_student)
-    log_b_teacher = -ops.softplus(-log_odds_teacher)
-    log_not_student = -ops.softplus(log_odds_student)
-    log_not_teacher = -ops.softplus(log_odds_teacher)
-    b_teacher = ops.exp(log_b_teacher)
-    binary = b_teacher * (log_b_teacher - log_b_student) + ops.exp(log_not_teacher) * (
-        log_not_teacher - log_not_student
-    )
-    in_rest = (teacher > MASKED / 2) & ~is_target
-    r_teacher = ops.where(in_rest, ops.exp(log_r_teacher), 0.0)
-    rest = _divergence(ops, r_teacher, log_r_teacher, log_r_student)
-    rows = temperature * temperature * (alpha * has_target * binary + beta * rest)
-    if not gradient:
+    log_b, log_not = -ops.softplus(-odds), -ops.softplus(odds)
+    teacher_log_b, teacher_log_not = -ops.softplus(-teacher_odds), -ops.softplus(teacher_odds)
+    b, teacher_b = ops.exp(log_b), ops.exp(teacher_log_b)
+    binary = teacher_b * (teacher_log_b - log_b)
+    binary = binary + ops.exp(teacher_log_not) * (teacher_log_not - log_not)
+    has_rest = ops.astype(theirs.peak > MASKED / 2, dtype)  # 0 where the target is all there is
+    rest = has_rest[:, 0] * _divergence(ops, theirs, ours)
+    rows = alpha * has_target[:, 0] * binary[:, 0] + beta * rest
+    rows = temperature * temperature * rows
+    if factor is None:
         return rows, None
-    delta = (alpha * has_target * (ops.exp(log_b_student) - b_teacher))[:, None]
-    has_rest = ops.sum(r_teacher, 1, keepdims=True)  # 1, or 0 where the target is the only class
-    r_student = ops.exp(log_r_student)
-    apart = ops.where(is_target, delta, beta * (has_rest * r_student - r_teacher))
-    return rows, temperature * (apart - delta * r_student)
+    factor = times(factor, temperature)
+    delta = alpha * has_target * (b - teacher_b)
+    rest_factor = beta * has_rest
+    gradient = ours.weights * (times(factor, rest_factor - delta) / ours.total)
+    gradient = gradient - theirs.weights * (times(factor, rest_factor) / theirs.total)
+    at_target = ops.take_along_axis(gradient, index, 1)  # 0 where there is a target
+    return rows, ops.put_along_axis(gradient, index, at_target + times(factor, delta))
 
 
 def cross_entropy_rows(
     ops: Backend,
     student: Float[Array, "block classes"],
     labels: Float[Array, "block classes"],
-    gradient: bool,
+    factor: Scalar | None = None,
 ) -> RowsAndGradient:
     """Cross-entropy with the labels, ``-Σ_c y_c log softmax(s)_c``."""
-    log_p = _log_softmax(ops, student)
+    log_p = ops.log_softmax(student, 1)
     rows = -ops.sum(labels * log_p, 1)
-    if not gradient:
+    if factor is None:
         return rows, None
-    return rows, ops.sum(labels, 1, keepdims=True) * ops.exp(log_p) - labels
+    gradient = ops.sum(labels, 1, keepdims=True) * ops.exp(log_p) - labels
+    return rows, times(factor, gradient)
 
 
-def _mask_same_label(ops: Backend, similarity: Array, same_label: Array, is_own: Array) -> Array:
-    """Return ``S + log(1 - A)``, the own key's S untouched."""
+def times(factor: Scalar, x: Array) -> Array:
+    """Return ``factor * x``, without a pass where the factor is the Python number 1."""
+    return x if isinstance(factor, (int, float)) and factor == 1 else factor * x
+
+
+def divide(x: Array, divisor: Scalar) -> Array:
+    """Return ``x / divisor``, without a pass where the divisor is the Python number 1."""
+    return x if isinstance(divisor, (int, float)) and divisor == 1 else x / divisor
+
+
+class _Softened(NamedTuple):
+    """A softmax in its parts: ``weights / total``, ``logits - peak``, ``log_sum``."""
+
+    peak: Float[Array, "block 1"]
+    logits: Float[Array, "block classes"]
+    weights: Float[Array, "block classes"]
+    total: Float[Array, "block 1"]
+    log_total: Float[Array, "block 1"]
+
+    @property
+    def log_sum(self) -> Float[Array, "block 1"]:
+        return self.log_total + self.peak
+
+
+def _soften(ops: Backend, z: Float[Array, "block classes"]) -> _Softened:
+    peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
+    logits = z - peak
+    weights = ops.exp(logits)
+    total = ops.sum(weights, 1, keepdims=True)
+    return _Softened(peak, logits, weights, total, ops.log(total))
+
+
+def _divergence(ops: Backend, p: _Softened, q: _Softened) -> Float[Array, "block"]:  # noqa: F821
+    """Return ``Σ p (log p - log q)`` over the classes; a weight of exactly 0 adds exactly 0."""
+    apart = ops.sum(p.weights * (p.logits - q.logits), 1, keepdims=True) / p.total
+    return (apart - p.log_total + q.log_total)[:, 0]
+
+
+def _without_same(ops: Backend, similarity: Array, same_label: Array) -> Array:
+    """Return ``S + log(1 - A)``."""
     if ops.dtype(same_label) == "bool":
-        return ops.where(same_label & ~is_own, MASKED, similarity)
+        return ops.where(same_label, MASKED, similarity)
     repel = 1.0 - same_label
     counts = repel > 1e-6
-    weighted = similarity + ops.log(ops.where(counts, repel, 1.0))
-    return ops.where(is_own, similarity, ops.where(counts, weighted, MASKED))
+    return ops.where(counts, similarity + ops.log(ops.where(counts, repel, 1.0)), MASKED)
 
 
-def _logsumexp(ops: Backend, x: Array, softmax: bool) -> tuple[Array, Array | None]:
-    """Return the row-wise logsumexp (block, 1) and, if asked for, the softmax that it implies."""
-    peak = ops.stop_gradient(ops.max(x, 1, keepdims=True))
-    exponentials = ops.exp(x - peak)
-    total = ops.sum(exponentials, 1, keepdims=True)
-    return ops.log(total) + peak, exponentials / total if softmax else None
-
-
-def _log_sum_exp(ops: Backend, x: Array, axis: int) -> Array:
-    peak = ops.stop_gradient(ops.max(x, axis, keepdims=True))
-    return ops.log(ops.sum(ops.exp(x - peak), axis, keepdims=True)) + peak
-
-
-def _log_softmax(ops: Backend, x: Array) -> Array:
-    return x - _log_sum_exp(ops, x, 1)
-
-
-def _divergence(ops: Backend, p: Array, log_p: Array, log_q: Array) -> Array:
-    """Return ``Σ p (log p - log q)`` over the classes, with ``0 log 0 = 0``."""
-    return ops.sum(ops.where(p > 0, p * (log_p - log_q), 0.0), 1)
-
-
-def _split(ops: Backend, z: Array, is_target: Array) -> tuple[Array, Array]:
-    """Return the log odds of target against rest, and the log-softmax of the rest."""
-    rest = ops.where(is_target, MASKED, z)
-    log_sum = _log_sum_exp(ops, rest, 1)
-    z_target = ops.sum(ops.where(is_target, z, 0.0), 1)
-    return z_target - log_sum[:, 0], rest - log_sum
+def _weighted(ops: Backend, weights: Array, x: Array) -> Array:
+    """Return ``weights * x`` for weights of 0 to 1, or bool."""
+    return ops.where(weights, x, 0.0) if ops.dtype(weights) == "bool" else weights * x
 
 
 def _is_target(ops: Backend, labels: Array, classes: int) -> Array:
     return ops.arange(classes, labels)[None, :] == labels[:, None]
-
-
-def _as_float(ops: Backend, x: Array, like: Array) -> Array:
-    return ops.astype(x, ops.dtype(like))
-
-
-def _at(ops: Backend, index: Array, like: Array) -> Array:
-    """Return 1 at ``index`` in each row, else 0."""
-    columns = ops.arange(ops.size(like, 1), like)
-    return _as_float(ops, columns[None, :] == index[:, None], like)

@@ -66,7 +66,7 @@ def mcld_loss(
         >>> import numpy as np
         >>> student, teacher = np.eye(3), 5 * np.eye(3)
         >>> round(float(mcld_loss(student, teacher, np.arange(3))), 4)
-        1.6371
+        1.6071
 
     References:
         Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
@@ -157,6 +157,9 @@ def evaluate_batch(
     """
     ramp = category_ramp(ops, progress, config.category_warmup, batch.dtype, like=batch.student)
     normalizer = None if keys is None else keys.normalizer
+    with_ce = not is_zero(weights.ce)
+    if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
+        weights = Weights()  # no rows, no terms
     columns = is_present(config, weights, "columns")
     if columns and normalizer is not None:
         raise ValueError(
@@ -191,7 +194,7 @@ def evaluate_batch(
     reduced = {
         name: ops.stop_gradient(reduce_rows(ops, rows, batch, reduction, normalizer))
         for name, rows in rows_of.items()
-        if name != "ce" or not is_zero(weights.ce)
+        if name != "ce" or with_ce
     }
     return loss, {**reduced, "ramp": ops.stop_gradient(ramp)}
 

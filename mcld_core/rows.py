@@ -15,9 +15,11 @@ from mcld_core.contrast import (
     category_rows,
     cross_entropy_rows,
     decoupled_kl_rows,
+    divide,
     instance_rows,
     one_hot,
     plain_kl_rows,
+    times,
 )
 from mcld_core.keys import KeyRows
 from mcld_core.similarity import embed, pull_back
@@ -112,15 +114,17 @@ def block_rows(
         contrasts: dict[str, RowsAndGradient] = {}
         if keys is shared.keys and not is_zero(weights.instance):
             mask = _union(ops, same if config.target_mask else None, apart)
-            contrasts["instance"] = instance_rows(ops, s, mask, own, gradient)
+            factor = weights.instance if gradient else None
+            contrasts["instance"] = instance_rows(ops, s, mask, own, factor)
         if keys is shared.prototypes or is_present(config, weights, "labels"):
             if apart is not None and shared.apart is not None and shared.apart.in_category:
                 positive = same if ops.dtype(same) == "bool" else same > 0
                 s = ops.where(apart & ~positive, MASKED, s)
-            contrasts["category"] = category_rows(ops, s, same, gradient)
+            factor = weights.category if gradient else None
+            contrasts["category"] = category_rows(ops, s, same, factor)
         if gradient:
-            d_s = _weighted_sum(weights, contrasts, 1)
-            slope = _plus(slope, ops.matmul(d_s, keys.vectors) / shared.temperature)
+            d_s = _sum([d for _, d in contrasts.values()])
+            slope = _plus(slope, divide(ops.matmul(d_s, keys.vectors), shared.temperature))
         terms |= contrasts
     if slope is not None:
         slope = pull_back(ops, slope, embedding, config.similarity)
@@ -130,13 +134,14 @@ def block_rows(
         within["sample"] = _sample_rows(ops, config, student, teacher, labels, shared, gradient)
     if not is_zero(weights.ce):
         soft = one_hot(ops, labels, student.shape[1], dtype)
-        within["ce"] = cross_entropy_rows(ops, student, soft, gradient)
+        factor = weights.ce if gradient else None
+        within["ce"] = cross_entropy_rows(ops, student, soft, factor)
     if gradient and within:
-        slope = _plus(slope, _weighted_sum(weights, within, 1))
+        slope = _plus(slope, _sum([d for _, d in within.values()]))
     terms |= within
 
     zero = 0.0 * student[:, 0]
-    total = _weighted_sum(weights, terms, 0) if terms else zero
+    total = _sum([times(getattr(weights, name), r) for name, (r, _) in terms.items()] or [zero])
     results = (total, *(terms[name][0] if name in terms else zero for name in TERMS))
     if not gradient:
         return results
@@ -155,18 +160,18 @@ def _sample_rows(
     """The sample-wise term: decoupled at the label (or its arg max), or plain."""
     if student.shape[1] == 1:
         return 0.0 * student[:, 0], 0.0 * student if gradient else None
-    temperature = shared.sample_temperature
+    temperature, factor = shared.sample_temperature, shared.weights.sample if gradient else None
     if not config.sample_target_mask:
-        return plain_kl_rows(ops, student, teacher, temperature, gradient)
+        return plain_kl_rows(ops, student, teacher, temperature, factor)
     target = labels if labels.ndim == 1 else ops.argmax(labels, 1)
-    return decoupled_kl_rows(ops, student, teacher, target, temperature, 1.0, shared.beta, gradient)
+    return decoupled_kl_rows(ops, student, teacher, target, temperature, 1.0, shared.beta, factor)
 
 
 def _similarity(
     ops: Backend, anchors: Float[Array, "block classes"], keys: KeyRows, temperature: Scalar
 ) -> Float[Array, "block keys"]:
     """Return S for a block of anchors, `MASKED` at the keys that do not count."""
-    s = ops.matmul(anchors, ops.matrix_transpose(keys.vectors)) / temperature
+    s = ops.matmul(divide(anchors, temperature), ops.matrix_transpose(keys.vectors))
     return s if keys.kept is None else ops.where(keys.kept[None, :], s, MASKED)
 
 
@@ -182,9 +187,7 @@ def _union(ops: Backend, same: Array | None, apart: Array | None) -> Array | Non
     return same | apart if ops.dtype(same) == "bool" else ops.where(apart, 1.0, same)
 
 
-def _weighted_sum(weights: Weights, terms: dict[str, RowsAndGradient], which: int) -> Any:
-    """Sum the rows (0) or gradients (1) of the terms, each with its weight."""
-    parts = [getattr(weights, name) * term[which] for name, term in terms.items()]
+def _sum(parts: list[Any]) -> Any:
     total = parts[0]
     for part in parts[1:]:
         total = total + part

@@ -16,10 +16,14 @@ def category_ramp(ops: Backend, progress: Scalar, warmup: Scalar, dtype: str, li
         dtype: the dtype of the result.
         like: an array on the device of the result.
     """
-    progress = ops.stop_gradient(number(ops, progress, dtype, like))
-    warmup = number(ops, warmup, dtype, like)
-    ramp = ops.minimum(ops.maximum(progress / ops.where(warmup > 0, warmup, 1.0), 0.0), 1.0)
-    return ops.where(warmup > 0, ramp, 1.0)
+    numbers = isinstance(progress, (int, float)) and isinstance(warmup, (int, float))
+    if numbers:
+        part = number(ops, progress / warmup if warmup > 0 else 1.0, dtype, like)
+    else:
+        progress, warmup = (number(ops, x, dtype, like) for x in (progress, warmup))
+        part = progress / ops.where(warmup > 0, warmup, 1.0)
+        part = ops.stop_gradient(ops.where(warmup > 0, part, 1.0))
+    return ops.minimum(ops.maximum(part, 0.0), 1.0)
 
 
 def number(ops: Backend, value: Scalar, dtype: str, like: Array) -> Array:

@@ -55,7 +55,8 @@ def key_vectors(
 ) -> Float[Array, "keys classes"]:
     """Return the teacher's rows as they enter S."""
     if similarity == "probability":
-        return ops.softmax(logits / key_temperature, 1)
+        is_one = isinstance(key_temperature, (int, float)) and key_temperature == 1
+        return ops.softmax(logits if is_one else logits / key_temperature, 1)
     return embed(ops, logits, similarity).rows
 
 

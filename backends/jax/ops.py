@@ -86,6 +86,10 @@ def softmax(x: Array, axis: int) -> Array:
     return jax.nn.softmax(x, axis=axis)
 
 
+def log_softmax(x: Array, axis: int) -> Array:
+    return jax.nn.log_softmax(x, axis=axis)
+
+
 def cumulative_sum(x: Array) -> Array:
     return jnp.cumsum(x, dtype=x.dtype)
 
@@ -123,4 +127,6 @@ def put(x: Array, indices: Array, values: Array) -> Array:
 
 
 def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    if indices.shape[1] == 1:  # a comparison fuses with what is around it, a scatter does not
+        return jnp.where(jnp.arange(x.shape[1])[None, :] == indices, values, x)
     return x.at[jnp.arange(x.shape[0])[:, None], indices].set(values)

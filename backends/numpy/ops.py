@@ -90,6 +90,11 @@ def searchsorted(x: Array, values: Array) -> Array:
     return np.searchsorted(x, values).astype("int32")
 
 
+def log_softmax(x: Array, axis: int) -> Array:
+    shifted = x - np.max(x, axis=axis, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+
+
 def arange(n: int, like: Array) -> Array:
     return np.arange(n, dtype="int32")
 

@@ -86,6 +86,10 @@ def softmax(x: Array, axis: int) -> Array:
     return tf.nn.softmax(x, axis=axis)
 
 
+def log_softmax(x: Array, axis: int) -> Array:
+    return tf.nn.log_softmax(x, axis=axis)
+
+
 def cumulative_sum(x: Array) -> Array:
     return tf.cumsum(x)
 

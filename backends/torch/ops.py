@@ -30,7 +30,12 @@ def is_tensor(x: Any) -> bool:
 def asarray(x: Any, like: Array | None = None) -> Array:
     if isinstance(x, torch.Tensor):
         return x
-    return torch.as_tensor(x, device=_accelerator() if like is None else like.device)
+    device = _accelerator() if like is None else like.device
+    if isinstance(x, float):  # not rounded to float32 first
+        if torch.compiler.is_compiling():  # a number that changes is no recompile as a factor
+            return torch.ones((), dtype=torch.float64, device=device) * x
+        return torch.scalar_tensor(x, dtype=torch.float64, device=device)
+    return torch.as_tensor(x, device=device)
 
 
 def _accelerator() -> torch.device | None:
@@ -56,7 +61,7 @@ def device(x: Array) -> str | None:
 def host_values(x: Array) -> np.ndarray[Any, Any] | None:
     if torch.compiler.is_compiling() or type(x) not in (torch.Tensor, torch.nn.Parameter):
         return None
-    if x.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if x.device.type != "cpu" or torch._C._are_functorch_transforms_active():
         return None
     x = x.detach()
     return (x.float() if x.dtype is torch.bfloat16 else x).numpy()
@@ -70,6 +75,7 @@ isfinite = torch.isfinite
 matrix_transpose = torch.t
 where = torch.where
 softmax = torch.softmax
+log_softmax = torch.log_softmax
 
 
 def matmul(x: Array, y: Array) -> Array:

@@ -49,11 +49,15 @@ class _Rows(torch.autograd.Function):
         block_rows: int,
         student: Array,
     ) -> tuple[Array, ...]:
-        *results, slope = _by_block(function, (student, *others), prepare(shared), block_rows, True)
+        total, *results, slope = _by_block(
+            function, (student, *others), prepare(shared), block_rows, True
+        )
+        # the only term may be the total itself, which would lose its gradient with it
+        results = [x.clone() if x is total else x for x in results]
         ctx.plain = lambda student: function((student, *others), prepare(shared), False)[0]
         ctx.save_for_backward(student, slope)
-        ctx.mark_non_differentiable(*results[1:])
-        return tuple(results)
+        ctx.mark_non_differentiable(*results)
+        return (total, *results)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Array, *_: Any) -> tuple[Any, ...]:

@@ -1,0 +1,173 @@
+"""How the benchmarks measure: interleaved repetitions in one process, ratios to the limit."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+RESULTS = Path(__file__).parent / "results"
+LIMIT = "LIMIT: two products, one exp"
+
+
+class Shape(NamedTuple):
+    """Anchors, keys and classes of a case; keys == anchors means that the batch is its own keys."""
+
+    batch: int
+    keys: int
+    classes: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """Read ``batch,keys,classes``."""
+        try:
+            batch, keys, classes = (int(part) for part in text.split(","))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(
+                f"a shape is batch,keys,classes, such as 512,512,1000; got {text!r}"
+            ) from error
+        return cls(batch, keys, classes)
+
+    def __str__(self) -> str:
+        return ",".join(str(n) for n in self)
+
+
+SHAPES = [
+    Shape(8, 8, 10),
+    Shape(512, 512, 1000),
+    Shape(1024, 1024, 1000),
+    Shape(256, 16640, 1000),
+    Shape(4096, 4096, 1000),
+    Shape(2048, 2048, 32000),
+]
+QUICK_SHAPES = [Shape(8, 8, 10), Shape(256, 256, 100)]
+
+
+@dataclass
+class Row:
+    """One candidate at one shape."""
+
+    framework: str
+    device: str
+    shape: str
+    name: str
+    seconds_min: float
+    seconds_median: float
+    spread: float
+    """Interquartile range over median."""
+    ratio_min: float
+    """Of minima, to the limit at the same shape in the same process."""
+    ratio_median: float
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Return the options that both benchmarks have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--framework", choices=["torch", "jax", "tensorflow"], default="torch")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--shapes",
+        type=Shape.parse,
+        nargs="+",
+        default=None,
+        help="batch,keys,classes ...; default: the shapes of the results page",
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, default=None, help="also write the rows here")
+    parser.add_argument("--quick", action="store_true", help="small shapes, few repetitions")
+    return parser
+
+
+def limit_threads(threads: int) -> None:
+    """Fix the number of threads; call it before a framework is imported."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+        os.environ[variable] = str(threads)
+    os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if threads == 1:
+        os.environ["XLA_FLAGS"] = (
+            os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+        )
+
+
+def interleaved(
+    candidates: dict[str, Callable[[], Any]], repetitions: int, seconds: float
+) -> dict[str, list[float]]:
+    """Time each candidate in turn, over and over, so that noise meets all of them alike.
+
+    Runs at least ``repetitions`` rounds, and more until ``seconds`` have passed (at most 200).
+    Each candidate returns once its result is ready.
+    """
+    for run in candidates.values():
+        run()
+        run()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    began = time.perf_counter()
+    rounds = 0
+    while rounds < repetitions or (rounds < 200 and time.perf_counter() - began < seconds):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+        rounds += 1
+    return times
+
+
+def to_rows(framework: str, device: str, shape: Shape, times: dict[str, list[float]]) -> list[Row]:
+    """Summarise the times of one shape."""
+    limit = times[LIMIT]
+    rows = []
+    for name, values in times.items():
+        quartiles = statistics.quantiles(values, n=4)
+        median = statistics.median(values)
+        rows.append(
+            Row(
+                framework,
+                device,
+                str(shape),
+                name,
+                min(values),
+                median,
+                (quartiles[2] - quartiles[0]) / median,
+                min(values) / min(limit),
+                median / statistics.median(limit),
+            )
+        )
+    return rows
+
+
+def environment(threads: int, packages: list[str]) -> dict[str, str]:
+    """Describe the machine and the versions."""
+    versions = {name: importlib.metadata.version(name) for name in ["mcld", "numpy", *packages]}
+    return {
+        "processor": _processor(),
+        "python": platform.python_version(),
+        "threads": str(threads),
+        **versions,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write to a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

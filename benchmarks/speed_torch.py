@@ -1,0 +1,106 @@
+"""Candidates in PyTorch: forward and backward of one loss on given logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.measure import LIMIT, Shape
+from mcld_core import MCLDConfig, TeacherKeys, dkd_loss, instance_wise, kd_loss, mcld_loss
+from tests.oracles import handwritten
+
+PACKAGES = ["torch", "pytorch-metric-learning"]
+
+
+def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -> dict[str, Any]:
+    """Return name → call; each call ends when its gradient is there."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    batch, keys, classes = shape
+    teacher = 4 * torch.randn(batch, classes, device=device)
+    labels = torch.randint(classes, (batch,), device=device)
+    key_logits, key_labels, contrast = teacher, labels, None
+    if keys != batch:
+        more = 4 * torch.randn(keys - batch, classes, device=device)
+        key_logits = torch.cat([teacher, more])
+        key_labels = torch.cat([labels, torch.randint(classes, (keys - batch,), device=device)])
+        contrast = TeacherKeys(key_logits, key_labels)
+    student = torch.randn(batch, classes, device=device, requires_grad=True)
+    ready = key_logits.softmax(1)
+
+    def limit() -> None:
+        with torch.no_grad():
+            torch.exp(student @ ready.T) @ ready
+
+    def backward(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            loss().backward()
+            student.grad = None
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+    def mcld(**settings: Any) -> Callable[[], torch.Tensor]:
+        config = MCLDConfig(**settings)
+        return lambda: mcld_loss(student, teacher, labels, config=config, keys=contrast)
+
+    large = batch * classes > 10_000_000
+    found: dict[str, Callable[[], Any]] = {
+        LIMIT: limit,
+        "mcld_loss": backward(mcld()),
+        "mcld_loss, plain form": backward(mcld(block_size=None)),
+        "three terms by hand": backward(
+            lambda: handwritten.mcld_loss(student, teacher, labels, key_logits, key_labels)
+        ),
+        "one InfoNCE by hand": backward(
+            lambda: handwritten.instance_wise(student, teacher, labels, key_logits, key_labels)
+        ),
+        "instance_wise": backward(lambda: instance_wise(student, teacher, labels, keys=contrast)),
+        "one KD loss by hand": backward(lambda: handwritten.kd_loss(student, teacher)),
+        "kd_loss": backward(lambda: kd_loss(student, teacher)),
+        "dkd_loss": backward(lambda: dkd_loss(student, teacher, labels)),
+    }
+    if compiled:
+        loss = torch.compile(mcld_loss, fullgraph=True)
+        found["mcld_loss, torch.compile"] = backward(
+            lambda: loss(student, teacher, labels, keys=contrast)
+        )
+    if keys == batch and not large:
+        found |= {name: backward(run) for name, run in _peers(student, teacher, labels).items()}
+    if device == "cuda":
+        return {name: _synchronised(run) for name, run in found.items()}
+    return found
+
+
+def _peers(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+    """Other libraries' losses on the same rows; embeddings are the logits."""
+    from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
+
+    own = torch.arange(len(student), device=student.device)
+
+    def clip_loss() -> torch.Tensor:
+        s, t = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
+        return 0.5 * (F.cross_entropy(10 * s @ t.T, own) + F.cross_entropy(10 * t @ s.T, own))
+
+    supcon, ntxent = SupConLoss(), NTXentLoss()
+    return {
+        "CLIP loss formula": clip_loss,
+        "pytorch-metric-learning SupConLoss": lambda: supcon(
+            student, labels, ref_emb=teacher, ref_labels=labels
+        ),
+        "pytorch-metric-learning NTXentLoss": lambda: ntxent(
+            student, own, ref_emb=teacher, ref_labels=own
+        ),
+    }
+
+
+def _synchronised(run: Callable[[], Any]) -> Callable[[], Any]:
+    def wait() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return wait
