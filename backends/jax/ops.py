@@ -128,5 +128,5 @@ def put(x: Array, indices: Array, values: Array) -> Array:
 
 def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
     if indices.shape[1] == 1:  # a comparison fuses with what is around it, a scatter does not
-        return jnp.where(jnp.arange(x.shape[1])[None, :] == indices, values, x)
-    return x.at[jnp.arange(x.shape[0])[:, None], indices].set(values)
+        return jnp.where(jnp.arange(x.shape[1], dtype=indices.dtype)[None, :] == indices, values, x)
+    return x.at[arange(x.shape[0], x)[:, None], indices].set(values)
