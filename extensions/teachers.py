@@ -1,0 +1,24 @@
+"""Teachers that are weak, noisy, several, or the student itself.
+
+What is measured: `TeacherQuality`, `agreement`. Several teachers as one: `ensemble`,
+`quality_weights`. Trust by row, class and schedule: `reliability_weights`, `repair_rows`,
+`adaptive_mcld_loss`, `adapt`, `anneal`. Robust contrast: `bounded`, `trimmed`, `outlier_weights`.
+Self-distillation: `ema_update`, `ema_decay`, `generations`, `deep_supervision_loss`.
+"""
+
+from mcld_core.extensions._ensemble import ensemble as ensemble
+from mcld_core.extensions._ensemble import quality_weights as quality_weights
+from mcld_core.extensions._quality import TeacherQuality as TeacherQuality
+from mcld_core.extensions._quality import agreement as agreement
+from mcld_core.extensions._reliability import adapt as adapt
+from mcld_core.extensions._reliability import adaptive_mcld_loss as adaptive_mcld_loss
+from mcld_core.extensions._reliability import anneal as anneal
+from mcld_core.extensions._reliability import reliability_weights as reliability_weights
+from mcld_core.extensions._reliability import repair_rows as repair_rows
+from mcld_core.extensions._robust import bounded as bounded
+from mcld_core.extensions._robust import outlier_weights as outlier_weights
+from mcld_core.extensions._robust import trimmed as trimmed
+from mcld_core.extensions._self_distillation import deep_supervision_loss as deep_supervision_loss
+from mcld_core.extensions._self_distillation import ema_decay as ema_decay
+from mcld_core.extensions._self_distillation import ema_update as ema_update
+from mcld_core.extensions._self_distillation import generations as generations

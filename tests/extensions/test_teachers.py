@@ -1,0 +1,414 @@
+"""What a teacher is worth: quality, ensembles, trust by row, in every backend."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcld_core import MCLDConfig, mcld_loss
+from mcld_core.extensions.teachers import (
+    TeacherQuality,
+    adapt,
+    adaptive_mcld_loss,
+    agreement,
+    anneal,
+    ensemble,
+    quality_weights,
+    reliability_weights,
+    repair_rows,
+)
+from tests import oracles
+from tests.cases import logits, make_case, make_keys, soft_labels, teacher_keys
+from tests.extensions import teacher_oracles
+from tests.frameworks import Framework
+from tests.test_gradients import differences
+from tests.tolerance import assert_central, assert_gradient, assert_value
+
+ROWS, CLASSES, BINS = 12, 4, 5
+RNG = np.random.default_rng(7)
+TEACHER = logits(RNG, ROWS, CLASSES)
+LABELS = np.where(RNG.random(ROWS) < 0.6, TEACHER.argmax(1), RNG.integers(0, CLASSES, ROWS))
+WHERE = np.arange(ROWS) % 5 != 3
+SOFT = soft_labels(RNG, ROWS, CLASSES)
+SOFT[:, 1] += 1 / 32  # no two largest weights alike
+SOFT /= SOFT.sum(1, keepdims=True)
+LABELS[4] = -100
+COUNTS = teacher_oracles.counts_of(TEACHER, LABELS, WHERE, BINS)
+
+
+def measured(backend: Framework, dtype: str = "float64") -> TeacherQuality:
+    return TeacherQuality.from_logits(
+        backend.array(TEACHER, dtype), backend.array(LABELS), where=backend.array(WHERE), bins=BINS
+    )
+
+
+# ---- quality ----
+
+
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["int", "soft"])
+def test_quality_counts_rows_one_by_one(backend: Framework, labels: np.ndarray) -> None:
+    expected = teacher_oracles.counts_of(TEACHER, labels, WHERE, BINS)
+    found = TeacherQuality.from_logits(
+        backend.array(TEACHER, "float64"),
+        backend.array(labels, "float64"),
+        where=backend.array(WHERE),
+        bins=BINS,
+    )
+    for name, value in found._asdict().items():
+        assert backend.owns(value)
+        assert_value(backend.to_numpy(value), expected[name])
+    rows = expected["rows"].sum()
+    accuracy = expected["correct"].sum() / rows
+    for name, reference in {
+        "accuracy": accuracy,
+        "competence": teacher_oracles.competence(accuracy, CLASSES),
+        "class_competence": np.array(teacher_oracles.class_competence(expected)),
+        "calibration_error": teacher_oracles.calibration_error(expected),
+        "confidence": expected["bin_confidence"].sum() / rows,
+        "mean_entropy": expected["entropy"] / rows,
+    }.items():
+        assert_value(backend.to_numpy(getattr(found, name)), reference)
+
+
+def test_quality_of_parts_is_that_of_the_whole_however_split_merged_and_saved(
+    backend: Framework,
+) -> None:
+    def part(rows: slice) -> tuple[Any, Any]:
+        return backend.array(TEACHER[rows], "float64"), backend.array(LABELS[rows])
+
+    like = backend.array(TEACHER, "float64")
+    whole = TeacherQuality.from_logits(*part(slice(None)), bins=BINS)
+    running = TeacherQuality.empty(CLASSES, bins=BINS, like=like)
+    for start in range(0, ROWS, 4):
+        running = running.update(*part(slice(start, start + 4)))
+    saved = pickle.loads(
+        pickle.dumps({k: backend.to_numpy(v) for k, v in running._asdict().items()})
+    )
+    restored = TeacherQuality(**{k: backend.array(v) for k, v in saved.items()})
+    halves = TeacherQuality.from_logits(*part(slice(4)), bins=BINS).merge(
+        TeacherQuality.from_logits(*part(slice(4, None)), bins=BINS)
+    )
+    for other in (running, restored, halves):
+        for a, b in zip(other, whole, strict=True):
+            assert_value(backend.to_numpy(a), backend.to_numpy(b))
+
+
+def test_quality_forgets_by_the_decay_and_starts_at_chance(backend: Framework) -> None:
+    empty = TeacherQuality.empty(CLASSES, like=backend.array(TEACHER, "float64"))
+    assert float(backend.to_numpy(empty.accuracy)) == 1 / CLASSES
+    assert float(backend.to_numpy(empty.competence)) == 0.0
+    right, wrong = np.zeros(20, int), np.ones(20, int)
+    sure = backend.array(9.0 * np.eye(CLASSES)[np.zeros(20, int)], "float64")
+    quality = empty.update(sure, backend.array(right)).update(
+        sure, backend.array(wrong), decay=0.25
+    )
+    assert_value(backend.to_numpy(quality.accuracy), 5 / 25)
+    assert_value(backend.to_numpy(quality.class_accuracy)[:3], np.array([5.2 / 6, 0.2 / 21, 0.2]))
+
+
+def test_quality_update_compiles(differentiable: Framework) -> None:
+    empty = TeacherQuality.empty(CLASSES, bins=BINS, like=differentiable.array(TEACHER, "float64"))
+
+    def update(teacher: Any, labels: Any) -> Any:
+        return empty.update(teacher, labels).accuracy
+
+    arguments = differentiable.array(TEACHER, "float64"), differentiable.array(LABELS)
+    compiled = differentiable.jit(update)(*arguments)
+    assert_value(differentiable.to_numpy(compiled), differentiable.to_numpy(update(*arguments)))
+
+
+def test_agreement_is_the_part_of_rows_with_the_same_arg_max(backend: Framework) -> None:
+    others = [logits(np.random.default_rng(seed), ROWS, CLASSES) for seed in (1, 2)]
+    teachers = [TEACHER, *others]
+    found = agreement([backend.array(t, "float64") for t in teachers], where=backend.array(WHERE))
+    for (m, left), (n, right) in itertools.product(enumerate(teachers), repeat=2):
+        same = (left.argmax(1) == right.argmax(1))[WHERE].mean()
+        assert_value(backend.to_numpy(found[m][n]), same)
+
+
+# ---- ensembles ----
+
+TEACHERS = [TEACHER, *(logits(np.random.default_rng(seed), ROWS, CLASSES) for seed in (3, 4))]
+ROW_WEIGHTS = np.arange(ROWS) / 8
+MISSING = [None, WHERE, np.arange(ROWS) % 2 == 0]
+NOBODY = [WHERE, WHERE, WHERE]
+ENSEMBLES: list[tuple[list[Any], list[Any], list[float]]] = [
+    ([1.0, 1.0, 1.0], [None, None, None], [1.0, 1.0, 1.0]),
+    ([1.0, ROW_WEIGHTS, 0.0], MISSING, [1.0, 2.0, 0.5]),
+    ([0.5, np.asarray(2.0), ROW_WEIGHTS], NOBODY, [4.0, 1.0, 1.0]),
+]
+
+
+@pytest.mark.parametrize("space", ["probability", "logits"])
+@pytest.mark.parametrize(
+    ("weights", "where", "temperatures"), ENSEMBLES, ids=["equal", "rows", "none"]
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_ensemble_is_the_weighted_mean_of_the_teachers_present(
+    backend: Framework,
+    weights: list[Any],
+    where: list[Any],
+    temperatures: list[float],
+    space: str,
+    dtype: str,
+) -> None:
+    content = [t.copy() for t in TEACHERS]
+    for teacher, mask in zip(content, where, strict=True):
+        if mask is not None:
+            teacher[~mask] = np.nan  # what is missing cannot matter
+    found, present = ensemble(
+        [backend.array(t, dtype) for t in content],
+        weights=[w if isinstance(w, float) else backend.array(w, dtype) for w in weights],
+        where=[backend.array(mask) for mask in where],
+        temperatures=temperatures,
+        space=space,
+        return_where=True,
+    )
+    expected = teacher_oracles.ensemble(TEACHERS, weights, where, temperatures, space)
+    assert backend.dtype(found) == dtype
+    assert_value(backend.to_numpy(found), expected, dtype, scale=16.0)
+    nobody = np.ones(ROWS, bool) if where is not NOBODY else WHERE
+    assert (backend.to_numpy(present) == nobody).all()
+
+
+def test_ensemble_with_a_class_that_no_teacher_gives_stays_finite(backend: Framework) -> None:
+    never = np.array([[0.0, 1.0, -np.inf]])
+    found = ensemble([backend.array(never, "float64"), backend.array(never, "float64")])
+    values = backend.to_numpy(found)
+    assert np.isfinite(values).all()
+    assert_value(np.exp(values), np.exp([[0.0, 1.0, -np.inf]]) / (1 + np.e))
+
+
+def test_quality_weights_rise_with_the_accuracy(backend: Framework) -> None:
+    labels, qualities = TEACHER.argmax(1), []
+    for wrong in (0, 4, 12):
+        noisy = np.where(np.arange(ROWS) < wrong, (labels + 1) % CLASSES, labels)
+        rows = backend.array(TEACHER, "float64")
+        qualities.append(TeacherQuality.from_logits(rows, backend.array(noisy)))
+    weights = [float(backend.to_numpy(w)) for w in quality_weights(qualities)]
+    assert weights[0] == 1.0
+    assert 0.0 == weights[2] < weights[1] < weights[0]
+    sharper = [float(backend.to_numpy(w)) for w in quality_weights(qualities, power=3)]
+    assert_value(sharper, np.array(weights) ** 3)
+
+
+# ---- trust by row ----
+
+
+@pytest.mark.parametrize("with_quality", [False, True], ids=["labels", "quality"])
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["int", "soft"])
+def test_reliability_equals_its_definition(
+    backend: Framework, labels: np.ndarray, with_quality: bool
+) -> None:
+    found = reliability_weights(
+        backend.array(TEACHER, "float64"),
+        backend.array(labels, "float64"),
+        measured(backend) if with_quality else None,
+        temperature=0.5,
+        strength=0.75,
+        where=backend.array(WHERE),
+    )
+    trust = teacher_oracles.class_competence(COUNTS) if with_quality else None
+    expected = teacher_oracles.reliability(TEACHER, labels, WHERE, trust, 0.5, 0.75)
+    assert_value(backend.to_numpy(found), expected)
+
+
+def test_reliability_is_bounded_and_rises_with_margin_accuracy_and_trust(
+    backend: Framework,
+) -> None:
+    margins = np.linspace(-300.0, 300.0, 61)
+    teacher = backend.array(np.stack([margins, 0.0 * margins], 1), "float64")
+    zeros = backend.array(np.zeros(61, int))
+    r = backend.to_numpy(reliability_weights(teacher, zeros, temperature=2.0))
+    assert ((r >= 0) & (r <= 1)).all()
+    assert (np.diff(r) >= 0).all()
+    assert r[0] < 1e-12
+    assert r[30] == 0.5
+    assert r[-1] == 1.0
+
+    labels, scores = np.zeros(40, int), []
+    for wrong in (0, 4, 10, 20, 40):
+        seen = np.eye(2)[np.where(np.arange(40) < wrong, 1, 0)]
+        quality = TeacherQuality.from_logits(backend.array(seen, "float64"), backend.array(labels))
+        scores.append(backend.to_numpy(reliability_weights(teacher, zeros, quality)))
+    for better, worse in itertools.pairwise(scores):
+        assert (better >= worse).all()
+        assert better[-1] > worse[-1] or worse[-1] == 0
+    blind = backend.to_numpy(reliability_weights(teacher, zeros, strength=0.0))
+    assert (blind == 1).all()
+
+
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["int", "soft"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_repaired_rows_equal_their_definition(
+    backend: Framework, labels: np.ndarray, dtype: str
+) -> None:
+    r = np.linspace(-0.25, 1.25, ROWS)  # beyond 0 … 1: clipped
+    found = repair_rows(
+        backend.array(TEACHER, dtype),
+        backend.array(labels, dtype),
+        backend.array(r, dtype),
+        smoothing=0.25,
+    )
+    expected = teacher_oracles.repaired(TEACHER, labels, r, 0.25)
+    assert_value(backend.to_numpy(found), expected, dtype, scale=16.0)
+    total = np.exp(backend.to_numpy(found)).sum(1)
+    assert_value(total, np.ones(ROWS), dtype, scale=16.0)
+
+
+def test_without_smoothing_an_untrusted_row_is_its_label_and_losses_stay_finite(
+    differentiable: Framework,
+) -> None:
+    backend = differentiable
+    labels, trust = backend.array(np.array([0, 2, 1, 3])), backend.array(np.zeros(4), "float64")
+    teacher = repair_rows(backend.array(TEACHER[:4], "float64"), labels, trust, smoothing=0.0)
+    assert_value(np.exp(backend.to_numpy(teacher)), np.eye(4)[[0, 2, 1, 3]])
+    value, gradient = backend.value_and_grad(lambda s: mcld_loss(s, teacher, labels), TEACHER[4:8])
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kind", ["int", "soft", "keys"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_adaptive_loss_equals_its_definition(
+    differentiable: Framework, kind: str, reduction: str
+) -> None:
+    backend = differentiable
+    case = make_case(41, labels=kind if kind != "keys" else "int", weights=True, where=True)
+    case = case.but(progress=0.5)
+    if kind == "keys":
+        case = case.but(keys=make_keys(case, own_start=2))
+    settings = {"weight_instance": 1.5, "weight_ce": 0.125}
+    trust = np.array([0.0, 0.25, 1.0, 0.5, 0.75])
+
+    def loss(student: Any, reduction: str = reduction) -> Any:
+        return adaptive_mcld_loss(
+            student,
+            backend.array(case.teacher, "float64"),
+            backend.array(case.labels, "float64"),
+            reliability=backend.array(trust, "float64"),
+            config=MCLDConfig(**settings),
+            keys=teacher_keys(backend, case.keys, "float64"),
+            progress=0.5,
+            sample_weight=backend.array(case.sample_weight, "float64"),
+            where=backend.array(case.where),
+            reduction=reduction,
+        )
+
+    def reference(student: np.ndarray, reduction: str = reduction) -> Any:
+        rows = teacher_oracles.adaptive(case.but(student=student), trust, **settings)
+        if reduction == "none":
+            return rows
+        values = np.where(case.where, case.sample_weight, 0.0)
+        return rows.sum() / (values.sum() if reduction == "mean" else 1.0)
+
+    scale = oracles.scale(case, **settings)
+    found = backend.to_numpy(loss(backend.array(case.student, "float64")))
+    assert_value(found, reference(case.student), scale=scale)
+    if reduction == "mean" and kind == "int":
+        _, gradient = backend.value_and_grad(loss, case.student)
+        assert_central(gradient, differences(lambda s: float(reference(s)), case.student), scale)
+
+
+def test_full_trust_is_the_plain_loss_and_no_trust_forgets_the_rows_own_teacher(
+    differentiable: Framework,
+) -> None:
+    backend, case = differentiable, make_case(42)
+    teacher, labels = backend.array(case.teacher, "float64"), backend.array(case.labels)
+
+    def loss(student: Any, trust: float) -> Any:
+        r = backend.array(np.full(5, trust), "float64")
+        return adaptive_mcld_loss(student, teacher, labels, reliability=r)
+
+    plain = backend.value_and_grad(lambda s: mcld_loss(s, teacher, labels), case.student)
+    full = backend.value_and_grad(lambda s: loss(s, 1.0), case.student)
+    assert_value(full[0], plain[0], scale=8.0)
+    assert_gradient(full[1], plain[1], scale=8.0)
+    config = MCLDConfig(weight_instance=0.0, weight_sample=0.0, weight_ce=1.0)
+    none = backend.value_and_grad(lambda s: loss(s, 0.0), case.student)
+    label = backend.value_and_grad(
+        lambda s: mcld_loss(s, teacher, labels, config=config), case.student
+    )
+    assert_value(none[0], label[0], scale=8.0)
+    assert_gradient(none[1], label[1], scale=8.0)
+
+
+def test_adapted_settings_move_weight_from_the_teacher_to_the_labels(backend: Framework) -> None:
+    config = MCLDConfig(weight_instance=2.0, weight_sample=0.5, weight_ce=0.25)
+    seen, found = [], []
+    for wrong in (0, 10, 20, 30, 40):
+        labels = np.where(np.arange(40) < wrong, 1, 0)
+        rows = backend.array(np.tile([3.0, 0.0, 0.0, 0.0], (40, 1)), "float64")
+        quality = TeacherQuality.from_logits(rows, backend.array(labels))
+        q = teacher_oracles.competence(1 - wrong / 40, 4)
+        seen.append(q)
+        found.append(adapt(config, quality))
+        hash(found[-1])
+        assert_value(found[-1].weight_instance, 2.0 * q)
+        assert_value(found[-1].weight_sample, 0.5 * q)
+        assert_value(found[-1].weight_ce, 0.25 + 2.0 * (1 - q))
+        assert found[-1].weight_category == 1.0
+        assert_value(adapt(config, quality, power=2).weight_sample, 0.5 * q**2)
+    assert found[0] == config
+    assert seen[-1] == 0.0
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_anneal_is_linear_and_flat_outside(backend: Framework) -> None:
+    for progress, expected in ((0.0, 1.0), (0.25, 2.0), (0.5, 3.0), (0.9, 3.0)):
+        assert anneal(progress, 1.0, 3.0, until=0.5) == expected
+        traced = anneal(backend.array(np.asarray(progress), "float64"), 1.0, 3.0, until=0.5)
+        assert_value(backend.to_numpy(traced), expected)
+
+
+def test_trust_compiles_in_a_step(differentiable: Framework) -> None:
+    backend, quality = differentiable, measured(differentiable)
+    labels = np.where(LABELS < 0, 0, LABELS)
+
+    def step(student: Any, teacher: Any, labels: Any) -> Any:
+        r = reliability_weights(teacher, labels, quality)
+        return mcld_loss(student, repair_rows(teacher, labels, r), labels)
+
+    arguments = (
+        backend.array(TEACHERS[1], "float64"),
+        backend.array(TEACHER, "float64"),
+        backend.array(labels),
+    )
+    eager, compiled = step(*arguments), backend.jit(step)(*arguments)
+    assert_value(backend.to_numpy(compiled), backend.to_numpy(eager), scale=16.0)
+
+
+# ---- errors ----
+
+
+def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
+    teacher, labels = backend.array(TEACHER, "float64"), backend.array(np.zeros(ROWS, int))
+    quality = measured(backend)
+    trust = backend.array(np.ones(3), "float64")
+    for call, text in [
+        (lambda: ensemble([]), "at least one teacher; got none"),
+        (lambda: ensemble([teacher], weights=[1, 2]), "one entry a teacher, 1; got 2"),
+        (lambda: ensemble([teacher], weights=[-1]), "weights needs numbers ≥ 0; got -1"),
+        (lambda: ensemble([teacher], temperatures=[0]), "temperatures needs numbers > 0; got 0"),
+        (lambda: ensemble([teacher], space="log"), "'probability' or 'logits'; got 'log'"),
+        (lambda: ensemble([teacher, teacher[:, :3]]), "arrays of one shape"),
+        (lambda: quality_weights([quality], power=-1), "power needs a number ≥ 0; got -1"),
+        (lambda: adapt(MCLDConfig(), quality, power=-1), "power needs a number ≥ 0; got -1"),
+        (lambda: anneal(0.5, until=0.0), "until needs a number > 0; got 0.0"),
+        (lambda: quality.update(teacher[:, :3], labels), "need 4 classes, as this quality counts"),
+        (lambda: quality.merge(TeacherQuality.empty(3)), "the same classes and bins; got 4 and 3"),
+        (lambda: TeacherQuality.empty(0), "classes needs an int > 0; got 0"),
+        (lambda: reliability_weights(teacher[:, :3], labels, quality), "counts 4 classes and"),
+        (lambda: reliability_weights(teacher, labels, temperature=0), "needs a number > 0; got 0"),
+        (lambda: reliability_weights(teacher, labels, strength=2), "in 0 … 1; got 2"),
+        (lambda: reliability_weights(teacher[0], labels), "two axes (batch, classes)"),
+        (lambda: repair_rows(teacher, labels, trust), "reliability needs shape (12,)"),
+        (lambda: repair_rows(teacher, labels, trust, smoothing=2), "in 0 … 1; got 2"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(text)):
+            call()
