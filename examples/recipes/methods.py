@@ -56,6 +56,12 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         help="part of the training over which the DKD term grows to its weight",
     )
     add = parser.add_argument_group("MCLD", "the fields of mcld_core.MCLDConfig").add_argument
+    add(
+        "--bank-size",
+        type=_bank_size,
+        default=0,
+        help="teacher rows of earlier batches to contrast with as well, or all: the training set",
+    )
     for field in fields(MCLDConfig):
         assert field.default is not MISSING, field.name
         kind: dict[str, Any] = {
@@ -68,6 +74,14 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         if isinstance(field.default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
         add(f"--mcld-{field.name.replace('_', '-')}", default=field.default, **kind)
+
+
+def _bank_size(text: str) -> int | str:
+    if text == "all":
+        return text
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError("expected a number of rows ≥ 0, or all")
+    return int(text)
 
 
 def _block_size(text: str) -> int | str | None:

@@ -48,6 +48,14 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     models("--student", help="the student's model")
     models("--list-models", action="store_true", help="print the models and their sizes, and end")
 
+    models(
+        "--teacher-cache",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the teacher's training logits there and read them from there; needs images "
+        "that stay the same: --crop 0 --no-flip",
+    )
+
     training = parser.add_argument_group("training").add_argument
     training("--methods", nargs="+", choices=METHODS, default=["ce", "kd", "dkd", "mcld"])
     training("--seeds", nargs="+", type=int, default=[0])
@@ -141,6 +149,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     for name in ("epochs", "teacher_epochs", "batch_size", "eval_batch_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: expected at least 1")
+    if options.teacher_cache is not None and (options.crop or options.flip):
+        parser.error("--teacher-cache needs images that stay the same: --crop 0 --no-flip")
     try:
         mcld_config(options)
     except ValueError as error:

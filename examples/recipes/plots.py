@@ -6,7 +6,13 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .logs import Row
+
+Logits = NDArray[np.float32]
+Labels = NDArray[np.int64]
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -37,8 +43,100 @@ def curves(histories: Mapping[str, list[Row]]) -> Any:
                 epochs, [100 * row["validation_accuracy"] for row in rows], colour, linestyle=":"
             )
     loss_axes.set(xlabel="epoch", ylabel="training loss (each method's own)", yscale="log")
+    for axes in (loss_axes, accuracy_axes):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     accuracy_axes.set(xlabel="epoch", ylabel="accuracy in %  (test —, validation ···)")
     last = [100 * rows[-1]["test_accuracy"] for rows in histories.values()]
     accuracy_axes.set_ylim(max(0.0, min(last) - 15), min(100.0, max(last) + 3))
     accuracy_axes.legend(loc="lower right")
+    return figure
+
+
+def terms(rows: list[Row], name: str) -> Any:
+    """Draw the unweighted terms of one training by epoch, with the ramp where there is one."""
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
+    epochs = [row["epoch"] for row in rows]
+    for key in rows[0]:
+        if key.startswith("term_") and key != "term_ramp":
+            axes.plot(epochs, [row[key] for row in rows], label=key.removeprefix("term_"))
+    axes.set(xlabel="epoch", ylabel="mean over the rows, unweighted", title=name)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if "term_ramp" in rows[0]:
+        ramp = axes.twinx()
+        ramp.plot(epochs, [row["term_ramp"] for row in rows], "k:", label="ramp")
+        ramp.set(ylim=(0, 1.05), ylabel="ramp of the category-wise term (···)")
+    axes.legend(loc="upper center")
+    return figure
+
+
+def logit_correlations(logits: Logits) -> NDArray[np.float64]:
+    """Return the (classes, classes) correlations of the logits over the rows; 0 for constants."""
+    centred = logits.astype(np.float64) - logits.mean(0, dtype=np.float64)
+    norms = np.sqrt((centred**2).sum(0))
+    scaled = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
+    return scaled.T @ scaled
+
+
+def correlation_maps(teacher: Logits, students: Mapping[str, Logits]) -> Any:
+    """Draw how far each student's logit correlations are from the teacher's, class by class."""
+    wanted = logit_correlations(teacher)
+    figure = new_figure(3.2 * len(students) + 0.8, 3.6)
+    panels = figure.subplots(1, len(students), squeeze=False)[0]
+    for axes, (name, logits) in zip(panels, students.items(), strict=True):
+        difference = np.abs(logit_correlations(logits) - wanted)
+        image = axes.imshow(difference, vmin=0, vmax=1, cmap="magma")
+        axes.set(title=f"{name}\nmean {difference.mean():.3f}", xlabel="class")
+    panels[0].set_ylabel("class")
+    figure.colorbar(image, ax=list(panels), label="|difference of the correlations|")
+    return figure
+
+
+def similarity_matrices(
+    teacher: Logits, students: Mapping[str, Logits], labels: Labels, rows: int = 96
+) -> Any:
+    """Draw the first ``rows`` rows' student–teacher similarities, sorted by class.
+
+    The similarity is the default one of MCLD, ⟨student logits, teacher probabilities⟩, minus each
+    row's mean, which no loss sees. A student that learnt has bright blocks on the diagonal.
+    """
+    order = np.argsort(labels[:rows], kind="stable")
+    exponentials = np.exp(teacher[order] - teacher[order].max(1, keepdims=True))
+    keys = exponentials / exponentials.sum(1, keepdims=True)
+    figure = new_figure(3.6 * len(students) + 0.4, 4)
+    panels = figure.subplots(1, len(students), squeeze=False)[0]
+    for axes, (name, logits) in zip(panels, students.items(), strict=True):
+        similarity = logits[order] @ keys.T
+        similarity = similarity - similarity.mean(1, keepdims=True)
+        image = axes.imshow(similarity, cmap="viridis")
+        axes.set(title=name, xlabel="teacher row (sorted by class)")
+        figure.colorbar(image, ax=axes, shrink=0.75)
+    panels[0].set_ylabel("student row (sorted by class)")
+    return figure
+
+
+def confusion(logits: Logits, labels: Labels, name: str) -> Any:
+    """Draw the confusion matrix: rows are the true classes, in percent of their images."""
+    classes = logits.shape[1]
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (labels, logits.argmax(1)), 1)
+    percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure = new_figure(5.6, 5)
+    axes = figure.subplots()
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    axes.set(title=name, xlabel="predicted class", ylabel="true class")
+    figure.colorbar(image, ax=axes, label="% of the class")
+    if classes <= 20:
+        axes.set(xticks=range(classes), yticks=range(classes))
+        for row, column in zip(*np.nonzero(percent.round() > 0), strict=True):
+            value = percent[row, column]
+            axes.text(
+                column,
+                row,
+                f"{value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if value > 50 else "black",
+            )
     return figure

@@ -37,6 +37,9 @@ from .logs import (
 )
 from .methods import Ops, method_loss
 from .readers import DataError
+from .torch_inference import Pixels, accuracy, predict
+from .torch_ranks import Ranks
+from .torch_teacher import Teacher
 
 CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
 
@@ -73,47 +76,6 @@ def standardise(logits: Tensor) -> Tensor:
 OPS = Ops(functional.cross_entropy, standardise)
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``auto`` is the first accelerator, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator()
-    return torch.device("cpu") if accelerator is None else accelerator
-
-
-class Pixels:
-    """Turns (rows, height, width, channels) bytes into normalised tensors on the device."""
-
-    def __init__(self, data: Dataset, device: torch.device) -> None:
-        self.device = device
-        shape = (1, -1, 1, 1)
-        self.mean = torch.tensor(data.mean, device=device).view(shape)
-        self.std = torch.tensor(data.std, device=device).view(shape)
-
-    def __call__(self, images: np.ndarray) -> Tensor:
-        """Return (rows, channels, height, width) float32."""
-        pixels = torch.from_numpy(images).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return (pixels.float() / 255 - self.mean) / self.std
-
-
-@torch.no_grad()
-def predict(model: nn.Module, split: Split, pixels: Pixels, batch_size: int) -> Tensor:
-    """Return the logits of a whole split, in evaluation mode; restores the mode."""
-    was_training = model.training
-    model.eval()
-    parts = [
-        model(pixels(split.images[start : start + batch_size])).float()
-        for start in range(0, len(split), batch_size)
-    ]
-    model.train(was_training)
-    return torch.cat(parts)
-
-
-def accuracy(logits: Tensor, labels: np.ndarray) -> float:
-    """Return the part of rows whose greatest logit is the label's."""
-    return float((logits.argmax(1).cpu().numpy() == labels).mean())
-
-
 def rate(options: argparse.Namespace, base: float, epoch: int, epochs: int) -> float:
     """Return the learning rate of an epoch (counted from 0)."""
     done = epoch / epochs
@@ -132,12 +94,21 @@ class Training:
         teacher: nn.Module | None,
         data: Dataset,
         options: argparse.Namespace,
-        device: torch.device,
+        ranks: Ranks,
     ) -> None:
-        self.job, self.data, self.options, self.device = job, data, options, device
+        self.job, self.data, self.options, self.ranks = job, data, options, ranks
+        device = ranks.device
         self.model = model.to(device).train()
+        self.parallel = ranks.wrap(self.model)
         self.pixels = Pixels(data, device)
-        self.teacher_logits = self._teacher(teacher)
+        self.autocast: Callable[[], Any] = nullcontext
+        if options.amp != "off":
+            dtype = torch.bfloat16 if options.amp == "bf16" else torch.float16
+            self.autocast = lambda: torch.autocast(device.type, dtype)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = Teacher(teacher, data, options, self.pixels, ranks, self.autocast)
+        self.contrasts = job.method.startswith("mcld")
         self.loss = method_loss(job.method, options, OPS)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
@@ -145,31 +116,11 @@ class Training:
             momentum=options.momentum,
             weight_decay=options.weight_decay,
         )
-        amp = options.amp
-        self.autocast: Callable[[], Any] = nullcontext
-        if amp != "off":
-            dtype = torch.bfloat16 if amp == "bf16" else torch.float16
-            self.autocast = lambda: torch.autocast(device.type, dtype)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
+        self.folder = job.folder if ranks.first else None
         self.rows: list[Row] = []
         self.epoch = self.step = 0
         self.sums: dict[str, Tensor] = {}
-
-    def _teacher(self, teacher: nn.Module | None) -> Callable[[Tensor, np.ndarray], Tensor | None]:
-        """Return a function from a batch and its row numbers to the teacher's logits."""
-        if teacher is None:
-            return lambda images, index: None
-        teacher.to(self.device).eval().requires_grad_(False)
-        if not self.options.crop and not self.options.flip:  # the same images in each epoch
-            table = predict(teacher, self.data.train, self.pixels, self.options.eval_batch_size)
-            return lambda images, index: table[torch.from_numpy(index).to(self.device)]
-
-        def live(images: Tensor, index: np.ndarray) -> Tensor:
-            with torch.no_grad(), self.autocast():
-                logits: Tensor = teacher(images)
-                return logits
-
-        return live
 
     # ---- the loop ----
 
@@ -181,17 +132,16 @@ class Training:
             Stopped: Ctrl-C or SIGTERM, after the state was saved.
         """
         scalars = None
-        if self.job.folder is not None and self.options.tensorboard:
-            scalars = Scalars(self.job.folder / "tensorboard")
+        if self.folder is not None and self.options.tensorboard:
+            scalars = Scalars(self.folder / "tensorboard")
         with StopSignal() as stop:
             while self.epoch < self.job.epochs:
                 self._epoch(stop)
-                row = self.rows[-1]
-                if self.job.folder is not None:
-                    say(epoch_line(self.job.name, row, self.job.epochs))
-                    self._save_epoch()
+                if self.folder is not None:
+                    say(epoch_line(self.job.name, self.rows[-1], self.job.epochs))
+                    self._save_epoch(self.folder)
                 if scalars is not None:
-                    scalars.add(row)
+                    scalars.add(self.rows[-1])
         if scalars is not None:
             scalars.close()
         return self.rows
@@ -213,36 +163,44 @@ class Training:
             start=self.step,
         )
         title = f"{job.name} {self.epoch + 1}/{job.epochs}"
-        for images, labels, index in progress_bar(batches, steps, title, self.step):
-            self._step(
-                images, labels, index, (self.epoch * steps + self.step) / (job.epochs * steps)
-            )
+        bar = progress_bar(batches, steps, title, self.step) if self.ranks.first else batches
+        for images, labels, index in bar:
+            if len(labels) >= self.ranks.world:
+                progress = (self.epoch * steps + self.step) / (job.epochs * steps)
+                self._step(*map(self.ranks.share, (images, labels, index)), progress)
             self.step += 1
             if self.step % CHECK_EVERY == 0:
                 self._check_finite()
-            if stop.requested:
+            if self._must_stop(stop):
                 self._stop()
         self._check_finite()
-        rows = len(self.data.train)
         row: Row = {"epoch": self.epoch + 1, "lr": lr}
-        row |= {key: float(value) / rows for key, value in self.sums.items()}
-        for part in ("validation", "test"):
-            split: Split = getattr(self.data, part)
-            if len(split):
-                logits = predict(self.model, split, self.pixels, options.eval_batch_size)
-                row[f"{part}_accuracy"] = accuracy(logits, split.labels)
+        sums = {key: float(self.ranks.total(value)) for key, value in self.sums.items()}
+        rows = sums.pop("rows")
+        row |= {key: value / rows for key, value in sums.items()}
+        if self.ranks.first:
+            for part in ("validation", "test"):
+                split: Split = getattr(self.data, part)
+                if len(split):
+                    logits = predict(self.model, split, self.pixels, options.eval_batch_size)
+                    row[f"{part}_accuracy"] = accuracy(logits, split.labels)
         row["seconds"] = time.perf_counter() - started
-        self.rows.append(row)
+        self.rows.append(self.ranks.agree(row))
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
 
     def _step(
         self, images: np.ndarray, labels: np.ndarray, index: np.ndarray, progress: float
     ) -> None:
-        inputs, targets = self.pixels(images), torch.from_numpy(labels).to(self.device)
-        teacher = self.teacher_logits(inputs, index)
+        inputs = self.pixels(images)
+        targets, numbers = (torch.from_numpy(x).to(self.ranks.device) for x in (labels, index))
+        teacher = keys = None
+        if self.teacher is not None:
+            teacher = self.teacher.logits(inputs, numbers)
+            if self.contrasts:
+                keys = self.teacher.keys(teacher, targets, numbers)
         with self.autocast():
-            student = self.model(inputs)
-            loss, terms = self.loss(student, teacher, targets, progress)
+            student = self.parallel(inputs)
+            loss, terms = self.loss(student, teacher, targets, progress, keys)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -250,14 +208,15 @@ class Training:
         values = {"loss": loss} | {f"term_{key}": value for key, value in terms.items()}
         with torch.no_grad():
             for key, value in values.items():
-                self._add(key, len(labels) * value.detach())
+                self._add(key, len(labels) * torch.as_tensor(value, device=loss.device).detach())
             self._add("train_accuracy", (student.argmax(1) == targets).sum())
+            self._add("rows", torch.tensor(float(len(labels)), device=loss.device))
 
     def _add(self, key: str, value: Tensor) -> None:
         self.sums[key] = self.sums[key] + value if key in self.sums else value.float()
 
     def _check_finite(self) -> None:
-        loss = float(self.sums["loss"])
+        loss = float(self.ranks.total(self.sums["loss"]))
         if not math.isfinite(loss):
             kept = ""
             if self.job.folder is not None and self.rows:
@@ -271,11 +230,21 @@ class Training:
                 f"{self.job.lr / 3:.2g}"
             )
 
+    def _must_stop(self, stop: StopSignal) -> bool:
+        """Whether a signal came; several ranks ask one another, but not in each step."""
+        if self.ranks.world == 1:
+            return stop.requested
+        if self.step % CHECK_EVERY:
+            return False
+        flag = torch.tensor(float(stop.requested), device=self.ranks.device)
+        return float(self.ranks.total(flag)) > 0
+
     def _stop(self) -> None:
         if self.job.folder is None:
             raise Stopped(f"stopped while trying {self.job.name} at lr {self.job.lr:g}")
         self._check_finite()
-        self._save_checkpoint()
+        if self.folder is not None:
+            self._save_checkpoint(self.folder)
         raise Stopped(
             f"{self.job.name} stopped in epoch {self.epoch + 1}/{self.job.epochs} after "
             f"step {self.step}; the state is saved in {self.job.folder}"
@@ -283,15 +252,14 @@ class Training:
 
     # ---- files ----
 
-    def _save_epoch(self) -> None:
-        assert self.job.folder is not None
+    def _save_epoch(self, folder: Path) -> None:
         best = max((row.get("validation_accuracy", 0.0) for row in self.rows[:-1]), default=-1.0)
         if self.rows[-1].get("validation_accuracy", 0.0) > best:
-            checkpoints.save(self.job.folder / "best.pt", self._weights())
+            checkpoints.save(folder / "best.pt", self._weights())
         if self.epoch == self.job.epochs:
-            checkpoints.save(self.job.folder / "last.pt", self._weights())
-        write_csv(self.job.folder / "log.csv", self.rows)
-        self._save_checkpoint()
+            checkpoints.save(folder / "last.pt", self._weights())
+        write_csv(folder / "log.csv", self.rows)
+        self._save_checkpoint(folder)
 
     def _weights(self) -> dict[str, Any]:
         """Return the model alone, as it is handed on."""
@@ -303,11 +271,10 @@ class Training:
             "model": self.model.state_dict(),
         }
 
-    def _save_checkpoint(self) -> None:
-        assert self.job.folder is not None
+    def _save_checkpoint(self, folder: Path) -> None:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         checkpoints.save(
-            self.job.folder / "checkpoint.pt",
+            folder / "checkpoint.pt",
             {
                 "identity": self.job.identity(),
                 "epoch": self.epoch,
@@ -319,6 +286,7 @@ class Training:
                 "scaler": self.scaler.state_dict(),
                 "random": torch.get_rng_state(),
                 "random_cuda": cuda,
+                "bank": None if self.teacher is None else self.teacher.state(),
             },
         )
 
@@ -344,6 +312,8 @@ class Training:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random_cuda"])
+        if self.teacher is not None:
+            self.teacher.restore(state["bank"])
         self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
-        self.sums = {key: value.to(self.device) for key, value in state["sums"].items()}
+        self.sums = {key: value.to(self.ranks.device) for key, value in state["sums"].items()}
         return True

@@ -67,7 +67,17 @@ def test_the_saved_configuration_repeats_the_run(tmp_path: Path) -> None:
 
 def test_killed_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     script = [sys.executable, str(EXAMPLES / "torch_cifar100.py")]
-    arguments = [*SMALL, "--student", "mlp-128", "--epochs", "5", "--methods", "mcld"]
+    arguments = [
+        *SMALL,
+        "--student",
+        "mlp-128",
+        "--epochs",
+        "4",
+        "--train-size",
+        "600",
+        "--methods",
+        "mcld",
+    ]
     arguments += ["--crop", "1", "--batch-size", "16", "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -110,7 +120,7 @@ def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_saves_within_the_epoch_and_says_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [*SMALL, "--methods", "mcld", "--crop", "1"]
+    arguments = [*SMALL, "--methods", "mcld", "--crop", "1", "--bank-size", "100"]
     stopped = [*arguments, "--out", str(tmp_path / "stopped")]
     with monkeypatch.context() as patch:
         interrupt_after(22, patch)
@@ -214,3 +224,55 @@ def test_mistakes_are_one_clear_line(
     assert message in error
     assert error.startswith("error: ")
     assert "Traceback" not in error
+
+
+def test_the_teacher_s_answers_are_kept_and_used_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*SMALL, "--methods", "mcld", "--bank-size", "all"]
+    cached = [*arguments, "--teacher-cache", str(tmp_path / "cache")]
+    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "plain")]) == 0
+    assert torch_cifar100.main([*cached, "--out", str(tmp_path / "cached")]) == 0
+    (path,) = (tmp_path / "cache").iterdir()
+    with monkeypatch.context() as patch:  # the second time the teacher has nothing to compute
+
+        def refuse(*_: Any) -> None:
+            raise AssertionError
+
+        patch.setattr("recipes.torch_teacher.predict", refuse)
+        assert torch_cifar100.main([*cached, "--out", str(tmp_path / "again")]) == 0
+    for run in ("cached", "again"):
+        assert_equal_weights(tmp_path / "plain/seed0/mcld", tmp_path / run / "seed0/mcld")
+    path.write_bytes(path.read_bytes()[:1000])
+    assert torch_cifar100.main([*cached, "--out", str(tmp_path / "damaged")]) == 2
+    assert "complete teacher cache" in capsys.readouterr().err
+
+
+def test_mixed_precision_trains(tmp_path: Path) -> None:
+    arguments = [*SMALL, "--teacher-epochs", "6", "--student", "mlp-16", "--epochs", "8"]
+    arguments += ["--methods", "mcld", "--amp", "bf16"]
+    assert torch_cifar100.main([*arguments, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "results.json").read_text())[1]
+    assert record["test_last"] > 0.7
+    assert {value.dtype for value in weights(tmp_path / "seed0" / "mcld").values()} == {
+        torch.float32
+    }
+
+
+def test_two_processes_train_the_student_of_one(tmp_path: Path) -> None:
+    arguments = ["--teacher", "mlp-8", "--teacher-epochs", "1", "--student", "mlp-8"]
+    arguments += ["--epochs", "2", "--methods", "dkd", "mcld", "--bank-size", "64"]
+    # full batches: else a bank drops other rows of the last batch than one process does
+    arguments += ["--device", "cpu", "--train-size", "512"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    script = str(EXAMPLES / "torch_cifar100.py")
+    for out, launcher in (("one", []), ("two", torchrun)):
+        command = [sys.executable, *launcher, script, *arguments, "--out", str(tmp_path / out)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("| mcld |") == 1  # one rank speaks
+    for method in ("teacher", "dkd", "mcld"):
+        one, two = (weights(tmp_path / out / "seed0" / method) for out in ("one", "two"))
+        for name in one:
+            torch.testing.assert_close(one[name], two[name], rtol=2e-4, atol=2e-5)

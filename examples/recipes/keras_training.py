@@ -1,0 +1,248 @@
+"""One training by Keras' `fit`: teacher or student, resumable to the bit.
+
+Batches and augmentation depend on (seed, epoch, step) alone and the checkpoint of each epoch holds
+everything else (weights, statistics, optimiser, step, bank), so a run that was killed and resumed
+ends with the parameters of one that was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from . import keras_checkpoints as checkpoints
+from .data import Dataset, Split, steps_per_epoch, training_batches
+from .keras_learner import SGD, make_learner, with_cached_teacher
+from .logs import Diverged, Row, Scalars, Stopped, StopSignal, epoch_line, say, write_csv
+from .readers import DataError
+
+CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one training is. ``folder=None``: nothing is written (trials of --tune-lr)."""
+
+    name: str
+    method: str
+    model: str
+    seed: int
+    lr: float
+    epochs: int
+    folder: Path | None
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be resumed."""
+        return {key: x for key, x in asdict(self).items() if key not in ("name", "folder")}
+
+
+def rate(options: argparse.Namespace, base: float, epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch (counted from 0)."""
+    done = epoch / epochs
+    if options.schedule == "cosine":
+        return base * 0.5 * (1 + math.cos(math.pi * done))
+    return float(base * 0.1 ** sum(done >= milestone for milestone in (0.625, 0.75, 0.875)))
+
+
+def pixels(images: NDArray[np.uint8], data: Dataset) -> NDArray[np.float32]:
+    """Return bytes as floats, each channel centred and scaled."""
+    mean, std = (np.asarray(x, "float32") * 255 for x in (data.mean, data.std))
+    return (images.astype("float32") - mean) / std
+
+
+def predict(model: keras.Model, split: Split, data: Dataset, batch_size: int) -> Logits:
+    """Return the model's logits of all images of a split, float32."""
+    parts = [
+        model.predict_on_batch(pixels(split.images[start : start + batch_size], data))
+        for start in range(0, len(split), batch_size)
+    ]
+    return np.concatenate(parts).astype("float32")
+
+
+class Batches(keras.utils.PyDataset):
+    """The training batches of an epoch, with the teacher's logits where they are known."""
+
+    def __init__(
+        self, data: Dataset, options: argparse.Namespace, seed: int, table: Logits | None
+    ) -> None:
+        super().__init__()
+        self.data, self.options, self.seed, self.table = data, options, seed, table
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return steps_per_epoch(self.data.train, self.options.batch_size)
+
+    def __getitem__(self, number: int) -> tuple[Any, NDArray[np.int32]]:
+        options = self.options
+        images, labels, index = next(
+            training_batches(
+                self.data.train,
+                options.batch_size,
+                seed=self.seed,
+                epoch=self.epoch,
+                crop=options.crop,
+                flip=options.flip,
+                start=number,
+            )
+        )
+        x = pixels(images, self.data)
+        return x if self.table is None else (x, self.table[index]), labels.astype("int32")
+
+
+class Training:
+    """The state of one training. ``table``: the teacher's logits where images stay the same."""
+
+    def __init__(
+        self,
+        job: Job,
+        model: keras.Model,
+        teacher: keras.Model | None,
+        table: Logits | None,
+        data: Dataset,
+        options: argparse.Namespace,
+    ) -> None:
+        self.job, self.model, self.data, self.options = job, model, data, options
+        self.batches = Batches(data, options, job.seed, table)
+        student = model
+        if table is not None:
+            teacher, student = with_cached_teacher(model, data.classes)
+        total_steps = job.epochs * len(self.batches)
+        self.learner = make_learner(job.method, student, teacher, options, total_steps)
+        optimizer = SGD(job.lr, options.momentum, options.weight_decay)
+        self.learner.compile(optimizer, metrics=["accuracy"])
+        self.rows: list[Row] = []
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are done."""
+        return len(self.rows)
+
+    def run(self) -> list[Row]:
+        """Train to the last epoch and return an epoch a row.
+
+        Raises:
+            Diverged: the loss is NaN or infinite.
+            Stopped: Ctrl-C or SIGTERM; the checkpoint of the last whole epoch is there.
+        """
+        if self.epoch == self.job.epochs:
+            return self.rows
+        with StopSignal() as stop:
+            self.learner.fit(
+                self.batches,
+                epochs=self.job.epochs,
+                initial_epoch=self.epoch,
+                shuffle=False,  # the batches are
+                verbose=1 if sys.stdout.isatty() else 0,
+                callbacks=[_Epochs(self, stop)],
+            )
+        return self.rows
+
+    def resume(self) -> bool:
+        """Go back to the checkpoint in the job's folder; False where there is none.
+
+        Raises:
+            DataError: the checkpoint is damaged, or is of another training.
+        """
+        assert self.job.folder is not None
+        path = self.job.folder / "checkpoint.zip"
+        if not path.exists():
+            return False
+        notes = checkpoints.read_notes(path)
+        if notes["identity"] != self.job.identity():
+            raise DataError(
+                f"{path} is of another training: {notes['identity']}, not {self.job.identity()}; "
+                "resume with the options of that run, or choose another --out"
+            )
+        checkpoints.load_state(path, self.learner)
+        self.rows = notes["rows"]
+        return True
+
+    def finish_epoch(self, row: Row) -> None:
+        """Add the accuracies, say and save what the epoch came to."""
+        for part in ("validation", "test"):
+            split: Split = getattr(self.data, part)
+            if len(split):
+                logits = predict(self.model, split, self.data, self.options.eval_batch_size)
+                row[f"{part}_accuracy"] = float((logits.argmax(1) == split.labels).mean())
+        row["seconds"] = time.perf_counter() - row["seconds"]
+        self.rows.append(row)
+        folder = self.job.folder
+        if folder is None:
+            return
+        say(epoch_line(self.job.name, row, self.job.epochs))
+        best = max((old.get("validation_accuracy", 0.0) for old in self.rows[:-1]), default=-1.0)
+        if row.get("validation_accuracy", 0.0) > best:
+            checkpoints.save_model(folder / "best.keras", self.model)
+        if self.epoch == self.job.epochs:
+            checkpoints.save_model(folder / "last.keras", self.model)
+        write_csv(folder / "log.csv", self.rows)
+        notes = {"identity": self.job.identity(), "rows": self.rows}
+        checkpoints.save_state(folder / "checkpoint.zip", self.learner, notes)
+
+
+class _Epochs(keras.callbacks.Callback):
+    """Sets the rate, watches the loss, and ends each epoch with its row and checkpoint."""
+
+    def __init__(self, training: Training, stop: StopSignal) -> None:
+        super().__init__()
+        self.training, self.stop = training, stop
+        self.scalars: Scalars | None = None
+        folder = training.job.folder
+        if folder is not None and training.options.tensorboard:
+            self.scalars = Scalars(folder / "tensorboard")
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        training = self.training
+        self.started = time.perf_counter()
+        self.lr = rate(training.options, training.job.lr, epoch, training.job.epochs)
+        training.learner.optimizer.learning_rate = self.lr
+        training.batches.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        job = self.training.job
+        if (batch + 1) % CHECK_EVERY == 0:
+            self._check_finite(logs or {}, batch)
+        if self.stop.requested:
+            place = f"{job.name} stopped in epoch {self.training.epoch + 1}/{job.epochs}"
+            if job.folder is None:
+                raise Stopped(f"{place}, a trial at lr {job.lr:g}")
+            raise Stopped(f"{place}; {job.folder} holds the epochs before")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
+        self._check_finite(logs, len(self.training.batches) - 1)
+        row: Row = {"epoch": epoch + 1, "lr": self.lr, "loss": float(logs["loss"])}
+        row |= {key: float(x) for key, x in logs.items() if key.startswith("term_")}
+        row |= {"train_accuracy": float(logs["accuracy"]), "seconds": self.started}
+        self.training.finish_epoch(row)
+        if self.scalars is not None:
+            self.scalars.add(self.training.rows[-1])
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self.scalars is not None:
+            self.scalars.close()
+
+    def _check_finite(self, logs: dict[str, Any], batch: int) -> None:
+        job, loss = self.training.job, float(logs["loss"])
+        if math.isfinite(loss):
+            return
+        kept = ""
+        if job.folder is not None and self.training.rows:
+            kept = (
+                f" The last good checkpoint is {job.folder / 'checkpoint.zip'} "
+                f"(epoch {self.training.epoch})."
+            )
+        raise Diverged(
+            f"{job.name}: the loss is {loss} in epoch {self.training.epoch + 1}, by step "
+            f"{batch + 1}.{kept} Try a smaller rate: --lr {job.method}={job.lr / 3:.2g}"
+        )

