@@ -120,35 +120,57 @@ def test_an_exporter_that_changes_the_student_is_caught(
         export_onnx(build("cnn"), tmp_path / "a.onnx", input_shape=SHAPE)
 
 
-def test_a_constant_batch_is_caught(tmp_path: Path) -> None:
-    class Fixed(nn.Module):
-        def forward(self, values: torch.Tensor) -> torch.Tensor:
-            return values.reshape(int(values.shape[0]), 2, 3).sum(1)
+class Mean(nn.Module):
+    """The mean over time of (batch, time, 3)."""
 
-    def constant(student: Any, request: Any, names: Any, path: Path) -> str:
-        node = onnx.helper.make_node
-        shape = numpy_helper.from_array(np.array([request.batch, 2, 3]), "shape")
-        axes = numpy_helper.from_array(np.array([1]), "axes")
-        tensor = onnx.helper.make_tensor_value_info
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values.mean(1)
+
+
+def constant(axis: int) -> Callable[..., str]:
+    """An exporter of `Mean` that takes the example's batch or length for a constant."""
+
+    def written(student: Any, request: Any, names: Any, path: Path) -> str:
+        node, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+        shape = request.example["input"].shape if axis == 0 else (0, 0, 3)
         graph = onnx.helper.make_graph(
             [
-                node("Reshape", ["input", "shape"], ["pairs"]),
-                node("ReduceSum", ["pairs", "axes"], ["logits"], keepdims=0),
+                node("Reshape", ["input", "shape"], ["reshaped"]),
+                node("ReduceSum", ["reshaped", "one"], ["sum"], keepdims=0),
+                node("Div", ["sum", "length"], ["logits"]),
             ],
             "constant",
-            [tensor("input", onnx.TensorProto.FLOAT, ["batch", 6])],
+            [tensor("input", onnx.TensorProto.FLOAT, ["batch", "time", 3])],
             [tensor("logits", onnx.TensorProto.FLOAT, [None, 3])],
-            [shape, axes],
+            [
+                numpy_helper.from_array(np.array(shape), "shape"),
+                numpy_helper.from_array(np.array([1]), "one"),
+                numpy_helper.from_array(np.array(8.0, np.float32), "length"),
+            ],
         )
-        onnx.save(onnx.helper.make_model(graph, ir_version=10), path)
+        opset = onnx.helper.make_opsetid("", 18)
+        onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=[opset]), path)
         return "constant"
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_export, "write", constant)
-        with pytest.raises(ValueError, match="exported as a constant"):
-            export_onnx(Fixed(), tmp_path / "a.onnx", input_shape=(6,))
+    return written
+
+
+@pytest.mark.parametrize(
+    ("axis", "text"), [(0, "exported as a constant"), (1, "differs between ONNX and the student")]
+)
+def test_a_constant_axis_is_caught(
+    axis: int, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.onnx"
+    arguments: dict[str, Any] = {"input_shape": (8, 3)}
+    if axis == 1:
+        arguments["dynamic_axes"] = {"input": {1: "time"}}
+    export_onnx(Mean(), path, **arguments)  # torch's own is right
+    path.unlink()
+    monkeypatch.setattr(torch_export, "write", constant(axis))
+    with pytest.raises(ValueError, match=text):
+        export_onnx(Mean(), path, **arguments)
     assert list(tmp_path.iterdir()) == []
-    export_onnx(Fixed(), tmp_path / "a.onnx", input_shape=(6,))  # torch's own is right
 
 
 def test_an_exporter_that_fails_leaves_nothing(tmp_path: Path) -> None:
