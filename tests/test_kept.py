@@ -1,0 +1,161 @@
+"""What the closed-form gradient promises: what is kept, second derivatives, blocks under XLA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcld_core import MCLDConfig, mcld_loss
+from tests.frameworks import Framework, only
+from tests.tolerance import assert_gradient, assert_value
+
+BATCH, CLASSES = 600, 20
+
+
+def logits(seed: int, batch: int, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    student, teacher = 2 * rng.normal(size=(2, batch, classes))
+    return student, teacher, rng.integers(0, classes, batch)
+
+
+@pytest.mark.parametrize("backend", only("torch"), indirect=True)
+@pytest.mark.parametrize("block_size", ["auto", None])
+def test_backward_keeps_the_gradient_and_no_array_of_rows_by_keys(
+    backend: Framework, block_size: Any
+) -> None:
+    import torch
+
+    student, teacher, labels = (backend.array(x) for x in logits(0, BATCH, CLASSES))
+    student.requires_grad_()
+    inputs = {x.data_ptr() for x in (student, teacher, labels)}
+    kept: dict[int, int] = {}
+
+    def pack(x: Any) -> Any:
+        if x.untyped_storage().data_ptr() not in inputs:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // 8
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        mcld_loss(student, teacher, labels, config=MCLDConfig(block_size=block_size)).backward()
+    few = BATCH * CLASSES + 4 * BATCH + 100
+    if block_size is None:  # the plain form keeps S and more: the measure sees it
+        assert sum(kept.values()) > BATCH * BATCH
+    else:
+        assert sum(kept.values()) <= few
+
+
+@pytest.mark.parametrize("backend", only("jax"), indirect=True)
+def test_the_compiled_step_holds_no_array_of_rows_by_keys(backend: Framework) -> None:
+    import jax
+
+    batch = 2048
+
+    def temporaries(block_size: Any) -> int:
+        config = MCLDConfig(block_size=block_size)
+
+        def loss(student: Any, teacher: Any, labels: Any) -> Any:
+            return mcld_loss(student, teacher, labels, config=config)
+
+        shape = jax.ShapeDtypeStruct((batch, CLASSES), np.float32)
+        step = jax.jit(jax.value_and_grad(loss))
+        compiled = step.lower(shape, shape, jax.ShapeDtypeStruct((batch,), np.int32)).compile()
+        return int(compiled.memory_analysis().temp_size_in_bytes)
+
+    one_array = 4 * batch * batch
+    assert temporaries("auto") < one_array < temporaries(None)
+
+
+@pytest.mark.parametrize("backend", only("torch"), indirect=True)
+def test_a_second_derivative_goes_through_the_plain_form_in_torch(backend: Framework) -> None:
+    import torch
+
+    student, teacher, labels = (backend.array(x) for x in logits(1, 5, 4))
+    direction = torch.linspace(-1, 1, 20, dtype=torch.float64).reshape(5, 4)
+
+    def products(block_size: Any) -> Any:
+        x = student.clone().requires_grad_()
+        config = MCLDConfig(block_size=block_size)
+        loss = mcld_loss(x, teacher, labels, config=config)
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        (second,) = torch.autograd.grad((first * direction).sum(), x)
+        return first.detach().numpy(), second.numpy()
+
+    _compare_second(products(2), products(None))
+
+
+@pytest.mark.parametrize("backend", only("jax"), indirect=True)
+def test_a_second_derivative_in_jax(backend: Framework) -> None:
+    import jax
+
+    student, teacher, labels = (backend.array(x) for x in logits(1, 5, 4))
+    direction = np.linspace(-1, 1, 20).reshape(5, 4)
+
+    def products(block_size: Any) -> Any:
+        config = MCLDConfig(block_size=block_size)
+
+        def first(x: Any) -> Any:
+            return jax.grad(lambda s: mcld_loss(s, teacher, labels, config=config))(x)
+
+        second = jax.grad(lambda s: (first(s) * direction).sum())(student)
+        return np.asarray(first(student)), np.asarray(second)
+
+    _compare_second(products(2), products(None))
+
+
+@pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
+def test_a_second_derivative_goes_through_the_plain_form_in_tensorflow(
+    backend: Framework,
+) -> None:
+    import tensorflow as tf
+
+    student, teacher, labels = (backend.array(x) for x in logits(1, 5, 4))
+    direction = tf.constant(np.linspace(-1, 1, 20).reshape(5, 4))
+
+    def products(block_size: Any) -> Any:
+        config = MCLDConfig(block_size=block_size)
+        with tf.GradientTape() as outer:
+            outer.watch(student)
+            with tf.GradientTape() as inner:
+                inner.watch(student)
+                loss = mcld_loss(student, teacher, labels, config=config)
+            first = inner.gradient(loss, student)
+            product = tf.reduce_sum(first * direction)
+        return first.numpy(), outer.gradient(product, student).numpy()
+
+    _compare_second(products(2), products(None))
+
+
+@pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
+def test_xla_sees_every_row_of_a_ragged_last_block(backend: Framework) -> None:
+    """A ragged last slice would give wrong rows under XLA, without an error."""
+    import tensorflow as tf
+
+    config = MCLDConfig(block_size=256)
+
+    @tf.function(jit_compile=True, reduce_retracing=True)
+    def rows(student: Any, teacher: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            loss = mcld_loss(student, teacher, labels, config=config, reduction="none")
+        return loss, tape.gradient(loss, student)
+
+    for batch in (300, 513):
+        student, teacher, labels = logits(2, batch, 6)
+        expected = mcld_loss(student, teacher, labels, config=MCLDConfig(), reduction="none")
+        found, gradient = rows(*(backend.array(x) for x in (student, teacher, labels)))
+        assert_value(found.numpy(), expected, scale=float(np.abs(student).max()))
+        config_plain = MCLDConfig(block_size=None)
+        with tf.GradientTape() as tape:
+            x = backend.array(student)
+            tape.watch(x)
+            loss = mcld_loss(x, teacher, labels, config=config_plain, reduction="none")
+        reference = tape.gradient(loss, x)
+        assert_gradient(gradient.numpy(), reference.numpy(), scale=float(np.abs(student).max()))
+
+
+def _compare_second(found: Any, expected: Any) -> None:
+    assert_gradient(found[0], expected[0])
+    assert np.abs(expected[1]).max() > 1e-3
+    assert_gradient(found[1], expected[1])
