@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--train-size", type=int, help="texts of the classifier; default 2000; quick: 300")
     add("--test-size", type=int, help="default 1500; quick: 200")
     add("--characters", type=int, help="training characters; default 120000; quick: 20000")
+    add("--epochs", type=int, help="of the classifiers; default 8; quick: 2")
     add("--teacher", choices=("minilm", "conv"), help="of the classifier; quick: conv")
     add("--data-dir", type=Path, help="the folder of 20newsgroups-train.tab and -test.tab")
     add("--out", type=Path, default=Path("runs/nlp_newsgroups"))
@@ -160,7 +161,7 @@ def classifier(options: argparse.Namespace, train: Split, test: Split) -> None:
         loss,
         metrics,
         METHODS,
-        epochs=2 if options.quick else 8,
+        epochs=options.epochs or (2 if options.quick else 8),
         learning_rates=(3e-3,) if options.quick else (3e-3, 1e-2),
         baselines={"accuracy %": 100 * accuracy},
     )

@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--parts", nargs="+", choices=parts, default=parts)
     add("--quick", action="store_true", help="few epochs, one seed, no tuning of learning rates")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
+    add("--epochs", type=int, help="of the students; default: by part")
     add("--data-dir", type=Path, help="a folder laid out as aeon/datasets/data")
     add("--out", type=Path, default=Path("runs/timeseries_vowels"))
     add("--threads", type=int, default=1)
@@ -181,7 +182,7 @@ def classifier(
         loss,
         accuracy,
         METHODS,
-        epochs=2 if options.quick else epochs,
+        epochs=options.epochs or (2 if options.quick else epochs),
         learning_rates=(1e-2,) if options.quick else (1e-2, 3e-2),
         baselines=baselines,
     )
@@ -360,7 +361,7 @@ def forecaster(options: argparse.Namespace, folder: Path) -> None:
         loss,
         metrics,
         ("mae", *METHODS[:3], "mcld, overlap not masked", *METHODS[3:]),
-        epochs=2 if options.quick else 8,
+        epochs=options.epochs or (2 if options.quick else 8),
         learning_rates=(1e-2,) if options.quick else (1e-2, 3e-2),
         higher_is_better=False,
         baselines=baselines,

@@ -32,7 +32,7 @@ def check(folder: Path, name: str, methods: int, lowest: float) -> None:
     written = json.loads((folder / f"{name}.json").read_text("utf-8"))
     assert len(written["runs"]) == methods
     for run in written["runs"]:
-        assert RUN < set(run)
+        assert set(run) > RUN
         assert all(np.isfinite(run[metric]) for metric in set(run) - {"method"})
     best = max(next(v for k, v in run.items() if k not in RUN) for run in written["runs"])
     assert best > lowest

@@ -1,0 +1,30 @@
+"""The code of the guides to text and to time series runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.frameworks import REQUESTED
+
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
+BLOCK = re.compile(r"<!-- test: torch -->\n```python\n(.*?)```", re.DOTALL)
+CODE = [
+    (name, code)
+    for name in ("nlp", "timeseries")
+    for code in BLOCK.findall((GUIDES / f"{name}.md").read_text("utf-8"))
+]
+
+
+def test_every_block_is_tested() -> None:
+    texts = [(GUIDES / f"{name}.md").read_text("utf-8") for name in ("nlp", "timeseries")]
+    assert len(CODE) == sum(text.count("```python") for text in texts) == 5
+
+
+if "torch" in REQUESTED:
+
+    @pytest.mark.parametrize("code", [code for _, code in CODE], ids=[name for name, _ in CODE])
+    def test_blocks_run(code: str) -> None:
+        exec(code, {"__name__": "__main__"})
