@@ -18,7 +18,7 @@ RECIPES = "examples.recipes.torch_models:build"
 
 
 def load_student(
-    path: str | Path, *, model: str = RECIPES
+    path: str | Path, *, model: str = RECIPES, load: str | None = None
 ) -> tuple[Any, tuple[int, ...] | None, dict[str, Any]]:
     """Build a student and load its weights from a checkpoint.
 
@@ -26,15 +26,17 @@ def load_student(
     plain values, read with ``weights_only=True``, so that no code in it runs: the weights under
     ``"student"`` or ``"model"``, the model's ``"name"``, ``"image_shape"`` (height, width,
     channels) and ``"classes"`` (names, or their number). `model` makes the module of these three;
-    it comes from the caller, never from the file.
+    it comes from the caller, never from the file. Any other file is read by `load`.
 
     Args:
         path: the checkpoint.
         model: ``package.module:function``, called as ``function(name, image_shape, classes)``.
+        load: instead, ``package.module:function``, called as ``function(path)``, which returns
+            the student of any framework with its weights.
 
     Returns:
-        The student, the shape of its input without the batch axis (None where the model knows
-        it), and the metadata that the checkpoint holds.
+        The student, the shape of its input without the batch axis (None where nothing says it),
+        and the metadata that the checkpoint holds.
 
     Raises:
         ValueError: a key is missing, the weights do not fit, or `model` is no function.
@@ -42,10 +44,19 @@ def load_student(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"export: the checkpoint {path} does not exist.")
+    if load is not None:
+        return _find(load, "load")(path), None, {}
     if path.is_dir() or path.suffix == ".keras":
         from mcld_core.onnx_student import load_saved
 
-        return load_saved(path), None, {}
+        student = load_saved(path)
+        shape = getattr(student, "input_shape", None)  # that of Keras, with the batch axis
+        known = isinstance(shape, tuple) and all(isinstance(size, int) for size in shape[1:])
+        return student, shape[1:] if known else None, {}
+    return _from_torch(path, model)
+
+
+def _from_torch(path: Path, model: str) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
     require("torch", "torch", "export")
     import torch
 
@@ -54,7 +65,7 @@ def load_student(
     except Exception as error:  # a dozen types for a damaged file, or one with code in it
         raise ValueError(
             f"export: checkpoint needs a torch file of tensors and plain values; {path} cannot "
-            f"be read: {error}"
+            f"be read: {error}; give load, a function that reads it."
         ) from error
     needed = ("name", "image_shape", "classes")
     weights = checkpoint.get("student", checkpoint.get("model"))
@@ -66,7 +77,7 @@ def load_student(
         )
     name, shape, classes = (checkpoint[key] for key in needed)
     count = classes if isinstance(classes, int) else len(classes)
-    student = _find(model)(name, tuple(shape), count)
+    student = _find(model, "model")(name, tuple(shape), count)
     try:
         student.load_state_dict(weights)
     except RuntimeError as error:
@@ -83,14 +94,14 @@ def load_student(
     return student, (channels, height, width), metadata
 
 
-def _find(model: str) -> Any:
-    module, _, function = model.partition(":")
+def _find(name: str, argument: str) -> Any:
+    module, _, function = name.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"export: model needs package.module:function; {model!r} cannot be imported: {error}; "
-            "run from the repository's root, or give your own function."
+            f"export: {argument} needs package.module:function; {name!r} cannot be imported: "
+            f"{error}; run from the repository's root, or give your own function."
         ) from error
 
 
@@ -119,6 +130,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PACKAGE.MODULE:FUNCTION",
         help=f"makes the torch module of name, image shape and classes (default: {RECIPES})",
     )
+    add(
+        "--load",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="reads any other checkpoint: called with its path, returns the student",
+    )
     add("--input-shape", type=_shape, help="sizes without the batch axis, such as 3,32,32")
     add("--opset", type=int, help="ONNX operator set (default: the exporter's own)")
     add("--softmax", action="store_true", help="probabilities instead of logits")
@@ -141,14 +157,16 @@ def _export(options: argparse.Namespace) -> None:
         raise ValueError(
             "export: --float16 and --int8 need --evaluation, on which to measure them."
         )
-    student, shape, metadata = load_student(options.checkpoint, model=options.model)
+    student, shape, metadata = load_student(
+        options.checkpoint, model=options.model, load=options.load
+    )
     if options.class_names is not None:
         metadata["classes"] = options.class_names.read_text(encoding="utf-8").splitlines()
     if options.mean is not None or options.std is not None:
         metadata["normalization"] = {"mean": options.mean or [0.0], "std": options.std or [1.0]}
     shape = options.input_shape or shape
     if shape is None:
-        raise ValueError("export: --input-shape is needed with a .keras file or a SavedModel.")
+        raise ValueError("export: --input-shape is needed where the checkpoint does not say it.")
     report = export_onnx(
         student,
         options.out,

@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+from mcld_core import export_cli
 from mcld_core.export import export_onnx
+from mcld_core.predict import Classifier
 from tests.export.families import FAMILIES, TOKENS, assert_exports, token_rows
 from tests.export.keras_students import SHAPE, build
 
@@ -52,9 +54,12 @@ def test_a_distiller_exports_its_student(tmp_path: Path) -> None:
 
 
 def test_a_keras_file(tmp_path: Path) -> None:
-    build("series").save(tmp_path / "student.keras")
-    report = export_onnx(tmp_path / "student.keras", tmp_path / "a.onnx", input_shape=(24, 4))
+    build("cnn").save(tmp_path / "student.keras")
+    report = export_onnx(tmp_path / "student.keras", tmp_path / "a.onnx", input_shape=SHAPE)
     assert report.max_relative_error < 1e-5
+    command = ["--checkpoint", str(tmp_path / "student.keras"), "--out", str(tmp_path / "b.onnx")]
+    assert export_cli.main(command) == 0  # the model knows its shape
+    assert Classifier(tmp_path / "b.onnx").input.layout == "NHWC"
 
 
 def test_a_perturbed_export_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from PIL import Image
 
 from mcld_core import export_cli, predict
@@ -120,6 +122,22 @@ def test_a_checkpoint_with_code_in_it_is_not_run(
     torch.save({"name": Path("x")}, tmp_path / "a.pt")
     assert export(tmp_path / "a.pt", tmp_path / "b.onnx") == 2
     assert "tensors and plain values" in capsys.readouterr().err
+
+
+def test_any_other_file_by_a_function_of_the_callers(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    weight = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", weight=weight)
+    more = ["--load", "tests.export.torch_students:from_npz", "--input-shape", "6"]
+    assert export(tmp_path / "a.npz", tmp_path / "b.onnx", *more) == 0
+    weights = onnx.load(tmp_path / "b.onnx").graph.initializer
+    assert any(np.array_equal(numpy_helper.to_array(found), weight) for found in weights)
+    capsys.readouterr()
+    assert export(tmp_path / "a.npz", tmp_path / "c.onnx", *more[:2]) == 2
+    assert "--input-shape is needed" in capsys.readouterr().err
+    assert export(tmp_path / "a.npz", tmp_path / "c.onnx") == 2
+    assert "give load, a function that reads it" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_imported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
