@@ -13,6 +13,7 @@ from mcld_core.backends.keras.loss import MCLDDistillation, as_rows
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
 from mcld_core.objective import mcld_loss
+from mcld_core.rows import is_zero
 from mcld_core.typing import Array, Float, Labels, Logits
 
 _CROSS_ENTROPY = MCLDConfig(
@@ -55,6 +56,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         bank_size: teacher rows of earlier batches to contrast with as well, in a `TeacherBank`
             that is saved with the model. 0: the batch's own rows only.
         soft_labels: whether the bank stores soft labels; needed where ``y`` is one-hot or soft.
+        show_terms: also log the parts of MCLD, unweighted: ``term_instance``, ``term_sample``,
+            ``term_category`` (``term_ce`` where it is used) and ``term_ramp``.
         evaluate_distillation: also run the teacher in ``evaluate``; its ``loss`` is then MCLD.
         name: the model's name.
         **kwargs: as for every `keras.Model`.
@@ -95,6 +98,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         total_steps: int | None = None,
         bank_size: int = 0,
         soft_labels: bool = False,
+        show_terms: bool = False,
         evaluate_distillation: bool = False,
         name: str = "mcld_distiller",
         **kwargs: Any,
@@ -118,6 +122,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         self.total_steps = total_steps
         self.bank_size = bank_size
         self.soft_labels = soft_labels
+        self.show_terms = show_terms
         self.evaluate_distillation = evaluate_distillation
         self.steps_done = self.add_weight(
             shape=(),
@@ -132,6 +137,10 @@ class MCLDDistiller(keras.distillation.Distiller):
             if bank_size
             else None
         )
+        self.term_trackers = {
+            name: keras.metrics.Mean(name=f"term_{name}")
+            for name in (_term_names(config) if show_terms else ())
+        }
         self._not_computed: tuple[str, ...] = ()
         self.built = teacher.built and student.built  # so that weights can be loaded at once
 
@@ -169,7 +178,8 @@ class MCLDDistiller(keras.distillation.Distiller):
             self.student_loss_tracker.update_state(loss, rows)
             loss = loss / replicas()  # Keras adds the replicas up
         if not (training or self.evaluate_distillation or y is None):
-            self._not_computed = ("distillation_loss", "total_loss")
+            terms = (tracker.name for tracker in self.term_trackers.values())
+            self._not_computed = ("distillation_loss", "total_loss", *terms)
             return loss
         distillation_loss = self._distillation_loss_of(x, y_pred, labels, sample_weight, training)
         total_loss = _add_losses(distillation_loss, regularisers)
@@ -195,6 +205,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             "total_steps": self.total_steps,
             "bank_size": self.bank_size,
             "soft_labels": self.soft_labels,
+            "show_terms": self.show_terms,
             "evaluate_distillation": self.evaluate_distillation,
         }
 
@@ -241,7 +252,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
         keys = self._keys(teacher_logits, labels, sample_weight)
-        loss = mcld_loss(
+        loss, terms = mcld_loss(
             y_pred,
             teacher_logits,
             labels,
@@ -249,7 +260,11 @@ class MCLDDistiller(keras.distillation.Distiller):
             keys=keys,
             progress=progress,
             sample_weight=sample_weight,
+            return_terms=True,
         )
+        rows = _mean_over_replicas(ops.shape(y_pred)[0])
+        for name, tracker in self.term_trackers.items():
+            tracker.update_state(terms[name], rows)
         if training:
             self._finish_step(teacher_logits, labels, keys)
         return loss
@@ -309,6 +324,11 @@ def replicas() -> int:
     import tensorflow as tf
 
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def _term_names(config: MCLDConfig) -> tuple[str, ...]:
+    ce = () if is_zero(config.weight_ce) else ("ce",)
+    return ("instance", "sample", "category", *ce, "ramp")
 
 
 def _mean_over_replicas(rows: Any) -> Any:

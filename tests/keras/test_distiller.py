@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from mcld_core import MCLDConfig
+from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.backends.keras import MCLDDistiller
 from tests.keras.models import (
     CLASSES,
@@ -40,13 +40,18 @@ def batch_loss(distiller: MCLDDistiller, x: np.ndarray, y: Any, weight: Any = No
     return float(numpy(loss))
 
 
+def parts_of(s: np.ndarray, t: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """The terms of the reference."""
+    return mcld_loss(s, t, y, return_terms=True)[1]
+
+
 @pytest.mark.parametrize("jit_compile", JIT_COMPILE)
 def test_the_history_is_right(jit_compile: str | bool) -> None:
     """Two unequal batches an epoch, three epochs: trackers, ramp and accuracy, step by step."""
     x, y = data(12)
     teacher, student = dense(16), dense(3, regularizer="l2")
     distiller = standing(
-        MCLDDistiller(teacher, student, total_steps=6), metrics=["accuracy"],
+        MCLDDistiller(teacher, student, total_steps=6, show_terms=True), metrics=["accuracy"],
         jit_compile=jit_compile,
     )  # fmt: skip
     history = distiller.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0).history
@@ -66,6 +71,12 @@ def test_the_history_is_right(jit_compile: str | bool) -> None:
         supervised = cross_entropy(s, y).mean() + penalty
         assert_value(history["student_loss"][epoch], supervised, "float32", M)
         assert_value(history["accuracy"][epoch], (s.argmax(1) == y).mean(), "float32")
+        assert_value(history["term_ramp"][epoch], (2 * epoch + 1 / 3) / 6, "float32")
+        for term in ("instance", "sample", "category"):
+            parts = [
+                len(s[rows]) * parts_of(s[rows], t[rows], y[rows])[term] for rows in (first, second)
+            ]
+            assert_value(history[f"term_{term}"][epoch], sum(parts) / 12, "float32", M)
     assert int(numpy(distiller.steps_done)) == 6
 
 
