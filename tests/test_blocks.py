@@ -15,7 +15,7 @@ from tests.frameworks import Framework, only
 from tests.oracles import Case
 from tests.tolerance import assert_gradient, assert_value
 
-SIZES = [1, 2, 3, 7, 100, None]
+SIZES = [1, 3, 7, None]  # single rows, a ragged last block, one block, no blocks
 SETTINGS: list[dict[str, Any]] = [
     {"weight_ce": 0.5},
     {"similarity": "pearson", "category_contrast": "prototypes"},
@@ -35,13 +35,11 @@ def the_case(labels: str = "int") -> Case:
 def test_any_block_size_gives_the_loss(
     backend: Framework, settings: dict[str, Any], size: int | None
 ) -> None:
-    for labels in ("int", "soft"):
-        case = the_case(labels)
-        chosen = settings | {"block_size": size}
-        for reduction in ("none", "mean"):
-            found = value(backend, mcld_loss, case, settings=chosen, reduction=reduction)
-            expected = oracles.mcld_loss(case, reduction, **settings)
-            assert_value(found, expected, scale=oracles.scale(case, **settings))
+    case = the_case("soft")
+    chosen = settings | {"block_size": size}
+    found = value(backend, mcld_loss, case, settings=chosen, reduction="none")
+    expected = oracles.mcld_loss(case, "none", **settings)
+    assert_value(found, expected, scale=oracles.scale(case, **settings))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -58,10 +56,9 @@ def test_any_block_size_gives_the_gradient(
     assert_gradient(gradient, reference, scale=oracles.scale(case, **settings))
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_blocks_when_compiled(differentiable: Framework, size: int) -> None:
+def test_blocks_when_compiled(differentiable: Framework) -> None:
     case = the_case()
-    call = bind(differentiable, mcld_loss, case, settings={"block_size": size})
+    call = bind(differentiable, mcld_loss, case, settings={"block_size": 3})
     compiled = differentiable.jit(call)
     found, gradient = differentiable.value_and_grad(compiled, case.student)
     expected, reference = value_and_grad(differentiable, mcld_loss, case)
@@ -69,21 +66,19 @@ def test_blocks_when_compiled(differentiable: Framework, size: int) -> None:
     assert_gradient(gradient, reference)
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_each_rows_share_of_an_incoming_gradient_in_blocks(
-    differentiable: Framework, size: int
-) -> None:
+def test_each_rows_share_of_an_incoming_gradient_in_blocks(differentiable: Framework) -> None:
     case = the_case()
     incoming = differentiable.array(np.linspace(-2, 2, 7))
     gradients = []
-    for block_size in (size, None):
+    for block_size in (3, None):
         settings = {"block_size": block_size}
         call = bind(differentiable, mcld_loss, case, settings=settings, reduction="none")
-        _, gradient = differentiable.value_and_grad(
-            lambda student, call=call: sum((call(student) * incoming)[i] for i in range(7)),
-            case.student,
-        )
-        gradients.append(gradient)
+
+        def total(student: Any, call: Any = call) -> Any:
+            rows = call(student) * incoming
+            return sum(rows[i] for i in range(7))
+
+        gradients.append(differentiable.value_and_grad(total, case.student)[1])
     assert_gradient(*gradients)
 
 
@@ -133,18 +128,3 @@ def test_ragged_blocks_of_an_unknown_batch(backend: Framework, xla: bool) -> Non
         _, reference = value_and_grad(backend, mcld_loss, case, reduction="sum")
         assert_gradient(backend.to_numpy(gradient), reference, floor=1e-3)
     assert step.experimental_get_tracing_count() == 1
-
-
-@pytest.mark.parametrize("size", [1, 2, 7])
-def test_second_derivatives_in_blocks(differentiable: Framework, size: int) -> None:
-    """Differences of gradients, for the frameworks' own nesting differs; symmetric as it must."""
-    case = make_case(173, batch=3, classes=2)
-    call = bind(differentiable, mcld_loss, case, settings={"block_size": size})
-    hessian = np.zeros((6, 6))
-    for index in range(6):
-        step = np.zeros(6)
-        step[index] = 1e-4
-        _, after = differentiable.value_and_grad(call, case.student + step.reshape(3, 2))
-        _, before = differentiable.value_and_grad(call, case.student - step.reshape(3, 2))
-        hessian[index] = (after - before).ravel() / 2e-4
-    np.testing.assert_allclose(hessian, hessian.T, atol=1e-7)
