@@ -31,6 +31,12 @@ from recipes.readers import DataError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; return the process's exit status."""
     parser = build_parser("Distil image classifiers by CE, KD, DKD and MCLD, with PyTorch.")
+    add_torch_options(parser)
+    return comparison.run(parser, argv, TorchTrainer, list_models)
+
+
+def add_torch_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that only this framework has."""
     add = parser.add_argument_group("PyTorch").add_argument
     add("--device", default="auto", help="cpu, cuda, mps …")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
@@ -40,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="load the teacher instead of training it",
     )
-    return comparison.run(parser, argv, TorchTrainer, list_models)
 
 
 class TorchTrainer:
