@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mcld_core.typing import Array, Float, Int
 
 DTYPES = ("float16", "float32")
 _END = b"MCLDEND1"
-"""The last bytes of a complete file, after the settings as JSON and their length."""
+"""The last bytes of a complete file, after the settings as JSON."""
 
 
 class TeacherCache:
@@ -86,18 +85,17 @@ class TeacherCache:
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"TeacherCache.write: {name} needs an int > 0; got {size!r}")
         path = Path(path)
-        name = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            _write_rows(name, batches, count, classes, dtype)
+            _write_rows(partial, batches, count, classes, dtype)
             settings = {"shape": [count, classes], "fingerprint": fingerprint}
-            text = json.dumps(settings).encode()
-            with open(name, "ab") as file:
-                file.write(text + struct.pack("<Q", len(text)) + _END)
+            with open(partial, "ab") as file:
+                file.write(json.dumps(settings).encode() + _END)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, path)
+            os.replace(partial, path)
         except BaseException:
-            name.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
         return cls.open(path, fingerprint=fingerprint)
 
@@ -221,13 +219,12 @@ def _open(path: Path) -> tuple[np.ndarray[Any, Any], str]:
         with open(path, "rb") as file:
             file.seek(rows.offset + rows.nbytes)
             tail = file.read()
-        (length,) = struct.unpack("<Q", tail[-16:-8])
-        if tail[-8:] != _END or length != len(tail) - 16:
+        if not tail.endswith(_END):
             raise ValueError("no mark of completeness")
-        settings = json.loads(tail[:-16])
+        settings = json.loads(tail.removesuffix(_END))
         if tuple(settings["shape"]) != rows.shape:
             raise ValueError("another shape")
-    except (ValueError, EOFError, AttributeError, KeyError, struct.error) as error:
+    except (ValueError, EOFError, AttributeError, KeyError) as error:
         raise ValueError(
             f"TeacherCache.open: path needs a complete teacher cache; got {path}, which is "
             f"cut off or another kind of file ({error}). Write it again"

@@ -13,7 +13,7 @@ from mcld_core.config import MCLDConfig
 from mcld_core.objective import mcld_loss
 
 
-class MCLDTrainer(Trainer):  # type: ignore[misc]
+class MCLDTrainer(Trainer):
     """A ``transformers.Trainer`` whose loss is `mcld_core.mcld_loss` with a teacher.
 
     For models that give one row of logits a sample (sequence, image or audio classification). The
