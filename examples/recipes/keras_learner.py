@@ -26,7 +26,7 @@ def standardise(logits: Any) -> Any:
     logits = ops.cast(logits, "float32")
     centred = logits - ops.mean(logits, axis=1, keepdims=True)
     variance = ops.sum(ops.square(centred), axis=1, keepdims=True) / (logits.shape[1] - 1)
-    return centred / (ops.sqrt(variance) + 1e-7)
+    return centred / (ops.sqrt(ops.maximum(variance, 1e-12)) + 1e-7)  # 0 has no finite slope
 
 
 OPS = Ops(cross_entropy, standardise, ops.minimum)
@@ -122,9 +122,7 @@ def make_learner(
     return Baseline(teacher, student, method, options, total_steps)
 
 
-def with_cached_teacher(
-    student: keras.Model, classes: int
-) -> tuple[keras.Model, keras.Model]:
+def with_cached_teacher(student: keras.Model, classes: int) -> tuple[keras.Model, keras.Model]:
     """Return teacher and student for inputs (images, the teacher's logits of them)."""
     inputs = [keras.Input(student.input_shape[1:]), keras.Input((classes,))]
     teacher = keras.Model(inputs, keras.layers.Identity(dtype="float32")(inputs[1]))

@@ -167,14 +167,14 @@ class Training:
         self.rows = notes["rows"]
         return True
 
-    def finish_epoch(self, row: Row) -> None:
-        """Add the accuracies, say and save what the epoch came to."""
+    def finish_epoch(self, row: Row, started: float) -> None:
+        """Add the accuracies and the time, say and save what the epoch came to."""
         for part in ("validation", "test"):
             split: Split = getattr(self.data, part)
             if len(split):
                 logits = predict(self.model, split, self.data, self.options.eval_batch_size)
                 row[f"{part}_accuracy"] = float((logits.argmax(1) == split.labels).mean())
-        row["seconds"] = time.perf_counter() - row["seconds"]
+        row["seconds"] = time.perf_counter() - started
         self.rows.append(row)
         folder = self.job.folder
         if folder is None:
@@ -223,8 +223,8 @@ class _Epochs(keras.callbacks.Callback):
         self._check_finite(logs, len(self.training.batches) - 1)
         row: Row = {"epoch": epoch + 1, "lr": self.lr, "loss": float(logs["loss"])}
         row |= {key: float(x) for key, x in logs.items() if key.startswith("term_")}
-        row |= {"train_accuracy": float(logs["accuracy"]), "seconds": self.started}
-        self.training.finish_epoch(row)
+        row["train_accuracy"] = float(logs["accuracy"])
+        self.training.finish_epoch(row, self.started)
         if self.scalars is not None:
             self.scalars.add(self.training.rows[-1])
 

@@ -1,0 +1,31 @@
+"""The Keras recipe, in a process for each of Keras' backends: all of it on one, quick on two."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SUITE = Path(__file__).parent / "keras_suite.py"
+BACKENDS = os.environ.get("MCLD_TEST_KERAS_BACKEND", "torch,tensorflow,jax").split(",")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_suite_passes_on(backend: str) -> None:
+    selection = [] if backend == "torch" else ["-k", "quick or decay"]
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "MCLD_TEST_BACKENDS": "numpy",  # the frameworks of the other tests need not be imported
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(SUITE), *selection],
+        env=environment, cwd=SUITE.parents[2], capture_output=True, text=True, timeout=900,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"keras on {backend}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
+    assert ("15 passed" if backend == "torch" else "2 passed") in done.stdout
