@@ -68,7 +68,7 @@ def prepare(
         else:
             labels = ops.astype(labels, "int32")
             counts = labels != ignore_index
-            kept = counts if kept is None else kept & counts
+            kept = unless_all(ops, counts if kept is None else kept & counts)
             labels = ops.where((labels >= 0) & (labels < classes), labels, -1)
     weight = None if kept is None else ops.astype(kept, dtype)
     if sample_weight is not None:
@@ -79,6 +79,12 @@ def prepare(
 def keep_rows(ops: Backend, x: Array, kept: Bool[Array, "rows"] | None = None) -> Array:  # noqa: F821
     """Return ``x`` with zeros in the rows that do not count, so that their content cannot."""
     return x if kept is None else ops.where(kept[:, None], x, 0.0)
+
+
+def unless_all(ops: Backend, kept: Bool[Array, "rows"]) -> Bool[Array, "rows"] | None:  # noqa: F821
+    """Return None where all rows are seen to be kept for free, which saves masking them."""
+    values = ops.host_values(kept)
+    return None if values is not None and values.all() else kept
 
 
 def reduce_rows(

@@ -64,15 +64,15 @@ def instance_rows(
     own = own[:, None]
     logits = similarity
     if same_label is not None:
-        s_own = ops.take_along_axis(similarity, own, 1)
-        logits = ops.put_along_axis(_without_same(ops, similarity, same_label), own, s_own)
-    log_p = ops.log_softmax(logits, 1)
-    rows = -ops.take_along_axis(log_p, own, 1)[:, 0]
+        others = ops.put_along_axis(same_label, own, ops.astype(0 * own, ops.dtype(same_label)))
+        logits = _without_same(ops, similarity, others)
+    soft = _soften(ops, logits)
+    rows = (soft.log_sum - ops.take_along_axis(similarity, own, 1))[:, 0]
     if factor is None:
         return rows, None
-    p = ops.exp(log_p)
+    p = soft.weights * (factor / soft.total)
     p_own = ops.take_along_axis(p, own, 1)
-    return rows, times(factor, ops.put_along_axis(p, own, p_own - 1.0))
+    return rows, ops.put_along_axis(p, own, p_own - factor)
 
 
 def category_rows(
@@ -85,15 +85,15 @@ def category_rows(
 
     0, with a zero gradient, where no key has the anchor's label. Its gradient is softmax - w.
     """
-    log_p = ops.log_softmax(similarity, 1)
-    total = ops.sum(ops.astype(same_label, ops.dtype(log_p)), 1, keepdims=True)
+    soft = _soften(ops, similarity)
+    total = ops.sum(ops.astype(same_label, ops.dtype(similarity)), 1, keepdims=True)
     has_positive = total > 0
     share = ops.where(has_positive, 1.0 / ops.where(has_positive, total, 1.0), 0.0)
-    positive = ops.sum(_weighted(ops, same_label, log_p), 1, keepdims=True)
-    rows = -(share * positive)[:, 0]
+    positive = share * ops.sum(_weighted(ops, same_label, similarity), 1, keepdims=True)
+    rows = ops.where(has_positive, soft.log_sum - positive, 0.0)[:, 0]
     if factor is None:
         return rows, None
-    p = ops.exp(log_p) * times(factor, ops.astype(has_positive, ops.dtype(log_p)))
+    p = soft.weights * ops.where(has_positive, factor / soft.total, 0.0)
     return rows, p - _weighted(ops, same_label, times(factor, share))
 
 

@@ -12,6 +12,7 @@ from mcld_core.batch import (
     check_rows,
     keep_rows,
     label_kind,
+    unless_all,
 )
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import one_hot
@@ -96,7 +97,7 @@ def prepare_keys(
         else:
             labels = ops.astype(labels, "int32")
             counts = labels != ignore_index
-            kept = counts if kept is None else kept & counts
+            kept = unless_all(ops, counts if kept is None else kept & counts)
 
     own_start = keys.own_start
     if isinstance(own_start, int):
