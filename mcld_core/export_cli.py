@@ -50,7 +50,7 @@ def load_student(
         from mcld_core.onnx_student import load_saved
 
         student = load_saved(path)
-        shape = getattr(student, "input_shape", None)  # that of Keras, with the batch axis
+        shape: Any = getattr(student, "input_shape", None)  # that of Keras, with the batch axis
         known = isinstance(shape, tuple) and all(isinstance(size, int) for size in shape[1:])
         return student, shape[1:] if known else None, {}
     return _from_torch(path, model)

@@ -229,9 +229,15 @@ def compare_latency(
             runners[which].run(None, feeds[which])
             if turn >= 3:
                 times[which].append(time.perf_counter() - start)
-    medians = [float(np.median(taken)) for taken in times]
-    sizes = [path.stat().st_size for path in paths]
-    return Latency(*medians, *map(min, times), *sizes)
+    (first, second), (first_path, second_path) = times, paths
+    return Latency(
+        student=float(np.median(first)),
+        teacher=float(np.median(second)),
+        fastest_student=min(first),
+        fastest_teacher=min(second),
+        student_size=first_path.stat().st_size,
+        teacher_size=second_path.stat().st_size,
+    )
 
 
 def _deploy(
