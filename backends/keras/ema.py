@@ -62,4 +62,5 @@ class EMATeacher(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Follow the student after each batch of ``fit``."""
+        _ = self.model  # on JAX, reading it brings the variables up to date with the step
         self.update()
