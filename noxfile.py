@@ -74,8 +74,11 @@ def typecheck(session: nox.Session) -> None:
     session.install(*nox.project.dependency_groups(PYPROJECT, "typecheck"))
     shutil.rmtree("build", ignore_errors=True)  # a stale build folder gets into the wheel
     session.install(".")
-    sources = [path for folder in ("mcld_core", "backends", "extensions")
-               for path in Path(folder).rglob("*.py")]
+    sources = [
+        path
+        for folder in ("mcld_core", "backends", "extensions")
+        for path in Path(folder).rglob("*.py")
+    ]
     config = Path("pyproject.toml").resolve()
     session.chdir(session.create_tmp())
     output = session.run("mypy", "--config-file", str(config), "-p", "mcld_core", silent=True)

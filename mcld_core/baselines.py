@@ -121,10 +121,17 @@ def dkd_loss(
     )
 
     def rows(
-        student: Array, teacher: Array, labels: Array, *numbers: Scalar, factor: Any
+        student: Array,
+        teacher: Array,
+        labels: Array,
+        t: Scalar,
+        a: Scalar,
+        b: Scalar,
+        *,
+        factor: Scalar | None,
     ) -> RowsAndGradient:
         target = labels if labels.ndim == 1 else ops.argmax(labels, 1)
-        return decoupled_kl_rows(ops, student, teacher, target, *numbers, factor)
+        return decoupled_kl_rows(ops, student, teacher, target, t, a, b, factor)
 
     return _reduced(ops, batch, rows, (temperature, alpha, beta), reduction)
 
