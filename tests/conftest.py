@@ -25,9 +25,15 @@ collect_ignore = [
     f"test_trace_{name}.py" for name in ("torch", "tensorflow", "jax") if name not in REQUESTED
 ]
 
-# Few examples of few shapes: JAX compiles every operation once a shape.
+# Few examples of few shapes: JAX compiles every operation once a shape. A failing example is
+# small as it is, and shrinking it would take minutes: `--hypothesis-profile thorough` does.
 hypothesis.settings.register_profile(
-    "quick", max_examples=15, deadline=None, derandomize=True, database=None
+    "quick",
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
 )
 hypothesis.settings.register_profile("thorough", max_examples=300, deadline=None)
 hypothesis.settings.load_profile("quick")
