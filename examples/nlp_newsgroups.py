@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
     add("--train-size", type=int, help="texts of the classifier; default 2000; quick: 300")
     add("--test-size", type=int, help="default 1500; quick: 200")
-    add("--characters", type=int, help="training characters; default 120000; quick: 20000")
-    add("--epochs", type=int, help="of the classifiers; default 8; quick: 2")
+    add("--characters", type=int, help="training characters; default 60000; quick: 20000")
+    add("--epochs", type=int, help="of the classifiers; default 10; quick: 2")
     add("--teacher", choices=("minilm", "conv"), help="of the classifier; quick: conv")
     add("--data-dir", type=Path, help="the folder of 20newsgroups-train.tab and -test.tab")
     add("--out", type=Path, default=Path("runs/nlp_newsgroups"))
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.seeds = options.seeds or ([0] if quick else [0, 1, 2, 3, 4])
     options.train_size = options.train_size or (300 if quick else 2000)
     options.test_size = options.test_size or (200 if quick else 1500)
-    options.characters = options.characters or (20_000 if quick else 120_000)
+    options.characters = options.characters or (20_000 if quick else 60_000)
     options.teacher = options.teacher or ("conv" if quick else "minilm")
 
     import torch
@@ -161,8 +161,8 @@ def classifier(options: argparse.Namespace, train: Split, test: Split) -> None:
         loss,
         metrics,
         METHODS,
-        epochs=options.epochs or (2 if options.quick else 8),
-        learning_rates=(3e-3,) if options.quick else (3e-3, 1e-2),
+        epochs=options.epochs or (2 if options.quick else 10),
+        learning_rates=(1e-2,) if options.quick else (1e-2, 3e-2),
         baselines={"accuracy %": 100 * accuracy},
     )
     student = compare(task, options.seeds, options.out)
