@@ -171,8 +171,9 @@ def heading(
         "",
         f"{len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test rows, {data.classes} classes. Teacher {options.teacher} "
-        f"({100 * teacher:.2f} % test; one for all rows and seeds), student {options.student}, {options.epochs} epochs, batch "
-        f"{options.batch_size}, SGD, {options.schedule} schedule.",
+        f"({100 * teacher:.2f} % test; one for all rows and seeds), student "
+        f"{options.student}, {options.epochs} epochs, batch {options.batch_size}, SGD, "
+        f"{options.schedule} schedule.",
         f"Mean ± sample standard deviation over the seeds {' '.join(map(str, options.seeds))}. The "
         f"learning rate of each row was chosen on the validation split with seed "
         f"{' '.join(map(str, options.tune_seeds))} among "

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from .downloads import fetch
 from .readers import DataError, Images, Labels, read_cifar, read_idx_pair
+from .udhr import read_udhr
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
-DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100")
+DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "udhr")
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,23 @@ def _cifar100(folder: Path) -> tuple[Split, Split, int]:
     )
 
 
+def _udhr(folder: Path) -> tuple[Split, Split, int]:
+    """Read paragraphs in many languages as pictures of one line: their hashed character counts."""
+    features, labels, tests, languages = read_udhr(folder)
+    everything = Split(features[:, None, :, None], labels)
+    return (
+        everything.take(np.flatnonzero(~tests)),
+        everything.take(np.flatnonzero(tests)),
+        languages,
+    )
+
+
 _READERS = {
     "digits": _digits,
     "fashion_mnist": _fashion_mnist,
     "cifar10": _cifar10,
     "cifar100": _cifar100,
+    "udhr": _udhr,
 }
 
 

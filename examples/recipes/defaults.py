@@ -60,6 +60,20 @@ DATASET_DEFAULTS = {
         },
         {"ce": 0.03, "kd": 0.03, "kd-ls": 0.03, "dkd": 0.03, "mcld": 0.03, "mcld-ce": 0.03},
     ),
+    "udhr": Defaults(
+        {
+            "teacher": "mlp-512",
+            "student": "mlp-48",
+            "epochs": 15,
+            "teacher_epochs": 15,
+            "validation_size": 3000,
+            "teacher_lr": 0.1,
+            "schedule": "cosine",
+            "lr_grid": [0.03, 0.1, 0.3],
+            "kd_temperature": 2.0,
+        },
+        {"ce": 0.1, "kd": 0.1, "kd-ls": 0.1, "dkd": 0.1, "mcld": 0.1, "mcld-ce": 0.1},
+    ),
     "cifar10": Defaults(_CIFAR, _CIFAR_RATES),
     "cifar100": Defaults(_CIFAR, _CIFAR_RATES),
 }

