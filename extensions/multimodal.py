@@ -1,0 +1,312 @@
+"""Several modalities: each of the student's against each of the teacher's, with rows missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from mcld_core.backends import Backend, backend_for
+from mcld_core.batch import Batch, check_device, check_reduction, check_rows, reduce_rows
+from mcld_core.config import MCLDConfig
+from mcld_core.contrast import MASKED
+from mcld_core.extensions._embeddings import embedding_contrast as embedding_contrast
+from mcld_core.extensions._rows import like_of
+from mcld_core.objective import mcld_loss
+from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
+
+Pair = tuple[str, str]
+"""A modality of the student and one of the teacher."""
+
+RowLoss = Callable[[Array, Array], Array]
+"""``function(student_rows, teacher_rows)`` → (batch,) losses."""
+
+
+class Modality(NamedTuple):
+    """One modality of one side, 0 in the rows that miss it."""
+
+    rows: Float[Array, "batch width"] | Float[Array, "batch parts width"]
+    present: Bool[Array, "batch"]  # noqa: F821
+
+
+def multimodal_mcld_loss(
+    student: Mapping[str, Array],
+    teacher: Mapping[str, Array],
+    labels: Labels | None = None,
+    *,
+    pairs: Mapping[Pair, Scalar] | None = None,
+    kind: str = "logits",
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    logit_scale: Scalar | None = None,
+    student_where: Mapping[str, Bool[Array, "batch"]] | None = None,  # noqa: F821
+    teacher_where: Mapping[str, Bool[Array, "batch"]] | None = None,  # noqa: F821
+    weight_local: Scalar = 1.0,
+    other_losses: Mapping[Pair, tuple[Scalar, RowLoss]] | None = None,
+    progress: Scalar = 1.0,
+    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    reduction: Reduction = "mean",
+    return_terms: bool = False,
+) -> Any:
+    """Contrast every modality of a student with every modality of a teacher.
+
+    For the pair (a, b), ``L_ab,i`` is the loss of the student's rows of a against the teacher's
+    rows of b as keys, over the samples that have both (m_ab,i = 1), and
+
+    ``L_i = Σ_ab w_ab m_ab,i L_ab,i / Σ_ab w_ab m_ab,i + Σ_ab u_ab m_ab,i f_ab,i``
+
+    a mean over the pairs that the sample has, so that one with a missing modality weighs as much
+    as any other, plus other losses f. A sample with no pair counts for nothing.
+
+    - ``kind="logits"``: ``L_ab`` is `mcld_core.mcld_loss`.
+    - ``kind="embeddings"``: it is `embedding_contrast`, rows of equal width in place of logits.
+    - Levels: arrays (batch, parts, width) on both sides are local rows (patches, regions, words).
+      Their means over the parts are contrasted as above and, with ``weight_local``, the part rows
+      among all part rows of the batch, each with its sample's label; the mean over the parts
+      counts. Under logits the teacher's mean is that of the probabilities.
+
+    Args:
+        student: modality → (batch, classes) or (batch, parts, classes).
+        teacher: modality → the same; never receives a gradient. A fused row is one more modality
+            (`mcld_core.extensions.teachers.ensemble` makes one).
+        labels: (batch,) int, or (batch, classes) soft, or None: each teacher modality's arg max
+            (logits), no mask and no category-wise term (embeddings).
+        pairs: (student's modality, teacher's) → weight ≥ 0; None: all pairs, weight 1.
+        kind: ``"logits"`` or ``"embeddings"``.
+        config: the settings of each pair.
+        logit_scale: multiplies S, for embeddings; learnable, see `embedding_contrast`.
+        student_where: modality → (batch,) bool, True where the sample has it; a modality that is
+            not named is everywhere. The content of missing rows plays no part.
+        teacher_where: the same of the teacher.
+        weight_local: weight of the local level, for rows with parts.
+        other_losses: pair → (weight, function), such as ``(0.5, feature_mse)`` or ``(1.0, lambda
+            s, t: kd_loss(s, t, reduction="none"))``.
+        progress: the part of the training that is done, 0 to 1.
+        sample_weight: (batch,) ≥ 0.
+        reduction: as in `mcld_core.mcld_loss`.
+        return_terms: also return the pairs' losses.
+
+    Returns:
+        The loss, float32 (float64 for float64 rows). With ``return_terms`` a pair of it and a
+        dict pair → ``L_ab`` reduced over the samples that have it, without gradient.
+
+    Raises:
+        ValueError, TypeError: no pair, a modality that is not there, batches or widths that
+            differ, a mask of the wrong shape.
+
+    Example:
+        >>> import numpy as np
+        >>> picture, text, labels = np.eye(3), 5 * np.eye(3), np.arange(3)
+        >>> teacher = {"image": 4 * np.eye(3), "text": text}
+        >>> loss, terms = multimodal_mcld_loss(
+        ...     {"image": picture}, teacher, labels, return_terms=True)
+        >>> sorted(terms)
+        [('image', 'image'), ('image', 'text')]
+
+    References:
+        A. Radford et al., "Learning Transferable Visual Models From Natural Language
+        Supervision", ICML 2021 (contrast across modalities). C. Yang et al., "CLIP-KD: An
+        Empirical Study of CLIP Model Distillation", CVPR 2024.
+    """
+    function = "multimodal_mcld_loss"
+    check_reduction(function, reduction)
+    if kind not in ("logits", "embeddings"):
+        raise ValueError(f"{function}: kind needs 'logits' or 'embeddings'; got {kind!r}")
+    if kind == "logits" and logit_scale is not None:
+        raise ValueError(
+            f"{function}: logit_scale is for kind='embeddings'; got it with logits, whose scale "
+            "is their own (config.temperature divides S)"
+        )
+    if pairs is None:
+        pairs = {(a, b): 1.0 for a in student for b in teacher}
+    others = {} if other_losses is None else other_losses
+    if not pairs and not others:
+        raise ValueError(f"{function}: pairs needs at least one pair of modalities; got none")
+    masks = ({}, {}) if student_where is None else (student_where, {})
+    masks = (masks[0], {} if teacher_where is None else teacher_where)
+    for side, modalities, names in (
+        ("student", student, [a for a, _ in (*pairs, *others)] + list(masks[0])),
+        ("teacher", teacher, [b for _, b in (*pairs, *others)] + list(masks[1])),
+    ):
+        for name in names:
+            if name not in modalities:
+                raise ValueError(
+                    f"{function}: {side} has no modality {name!r}; it has {sorted(modalities)}"
+                )
+    values = (*student.values(), *teacher.values(), *masks[0].values(), *masks[1].values())
+    ops = backend_for(function, *values, labels, sample_weight, logit_scale)
+    like = like_of(ops, *values)
+    ours = {
+        name: _modality(function, ops, f"student[{name!r}]", x, masks[0].get(name), like)
+        for name, x in student.items()
+    }
+    theirs = {
+        name: _modality(function, ops, f"teacher[{name!r}]", x, masks[1].get(name), like)
+        for name, x in teacher.items()
+    }
+    for a, b in (*pairs, *others):
+        shapes = tuple(ours[a].rows.shape), tuple(theirs[b].rows.shape)
+        if len(shapes[0]) != len(shapes[1]) or shapes[0][1:] != shapes[1][1:]:
+            raise ValueError(
+                f"{function}: student[{a!r}] and teacher[{b!r}] need the same width (and parts); "
+                f"got {shapes[0]} and {shapes[1]}. Bring one to the other's width first: a "
+                "projection in the model, or mcld_core.select_classes"
+            )
+
+    def rows_of(s: Array, t: Array, labels: Any, where: Array) -> Array:
+        if kind == "embeddings":
+            return embedding_contrast(
+                s, t, labels, config=config, logit_scale=logit_scale, progress=progress,
+                where=where, reduction="none",
+            )  # fmt: skip
+        return mcld_loss(
+            s, t, labels, config=config, progress=progress, where=where, reduction="none"
+        )
+
+    labelled = _labelled(function, ops, labels, next(iter(ours.values())), kind, config)
+    total: Any = 0.0
+    share: Any = 0.0
+    found: dict[Pair, tuple[Array, Array]] = {}
+    for (a, b), weight in pairs.items():
+        both = ours[a].present & theirs[b].present & labelled
+        rows = _levels(ops, rows_of, ours[a].rows, theirs[b].rows, labels, both, kind, weight_local)
+        counts = ops.astype(both, ops.dtype(rows))
+        found[a, b] = rows, counts
+        total = total + weight * rows
+        share = share + weight * counts
+    extra: Any = 0.0
+    has_other: Any = 0.0
+    for (a, b), (weight, loss) in others.items():
+        both = ours[a].present & theirs[b].present & labelled
+        rows = loss(ours[a].rows, ops.stop_gradient(theirs[b].rows))
+        check_rows(function, f"other_losses[{a!r}, {b!r}]", rows, ours[a].rows.shape[0])
+        counts = ops.astype(both, ops.dtype(rows))
+        extra = extra + weight * counts * rows
+        has_other = has_other + counts
+    if pairs:
+        known = share > 0
+        total = ops.where(known, total / ops.where(known, share, 1.0), 0.0)
+        share = ops.astype(known, ops.dtype(total))
+    rows = total + extra
+    counted = ops.astype(share + has_other > 0, ops.dtype(rows))
+    weights = _sample_weight(function, ops, sample_weight, rows)
+
+    def reduced(rows: Array, counts: Array) -> Array:
+        weight = counts if weights is None else counts * weights
+        batch = Batch(rows, rows, ops.dtype(rows), None, None, weight)
+        return reduce_rows(ops, rows, batch, reduction)
+
+    value = reduced(rows, counted)
+    if not return_terms:
+        return value
+    return value, {pair: ops.stop_gradient(reduced(*parts)) for pair, parts in found.items()}
+
+
+def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, "batch"]:  # noqa: F821
+    """Return the mean squared difference of each row, for ``other_losses``.
+
+    Args:
+        student_rows: (batch, width).
+        teacher_rows: (batch, width); never receives a gradient.
+    """
+    ops = backend_for("feature_mse", student_rows, teacher_rows)
+    like = like_of(ops, student_rows, teacher_rows)
+    student, teacher = ops.asarray(student_rows, like), ops.asarray(teacher_rows, like)
+    if len(student.shape) != 2 or tuple(student.shape)[1] != tuple(teacher.shape)[1]:
+        raise ValueError(
+            "feature_mse: student_rows and teacher_rows need shape (batch, width), one width; got "
+            f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    difference = student - ops.stop_gradient(ops.astype(teacher, ops.dtype(student)))
+    return ops.sum(difference * difference, 1) / float(student.shape[1])
+
+
+def _levels(
+    ops: Backend,
+    rows_of: Callable[[Array, Array, Any, Array], Array],
+    student: Array,
+    teacher: Array,
+    labels: Any,
+    both: Array,
+    kind: str,
+    weight_local: Scalar,
+) -> Float[Array, "batch"]:  # noqa: F821
+    """Return the rows of one pair: of samples, or of their means and of their parts."""
+    if len(student.shape) == 2:
+        return rows_of(student, teacher, labels, both)
+    parts, width = int(student.shape[1]), int(student.shape[2])
+    mean_student = ops.sum(student, 1) / float(parts)
+    if kind == "logits":
+        teacher = ops.maximum(teacher, MASKED)
+        p = ops.sum(ops.softmax(teacher, 2), 1) / float(parts)
+        mean_teacher = ops.log(ops.where(p > 0, p, 1.0)) + ops.where(p > 0, 0.0 * p, MASKED)
+    else:
+        mean_teacher = ops.sum(teacher, 1) / float(parts)
+    rows = rows_of(mean_student, mean_teacher, labels, both)
+    if isinstance(weight_local, (int, float)) and weight_local == 0:
+        return rows
+    count = ops.size(student, 0)
+    sample = ops.arange(count * parts, student) // parts
+    if labels is not None:
+        labels = ops.take(ops.asarray(labels, student), sample)
+    local = rows_of(
+        ops.reshape(student, (count * parts, width)),
+        ops.reshape(teacher, (count * parts, width)),
+        labels,
+        ops.take(both, sample),
+    )
+    return rows + weight_local * ops.sum(ops.reshape(local, (count, parts)), 1) / float(parts)
+
+
+def _modality(
+    function: str, ops: Backend, argument: str, x: Any, where: Any, like: Array | None
+) -> Modality:
+    """Check and convert one modality; its missing rows become 0."""
+    rows = ops.asarray(x, like)
+    shape = tuple(rows.shape)
+    if len(shape) not in (2, 3) or "float" not in ops.dtype(rows):
+        raise ValueError(
+            f"{function}: {argument} needs shape (batch, width) or (batch, parts, width) and a "
+            f"float dtype; got shape {shape}, {ops.dtype(rows)}"
+        )
+    if like is not None:
+        check_device(function, ops, argument, rows, like)
+        if None not in (shape[0], like.shape[0]) and shape[0] != like.shape[0]:
+            raise ValueError(
+                f"{function}: all modalities need the same batch; got {argument} of shape {shape} "
+                f"beside {tuple(like.shape)}. Rows that miss a modality are marked by its where"
+            )
+    present = ops.arange(ops.size(rows, 0), rows) >= 0
+    if where is not None:
+        present = ops.asarray(where, rows)
+        check_rows(function, f"where of {argument}", present, shape[0])
+        if ops.dtype(present) != "bool":
+            raise TypeError(
+                f"{function}: where of {argument} needs dtype bool (True = it has the modality); "
+                f"got {ops.dtype(present)}"
+            )
+        keep = present[:, None] if len(shape) == 2 else present[:, None, None]
+        rows = ops.where(keep, rows, 0.0)
+    return Modality(rows, present)
+
+
+def _labelled(
+    function: str, ops: Backend, labels: Any, first: Modality, kind: str, config: MCLDConfig
+) -> Bool[Array, "batch"]:  # noqa: F821
+    """Return the rows whose int label is none to be left out."""
+    every = ops.arange(ops.size(first.rows, 0), first.rows) >= 0
+    if labels is None:
+        return every
+    labels = ops.asarray(labels, first.rows)
+    if len(labels.shape) != 1:
+        return every
+    check_rows(function, "labels", labels, first.rows.shape[0])
+    labels = ops.astype(labels, "int32")
+    return labels >= 0 if kind == "embeddings" else labels != config.ignore_index
+
+
+def _sample_weight(function: str, ops: Backend, weight: Any, rows: Array) -> Array | None:
+    if weight is None:
+        return None
+    weight = ops.asarray(weight, rows)
+    check_rows(function, "sample_weight", weight, rows.shape[0])
+    check_device(function, ops, "sample_weight", weight, rows)
+    return ops.stop_gradient(ops.astype(weight, ops.dtype(rows)))
