@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
     add("--train-size", type=int, help="texts of the classifier; default 2000; quick: 300")
     add("--test-size", type=int, help="default 1500; quick: 200")
-    add("--characters", type=int, help="training characters; default 60000; quick: 20000")
+    add("--characters", type=int, help="training characters; default 90000; quick: 20000")
     add("--epochs", type=int, help="of the classifiers; default 10; quick: 2")
     add("--teacher", choices=("minilm", "conv"), help="of the classifier; quick: conv")
     add("--data-dir", type=Path, help="the folder of 20newsgroups-train.tab and -test.tab")
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.seeds = options.seeds or ([0] if quick else [0, 1, 2, 3, 4])
     options.train_size = options.train_size or (300 if quick else 2000)
     options.test_size = options.test_size or (200 if quick else 1500)
-    options.characters = options.characters or (20_000 if quick else 60_000)
+    options.characters = options.characters or (20_000 if quick else 90_000)
     options.teacher = options.teacher or ("conv" if quick else "minilm")
 
     import torch

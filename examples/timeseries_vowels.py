@@ -36,6 +36,7 @@ from mcld_core.extensions.timeseries import (
 )
 
 METHODS = ("ce", "kd", "mcld", "mcld+ce", "instance", "sample", "category")
+FORECAST_METHODS = ("mae", *METHODS[:3], "mcld, overlap not masked", *METHODS[3:])
 CONTEXT, HORIZON, BINS = 64, 24, 16
 ALONE = {"weight_instance": 0.0, "weight_sample": 0.0, "weight_category": 0.0}
 WEIGHTS: dict[str, dict[str, float]] = {
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--parts", nargs="+", choices=parts, default=parts)
     add("--quick", action="store_true", help="few epochs, one seed, no tuning of learning rates")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
+    add("--methods", nargs="+", choices=FORECAST_METHODS, help="default: all of a part")
     add("--epochs", type=int, help="of the students; default: by part")
     add("--data-dir", type=Path, help="a folder laid out as aeon/datasets/data")
     add("--out", type=Path, default=Path("runs/timeseries_vowels"))
@@ -76,6 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "forecast" in options.parts:
         forecaster(options, folder)
     return 0
+
+
+def chosen(options: argparse.Namespace, methods: Sequence[str]) -> list[str]:
+    """Return the methods of a part that were asked for."""
+    return [name for name in methods if options.methods is None or name in options.methods]
 
 
 def packaged_data() -> Path:
@@ -126,9 +133,10 @@ def classifier(
     held_out = len(series) // 5
     mean = np.concatenate(series).mean(0)
     deviation = np.concatenate(series).std(0)
-    chosen = {"train": order[held_out:], "validation": order[:held_out]}
+    rows_of = {"train": order[held_out:], "validation": order[:held_out]}
     raw = {
-        part: ([series[i] for i in rows], [names[i] for i in rows]) for part, rows in chosen.items()
+        part: ([series[i] for i in rows], [names[i] for i in rows])
+        for part, rows in rows_of.items()
     }
     raw["test"] = read_ts(folder / dataset / f"{dataset}_TEST.ts")
     windows = {
@@ -181,7 +189,7 @@ def classifier(
         lambda order: shuffled(order, len(labels), 64),
         loss,
         accuracy,
-        METHODS,
+        chosen(options, METHODS),
         epochs=options.epochs or (2 if options.quick else epochs),
         learning_rates=(1e-2,) if options.quick else (1e-2, 3e-2),
         baselines=baselines,
@@ -206,7 +214,7 @@ def logit_loss(
     targets: Any,
     progress: float,
     places: dict[str, Any],
-    **labels: Any,
+    **more: Any,
 ) -> Any:
     """Return the loss of a method on logits (windows, classes) or (windows, steps, bins)."""
     import torch
@@ -226,7 +234,7 @@ def logit_loss(
         student,
         teacher,
         **places,
-        **labels,
+        **more,
         progress=progress,
         config=MCLDConfig(**WEIGHTS[method]),
     )
@@ -352,6 +360,7 @@ def forecaster(options: argparse.Namespace, folder: Path) -> None:
             progress,
             places,
             step_labels=bins[rows],
+            category="step",
         )
 
     task = Task(
@@ -360,7 +369,7 @@ def forecaster(options: argparse.Namespace, folder: Path) -> None:
         lambda order: shuffled(order, len(bins), 32),
         loss,
         metrics,
-        ("mae", *METHODS[:3], "mcld, overlap not masked", *METHODS[3:]),
+        chosen(options, FORECAST_METHODS),
         epochs=options.epochs or (2 if options.quick else 8),
         learning_rates=(1e-2,) if options.quick else (1e-2, 3e-2),
         higher_is_better=False,

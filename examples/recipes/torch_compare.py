@@ -81,7 +81,7 @@ def compare(task: Task, seeds: Sequence[int], out: Path, tune_seed: int | None =
     Writes ``<task>.json`` (every number), ``<task>.md`` (the table) and ``<task>.png`` (curves).
 
     Returns:
-        The last student of the last MCLD method, for export.
+        The last student of the last MCLD method, or else the first method's, for export.
     """
     import torch
 
@@ -115,7 +115,7 @@ def compare(task: Task, seeds: Sequence[int], out: Path, tune_seed: int | None =
                 f"{task.name} {method} lr {lr:g} seed {seed}: "
                 + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
             )
-        if method.startswith("mcld"):
+        if exported is None or method.startswith("mcld"):
             exported = model
     parameters = sum(p.numel() for p in task.student().parameters())
     text = table(records, task.baselines)
