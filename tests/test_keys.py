@@ -90,9 +90,15 @@ def test_masked_keys(backend: Framework, contrast: str) -> None:
     assert_value(found, oracles.mcld_loss(fewer, "none", **settings))
 
 
-def test_the_own_row_of_a_kept_row_always_counts(backend: Framework) -> None:
-    case = with_keys(own_start=2)
+@pytest.mark.parametrize("labels", ["int", "soft", "none"])
+@pytest.mark.parametrize("with_where", [False, True])
+def test_the_own_row_of_a_kept_row_always_counts(
+    backend: Framework, with_where: bool, labels: str
+) -> None:
+    case = with_keys(labels=labels, own_start=2)
     assert case.keys is not None
+    if with_where:
+        case = case.but(where=np.ones(5, bool))
     where = np.ones(KEYS, bool)
     where[3] = False
     masked = case.but(keys=replace(case.keys, where=where))
