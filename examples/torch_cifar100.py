@@ -23,7 +23,7 @@ from typing import Any
 
 from recipes import comparison
 from recipes.comparison import Trained
-from recipes.data import Dataset
+from recipes.data import DATASETS, Dataset
 from recipes.options import build_parser
 from recipes.readers import DataError
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; return the process's exit status."""
     parser = build_parser("Distil image classifiers by CE, KD, DKD and MCLD, with PyTorch.")
     add_torch_options(parser)
-    return comparison.run(parser, argv, TorchTrainer, list_models)
+    return comparison.run(parser, argv, TorchTrainer, list_models, transfer)
 
 
 def add_torch_options(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,20 @@ def add_torch_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="load the teacher instead of training it",
     )
+    add(
+        "--transfer",
+        choices=(*DATASETS, "stl10"),
+        help="then train a linear probe on the frozen students' features of this data set",
+    )
+    add("--transfer-size", type=int, help="training images of the probe; default all")
+    add("--transfer-validation-size", type=int, default=250)
+
+
+def transfer(options: argparse.Namespace, data: Dataset) -> None:
+    """Probe the students on another data set, where ``--transfer`` names one."""
+    from recipes.torch_transfer import transfer
+
+    transfer(options, data)
 
 
 class TorchTrainer:

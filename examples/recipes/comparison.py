@@ -67,8 +67,9 @@ def run(
     argv: Sequence[str] | None,
     make_trainer: Callable[[argparse.Namespace, Dataset], Trainer],
     list_models: Callable[[], str],
+    afterwards: Callable[[argparse.Namespace, Dataset], None] | None = None,
 ) -> int:
-    """Parse, load the data, compare; return the process's exit status.
+    """Parse, load the data, compare, do what comes ``afterwards``; return the exit status.
 
     0: done. 2: an error, said in one line. 130: stopped by the user, and how to go on.
     """
@@ -93,6 +94,8 @@ def run(
         if options.tune_lr:
             options.learning_rates |= tune(trainer, options)
         compare(trainer, options, data)
+        if afterwards is not None and trainer.speaks:
+            afterwards(options, data)
     except (DataError, Diverged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .downloads import fetch
-from .readers import DataError, Images, Labels, read_cifar, read_idx_pair
+from .readers import DataError, Images, Labels, read_cifar, read_idx_pair, read_stl10
 from .udhr import read_udhr
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -138,6 +138,11 @@ def _cifar100(folder: Path) -> tuple[Split, Split, int]:
     )
 
 
+def _stl10(folder: Path) -> tuple[Split, Split, int]:
+    path = folder / "stl10_binary.tar.gz"
+    return Split(*read_stl10(path, "train")), Split(*read_stl10(path, "test")), 10
+
+
 def _udhr(folder: Path) -> tuple[Split, Split, int]:
     """Read paragraphs in many languages as pictures of one line: their hashed character counts."""
     features, labels, tests, languages = read_udhr(folder)
@@ -155,6 +160,7 @@ _READERS = {
     "cifar10": _cifar10,
     "cifar100": _cifar100,
     "udhr": _udhr,
+    "stl10": _stl10,
 }
 
 

@@ -18,6 +18,12 @@ OFFICIAL: dict[str, dict[str, tuple[str, str]]] = {
         "t10k-labels-idx1-ubyte.gz": (_FASHION, "bb300cfdad3c16e7a12a480ee83cd310"),
     },
     "cifar10": {"cifar-10-binary.tar.gz": (_CIFAR, "c32a1d4ab5d03f1284b67883e8d87530")},
+    "stl10": {
+        "stl10_binary.tar.gz": (
+            "http://ai.stanford.edu/~acoates/stl10/",
+            "91f7769df0f17e558f3565bffb0c7dfb",
+        )
+    },
     "cifar100": {"cifar-100-binary.tar.gz": (_CIFAR, "03b5dce01913d631647c71ecec9e9cb8")},
 }
 

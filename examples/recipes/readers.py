@@ -84,6 +84,22 @@ def read_cifar(
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
 
 
+def read_stl10(path: Path, part: str) -> tuple[Images, Labels]:
+    """Read ``part`` ("train" or "test") of STL-10's binary archive.
+
+    Images are 3 planes of 96×96 bytes, each column by column; labels are bytes from 1 to 10.
+    """
+    members = read_tar_members(path, [f"{part}_X.bin", f"{part}_y.bin"])
+    pixels, marks = (np.frombuffer(content, np.uint8) for content in members.values())
+    if pixels.size != marks.size * 3 * 96 * 96:
+        raise DataError(
+            f"{path}: {part}_X.bin holds {pixels.size} bytes for {marks.size} labels; {AGAIN}"
+        )
+    labels = marks.astype(np.int64) - 1
+    check_labels(labels, 10, path)
+    return np.ascontiguousarray(pixels.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)), labels
+
+
 def read_tar_members(path: Path, members: list[str]) -> dict[str, bytes]:
     """Return the content of the named members (by base name), read in memory in one pass."""
     if not path.is_file():

@@ -228,3 +228,27 @@ def test_udhr_without_a_declaration_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "other.tar.gz").rename(tmp_path / udhr.ARCHIVE)
     with pytest.raises(readers.DataError, match="holds no declaration"):
         data.load_dataset("udhr", tmp_path)
+
+
+def stl10(folder: Path, rows: int = 4) -> np.ndarray:
+    images = np.random.default_rng(0).integers(0, 256, (rows, 96, 96, 3), dtype=np.uint8)
+    pixels = images.transpose(0, 3, 2, 1).tobytes()
+    marks = (np.arange(rows, dtype=np.uint8) % 10 + 1).tobytes()
+    members = {f"{part}_{kind}.bin": content for part in ("train", "test")
+               for kind, content in (("X", pixels), ("y", marks))}  # fmt: skip
+    write_tar(folder / "stl10_binary.tar.gz", members)
+    return images
+
+
+def test_stl10_is_read_column_by_column_with_labels_from_one(tmp_path: Path) -> None:
+    images = stl10(tmp_path)
+    read = data.load_dataset("stl10", tmp_path)
+    np.testing.assert_array_equal(read.test.images, images)
+    np.testing.assert_array_equal(read.test.labels, np.arange(4))
+
+
+def test_stl10_of_unequal_sizes_is_an_error(tmp_path: Path) -> None:
+    members = {"train_X.bin": bytes(27648), "train_y.bin": b"\1\2"}
+    write_tar(tmp_path / "stl10_binary.tar.gz", members)
+    with pytest.raises(readers.DataError, match="holds 27648 bytes for 2 labels"):
+        data.load_dataset("stl10", tmp_path)

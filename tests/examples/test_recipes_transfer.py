@@ -1,0 +1,50 @@
+"""The linear probe: its features, its solver, and the table of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch_cifar100
+from recipes import torch_transfer
+from recipes.torch_models import build
+
+from tests.examples.official_files import write_fashion
+
+
+@pytest.mark.parametrize("name", ["mlp-8", "conv-4", "resnet20"])
+def test_features_are_what_the_last_layer_sees(name: str) -> None:
+    model = build(name, (8, 8, 1), 5).eval()
+    images = torch.randn(3, 1, 8, 8)
+    features = torch_transfer.Features(model)(images)
+    last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    torch.testing.assert_close(last(features), model(images))
+
+
+def test_the_probe_is_a_stationary_point_of_its_objective() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 4, generator=generator)
+    labels = torch.randint(0, 3, (60,), generator=generator)
+    weight, bias = torch_transfer.fit(x, labels, 3, 1e-2)
+    weight.requires_grad_()
+    loss = torch.nn.functional.cross_entropy(x @ weight + bias, labels)
+    (loss + 1e-2 * weight.square().sum()).backward()
+    assert weight.grad is not None
+    assert float(weight.grad.abs().max()) < 1e-4
+    assert float(weight.detach().abs().max()) > 0.01
+
+
+def test_students_of_another_data_set_are_probed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_fashion(tmp_path, rows=40)
+    arguments = ["--teacher", "conv-4", "--teacher-epochs", "2", "--student", "mlp-32"]
+    arguments += ["--dataset", "fashion_mnist", "--data-dir", str(tmp_path), "--epochs", "1"]
+    arguments += ["--validation-size", "0", "--methods", "mcld", "--out", str(tmp_path / "run")]
+    assert torch_cifar100.main([*arguments, "--transfer", "digits"]) == 0
+    scores = json.loads((tmp_path / "run" / "transfer_digits.json").read_text())
+    assert set(scores) == {"untrained", "mcld"}
+    assert scores["untrained"][0] > 0.8  # 32 random features of digits tell them apart
+    assert "| student of fashion_mnist | test % on digits |" in capsys.readouterr().out
