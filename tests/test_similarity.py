@@ -103,3 +103,24 @@ def test_a_nearly_constant_row_has_a_bounded_gradient(differentiable: Framework)
     settings = {"similarity": "pearson"}
     _, gradient = value_and_grad(differentiable, instance_wise, case, settings=settings)
     np.testing.assert_array_equal(gradient[[0, 2]], np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_rows_at_either_side_of_the_cut(differentiable: Framework, dtype: str) -> None:
+    """The cut is 32 eps of the row's own norm and dtype: 6 eps is rounding, 180 eps is a row."""
+    pattern = np.array([0.0, 1.0, -1.0, 0.0])
+    eps = float(np.finfo(dtype).eps)
+    case = make_case(28)
+    student = case.student.copy()
+    student[0] = 1000 * (1 + 8 * eps * pattern)
+    student[2] = 1000 * (1 + 256 * eps * pattern)
+    near = case.but(student=student)
+    settings = {"similarity": "pearson"}
+    _, gradient = value_and_grad(differentiable, instance_wise, near, dtype, settings)
+    np.testing.assert_array_equal(gradient[0], np.zeros(4))
+    assert np.abs(gradient[2]).max() > 1
+    student[0], student[2] = 0.0, pattern
+    plain = case.but(student=student)
+    found = value(differentiable, instance_wise, near, dtype, settings, reduction="none")
+    expected = value(differentiable, instance_wise, plain, dtype, settings, reduction="none")
+    np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.05)
