@@ -299,9 +299,10 @@ class MCLDDistiller(keras.distillation.Distiller):
         where = None
         if replicas() > 1 and keys is not None:  # all replicas hold the same bank
             rows = ops.shape(keys.logits)[0] - self.bank_size
-            teacher_logits = keys.logits[:rows]
-            labels = None if labels is None else keys.labels[:rows]
-            where = keys.where[:rows]
+            teacher_logits, labels, where = (
+                None if part is None else part[:rows]
+                for part in (keys.logits, keys.labels, keys.where)
+            )
         bank = self.bank.value.push(
             teacher_logits, labels, where=where, ignore_index=self.config.ignore_index
         )
