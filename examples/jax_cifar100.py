@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class JaxTrainer:
-    """Builds, trains and resumes the models; see `recipes.jax_training` for the loop."""
+    """Builds, trains and resumes the models; see `recipes.array_loop` for the loop."""
 
     speaks = True
 
@@ -58,10 +58,10 @@ class JaxTrainer:
         self, method: str, seed: int, lr: float, folder: Path | None, teacher: Trained | None
     ) -> Trained:
         """Train one model by one method."""
+        from recipes.array_loop import Job, Loop
         from recipes.jax_step import Teaching, make_step
         from recipes.jax_teacher import teach
-        from recipes.jax_training import Job, Training
-        from recipes.logs import say
+        from recipes.jax_training import JaxLearner
 
         options = self.options
         if method == "teacher":
@@ -88,7 +88,7 @@ class JaxTrainer:
             (loss, network, teacher_network),
             make_step(loss, network, teacher_network, self.data, options),
         )
-        training = Training(
+        learner = JaxLearner(
             job,
             network,
             variables,
@@ -99,10 +99,12 @@ class JaxTrainer:
             self.devices,
             self.predict,
         )
-        if folder is not None and options.resume and training.resume():
-            say(f"{job.name}: resumed after epoch {training.epoch}/{job.epochs}")
-        rows = training.run()
-        return self._trained(network, training.state.variables, rows)
+        notes = {"classes": self.data.classes, "image_shape": list(self.data.image_shape)}
+        loop = Loop(job, learner, notes, options.tensorboard)
+        if folder is not None and options.resume:
+            loop.resume()
+        rows = loop.run()
+        return self._trained(network, learner.state.variables, rows)
 
     def untrained_logits(self, seed: int) -> Any:
         """Return the test logits of the student before its training."""
@@ -121,11 +123,13 @@ class JaxTrainer:
         return take_apart(model)
 
     def _load_teacher(self) -> Trained:
-        from recipes.jax_checkpoints import load
+        from recipes import npz
+        from recipes.jax_training import named, unnamed
 
         network, variables = self._build(self.options.teacher, 0)
         like = self.devices.copy(variables)
-        return self._trained(network, load(self.options.teacher_checkpoint, like), [])
+        arrays, _ = npz.load(self.options.teacher_checkpoint, named(like))
+        return self._trained(network, unnamed(arrays, like), [])
 
     def _trained(self, network: Any, variables: Any, rows: list[comparison.Row]) -> Trained:
         import jax
