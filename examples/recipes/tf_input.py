@@ -1,0 +1,170 @@
+"""Pictures to batches by tf.data. Order and augmentation depend on (seed, epoch) alone.
+
+A picture that does not decode is left out: whoever counts the rows knows how many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .data import Split
+from .readers import DataError
+from .tf_pictures import Files, Pictures, PictureSet, Records
+
+FEATURES = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+}
+
+
+def training_input(
+    data: PictureSet,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    start: int,
+    crop: int,
+    flip: bool,
+    resized_crop: bool,
+) -> tf.data.Dataset:
+    """Return one shuffled, augmented epoch of full batches (images, labels), from ``start`` on."""
+
+    def augment(number: Any, row: tuple[Any, Any]) -> tuple[Any, Any]:
+        image, label = row
+        chance = tf.stack([tf.cast(seed * 100_003 + epoch, tf.int64), number])
+        image = _crop(image, chance, data.image_shape, crop, resized_crop)
+        if flip:
+            image = tf.image.stateless_random_flip_left_right(image, chance)
+        return normalise(image, data), label
+
+    rows = _decoded(_shuffled(data.train, seed, epoch)).enumerate()
+    rows = rows.map(lambda number, row: augment(number, row), tf.data.AUTOTUNE, deterministic=True)
+    return rows.batch(batch_size, drop_remainder=True).skip(start).prefetch(2)
+
+
+def evaluation_input(split: Pictures, data: PictureSet, batch_size: int) -> tf.data.Dataset:
+    """Return the pictures in order, cut to their middle: batches (images, labels)."""
+
+    def centre(image: Any, label: Any) -> tuple[Any, Any]:
+        return normalise(_centre(image, data.image_shape), data), label
+
+    rows = _decoded(_in_order(split)).map(centre, tf.data.AUTOTUNE, deterministic=True)
+    return rows.batch(batch_size).prefetch(2)
+
+
+def readable(split: Pictures, data: PictureSet) -> tuple[Pictures, int]:
+    """Return the split with only those pictures that decode, labels known; and how many do not.
+
+    Raises:
+        DataError: none decodes, or a label is no class.
+    """
+    if isinstance(split, Split) or not len(split):
+        return split, 0
+    numbered = _in_order(split).enumerate()
+    rows = _decoded(numbered.map(lambda number, row: (row[0], (number, row[1]))))
+    found = [(int(number), int(label)) for _, (number, label) in rows]
+    if not found:
+        raise DataError(f"{data.name}: not one of {len(split)} pictures decodes")
+    index, labels = np.asarray(found, np.int64).T
+    if labels.min() < 0 or labels.max() >= data.classes:
+        raise DataError(
+            f"{data.name} has labels from {labels.min()} to {labels.max()}, expected 0 to "
+            f"{data.classes - 1}; does --first-label fit?"
+        )
+    skipped = len(split) - len(found)
+    return (
+        split.take(index) if isinstance(split, Files) else replace(split, labels=labels)
+    ), skipped
+
+
+def normalise(image: Any, data: PictureSet) -> Any:
+    """Turn values in 0 … 255 into normalised float32 pixels of the static shape."""
+    image = (tf.cast(image, tf.float32) / 255 - data.mean) / data.std
+    return tf.ensure_shape(image, data.image_shape)
+
+
+def _shuffled(split: Pictures, seed: int, epoch: int) -> tf.data.Dataset:
+    """Return (content, label) in the order of this epoch."""
+    rng = np.random.default_rng((seed, epoch))
+    if isinstance(split, Records):
+        shards = [split.shards[number] for number in rng.permutation(len(split.shards))]
+        records = tf.data.Dataset.from_tensor_slices(shards).interleave(
+            tf.data.TFRecordDataset, cycle_length=16, num_parallel_calls=4, deterministic=True
+        )
+        return records.shuffle(8192, seed=seed * 100_003 + epoch).map(_parser(split))
+    order = rng.permutation(len(split))
+    return _in_order(split.take(order))
+
+
+def _in_order(split: Pictures) -> tf.data.Dataset:
+    """Return (content, label): bytes of a file, or an image of an array."""
+    if isinstance(split, Records):
+        return tf.data.TFRecordDataset(split.shards).map(_parser(split))
+    if isinstance(split, Split):
+        return tf.data.Dataset.from_tensor_slices((split.images, split.labels))
+    if not len(split):
+        return tf.data.Dataset.from_tensor_slices((np.zeros(0, str), split.labels))
+    files = tf.data.Dataset.from_tensor_slices((split.paths, split.labels))
+    return files.map(lambda path, label: (tf.io.read_file(path), label), tf.data.AUTOTUNE)
+
+
+def _parser(split: Records) -> Any:
+    def parse(record: Any) -> tuple[Any, Any]:
+        example = tf.io.parse_single_example(record, FEATURES)
+        return example["image/encoded"], example["image/class/label"] - split.first_label
+
+    return parse
+
+
+def _decoded(rows: tf.data.Dataset) -> tf.data.Dataset:
+    """Decode bytes to float images (height, width, channels) in 0 … 255; leave out what fails."""
+    if rows.element_spec[0].dtype != tf.string:
+        return rows.map(lambda image, label: (tf.cast(image, tf.float32), label))
+    decoded = rows.map(lambda x, label: (_decode(x), label), tf.data.AUTOTUNE, deterministic=True)
+    return decoded.ignore_errors()
+
+
+def _decode(content: Any) -> Any:
+    """Decode a JPEG to colours, and other formats on a white ground where they are transparent."""
+
+    def on_white() -> Any:
+        picture = tf.cast(tf.io.decode_image(content, 4, expand_animations=False), tf.float32)
+        opacity = picture[..., 3:] / 255
+        return picture[..., :3] * opacity + 255 * (1 - opacity)
+
+    def jpeg() -> Any:
+        return tf.cast(tf.io.decode_jpeg(content, 3), tf.float32)
+
+    return tf.ensure_shape(tf.cond(tf.io.is_jpeg(content), jpeg, on_white), [None, None, 3])
+
+
+def _crop(image: Any, chance: Any, shape: tuple[int, int, int], crop: int, resized: bool) -> Any:
+    """Shift an array's image by up to ``crop`` pixels; cut a random part out of a picture."""
+    height, width, channels = shape
+    if image.shape[0] is not None:
+        padded = tf.pad(image, [[crop, crop], [crop, crop], [0, 0]])
+        return tf.image.stateless_random_crop(padded, shape, chance)
+    if not resized:
+        return _centre(image, shape)
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image), tf.zeros([1, 1, 4]), chance, area_range=(0.08, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3), use_image_if_no_bounding_boxes=True,
+    )  # fmt: skip
+    size = tf.concat([size[:2], [channels]], 0)
+    return tf.image.resize(tf.slice(image, begin, size), [height, width])
+
+
+def _centre(image: Any, shape: tuple[int, int, int]) -> Any:
+    """Scale the shorter side to 8/7 of the size and cut out the middle; arrays stay."""
+    if image.shape[0] is not None:
+        return image
+    height, width = shape[:2]
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    scale = height * 8 / 7 / tf.reduce_min(size)
+    scaled = tf.image.resize(image, tf.cast(tf.math.ceil(size * scale), tf.int32), antialias=True)
+    return tf.image.resize_with_crop_or_pad(scaled, height, width)
