@@ -35,7 +35,7 @@ def tests(session: nox.Session, suite: str) -> None:
     else:
         install(session, "test", *FRAMEWORKS[suite], *(["idioms"] if suite == "torch" else []))
         paths = sorted(str(path) for path in Path("tests").glob("test_*.py"))
-        paths += [] if suite == "numpy" else [f"tests/{suite}"]
+        paths += ["tests/extensions"] + ([] if suite == "numpy" else [f"tests/{suite}"])
         session.run("pytest", *paths, *session.posargs, env={"MCLD_TEST_BACKENDS": suite})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -17,7 +16,20 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments:
         _report()
         return 0
-    print(f"mcld_core: unknown command {arguments[0]!r}; there are: none", file=sys.stderr)
+    command, *rest = arguments
+    if command == "export":
+        from mcld_core import export_cli
+
+        return export_cli.main(rest)
+    if command == "predict":
+        from mcld_core import predict
+
+        return predict.main(rest)
+    print(
+        f"mcld_core: the commands are 'export' and 'predict'; got {command!r}. "
+        "Without a command it prints versions, devices and backends",
+        file=sys.stderr,
+    )
     return 2
 
 

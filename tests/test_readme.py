@@ -1,7 +1,8 @@
 """The README's code, as printed: each Python block of a tested backend runs, each one-liner too.
 
 A block says what it needs in the line above its fence: `<!-- test: torch -->`, or numpy,
-tensorflow, jax, keras; `skip` for a block that is no program of its own.
+tensorflow, jax; keras (run by tests/keras), export (by tests/export); `skip` for a block that is
+no program of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def run(arguments: list[str], folder: Path, **environment: str) -> str:
 def test_every_python_block_says_what_it_needs() -> None:
     assert len(BLOCKS) == TEXT.count("```python")
     needs = [need for need, _ in BLOCKS]
-    assert set(needs) <= {*KNOWN, "skip"}, f"a block without a known marker: {needs}"
+    assert set(needs) <= {*KNOWN, "export", "skip"}, f"a block without a known marker: {needs}"
     assert {"numpy", "torch", "tensorflow", "jax"} <= set(needs)
 
 

@@ -29,3 +29,11 @@ def test_the_guides_code(
     printed = capsys.readouterr().out
     assert "latency ratio" in printed
     assert "relative error" in printed
+
+
+def test_the_readmes_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    readme = (GUIDE.parents[2] / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"<!-- test: export -->\n```python\n(.*?)```", readme, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["student.onnx"]

@@ -1,4 +1,4 @@
-"""The guide's code, as printed, runs."""
+"""The code of the guide and of the README for Keras, as printed, runs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "keras.md"
-TEXT = GUIDE.read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "guides" / "keras.md").read_text("utf-8")
+TEXT = GUIDE + (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"<!-- test: keras -->\n```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 def test_every_block_is_tested() -> None:
-    assert len(BLOCKS) == TEXT.count("```python") > 0
+    assert len(BLOCKS) == GUIDE.count("```python") + 1
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_block_runs(number: int) -> None:
-    exec(compile(BLOCKS[number], f"{GUIDE.name} block {number}", "exec"), {"__name__": "guide"})
+    exec(compile(BLOCKS[number], f"block {number}", "exec"), {"__name__": "guide"})
