@@ -10,7 +10,7 @@ import pytest
 from tests.frameworks import REQUESTED
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
-NAMES = ("teachers",)
+NAMES = ("teachers", "multimodal")
 TEXTS = {name: (GUIDES / f"{name}.md").read_text("utf-8") for name in NAMES}
 BLOCK = re.compile(r"<!-- test: torch -->\n```python\n(.*?)```", re.DOTALL)
 CODE = [(name, code) for name, text in TEXTS.items() for code in BLOCK.findall(text)]

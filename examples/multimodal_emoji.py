@@ -1,0 +1,439 @@
+"""Distil an image-and-text teacher of emoji into a student that sees the image alone.
+
+    npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0
+    python examples/multimodal_emoji.py --data-dir . --tune --seeds 0 1 2 3 4
+
+The task: the 58 subcategories of at least ten emoji ("animal-bird", "food-fruit" …), from the
+drawings of two vendors. Training, validation and test split by emoji, so both drawings of one lie
+on the same side. The teacher gives three rows of logits: of the image, of the text (name and short
+names) and of both; the student one, of the image. Methods: cross-entropy, KD from the fused row,
+MCLD against one of the teacher's modalities, and against all three (`multimodal_mcld_loss`).
+Everything goes to ``--out``: numbers, table, plot, and each method's nearest neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import math
+import statistics
+import sys
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from recipes import plots
+from recipes.data import augment
+from recipes.files import write_atomically, write_json, write_text
+from recipes.logs import say
+from recipes.readers import DataError
+from recipes.results import spread
+
+VENDORS = ("google", "twitter")
+ARCHIVE = "emoji-datasource-{}-16.0.0.tgz"
+METHODS = {
+    "ce": "cross-entropy, no teacher",
+    "kd": "KD from the fused row, T = 4",
+    "kd-ce": "0.9 KD + 0.1 cross-entropy",
+    "image": "MCLD, image → image",
+    "fused": "MCLD, image → fused",
+    "cross": "MCLD, image → image, text, fused",
+}
+PAIRS = {"image": ("image",), "fused": ("fused",), "cross": ("image", "text", "fused")}
+NGRAMS, SIDE, TUNE_SEED = 1024, 16, 100
+
+
+class Split(NamedTuple):
+    """Drawings (rows, side, side, 3) uint8, their texts' n-gram counts, labels, emoji numbers."""
+
+    images: np.ndarray
+    texts: np.ndarray
+    labels: np.ndarray
+    emoji: np.ndarray
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; return the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data-dir", type=Path, default=Path("."), help="folder of the two npm packages")
+    add("--teacher-epochs", type=int, default=40)
+    add("--epochs", type=int, default=30)
+    add("--batch-size", type=int, default=128)
+    add("--lr", type=float, default=0.1)
+    add("--lr-grid", type=float, nargs="+", default=[0.05, 0.1, 0.2])
+    add("--tune", action="store_true", help="choose each method's rate on the validation split")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--out", type=Path, default=Path("runs/multimodal_emoji"))
+    options = parser.parse_args(argv)
+    try:
+        splits, names = read_emoji(options.data_dir)
+        run(options, splits, names)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: argparse.Namespace, splits: dict[str, Split], names: list[str]) -> None:
+    """Train teachers and students and write what came of it."""
+    import torch
+
+    torch.set_num_threads(1)
+    sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
+    say(f"{len(names)} classes; drawings: {sizes}")
+    rates = dict.fromkeys(options.methods, options.lr)
+    if options.tune:
+        rates = tune(options, splits, len(names))
+    rows: list[dict[str, Any]] = []
+    shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for seed in options.seeds:
+        started = time.perf_counter()
+        teacher = train_teacher(options, splits["training"], len(names), seed)
+        on_training = teacher_rows(teacher, splits["training"])
+        for modality, logits in teacher_rows(teacher, splits["test"]).items():
+            rows.append(scores(seed, f"teacher: {modality}", logits, splits["test"].labels))
+        for method in options.methods:
+            student = train_student(
+                options, splits["training"], len(names), method, on_training, seed, rates[method]
+            )
+            logits = {part: student_rows(student, split) for part, split in splits.items()}
+            rows.append(scores(seed, method, logits["test"], splits["test"].labels))
+            if seed == options.seeds[0]:
+                shown[method] = logits["training"].numpy(), logits["test"].numpy()
+        say(f"seed {seed}: {time.perf_counter() - started:.0f} s")
+    write_json(options.out / "numbers.json", {"rates": rates, "rows": rows})
+    write_text(options.out / "table.md", table(rows, rates))
+    for name, figure in (
+        ("accuracy.png", bars(rows)),
+        ("neighbours.png", neighbours(splits, shown, [m for m in ("ce", "cross") if m in shown])),
+    ):
+        picture = plots.png(figure)
+        write_atomically(options.out / name, lambda file, p=picture: file.write(p) and None)
+    print(table(rows, rates))
+
+
+# ---- data ----
+
+
+def read_emoji(folder: Path) -> tuple[dict[str, Split], list[str]]:
+    """Read both packages and split by emoji: 60 % training, 15 % validation, 25 % test."""
+    from PIL import Image
+
+    drawings: dict[str, dict[str, np.ndarray]] = {}
+    entries: list[dict[str, Any]] = []
+    for vendor in VENDORS:
+        path = folder / ARCHIVE.format(vendor)
+        if not path.is_file():
+            raise DataError(
+                f"{path} is missing: run npm pack emoji-datasource-{vendor}@16.0.0 in {folder}, or "
+                "name the folder by --data-dir"
+            )
+        drawings[vendor] = {}
+        try:
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    if member.name == "package/emoji.json":
+                        entries = json.load(io.BytesIO(_content(archive, member)))
+                    elif member.name.startswith(f"package/img/{vendor}/64/"):
+                        picture = Image.open(io.BytesIO(_content(archive, member))).convert("RGBA")
+                        white = Image.new("RGBA", picture.size, "white")
+                        small = Image.alpha_composite(white, picture).convert("RGB")
+                        pixels = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BOX))
+                        drawings[vendor][Path(member.name).name] = pixels
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise DataError(f"{path} is damaged ({error}): fetch it again") from error
+    count = Counter(entry["subcategory"] for entry in entries)
+    names = sorted(name for name, size in count.items() if size >= 10)
+    chosen = [e for e in entries if e["subcategory"] in names]
+    rng = np.random.default_rng(0)
+    part = np.empty(len(chosen), "<U10")
+    labels = np.array([names.index(entry["subcategory"]) for entry in chosen])
+    for label in range(len(names)):  # stratified: every class on every side
+        members = rng.permutation(np.flatnonzero(labels == label))
+        first, second = round(0.6 * len(members)), round(0.75 * len(members))
+        part[members[:first]] = "training"
+        part[members[first:second]] = "validation"
+        part[members[second:]] = "test"
+    splits = {}
+    for name in ("training", "validation", "test"):
+        rows = [
+            (drawings[vendor][entry["image"]], ngrams(entry), labels[number], number)
+            for number, entry in enumerate(chosen)
+            for vendor in VENDORS
+            if part[number] == name and entry["image"] in drawings[vendor]
+        ]
+        splits[name] = Split(*(np.array(column) for column in zip(*rows, strict=True)))
+    return splits, names
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    if file is None:
+        raise DataError(f"{member.name} is no file")
+    return file.read()
+
+
+def ngrams(entry: dict[str, Any]) -> np.ndarray:
+    """Return hashed counts of words and of three letters in a row, at length 4 (as pixels vary)."""
+    text = " ".join([entry["name"] or "", *entry["short_names"]]).lower()
+    words = "".join(c if c.isalnum() else " " for c in text).split()
+    grams = words + [f" {word} "[i : i + 3] for word in words for i in range(len(word))]
+    row = np.zeros(NGRAMS, np.float32)
+    for gram in grams:
+        row[int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=4).digest()) % NGRAMS] += 1
+    return 4.0 * row / max(float(np.linalg.norm(row)), 1.0)
+
+
+def pixels(images: np.ndarray) -> Any:
+    """Return rows of pixels around 0."""
+    import torch
+
+    return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1.0)
+
+
+# ---- models ----
+
+
+def build_student(classes: int) -> Any:
+    """Return an image network with one hidden layer."""
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(SIDE * SIDE * 3, 128), nn.ReLU(), nn.Linear(128, classes))
+
+
+def build_teacher(classes: int) -> Any:
+    """Return an image encoder, a text encoder, and a head for each and for both."""
+    from torch import nn
+
+    def encoder(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(width, 192), nn.ReLU(), nn.Dropout(0.5))
+
+    return nn.ModuleDict(
+        {
+            "see": encoder(SIDE * SIDE * 3),
+            "read": encoder(NGRAMS),
+            "image": nn.Linear(192, classes),
+            "text": nn.Linear(192, classes),
+            "fused": nn.Linear(384, classes),
+        }
+    )
+
+
+def forward(teacher: Any, images: Any, texts: Any) -> dict[str, Any]:
+    """Return the teacher's logits of each modality."""
+    import torch
+
+    seen, read = teacher["see"](images), teacher["read"](texts)
+    both = torch.cat([seen, read], 1)
+    return {
+        "image": teacher["image"](seen),
+        "text": teacher["text"](read),
+        "fused": teacher["fused"](both),
+    }
+
+
+def teacher_rows(teacher: Any, split: Split) -> dict[str, Any]:
+    """Return the teacher's logits of a split, without dropout."""
+    import torch
+
+    with torch.no_grad():
+        return forward(teacher.eval(), pixels(split.images), torch.from_numpy(split.texts))
+
+
+def student_rows(student: Any, split: Split) -> Any:
+    """Return the student's logits of a split."""
+    import torch
+
+    with torch.no_grad():
+        return student(pixels(split.images))
+
+
+# ---- training ----
+
+
+def train_teacher(options: argparse.Namespace, split: Split, classes: int, seed: int) -> Any:
+    """Train the three heads together by cross-entropy."""
+    import torch
+    from torch.nn import functional
+
+    torch.manual_seed(1000 + seed)
+    teacher = build_teacher(classes).train()
+    texts, labels = torch.from_numpy(split.texts), torch.from_numpy(split.labels)
+
+    def loss(images: Any, index: Any, progress: float) -> Any:
+        heads = forward(teacher, images, texts[index])
+        return sum(functional.cross_entropy(head, labels[index]) for head in heads.values())
+
+    fit(options, split, teacher, loss, 1000 + seed, 0.1, options.teacher_epochs)
+    return teacher
+
+
+def train_student(
+    options: argparse.Namespace,
+    split: Split,
+    classes: int,
+    method: str,
+    teacher: dict[str, Any],
+    seed: int,
+    lr: float,
+) -> Any:
+    """Train a student by one method; the teacher's logits are those of the drawings as they are."""
+    import torch
+    from torch.nn import functional
+
+    from mcld_core import kd_loss
+    from mcld_core.extensions.multimodal import multimodal_mcld_loss
+
+    torch.manual_seed(seed)
+    student = build_student(classes)
+    labels = torch.from_numpy(split.labels)
+
+    def loss(images: Any, index: Any, progress: float) -> Any:
+        logits, y = student(images), labels[index]
+        if method == "ce":
+            return functional.cross_entropy(logits, y)
+        if method == "kd":
+            return kd_loss(logits, teacher["fused"][index])
+        if method == "kd-ce":
+            distilled = kd_loss(logits, teacher["fused"][index])
+            return 0.9 * distilled + 0.1 * functional.cross_entropy(logits, y)
+        keys = {name: teacher[name][index] for name in PAIRS[method]}
+        return multimodal_mcld_loss({"image": logits}, keys, y, progress=progress)
+
+    fit(options, split, student, loss, seed, lr, options.epochs)
+    return student.eval()
+
+
+def fit(
+    options: argparse.Namespace,
+    split: Split,
+    model: Any,
+    loss: Callable[[Any, Any, float], Any],
+    seed: int,
+    lr: float,
+    epochs: int,
+) -> None:
+    """Train by SGD on drawings that are shifted by up to a pixel and mirrored at random."""
+    import torch
+
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    rng = np.random.default_rng(seed)
+    per_epoch = math.ceil(len(split.labels) / options.batch_size)
+    for step in range(epochs * per_epoch):
+        if step % per_epoch == 0:
+            order = rng.permutation(len(split.labels))
+        start = step % per_epoch * options.batch_size
+        index = order[start : start + options.batch_size]
+        progress = step / (epochs * per_epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * progress))
+        images = pixels(augment(split.images[index], rng, 1, True))
+        value = loss(images, torch.from_numpy(index), progress)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+
+
+def tune(options: argparse.Namespace, splits: dict[str, Split], classes: int) -> dict[str, float]:
+    """Choose each method's learning rate by the validation accuracy of a seed of its own."""
+    teacher = train_teacher(options, splits["training"], classes, TUNE_SEED)
+    rows = teacher_rows(teacher, splits["training"])
+    chosen = {}
+    for method in options.methods:
+        found = {}
+        for lr in options.lr_grid:
+            student = train_student(
+                options, splits["training"], classes, method, rows, TUNE_SEED, lr
+            )
+            predicted = student_rows(student, splits["validation"]).argmax(1).numpy()
+            found[lr] = float((predicted == splits["validation"].labels).mean())
+        chosen[method] = max(found, key=lambda lr: found[lr])
+        listed = ", ".join(f"{lr:g}: {100 * value:.2f} %" for lr, value in found.items())
+        say(f"validation, {method}: {listed}")
+    return chosen
+
+
+# ---- what comes of it ----
+
+
+def scores(seed: int, method: str, logits: Any, labels: np.ndarray) -> dict[str, Any]:
+    """Return accuracy and balanced accuracy (the mean over the classes)."""
+    right = logits.argmax(1).numpy() == labels
+    balanced = np.mean([right[labels == label].mean() for label in np.unique(labels)])
+    return {
+        "seed": seed,
+        "method": method,
+        "accuracy": float(right.mean()),
+        "balanced": float(balanced),
+    }
+
+
+def table(rows: list[dict[str, Any]], rates: dict[str, float]) -> str:
+    """Return the Markdown table over the seeds."""
+    lines = ["| | lr | accuracy | balanced accuracy |", "|---|---|---|---|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        cells = [spread([row[key] for row in mine]) for key in ("accuracy", "balanced")]
+        rate = f"{rates[method]:g}" if method in rates else ""
+        lines.append(f"| {METHODS.get(method, method)} | {rate} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def bars(rows: list[dict[str, Any]]) -> Any:
+    """Draw the students' accuracies with their standard deviation."""
+    figure = plots.new_figure(8, 3.5)
+    axes = figure.subplots()
+    methods = [m for m in METHODS if any(row["method"] == m for row in rows)]
+    for place, method in enumerate(reversed(methods)):
+        values = [100 * row["accuracy"] for row in rows if row["method"] == method]
+        error = statistics.stdev(values) if len(values) > 1 else 0.0
+        axes.barh(place, statistics.fmean(values), xerr=error, capsize=3, color="C0")
+    axes.set_yticks(range(len(methods)), [METHODS[m] for m in reversed(methods)])
+    axes.set(xlabel="test accuracy of the image-only student, %")
+    return figure
+
+
+def neighbours(
+    splits: dict[str, Split],
+    shown: dict[str, tuple[np.ndarray, np.ndarray]],
+    methods: list[str],
+    queries: int = 8,
+    nearest: int = 5,
+) -> Any:
+    """Draw test emoji and, by method, the training drawings of the most similar logits."""
+    training, test = splits["training"], splits["test"]
+    queries = min(queries, len(test.labels))
+    chosen = np.linspace(0, len(test.labels) - 1, queries).astype(int)
+    figure = plots.new_figure(1.0 * (1 + nearest * len(methods)), 1.0 * queries + 0.4)
+    axes = figure.subplots(queries, 1 + nearest * len(methods), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, query in enumerate(chosen):
+        axes[row, 0].imshow(test.images[query])
+        for block, method in enumerate(methods):
+            keys, logits = shown[method]
+            left, right = (x - x.mean(-1, keepdims=True) for x in (logits[query : query + 1], keys))
+            cosine = (right @ left[0]) / (np.linalg.norm(right, axis=1) + 1e-12)
+            order = np.argsort(-cosine)[:nearest]
+            for place, found in enumerate(order):
+                axis = axes[row, 1 + block * nearest + place]
+                axis.imshow(training.images[found])
+                same = training.labels[found] == test.labels[query]
+                axis.set_title("✓" if same else "·", fontsize=8, pad=1)
+    axes[0, 0].set_title("query", fontsize=8, pad=1)
+    figure.suptitle("   |   ".join(["", *(METHODS[m] for m in methods)]), fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())

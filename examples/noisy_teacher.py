@@ -1,0 +1,439 @@
+"""Distil from teachers that are wrong: plain KD and MCLD against the remedies of `teachers`.
+
+    python examples/noisy_teacher.py --dataset digits --quick
+    python examples/noisy_teacher.py --dataset fashion_mnist --shrink 2 --tune --seeds 0 1 2 3 4
+
+A teacher is trained on labels of which 0, 20, 40 or 60 % were replaced by another class at random,
+one (weak) on few images, and three together (one good, two bad) are an ensemble. The student has
+the right labels. Every teacher's logits are computed once, its quality is measured on the
+validation split, and every choice (``--tune``: the learning rate of each method) is made there.
+Everything goes to ``--out``: every number, the tables, the plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from recipes import plots
+from recipes.data import Dataset, Split, load_dataset
+from recipes.files import write_atomically, write_json, write_text
+from recipes.logs import say
+from recipes.readers import DataError
+from recipes.results import spread
+
+NOISE = (0, 20, 40, 60)
+TEACHERS = (*(f"{percent} %" for percent in NOISE), "weak", "ensemble")
+ENSEMBLES = {"mean": "ensemble", "by quality": "ensemble by quality", "by row": "ensemble by row"}
+METHODS = {
+    "ce": "cross-entropy, no teacher",
+    "smooth": "cross-entropy, labels smoothed by 0.1, no teacher",
+    "kd": "KD, T = 4",
+    "kd-ce": "0.9 KD + 0.1 cross-entropy",
+    "mcld": "MCLD",
+    "repair": "MCLD, `repair_rows` by `reliability_weights`",
+    "repair-kd": "KD on `repair_rows`",
+    "adaptive": "`adaptive_mcld_loss` by `reliability_weights`",
+    "adapt": "MCLD, settings from `adapt`",
+    "outliers": "MCLD, `repair_rows` by `outlier_weights`",
+    "trimmed": "MCLD, `trimmed` by the measured error, rising",
+    "bounded": "MCLD, `bounded`, q from 0 to 0.5",
+}
+WITHOUT_TEACHER = ("ce", "smooth")
+DRAWN = ("ce", "kd", "kd-ce", "mcld", "repair", "adaptive", "adapt", "outliers")
+TUNE_SEED, TUNE_TEACHERS = 100, ("0 %", "40 %")
+
+
+class Teacher(NamedTuple):
+    """Logits of the three splits' rows."""
+
+    train: Any
+    validation: Any
+    test: Any
+
+
+class Tensors(NamedTuple):
+    """A split as tensors: standardised pixels in rows, and labels."""
+
+    x: Any
+    y: Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; return the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--dataset", choices=("digits", "fashion_mnist"), default="digits")
+    add("--data-dir", type=Path, default=Path("data"), help="folder of the official files")
+    add("--train-size", type=int, default=8000)
+    add("--validation-size", type=int, default=2000)
+    add("--shrink", type=int, default=1, help="mean over squares of so many pixels, for speed")
+    add("--weak-size", type=int, default=200, help="images that the weak teacher has seen")
+    add("--teacher-epochs", type=int, default=15)
+    add("--epochs", type=int, default=10)
+    add("--batch-size", type=int, default=200)
+    add("--lr", type=float, default=0.1)
+    add("--lr-grid", type=float, nargs="+", default=[0.025, 0.05, 0.1])
+    add("--tune", action="store_true", help="choose each method's rate on the validation split")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--quick", action="store_true", help="small and short, for a look")
+    add("--out", type=Path, default=Path("runs/noisy_teacher"))
+    options = parser.parse_args(argv)
+    if options.dataset == "digits" or options.quick:
+        options.train_size, options.validation_size = 1000, 300
+        options.batch_size, options.weak_size = 50, 40
+    if options.quick:
+        options.epochs, options.teacher_epochs = 3, 6
+    try:
+        data = load_dataset(
+            options.dataset,
+            options.data_dir,
+            train_size=options.train_size,
+            validation_size=options.validation_size,
+        )
+        run(options, data)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: argparse.Namespace, data: Dataset) -> None:
+    """Train every student and write what came of it."""
+    import torch
+
+    torch.set_num_threads(1)
+    train, validation, test = (
+        tensors(split, data, options.shrink) for split in (data.train, data.validation, data.test)
+    )
+    rates = dict.fromkeys(options.methods, options.lr)
+    if options.tune:
+        rates = tune(options, data, train, validation)
+    rows: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        started = time.perf_counter()
+        teachers = make_teachers(options, data.classes, train, validation, test, seed)
+        teachers |= ensembles(teachers, train, validation)
+        for name, teacher in teachers.items():
+            rows.append(record(seed, name, "teacher", accuracy(teacher.test, test)))
+        for name, teacher in teachers.items():
+            for method in options.methods:
+                if method in WITHOUT_TEACHER and name != TEACHERS[0]:
+                    continue
+                if name not in TEACHERS and method not in ("kd", "mcld", "repair"):
+                    continue
+                loss = method_loss(method, teacher, train, validation)
+                student = fit(options, data.classes, train, loss, seed, rates[method])
+                rows.append(record(seed, name, method, accuracy(logits(student, test.x), test)))
+        say(f"seed {seed}: {time.perf_counter() - started:.0f} s")
+        report(options, rows, rates)
+
+
+def record(seed: int, teacher: str, method: str, value: float) -> dict[str, Any]:
+    """Return one number with what it is of."""
+    return {"seed": seed, "teacher": teacher, "method": method, "accuracy": value}
+
+
+# ---- the methods ----
+
+
+def method_loss(
+    method: str, teacher: Teacher, train: Tensors, validation: Tensors
+) -> Callable[[Any, Any, float], Any]:
+    """Return the loss of a method: (student logits, row numbers, progress) → scalar."""
+    from torch.nn import functional
+
+    from mcld_core import MCLDConfig, kd_loss, mcld_loss
+    from mcld_core.extensions.teachers import (
+        TeacherQuality,
+        adapt,
+        adaptive_mcld_loss,
+        anneal,
+        bounded,
+        outlier_weights,
+        reliability_weights,
+        repair_rows,
+        trimmed,
+    )
+
+    y, rows = train.y, teacher.train
+    quality = TeacherQuality.from_logits(teacher.validation, validation.y)
+    if method in ("ce", "smooth"):
+        smoothing = 0.1 if method == "smooth" else 0.0
+        return lambda s, i, progress: functional.cross_entropy(s, y[i], label_smoothing=smoothing)
+    if method == "kd":
+        return lambda s, i, progress: kd_loss(s, rows[i])
+    if method == "kd-ce":
+        return lambda s, i, progress: (
+            0.9 * kd_loss(s, rows[i]) + 0.1 * functional.cross_entropy(s, y[i])
+        )
+    if method == "adaptive":
+        r = reliability_weights(rows, y, quality)
+        return lambda s, i, progress: adaptive_mcld_loss(
+            s, rows[i], y[i], reliability=r[i], progress=progress
+        )
+    if method == "trimmed":
+        error = 1.0 - float(quality.accuracy)
+        return lambda s, i, progress: trimmed(
+            mcld_loss(s, rows[i], y[i], progress=progress, reduction="none"),
+            anneal(progress, 0.0, error, until=0.5),
+        )
+    if method == "bounded":
+        return lambda s, i, progress: bounded(
+            mcld_loss(s, rows[i], y[i], progress=progress, reduction="none"),
+            anneal(progress, 0.0, 0.5),
+        )
+    config = MCLDConfig()
+    if method == "adapt":
+        config = adapt(config, quality)
+    elif method in ("repair", "repair-kd"):
+        rows = repair_rows(rows, y, reliability_weights(rows, y, quality))
+    elif method == "outliers":
+        rows = repair_rows(rows, y, outlier_weights(rows, y))
+    if method == "repair-kd":
+        return lambda s, i, progress: kd_loss(s, rows[i])
+    return lambda s, i, progress: mcld_loss(s, rows[i], y[i], config=config, progress=progress)
+
+
+# ---- the teachers ----
+
+
+def make_teachers(
+    options: argparse.Namespace,
+    classes: int,
+    train: Tensors,
+    validation: Tensors,
+    test: Tensors,
+    seed: int,
+) -> dict[str, Teacher]:
+    """Train one teacher a noise level, the weak one, and a second bad one."""
+
+    def trained(noise: int, seed: int, size: int | None = None) -> Teacher:
+        labels = corrupted(train.y, noise, classes, seed)[:size]
+        seen = Tensors(train.x[:size], labels)
+
+        def loss(logits: Any, index: Any, progress: float) -> Any:
+            from torch.nn import functional
+
+            return functional.cross_entropy(logits, labels[index])
+
+        model = fit(options, classes, seen, loss, seed, 0.1, teacher=True)
+        return Teacher(*(logits(model, split.x) for split in (train, validation, test)))
+
+    teachers = {f"{noise} %": trained(noise, 1000 + seed) for noise in NOISE}
+    teachers["weak"] = trained(0, 2000 + seed, options.weak_size)
+    teachers["second bad"] = trained(NOISE[-1], 3000 + seed)
+    return teachers
+
+
+def ensembles(
+    teachers: dict[str, Teacher], train: Tensors, validation: Tensors
+) -> dict[str, Teacher]:
+    """One good and two bad teachers as one: their mean, by measured quality, and by row."""
+    from mcld_core.extensions.teachers import (
+        TeacherQuality,
+        ensemble,
+        quality_weights,
+        reliability_weights,
+    )
+
+    members = [teachers[TEACHERS[0]], teachers[f"{NOISE[-1]} %"], teachers.pop("second bad")]
+    qualities = [TeacherQuality.from_logits(t.validation, validation.y) for t in members]
+    by_quality = quality_weights(qualities, power=2.0)
+    by_row = [
+        reliability_weights(t.train, train.y, quality)
+        for t, quality in zip(members, qualities, strict=True)
+    ]
+    made = {}
+    for name, known, unknown in (
+        ("ensemble", None, None),
+        ("ensemble by quality", by_quality, by_quality),
+        ("ensemble by row", by_row, by_quality),  # beyond the training rows: the quality alone
+    ):
+        made[name] = Teacher(
+            ensemble([t.train for t in members], weights=known),
+            ensemble([t.validation for t in members], weights=unknown),
+            ensemble([t.test for t in members], weights=unknown),
+        )
+    return made
+
+
+def corrupted(labels: Any, percent: int, classes: int, seed: int) -> Any:
+    """Replace each label with probability ``percent`` % by another class, all alike likely."""
+    import torch
+
+    rng = np.random.default_rng(seed)
+    y = labels.numpy().copy()
+    wrong = rng.random(len(y)) < percent / 100
+    y[wrong] = (y[wrong] + rng.integers(1, classes, wrong.sum())) % classes
+    return torch.from_numpy(y)
+
+
+# ---- training ----
+
+
+def tensors(split: Split, data: Dataset, shrink: int) -> Tensors:
+    """Return a split as standardised rows of (block means of) pixels, and labels."""
+    import torch
+
+    pixels = (split.images / 255 - np.asarray(data.mean)) / np.asarray(data.std)
+    rows, height, width, channels = pixels.shape
+    if shrink > 1:
+        blocks = pixels.reshape(rows, height // shrink, shrink, width // shrink, shrink, channels)
+        pixels = blocks.mean((2, 4))
+    return Tensors(
+        torch.from_numpy(pixels.reshape(len(split), -1).astype(np.float32)),
+        torch.from_numpy(split.labels),
+    )
+
+
+def fit(
+    options: argparse.Namespace,
+    classes: int,
+    train: Tensors,
+    loss: Callable[[Any, Any, float], Any],
+    seed: int,
+    lr: float,
+    teacher: bool = False,
+) -> Any:
+    """Train a student (one hidden layer of 64) or a teacher (two of 128) by SGD."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(seed)
+    widths = [train.x.shape[1], *((128, 128) if teacher else (64,)), classes]
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    decay = 0.0 if teacher else 5e-4  # an unregularised teacher learns the wrong labels too
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=decay
+    )
+    rows, size = len(train.y), min(options.batch_size, len(train.y))
+    epochs = options.teacher_epochs if teacher else options.epochs
+    steps = math.ceil(options.train_size / options.batch_size) * epochs
+    order = torch.empty(0, dtype=torch.int64)
+    for step in range(steps):
+        if len(order) < size:
+            order = torch.randperm(rows)
+        index, order = order[:size], order[size:]
+        progress = step / steps
+        for group in optimizer.param_groups:
+            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * progress))
+        value = loss(model(train.x[index]), index, progress)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def logits(model: Any, x: Any) -> Any:
+    """Return the model's logits of all rows."""
+    import torch
+
+    with torch.no_grad():
+        return model(x)
+
+
+def accuracy(rows: Any, split: Tensors) -> float:
+    """Return the part of the rows whose greatest logit is the label's."""
+    return float((rows.argmax(1) == split.y).float().mean())
+
+
+def tune(
+    options: argparse.Namespace, data: Dataset, train: Tensors, validation: Tensors
+) -> dict[str, float]:
+    """Choose each method's learning rate by its mean validation accuracy over two teachers."""
+    teachers = make_teachers(options, data.classes, train, validation, validation, TUNE_SEED)
+    chosen = {}
+    for method in options.methods:
+        scores = {}
+        for lr in options.lr_grid:
+            found = []
+            for name in TUNE_TEACHERS[: 1 if method in WITHOUT_TEACHER else None]:
+                loss = method_loss(method, teachers[name], train, validation)
+                student = fit(options, data.classes, train, loss, TUNE_SEED, lr)
+                found.append(accuracy(logits(student, validation.x), validation))
+            scores[lr] = statistics.fmean(found)
+        chosen[method] = max(scores, key=lambda lr: scores[lr])
+        listed = ", ".join(f"{lr:g}: {100 * score:.2f} %" for lr, score in scores.items())
+        say(f"validation, {method}: {listed}")
+    return chosen
+
+
+# ---- what comes of it ----
+
+
+def report(
+    options: argparse.Namespace, rows: list[dict[str, Any]], rates: dict[str, float]
+) -> None:
+    """Write the numbers, the tables and the plot so far."""
+    write_json(options.out / "numbers.json", {"rates": rates, "rows": rows})
+    write_text(options.out / "table.md", tables(options.methods, rows, rates))
+    picture = plots.png(draw(options.methods, rows))
+    write_atomically(options.out / "accuracy.png", lambda file: file.write(picture) and None)
+    print(tables(options.methods, rows, rates))
+
+
+def values(rows: list[dict[str, Any]], teacher: str, method: str) -> list[float]:
+    """Return the accuracies of a method under a teacher, a seed each."""
+    if method in WITHOUT_TEACHER:
+        teacher = TEACHERS[0]
+    return [r["accuracy"] for r in rows if r["teacher"] == teacher and r["method"] == method]
+
+
+def tables(methods: Sequence[str], rows: list[dict[str, Any]], rates: dict[str, float]) -> str:
+    """Return the table of all teachers and that of the three ensembles, in Markdown."""
+    lines = [
+        f"| method | lr | {' | '.join(TEACHERS)} |",
+        "|---" * (2 + len(TEACHERS)) + "|",
+        "| the teacher itself | | "
+        + " | ".join(spread(values(rows, name, "teacher")) for name in TEACHERS)
+        + " |",
+    ]
+    for method in methods:
+        cells = [spread(values(rows, name, method)) for name in TEACHERS]
+        lines.append(f"| {METHODS[method]} | {rates[method]:g} | {' | '.join(cells)} |")
+    compared = [m for m in ("kd", "mcld", "repair") if m in methods]
+    lines += [
+        "",
+        f"| one good and two bad teachers | {' | '.join(METHODS[m] for m in compared)} |",
+        "|---" * (1 + len(compared)) + "|",
+    ]
+    for title, name in ENSEMBLES.items():
+        cells = [spread(values(rows, name, method)) for method in compared]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(methods: Sequence[str], rows: list[dict[str, Any]]) -> Any:
+    """Draw accuracy against the teacher's noise, with the standard deviation over seeds."""
+    figure = plots.new_figure(8, 5)
+    axes = figure.subplots()
+    for number, method in enumerate(m for m in DRAWN if m in methods):
+        found = [values(rows, f"{noise} %", method) for noise in NOISE]
+        means = [100 * statistics.fmean(v) for v in found]
+        errors = [100 * statistics.stdev(v) if len(v) > 1 else 0.0 for v in found]
+        label = METHODS[method].replace("`", "")
+        style = ":" if method in WITHOUT_TEACHER else "-"
+        axes.errorbar(
+            NOISE, means, errors, color=f"C{number}", linestyle=style, capsize=3, label=label
+        )
+    axes.set(xlabel="wrong labels in the teacher's training, %", ylabel="test accuracy, %")
+    axes.set_xticks(NOISE)
+    axes.legend(fontsize="small")
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The emoji example on small packages of the same format."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import multimodal_emoji
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASSES, MEMBERS = 3, 12
+
+
+def write_package(folder: Path, vendor: str) -> None:
+    """Write an archive as npm does: emoji.json and one picture an emoji, its colour by class."""
+    rng = np.random.default_rng(0)
+    entries, files = [], {}
+    for number in range(CLASSES * MEMBERS + 4):
+        label = number // MEMBERS  # the last class has too few members
+        name = f"{number:04x}.png"
+        words = f"kind{label} thing{number}"
+        entry = {"name": words, "short_names": [f"k{label}"], "subcategory": f"class {label}"}
+        entries.append(entry | {"image": name})
+        pixels = rng.integers(0, 120, (64, 64, 4))
+        pixels[..., label] += 120
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8), "RGBA").save(buffer, "PNG")
+        files[f"package/img/{vendor}/64/{name}"] = buffer.getvalue()
+    files["package/emoji.json"] = json.dumps(entries).encode()
+    with tarfile.open(folder / multimodal_emoji.ARCHIVE.format(vendor), "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("emoji")
+    for vendor in multimodal_emoji.VENDORS:
+        write_package(folder, vendor)
+    return folder
+
+
+def test_an_emoji_lies_on_one_side_and_small_classes_are_left_out(packages: Path) -> None:
+    splits, names = multimodal_emoji.read_emoji(packages)
+    assert names == [f"class {label}" for label in range(CLASSES)]
+    sides = [set(split.emoji.tolist()) for split in splits.values()]
+    assert sum(len(side) for side in sides) == len(set.union(*sides)) == CLASSES * MEMBERS
+    for split in splits.values():
+        assert len(split.labels) == 2 * len(set(split.emoji.tolist()))
+        assert set(split.labels.tolist()) == set(range(CLASSES))
+    assert splits["training"].images.shape[1:] == (16, 16, 3)
+
+
+def test_every_method_trains_and_the_run_leaves_its_files(
+    packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data-dir", str(packages), "--epochs", "3", "--teacher-epochs", "3"]
+    arguments += ["--batch-size", "16", "--seeds", "0", "1", "--out", str(tmp_path)]
+    assert multimodal_emoji.main([*arguments, "--tune", "--lr-grid", "1e-9", "0.05"]) == 0
+    printed = capsys.readouterr().out
+    for name in multimodal_emoji.METHODS.values():
+        assert f"| {name} |" in printed
+    found = json.loads((tmp_path / "numbers.json").read_text())
+    assert set(found["rates"]) == set(multimodal_emoji.METHODS)
+    assert {row["method"] for row in found["rows"]} > set(multimodal_emoji.METHODS)
+    for name in ("accuracy.png", "neighbours.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_or_damaged_package_is_named(
+    packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert multimodal_emoji.main(["--data-dir", str(tmp_path)]) == 2
+    assert "npm pack emoji-datasource-google@16.0.0" in capsys.readouterr().err
+    content = (packages / multimodal_emoji.ARCHIVE.format("google")).read_bytes()
+    (tmp_path / multimodal_emoji.ARCHIVE.format("google")).write_bytes(content[:2000])
+    assert multimodal_emoji.main(["--data-dir", str(tmp_path)]) == 2
+    assert "is damaged" in capsys.readouterr().err
