@@ -122,12 +122,16 @@ def test_gradient_of_a_weighted_sum_of_rows(differentiable: Framework, reduction
 
 @pytest.mark.parametrize("name", ["keys", "int"])
 @pytest.mark.parametrize("contrast", ["labels", "prototypes", "columns"])
-def test_the_teacher_gets_no_gradient(differentiable: Framework, contrast: str, name: str) -> None:
-    """Neither its logits, nor its keys, nor the prototypes."""
+@pytest.mark.parametrize("block_size", ["auto", None])
+def test_the_teacher_gets_no_gradient(
+    differentiable: Framework, block_size: str | None, contrast: str, name: str
+) -> None:
+    """Neither its logits, nor its keys, nor the prototypes; in blocks and in the plain form."""
     if contrast == "columns":
         name = "int"
     case = the_case(name)
-    settings = {"category_contrast": contrast, "weight_ce": 0.5}
+    settings: dict[str, Any] = {"category_contrast": contrast, "weight_ce": 0.5}
+    settings["block_size"] = block_size
     teacher = differentiable.array(case.teacher)
     student = differentiable.array(case.student)
     labels = differentiable.array(case.labels)

@@ -92,10 +92,11 @@ def test_terms_come_without_weight_and_ramp(
     assert_value(backend.to_numpy(loss), oracles.mcld_loss(case, reduction, **settings))
 
 
-def test_terms_carry_no_gradient(differentiable: Framework) -> None:
+@pytest.mark.parametrize("block_size", ["auto", None])
+def test_terms_carry_no_gradient(differentiable: Framework, block_size: str | None) -> None:
     """The gradient of loss + terms is the gradient of the loss."""
     case = make_case(35)
-    settings = {"weight_ce": 0.5}
+    settings = {"weight_ce": 0.5, "block_size": block_size}
     call = bind(differentiable, mcld_loss, case, settings=settings, return_terms=True)
 
     def with_terms(student: Any) -> Any:
