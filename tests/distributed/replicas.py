@@ -79,10 +79,11 @@ def joined_batches(replicas: int) -> list[Joined]:
     return [
         _joined("even", even),
         _joined("weights, mask, uneven", uneven, weights=True, where=True),
+        _joined("a replica without rows", empty),
         _dropping(_joined("a replica without kept rows", even, weights=True), first),
         _dropping(_joined("no kept row", even), np.zeros(rows, bool)),
         replace(ignored, case=ignored.case.but(labels=labels)),
-        _joined("soft labels, a replica without rows", empty, soft, 10.0, labels="soft"),
+        _joined("soft labels", empty, soft, 10.0, labels="soft"),
         _joined("no labels", uneven, {"category_contrast": "prototypes"}, labels="none"),
     ]
 
