@@ -41,8 +41,9 @@ Logits = Callable[[Any], Any]
 
 def logits_function(model: keras.Model) -> Logits:
     """Return the model in evaluation mode, compiled, with logits in float32."""
+    images = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
     return tf.function(
-        lambda images: tf.cast(model(images, training=False), tf.float32), reduce_retracing=True
+        lambda x: tf.cast(model(x, training=False), tf.float32), input_signature=[images]
     )
 
 
