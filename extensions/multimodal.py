@@ -120,26 +120,26 @@ def multimodal_mcld_loss(
     others = {} if other_losses is None else other_losses
     if not pairs and not others:
         raise ValueError(f"{function}: pairs needs at least one pair of modalities; got none")
-    masks = ({}, {}) if student_where is None else (student_where, {})
-    masks = (masks[0], {} if teacher_where is None else teacher_where)
+    our_masks: Mapping[str, Any] = {} if student_where is None else student_where
+    their_masks: Mapping[str, Any] = {} if teacher_where is None else teacher_where
     for side, modalities, names in (
-        ("student", student, [a for a, _ in (*pairs, *others)] + list(masks[0])),
-        ("teacher", teacher, [b for _, b in (*pairs, *others)] + list(masks[1])),
+        ("student", student, [a for a, _ in (*pairs, *others)] + list(our_masks)),
+        ("teacher", teacher, [b for _, b in (*pairs, *others)] + list(their_masks)),
     ):
         for name in names:
             if name not in modalities:
                 raise ValueError(
                     f"{function}: {side} has no modality {name!r}; it has {sorted(modalities)}"
                 )
-    values = (*student.values(), *teacher.values(), *masks[0].values(), *masks[1].values())
+    values = (*student.values(), *teacher.values(), *our_masks.values(), *their_masks.values())
     ops = backend_for(function, *values, labels, sample_weight, logit_scale)
     like = like_of(ops, *values)
     ours = {
-        name: _modality(function, ops, f"student[{name!r}]", x, masks[0].get(name), like)
+        name: _modality(function, ops, f"student[{name!r}]", x, our_masks.get(name), like)
         for name, x in student.items()
     }
     theirs = {
-        name: _modality(function, ops, f"teacher[{name!r}]", x, masks[1].get(name), like)
+        name: _modality(function, ops, f"teacher[{name!r}]", x, their_masks.get(name), like)
         for name, x in teacher.items()
     }
     for a, b in (*pairs, *others):
