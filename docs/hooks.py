@@ -1,0 +1,118 @@
+"""What the site needs beyond docs/: pages from the rest of the repository, formulas as MathML.
+
+MkDocs calls the ``on_…`` functions. Pages are written so that their links work in the repository;
+where a page stands elsewhere on the site, its links are moved with it.
+"""
+
+from __future__ import annotations
+
+import html
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = "benchmarks/results"
+LINK = re.compile(r"(?P<label>!?\[[^\]]*\])\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+FROM_NETWORK = re.compile(
+    r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//"""
+)
+SECTION = re.compile(r"<!-- section (?P<heading>.+?) of (?P<pattern>\S+) -->")
+
+
+def pages_from_elsewhere() -> dict[str, str]:
+    """Return where files outside docs/ stand on the site: path in the repository → site path."""
+    pages = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+    for path in sorted((ROOT / RESULTS).iterdir()):
+        if path.suffix in (".md", ".png", ".svg"):
+            pages[f"{RESULTS}/{path.name}"] = f"results/{path.name}"
+    return pages
+
+
+def on_config(config: Any) -> None:
+    """Put the pages of each ``folder/*`` into the navigation."""
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")]
+    pages += pages_from_elsewhere().values()
+
+    def expanded(entries: list[Any]) -> list[Any]:
+        result: list[Any] = []
+        for entry in entries:
+            if isinstance(entry, dict):
+                ((title, value),) = entry.items()
+                is_section = isinstance(value, list) or value.endswith("/*")
+                value = [value] if isinstance(value, str) and is_section else value
+                result.append({title: expanded(value) if is_section else value})
+            elif entry.endswith("/*"):
+                folder = entry.removesuffix("*")
+                found = [p for p in pages if p.startswith(folder) and p.endswith(".md")]
+                result += sorted(found, key=lambda p: (not p.endswith("/index.md"), p))
+            else:
+                result.append(entry)
+        return result
+
+    config.nav = expanded(config.nav)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages from outside docs/."""
+    for source, uri in pages_from_elsewhere().items():
+        files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Copy in the sections of results that the page asks for, and move the links."""
+    moved = pages_from_elsewhere()
+    sources = {uri: source for source, uri in moved.items()}
+    uri = page.file.src_uri
+    source = sources.get(uri, f"docs/{uri}")
+
+    def link(match: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match["target"]))
+        if target in moved:
+            target = moved[target]
+        elif target.startswith("docs/"):
+            target = target.removeprefix("docs/")
+        elif (ROOT / target).exists():  # a file that is no page is named, not linked
+            return match["label"][1:-1]
+        else:
+            return match[0]  # and reported by MkDocs, as any broken link
+        target = posixpath.relpath(target, posixpath.dirname(uri) or ".")
+        return f"{match['label']}({target}{match['anchor'] or ''})"
+
+    return SECTION.sub(section_of_results, LINK.sub(link, markdown))
+
+
+def section_of_results(match: re.Match[str]) -> str:
+    """Return the section of that heading of each matching file of results, the file named."""
+    parts = []
+    for path in sorted((ROOT / RESULTS).glob(match["pattern"])):
+        text = path.read_text("utf-8")
+        title = re.search(r"^# (.+)$", text, re.MULTILINE)
+        found = re.search(rf"^## {match['heading']}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.M)
+        if title and found:
+            parts.append(f"### {title[1]}\n\n[All of it](results/{path.name}).\n{found[1]}")
+    return "\n".join(parts)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Turn TeX into MathML, which browsers draw without a script."""
+
+    def mathml(match: re.Match[str]) -> str:
+        display = "block" if match[1] == "div" else "inline"
+        return convert(html.unescape(match[2]), display=display)
+
+    return FORMULA.sub(mathml, content)
+
+
+def on_post_build(config: Any) -> None:
+    """Refuse a page that would load something from the network."""
+    for page in Path(config.site_dir).rglob("*.html"):
+        if found := FROM_NETWORK.search(page.read_text("utf-8")):
+            raise PluginError(f"{page.name} loads from the network: {found[0]}")

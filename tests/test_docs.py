@@ -1,0 +1,74 @@
+"""The pages of the site that are no guide to one framework: their code runs, as printed."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.frameworks import ARRAY_BACKENDS, KNOWN, only
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("docs/index.md", "docs/backends.md", "docs/migrating.md")
+BLOCK = re.compile(
+    r"^( *)<!-- test: (\S+) -->\n\1```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE
+)
+BLOCKS = [
+    (f"{page}:{number}", match[2], textwrap.dedent(match[3]))
+    for page in PAGES
+    for number, match in enumerate(BLOCK.finditer((ROOT / page).read_text("utf-8")))
+]
+PLAIN_KD = ("docs/migrating.md:0", "docs/migrating.md:1")
+
+
+def run(place: str, code: str) -> dict[str, Any]:
+    """Run a block in a namespace of its own; return the namespace."""
+    namespace: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, place, "exec"), namespace)
+    return namespace
+
+
+def blocks_for(backend_name: str) -> list[Any]:
+    return [
+        pytest.param(place, code, id=place) for place, need, code in BLOCKS if need == backend_name
+    ]
+
+
+def test_every_block_says_what_it_needs() -> None:
+    assert len(BLOCKS) == sum((ROOT / page).read_text("utf-8").count("```python") for page in PAGES)
+    assert {need for _, need, _ in BLOCKS} <= set(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [block for name in ARRAY_BACKENDS for block in blocks_for(name)],
+)
+def test_block_runs(place: str, code: str) -> None:
+    run(place, code)
+
+
+@pytest.mark.parametrize("_", only("torch"))
+def test_plain_kd_and_its_replacement_are_equal(_: str) -> None:
+    import torch
+
+    before, same = (code for place, _, code in BLOCKS if place in PLAIN_KD)
+    losses = []
+    for code in (before, same):
+        torch.manual_seed(0)
+        losses.append(run("docs/migrating.md", code)["loss"])
+    torch.testing.assert_close(*losses)
+
+
+def test_the_nox_sessions_that_are_named_exist() -> None:
+    noxfile = (ROOT / "noxfile.py").read_text("utf-8")
+    sessions = set(re.findall(r"^def (\w+)\(session: nox\.Session", noxfile, re.MULTILINE))
+    named: set[str] = set()
+    for page in (*PAGES, "README.md", "CONTRIBUTING.md"):
+        for command in re.findall(r"nox -s ([^`#\n]+)", (ROOT / page).read_text("utf-8")):
+            named |= set(re.findall(r"\b(\w+)(?=\(|\s|\"|$)", command.split(" -- ")[0]))
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    named |= set(re.findall(r"^          - (\w+)", workflow, re.MULTILINE))
+    assert {"tests", "demo", "docs", "build"} <= named <= sessions
