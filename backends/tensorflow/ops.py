@@ -19,7 +19,7 @@ def is_tensor(x: Any) -> bool:
 
 
 def asarray(x: Any, like: Array | None = None) -> Array:
-    return tf.convert_to_tensor(x)
+    return tf.convert_to_tensor(x, tf.float64 if isinstance(x, float) else None)
 
 
 def astype(x: Array, dtype: str) -> Array:
