@@ -68,7 +68,7 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
         "dkd_loss": backward(lambda: dkd_loss(student, teacher, labels)),
     }
     if compiled:
-        loss = torch.compile(mcld_loss, fullgraph=True)
+        loss = torch.compile(mcld_loss, fullgraph=True, dynamic=False)
         found["mcld_loss, torch.compile"] = backward(
             lambda: loss(student, teacher, labels, keys=contrast)
         )

@@ -1,0 +1,112 @@
+"""Turn the JSON of speed.py and memory.py into one page and one picture.
+
+    python benchmarks/table.py
+
+Reads ``benchmarks/results/speed-*.json`` and ``memory-*.json``; writes ``performance.md`` and
+``performance.png`` beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.measure import LIMIT, RESULTS
+
+INTRODUCTION = f"""# Speed and memory
+
+Each number is a ratio of minima to **{LIMIT}**, `exp(s Kᵀ) K`, measured in the same process, in
+turn with everything else (forward and backward of a loss on given logits; shapes are batch, keys,
+classes). The spread is the interquartile range over the median. Written by
+`python benchmarks/table.py` from the JSON files beside it.
+"""
+
+
+def main() -> None:
+    """Write the page and the picture."""
+    speed = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("speed-*.json"))]
+    memory = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("memory-*.json"))]
+    if not speed:
+        raise SystemExit(f"no speed-*.json in {RESULTS}: run benchmarks/speed.py --json first")
+    page = [INTRODUCTION]
+    for result in speed:
+        page += ["", f"## {_title(result)}", "", *_about(result), "", *_speed_table(result["rows"])]
+    for result in memory:
+        page += ["", f"## Peak memory, {_title(result)}", "", *_about(result), ""]
+        page += ["| shape | loss | MiB |", "|---|---|---|"]
+        page += [
+            f"| {row['shape']} | {row['name']} | {row['peak_mib']:.1f} |" for row in result["rows"]
+        ]
+    _write(RESULTS / "performance.md", "\n".join(page) + "\n")
+    _plot(speed)
+
+
+def _title(result: dict[str, Any]) -> str:
+    row = result["rows"][0]
+    return f"{row['framework']} on {row['device']}"
+
+
+def _about(result: dict[str, Any]) -> list[str]:
+    facts = ", ".join(f"{name} {value}" for name, value in result["environment"].items())
+    return [f"`{result['command']}`", "", facts]
+
+
+def _speed_table(rows: list[dict[str, Any]]) -> list[str]:
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    cells = {
+        (row["name"], row["shape"]): f"{row['ratio_min']:.2f} ({row['spread']:.0%})" for row in rows
+    }
+    limits = {row["shape"]: row["seconds_min"] * 1e3 for row in rows if row["name"] == LIMIT}
+    lines = ["| × LIMIT (spread) | " + " | ".join(shapes) + " |", "|---" * (len(shapes) + 1) + "|"]
+    lines.append("| LIMIT, ms | " + " | ".join(f"{limits[shape]:.3g}" for shape in shapes) + " |")
+    for name in dict.fromkeys(row["name"] for row in rows if row["name"] != LIMIT):
+        lines.append(
+            f"| {name} | " + " | ".join(cells.get((name, shape), "–") for shape in shapes) + " |"
+        )
+    return lines
+
+
+def _plot(results: list[dict[str, Any]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        len(results), 1, figsize=(9, 3.2 * len(results)), squeeze=False, layout="constrained"
+    )
+    for axis, result in zip(axes[:, 0], results, strict=True):
+        rows = [row for row in result["rows"] if not row["shape"].startswith("8,")]
+        shapes = list(dict.fromkeys(row["shape"] for row in rows))
+        names = [n for n in dict.fromkeys(row["name"] for row in rows) if n != LIMIT]
+        names = [n for n in names if max(_ratio(rows, n, s) or 0 for s in shapes) < 20]
+        for number, name in enumerate(names):
+            places = [i + 0.8 * number / len(names) for i in range(len(shapes))]
+            heights = [_ratio(rows, name, shape) or 0 for shape in shapes]
+            axis.bar(places, heights, 0.8 / len(names), align="edge", label=name)
+        axis.axhline(1, color="black", linewidth=0.8)
+        axis.set_xticks([i + 0.4 for i in range(len(shapes))], shapes)
+        axis.set_ylabel("× LIMIT")
+        axis.set_title(_title(result), loc="left")
+        axis.legend(fontsize=6, ncols=3)
+    figure.savefig(RESULTS / "performance.tmp.png", dpi=120)
+    (RESULTS / "performance.tmp.png").replace(RESULTS / "performance.png")
+    plt.close(figure)
+
+
+def _ratio(rows: list[dict[str, Any]], name: str, shape: str) -> float | None:
+    return next((r["ratio_min"] for r in rows if r["name"] == name and r["shape"] == shape), None)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    main()
