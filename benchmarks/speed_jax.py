@@ -36,11 +36,10 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
         step = jax.jit(jax.value_and_grad(loss))
         return lambda: jax.block_until_ready(step(student, *operands))
 
-    # three calls: XLA fuses an exp into a product by a slow loop at 512,512,1000 (20 x)
-    first, exp, second = jax.jit(lambda s, k: s @ k.T), jax.jit(jnp.exp), jax.jit(jnp.matmul)
+    limit = jax.jit(lambda s, k: jnp.exp(s @ k.T) @ k)
     plain = MCLDConfig(block_size=None)
     found = {
-        LIMIT: lambda: jax.block_until_ready(second(exp(first(student, ready)), ready)),
+        LIMIT: lambda: jax.block_until_ready(limit(student, ready)),
         "mcld_loss": jitted(
             lambda s, t, y, k: mcld_loss(s, t, y, keys=k), teacher, labels, contrast
         ),
@@ -52,7 +51,7 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
         ),
         "kd_loss": jitted(lambda s, t: kd_loss(s, t), teacher),
     }
-    if keys == batch and batch * batch * classes * 4 < 2**31:
-        # optax builds batch × batch × classes
+    if keys == batch and batch * batch * classes * 4 < 2**27:
+        # optax builds batch × batch × classes; freeing gigabytes would fall into the next time
         found["optax ntxent"] = jitted(lambda s, y: optax.losses.ntxent(s, y), labels)
     return found
