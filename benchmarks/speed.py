@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=6.0, help="per shape, at least")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--names", nargs="+", help="only these candidates, and the limit")
     options = parser.parse_args()
     measure.limit_threads(options.threads)
     cases = importlib.import_module(f"benchmarks.speed_{options.framework}")
@@ -33,6 +34,8 @@ def main() -> None:
         found = cases.candidates(
             shape, options.device, options.threads, not (options.no_compile or options.quick)
         )
+        if options.names:
+            found = {name: found[name] for name in (measure.LIMIT, *options.names)}
         times = measure.interleaved(
             found,
             3 if options.quick else options.repetitions,
