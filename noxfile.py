@@ -57,7 +57,7 @@ def examples(session: nox.Session) -> None:
 @nox.session
 def export(session: nox.Session) -> None:
     """Export students from every framework to ONNX and verify them."""
-    install(session, "test", "export", "torch", "tensorflow", "jax", "flax", "keras")
+    install(session, "test", "examples", "export", "torch", "tensorflow", "jax", "flax", "keras")
     session.run("pytest", "tests/export", *session.posargs)
 
 

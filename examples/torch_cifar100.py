@@ -10,7 +10,8 @@ CIFAR-100 the defaults are the published recipe:
     torchrun --nproc-per-node 4 examples/torch_cifar100.py --dataset cifar100 --amp bf16
 
 Everything goes to ``--out``: the resolved options, a CSV and checkpoints a training, the table,
-the curves, a report. ``--resume`` goes on where a run stopped and ends as if it had not.
+the curves, a report and, where onnx is installed, the student as a verified ONNX file.
+``--resume`` goes on where a run stopped and ends as if it had not.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; return the process's exit status."""
     parser = build_parser("Distil image classifiers by CE, KD, DKD and MCLD, with PyTorch.")
     add_torch_options(parser)
-    return comparison.run(parser, argv, TorchTrainer, list_models, transfer)
+    return comparison.run(parser, argv, TorchTrainer, list_models, hand_on)
 
 
 def add_torch_options(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +56,12 @@ def add_torch_options(parser: argparse.ArgumentParser) -> None:
     add("--transfer-validation-size", type=int, default=250)
 
 
-def transfer(options: argparse.Namespace, data: Dataset) -> None:
-    """Probe the students on another data set, where ``--transfer`` names one."""
+def hand_on(options: argparse.Namespace, data: Dataset) -> None:
+    """Export the student to ONNX; probe it on another data set, where ``--transfer`` names one."""
+    from recipes.torch_onnx import export_student
     from recipes.torch_transfer import transfer
 
+    export_student(options, data)
     transfer(options, data)
 
 

@@ -266,8 +266,10 @@ class Training:
         return {
             "name": self.job.model,
             "classes": self.data.classes,
+            "dataset": self.data.name,
             "epoch": self.epoch,
             "image_shape": list(self.data.image_shape),
+            "normalization": {"mean": list(self.data.mean), "std": list(self.data.std)},
             "model": self.model.state_dict(),
         }
 
