@@ -34,6 +34,10 @@ def tests(session: nox.Session, suite: str) -> None:
     if suite == "distributed":
         install(session, "test", "torch", "tensorflow", "jax")
         session.run("pytest", "tests/distributed", *session.posargs)
+        # only here are all frameworks together, so that mixing them can be refused
+        env = {"MCLD_TEST_BACKENDS": "torch,tensorflow,jax"}
+        mixed = ["tests/test_dispatch.py", "tests/test_bank.py", "-k", "two_frameworks or not_mix"]
+        session.run("pytest", *mixed, env=env)
     elif suite.startswith("keras-"):
         framework = suite.removeprefix("keras-")
         install(session, "test", "keras", framework)
