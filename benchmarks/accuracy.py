@@ -139,6 +139,12 @@ def row_of(variant: Variant, trainer: TorchTrainer, teacher: Trained) -> str:
 
     by_rate = {lr: validation(lr) for lr in options.lr_grid}
     lr = max(by_rate, key=lambda lr: by_rate[lr])
+    while len(by_rate) > 1 and lr in (min(by_rate), max(by_rate)):  # look past the grid's edge
+        beyond = round(lr * 2, 8) if lr == max(by_rate) else round(lr / 2, 8)
+        by_rate[beyond] = validation(beyond)
+        if by_rate[beyond] <= by_rate[lr]:
+            break
+        lr = beyond
     results = []
     for seed in options.seeds:
         try:
@@ -177,7 +183,8 @@ def heading(
         f"Mean ± sample standard deviation over the seeds {' '.join(map(str, options.seeds))}. The "
         f"learning rate of each row was chosen on the validation split with seed "
         f"{' '.join(map(str, options.tune_seeds))} among "
-        f"{', '.join(f'{lr:g}' for lr in options.lr_grid)}; \"validation %\" is its score there.",
+        f"{', '.join(f'{lr:g}' for lr in options.lr_grid)}, and past an edge that won by factors "
+        "of 2 until that no longer helps; \"validation %\" is its score there.",
     ])  # fmt: skip
 
 

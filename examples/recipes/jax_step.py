@@ -8,14 +8,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from mcld_core import TeacherBank
 
 from .data import Dataset
 from .jax_network import Network, Variables, normalise
-from .methods import Ops, method_loss
+from .methods import method_loss
 
 
 class State(NamedTuple):
@@ -39,15 +38,6 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def standardise(logits: jax.Array) -> jax.Array:
-    """Return each row minus its mean, over its standard deviation."""
-    centred = logits - logits.mean(1, keepdims=True)
-    return centred / (logits.std(1, keepdims=True, ddof=1) + 1e-7)
-
-
-OPS = Ops(cross_entropy, standardise, jnp.minimum)
-
-
 def optimizer(options: argparse.Namespace) -> optax.GradientTransformation:
     """Return SGD with momentum and weight decay, up to the factor −rate."""
     return optax.chain(
@@ -67,7 +57,7 @@ def make_step(
     It gives the next state and the sums over the batch of loss, terms and right answers. The
     state is donated: its memory is used for the next one.
     """
-    loss_of = method_loss(method, options, OPS)
+    loss_of = method_loss(method, options, cross_entropy)
     update = optimizer(options).update
 
     @partial(jax.jit, donate_argnums=0)

@@ -10,7 +10,7 @@ from keras import ops
 
 from mcld_core.backends.keras import MCLDDistiller
 
-from .methods import Ops, mcld_config, method_loss
+from .methods import mcld_config, method_loss
 
 TERMS = {"ce": ("ce",), "kd": ("ce", "kd"), "kd-ls": ("ce", "kd"), "dkd": ("ce", "dkd")}
 
@@ -19,17 +19,6 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
     """Return the mean cross-entropy of int labels."""
     logits = ops.cast(logits, "float32")
     return ops.mean(ops.sparse_categorical_crossentropy(labels, logits, from_logits=True))
-
-
-def standardise(logits: Any) -> Any:
-    """Return each row minus its mean, over its (sample) standard deviation."""
-    logits = ops.cast(logits, "float32")
-    centred = logits - ops.mean(logits, axis=1, keepdims=True)
-    variance = ops.sum(ops.square(centred), axis=1, keepdims=True) / (logits.shape[1] - 1)
-    return centred / (ops.sqrt(ops.maximum(variance, 1e-12)) + 1e-7)  # 0 has no finite slope
-
-
-OPS = Ops(cross_entropy, standardise, ops.minimum)
 
 
 class SGD(keras.optimizers.SGD):
@@ -70,7 +59,8 @@ class Baseline(keras.Model):
         self.teacher, self.student = teacher, student
         if teacher is not None:
             teacher.trainable = False
-        self.method_loss, self.total_steps = method_loss(method, options, OPS), total_steps
+        self.method_loss = method_loss(method, options, cross_entropy)
+        self.total_steps = total_steps
         self.steps_done = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="steps_done"
         )

@@ -14,25 +14,37 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from mcld_core import MCLDConfig, dkd_loss, kd_loss, mcld_loss
+from mcld_core.backends import backend_for
 
 METHODS = ("ce", "kd", "kd-ls", "dkd", "mcld", "mcld-ce")
 
 
-@dataclass(frozen=True)
-class Ops:
-    """The operations that the baselines need from the framework.
+CrossEntropy = Callable[[Any, Any], Any]
+"""``cross_entropy(logits, labels)``, the framework's own: the mean over the rows."""
 
-    ``cross_entropy(logits, labels)`` is the mean over the rows, ``standardise(logits)`` removes
-    each row's mean and divides by its standard deviation, ``minimum`` is that of two scalars.
-    """
 
-    cross_entropy: Callable[[Any, Any], Any]
-    standardise: Callable[[Any], Any]
-    minimum: Callable[[Any, Any], Any] = min
+def standardise(logits: Any) -> Any:
+    """Return each row minus its mean, over its sample standard deviation (a constant row: 0)."""
+    ops = backend_for("standardise", logits)
+    logits = ops.astype(logits, "float64" if ops.dtype(logits) == "float64" else "float32")
+    classes = logits.shape[1]
+    centred = logits - ops.sum(logits, 1, keepdims=True) / classes
+    variance = ops.sum(centred**2, 1, keepdims=True) / (classes - 1)
+    return centred / (ops.sqrt(ops.maximum(variance, 1e-12)) + 1e-7)  # √ has no slope at 0
+
+
+def ramp(progress: Any, warmup: float) -> Any:
+    """Return min(progress / warm-up, 1), and 1 without a warm-up."""
+    if warmup <= 0:
+        return 1.0
+    part = progress / warmup
+    if isinstance(part, float):
+        return min(part, 1.0)
+    return backend_for("ramp", part).minimum(part, 1.0)
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +111,7 @@ def mcld_config(options: argparse.Namespace, method: str = "mcld") -> MCLDConfig
 
 
 def method_loss(
-    method: str, options: argparse.Namespace, ops: Ops
+    method: str, options: argparse.Namespace, cross_entropy: CrossEntropy
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """Return ``loss(student, teacher, labels, progress, keys=None) -> (loss, terms)``.
 
@@ -122,7 +134,7 @@ def method_loss(
         return mcld
 
     def baseline(student: Any, teacher: Any, labels: Any, progress: Any, keys: Any = None) -> Any:
-        ce = ops.cross_entropy(student, labels)
+        ce = cross_entropy(student, labels)
         if method == "ce":
             return ce, {"ce": ce}
         if method == "dkd":
@@ -134,15 +146,14 @@ def method_loss(
                 beta=options.dkd_beta,
                 temperature=options.dkd_temperature,
             )
-            ramp = 1.0 if options.dkd_warmup <= 0 else progress / options.dkd_warmup
-            weight = options.dkd_weight * ops.minimum(ramp, 1.0)
+            weight = options.dkd_weight * ramp(progress, options.dkd_warmup)
             return options.dkd_weight_ce * ce + weight * dkd, {"ce": ce, "dkd": dkd}
         if method == "kd":
             kd = kd_loss(student, teacher, temperature=options.kd_temperature)
             return options.kd_weight_ce * ce + options.kd_weight * kd, {"ce": ce, "kd": kd}
         kd = kd_loss(
-            ops.standardise(student),
-            ops.standardise(teacher),
+            standardise(student),
+            standardise(teacher),
             temperature=options.kd_ls_temperature,
         )
         return options.kd_ls_weight_ce * ce + options.kd_ls_weight * kd, {"ce": ce, "kd": kd}

@@ -16,7 +16,7 @@ from mcld_core.backends.tensorflow import gather_keys
 
 from .array_loop import Job
 from .logs import Row, say
-from .methods import Ops, method_loss
+from .methods import method_loss
 from .tf_input import evaluation_input, training_input
 from .tf_pictures import Pictures, PictureSet
 
@@ -24,16 +24,6 @@ from .tf_pictures import Pictures, PictureSet
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """Return the mean over the rows."""
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-
-
-def standardise(logits: Any) -> Any:
-    """Return each row minus its mean, over its standard deviation."""
-    centred = logits - tf.reduce_mean(logits, 1, keepdims=True)
-    variance = tf.reduce_sum(centred**2, 1, keepdims=True) / float(logits.shape[1] - 1)
-    return centred / (tf.sqrt(variance) + 1e-7)
-
-
-OPS = Ops(cross_entropy, standardise, tf.minimum)
 
 
 Logits = Callable[[Any], Any]
@@ -74,7 +64,7 @@ class TfLearner:
         self.data, self.options, self.strategy = data, options, strategy
         self.steps = len(data.train) // options.batch_size
         self.contrasts = job.method.startswith("mcld")
-        self.loss = method_loss(job.method, options, OPS)
+        self.loss = method_loss(job.method, options, cross_entropy)
         self.bank: TeacherBank | None = None
         with strategy.scope():
             self.optimizer: Any = keras.optimizers.SGD(job.lr, momentum=options.momentum)

@@ -35,7 +35,7 @@ from .logs import (
     say,
     write_csv,
 )
-from .methods import Ops, method_loss
+from .methods import method_loss
 from .readers import DataError
 from .torch_inference import Pixels, accuracy, predict
 from .torch_ranks import Ranks
@@ -65,15 +65,6 @@ class Job:
             "lr": self.lr,
             "epochs": self.epochs,
         }
-
-
-def standardise(logits: Tensor) -> Tensor:
-    """Return each row minus its mean, over its standard deviation."""
-    centred = logits - logits.mean(1, keepdim=True)
-    return centred / (logits.std(1, keepdim=True) + 1e-7)
-
-
-OPS = Ops(functional.cross_entropy, standardise)
 
 
 def rate(options: argparse.Namespace, base: float, epoch: int, epochs: int) -> float:
@@ -109,7 +100,7 @@ class Training:
         if teacher is not None:
             self.teacher = Teacher(teacher, data, options, self.pixels, ranks, self.autocast)
         self.contrasts = job.method.startswith("mcld")
-        self.loss = method_loss(job.method, options, OPS)
+        self.loss = method_loss(job.method, options, functional.cross_entropy)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=job.lr,
