@@ -12,16 +12,25 @@ from mcld_core.backends import backend_for
 from mcld_core.typing import Array, Logits
 
 
-def check_finite(student_logits: Logits, teacher_logits: Logits) -> None:
+def check_finite(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Any = None,
+    *,
+    similarity: str = "probability",
+) -> None:
     """Raise on the first row that is not finite; warn where rows look like probabilities.
 
     Eager: it reads the values, from an accelerator too. Call it before training or when a loss
-    goes wrong, not in every step. A teacher's -inf (a class of probability 0) is fine under the
-    ``"probability"`` similarity unless the whole row is -inf or it stands at the target.
+    goes wrong, not in every step. A teacher's -inf is a class of probability 0: it passes under
+    the ``"probability"`` similarity, unless it stands at the label or is all that the row has.
 
     Args:
         student_logits: (batch, classes).
         teacher_logits: (batch, classes).
+        labels: (batch,) int, or (batch, classes) soft (their arg max counts); None: the
+            teacher's arg max, which is never -inf beside a finite logit.
+        similarity: that of the configuration in use; all but ``"probability"`` need every logit.
 
     Raises:
         ValueError: names the side, the first bad row, and its first bad class and value.
@@ -47,6 +56,8 @@ def check_finite(student_logits: Logits, teacher_logits: Logits) -> None:
                 f"check_finite: {argument} needs two axes (batch, classes); got {values.shape}"
             )
         bad = ~np.isfinite(values)
+        if argument == "teacher_logits" and similarity == "probability":
+            bad &= ~_absent_classes(values, labels)
         if bad.any():
             row, column = (int(i) for i in np.argwhere(bad)[0])
             raise ValueError(
@@ -93,6 +104,22 @@ def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
         )
     columns = ops.asarray(index, logits)
     return ops.matrix_transpose(ops.take(ops.matrix_transpose(logits), columns))
+
+
+def _absent_classes(teacher: np.ndarray[Any, Any], labels: Any) -> np.ndarray[Any, Any]:
+    """Return where a logit of -inf says that a class has probability 0."""
+    absent = np.isneginf(teacher) & np.isfinite(teacher).any(1, keepdims=True)
+    if labels is not None:
+        ops = backend_for("check_finite", labels)
+        targets = _to_numpy(ops.asarray(labels))
+        targets = targets if targets.ndim == 1 else targets.argmax(1)
+        if len(targets) != len(teacher):
+            raise ValueError(
+                f"check_finite: labels needs {len(teacher)} rows, as the logits have; "
+                f"got {len(targets)}"
+            )
+        absent &= np.arange(teacher.shape[1]) != targets[:, None]
+    return absent
 
 
 def _to_numpy(x: Array) -> np.ndarray[Any, Any]:

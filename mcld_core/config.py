@@ -28,10 +28,13 @@ class MCLDConfig:
         sample_target_mask: split the label's entry off in the sample-wise term.
         beta: weight of the non-target part of the sample-wise term.
         category_contrast: ``"labels"``, ``"prototypes"`` or ``"columns"``.
-        category_warmup: the part of the training over which the category-wise term comes in.
+        category_warmup: the part of the training over which the category-wise term comes in
+            (above 1: it is not all in at the end).
         ignore_index: rows with this int label are dropped.
         block_size: anchor rows evaluated at once where the gradient is formed in the forward
-            pass; ``"auto"`` chooses, None takes all rows.
+            pass; ``"auto"`` chooses, None takes all rows and lets the framework differentiate.
+            Only the student's logits get a gradient unless it is None: a weight or temperature
+            that is itself trained needs ``block_size=None``.
 
     Raises:
         ValueError: a value out of its range (checked where it is a Python number).
@@ -60,7 +63,7 @@ class MCLDConfig:
             value = getattr(self, name)
             if value is not None:
                 _check_number(name, value, above=0.0)
-        _check_number("category_warmup", self.category_warmup, minimum=0.0, maximum=1.0)
+        _check_number("category_warmup", self.category_warmup, minimum=0.0)
         _check_choice("similarity", self.similarity, SIMILARITIES)
         _check_choice("category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
         size = self.block_size
@@ -75,7 +78,6 @@ def _check_number(
     value: Scalar,
     minimum: float | None = None,
     above: float | None = None,
-    maximum: float | None = None,
 ) -> None:
     if not isinstance(value, (int, float)):
         return
@@ -83,8 +85,6 @@ def _check_number(
         raise ValueError(f"MCLDConfig: {name} needs a number ≥ {minimum:g}; got {value!r}")
     if above is not None and not value > above:
         raise ValueError(f"MCLDConfig: {name} needs a number > {above:g}; got {value!r}")
-    if maximum is not None and not value <= maximum:
-        raise ValueError(f"MCLDConfig: {name} needs a number ≤ {maximum:g}; got {value!r}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -127,7 +127,7 @@ def block_rows(
             slope = _plus(slope, divide(ops.matmul(d_s, keys.vectors), shared.temperature))
         terms |= contrasts
     if slope is not None:
-        slope = pull_back(ops, slope, embedding, config.similarity)
+        slope = pull_back(ops, slope, embedding)
 
     within: dict[str, RowsAndGradient] = {}
     if not is_zero(weights.sample):

@@ -61,17 +61,17 @@ def key_vectors(
 
 
 def pull_back(
-    ops: Backend, gradient: Float[Array, "batch classes"], embedding: Embedding, similarity: str
+    ops: Backend, gradient: Float[Array, "batch classes"], embedding: Embedding
 ) -> Float[Array, "batch classes"]:
-    """Carry a gradient with respect to `embed`'s rows back to the logits."""
+    """Carry a gradient with respect to `embed`'s rows back to the logits.
+
+    Under ``"pearson"`` the gradient is a sum of centred key vectors, so it is centred already.
+    """
     if embedding.scale is None:
         return gradient
     rows = embedding.rows
     along = ops.sum(gradient * rows, 1, keepdims=True)
-    projected = gradient - rows * along
-    if similarity == "pearson":
-        projected = projected - _mean(ops, projected)
-    return embedding.scale * projected
+    return embedding.scale * (gradient - rows * along)
 
 
 def _normalize(ops: Backend, x: Array, centre: bool) -> tuple[Array, Array]:

@@ -409,7 +409,7 @@ def test_errors(backend: Framework) -> None:
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)
 def test_frameworks_do_not_mix(backend: Framework) -> None:
-    jax = pytest.importorskip("jax")
+    jax = pytest.importorskip("jax", reason="the suite `distributed` has both frameworks")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         other = jax.numpy.ones((2, CLASSES))

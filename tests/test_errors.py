@@ -297,6 +297,28 @@ class TestCheckFinite:
         with explained(ValueError, "check_finite", "teacher_logits", "row 1", str(bad)):
             check_finite(backend.array(CASE.student), backend.array(teacher))
 
+    def test_absent_classes_of_the_teacher(self, backend: Framework) -> None:
+        teacher = CASE.teacher.copy()
+        absent = (int(CASE.labels[2]) + 1) % teacher.shape[1]
+        teacher[2, absent] = -np.inf
+        student, given = backend.array(CASE.student), backend.array(teacher)
+        labels = backend.array(CASE.labels)
+        assert check_finite(student, given, labels) is None
+        place = f"-inf in row 2, class {absent}"
+        for similarity in ("pearson", "cosine", "dot"):
+            with explained(ValueError, "check_finite", "teacher_logits", place):
+                check_finite(student, given, similarity=similarity)
+        at_label = np.where(np.arange(len(CASE.labels)) == 2, absent, CASE.labels)
+        soft = np.eye(teacher.shape[1])[at_label]
+        for targets in (at_label, soft):
+            with explained(ValueError, "check_finite", "teacher_logits", place):
+                check_finite(student, given, backend.array(targets))
+        with explained(ValueError, "check_finite", "labels needs", "got 1"):
+            check_finite(student, given, labels[:1])
+        teacher[2] = -np.inf
+        with explained(ValueError, "check_finite", "teacher_logits", "-inf in row 2, class 0"):
+            check_finite(student, backend.array(teacher))
+
     def test_good_logits_pass_in_silence(self, backend: Framework) -> None:
         for dtype in backend.dtypes:
             with warnings.catch_warnings():
