@@ -32,6 +32,7 @@ from recipes.files import write_text  # noqa: E402
 from recipes.logs import Diverged, say  # noqa: E402
 from recipes.options import build_parser, parse_options  # noqa: E402
 from recipes.results import spread, summarise  # noqa: E402
+from recipes.tuning import search_rate  # noqa: E402
 from torch_cifar100 import TorchTrainer, add_torch_options  # noqa: E402
 
 
@@ -137,14 +138,7 @@ def row_of(variant: Variant, trainer: TorchTrainer, teacher: Trained) -> str:
                 scores.append(0.0)
         return statistics.fmean(scores)
 
-    by_rate = {lr: validation(lr) for lr in options.lr_grid}
-    lr = max(by_rate, key=lambda lr: by_rate[lr])
-    while len(by_rate) > 1 and lr in (min(by_rate), max(by_rate)):  # look past the grid's edge
-        beyond = round(lr * 2, 8) if lr == max(by_rate) else round(lr / 2, 8)
-        by_rate[beyond] = validation(beyond)
-        if by_rate[beyond] <= by_rate[lr]:
-            break
-        lr = beyond
+    lr, by_rate = search_rate(validation, options.lr_grid)
     results = []
     for seed in options.seeds:
         try:

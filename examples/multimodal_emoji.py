@@ -14,29 +14,24 @@ Everything goes to ``--out``: numbers, table, plot, and each method's nearest ne
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
-import json
 import math
 import statistics
 import sys
-import tarfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from recipes import plots
 from recipes.data import augment
+from recipes.emoji import NGRAMS, SIDE, Split, read_emoji
 from recipes.files import write_atomically, write_json, write_text
 from recipes.logs import say
 from recipes.readers import DataError
 from recipes.results import spread
+from recipes.tuning import search_rate
 
-VENDORS = ("google", "twitter")
-ARCHIVE = "emoji-datasource-{}-16.0.0.tgz"
 METHODS = {
     "ce": "cross-entropy, no teacher",
     "kd": "KD from the fused row, T = 4",
@@ -46,16 +41,7 @@ METHODS = {
     "cross": "MCLD, image → image, text, fused",
 }
 PAIRS = {"image": ("image",), "fused": ("fused",), "cross": ("image", "text", "fused")}
-NGRAMS, SIDE, TUNE_SEED = 1024, 16, 100
-
-
-class Split(NamedTuple):
-    """Drawings (rows, side, side, 3) uint8, their texts' n-gram counts, labels, emoji numbers."""
-
-    images: np.ndarray
-    texts: np.ndarray
-    labels: np.ndarray
-    emoji: np.ndarray
+TUNE_SEED = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,76 +106,7 @@ def run(options: argparse.Namespace, splits: dict[str, Split], names: list[str])
     print(table(rows, rates))
 
 
-# ---- data ----
-
-
-def read_emoji(folder: Path) -> tuple[dict[str, Split], list[str]]:
-    """Read both packages and split by emoji: 60 % training, 15 % validation, 25 % test."""
-    from PIL import Image
-
-    drawings: dict[str, dict[str, np.ndarray]] = {}
-    entries: list[dict[str, Any]] = []
-    for vendor in VENDORS:
-        path = folder / ARCHIVE.format(vendor)
-        if not path.is_file():
-            raise DataError(
-                f"{path} is missing: run npm pack emoji-datasource-{vendor}@16.0.0 in {folder}, or "
-                "name the folder by --data-dir"
-            )
-        drawings[vendor] = {}
-        try:
-            with tarfile.open(path) as archive:
-                for member in archive:
-                    if member.name == "package/emoji.json":
-                        entries = json.load(io.BytesIO(_content(archive, member)))
-                    elif member.name.startswith(f"package/img/{vendor}/64/"):
-                        picture = Image.open(io.BytesIO(_content(archive, member))).convert("RGBA")
-                        white = Image.new("RGBA", picture.size, "white")
-                        small = Image.alpha_composite(white, picture).convert("RGB")
-                        pixels = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BOX))
-                        drawings[vendor][Path(member.name).name] = pixels
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise DataError(f"{path} is damaged ({error}): fetch it again") from error
-    count = Counter(entry["subcategory"] for entry in entries)
-    names = sorted(name for name, size in count.items() if size >= 10)
-    chosen = [e for e in entries if e["subcategory"] in names]
-    rng = np.random.default_rng(0)
-    part = np.empty(len(chosen), "<U10")
-    labels = np.array([names.index(entry["subcategory"]) for entry in chosen])
-    for label in range(len(names)):  # stratified: every class on every side
-        members = rng.permutation(np.flatnonzero(labels == label))
-        first, second = round(0.6 * len(members)), round(0.75 * len(members))
-        part[members[:first]] = "training"
-        part[members[first:second]] = "validation"
-        part[members[second:]] = "test"
-    splits = {}
-    for name in ("training", "validation", "test"):
-        rows = [
-            (drawings[vendor][entry["image"]], ngrams(entry), labels[number], number)
-            for number, entry in enumerate(chosen)
-            for vendor in VENDORS
-            if part[number] == name and entry["image"] in drawings[vendor]
-        ]
-        splits[name] = Split(*(np.array(column) for column in zip(*rows, strict=True)))
-    return splits, names
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    if file is None:
-        raise DataError(f"{member.name} is no file")
-    return file.read()
-
-
-def ngrams(entry: dict[str, Any]) -> np.ndarray:
-    """Return hashed counts of words and of three letters in a row, at length 4 (as pixels vary)."""
-    text = " ".join([entry["name"] or "", *entry["short_names"]]).lower()
-    words = "".join(c if c.isalnum() else " " for c in text).split()
-    grams = words + [f" {word} "[i : i + 3] for word in words for i in range(len(word))]
-    row = np.zeros(NGRAMS, np.float32)
-    for gram in grams:
-        row[int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=4).digest()) % NGRAMS] += 1
-    return 4.0 * row / max(float(np.linalg.norm(row)), 1.0)
+# ---- models ----
 
 
 def pixels(images: np.ndarray) -> Any:
@@ -197,9 +114,6 @@ def pixels(images: np.ndarray) -> Any:
     import torch
 
     return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1.0)
-
-
-# ---- models ----
 
 
 def build_student(classes: int) -> Any:
@@ -350,14 +264,15 @@ def tune(options: argparse.Namespace, splits: dict[str, Split], classes: int) ->
     rows = teacher_rows(teacher, splits["training"])
     chosen = {}
     for method in options.methods:
-        found = {}
-        for lr in options.lr_grid:
+
+        def score(lr: float, method: str = method) -> float:
             student = train_student(
                 options, splits["training"], classes, method, rows, TUNE_SEED, lr
             )
             predicted = student_rows(student, splits["validation"]).argmax(1).numpy()
-            found[lr] = float((predicted == splits["validation"].labels).mean())
-        chosen[method] = max(found, key=lambda lr: found[lr])
+            return float((predicted == splits["validation"].labels).mean())
+
+        chosen[method], found = search_rate(score, options.lr_grid)
         listed = ", ".join(f"{lr:g}: {100 * value:.2f} %" for lr, value in found.items())
         say(f"validation, {method}: {listed}")
     return chosen

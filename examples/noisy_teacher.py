@@ -23,33 +23,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from recipes import plots
 from recipes.data import Dataset, Split, load_dataset
-from recipes.files import write_atomically, write_json, write_text
 from recipes.logs import say
+from recipes.noisy_report import METHODS, NOISE, TEACHERS, WITHOUT_TEACHER, write_report
 from recipes.readers import DataError
-from recipes.results import spread
+from recipes.tuning import search_rate
 
-NOISE = (0, 20, 40, 60)
-TEACHERS = (*(f"{percent} %" for percent in NOISE), "weak", "ensemble")
-ENSEMBLES = {"mean": "ensemble", "by quality": "ensemble by quality", "by row": "ensemble by row"}
-METHODS = {
-    "ce": "cross-entropy, no teacher",
-    "smooth": "cross-entropy, labels smoothed by 0.1, no teacher",
-    "kd": "KD, T = 4",
-    "kd-ce": "0.9 KD + 0.1 cross-entropy",
-    "mcld": "MCLD",
-    "repair": "MCLD, `repair_rows` by `reliability_weights`",
-    "repair-kd": "KD on `repair_rows`",
-    "adaptive": "`adaptive_mcld_loss` by `reliability_weights`",
-    "adapt": "MCLD, settings from `adapt`",
-    "outliers": "MCLD, `repair_rows` by `outlier_weights`",
-    "trimmed": "MCLD, `trimmed` by the measured error, rising",
-    "bounded": "MCLD, `bounded`, q from 0 to 0.5",
-}
-WITHOUT_TEACHER = ("ce", "smooth")
-DRAWN = ("ce", "kd", "kd-ce", "mcld", "repair", "adaptive", "adapt", "outliers")
 TUNE_SEED, TUNE_TEACHERS = 100, ("0 %", "40 %")
+
+
+Loss = Callable[[Any, Any, float], Any]
+"""(student logits, row numbers, progress) → scalar."""
 
 
 class Teacher(NamedTuple):
@@ -81,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--epochs", type=int, default=10)
     add("--batch-size", type=int, default=200)
     add("--lr", type=float, default=0.1)
-    add("--lr-grid", type=float, nargs="+", default=[0.025, 0.05, 0.1])
+    add("--lr-grid", type=float, nargs="+", default=[0.05, 0.1, 0.2])
     add("--tune", action="store_true", help="choose each method's rate on the validation split")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--seeds", type=int, nargs="+", default=[0])
@@ -135,7 +119,7 @@ def run(options: argparse.Namespace, data: Dataset) -> None:
                 student = fit(options, data.classes, train, loss, seed, rates[method])
                 rows.append(record(seed, name, method, accuracy(logits(student, test.x), test)))
         say(f"seed {seed}: {time.perf_counter() - started:.0f} s")
-        report(options, rows, rates)
+        write_report(options.out, options.methods, rows, rates)
 
 
 def record(seed: int, teacher: str, method: str, value: float) -> dict[str, Any]:
@@ -146,10 +130,8 @@ def record(seed: int, teacher: str, method: str, value: float) -> dict[str, Any]
 # ---- the methods ----
 
 
-def method_loss(
-    method: str, teacher: Teacher, train: Tensors, validation: Tensors
-) -> Callable[[Any, Any, float], Any]:
-    """Return the loss of a method: (student logits, row numbers, progress) → scalar."""
+def method_loss(method: str, teacher: Teacher, train: Tensors, validation: Tensors) -> Loss:
+    """Return the loss of a method."""
     from torch.nn import functional
 
     from mcld_core import MCLDConfig, kd_loss, mcld_loss
@@ -300,7 +282,7 @@ def fit(
     options: argparse.Namespace,
     classes: int,
     train: Tensors,
-    loss: Callable[[Any, Any, float], Any],
+    loss: Loss,
     seed: int,
     lr: float,
     teacher: bool = False,
@@ -357,82 +339,19 @@ def tune(
     teachers = make_teachers(options, data.classes, train, validation, validation, TUNE_SEED)
     chosen = {}
     for method in options.methods:
-        scores = {}
-        for lr in options.lr_grid:
-            found = []
-            for name in TUNE_TEACHERS[: 1 if method in WITHOUT_TEACHER else None]:
-                loss = method_loss(method, teachers[name], train, validation)
-                student = fit(options, data.classes, train, loss, TUNE_SEED, lr)
-                found.append(accuracy(logits(student, validation.x), validation))
-            scores[lr] = statistics.fmean(found)
-        chosen[method] = max(scores, key=lambda lr: scores[lr])
+        names = TUNE_TEACHERS[: 1 if method in WITHOUT_TEACHER else None]
+        losses = [method_loss(method, teachers[name], train, validation) for name in names]
+
+        def score(lr: float, losses: list[Loss] = losses) -> float:
+            students = [fit(options, data.classes, train, x, TUNE_SEED, lr) for x in losses]
+            return statistics.fmean(
+                accuracy(logits(student, validation.x), validation) for student in students
+            )
+
+        chosen[method], scores = search_rate(score, options.lr_grid)
         listed = ", ".join(f"{lr:g}: {100 * score:.2f} %" for lr, score in scores.items())
         say(f"validation, {method}: {listed}")
     return chosen
-
-
-# ---- what comes of it ----
-
-
-def report(
-    options: argparse.Namespace, rows: list[dict[str, Any]], rates: dict[str, float]
-) -> None:
-    """Write the numbers, the tables and the plot so far."""
-    write_json(options.out / "numbers.json", {"rates": rates, "rows": rows})
-    write_text(options.out / "table.md", tables(options.methods, rows, rates))
-    picture = plots.png(draw(options.methods, rows))
-    write_atomically(options.out / "accuracy.png", lambda file: file.write(picture) and None)
-    print(tables(options.methods, rows, rates))
-
-
-def values(rows: list[dict[str, Any]], teacher: str, method: str) -> list[float]:
-    """Return the accuracies of a method under a teacher, a seed each."""
-    if method in WITHOUT_TEACHER:
-        teacher = TEACHERS[0]
-    return [r["accuracy"] for r in rows if r["teacher"] == teacher and r["method"] == method]
-
-
-def tables(methods: Sequence[str], rows: list[dict[str, Any]], rates: dict[str, float]) -> str:
-    """Return the table of all teachers and that of the three ensembles, in Markdown."""
-    lines = [
-        f"| method | lr | {' | '.join(TEACHERS)} |",
-        "|---" * (2 + len(TEACHERS)) + "|",
-        "| the teacher itself | | "
-        + " | ".join(spread(values(rows, name, "teacher")) for name in TEACHERS)
-        + " |",
-    ]
-    for method in methods:
-        cells = [spread(values(rows, name, method)) for name in TEACHERS]
-        lines.append(f"| {METHODS[method]} | {rates[method]:g} | {' | '.join(cells)} |")
-    compared = [m for m in ("kd", "mcld", "repair") if m in methods]
-    lines += [
-        "",
-        f"| one good and two bad teachers | {' | '.join(METHODS[m] for m in compared)} |",
-        "|---" * (1 + len(compared)) + "|",
-    ]
-    for title, name in ENSEMBLES.items():
-        cells = [spread(values(rows, name, method)) for method in compared]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def draw(methods: Sequence[str], rows: list[dict[str, Any]]) -> Any:
-    """Draw accuracy against the teacher's noise, with the standard deviation over seeds."""
-    figure = plots.new_figure(8, 5)
-    axes = figure.subplots()
-    for number, method in enumerate(m for m in DRAWN if m in methods):
-        found = [values(rows, f"{noise} %", method) for noise in NOISE]
-        means = [100 * statistics.fmean(v) for v in found]
-        errors = [100 * statistics.stdev(v) if len(v) > 1 else 0.0 for v in found]
-        label = METHODS[method].replace("`", "")
-        style = ":" if method in WITHOUT_TEACHER else "-"
-        axes.errorbar(
-            NOISE, means, errors, color=f"C{number}", linestyle=style, capsize=3, label=label
-        )
-    axes.set(xlabel="wrong labels in the teacher's training, %", ylabel="test accuracy, %")
-    axes.set_xticks(NOISE)
-    axes.legend(fontsize="small")
-    return figure
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import multimodal_emoji
 import numpy as np
 import pytest
 from PIL import Image
+from recipes import emoji
 
 CLASSES, MEMBERS = 3, 12
 
@@ -31,7 +32,7 @@ def write_package(folder: Path, vendor: str) -> None:
         Image.fromarray(pixels.astype(np.uint8), "RGBA").save(buffer, "PNG")
         files[f"package/img/{vendor}/64/{name}"] = buffer.getvalue()
     files["package/emoji.json"] = json.dumps(entries).encode()
-    with tarfile.open(folder / multimodal_emoji.ARCHIVE.format(vendor), "w:gz") as archive:
+    with tarfile.open(folder / emoji.ARCHIVE.format(vendor), "w:gz") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -41,13 +42,13 @@ def write_package(folder: Path, vendor: str) -> None:
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("emoji")
-    for vendor in multimodal_emoji.VENDORS:
+    for vendor in emoji.VENDORS:
         write_package(folder, vendor)
     return folder
 
 
 def test_an_emoji_lies_on_one_side_and_small_classes_are_left_out(packages: Path) -> None:
-    splits, names = multimodal_emoji.read_emoji(packages)
+    splits, names = emoji.read_emoji(packages)
     assert names == [f"class {label}" for label in range(CLASSES)]
     sides = [set(split.emoji.tolist()) for split in splits.values()]
     assert sum(len(side) for side in sides) == len(set.union(*sides)) == CLASSES * MEMBERS
@@ -78,7 +79,7 @@ def test_a_missing_or_damaged_package_is_named(
 ) -> None:
     assert multimodal_emoji.main(["--data-dir", str(tmp_path)]) == 2
     assert "npm pack emoji-datasource-google@16.0.0" in capsys.readouterr().err
-    content = (packages / multimodal_emoji.ARCHIVE.format("google")).read_bytes()
-    (tmp_path / multimodal_emoji.ARCHIVE.format("google")).write_bytes(content[:2000])
+    content = (packages / emoji.ARCHIVE.format("google")).read_bytes()
+    (tmp_path / emoji.ARCHIVE.format("google")).write_bytes(content[:2000])
     assert multimodal_emoji.main(["--data-dir", str(tmp_path)]) == 2
     assert "is damaged" in capsys.readouterr().err

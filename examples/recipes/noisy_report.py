@@ -1,0 +1,96 @@
+"""Tables and plot of ``noisy_teacher.py``: accuracy by method and teacher, over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import plots
+from .files import write_atomically, write_json, write_text
+from .results import spread
+
+Row = dict[str, Any]
+"""Keys: seed, teacher, method, accuracy."""
+
+NOISE = (0, 20, 40, 60)
+TEACHERS = (*(f"{percent} %" for percent in NOISE), "weak", "ensemble")
+ENSEMBLES = {"mean": "ensemble", "by quality": "ensemble by quality", "by row": "ensemble by row"}
+METHODS = {
+    "ce": "cross-entropy, no teacher",
+    "smooth": "cross-entropy, labels smoothed by 0.1, no teacher",
+    "kd": "KD, T = 4",
+    "kd-ce": "0.9 KD + 0.1 cross-entropy",
+    "mcld": "MCLD",
+    "repair": "MCLD, `repair_rows` by `reliability_weights`",
+    "repair-kd": "KD on `repair_rows`",
+    "adaptive": "`adaptive_mcld_loss` by `reliability_weights`",
+    "adapt": "MCLD, settings from `adapt`",
+    "outliers": "MCLD, `repair_rows` by `outlier_weights`",
+    "trimmed": "MCLD, `trimmed` by the measured error, rising",
+    "bounded": "MCLD, `bounded`, q from 0 to 0.5",
+}
+WITHOUT_TEACHER = ("ce", "smooth")
+DRAWN = ("ce", "kd", "kd-ce", "mcld", "repair", "adaptive", "adapt", "outliers")
+
+
+def write_report(
+    folder: Path, methods: Sequence[str], rows: list[Row], rates: dict[str, float]
+) -> None:
+    """Write the numbers, the tables and the plot so far."""
+    write_json(folder / "numbers.json", {"rates": rates, "rows": rows})
+    write_text(folder / "table.md", tables(methods, rows, rates))
+    picture = plots.png(draw(methods, rows))
+    write_atomically(folder / "accuracy.png", lambda file: file.write(picture) and None)
+    print(tables(methods, rows, rates))
+
+
+def values(rows: list[Row], teacher: str, method: str) -> list[float]:
+    """Return the accuracies of a method under a teacher, a seed each."""
+    if method in WITHOUT_TEACHER:
+        teacher = TEACHERS[0]
+    return [r["accuracy"] for r in rows if r["teacher"] == teacher and r["method"] == method]
+
+
+def tables(methods: Sequence[str], rows: list[Row], rates: dict[str, float]) -> str:
+    """Return the table of all teachers and that of the three ensembles, in Markdown."""
+    lines = [
+        f"| method | lr | {' | '.join(TEACHERS)} |",
+        "|---" * (2 + len(TEACHERS)) + "|",
+        "| the teacher itself | | "
+        + " | ".join(spread(values(rows, name, "teacher")) for name in TEACHERS)
+        + " |",
+    ]
+    for method in methods:
+        cells = [spread(values(rows, name, method)) for name in TEACHERS]
+        lines.append(f"| {METHODS[method]} | {rates[method]:g} | {' | '.join(cells)} |")
+    compared = [m for m in ("kd", "mcld", "repair") if m in methods]
+    lines += [
+        "",
+        f"| one good and two bad teachers | {' | '.join(METHODS[m] for m in compared)} |",
+        "|---" * (1 + len(compared)) + "|",
+    ]
+    for title, name in ENSEMBLES.items():
+        cells = [spread(values(rows, name, method)) for method in compared]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(methods: Sequence[str], rows: list[Row]) -> Any:
+    """Draw accuracy against the teacher's noise, with the standard deviation over seeds."""
+    figure = plots.new_figure(8, 5)
+    axes = figure.subplots()
+    for number, method in enumerate(m for m in DRAWN if m in methods):
+        found = [values(rows, f"{noise} %", method) for noise in NOISE]
+        means = [100 * statistics.fmean(v) for v in found]
+        errors = [100 * statistics.stdev(v) if len(v) > 1 else 0.0 for v in found]
+        label = METHODS[method].replace("`", "")
+        style = ":" if method in WITHOUT_TEACHER else "-"
+        axes.errorbar(
+            NOISE, means, errors, color=f"C{number}", linestyle=style, capsize=3, label=label
+        )
+    axes.set(xlabel="wrong labels in the teacher's training, %", ylabel="test accuracy, %")
+    axes.set_xticks(NOISE)
+    axes.legend(fontsize="small")
+    return figure
