@@ -214,7 +214,7 @@ def test_trust_compiles_in_a_step(differentiable: Framework) -> None:
         return mcld_loss(student, repair_rows(teacher, labels, r), labels)
 
     arguments = (
-        backend.array(logits(np.random.default_rng(3), ROWS, CLASSES), "float64"),
+        backend.array(logits(np.random.default_rng(3), *TEACHER.shape), "float64"),
         backend.array(TEACHER, "float64"),
         backend.array(labels),
     )
