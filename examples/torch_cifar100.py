@@ -130,7 +130,7 @@ class TorchTrainer:
 
 def list_models() -> str:
     """Return the models' names and sizes."""
-    from recipes.torch_cifar import CIFAR_MODELS
+    from recipes.cifar_networks import CIFAR_MODELS
     from recipes.torch_models import build, count_parameters
 
     lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, and, for 100 classes of colour images:"]

@@ -1,22 +1,22 @@
 """Flax NNX models by name, of the same sizes as the PyTorch recipe's.
 
 ``build(name, image_shape, classes, seed)`` makes one; every model takes (batch, height, width,
-channels). Batch norm is over the whole batch, wherever its rows lie.
-
-References: ResNet: He et al. 2016; wide ResNet: Zagoruyko & Komodakis 2016; VGG: Simonyan &
-Zisserman 2015; the variants for 32×32 images are those of CRD (Tian et al. 2020).
+channels). Batch norm is over the whole batch, wherever its rows lie. The tables and the
+references are in `cifar_networks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from . import cifar_networks as networks
+from .cifar_networks import CIFAR_MODELS as CIFAR_MODELS
 
 Shape = tuple[int, int, int]
 
@@ -28,7 +28,9 @@ class Layers:
     rngs: nnx.Rngs
     dtype: Any = jnp.float32
 
-    def conv(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nnx.Conv:
+    def conv(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> nnx.Conv:
         """Return a "same" convolution without bias."""
         edge = (kernel // 2, kernel // 2)
         return nnx.Conv(
@@ -37,6 +39,7 @@ class Layers:
             (kernel, kernel),
             stride,
             padding=(edge, edge),
+            feature_group_count=groups,
             use_bias=False,
             dtype=self.dtype,
             rngs=self.rngs,
@@ -51,10 +54,16 @@ class Layers:
         return nnx.Linear(inputs, outputs, dtype=self.dtype, rngs=self.rngs)
 
     def conv_norm(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, relu: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        relu: bool = True,
     ) -> nnx.Sequential:
         """Return convolution, batch norm and, unless told otherwise, ReLU."""
-        layers = [self.conv(inputs, outputs, kernel, stride), self.norm(outputs)]
+        layers = [self.conv(inputs, outputs, kernel, stride, groups), self.norm(outputs)]
         return nnx.Sequential(*layers, *([nnx.relu] if relu else []))
 
     def head(self, features: int, classes: int) -> list[Any]:
@@ -97,6 +106,90 @@ class WideResidual(nnx.Module):
         return self.branch(active) + kept
 
 
+class InvertedResidual(nnx.Module):
+    """Expand, filter by channel, project; added to the input where shapes allow."""
+
+    def __init__(
+        self, make: Layers, inputs: int, outputs: int, stride: int, expansion: int
+    ) -> None:
+        hidden = inputs * expansion
+        self.branch = nnx.Sequential(
+            make.conv_norm(inputs, hidden, 1),
+            make.conv_norm(hidden, hidden, 3, stride, groups=hidden),
+            make.conv_norm(hidden, outputs, 1, relu=False),
+        )
+        self.adds = stride == 1 and inputs == outputs
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the branch, plus the input where shapes agree."""
+        return x + self.branch(x) if self.adds else self.branch(x)
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Interleaves the channels of ``groups`` groups. Equal ones are equal to a compiler's cache."""
+
+    groups: int
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the same channels in another order."""
+        apart = x.reshape(*x.shape[:-1], self.groups, -1)
+        return apart.swapaxes(-1, -2).reshape(x.shape)
+
+
+class ShuffleUnit(nnx.Module):
+    """ShuffleNet's bottleneck of grouped 1×1 convolutions; joins the pooled input at stride 2."""
+
+    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int, groups: int) -> None:
+        first = 1 if inputs == 24 else groups  # the stem's 24 channels are too few to group
+        branch = outputs - inputs if stride == 2 else outputs
+        middle = branch // 4
+        self.branch = nnx.Sequential(
+            make.conv_norm(inputs, middle, 1, groups=first),
+            Shuffle(first),
+            make.conv_norm(middle, middle, 3, stride, groups=middle, relu=False),
+            make.conv_norm(middle, branch, 1, groups=groups, relu=False),
+        )
+        self.pools = stride == 2
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return relu of the sum, or of the two joined at stride 2."""
+        result = self.branch(x)
+        if not self.pools:
+            return nnx.relu(result + x)
+        edge = (1, 1)
+        pooled = nnx.avg_pool(x, (3, 3), strides=(2, 2), padding=(edge, edge))
+        return nnx.relu(jnp.concatenate([result, pooled], -1))
+
+
+class ShuffleUnitV2(nnx.Module):
+    """ShuffleNetV2's unit: half the channels pass untouched; at stride 2 both halves convolve."""
+
+    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
+        half = outputs // 2
+        self.branch = nnx.Sequential(
+            make.conv_norm(inputs if stride == 2 else half, half, 1),
+            make.conv_norm(half, half, 3, stride, groups=half, relu=False),
+            make.conv_norm(half, half, 1),
+        )
+        self.side = None if stride == 1 else self._side(make, inputs, half)
+
+    @staticmethod
+    def _side(make: Layers, inputs: int, outputs: int) -> nnx.Sequential:
+        return nnx.Sequential(
+            make.conv_norm(inputs, inputs, 3, 2, groups=inputs, relu=False),
+            make.conv_norm(inputs, outputs, 1),
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the two halves, joined and shuffled."""
+        if self.side is None:
+            kept, entering = jnp.split(x, 2, -1)
+        else:
+            kept, entering = self.side(x), x
+        return Shuffle(2)(jnp.concatenate([kept, self.branch(entering)], -1))
+
+
 def mlp(make: Layers, shape: Shape, classes: int, widths: Sequence[int]) -> nnx.Module:
     """Return a multilayer perceptron on the flattened image."""
     height, width, channels = shape
@@ -124,7 +217,7 @@ def resnet(
     """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
     return nnx.Sequential(
         make.conv_norm(channels, widths[0], 3),
-        *_stages(make, Residual, widths, (depth - 2) // 6),
+        *(Residual(make, *block) for block in networks.residual_blocks(widths, (depth - 2) // 6)),
         *make.head(widths[3], classes),
     )
 
@@ -133,10 +226,11 @@ def wide_resnet(
     make: Layers, channels: int, classes: int, *, depth: int, factor: int
 ) -> nnx.Module:
     """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
-    widths = [16, 16 * factor, 32 * factor, 64 * factor]
+    widths = networks.wide_widths(factor)
+    blocks = networks.residual_blocks(widths, (depth - 4) // 6)
     return nnx.Sequential(
-        make.conv(channels, 16, 3),
-        *_stages(make, WideResidual, widths, (depth - 4) // 6),
+        make.conv(channels, widths[0], 3),
+        *(WideResidual(make, *block) for block in blocks),
         make.norm(widths[3]),
         nnx.relu,
         *make.head(widths[3], classes),
@@ -146,7 +240,7 @@ def wide_resnet(
 def vgg(make: Layers, channels: int, classes: int, *, repeats: int) -> nnx.Module:
     """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
     layers: list[Any] = []
-    for stage, width in enumerate((64, 128, 256, 512, 512)):
+    for stage, width in enumerate(networks.VGG_WIDTHS):
         for _ in range(repeats):
             edge = (1, 1)
             layers += [
@@ -161,15 +255,36 @@ def vgg(make: Layers, channels: int, classes: int, *, repeats: int) -> nnx.Modul
     return nnx.Sequential(*layers, *make.head(512, classes))
 
 
-def _stages(make: Layers, block: Any, widths: Sequence[int], depth: int) -> list[nnx.Module]:
-    """Return three stages of ``depth`` blocks; the second and third halve the image."""
-    layers = []
-    for stage in range(3):
-        for number in range(depth):
-            inputs = widths[stage] if number == 0 else widths[stage + 1]
-            stride = 2 if number == 0 and stage > 0 else 1
-            layers.append(block(make, inputs, widths[stage + 1], stride))
-    return layers
+def mobilenet_v2(make: Layers, channels: int, classes: int, *, width: float) -> nnx.Module:
+    """Return MobileNetV2 at ``width`` times its width."""
+    blocks = list(networks.inverted_residuals(width))
+    return nnx.Sequential(
+        make.conv_norm(channels, blocks[0][0], 3, 2),
+        *(InvertedResidual(make, *block) for block in blocks),
+        make.conv_norm(blocks[-1][1], 1280, 1),
+        *make.head(1280, classes),
+    )
+
+
+def shufflenet_v1(make: Layers, channels: int, classes: int) -> nnx.Module:
+    """Return ShuffleNet with 3 groups."""
+    widths, groups = networks.SHUFFLE_WIDTHS, networks.SHUFFLE_GROUPS
+    return nnx.Sequential(
+        make.conv_norm(channels, 24, 1),
+        *(ShuffleUnit(make, *unit, groups) for unit in networks.shuffle_units(widths)),
+        *make.head(widths[-1], classes),
+    )
+
+
+def shufflenet_v2(make: Layers, channels: int, classes: int) -> nnx.Module:
+    """Return ShuffleNetV2 at width 1."""
+    widths = networks.SHUFFLE_V2_WIDTHS
+    return nnx.Sequential(
+        make.conv_norm(channels, 24, 1),
+        *(ShuffleUnitV2(make, *unit) for unit in networks.shuffle_units(widths)),
+        make.conv_norm(widths[-1], 1024, 1),
+        *make.head(1024, classes),
+    )
 
 
 def _flatten(x: jax.Array) -> jax.Array:
@@ -184,18 +299,15 @@ def _max_pool(x: jax.Array) -> jax.Array:
     return nnx.max_pool(x, (2, 2), strides=(2, 2))
 
 
-_SLIM, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
-
-#: name → function of (layers, channels, classes)
-CIFAR_MODELS: dict[str, Callable[..., nnx.Module]] = {
-    **{f"resnet{depth}": partial(resnet, depth=depth, widths=_SLIM) for depth in (20, 32, 56, 110)},
-    **{f"resnet{depth}x4": partial(resnet, depth=depth, widths=_WIDE) for depth in (8, 32)},
-    **{
-        f"wrn_{depth}_{factor}": partial(wide_resnet, depth=depth, factor=factor)
-        for depth, factor in ((16, 2), (40, 1), (40, 2))
-    },
-    "vgg8": partial(vgg, repeats=1),
-    "vgg13": partial(vgg, repeats=2),
+#: family of `cifar_networks.CIFAR_MODELS` → function of (layers, channels, classes, settings)
+FAMILIES: dict[str, Callable[..., nnx.Module]] = {
+    "convnet": convnet,
+    "resnet": resnet,
+    "wide_resnet": wide_resnet,
+    "vgg": vgg,
+    "mobilenet_v2": mobilenet_v2,
+    "shufflenet_v1": shufflenet_v1,
+    "shufflenet_v2": shufflenet_v2,
 }
 
 
@@ -205,8 +317,7 @@ def build(
     """Return the model called ``name``.
 
     Args:
-        name: ``mlp-64`` or ``mlp-256-128`` (hidden widths), ``conv-32`` (first width), or one of
-            `CIFAR_MODELS`.
+        name: as `cifar_networks.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` ….
         shape: height, width, channels of the images.
         classes: length of the logits.
         seed: of the initial values.
@@ -216,18 +327,10 @@ def build(
         ValueError: an unknown name.
     """
     make = Layers(nnx.Rngs(seed), dtype)
-    family, *numbers = name.split("-")
-    if all(number.isdigit() and int(number) > 0 for number in numbers):
-        if family == "mlp":
-            return mlp(make, shape, classes, [int(number) for number in numbers])
-        if family == "conv" and len(numbers) == 1:
-            return convnet(make, shape[2], classes, width=int(numbers[0]))
-    if name in CIFAR_MODELS:
-        return CIFAR_MODELS[name](make, shape[2], classes)
-    raise ValueError(
-        f"build: unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, "
-        f"{', '.join(CIFAR_MODELS)}"
-    )
+    family, settings = networks.describe(name)
+    if family == "mlp":
+        return mlp(make, shape, classes, **settings)
+    return FAMILIES[family](make, shape[2], classes, **settings)
 
 
 def count_parameters(model: nnx.Module) -> int:

@@ -2,29 +2,43 @@
 
 ``build(name, image_shape, classes)`` makes one; every model takes (batch, height, width, channels)
 and returns logits. They are functional models of Keras' own layers, so a saved one is loaded
-without this file.
-
-References: ResNet: He et al. 2016; wide ResNet: Zagoruyko & Komodakis 2016; VGG: Simonyan &
-Zisserman 2015; the variants for 32×32 images are those of CRD (Tian et al. 2020).
+without this file. The tables and the references are in `cifar_networks`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import keras
 from keras import layers
 
+from . import cifar_networks as networks
+from .cifar_networks import CIFAR_MODELS as CIFAR_MODELS
+
 Shape = tuple[int, int, int]
 
 
-def conv(x: Any, width: int, kernel: int, stride: int = 1, bias: bool = False) -> Any:
-    """Return a "same" convolution."""
+def conv(
+    x: Any, width: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False
+) -> Any:
+    """Return a convolution, padded by half its kernel on every side."""
+    padding = "same"
+    if stride > 1 and kernel > 1:  # "same" would pad the lower and the right side alone
+        x, padding = layers.ZeroPadding2D(kernel // 2)(x), "valid"
+    if groups == x.shape[-1] == width:
+        return layers.DepthwiseConv2D(
+            kernel, stride, padding, use_bias=bias, depthwise_initializer="he_normal"
+        )(x)
     return layers.Conv2D(
-        width, kernel, stride, "same", use_bias=bias, kernel_initializer="he_normal"
+        width,
+        kernel,
+        stride,
+        padding,
+        groups=groups,
+        use_bias=bias,
+        kernel_initializer="he_normal",
     )(x)
 
 
@@ -34,9 +48,11 @@ def norm(x: Any, relu: bool = True) -> Any:
     return layers.ReLU()(x) if relu else x
 
 
-def conv_norm(x: Any, width: int, kernel: int, stride: int = 1, relu: bool = True) -> Any:
+def conv_norm(
+    x: Any, width: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
+) -> Any:
     """Return convolution, batch norm and, unless told otherwise, ReLU."""
-    return norm(conv(x, width, kernel, stride), relu)
+    return norm(conv(x, width, kernel, stride, groups), relu)
 
 
 def residual(x: Any, width: int, stride: int) -> Any:
@@ -53,6 +69,48 @@ def wide_residual(x: Any, width: int, stride: int) -> Any:
     branch = conv(conv_norm(active, width, 3, stride), width, 3)
     kept = x if x.shape[-1] == width else conv(active, width, 1, stride)
     return layers.Add()([branch, kept])
+
+
+def inverted_residual(x: Any, width: int, stride: int, expansion: int) -> Any:
+    """Expand, filter by channel, project; added to the input where shapes allow."""
+    hidden = x.shape[-1] * expansion
+    branch = conv_norm(conv_norm(x, hidden, 1), hidden, 3, stride, groups=hidden)
+    branch = conv_norm(branch, width, 1, relu=False)
+    return layers.Add()([x, branch]) if stride == 1 and x.shape[-1] == width else branch
+
+
+def shuffle(x: Any, groups: int) -> Any:
+    """Interleave the channels of ``groups`` groups."""
+    height, width, channels = x.shape[1:]
+    x = layers.Reshape((height, width, groups, channels // groups))(x)
+    return layers.Reshape((height, width, channels))(layers.Permute((1, 2, 4, 3))(x))
+
+
+def shuffle_unit(x: Any, width: int, stride: int, groups: int) -> Any:
+    """ShuffleNet's bottleneck of grouped 1×1 convolutions; joins the pooled input at stride 2."""
+    inputs = x.shape[-1]
+    first = 1 if inputs == 24 else groups  # the stem's 24 channels are too few to group
+    outputs = width - inputs if stride == 2 else width
+    middle = outputs // 4
+    branch = shuffle(conv_norm(x, middle, 1, groups=first), first)
+    branch = conv_norm(branch, middle, 3, stride, groups=middle, relu=False)
+    branch = conv_norm(branch, outputs, 1, groups=groups, relu=False)
+    if stride == 1:
+        return layers.ReLU()(layers.Add()([branch, x]))
+    pooled = layers.AveragePooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
+    return layers.ReLU()(layers.Concatenate()([branch, pooled]))
+
+
+def shuffle_unit_v2(x: Any, width: int, stride: int) -> Any:
+    """ShuffleNetV2's unit: half the channels pass untouched; at stride 2 both halves convolve."""
+    half = width // 2
+    kept, entering = (x, x) if stride == 2 else (x[..., :half], x[..., half:])
+    branch = conv_norm(conv_norm(entering, half, 1), half, 3, stride, groups=half, relu=False)
+    branch = conv_norm(branch, half, 1)
+    if stride == 2:
+        side = conv_norm(kept, x.shape[-1], 3, 2, groups=x.shape[-1], relu=False)
+        kept = conv_norm(side, half, 1)
+    return shuffle(layers.Concatenate()([kept, branch]), 2)
 
 
 def mlp(x: Any, *, widths: Sequence[int]) -> Any:
@@ -73,44 +131,65 @@ def convnet(x: Any, *, width: int) -> Any:
 
 def resnet(x: Any, *, depth: int, widths: Sequence[int]) -> Any:
     """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
-    return _stages(conv_norm(x, widths[0], 3), residual, widths, (depth - 2) // 6)
+    x = conv_norm(x, widths[0], 3)
+    for _, *block in networks.residual_blocks(widths, (depth - 2) // 6):
+        x = residual(x, *block)
+    return x
 
 
 def wide_resnet(x: Any, *, depth: int, factor: int) -> Any:
     """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
-    widths = [16, 16 * factor, 32 * factor, 64 * factor]
-    return norm(_stages(conv(x, 16, 3), wide_residual, widths, (depth - 4) // 6))
+    widths = networks.wide_widths(factor)
+    x = conv(x, widths[0], 3)
+    for _, *block in networks.residual_blocks(widths, (depth - 4) // 6):
+        x = wide_residual(x, *block)
+    return norm(x)
 
 
 def vgg(x: Any, *, repeats: int) -> Any:
     """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
-    for stage, width in enumerate((64, 128, 256, 512, 512)):
+    for stage, width in enumerate(networks.VGG_WIDTHS):
         for _ in range(repeats):
             x = norm(conv(x, width, 3, bias=True))
         x = layers.MaxPooling2D()(x) if stage < 3 else x
     return x
 
 
-def _stages(x: Any, block: Any, widths: Sequence[int], depth: int) -> Any:
-    """Return three stages of ``depth`` blocks; the second and third halve the image."""
-    for stage in range(3):
-        for number in range(depth):
-            x = block(x, widths[stage + 1], 2 if number == 0 and stage > 0 else 1)
+def mobilenet_v2(x: Any, *, width: float) -> Any:
+    """Return MobileNetV2 at ``width`` times its width."""
+    blocks = list(networks.inverted_residuals(width))
+    x = conv_norm(x, blocks[0][0], 3, 2)
+    for _, *block in blocks:
+        x = inverted_residual(x, *block)
+    return conv_norm(x, 1280, 1)
+
+
+def shufflenet_v1(x: Any) -> Any:
+    """Return ShuffleNet with 3 groups."""
+    x = conv_norm(x, 24, 1)
+    for _, *unit in networks.shuffle_units(networks.SHUFFLE_WIDTHS):
+        x = shuffle_unit(x, *unit, networks.SHUFFLE_GROUPS)
     return x
 
 
-_SLIM, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+def shufflenet_v2(x: Any) -> Any:
+    """Return ShuffleNetV2 at width 1."""
+    x = conv_norm(x, 24, 1)
+    for _, *unit in networks.shuffle_units(networks.SHUFFLE_V2_WIDTHS):
+        x = shuffle_unit_v2(x, *unit)
+    return conv_norm(x, 1024, 1)
 
-#: name → function of the image
-CIFAR_MODELS: dict[str, Callable[[Any], Any]] = {
-    **{f"resnet{depth}": partial(resnet, depth=depth, widths=_SLIM) for depth in (20, 32, 56, 110)},
-    **{f"resnet{depth}x4": partial(resnet, depth=depth, widths=_WIDE) for depth in (8, 32)},
-    **{
-        f"wrn_{depth}_{factor}": partial(wide_resnet, depth=depth, factor=factor)
-        for depth, factor in ((16, 2), (40, 1), (40, 2))
-    },
-    "vgg8": partial(vgg, repeats=1),
-    "vgg13": partial(vgg, repeats=2),
+
+#: family of `cifar_networks.CIFAR_MODELS` → function of (image, settings)
+FAMILIES: dict[str, Callable[..., Any]] = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "resnet": resnet,
+    "wide_resnet": wide_resnet,
+    "vgg": vgg,
+    "mobilenet_v2": mobilenet_v2,
+    "shufflenet_v1": shufflenet_v1,
+    "shufflenet_v2": shufflenet_v2,
 }
 
 
@@ -118,28 +197,16 @@ def build(name: str, shape: Shape, classes: int) -> keras.Model:
     """Return the model called ``name``.
 
     Args:
-        name: ``mlp-64`` or ``mlp-256-128`` (hidden widths), ``conv-32`` (first width), or one of
-            `CIFAR_MODELS`.
+        name: as `cifar_networks.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` ….
         shape: height, width, channels of the images.
         classes: length of the logits.
 
     Raises:
         ValueError: an unknown name.
     """
-    family, *numbers = name.split("-")
-    body: Callable[[Any], Any] | None = CIFAR_MODELS.get(name)
-    if numbers and all(number.isdigit() and int(number) > 0 for number in numbers):
-        if family == "mlp":
-            body = partial(mlp, widths=[int(number) for number in numbers])
-        elif family == "conv" and len(numbers) == 1:
-            body = partial(convnet, width=int(numbers[0]))
-    if body is None:
-        raise ValueError(
-            f"build: unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, "
-            f"{', '.join(CIFAR_MODELS)}"
-        )
+    family, settings = networks.describe(name)
     images = keras.Input(shape)
-    x = body(images)
+    x = FAMILIES[family](images, **settings)
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(images, layers.Dense(classes)(x), name=name)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import keras
 from keras import layers
+
+from .cifar_networks import Described, describe
 
 Shape = tuple[int, int, int]
 
@@ -94,11 +95,18 @@ def _head(x: Any, classes: int) -> Any:
     return layers.Dense(classes, dtype="float32")(layers.GlobalAveragePooling2D()(x))
 
 
-MODELS: dict[str, Callable[..., keras.Model]] = {
-    "resnet18": partial(resnet, block=basic, repeats=(2, 2, 2, 2)),
-    "resnet34": partial(resnet, block=basic, repeats=(3, 4, 6, 3)),
-    "resnet50": partial(resnet, block=bottleneck, repeats=(3, 4, 6, 3)),
+FAMILIES: dict[str, Callable[..., keras.Model]] = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "resnet": resnet,
     "mobilenet_v1": mobilenet_v1,
+}
+
+MODELS: dict[str, Described] = {
+    "resnet18": ("resnet", {"block": basic, "repeats": (2, 2, 2, 2)}),
+    "resnet34": ("resnet", {"block": basic, "repeats": (3, 4, 6, 3)}),
+    "resnet50": ("resnet", {"block": bottleneck, "repeats": (3, 4, 6, 3)}),
+    "mobilenet_v1": ("mobilenet_v1", {}),
 }
 
 
@@ -114,18 +122,9 @@ def build(name: str, shape: Shape, classes: int, seed: int = 0) -> keras.Model:
     Raises:
         ValueError: an unknown name.
     """
+    family, settings = describe(name, MODELS)
     keras.utils.set_random_seed(seed)
-    family, *numbers = name.split("-")
-    if all(number.isdigit() and int(number) > 0 for number in numbers):
-        if family == "mlp":
-            return mlp(shape, classes, widths=[int(number) for number in numbers])
-        if family == "conv" and len(numbers) == 1:
-            return convnet(shape, classes, width=int(numbers[0]))
-    if name in MODELS:
-        return MODELS[name](shape, classes)
-    raise ValueError(
-        f"build: unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, {', '.join(MODELS)}"
-    )
+    return FAMILIES[family](shape, classes, **settings)
 
 
 def count_parameters(model: keras.Model) -> int:

@@ -1,23 +1,19 @@
 """The student and teacher networks of the CIFAR-100 distillation literature, in PyTorch.
 
 Sizes agree with the published ones (100 classes): a test counts the parameters. All end in mean
-pooling, so that they take other image sizes too.
-
-References: ResNet: He et al. 2016; wide ResNet: Zagoruyko & Komodakis 2016; VGG: Simonyan &
-Zisserman 2015; MobileNetV2: Sandler et al. 2018; ShuffleNet: Zhang et al. 2018; ShuffleNetV2:
-Ma et al. 2018. The variants for 32×32 images (widths, strides, heads) are those that CRD (Tian et
-al. 2020) introduced and the later papers kept.
+pooling, so that they take other image sizes too. The tables and the references are in
+`cifar_networks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from . import cifar_networks as networks
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -76,32 +72,21 @@ class WideResidual(nn.Module):
         return result
 
 
-def _stages(block: Any, widths: Sequence[int], depth: int) -> list[nn.Module]:
-    """Return three stages of ``depth`` blocks; the second and third halve the image."""
-    layers: list[nn.Module] = []
-    for stage in range(3):
-        for number in range(depth):
-            inputs = widths[stage] if number == 0 else widths[stage + 1]
-            stride = 2 if number == 0 and stage > 0 else 1
-            layers.append(block(inputs, widths[stage + 1], stride))
-    return layers
-
-
 def resnet(channels: int, classes: int, *, depth: int, widths: Sequence[int]) -> nn.Module:
     """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
     return nn.Sequential(
         conv_norm(channels, widths[0], 3),
-        *_stages(Residual, widths, (depth - 2) // 6),
+        *(Residual(*block) for block in networks.residual_blocks(widths, (depth - 2) // 6)),
         head(widths[3], classes),
     )
 
 
 def wide_resnet(channels: int, classes: int, *, depth: int, factor: int) -> nn.Module:
     """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
-    widths = [16, 16 * factor, 32 * factor, 64 * factor]
+    widths = networks.wide_widths(factor)
     return nn.Sequential(
-        conv(channels, 16, 3),
-        *_stages(WideResidual, widths, (depth - 4) // 6),
+        conv(channels, widths[0], 3),
+        *(WideResidual(*block) for block in networks.residual_blocks(widths, (depth - 4) // 6)),
         nn.BatchNorm2d(widths[3]),
         nn.ReLU(inplace=True),
         head(widths[3], classes),
@@ -111,7 +96,7 @@ def wide_resnet(channels: int, classes: int, *, depth: int, factor: int) -> nn.M
 def vgg(channels: int, classes: int, *, repeats: int) -> nn.Module:
     """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
     layers: list[nn.Module] = []
-    for stage, width in enumerate((64, 128, 256, 512, 512)):
+    for stage, width in enumerate(networks.VGG_WIDTHS):
         for _ in range(repeats):
             layers += [
                 nn.Conv2d(channels, width, 3, padding=1),
@@ -143,28 +128,15 @@ class InvertedResidual(nn.Module):
         return x + result if self.adds else result
 
 
-def mobilenet_v2(channels: int, classes: int, *, width: float = 0.5) -> nn.Module:
-    """Return MobileNetV2 at half width with expansion 6, strides set for 32×32 images."""
-    stages = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 1),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )  # expansion, width, repeats, stride
-    inputs = int(32 * width)
-    layers: list[nn.Module] = [conv_norm(channels, inputs, 3, 2)]
-    for expansion, outputs, repeats, stride in stages:
-        for number in range(repeats):
-            layers.append(
-                InvertedResidual(
-                    inputs, int(outputs * width), stride if number == 0 else 1, expansion
-                )
-            )
-            inputs = int(outputs * width)
-    return nn.Sequential(*layers, conv_norm(inputs, 1280, 1), head(1280, classes))
+def mobilenet_v2(channels: int, classes: int, *, width: float) -> nn.Module:
+    """Return MobileNetV2 at ``width`` times its width."""
+    blocks = list(networks.inverted_residuals(width))
+    return nn.Sequential(
+        conv_norm(channels, blocks[0][0], 3, 2),
+        *(InvertedResidual(*block) for block in blocks),
+        conv_norm(blocks[-1][1], 1280, 1),
+        head(1280, classes),
+    )
 
 
 class Shuffle(nn.Module):
@@ -203,14 +175,13 @@ class ShuffleUnit(nn.Module):
 
 
 def shufflenet_v1(channels: int, classes: int) -> nn.Module:
-    """Return ShuffleNet with 3 groups and stages of 4, 8 and 4 units."""
-    layers: list[nn.Module] = [conv_norm(channels, 24, 1)]
-    inputs = 24
-    for outputs, units in ((240, 4), (480, 8), (960, 4)):
-        for number in range(units):
-            layers.append(ShuffleUnit(inputs, outputs, 2 if number == 0 else 1, 3))
-            inputs = outputs
-    return nn.Sequential(*layers, head(960, classes))
+    """Return ShuffleNet with 3 groups."""
+    widths, groups = networks.SHUFFLE_WIDTHS, networks.SHUFFLE_GROUPS
+    return nn.Sequential(
+        conv_norm(channels, 24, 1),
+        *(ShuffleUnit(*unit, groups) for unit in networks.shuffle_units(widths)),
+        head(widths[-1], classes),
+    )
 
 
 class ShuffleUnitV2(nn.Module):
@@ -244,28 +215,21 @@ class ShuffleUnitV2(nn.Module):
 
 
 def shufflenet_v2(channels: int, classes: int) -> nn.Module:
-    """Return ShuffleNetV2 at width 1 with stages of 4, 8 and 4 units."""
-    layers: list[nn.Module] = [conv_norm(channels, 24, 1)]
-    inputs = 24
-    for outputs, units in ((116, 4), (232, 8), (464, 4)):
-        for number in range(units):
-            layers.append(ShuffleUnitV2(inputs, outputs, 2 if number == 0 else 1))
-            inputs = outputs
-    return nn.Sequential(*layers, conv_norm(464, 1024, 1), head(1024, classes))
+    """Return ShuffleNetV2 at width 1."""
+    widths = networks.SHUFFLE_V2_WIDTHS
+    return nn.Sequential(
+        conv_norm(channels, 24, 1),
+        *(ShuffleUnitV2(*unit) for unit in networks.shuffle_units(widths)),
+        conv_norm(widths[-1], 1024, 1),
+        head(1024, classes),
+    )
 
 
-_SLIM, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
-
-#: name → function of (channels, classes)
-CIFAR_MODELS: dict[str, Any] = {
-    **{f"resnet{depth}": partial(resnet, depth=depth, widths=_SLIM) for depth in (20, 32, 56, 110)},
-    **{f"resnet{depth}x4": partial(resnet, depth=depth, widths=_WIDE) for depth in (8, 32)},
-    **{
-        f"wrn_{depth}_{factor}": partial(wide_resnet, depth=depth, factor=factor)
-        for depth, factor in ((16, 2), (40, 1), (40, 2))
-    },
-    "vgg8": partial(vgg, repeats=1),
-    "vgg13": partial(vgg, repeats=2),
+#: family of `cifar_networks.CIFAR_MODELS` → function of (channels, classes, settings)
+FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    "resnet": resnet,
+    "wide_resnet": wide_resnet,
+    "vgg": vgg,
     "mobilenet_v2": mobilenet_v2,
     "shufflenet_v1": shufflenet_v1,
     "shufflenet_v2": shufflenet_v2,

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
+
+from .cifar_networks import describe
+from .torch_cifar import FAMILIES
 
 Shape = tuple[int, int, int]
 
@@ -23,10 +26,9 @@ def mlp(shape: Shape, classes: int, widths: Sequence[int]) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(size, classes))
 
 
-def convnet(shape: Shape, classes: int, width: int) -> nn.Module:
+def convnet(channels: int, classes: int, width: int) -> nn.Module:
     """Return three convolutions of width, 2·width, 4·width with batch norm and mean pooling."""
     layers: list[nn.Module] = []
-    channels = shape[2]
     for number in range(3):
         out = width << number
         layers += [
@@ -46,29 +48,18 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
     """Return the model called ``name``.
 
     Args:
-        name: ``mlp-64`` or ``mlp-256-128`` (hidden widths), ``conv-32`` (first width), or one of
-            `torch_cifar.CIFAR_MODELS`.
+        name: as `cifar_networks.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` ….
         shape: height, width, channels of the images.
         classes: length of the logits.
 
     Raises:
         ValueError: an unknown name.
     """
-    from .torch_cifar import CIFAR_MODELS
-
-    family, *numbers = name.split("-")
-    if all(number.isdigit() and int(number) > 0 for number in numbers):
-        if family == "mlp":
-            return mlp(shape, classes, [int(number) for number in numbers])
-        if family == "conv" and len(numbers) == 1:
-            return convnet(shape, classes, int(numbers[0]))
-    if name in CIFAR_MODELS:
-        make: Callable[[int, int], nn.Module] = CIFAR_MODELS[name]
-        return make(shape[2], classes)
-    raise ValueError(
-        f"build: unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, "
-        f"{', '.join(CIFAR_MODELS)}"
-    )
+    family, settings = describe(name)
+    if family == "mlp":
+        return mlp(shape, classes, **settings)
+    make = convnet if family == "convnet" else FAMILIES[family]
+    return make(shape[2], classes, **settings)
 
 
 def count_parameters(model: nn.Module) -> int:

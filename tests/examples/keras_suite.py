@@ -14,7 +14,7 @@ import keras
 import keras_cifar100
 import numpy as np
 import pytest
-from recipes import keras_models, keras_training
+from recipes import keras_training
 
 from tests.examples.conftest import EXAMPLES
 
@@ -162,21 +162,6 @@ def test_mistakes_are_one_clear_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.startswith("error: ")
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"),  # those of the published models, for 100 classes
-    [
-        ("resnet8x4", 1_233_540),
-        ("resnet20", 278_324),
-        ("wrn_16_2", 703_284),
-        ("wrn_40_1", 569_780),
-        ("vgg8", 3_965_028),
-    ],
-)
-def test_models_have_their_published_sizes(name: str, parameters: int) -> None:
-    model = keras_models.build(name, (32, 32, 3), 100)
-    assert keras_models.count_parameters(model) == parameters
 
 
 def test_the_decay_is_part_of_the_gradient() -> None:

@@ -15,24 +15,14 @@ import jax
 import jax_cifar100
 import numpy as np
 import pytest
-from flax import nnx
-from recipes import array_loop, jax_models
+from recipes import array_loop
 
 from tests.examples.conftest import EXAMPLES
 
 SMALL = ["--teacher", "mlp-16", "--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2"]
 
 
-@pytest.fixture(autouse=True)
-def as_a_user_has_it() -> Iterator[None]:
-    """JAX's own defaults, whatever other tests set."""
-    names = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_numpy_dtype_promotion")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (False, "allow", "standard"), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("plain_jax")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -223,28 +213,3 @@ def test_a_loss_that_is_not_finite_stops(
     assert "seed 0 ce: the loss is" in error
     assert "Try a smaller rate: --lr ce=" in error
     assert not (tmp_path / "seed0" / "ce" / "checkpoint.npz").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "published"),
-    [
-        ("resnet20", 278_324),
-        ("resnet56", 861_620),
-        ("resnet8x4", 1_233_540),
-        ("resnet32x4", 7_433_860),
-        ("wrn_16_2", 703_284),
-        ("wrn_40_2", 2_255_156),
-        ("vgg8", 3_965_028),
-        ("vgg13", 9_462_180),
-    ],
-)
-def test_models_have_the_published_sizes(name: str, published: int) -> None:
-    shapes = nnx.eval_shape(lambda: jax_models.build(name, (32, 32, 3), 100))
-    assert jax_models.count_parameters(shapes) == published
-
-
-@pytest.mark.parametrize("name", ["conv-2", "resnet8x4", "wrn_16_2", "vgg8"])
-def test_models_give_a_logit_a_class(name: str) -> None:
-    model = nnx.eval_shape(lambda: jax_models.build(name, (32, 32, 3), 7))
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), "float32")
-    assert nnx.eval_shape(lambda model, x: model(x), model, images).shape == (2, 7)
