@@ -9,6 +9,8 @@ from __future__ import annotations
 import html
 import posixpath
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,28 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+import committed  # noqa: E402
+
 RESULTS = "benchmarks/results"
 LINK = re.compile(r"(?P<label>!?\[[^\]]*\])\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 FROM_NETWORK = re.compile(
     r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//"""
 )
-SECTION = re.compile(r"<!-- section (?P<heading>.+?) of (?P<pattern>\S+) -->")
+INSERT = re.compile(r"<!-- insert (\w+) -->")
+INSERTS: dict[str, Callable[[], str]] = {
+    "differences": committed.differences,
+    "gallery": committed.gallery,
+}
 
 
 def pages_from_elsewhere() -> dict[str, str]:
     """Return where files outside docs/ stand on the site: path in the repository → site path."""
     pages = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
     for path in sorted((ROOT / RESULTS).iterdir()):
-        if path.suffix in (".md", ".png", ".svg"):
+        if path.suffix in (".md", *committed.PICTURES):
             pages[f"{RESULTS}/{path.name}"] = f"results/{path.name}"
     return pages
 
@@ -67,7 +77,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Copy in the sections of results that the page asks for, and move the links."""
+    """Put in what the page asks for of the results, and move the links."""
     moved = pages_from_elsewhere()
     sources = {uri: source for source, uri in moved.items()}
     uri = page.file.src_uri
@@ -86,19 +96,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = posixpath.relpath(target, posixpath.dirname(uri) or ".")
         return f"{match['label']}({target}{match['anchor'] or ''})"
 
-    return SECTION.sub(section_of_results, LINK.sub(link, markdown))
-
-
-def section_of_results(match: re.Match[str]) -> str:
-    """Return the section of that heading of each matching file of results, the file named."""
-    parts = []
-    for path in sorted((ROOT / RESULTS).glob(match["pattern"])):
-        text = path.read_text("utf-8")
-        title = re.search(r"^# (.+)$", text, re.MULTILINE)
-        found = re.search(rf"^## {match['heading']}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.M)
-        if title and found:
-            parts.append(f"### {title[1]}\n\n[All of it](results/{path.name}).\n{found[1]}")
-    return "\n".join(parts)
+    return INSERT.sub(lambda match: INSERTS[match[1]](), LINK.sub(link, markdown))
 
 
 def on_page_content(content: str, **_: Any) -> str:

@@ -12,7 +12,23 @@ import pytest
 from tests.frameworks import ARRAY_BACKENDS, KNOWN, only
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/index.md", "docs/backends.md", "docs/migrating.md")
+PAGES = (
+    "docs/index.md",
+    "docs/method.md",
+    "docs/hyperparameters.md",
+    "docs/backends.md",
+    "docs/migrating.md",
+    "docs/guides/distributed.md",
+    "docs/guides/offline.md",
+)
+GUIDES = {  # run by a test of their own
+    "tests/torch": ("torch",),
+    "tests/tensorflow": ("tensorflow",),
+    "tests/jax": ("jax",),
+    "tests/keras": ("keras",),
+    "tests/export": ("export",),
+    "tests/extensions": ("nlp", "timeseries", "teachers", "multimodal"),
+}
 BLOCK = re.compile(
     r"^( *)<!-- test: (\S+) -->\n\1```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE
 )
@@ -46,8 +62,27 @@ def test_every_block_says_what_it_needs() -> None:
     ("place", "code"),
     [block for name in ARRAY_BACKENDS for block in blocks_for(name)],
 )
-def test_block_runs(place: str, code: str) -> None:
+def test_block_runs(place: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     run(place, code)
+
+
+def test_every_page_with_code_has_a_test() -> None:
+    pages = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "docs").rglob("*.md")}
+    with_code = {page for page, path in pages.items() if "```python" in path.read_text("utf-8")}
+    guides = {f"docs/guides/{name}.md" for names in GUIDES.values() for name in names}
+    assert with_code == {*PAGES, *guides}
+    for folder, names in GUIDES.items():
+        tests = "".join(path.read_text("utf-8") for path in (ROOT / folder).glob("test_*guide*.py"))
+        assert all(f'"{name}' in tests for name in names), folder
+
+
+def test_pages_that_keras_runs() -> None:
+    assert [place for place, need, _ in BLOCKS if need == "keras"] == [
+        "docs/index.md:3",
+        "docs/migrating.md:5",
+        "docs/migrating.md:6",
+    ]
 
 
 @pytest.mark.parametrize("_", only("torch"))

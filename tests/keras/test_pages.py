@@ -8,7 +8,7 @@ from tests.test_docs import blocks_for, run
 
 
 def test_there_are_blocks() -> None:
-    assert len(blocks_for("keras")) == 2
+    assert len(blocks_for("keras")) == 3
 
 
 @pytest.mark.parametrize(("place", "code"), blocks_for("keras"))

@@ -1,0 +1,202 @@
+"""The built site in headless Chromium: no page complains, overflows, or leads nowhere."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import pytest
+
+from tests.docs.browser import ANCHORS, FAULTS, LINKS, Browser, chromium
+
+ROOT = Path(__file__).resolve().parents[2]
+DESKTOP, PHONE = 1280, 390
+PAGES = {
+    "index.html",
+    "method.html",
+    "hyperparameters.html",
+    "paper_index.html",
+    "backends.html",
+    "migrating.html",
+    "comparison.html",
+    "contributing.html",
+    "changelog.html",
+    *(f"guides/{path.stem}.html" for path in (ROOT / "docs" / "guides").glob("*.md")),
+    *(f"api/{path.stem}.html" for path in (ROOT / "docs" / "api").glob("*.md")),
+    "results/index.html",
+    *(f"results/{path.stem}.html" for path in (ROOT / "benchmarks" / "results").glob("*.md")),
+}
+BAD_PAGE = """<!doctype html><html><head><meta name="viewport" content="width=device-width">
+<script>console.error("a complaint"); undefined_name();</script></head><body><article>
+<p style="width: 900px">wide</p><p style="overflow: hidden; width: 100%"></p>
+<math style="font-size: 0"><mi>x</mi></math><math><mi>a &amp; b</mi></math>
+<math><msub style="font-size: 16px"><mi>x</mi><mi style="font-size: 16px">i</mi></msub></math>
+<span class="arithmatex">\\(x\\)</span><img src="missing.png" alt="missing">
+<a href="nowhere.html">a</a><a href="#nothing">b</a><a href="bad.html#top">c</a>
+</article></body></html>"""
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built from the installed package with warnings as errors."""
+    folder = tmp_path_factory.mktemp("site")
+    finished = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--quiet",
+            "--site-dir",
+            str(folder),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A tab of the browser; a missing one is a failure if MCLD_REQUIRE_CHROMIUM is set."""
+    program = chromium()
+    if program is None:
+        if os.environ.get("MCLD_REQUIRE_CHROMIUM", "0") not in ("", "0"):
+            pytest.fail("MCLD_REQUIRE_CHROMIUM is set, but there is no chromium: set CHROMIUM")
+        pytest.skip("no chromium: set CHROMIUM to its path")
+    with Browser(program) as tab:
+        yield tab
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder without a log."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def serve(folder: Path) -> http.server.ThreadingHTTPServer:
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture(scope="session")
+def address(site: Path) -> Iterator[str]:
+    """Where the site is served."""
+    server = serve(site)
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def pages_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
+
+
+def broken_links(tab: Browser, address: str, pages: list[str]) -> list[str]:
+    """Return the links of these pages to a page or an anchor that is not there."""
+    anchors, links = {}, []
+    for page in pages:
+        tab.open(address + page, DESKTOP)
+        anchors[page] = {"", "top", *tab.evaluate(ANCHORS)}
+        links += [(page, link) for link in tab.evaluate(LINKS) if link.startswith(address)]
+    broken = []
+    for page, link in links:
+        target, anchor = urldefrag(link.removeprefix(address))
+        target = unquote(target) or "index.html"
+        if target.endswith("/"):
+            target += "index.html"
+        if target not in anchors or unquote(anchor) not in anchors[target]:
+            broken.append(f"{page} → {link}")
+    return broken
+
+
+def test_every_page_is_there(site: Path) -> None:
+    assert {*PAGES, "404.html"} == set(pages_of(site))
+    text = (site / "index.html").read_text("utf-8")
+    assert all(f'href="{page}"' in text for page in ("method.html", "guides/torch.html"))
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_pages_are_drawn_without_fault(
+    browser: Browser, site: Path, address: str, width: int
+) -> None:
+    faults = {}
+    for page in pages_of(site):
+        browser.open(address + page, width)
+        if found := browser.evaluate(FAULTS) + browser.complaints:
+            faults[page] = found
+    assert faults == {}
+
+
+def test_formulas_are_drawn(browser: Browser, address: str) -> None:
+    browser.open(address + "method.html", PHONE)
+    assert browser.evaluate("document.querySelectorAll('math').length") > 40
+    assert browser.evaluate("document.querySelectorAll('math[display=block]').length") >= 8
+    tall = "[...document.querySelectorAll('math[display=block]')].map((e) => e.clientHeight)"
+    assert min(browser.evaluate(tall)) > 15
+
+
+def test_no_internal_link_is_broken(browser: Browser, site: Path, address: str) -> None:
+    assert broken_links(browser, address, pages_of(site)) == []
+
+
+def test_search_finds_a_function(browser: Browser, address: str) -> None:
+    browser.open(address + "index.html", DESKTOP)
+    found = browser.evaluate(
+        """new Promise((done) => {
+          const input = document.querySelector(".md-search__input");
+          input.focus();
+          input.value = "gather_keys";
+          input.dispatchEvent(new Event("input", {bubbles: true}));
+          input.dispatchEvent(new KeyboardEvent("keyup", {bubbles: true}));
+          const end = Date.now() + 20000;
+          const look = () => {
+            const links = document.querySelectorAll(".md-search-result__link").length;
+            links || Date.now() > end ? done(links) : setTimeout(look, 50);
+          };
+          look();
+        })"""
+    )
+    assert found > 0
+
+
+def test_a_bad_page_is_seen(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text(BAD_PAGE, "utf-8")
+    server = serve(tmp_path)
+    address = f"http://127.0.0.1:{server.server_port}/"
+    browser.open(address + "bad.html", PHONE)
+    seen = "\n".join(browser.evaluate(FAULTS) + browser.complaints)
+    for fault in (
+        "formula without a size",
+        "TeX left in",
+        "index as large as its base",
+        "formula left as TeX",
+        "picture missing",
+        "px wide at 390",
+        "beyond the right edge",
+        "a complaint",
+        "undefined_name",
+        "404",
+    ):
+        assert fault in seen
+    assert [link.rpartition("/")[2] for link in broken_links(browser, address, ["bad.html"])] == [
+        "nowhere.html",
+        "bad.html#nothing",
+    ]
+    server.shutdown()
+    server.server_close()
