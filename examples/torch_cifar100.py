@@ -79,7 +79,8 @@ class TorchTrainer:
         self, method: str, seed: int, lr: float, folder: Path | None, teacher: Trained | None
     ) -> Trained:
         """Train one model by one method."""
-        from recipes.torch_training import Job, Training
+        from recipes.torch_training import Training
+        from recipes.training import Job
 
         options = self.options
         if method == "teacher":

@@ -7,47 +7,20 @@ resumed ends with the parameters of one that was not.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from . import npz
-from .logs import (
-    Diverged,
-    Row,
-    Scalars,
-    Stopped,
-    StopSignal,
-    epoch_line,
-    progress_bar,
-    say,
-    write_csv,
-)
+from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, write_csv
 from .readers import DataError
+from .training import CHECK_EVERY, validates_best
+from .training import Job as Job
 
-CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one training is. ``folder=None``: nothing is written (trials of --tune-lr)."""
-
-    name: str
-    method: str
-    model: str
-    seed: int
-    lr: float
-    epochs: int
-    folder: Path | None
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be resumed."""
-        return {key: x for key, x in asdict(self).items() if key not in ("name", "folder")}
+FILE = "checkpoint.npz"
 
 
 class Learner(Protocol):
@@ -148,36 +121,19 @@ class Loop:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
 
     def _check_finite(self) -> None:
-        loss = float(self.sums["loss"])
-        if not math.isfinite(loss):
-            kept = ""
-            if self.job.folder is not None and self.rows:
-                kept = (
-                    f" The last good checkpoint is {self.job.folder / 'checkpoint.npz'} "
-                    f"(epoch {len(self.rows)})."
-                )
-            raise Diverged(
-                f"{self.job.name}: the loss is {loss} in epoch {self.epoch + 1}, by step "
-                f"{self.step}.{kept} Try a smaller rate: --lr {self.job.method}="
-                f"{self.job.lr / 3:.2g}"
-            )
+        self.job.check_finite(float(self.sums["loss"]), self.epoch, self.step, FILE)
 
     def _stop(self) -> None:
-        if self.job.folder is None:
-            raise Stopped(f"stopped while trying {self.job.name} at lr {self.job.lr:g}")
         self._check_finite()
-        self._save_checkpoint(self.job.folder)
-        raise Stopped(
-            f"{self.job.name} stopped in epoch {self.epoch + 1}/{self.job.epochs} after "
-            f"step {self.step}; the state is saved in {self.job.folder}"
-        )
+        if self.job.folder is not None:
+            self._save_checkpoint(self.job.folder)
+        raise self.job.stopped(self.epoch, self.step, "the state is saved")
 
     # ---- files ----
 
     def _save_epoch(self, folder: Path) -> None:
         notes = self.notes | {"name": self.job.model, "epoch": self.epoch}
-        best = max((row.get("validation_accuracy", 0.0) for row in self.rows[:-1]), default=-1.0)
-        if self.rows[-1].get("validation_accuracy", 0.0) > best:
+        if validates_best(self.rows):
             npz.save(folder / "best.npz", self.learner.model_arrays(), notes)
         if self.epoch == self.job.epochs:
             npz.save(folder / "last.npz", self.learner.model_arrays(), notes)
@@ -192,7 +148,7 @@ class Loop:
             "rows": self.rows,
             "sums": {key: float(value) for key, value in self.sums.items()},
         }
-        npz.save(folder / "checkpoint.npz", self.learner.arrays(), notes)
+        npz.save(folder / FILE, self.learner.arrays(), notes)
 
     def resume(self) -> bool:
         """Go back to the checkpoint in the job's folder; False where there is none.
@@ -201,15 +157,11 @@ class Loop:
             DataError: the checkpoint is damaged, or is of another training.
         """
         assert self.job.folder is not None
-        path = self.job.folder / "checkpoint.npz"
+        path = self.job.folder / FILE
         if not path.exists():
             return False
         arrays, notes = npz.load(path)
-        if notes["identity"] != self.job.identity():
-            raise DataError(
-                f"{path} is of another training: {notes['identity']}, not {self.job.identity()}; "
-                "resume with the options of that run, or choose another --out"
-            )
+        self.job.check_identity(path, notes["identity"])
         arrays, notes = npz.load(path, self.learner.arrays())
         self.learner.restore(arrays)
         self.epoch, self.step, self.rows = notes["epoch"], notes["step"], notes["rows"]

@@ -8,11 +8,8 @@ ends with the parameters of one that was not.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,36 +19,12 @@ from numpy.typing import NDArray
 from . import keras_checkpoints as checkpoints
 from .data import Dataset, Split, steps_per_epoch, training_batches
 from .keras_learner import SGD, make_learner, with_cached_teacher
-from .logs import Diverged, Row, Scalars, Stopped, StopSignal, epoch_line, say, write_csv
-from .readers import DataError
+from .logs import Row, Scalars, StopSignal, epoch_line, say, write_csv
+from .training import CHECK_EVERY, learning_rate, validates_best
+from .training import Job as Job
 
-CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
+FILE = "checkpoint.zip"
 Logits = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one training is. ``folder=None``: nothing is written (trials of --tune-lr)."""
-
-    name: str
-    method: str
-    model: str
-    seed: int
-    lr: float
-    epochs: int
-    folder: Path | None
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be resumed."""
-        return {key: x for key, x in asdict(self).items() if key not in ("name", "folder")}
-
-
-def rate(options: argparse.Namespace, base: float, epoch: int, epochs: int) -> float:
-    """Return the learning rate of an epoch (counted from 0)."""
-    done = epoch / epochs
-    if options.schedule == "cosine":
-        return base * 0.5 * (1 + math.cos(math.pi * done))
-    return float(base * 0.1 ** sum(done >= milestone for milestone in (0.625, 0.75, 0.875)))
 
 
 def pixels(images: NDArray[np.uint8], data: Dataset) -> NDArray[np.float32]:
@@ -154,15 +127,11 @@ class Training:
             DataError: the checkpoint is damaged, or is of another training.
         """
         assert self.job.folder is not None
-        path = self.job.folder / "checkpoint.zip"
+        path = self.job.folder / FILE
         if not path.exists():
             return False
         notes = checkpoints.read_notes(path)
-        if notes["identity"] != self.job.identity():
-            raise DataError(
-                f"{path} is of another training: {notes['identity']}, not {self.job.identity()}; "
-                "resume with the options of that run, or choose another --out"
-            )
+        self.job.check_identity(path, notes["identity"])
         checkpoints.load_state(path, self.learner)
         self.rows = notes["rows"]
         return True
@@ -180,14 +149,13 @@ class Training:
         if folder is None:
             return
         say(epoch_line(self.job.name, row, self.job.epochs))
-        best = max((old.get("validation_accuracy", 0.0) for old in self.rows[:-1]), default=-1.0)
-        if row.get("validation_accuracy", 0.0) > best:
+        if validates_best(self.rows):
             checkpoints.save_model(folder / "best.keras", self.model)
         if self.epoch == self.job.epochs:
             checkpoints.save_model(folder / "last.keras", self.model)
         write_csv(folder / "log.csv", self.rows)
         notes = {"identity": self.job.identity(), "rows": self.rows}
-        checkpoints.save_state(folder / "checkpoint.zip", self.learner, notes)
+        checkpoints.save_state(folder / FILE, self.learner, notes)
 
 
 class _Epochs(keras.callbacks.Callback):
@@ -204,7 +172,8 @@ class _Epochs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         training = self.training
         self.started = time.perf_counter()
-        self.lr = rate(training.options, training.job.lr, epoch, training.job.epochs)
+        job = training.job
+        self.lr = learning_rate(training.options.schedule, job.lr, epoch / job.epochs)
         training.learner.optimizer.learning_rate = self.lr
         training.batches.epoch = epoch
 
@@ -213,10 +182,7 @@ class _Epochs(keras.callbacks.Callback):
         if (batch + 1) % CHECK_EVERY == 0:
             self._check_finite(logs or {}, batch)
         if self.stop.requested:
-            place = f"{job.name} stopped in epoch {self.training.epoch + 1}/{job.epochs}"
-            if job.folder is None:
-                raise Stopped(f"{place}, a trial at lr {job.lr:g}")
-            raise Stopped(f"{place}; {job.folder} holds the epochs before")
+            raise job.stopped(self.training.epoch, batch + 1, "the epochs before it are saved")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
@@ -233,16 +199,5 @@ class _Epochs(keras.callbacks.Callback):
             self.scalars.close()
 
     def _check_finite(self, logs: dict[str, Any], batch: int) -> None:
-        job, loss = self.training.job, float(logs["loss"])
-        if math.isfinite(loss):
-            return
-        kept = ""
-        if job.folder is not None and self.training.rows:
-            kept = (
-                f" The last good checkpoint is {job.folder / 'checkpoint.zip'} "
-                f"(epoch {self.training.epoch})."
-            )
-        raise Diverged(
-            f"{job.name}: the loss is {loss} in epoch {self.training.epoch + 1}, by step "
-            f"{batch + 1}.{kept} Try a smaller rate: --lr {job.method}={job.lr / 3:.2g}"
-        )
+        training = self.training
+        training.job.check_finite(float(logs["loss"]), training.epoch, batch + 1, FILE)

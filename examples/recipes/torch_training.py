@@ -9,11 +9,9 @@ kernels are deterministic).
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,55 +22,14 @@ from torch.nn import functional
 
 from . import torch_checkpoints as checkpoints
 from .data import Dataset, Split, steps_per_epoch, training_batches
-from .logs import (
-    Diverged,
-    Row,
-    Scalars,
-    Stopped,
-    StopSignal,
-    epoch_line,
-    progress_bar,
-    say,
-    write_csv,
-)
+from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, write_csv
 from .methods import method_loss
-from .readers import DataError
 from .torch_inference import Pixels, accuracy, predict
 from .torch_ranks import Ranks
 from .torch_teacher import Teacher
+from .training import CHECK_EVERY, Job, learning_rate, validates_best
 
-CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one training is. ``folder=None``: nothing is written (trials of --tune-lr)."""
-
-    name: str
-    method: str
-    model: str
-    seed: int
-    lr: float
-    epochs: int
-    folder: Path | None
-
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be resumed."""
-        return {
-            "method": self.method,
-            "model": self.model,
-            "seed": self.seed,
-            "lr": self.lr,
-            "epochs": self.epochs,
-        }
-
-
-def rate(options: argparse.Namespace, base: float, epoch: int, epochs: int) -> float:
-    """Return the learning rate of an epoch (counted from 0)."""
-    done = epoch / epochs
-    if options.schedule == "cosine":
-        return base * 0.5 * (1 + math.cos(math.pi * done))
-    return float(base * 0.1 ** sum(done >= milestone for milestone in (0.625, 0.75, 0.875)))
+FILE = "checkpoint.pt"
 
 
 class Training:
@@ -141,7 +98,7 @@ class Training:
         job, options = self.job, self.options
         started = time.perf_counter()
         steps = steps_per_epoch(self.data.train, options.batch_size)
-        lr = rate(options, job.lr, self.epoch, job.epochs)
+        lr = learning_rate(options.schedule, job.lr, self.epoch / job.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batches = training_batches(
@@ -208,18 +165,7 @@ class Training:
 
     def _check_finite(self) -> None:
         loss = float(self.ranks.total(self.sums["loss"]))
-        if not math.isfinite(loss):
-            kept = ""
-            if self.job.folder is not None and self.rows:
-                kept = (
-                    f" The last good checkpoint is {self.job.folder / 'checkpoint.pt'} "
-                    f"(epoch {len(self.rows)})."
-                )
-            raise Diverged(
-                f"{self.job.name}: the loss is {loss} in epoch {self.epoch + 1}, by step "
-                f"{self.step}.{kept} Try a smaller rate: --lr {self.job.method}="
-                f"{self.job.lr / 3:.2g}"
-            )
+        self.job.check_finite(loss, self.epoch, self.step, FILE)
 
     def _must_stop(self, stop: StopSignal) -> bool:
         """Whether a signal came; several ranks ask one another, but not in each step."""
@@ -231,21 +177,16 @@ class Training:
         return float(self.ranks.total(flag)) > 0
 
     def _stop(self) -> None:
-        if self.job.folder is None:
-            raise Stopped(f"stopped while trying {self.job.name} at lr {self.job.lr:g}")
         self._check_finite()
+        self.sums = {key: self.ranks.total(value) for key, value in self.sums.items()}
         if self.folder is not None:
             self._save_checkpoint(self.folder)
-        raise Stopped(
-            f"{self.job.name} stopped in epoch {self.epoch + 1}/{self.job.epochs} after "
-            f"step {self.step}; the state is saved in {self.job.folder}"
-        )
+        raise self.job.stopped(self.epoch, self.step, "the state is saved")
 
     # ---- files ----
 
     def _save_epoch(self, folder: Path) -> None:
-        best = max((row.get("validation_accuracy", 0.0) for row in self.rows[:-1]), default=-1.0)
-        if self.rows[-1].get("validation_accuracy", 0.0) > best:
+        if validates_best(self.rows):
             checkpoints.save(folder / "best.pt", self._weights())
         if self.epoch == self.job.epochs:
             checkpoints.save(folder / "last.pt", self._weights())
@@ -267,7 +208,7 @@ class Training:
     def _save_checkpoint(self, folder: Path) -> None:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         checkpoints.save(
-            folder / "checkpoint.pt",
+            folder / FILE,
             {
                 "identity": self.job.identity(),
                 "epoch": self.epoch,
@@ -290,15 +231,11 @@ class Training:
             DataError: the checkpoint is damaged, or is of another training.
         """
         assert self.job.folder is not None
-        path = self.job.folder / "checkpoint.pt"
+        path = self.job.folder / FILE
         if not path.exists():
             return False
         state = checkpoints.load(path)
-        if state["identity"] != self.job.identity():
-            raise DataError(
-                f"{path} is of another training: {state['identity']}, not {self.job.identity()}; "
-                "resume with the options of that run, or choose another --out"
-            )
+        self.job.check_identity(path, state["identity"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -308,5 +245,6 @@ class Training:
         if self.teacher is not None:
             self.teacher.restore(state["bank"])
         self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
-        self.sums = {key: value.to(self.ranks.device) for key, value in state["sums"].items()}
+        share = 1.0 if self.ranks.first else 0.0  # the sums are those of all ranks
+        self.sums = {key: share * x.to(self.ranks.device) for key, x in state["sums"].items()}
         return True

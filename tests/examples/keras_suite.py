@@ -87,16 +87,16 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = keras_training.rate
+    original = keras_training.learning_rate
 
-    def interrupting(options: object, base: float, epoch: int, epochs: int) -> float:
-        if epochs == 2 and epoch == 1:
+    def interrupting(schedule: str, base: float, done: float) -> float:
+        if done == 0.5:  # of the student: the teacher has one epoch
             os.kill(os.getpid(), signal.SIGINT)
-        return original(options, base, epoch, epochs)
+        return original(schedule, base, done)
 
     arguments = [*SMALL, "--methods", "ce", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(keras_training, "rate", interrupting)
+        patch.setattr(keras_training, "learning_rate", interrupting)
         assert keras_cifar100.main(arguments) == 130
     error = capsys.readouterr().err
     assert "seed 0 ce stopped in epoch 2/2" in error
