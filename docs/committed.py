@@ -135,7 +135,7 @@ def gallery(folder: Path = RESULTS) -> str:
     for path in sorted(folder.glob("*.md")):
         text = path.read_text("utf-8")
         lines = [f"-   **[{title(text)}]({path.name})**"]
-        pictures = [p for p in sorted(folder.glob(f"{path.stem}*")) if p.suffix in PICTURES]
+        pictures = pictures_of(path)
         head, numbers = table(section(text, "Comparison") or text)
         if pictures:
             lines.append(f"![{path.stem}]({pictures[0].name})")
@@ -145,3 +145,21 @@ def gallery(folder: Path = RESULTS) -> str:
             lines += re.findall(r"`(python \S+\.py)", text)[:1]
         cards.append("\n\n    ".join(lines))
     return '<div class="grid cards" markdown>\n\n' + "\n\n".join(cards) + "\n\n</div>"
+
+
+def pictures_of(page: Path) -> list[Path]:
+    """Return the pictures whose names begin with the page's, and with no longer page's."""
+    stems = sorted((path.stem for path in page.parent.glob("*.md")), key=len)
+    return [
+        path
+        for path in sorted(page.parent.glob(f"{page.stem}*"))
+        if path.suffix in PICTURES
+        and [stem for stem in stems if path.stem.startswith(stem)][-1] == page.stem
+    ]
+
+
+def further_pictures(page: Path, text: str) -> str:
+    """Return a section with the page's pictures that its text does not show, or ""."""
+    further = [path.name for path in pictures_of(page) if f"]({path.name})" not in text]
+    shown = [f"![{name}]({name})\n\n`{name}`" for name in further]
+    return "\n\n".join(["\n\n## Pictures", *shown, ""]) if shown else ""

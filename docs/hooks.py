@@ -96,6 +96,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = posixpath.relpath(target, posixpath.dirname(uri) or ".")
         return f"{match['label']}({target}{match['anchor'] or ''})"
 
+    if source in sources.values():
+        markdown += committed.further_pictures(ROOT / source, markdown)
     return INSERT.sub(lambda match: INSERTS[match[1]](), LINK.sub(link, markdown))
 
 

@@ -107,3 +107,28 @@ def test_the_nox_sessions_that_are_named_exist() -> None:
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
     named |= set(re.findall(r"^          - (\w+)", workflow, re.MULTILINE))
     assert {"tests", "demo", "docs", "build"} <= named <= sessions
+
+
+COMMAND = re.compile(r"python (?:-m )?((?:examples|benchmarks)/\w+\.py)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
+OF_OTHER_TOOLS = {"--nproc-per-node", "--no-deps"}
+
+
+def test_scripts_and_options_that_are_named_exist() -> None:
+    sources = [*(ROOT / "examples").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    sources += [ROOT / "noxfile.py", ROOT / "mcld_core" / "export_cli.py"]
+    code = "".join(path.read_text("utf-8") for path in sources)
+    known = set(re.findall(r"[\"'](--[\w-]+)[\"']", code)) | OF_OTHER_TOOLS
+    fields = re.findall(r"^    (\w+): ", (ROOT / "mcld_core/config.py").read_text("utf-8"), re.M)
+    known |= {f"--mcld-{name.replace('_', '-')}" for name in fields}
+    known |= {option.replace("--", "--no-", 1) for option in known}
+
+    scripts, options = set(), set()
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        text = re.sub(r"<!--.*?-->", "", page.read_text("utf-8"), flags=re.DOTALL)
+        scripts |= set(COMMAND.findall(text))
+        options |= set(OPTION.findall(text))
+    assert {"examples/keras_cifar100.py", "benchmarks/accuracy.py"} <= scripts
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+    assert {"--dataset", "--teacher-cache"} <= options
+    assert options <= known

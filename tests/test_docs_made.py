@@ -94,3 +94,20 @@ def test_a_chart_has_a_mark_a_row() -> None:
     chart = committed.chart(head, numbers)
     assert chart.count("<circle") == 2
     assert chart.count('class="ours"') == 1
+
+
+def test_a_picture_belongs_to_the_longest_name(results: Path) -> None:
+    (results / "notes_more.md").write_text("# More\n", "utf-8")
+    (results / "notes_more_a.png").write_bytes(b"")
+    names = {
+        name: [path.name for path in committed.pictures_of(results / f"{name}.md")]
+        for name in ("notes", "notes_more")
+    }
+    assert names == {"notes": ["notes.png"], "notes_more": ["notes_more_a.png"]}
+
+
+def test_pictures_that_the_text_does_not_show_are_added(results: Path) -> None:
+    page = results / "notes.md"
+    assert "![notes.png](notes.png)" in committed.further_pictures(page, "# Notes")
+    assert committed.further_pictures(page, "![curves](notes.png)") == ""
+    assert committed.further_pictures(results / "speed.md", "# Speed") == ""
