@@ -24,7 +24,7 @@ from typing import Any
 
 from recipes import comparison
 from recipes.comparison import Trained
-from recipes.data import DATASETS, Dataset
+from recipes.data import TRANSFER_DATASETS, Dataset
 from recipes.options import build_parser
 from recipes.readers import DataError
 
@@ -49,7 +49,7 @@ def add_torch_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--transfer",
-        choices=(*DATASETS, "stl10"),
+        choices=TRANSFER_DATASETS,
         help="then train a linear probe on the frozen students' features of this data set",
     )
     add("--transfer-size", type=int, help="training images of the probe; default all")

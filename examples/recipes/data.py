@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .downloads import fetch
+from .downloads import OFFICIAL, fetch
 from .readers import DataError, Images, Labels, read_cifar, read_idx_pair, read_stl10
+from .tinyimagenet import read_tinyimagenet
 from .udhr import read_udhr
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "udhr")
+TRANSFER_DATASETS = (*DATASETS, "stl10", "tinyimagenet")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def load_dataset(
     by a fixed generator, the first ``validation_size`` validate, the next ``train_size`` (default:
     all the others) train.
     """
-    if download and name != "digits":
+    if download and name in OFFICIAL:
         data_dir.mkdir(parents=True, exist_ok=True)
         fetch(name, data_dir)
     pool, test, classes = _READERS[name](data_dir)
@@ -89,8 +91,17 @@ def load_dataset(
 
 
 def _moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    values = images.reshape(-1, images.shape[-1]).astype(np.float64) / 255
-    return tuple(values.mean(0).round(4).tolist()), tuple(values.std(0).round(4).tolist())
+    """Return mean and deviation a channel, from the counts of the 256 levels: little memory."""
+    counts = np.zeros((images.shape[-1], 256))
+    for start in range(0, len(images), 1024):
+        rows = images[start : start + 1024]
+        for channel, count in enumerate(counts):
+            count += np.bincount(rows[..., channel].ravel(), minlength=256)
+    counts /= counts.sum(1, keepdims=True)
+    levels = np.arange(256) / 255
+    mean = counts @ levels
+    std = np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(1))
+    return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
 
 
 def _digits(_: Path) -> tuple[Split, Split, int]:
@@ -143,6 +154,11 @@ def _stl10(folder: Path) -> tuple[Split, Split, int]:
     return Split(*read_stl10(path, "train")), Split(*read_stl10(path, "test")), 10
 
 
+def _tinyimagenet(folder: Path) -> tuple[Split, Split, int]:
+    train, val, classes = read_tinyimagenet(folder)
+    return Split(*train), Split(*val), classes
+
+
 def _udhr(folder: Path) -> tuple[Split, Split, int]:
     """Read paragraphs in many languages as pictures of one line: their hashed character counts."""
     features, labels, tests, languages = read_udhr(folder)
@@ -161,6 +177,7 @@ _READERS = {
     "cifar100": _cifar100,
     "udhr": _udhr,
     "stl10": _stl10,
+    "tinyimagenet": _tinyimagenet,
 }
 
 

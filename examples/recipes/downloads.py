@@ -36,7 +36,7 @@ def fetch(dataset: str, folder: Path) -> None:
     """
     import pooch
 
-    for name, (base, md5) in OFFICIAL.get(dataset, {}).items():
+    for name, (base, md5) in OFFICIAL[dataset].items():
         try:
             pooch.retrieve(base + name, f"md5:{md5}", fname=name, path=folder, progressbar=True)
         except (OSError, ValueError) as error:

@@ -54,6 +54,14 @@ def test_cifar10_joins_its_five_batches(tmp_path: Path) -> None:
     assert rows_as_set(read.train.images, read.train.labels) == rows_as_set(images, labels)
 
 
+def test_mean_and_deviation_are_those_of_the_training_pixels(tmp_path: Path) -> None:
+    images, _ = write_cifar10(tmp_path)
+    read = data.load_dataset("cifar10", tmp_path)
+    pixels = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(read.mean, pixels.mean(0), rtol=0, atol=5.1e-5)
+    np.testing.assert_allclose(read.std, pixels.std(0), rtol=0, atol=5.1e-5)
+
+
 def test_digits_come_with_scikit_learn() -> None:
     read = data.load_dataset("digits", Path("nowhere"), validation_size=270)
     assert (len(read.train), len(read.validation), len(read.test)) == (1078, 270, 449)
