@@ -111,7 +111,7 @@ def test_the_nox_sessions_that_are_named_exist() -> None:
 
 COMMAND = re.compile(r"python (?:-m )?((?:examples|benchmarks)/\w+\.py)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
-OF_OTHER_TOOLS = {"--nproc-per-node", "--no-deps"}
+OF_OTHER_TOOLS = {"--nproc-per-node", "--no-deps", "--help"}
 
 
 def test_scripts_and_options_that_are_named_exist() -> None:

@@ -24,6 +24,7 @@ PAGES = {
     "hyperparameters.html",
     "paper_index.html",
     "backends.html",
+    "examples.html",
     "migrating.html",
     "comparison.html",
     "contributing.html",
