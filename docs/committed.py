@@ -142,7 +142,7 @@ def gallery(folder: Path = RESULTS) -> str:
         elif len(numbers) > 1:
             lines += [head, chart(head, numbers)]
         else:
-            lines += re.findall(r"`(python \S+\.py)", text)[:1]
+            lines += re.findall(r"`python \S+\.py`", text)[:1]
         cards.append("\n\n    ".join(lines))
     return '<div class="grid cards" markdown>\n\n' + "\n\n".join(cards) + "\n\n</div>"
 

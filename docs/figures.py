@@ -69,7 +69,15 @@ def draw() -> None:
 
     def finish(figure, name: str, legend: dict[str, str]) -> None:
         handles = [Patch(color=color, label=label) for label, color in legend.items()]
-        figure.legend(handles=handles, loc="lower center", ncols=len(legend), frameon=False)
+        figure.legend(
+            handles=handles,
+            loc="lower center",
+            ncols=len(legend),
+            frameon=False,
+            fontsize=10,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
         figure.tight_layout(rect=(0, 0.07, 1, 1))
         temporary = ASSETS / f".{name}.svg"
         figure.savefig(temporary, format="svg", metadata={"Date": None})
