@@ -100,8 +100,8 @@ def _difference(numbers: dict[str, Spread], name: str) -> str:
 def chart(what: str, numbers: dict[str, Spread]) -> str:
     """Return a picture of the numbers as inline SVG: a dot a method, a line of ± one deviation."""
     low = math.floor(min(mean - deviation for mean, deviation in numbers.values()))
-    high = math.ceil(max(mean + deviation for mean, deviation in numbers.values()))
-    left, right, step = 150, 330, 22
+    high = max(low + 1, math.ceil(max(mean + deviation for mean, deviation in numbers.values())))
+    left, right, step = min(200, 20 + 6 * max(map(len, numbers))), 330, 22
     bottom = step * len(numbers) + 8
 
     def x(value: float) -> float:

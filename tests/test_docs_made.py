@@ -106,6 +106,14 @@ def test_a_picture_belongs_to_the_longest_name(results: Path) -> None:
     assert names == {"notes": ["notes.png"], "notes_more": ["notes_more_a.png"]}
 
 
+def test_a_chart_of_equal_whole_numbers_has_a_width() -> None:
+    chart = committed.chart(
+        "%", {"a": committed.Spread(90.0, 0.0), "b": committed.Spread(90.0, 0.0)}
+    )
+    assert "90 %" in chart
+    assert "91 %" in chart
+
+
 def test_pictures_that_the_text_does_not_show_are_added(results: Path) -> None:
     page = results / "notes.md"
     assert "![notes.png](notes.png)" in committed.further_pictures(page, "# Notes")
