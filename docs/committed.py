@@ -120,7 +120,7 @@ def chart(what: str, numbers: dict[str, Spread]) -> str:
             parts.append(f'<text x="{x(tick)}" y="{bottom + 15}" class="tick">{tick} %</text>')
     for i, (name, (mean, deviation)) in enumerate(numbers.items()):
         y = step * i + 15
-        mark = "ours" if name.startswith("MCLD") else "other"
+        mark = "ours" if name.lower().startswith("mcld") else "other"
         parts.append(
             f'<text x="{left - 10}" y="{y + 4}" class="label">{html.escape(name)}</text>'
             f'<g class="{mark}"><line x1="{x(mean - deviation)}" x2="{x(mean + deviation)}" '
