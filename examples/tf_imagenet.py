@@ -13,7 +13,9 @@ which is also what ``--schedule step`` means here); pairs of the literature:
     python examples/tf_imagenet.py --dataset imagenet --teacher resnet50 --student mobilenet_v1
 
 All GPUs are used, each contrasting with the teacher's rows of all. A picture that does not decode
-is skipped and counted. ``--resume`` goes on where a run stopped and ends as if it had not.
+is skipped and counted. ``--resume`` goes on where a run stopped and ends as if it had not. Where
+onnx and tf2onnx are installed, the run ends with ``student.onnx``, verified, its size and latency
+against the teacher's.
 """
 
 from __future__ import annotations
@@ -94,12 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--bank-size all and --teacher-cache need images that stay the same")
     if options.batch_size % max(options.replicas, 1):
         parser.error(f"--batch-size {options.batch_size} does not divide by --replicas")
+    from recipes.tf_onnx import export_student
+
     try:
         data = load(options)
         trainer = TfTrainer(options, data)
         if options.tune_lr:
             options.learning_rates |= comparison.tune(trainer, options)
         comparison.compare(trainer, options, data)
+        export_student(options, data)
     except (DataError, Diverged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -163,6 +168,8 @@ class TfTrainer:
     ) -> Trained:
         """Train one model by one method."""
         from recipes.array_loop import Job, Loop
+        from recipes.handover import describe
+        from recipes.tf_onnx import centre_share
         from recipes.tf_training import TfLearner
 
         options = self.options
@@ -176,7 +183,9 @@ class TfTrainer:
         model = self._build(name, seed)
         teaches = None if loss == "ce" or teacher is None else teacher.model
         learner = TfLearner(job, model, teaches, self.data, options, self.strategy)
-        notes = {"classes": self.data.classes, "image_shape": list(self.data.image_shape)}
+        notes = describe(self.data, loss, options.teacher) | {
+            "center_crop": centre_share(self.data)
+        }
         loop = Loop(job, learner, notes, options.tensorboard)
         if folder is not None and options.resume:
             loop.resume()

@@ -115,7 +115,8 @@ def export_onnx(
         opset: the operator set; default: the exporter's own.
         metadata: what `python -m mcld_core predict` and a reader need: ``classes`` (names),
             ``normalization`` (``{"mean": [...], "std": [...]}`` of channels in 0..1),
-            ``layout`` (``"NCHW"`` or ``"NHWC"``), teacher, accuracy, anything that JSON holds.
+            ``layout`` (``"NCHW"`` or ``"NHWC"``), ``center_crop`` (which share of an image's
+            shorter side is kept, such as 0.875), teacher, accuracy, anything that JSON holds.
             Library, framework, exporter and error are added.
         softmax: append a softmax, so that the outputs are probabilities. Default False.
         tolerance: the largest relative error. Default 1e-4; float32 gives about 1e-6.

@@ -32,7 +32,8 @@ def load_student(
         path: the checkpoint.
         model: ``package.module:function``, called as ``function(name, image_shape, classes)``.
         load: instead, ``package.module:function``, called as ``function(path)``, which returns
-            the student of any framework with its weights.
+            the student of any framework with its weights, or a tuple of the three that this
+            function returns.
 
     Returns:
         The student, the shape of its input without the batch axis (None where nothing says it),
@@ -45,7 +46,7 @@ def load_student(
     if not path.exists():
         raise FileNotFoundError(f"export: the checkpoint {path} does not exist.")
     if load is not None:
-        return _find(load, "load")(path), None, {}
+        return _loaded(_find(load, "load")(path), load)
     if path.is_dir() or path.suffix == ".keras":
         from mcld_core.onnx_student import load_saved
 
@@ -54,6 +55,19 @@ def load_student(
         known = isinstance(shape, tuple) and all(isinstance(size, int) for size in shape[1:])
         return student, shape[1:] if known else None, {}
     return _from_torch(path, model)
+
+
+def _loaded(found: Any, load: str) -> tuple[Any, tuple[int, ...] | None, dict[str, Any]]:
+    """What a function of `load` returned: the student alone, or with its shape and metadata."""
+    if not isinstance(found, tuple):
+        return found, None, {}
+    if len(found) != 3:
+        raise ValueError(
+            f"export: load needs the student, or (student, input shape, metadata); {load} "
+            f"returned a tuple of {len(found)}."
+        )
+    student, shape, metadata = found
+    return student, shape, dict(metadata)
 
 
 def _from_torch(path: Path, model: str) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
@@ -67,13 +81,18 @@ def _from_torch(path: Path, model: str) -> tuple[Any, tuple[int, ...], dict[str,
             f"export: checkpoint needs a torch file of tensors and plain values; {path} cannot "
             f"be read: {error}; give load, a function that reads it."
         ) from error
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(
+            f"export: checkpoint needs a dict of tensors and plain values; {path} holds a "
+            f"{type(checkpoint).__name__}; give load, a function that reads it."
+        )
     needed = ("name", "image_shape", "classes")
     weights = checkpoint.get("student", checkpoint.get("model"))
     missing = [key for key in needed if key not in checkpoint]
     if missing or not isinstance(weights, Mapping):
         raise ValueError(
             f"export: checkpoint needs the weights under 'student' or 'model', and {needed}; got "
-            f"the keys {sorted(checkpoint)}; save these beside the weights."
+            f"the keys {sorted(map(str, checkpoint))}; save these beside the weights."
         )
     name, shape, classes = (checkpoint[key] for key in needed)
     count = classes if isinstance(classes, int) else len(classes)
@@ -133,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--load",
         metavar="PACKAGE.MODULE:FUNCTION",
-        help="reads any other checkpoint: called with its path, returns the student",
+        help="reads any other checkpoint: called with its path, returns the student, or (student, "
+        "input shape, metadata)",
     )
     add("--input-shape", type=_shape, help="sizes without the batch axis, such as 3,32,32")
     add("--opset", type=int, help="ONNX operator set (default: the exporter's own)")

@@ -47,17 +47,30 @@ def resolve_student(student: Any) -> Any:
 
 
 def load_saved(path: Path) -> Any:
-    """Load a file or folder that holds a model together with its weights."""
+    """Load a file or folder that holds a model together with its weights.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is of another kind, or cannot be read.
+    """
     if not path.exists():
         raise FileNotFoundError(f"export_onnx: student is the path {path}, which does not exist.")
-    if path.suffix in {".keras", ".h5"}:
-        import keras
+    try:
+        if path.suffix in {".keras", ".h5"}:
+            import keras
 
-        return resolve_student(keras.saving.load_model(path, compile=False))
-    if (path / "saved_model.pb").exists():
-        import tensorflow as tf
+            return resolve_student(keras.saving.load_model(path, compile=False))
+        if (path / "saved_model.pb").exists():
+            import tensorflow as tf
 
-        return tf.saved_model.load(str(path))
+            return tf.saved_model.load(str(path))
+    except ImportError:
+        raise
+    except Exception as error:  # a dozen types for a damaged file
+        raise ValueError(
+            f"export_onnx: student is the path {path}, which cannot be read: "
+            f"{type(error).__name__}: {error}; save the model again, or load it and pass it."
+        ) from error
     raise ValueError(
         f"export_onnx: student is a path; got {path}, which is neither a .keras file nor a "
         "SavedModel folder; load the model and pass it, or use `python -m mcld_core export`."

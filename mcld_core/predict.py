@@ -7,6 +7,7 @@ inputs and what the classes are called.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class ImageInput:
         layout: ``"NCHW"`` or ``"NHWC"``.
         channels: 1 (grey) or 3 (red, green, blue).
         size: height and width; None where the axis is free, so that the image keeps its own.
+        center_crop: which part of the shorter side is kept, the middle; None: all of the image,
+            brought to the size whatever its sides.
         mean: by channel, of pixels in 0..1.
         std: by channel, of pixels in 0..1.
     """
@@ -39,17 +42,28 @@ class ImageInput:
     layout: str
     channels: int
     size: tuple[int | None, int | None]
+    center_crop: float | None
     mean: np.ndarray[Any, Any]
     std: np.ndarray[Any, Any]
 
     def read(self, path: str | Path) -> np.ndarray[Any, Any]:
-        """One image as a batch of one, float32."""
+        """One image as a batch of one, float32; what is transparent in it lies on white."""
         from PIL import Image
 
         with Image.open(path) as file:
-            image = file.convert("L" if self.channels == 1 else "RGB")
+            image = file
+            if file.has_transparency_data:
+                image = Image.new("RGBA", file.size, "white")
+                image.alpha_composite(file.convert("RGBA"))
+            image = image.convert("L" if self.channels == 1 else "RGB")
         height, width = self.size[0] or image.height, self.size[1] or image.width
-        if (width, height) != image.size:
+        if self.center_crop is not None:
+            image = _scaled(
+                image, max(height / image.height, width / image.width) / self.center_crop
+            )
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))
+        elif (width, height) != image.size:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(image, dtype=np.float32).reshape(height, width, self.channels) / 255
         values = ((pixels - self.mean) / self.std).astype(np.float32)[None]
@@ -58,12 +72,19 @@ class ImageInput:
         )
 
 
+def _scaled(image: Any, scale: float) -> Any:
+    from PIL import Image
+
+    sizes = (math.ceil(scale * image.width), math.ceil(scale * image.height))
+    return image.resize(sizes, Image.Resampling.BILINEAR)
+
+
 class Classifier:
     """An exported student with its class names.
 
     Args:
         path: a file of `export_onnx` with one float image input. Its metadata ``classes``,
-            ``normalization``, ``layout`` and ``softmax`` are used where present.
+            ``normalization``, ``layout``, ``center_crop`` and ``softmax`` are used where present.
 
     Raises:
         ValueError: the input is no image.
@@ -119,9 +140,20 @@ def _image_input(inputs: Sequence[Any], metadata: Mapping[str, Any]) -> ImageInp
         layout=layout,
         channels=int(shape[layout.index("C")]),
         size=(height, width),
+        center_crop=_center_crop(metadata),
         mean=np.asarray(given.get("mean", 0.0), dtype=np.float32),
         std=np.asarray(given.get("std", 1.0), dtype=np.float32),
     )
+
+
+def _center_crop(metadata: Mapping[str, Any]) -> float | None:
+    share = metadata.get("center_crop")
+    if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+        raise ValueError(
+            f"predict: the model's center_crop needs a share above 0, up to 1; got {share!r}; "
+            "export it again with another, or without."
+        )
+    return share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

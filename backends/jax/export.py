@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from mcld_core.onnx_student import call
 
 MODES = ("deterministic", "use_running_average")
 """The attributes by which nnx's dropout and batch norm know their mode."""
+
+POOLING = ("window_shape", "strides", "padding", "count_include_pad")
+"""What nnx's pooling takes after its inputs, in this order."""
 
 
 @contextmanager
@@ -51,13 +56,51 @@ def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     return {name: np.asarray(array) for name, array in outputs.items()}
 
 
+@contextmanager
+def _pooling_by_position() -> Iterator[None]:
+    """Give back to nnx's pooling the positional arguments that jax2onnx 0.17 takes from it."""
+    if "flax" not in sys.modules:
+        yield
+        return
+    from flax import nnx
+
+    replaced = {name: getattr(nnx, name) for name in ("max_pool", "avg_pool")}
+    for name, function in replaced.items():
+        setattr(nnx, name, partial(_by_keyword, function))
+    try:
+        yield
+    finally:
+        for name, function in replaced.items():
+            setattr(nnx, name, function)
+
+
+def _by_keyword(function: Any, inputs: Any, *window: Any, **others: Any) -> Any:
+    return function(inputs, **dict(zip(POOLING, window, strict=False)), **others)
+
+
+@contextmanager
+def _without_its_warnings() -> Iterator[None]:
+    """The exporter's own deprecations, and what onnx_ir logs of shapes without a type."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and convert."""
     require("jax2onnx", "jax2onnx")
-    import jax2onnx
+    with _without_its_warnings():
+        import jax2onnx
 
     def forward(*inputs: Any) -> Any:
-        outputs = tuple(call(student, request, inputs).values())
+        with _pooling_by_position():
+            outputs = tuple(call(student, request, inputs).values())
         return outputs[0] if len(outputs) == 1 else outputs
 
     specs = [
@@ -66,11 +109,10 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
     ]
     options = {} if request.opset is None else {"opset": request.opset}
     with (
-        warnings.catch_warnings(),
+        _without_its_warnings(),
         jax.numpy_rank_promotion("allow"),  # the exporter's own code needs both, whatever
         jax.numpy_dtype_promotion("standard"),  # the process has chosen
     ):
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
         model = jax2onnx.to_onnx(
             forward,
             inputs=specs,
@@ -79,5 +121,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
             enable_double_precision=any(spec.dtype == np.float64 for spec in specs),
             **options,
         )
+    # Where it has moved a transpose past an operation, the shape noted in between is the old one.
+    del model.graph.value_info[:]
     path.write_bytes(model.SerializeToString())
     return "jax2onnx"

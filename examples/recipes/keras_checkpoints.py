@@ -16,11 +16,13 @@ from .readers import DataError
 _NOTES, _STATE = "notes.json", "state.weights.h5"
 
 
-def save_model(path: Path, model: keras.Model) -> None:
-    """Save a model alone, as ``keras.models.load_model`` reads it."""
+def save_model(path: Path, model: keras.Model, notes: dict[str, Any]) -> None:
+    """Save a model alone, as ``keras.models.load_model`` reads it, with notes beside it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
         model.save(file)
+        with zipfile.ZipFile(file, "a") as zipped:
+            zipped.writestr(_NOTES, json.dumps(notes))
         write_atomically(path, lambda out: out.write(file.read_bytes()) and None)
 
 
@@ -36,6 +38,15 @@ def load_model(path: Path) -> keras.Model:
         return keras.models.load_model(path, compile=False)
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no readable Keras model: {error}") from error
+
+
+def read_model_notes(path: Path) -> dict[str, Any]:
+    """Return the notes of `save_model`; none of a model that Keras alone has saved."""
+    if not zipfile.is_zipfile(path):  # the older HDF5
+        return {}
+    with zipfile.ZipFile(path) as zipped:
+        known = _NOTES in zipped.namelist()
+    return read_notes(path) if known else {}
 
 
 def save_state(path: Path, learner: keras.Model, notes: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import keras_checkpoints as checkpoints
 from .data import Dataset, Split, steps_per_epoch, training_batches
+from .handover import describe
 from .keras_learner import SGD, make_learner, with_cached_teacher
 from .logs import Row, Scalars, StopSignal, epoch_line, say, write_csv
 from .training import CHECK_EVERY, learning_rate, validates_best
@@ -150,12 +151,18 @@ class Training:
             return
         say(epoch_line(self.job.name, row, self.job.epochs))
         if validates_best(self.rows):
-            checkpoints.save_model(folder / "best.keras", self.model)
+            checkpoints.save_model(folder / "best.keras", self.model, self._described())
         if self.epoch == self.job.epochs:
-            checkpoints.save_model(folder / "last.keras", self.model)
+            checkpoints.save_model(folder / "last.keras", self.model, self._described())
         write_csv(folder / "log.csv", self.rows)
         notes = {"identity": self.job.identity(), "rows": self.rows}
         checkpoints.save_state(folder / FILE, self.learner, notes)
+
+    def _described(self) -> dict[str, Any]:
+        """What `last.keras` says of its model."""
+        job = self.job
+        described = describe(self.data, job.method, self.options.teacher)
+        return described | {"name": job.model, "epoch": self.epoch}
 
 
 class _Epochs(keras.callbacks.Callback):

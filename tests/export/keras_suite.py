@@ -13,7 +13,7 @@ import pytest
 from mcld_core import export_cli
 from mcld_core.export import export_onnx
 from mcld_core.predict import Classifier
-from tests.export.families import FAMILIES, TOKENS, assert_exports, token_rows
+from tests.export.families import FAMILIES, TOKENS, assert_exports, feeds, token_rows
 from tests.export.keras_students import SHAPE, build
 
 # Keras 3.15 turns its variables to NumPy 2 without the keyword that NumPy asks for.
@@ -60,6 +60,36 @@ def test_a_keras_file(tmp_path: Path) -> None:
     command = ["--checkpoint", str(tmp_path / "student.keras"), "--out", str(tmp_path / "b.onnx")]
     assert export_cli.main(command) == 0  # the model knows its shape
     assert Classifier(tmp_path / "b.onnx").input.layout == "NHWC"
+
+
+def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None:
+    from examples.recipes.keras_checkpoints import save_model
+
+    keras.config.set_dtype_policy("mixed_bfloat16")  # onnxruntime has no convolution in it
+    student = build("cnn")
+    keras.config.set_dtype_policy("float32")
+    notes = {"name": "conv", "normalization": {"mean": [0.5], "std": [0.25]}, "dataset": "digits"}
+    save_model(tmp_path / "last.keras", student, notes)
+    command = ["--checkpoint", str(tmp_path / "last.keras"), "--out", str(tmp_path / "a.onnx")]
+    assert export_cli.main([*command, "--load", "examples.recipes.keras_onnx:load_student"]) == 0
+    classifier = Classifier(tmp_path / "a.onnx")
+    assert classifier.metadata["dataset"] == "digits"
+    assert classifier.input.std == 0.25
+    images = feeds("cnn", channels_last=True)["input"]
+    (got,) = classifier.runner.run(None, {"input": images})
+    exact = build("cnn")
+    exact.set_weights(student.get_weights())
+    np.testing.assert_allclose(got, predict(exact, images), rtol=0, atol=1e-5)
+
+
+def test_a_damaged_keras_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "student.keras"
+    build("cnn").save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert export_cli.main(["--checkpoint", str(path), "--out", str(tmp_path / "a.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: export_onnx: student is the path {path}, which cannot be read")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_perturbed_export_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import pytest
+from flax import nnx
 
 from mcld_core.export import export_onnx
 from tests.export.families import FAMILIES, arguments, assert_exports
@@ -44,3 +46,27 @@ def test_a_function(compiled: bool, tmp_path: Path) -> None:
     assert report.framework == "jax"
     assert report.opset == 20
     assert report.max_relative_error < 1e-5
+
+
+class Pools(nnx.Module):
+    """Convolution, batch norm and pooling whose window is given by position, as users write it."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.conv, self.norm = nnx.Conv(3, 6, (3, 3), rngs=rngs), nnx.BatchNorm(6, rngs=rngs)
+        self.head = nnx.Linear(6, 10, rngs=rngs)
+
+    def __call__(self, images: Any) -> Any:
+        values = nnx.relu(self.norm(self.conv(images)))
+        values = nnx.max_pool(values, (2, 2), strides=(2, 2))
+        values = nnx.relu(nnx.avg_pool(values, (2, 2), (2, 2), "SAME"))
+        return self.head(values.max((1, 2)))
+
+
+def test_pooling_by_position(tmp_path: Path) -> None:
+    path, pooling = tmp_path / "a.onnx", nnx.max_pool
+    with jax.numpy_dtype_promotion("standard"):  # nnx's own mean divides by an int64
+        report = export_onnx(Pools(), path, input_shape=(10, 10, 3))
+    assert report.max_relative_error < 1e-5
+    assert {"MaxPool", "AveragePool"} <= {node.op_type for node in onnx.load(path).graph.node}
+    assert nnx.max_pool is pooling
