@@ -13,12 +13,22 @@ nox.options.sessions = ["tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 FRAMEWORKS = {"numpy": [], "torch": ["torch"], "tensorflow": ["tensorflow"], "jax": ["jax"]}
-SUITES = [*FRAMEWORKS, "keras-tensorflow", "keras-jax", "keras-torch", "distributed"]
+KERAS_BACKENDS = ("tensorflow", "jax", "torch")
+EVERYTHING = ("torch", "tensorflow", "jax", "flax", "keras", "examples", "export")
+# Extras without a framework of their own, and the one that they are tried with.
+COMPANIONS = {"keras": ["jax"], "onnx": ["torch"], "examples": ["torch"]}
+SUITES = [*FRAMEWORKS, *(f"keras-{name}" for name in KERAS_BACKENDS), "distributed"]
 
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the library, editable, with dependency groups of pyproject.toml."""
     session.install("-e", ".", *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+def ignored(*suites: str) -> list[str]:
+    """List the options that leave out the folders of tests that these suites are not."""
+    folders = ("keras", "distributed", "examples", "export", "docs", *FRAMEWORKS)
+    return [f"--ignore=tests/{name}" for name in folders if name not in suites]
 
 
 def library_sources() -> list[Path]:
@@ -45,23 +55,21 @@ def tests(session: nox.Session, suite: str) -> None:
         session.run("pytest", "tests/keras", *session.posargs, env=env)
     else:
         install(session, "test", *FRAMEWORKS[suite], *(["idioms"] if suite == "torch" else []))
-        others = ["keras", "distributed", "examples", "export", *FRAMEWORKS]
-        ignored = [f"--ignore=tests/{name}" for name in others if name != suite]
         env = {"MCLD_TEST_BACKENDS": suite}
-        session.run("pytest", "tests", *ignored, *session.posargs, env=env)
+        session.run("pytest", "tests", *ignored(suite), *session.posargs, env=env)
 
 
 @nox.session
 def examples(session: nox.Session) -> None:
     """Run the quick command of each example, and the tests of what they share."""
-    install(session, "test", "examples", "torch", "tensorflow", "jax", "flax", "keras")
+    install(session, "test", *EVERYTHING)
     session.run("pytest", "tests/examples", *session.posargs)
 
 
 @nox.session
 def export(session: nox.Session) -> None:
-    """Export students from every framework to ONNX and verify them."""
-    install(session, "test", "examples", "export", "torch", "tensorflow", "jax", "flax", "keras")
+    """Export students from every framework to ONNX and verify them; run the notebook."""
+    install(session, "test", *EVERYTHING)
     session.run("pytest", "tests/export", *session.posargs)
 
 
@@ -74,10 +82,11 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and format with ruff."""
+    """Check style and format with ruff, and the workflow with actionlint."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("actionlint", *map(str, sorted(Path(".github", "workflows").glob("*.yml"))))
 
 
 @nox.session
@@ -97,35 +106,49 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Report how much of the library the suites of NumPy and PyTorch run."""
-    install(session, "test", "torch", "idioms", "coverage")
+    """Report how much of the library the suites run, with every framework in one environment.
+
+    ``nox -s coverage -- export`` runs the named parts alone and asks for no percentage.
+    """
+    install(session, "test", *EVERYTHING, "idioms", "coverage")
     session.env["COVERAGE_FILE"] = str(Path(".coverage").resolve())
-    session.env["MCLD_TEST_BACKENDS"] = "numpy,torch"
-    others = ["keras", "distributed", "examples", "export", "tensorflow", "jax"]
-    paths = ["tests", *(f"--ignore=tests/{name}" for name in others)]
+    pages = ["--ignore=tests/test_readme.py", "--ignore=tests/test_docs.py"]
+    frameworks = ("numpy", "torch", "tensorflow")
+    parts: dict[str, tuple[list[str], dict[str, str]]] = {
+        ",".join(frameworks): (["tests", *ignored(*frameworks), *pages], {}),
+        "jax": (["tests", *ignored("jax"), *pages], {}),
+        "torch,tensorflow,jax": (["tests/distributed"], {}),
+        "export": (["tests/export"], {"MCLD_TEST_BACKENDS": ""}),
+    }
+    for name in KERAS_BACKENDS:
+        env = {"MCLD_TEST_BACKENDS": "keras", "KERAS_BACKEND": name}
+        parts[f"keras-{name}"] = (["tests/keras"], env)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *(session.posargs or paths))
+    for name in session.posargs or parts:
+        paths, env = parts[name]
+        few = ["-m", "pytest", "--hypothesis-profile=coverage", *paths]
+        session.run("coverage", "run", *few, env={"MCLD_TEST_BACKENDS": name} | env)
     session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report")
+    session.run("coverage", "report", *([] if session.posargs else ["--fail-under=95"]))
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the site into site/: offline, warnings are errors."""
-    session.install(*nox.project.dependency_groups(PYPROJECT, "docs"))
-    shutil.rmtree("build", ignore_errors=True)  # a stale build folder gets into the wheel
-    session.install("--no-deps", ".")  # mkdocstrings reads the installed package
-    env = {"NO_MKDOCS_2_WARNING": "1"}  # the theme's advertisement
-    session.run("mkdocs", "build", "--strict", *session.posargs, env=env)
+    """Build the site into site/: offline, warnings are errors; look at it in headless Chromium.
 
-
-@nox.session
-def build(session: nox.Session) -> None:
-    """Build and check wheel and sdist, and try the wheel in an empty environment.
-
-    ``nox -s build -- torch`` installs that extra with it and computes a loss there, too.
+    Without a Chromium its tests are skipped, and fail if MCLD_REQUIRE_CHROMIUM is set.
     """
-    session.install(*nox.project.dependency_groups(PYPROJECT, "build"))
+    session.install(*nox.project.dependency_groups(PYPROJECT, "docs", "test"))
+    shutil.rmtree("build", ignore_errors=True)  # a stale build folder gets into the wheel
+    session.install(".")  # mkdocstrings reads the installed package
+    env = {"NO_MKDOCS_2_WARNING": "1"}  # the theme's advertisement
+    session.run("mkdocs", "build", "--strict", env=env)
+    # -P: the repository's folder mcld_core is not the installed package
+    session.run("python", "-P", "-m", "pytest", "tests/docs", *session.posargs)
+
+
+def packages(session: nox.Session) -> Path:
+    """Build wheel and sdist into dist/ and check them; return the wheel."""
     for folder in ("build", "dist"):
         shutil.rmtree(folder, ignore_errors=True)
     session.run("pyproject-build")  # the wheel is built from the sdist
@@ -139,19 +162,35 @@ def build(session: nox.Session) -> None:
     modules = sum(name.endswith(".py") for name in names)
     if modules != len(library_sources()):
         session.error(f"the wheel has {modules} modules of {len(library_sources())}")
+    return wheel
 
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build and check wheel and sdist, and try the wheel in an empty environment for each extra.
+
+    ``nox -s build -- torch`` tries the wheel alone and that extra; ``-- none`` the wheel alone.
+    The versions are those that the suites run with.
+    """
+    session.install(*nox.project.dependency_groups(PYPROJECT, "build"))
+    wheel = packages(session)
+    extras = session.posargs or list(PYPROJECT["project"]["optional-dependencies"])
     folder = Path(session.create_tmp()).resolve()
-    session.run("python", "-m", "venv", "--clear", str(folder / "empty"))
-    python = str(folder / "empty" / "bin" / "python")
-    extras = f"[{','.join(session.posargs)}]" if session.posargs else ""
-    session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}{extras}", external=True)
-    session.chdir(folder)
-    session.run(python, "-m", "mcld_core", external=True)
-    loss = (
-        "import numpy as np, mcld_core as m; print(m.mcld_loss(np.eye(3), np.eye(3), np.arange(3)))"
-    )
-    for backend in ["numpy", *(extra for extra in session.posargs if extra in FRAMEWORKS)]:
-        session.run(python, "-c", loss, external=True, env={"MCLD_BACKEND": backend})
+    pins = {
+        pin for group in PYPROJECT["dependency-groups"].values() for pin in group if "==" in pin
+    }
+    (folder / "pins.txt").write_text("\n".join(sorted(pins)), "utf-8")
+    smoke = Path(".ci", "smoke.py").resolve()
+    for extra in ["none", *(name for name in extras if name != "none")]:
+        empty = folder / "empty"
+        session.run("python", "-m", "venv", "--clear", str(empty))
+        python = str(empty / "bin" / "python")
+        chosen = [] if extra == "none" else [extra, *COMPANIONS.get(extra, [])]
+        named = f"{wheel}[{','.join(chosen)}]" if chosen else str(wheel)
+        pip = [python, "-m", "pip", "install", "--quiet", "--constraint", str(folder / "pins.txt")]
+        session.run(*pip, named, external=True)
+        session.run(python, str(smoke), extra, str(empty), external=True)
+        shutil.rmtree(empty)
 
 
 @nox.session

@@ -35,6 +35,9 @@ hypothesis.settings.register_profile(
     database=None,
     phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
 )
+hypothesis.settings.register_profile(  # to see which lines run
+    "coverage", hypothesis.settings.get_profile("quick"), max_examples=2
+)
 hypothesis.settings.register_profile("thorough", max_examples=300, deadline=None)
 hypothesis.settings.load_profile("quick")
 
