@@ -19,7 +19,7 @@ from . import plots, results
 from .data import Dataset, load_dataset
 from .files import write_atomically, write_json, write_text
 from .logs import Diverged, Row, Stopped, say
-from .options import parse_options, resolved
+from .options import check_resumed, parse_options, resolved
 from .readers import DataError
 from .report import Predictions, write_report
 
@@ -137,6 +137,8 @@ def tune(trainer: Trainer, options: argparse.Namespace) -> dict[str, float]:
 
 def compare(trainer: Trainer, options: argparse.Namespace, data: Dataset) -> None:
     """Train every method with every seed; write the table, the curves and the report."""
+    if options.resume:
+        check_resumed(options)
     if trainer.speaks:
         write_json(options.out / "config.json", resolved(options))
     collected: list[results.Result] = []

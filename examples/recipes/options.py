@@ -17,6 +17,7 @@ from typing import Any
 from .data import DATASETS
 from .defaults import DATASET_DEFAULTS
 from .methods import METHODS, add_method_options, mcld_config
+from .readers import DataError
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -216,3 +217,35 @@ def resolved(options: argparse.Namespace) -> dict[str, Any]:
         key: str(value) if isinstance(value, Path) else value
         for key, value in sorted(values.items())
     }
+
+
+#: What a resumed run may change: where and on what it runs, what is compared, what comes after.
+#: Rates, epochs and models are checked against each training's own checkpoint.
+MAY_CHANGE = {
+    *("out", "data_dir", "teacher_cache", "device", "replicas", "eval_batch_size", "tensorboard"),
+    *("methods", "seeds", "lr", "epochs", "teacher_lr", "teacher_epochs", "lr_grid", "tune_seeds"),
+    *("transfer", "transfer_size", "transfer_validation_size"),
+}
+
+
+def check_resumed(options: argparse.Namespace) -> None:
+    """Check a resumed run against the ``config.json`` in its folder, where there is one.
+
+    Raises:
+        DataError: options that a training depends on differ, or the file is damaged.
+    """
+    path = options.out / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and pass the options") from error
+    now = json.loads(json.dumps(resolved(options)))
+    differ = [key for key in now if key not in MAY_CHANGE and saved.get(key, now[key]) != now[key]]
+    if differ:
+        changes = ", ".join(f"{key} was {saved[key]!r} and is {now[key]!r}" for key in differ)
+        raise DataError(
+            f"--resume: {options.out} is of a run with other options: {changes}. Resume with "
+            f"--config {path}, or choose another --out"
+        )

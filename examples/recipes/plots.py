@@ -43,6 +43,9 @@ def curves(histories: Mapping[str, list[Row]]) -> Any:
                 epochs, [100 * row["validation_accuracy"] for row in rows], colour, linestyle=":"
             )
     loss_axes.set(xlabel="epoch", ylabel="training loss (each method's own)", yscale="log")
+    for set_formatter in (loss_axes.yaxis.set_major_formatter, loss_axes.yaxis.set_minor_formatter):
+        set_formatter(lambda value, _: f"{value:g}")
+    loss_axes.tick_params(axis="y", which="minor", labelsize="small")
     for axes in (loss_axes, accuracy_axes):
         axes.xaxis.get_major_locator().set_params(integer=True)
     accuracy_axes.set(xlabel="epoch", ylabel="accuracy in %  (test —, validation ···)")
@@ -60,13 +63,14 @@ def terms(rows: list[Row], name: str) -> Any:
     for key in rows[0]:
         if key.startswith("term_") and key != "term_ramp":
             axes.plot(epochs, [row[key] for row in rows], label=key.removeprefix("term_"))
-    axes.set(xlabel="epoch", ylabel="mean over the rows, unweighted", title=name)
+    figure.suptitle(name)
+    axes.set(xlabel="epoch", ylabel="mean over the rows, unweighted")
     axes.xaxis.get_major_locator().set_params(integer=True)
     if "term_ramp" in rows[0]:
         ramp = axes.twinx()
         ramp.plot(epochs, [row["term_ramp"] for row in rows], "k:", label="ramp")
         ramp.set(ylim=(0, 1.05), ylabel="ramp of the category-wise term (···)")
-    axes.legend(loc="upper center")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(axes.lines), frameon=False)
     return figure
 
 
@@ -79,16 +83,29 @@ def logit_correlations(logits: Logits) -> NDArray[np.float64]:
 
 
 def correlation_maps(teacher: Logits, students: Mapping[str, Logits]) -> Any:
-    """Draw how far each student's logit correlations are from the teacher's, class by class."""
+    """Draw the teacher's logit correlations, and how far each student's are from them."""
+    from matplotlib.colors import PowerNorm
+
     wanted = logit_correlations(teacher)
-    figure = new_figure(3.2 * len(students) + 0.8, 3.6)
-    panels = figure.subplots(1, len(students), squeeze=False)[0]
-    for axes, (name, logits) in zip(panels, students.items(), strict=True):
-        difference = np.abs(logit_correlations(logits) - wanted)
-        image = axes.imshow(difference, vmin=0, vmax=1, cmap="magma")
-        axes.set(title=f"{name}\nmean {difference.mean():.3f}", xlabel="class")
-    panels[0].set_ylabel("class")
-    figure.colorbar(image, ax=list(panels), label="|difference of the correlations|")
+    differences = {
+        name: np.abs(logit_correlations(logits) - wanted) for name, logits in students.items()
+    }
+    greatest = max(float(difference.max()) for difference in differences.values())
+    columns = min(3, 1 + len(students))
+    rows = -(-(1 + len(students)) // columns)
+    figure = new_figure(3.4 * columns + 1.2, 3.5 * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[1 + len(students) :]:
+        axes.set_axis_off()
+    panels[0].imshow(wanted, vmin=-1, vmax=1, cmap="RdBu_r")
+    panels[0].set(title="teacher: −1 blue, 1 red", xlabel="class", ylabel="class")
+    norm = PowerNorm(0.5, 0, max(greatest, 1e-6))  # so that small differences are seen, too
+    for axes, (name, difference) in zip(panels[1:], differences.items(), strict=False):
+        image = axes.imshow(difference, norm=norm, cmap="magma")
+        axes.set(title=f"{name}: mean {difference.mean():.3f}", xlabel="class", ylabel="class")
+    figure.colorbar(
+        image, ax=panels, shrink=0.75, label="|student's correlation − teacher's|, root scale"
+    )
     return figure
 
 
@@ -103,16 +120,30 @@ def similarity_matrices(
     order = np.argsort(labels[:rows], kind="stable")
     exponentials = np.exp(teacher[order] - teacher[order].max(1, keepdims=True))
     keys = exponentials / exponentials.sum(1, keepdims=True)
-    figure = new_figure(3.6 * len(students) + 0.4, 4)
+    figure = new_figure(3.9 * len(students) + 0.4, 3.6)
     panels = figure.subplots(1, len(students), squeeze=False)[0]
     for axes, (name, logits) in zip(panels, students.items(), strict=True):
         similarity = logits[order] @ keys.T
         similarity = similarity - similarity.mean(1, keepdims=True)
         image = axes.imshow(similarity, cmap="viridis")
-        axes.set(title=name, xlabel="teacher row (sorted by class)")
+        axes.set(title=name, xlabel="teacher's row, by class")
         figure.colorbar(image, ax=axes, shrink=0.75)
-    panels[0].set_ylabel("student row (sorted by class)")
+        _mark_classes(axes, labels[order])
+    panels[0].set_ylabel("student's row, by class")
     return figure
+
+
+def _mark_classes(axes: Any, labels: Labels) -> None:
+    """Put the number of each class at the middle of its rows, and lines between; few classes."""
+    classes, starts = np.unique(labels, return_index=True)
+    if len(classes) > 20:
+        return
+    ends = np.append(starts[1:], len(labels))
+    middles = (starts + ends - 1) / 2
+    axes.set(xticks=middles, yticks=middles, xticklabels=classes, yticklabels=classes)
+    for edge in starts[1:] - 0.5:
+        axes.axhline(edge, color="white", linewidth=0.4)
+        axes.axvline(edge, color="white", linewidth=0.4)
 
 
 def confusion(logits: Logits, labels: Labels, name: str) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import plots
-from .files import write_text
+from .files import write_atomically, write_text
 from .logs import Row
 
 STYLE = """
@@ -20,7 +20,7 @@ h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem }
 table { border-collapse: collapse } td, th { padding: .3rem .8rem; border-bottom: 1px solid #ccc }
 td:not(:first-child), th:not(:first-child) { text-align: right }
 img { max-width: 100%; height: auto } figure { margin: 0 } figcaption { color: #555 }
-pre { background: #f4f4f4; padding: .8rem; overflow-x: auto }
+pre { background: #f4f4f4; padding: .8rem; columns: 22rem; font-size: .8rem; white-space: pre-wrap }
 """
 
 
@@ -44,6 +44,8 @@ def write_report(
 ) -> None:
     """Write the report: the table, the curves, what the students' logits look like, the options.
 
+    Its pictures lie in a folder of its name beside it, too, for use elsewhere.
+
     Args:
         path: the HTML file, written atomically.
         title: its heading.
@@ -52,61 +54,71 @@ def write_report(
         predictions: logits to look at.
         options: the resolved options.
     """
-    students = predictions.students
-    shown = next((name for name in ("mcld", "mcld-ce") if name in students), list(students)[-1])
-    sections = [
-        f"<h2>Accuracy</h2>{table_html(table)}",
-        picture(
-            "Curves", plots.curves(histories), "Training loss and accuracies by epoch, first seed."
-        ),
-    ]
-    sections += [
-        picture(
-            f"Terms of {name}",
-            plots.terms(rows, name),
-            "The parts of the loss before their weights.",
-        )
-        for name, rows in histories.items()
-        if name.startswith("mcld")
-    ]
-    sections += [
-        picture(
-            "Teacher–student logit correlation",
-            plots.correlation_maps(predictions.teacher, students),
-            "Correlations between classes over the test set: distance of the student's from "
-            "the teacher's. Darker is closer.",
-        ),
-        picture(
-            "Similarity of student and teacher rows",
-            plots.similarity_matrices(
-                predictions.teacher,
-                {"before training": predictions.untrained, f"{shown}, after": students[shown]},
-                predictions.labels,
-            ),
-            "Rows of the test set, sorted by class, before and after training.",
-        ),
-        picture(
-            "Confusion",
-            plots.confusion(students[shown], predictions.labels, shown),
-            "Test set, in percent of each true class.",
-        ),
-    ]
-    values = html.escape(json.dumps(dict(options), indent=2))
+    sections = [f"<h2>Accuracy</h2>{table_html(table)}"]
+    for heading, figure, caption in _figures(histories, predictions):
+        image = plots.png(figure)
+        file = path.with_suffix("") / f"{heading.lower().replace(' ', '_')}.png"
+        write_atomically(file, lambda out, image=image: out.write(image) and None)
+        sections.append(picture(heading, image, caption))
+    values = "\n".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
     write_text(
         path,
         "\n".join(
             [
                 "<!doctype html>",
                 '<html lang="en"><head><meta charset="utf-8">',
+                '<meta name="viewport" content="width=device-width">',
                 '<link rel="icon" href="data:,">',  # else browsers ask for /favicon.ico
                 f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
                 f"<h1>{html.escape(title)}</h1>",
                 *sections,
-                f"<h2>Options</h2><pre>{values}</pre>",
+                f"<h2>Options</h2><pre>{html.escape(values)}</pre>",
                 "</body></html>",
                 "",
             ]
         ),
+    )
+
+
+def _figures(
+    histories: Mapping[str, list[Row]], predictions: Predictions
+) -> Iterator[tuple[str, Any, str]]:
+    """Yield (heading, figure, caption)."""
+    students = predictions.students
+    shown = next((name for name in ("mcld", "mcld-ce") if name in students), list(students)[-1])
+    yield (
+        "Curves",
+        plots.curves(histories),
+        "Training loss and accuracies by epoch, first seed. Losses of different methods do not "
+        "compare; MCLD's grows while the ramp brings in its category-wise term.",
+    )
+    for name, rows in histories.items():
+        if name.startswith("mcld"):
+            yield (
+                f"Terms of {name}",
+                plots.terms(rows, name),
+                "The parts of the loss before their weights.",
+            )
+    yield (
+        "Logit correlation",
+        plots.correlation_maps(predictions.teacher, students),
+        "Correlations between the classes' logits over the test set: the teacher's, and each "
+        "student's distance from them. Darker is closer.",
+    )
+    yield (
+        "Similarity",
+        plots.similarity_matrices(
+            predictions.teacher,
+            {"before training": predictions.untrained, f"{shown}, after": students[shown]},
+            predictions.labels,
+        ),
+        "Similarity of the student's rows to the teacher's, test images sorted by class, before "
+        "and after training. Bright blocks on the diagonal: the classes are told apart.",
+    )
+    yield (
+        "Confusion",
+        plots.confusion(students[shown], predictions.labels, shown),
+        "Test set, in percent of each true class.",
     )
 
 
@@ -123,9 +135,9 @@ def table_html(markdown: str) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def picture(heading: str, figure: Any, caption: str) -> str:
-    """Return a section with the figure inside as a PNG."""
-    data = base64.b64encode(plots.png(figure)).decode()
+def picture(heading: str, image: bytes, caption: str) -> str:
+    """Return a section with a PNG inside."""
+    data = base64.b64encode(image).decode()
     return (
         f"<h2>{html.escape(heading)}</h2><figure>"
         f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{data}">'

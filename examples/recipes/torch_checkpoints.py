@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from .readers import DataError
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint; the previous one stays whole until the new one is."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    buffer = io.BytesIO()  # where a disk is full, torch.save would raise a RuntimeError of its own
+    torch.save(state, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()) and None)
 
 
 def load(path: Path) -> dict[str, Any]:

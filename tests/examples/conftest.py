@@ -24,3 +24,11 @@ def plain_jax() -> Iterator[None]:
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture
+def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of the PyTorch example ends without pictures and export: they outlast its training."""
+    monkeypatch.setattr("recipes.comparison.write_report", lambda *_: None)
+    monkeypatch.setattr("recipes.plots.png", lambda figure: b"")
+    monkeypatch.setattr("recipes.torch_onnx.export_student", lambda *_: None)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
 import pytest
-from recipes import files
+import torch
+from recipes import files, npz, torch_checkpoints
 
 
 def test_a_crash_before_the_rename_leaves_the_previous_version(
@@ -37,3 +43,34 @@ def test_an_error_while_writing_leaves_the_previous_version(tmp_path: Path) -> N
         files.write_atomically(path, half)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.bin"]
+
+
+class FullDisk(io.BytesIO):
+    """A file on a disk with 100 bytes left."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > 100:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: files.write_text(path, 200 * "x"),
+        lambda path: torch_checkpoints.save(path, {"weight": torch.zeros(100_000)}),
+        lambda path: npz.save(path, {"weight": np.zeros(100_000)}, {"epoch": 3}),
+    ],
+    ids=["text", "torch", "npz"],
+)
+def test_a_full_disk_is_named_and_leaves_the_previous_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    monkeypatch.setattr(files, "open", lambda *_: FullDisk(), raising=False)
+    with pytest.raises(OSError, match=r"cannot write .*file: No space left .*Free some space") as e:
+        write(path)
+    assert e.value.errno == errno.ENOSPC
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from recipes.methods import mcld_config
-from recipes.options import build_parser, parse_options, resolved
+from recipes.options import MAY_CHANGE, build_parser, check_resumed, parse_options, resolved
+from recipes.readers import DataError
 
 from mcld_core import MCLDConfig
 
@@ -114,3 +115,23 @@ def test_mistakes_on_the_command_line_are_named(
     with pytest.raises(SystemExit, match="2"):
         parse(*argv)
     assert message in capsys.readouterr().err
+
+
+def test_a_resumed_run_may_change_what_its_trainings_do_not_depend_on(tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path))
+    check_resumed(parse(*out))  # nothing to compare with
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(resolved(parse(*out))))
+    check_resumed(parse(*out, "--methods", "kd", "--seeds", "3", "--data-dir", "other"))
+    with pytest.raises(DataError, match=r"batch_size was 64 and is 32, mcld_beta was 1.0 and is 2"):
+        check_resumed(parse(*out, "--batch-size", "32", "--mcld-beta", "2"))
+    with pytest.raises(DataError, match=r"Resume with --config .*config.json, or choose another"):
+        check_resumed(parse(*out, "--crop", "1"))
+    path.write_text("{")
+    with pytest.raises(DataError, match=r"config.json is damaged"):
+        check_resumed(parse(*out))
+
+
+def test_what_may_change_are_options() -> None:
+    known = vars(parse()).keys() | {"device", "replicas", "transfer", "transfer_size"}
+    assert known | {"transfer_validation_size"} >= MAY_CHANGE

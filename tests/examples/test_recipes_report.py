@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -59,32 +60,100 @@ def write(path: Path, classes: int = 4) -> None:
     report.write_report(path, "A & B", table, histories, predictions, {"lr": ["mcld=0.1"]})
 
 
-@pytest.mark.parametrize("classes", [4, 100])
-def test_the_report_is_one_file_that_asks_for_nothing(tmp_path: Path, classes: int) -> None:
-    path = tmp_path / "report.html"
-    write(path, classes)
-    text = path.read_text()
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write(path)
+    return path
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(written: Path) -> None:
+    text = written.read_text()
     assert "<td>&lt;b&gt;</td>" in text
     assert "A &amp; B" in text
     assert len(re.findall('src="data:image/png;base64,', text)) == 5
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
 
 
-def test_the_report_loads_in_a_browser_and_its_pictures_have_a_size(tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.fail("this test needs a browser: install chromium (apt-get install chromium)")
-    path = tmp_path / "report.html"
-    write(path)
-    probe = """<script>
-    addEventListener("error", e => document.title = "failed " + e.message, true);
-    addEventListener("load", () => {
-      const sizes = [...document.images].map(i => i.naturalWidth * i.naturalHeight);
-      document.title += " " + sizes.length + " " + sizes.every(s => s > 10000);
-    });</script></head>"""
-    path.write_text(path.read_text().replace("</head>", probe, 1))
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_a_report_on_many_classes_is_drawn(tmp_path: Path) -> None:
+    write(tmp_path / "report.html", classes=100)
+    assert (tmp_path / "report" / "confusion.png").exists()
+
+
+def test_its_pictures_lie_beside_it(written: Path) -> None:
+    names = ["confusion", "curves", "logit_correlation", "similarity", "terms_of_mcld"]
+    files = sorted(written.with_suffix("").iterdir())
+    assert [file.name for file in files] == [f"{name}.png" for name in names]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def find_browser() -> str:
+    """Return a Chromium: the one that CHROMIUM names, or else one on the path."""
+    named = os.environ.get("CHROMIUM")
+    names = [named] if named else ["chromium", "chromium-browser", "google-chrome"]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is not None:
+        return found
+    reason = f"no browser: none of {', '.join(names)} is there (apt-get install chromium)"
+    if named or os.environ.get("MCLD_REQUIRE_CHROMIUM") == "1":
+        pytest.fail(reason)
+    pytest.skip(f"{reason}; MCLD_REQUIRE_CHROMIUM=1 makes this a failure")
+
+
+#: Collects errors of loading and of scripts, and writes them and the pictures' sizes to the title.
+PROBE = """<script>
+addEventListener("error", e => document.title += " failed: " + (e.message || e.target.src), true);
+addEventListener("load", () => {
+  const sizes = [...document.images].map(i => i.naturalWidth * i.naturalHeight * i.clientWidth);
+  document.title += " " + sizes.length + " " + sizes.every(size => size > 1000000);
+});</script></head>"""
+
+
+def open_in_browser(path: Path, profile: Path) -> tuple[str, list[str]]:
+    """Return the page's title after loading, and what went to its console."""
+    command = [find_browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--enable-logging=stderr", f"--user-data-dir={profile}", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     (title,) = re.findall("<title>(.*?)</title>", done.stdout)
+    return title, re.findall(r":CONSOLE[:(].*", done.stderr)
+
+
+def test_the_report_loads_in_a_browser_and_its_pictures_have_a_size(
+    written: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(written.read_text().replace("</head>", PROBE, 1))
+    title, console = open_in_browser(path, tmp_path / "profile")
     assert title == "A &amp; B 5 true"
+    assert console == []
+
+
+def test_a_broken_picture_and_a_broken_script_are_seen(tmp_path: Path) -> None:
+    """Else the test above could not fail."""
+    path = tmp_path / "report.html"
+    broken = '<img src="data:image/png;base64,AAAA"><script>nothing.there</script>'
+    path.write_text(f"<title>A</title><head>{PROBE}<body>{broken}</body>")
+    title, console = open_in_browser(path, tmp_path / "profile")
+    assert "failed: data:image/png;base64,AAAA" in title
+    assert title.endswith("1 false")
+    assert len(console) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "outcome"),
+    [
+        ({"CHROMIUM": "no-such-browser"}, pytest.fail.Exception),
+        ({"MCLD_REQUIRE_CHROMIUM": "1"}, pytest.fail.Exception),
+        ({}, pytest.skip.Exception),
+    ],
+)
+def test_a_missing_browser_is_skipped_where_none_is_required(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], outcome: type[BaseException]
+) -> None:
+    for name in ("CHROMIUM", "MCLD_REQUIRE_CHROMIUM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(outcome, match="apt-get install chromium"):
+        find_browser()
