@@ -1,411 +1,217 @@
-"""Distil time-series models on overlapping windows: two classifiers and a forecaster.
+"""Distil time-series models on overlapping windows: three classifiers and a forecaster.
 
     pip install 'mcld[torch,examples,onnx]'
-    pip install --no-deps aeon
+    pip install --no-deps aeon sktime
     python examples/timeseries_vowels.py
 
-The data are read from the package `aeon`, which need not be importable; nothing is downloaded.
+The data are read from the packages `aeon` and `sktime`, which need not be importable; nothing is
+downloaded.
 
 - vowels: JapaneseVowels, 9 speakers, 12 channels of 7 to 29 steps;
 - leaf: OSULeaf, 6 kinds of leaves, 427 steps;
+- plaid: PLAID, the current of 11 kinds of appliances, 100 to 1344 steps (from `sktime`);
 - forecast: an arterial blood pressure, 24 values ahead, as distributions over bins.
 
-Teachers are convolutions that are trained here, students have a tenth of the weights or less.
+Teachers are networks that are trained here, students have a tenth of the weights or less.
 ``--quick`` takes under a minute: few epochs, one seed, no tuning. Everything goes to ``--out``:
-tables, curves, every number, and the students as ONNX files.
+tables, curves, every number, and the students as ONNX files. Data: `recipes/series.py`, models:
+`recipes/torch_series.py`, losses: `recipes/torch_sequence_losses.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recipes.logs import say
+from recipes.series import CONTEXT, SETS, load_classified, load_pressure, packaged_data
 
 from mcld_core.extensions.timeseries import (
     Windows,
     bin_labels,
-    cut_windows,
     forecast_bins,
     forecast_to_logits,
-    window_mcld_loss,
 )
 
-METHODS = ("ce", "kd", "mcld", "mcld+ce", "instance", "sample", "category")
-FORECAST_METHODS = ("mae", *METHODS[:3], "mcld, overlap not masked", *METHODS[3:])
-CONTEXT, HORIZON, BINS = 64, 24, 16
-ALONE = {"weight_instance": 0.0, "weight_sample": 0.0, "weight_category": 0.0}
-WEIGHTS: dict[str, dict[str, float]] = {
-    "mcld": {},
-    "mcld+ce": {"weight_ce": 1.0},
-    "mcld, overlap not masked": {},
-    "instance": ALONE | {"weight_instance": 1.0},
-    "sample": ALONE | {"weight_sample": 1.0},
-    "category": ALONE | {"weight_category": 1.0, "category_warmup": 0.0},
-}
+BINS = 16
+PARTS = (*SETS, "forecast")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts; return the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    parts = ["vowels", "leaf", "forecast"]
-    add("--parts", nargs="+", choices=parts, default=parts)
+    add("--parts", nargs="+", choices=PARTS, default=PARTS)
     add("--quick", action="store_true", help="few epochs, one seed, no tuning of learning rates")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
-    add("--methods", nargs="+", choices=FORECAST_METHODS, help="default: all of a part")
-    add("--epochs", type=int, help="of the students; default: by part")
+    add("--methods", nargs="+", help="names of the table; default: all of a part")
+    add("--epochs", type=int, help="of the students; default: by part; quick: 2")
     add("--data-dir", type=Path, help="a folder laid out as aeon/datasets/data")
     add("--out", type=Path, default=Path("runs/timeseries_vowels"))
     add("--threads", type=int, default=1)
     options = parser.parse_args(argv)
     options.seeds = options.seeds or ([0] if options.quick else [0, 1, 2, 3, 4])
-    folder = options.data_dir or packaged_data()
+    folders = {
+        part: options.data_dir or packaged_data(SETS[part].package if part in SETS else "aeon")
+        for part in options.parts
+    }
 
     import torch
     from recipes.torch_compare import environment
 
     torch.set_num_threads(options.threads)
     say(environment())
-    if "vowels" in options.parts:
-        classifier(options, folder, "JapaneseVowels", "vowels", (10, 5), (64, 16), 20)
-    if "leaf" in options.parts:
-        classifier(options, folder, "OSULeaf", "leaf", (128, 64), (48, 12), 10)
-    if "forecast" in options.parts:
-        forecaster(options, folder)
+    for part, folder in folders.items():
+        if part == "forecast":
+            forecaster(options, folder)
+        else:
+            classifier(options, folder, part)
     return 0
 
 
-def chosen(options: argparse.Namespace, methods: Sequence[str]) -> list[str]:
-    """Return the methods of a part that were asked for."""
-    return [name for name in methods if options.methods is None or name in options.methods]
-
-
-def packaged_data() -> Path:
-    """Return the data folder inside `aeon`."""
-    try:
-        package = metadata.distribution("aeon")
-    except metadata.PackageNotFoundError:
-        raise SystemExit(
-            "the series come with aeon: pip install --no-deps aeon, or pass --data-dir"
-        ) from None
-    return Path(str(package.locate_file("aeon/datasets/data")))
-
-
-def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
-    """Read a .ts file: a series a line, ``:`` between channels, ``,`` between steps, the class."""
-    series, labels = [], []
-    lines = path.read_text("utf-8").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.strip().lower() == "@data")
-    for line in lines[start + 1 :]:
-        if line.strip():
-            *channels, label = line.strip().split(":")
-            series.append(np.asarray([channel.split(",") for channel in channels], float).T)
-            labels.append(label)
-    return series, labels
-
-
-# --- one row of logits a window -----------------------------------------------------------------
-
-
-def classifier(
-    options: argparse.Namespace,
-    folder: Path,
-    dataset: str,
-    name: str,
-    cut: tuple[int, int],
-    widths: tuple[int, int],
-    epochs: int,
-) -> None:
+def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
     """Compare the losses on classified windows; a series has the class of its mean logits."""
     import torch
+    from recipes.sequence_export import export_pair
     from recipes.torch_compare import Task, compare
+    from recipes.torch_sequence_losses import METHODS, window_loss
+    from recipes.torch_series import WindowClassifier, fit, shuffled
 
-    from mcld_core.export import export_onnx
+    settings = SETS[name]
+    parts = load_classified(settings, folder)
+    inputs = {split: torch.tensor(part.inputs()) for split, part in parts.items()}
+    places = {split: tensors(part.windows) for split, part in parts.items()}
+    train = places["train"]
+    labels = torch.tensor(parts["train"].classes)[train["series"]]
+    classes = int(labels.max()) + 1
+    channels = inputs["train"].shape[1] - 1
 
-    series, names = read_ts(folder / dataset / f"{dataset}_TRAIN.ts")
-    kinds = sorted(set(names))
-    order = np.random.default_rng(0).permutation(len(series))
-    held_out = len(series) // 5
-    mean = np.concatenate(series).mean(0)
-    deviation = np.concatenate(series).std(0)
-    rows_of = {"train": order[held_out:], "validation": order[:held_out]}
-    raw = {
-        part: ([series[i] for i in rows], [names[i] for i in rows])
-        for part, rows in rows_of.items()
-    }
-    raw["test"] = read_ts(folder / dataset / f"{dataset}_TEST.ts")
-    windows = {
-        part: cut_windows([(one - mean) / deviation for one in some], *cut)
-        for part, (some, _) in raw.items()
-    }
-    of_series = {
-        part: np.asarray([kinds.index(kind) for kind in labels])
-        for part, (_, labels) in raw.items()
-    }
-    data = {part: tensors(one) for part, one in windows.items()}
-    labels = torch.tensor(of_series["train"])[data["train"]["series"]]
+    def model(width: int) -> Any:
+        return WindowClassifier(channels, width, classes, settings.dilations)
 
-    def accuracy(model: Any, part: str) -> dict[str, float]:
-        logits = torch.log_softmax(model(data[part]["values"]), 1)
-        summed = torch.zeros(len(of_series[part]), len(kinds))
-        summed = summed.index_add(0, data[part]["series"], logits)
-        right = summed.argmax(1).numpy() == of_series[part]
+    def accuracy(model: Any, split: str) -> dict[str, float]:
+        logits = torch.log_softmax(model(inputs[split]), 1)
+        summed = torch.zeros(len(parts[split].classes), classes)
+        summed = summed.index_add(0, places[split]["series"], logits)
+        right = summed.argmax(1).numpy() == parts[split].classes
         return {"accuracy %": 100 * float(right.mean())}
 
-    channels = series[0].shape[1]
     torch.manual_seed(0)
     teacher = fit(
-        convolutions(channels, widths[0], len(kinds)),
-        data["train"]["values"],
+        model(settings.widths[0]),
+        inputs["train"],
         lambda logits, rows: torch.nn.functional.cross_entropy(logits, labels[rows]),
-        3 if options.quick else 2 * epochs,
+        3 if options.quick else 60,
+        lr=1e-2,
     )
     with torch.no_grad():
-        teacher_logits = teacher(data["train"]["values"])
-        baselines = accuracy(teacher, "test")
+        teacher_logits = teacher(inputs["train"])
 
     def loss(method: str, model: Any, rows: Any, progress: float) -> Any:
-        part = {field: tensor[rows] for field, tensor in data["train"].items()}
-        student = model(part["values"])
-        places = {field: part[field] for field in ("starts", "lengths", "series")}
-        return logit_loss(
-            method,
-            student,
-            teacher_logits[rows],
-            labels[rows],
-            progress,
-            places,
-            labels=labels[rows],
-        )
+        student = model(inputs["train"][rows])
+        where = {field: column[rows] for field, column in train.items()}
+        return window_loss(method, student, teacher_logits[rows], labels[rows], progress, where)
 
     task = Task(
         name,
-        lambda: convolutions(channels, widths[1], len(kinds)),
+        lambda: model(settings.widths[1]),
         lambda order: shuffled(order, len(labels), 64),
         loss,
         accuracy,
         chosen(options, METHODS),
-        epochs=options.epochs or (2 if options.quick else epochs),
-        learning_rates=(1e-2,) if options.quick else (1e-2, 3e-2),
-        baselines=baselines,
+        epochs=options.epochs or (2 if options.quick else settings.epochs),
+        learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
     )
-    student = compare(task, options.seeds, options.out)
-    say(f"teacher: {sum(p.numel() for p in teacher.parameters()):,} parameters")
-    say(
-        str(
-            export_onnx(
-                student,
-                options.out / f"{name}.onnx",
-                example_input=data["test"]["values"][:4].numpy(),
-            )
-        )
-    )
-
-
-def logit_loss(
-    method: str,
-    student: Any,
-    teacher: Any,
-    targets: Any,
-    progress: float,
-    places: dict[str, Any],
-    **more: Any,
-) -> Any:
-    """Return the loss of a method on logits (windows, classes) or (windows, steps, bins)."""
-    import torch
-
-    from mcld_core import MCLDConfig, kd_loss
-
-    if method in ("ce", "kd"):
-        classes = student.shape[-1]
-        rows, targets = student.reshape(-1, classes), targets.reshape(-1)
-        ce = torch.nn.functional.cross_entropy(rows, targets)
-        if method == "ce":
-            return ce
-        return 0.5 * ce + 0.5 * kd_loss(rows, teacher.reshape(-1, classes), temperature=2.0)
-    if method.endswith("not masked"):
-        places = {}
-    return window_mcld_loss(
-        student,
-        teacher,
-        **places,
-        **more,
-        progress=progress,
-        config=MCLDConfig(**WEIGHTS[method]),
-    )
-
-
-def tensors(windows: Windows) -> dict[str, Any]:
-    """Return the windows as tensors: values are (windows, channels, steps)."""
-    import torch
-
-    found = {
-        field: torch.tensor(getattr(windows, field)) for field in ("starts", "lengths", "series")
-    }
-    return found | {"values": torch.tensor(windows.values, dtype=torch.float32).transpose(1, 2)}
-
-
-def shuffled(order: np.random.Generator, count: int, size: int) -> Iterator[Any]:
-    """Yield the rows of an epoch's batches."""
-    import torch
-
-    for rows in np.array_split(order.permutation(count), max(1, count // size)):
-        yield torch.tensor(rows)
-
-
-def convolutions(channels: int, width: int, outputs: int) -> Any:
-    """Three convolutions, the mean over the steps, a linear head."""
-    from torch import nn
-
-    layers: list[Any] = []
-    for inputs, size in ((channels, 7), (width, 5), (width, 3)):
-        layers += [
-            nn.Conv1d(inputs, width, size, padding=size // 2),
-            nn.BatchNorm1d(width),
-            nn.ReLU(),
-        ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, outputs))
-
-
-def fit(model: Any, inputs: Any, loss: Callable[[Any, Any], Any], epochs: int) -> Any:
-    """Train a teacher on ``loss(outputs, rows)``."""
-    import torch
-
-    order = np.random.default_rng(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - epoch / epochs)
-    for _ in range(epochs):
-        for rows in shuffled(order, len(inputs), 64):
-            value = loss(model(inputs[rows]), rows)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-        schedule.step()
-    return model.eval()
-
-
-# --- one row of logits a step of the forecast ---------------------------------------------------
+    student = compare(task, options.seeds, options.out, teacher)
+    export_pair(student, teacher, options.out / f"{name}.onnx", inputs["test"][:4].numpy())
 
 
 def forecaster(options: argparse.Namespace, folder: Path) -> None:
     """Compare the losses on forecasts, real-valued and turned into distributions over bins."""
     import torch
+    from recipes.sequence_export import export_pair
     from recipes.torch_compare import Task, compare
+    from recipes.torch_sequence_losses import METHODS, window_loss
+    from recipes.torch_series import Forecaster, fit, shuffled
 
-    from mcld_core.export import export_onnx
-
-    name = "135_UCR_Anomaly_InternalBleeding16"
-    rows = (folder / "KDD-TSAD_135" / f"{name}_TEST.csv").read_text("utf-8").splitlines()[1:]
-    pressure = np.asarray([float(row.split(",")[1]) for row in rows])[::2]
-    ends = {"train": 0.6, "validation": 0.75, "test": 1.0}
-    data, targets, first = {}, {}, 0
-    for part, share in ends.items():
-        last = int(share * len(pressure))
-        cut = cut_windows([pressure[first:last]], CONTEXT + HORIZON, 4)
-        whole = cut.lengths == CONTEXT + HORIZON
-        cut = Windows(*(field[whole] for field in cut))
-        data[part] = tensors(cut)
-        targets[part] = data[part]["values"][:, 0, CONTEXT:]
-        first = last
-    mean, deviation = float(targets["train"].mean()), float(targets["train"].std())
-    inputs = {
-        part: (one["values"][:, :, :CONTEXT] - mean) / deviation for part, one in data.items()
+    windows = load_pressure(folder)
+    values = {
+        split: torch.tensor(one.values[:, :, 0], dtype=torch.float32)
+        for split, one in windows.items()
     }
+    places = tensors(windows["train"])
+    inputs = {split: one[:, :CONTEXT] for split, one in values.items()}
+    targets = {split: one[:, CONTEXT:] for split, one in values.items()}
     edges = forecast_bins(targets["train"].numpy(), BINS)
-    bins = torch.as_tensor(bin_labels(targets["train"], edges)).long()
+    bins = {split: bin_labels(one, edges).long() for split, one in targets.items()}
+    mean, deviation = float(targets["train"].mean()), float(targets["train"].std())
 
-    def model(width: int) -> Any:
-        return Forecaster(width, mean, deviation)
+    def metrics(model: Any, split: str) -> dict[str, float]:
+        forecast = model(inputs[split])
+        logits = forecast_to_logits(forecast, edges)
+        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), bins[split].flatten())
+        mae = (forecast - targets[split]).abs().mean()
+        return {"MAE, mmHg": float(mae), "bins, nats": float(nll)}
 
-    def logits(forecast: Any) -> Any:
-        return forecast_to_logits(forecast, edges)
-
-    def metrics(model: Any, part: str) -> dict[str, float]:
-        forecast = model(inputs[part])
-        nll = torch.nn.functional.cross_entropy(
-            logits(forecast).flatten(0, 1), bin_labels(targets[part], edges).flatten().long()
-        )
-        return {
-            "MAE, mmHg": float((forecast - targets[part]).abs().mean()),
-            "bins, nats": float(nll),
-        }
-
-    Forecaster = forecaster_class()
     torch.manual_seed(0)
     teacher = fit(
-        model(160),
+        Forecaster(160, mean, deviation),
         inputs["train"],
         lambda forecast, rows: (forecast - targets["train"][rows]).abs().mean(),
         5 if options.quick else 60,
+        lr=3e-3,
     )
     with torch.no_grad():
-        teacher_logits = logits(teacher(inputs["train"]))
-        baselines = metrics(teacher, "test")
+        teacher_logits = forecast_to_logits(teacher(inputs["train"]), edges)
 
     def loss(method: str, model: Any, rows: Any, progress: float) -> Any:
         forecast = model(inputs["train"][rows])
         if method == "mae":
             return (forecast - targets["train"][rows]).abs().mean()
-        places = {field: data["train"][field][rows] for field in ("starts", "lengths", "series")}
-        return logit_loss(
-            method,
-            logits(forecast),
-            teacher_logits[rows],
-            bins[rows],
-            progress,
-            places,
-            step_labels=bins[rows],
-            category="step",
-        )
+        student = forecast_to_logits(forecast, edges)
+        where = {field: column[rows] for field, column in places.items()}
+        labels = bins["train"][rows]
+        return window_loss(method, student, teacher_logits[rows], labels, progress, where)
 
+    methods = ("mae", *METHODS[:3], "mcld, overlap not masked", *METHODS[3:])
     task = Task(
         "forecast",
-        lambda: model(12),
-        lambda order: shuffled(order, len(bins), 32),
+        lambda: Forecaster(12, mean, deviation),
+        lambda order: shuffled(order, len(bins["train"]), 32),
         loss,
         metrics,
-        chosen(options, FORECAST_METHODS),
-        epochs=options.epochs or (2 if options.quick else 8),
-        learning_rates=(1e-2,) if options.quick else (1e-2, 3e-2),
+        chosen(options, methods),
+        epochs=options.epochs or (2 if options.quick else 10),
+        learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
         higher_is_better=False,
-        baselines=baselines,
     )
-    student = compare(task, options.seeds, options.out)
-    say(f"teacher: {sum(p.numel() for p in teacher.parameters()):,} parameters")
-    say(
-        str(
-            export_onnx(
-                student,
-                options.out / "forecast.onnx",
-                output_names=["forecast"],
-                example_input=inputs["test"][:4].numpy(),
-            )
-        )
-    )
+    student = compare(task, options.seeds, options.out, teacher)
+    batch = inputs["test"][:4].numpy()
+    path = options.out / "forecast.onnx"
+    export_pair(student, teacher, path, batch, output_names=["forecast"])
 
 
-def forecaster_class() -> Any:
-    """A network of one hidden layer on the last values, in and out in the units of the series."""
+def chosen(options: argparse.Namespace, methods: Sequence[str]) -> list[str]:
+    """Return the methods of a part that were asked for.
+
+    Raises:
+        SystemExit: a part has none of them.
+    """
+    found = [name for name in methods if options.methods is None or name in options.methods]
+    if not found:
+        raise SystemExit(f"--methods: choose from {', '.join(methods)}; got {options.methods}")
+    return found
+
+
+def tensors(windows: Windows) -> dict[str, Any]:
+    """Return the places of the windows, the arguments of `window_mcld_loss`."""
     import torch
-    from torch import nn
 
-    class Forecaster(nn.Module):
-        def __init__(self, width: int, mean: float, deviation: float) -> None:
-            super().__init__()
-            self.mean, self.deviation = mean, deviation
-            self.layers = nn.Sequential(
-                nn.Flatten(), nn.Linear(CONTEXT, width), nn.ReLU(), nn.Linear(width, HORIZON)
-            )
-
-        def forward(self, values: torch.Tensor) -> torch.Tensor:
-            return self.mean + self.deviation * self.layers(values)
-
-    return Forecaster
+    fields = ("starts", "lengths", "series")
+    return {field: torch.tensor(np.asarray(getattr(windows, field))) for field in fields}
 
 
 if __name__ == "__main__":

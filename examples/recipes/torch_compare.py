@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ class Task:
     """What a comparison needs to know; tensors and modules are the task's own.
 
     ``loss(method, model, batch, progress)`` is a scalar, ``metrics(model, split)`` are numbers by
-    name for ``"validation"`` or ``"test"``; the first of them decides between learning rates.
+    name for ``"train"``, ``"validation"`` or ``"test"``; the first of them decides between
+    learning rates.
     """
 
     name: str
@@ -35,9 +37,8 @@ class Task:
     methods: Sequence[str]
     epochs: int
     learning_rates: Sequence[float]
+    """Where the search for each method's rate starts; one: that rate, without a search."""
     higher_is_better: bool = True
-    baselines: dict[str, float] = field(default_factory=dict)
-    """Numbers of the teacher, by the same names."""
 
 
 def train(task: Task, method: str, seed: int, lr: float) -> tuple[Any, list[Row]]:
@@ -75,40 +76,70 @@ def train(task: Task, method: str, seed: int, lr: float) -> tuple[Any, list[Row]
     return model, rows
 
 
-def compare(task: Task, seeds: Sequence[int], out: Path, tune_seed: int | None = 100) -> Any:
+def tune(task: Task, method: str, seeds: Sequence[int]) -> dict[float, float]:
+    """Return the validation score of each rate that was tried, the mean over the seeds.
+
+    The grid grows by factors of 2 past an edge that is best, until that no longer helps: the
+    best rate lies within it.
+    """
+    sign = 1.0 if task.higher_is_better else -1.0
+
+    def tried(lr: float) -> float:
+        values = []
+        for seed in seeds:
+            last = train(task, method, seed, lr)[1][-1]
+            values.append(next(last[key] for key in last if key.startswith("validation ")))
+        score = statistics.fmean(values)
+        say(f"trial: {task.name} {method} lr {lr:g}: {score:.3f}")
+        return score if math.isfinite(score) else -sign * math.inf
+
+    scores = {lr: tried(lr) for lr in task.learning_rates}
+    while True:
+        best = _best(scores, sign)
+        if best not in (min(scores), max(scores)):
+            return scores
+        beyond = 2 * best if best == max(scores) else best / 2
+        scores[beyond] = tried(beyond)
+        if sign * scores[beyond] <= sign * scores[best]:
+            return scores
+
+
+def _best(scores: dict[float, float], sign: float) -> float:
+    return max(scores, key=lambda lr: sign * scores[lr])
+
+
+def compare(
+    task: Task,
+    seeds: Sequence[int],
+    out: Path,
+    teacher: Any,
+    tune_seeds: Sequence[int] = (100,),
+) -> Any:
     """Tune each method's learning rate on the validation split, then train it with every seed.
 
-    Writes ``<task>.json`` (every number), ``<task>.md`` (the table) and ``<task>.png`` (curves).
+    Writes ``<task>.json`` (every number), ``<task>.md`` (the table) and ``<task>.png`` (curves),
+    anew after each method.
 
     Returns:
         The last student of the last MCLD method, or else the first method's, for export.
     """
-    import torch
-
     records: list[dict[str, Any]] = []
     curves: dict[str, list[list[Row]]] = {}
     tuning: dict[str, dict[str, float]] = {}
     exported = None
+    baselines = _scores(task, teacher)
     for method in task.methods:
         lr = task.learning_rates[0]
-        if tune_seed is not None and len(task.learning_rates) > 1:
-            tuning[method] = {
-                f"{rate:g}": _tried(task, method, tune_seed, rate) for rate in task.learning_rates
-            }
-            choose = max if task.higher_is_better else min
-            lr = float(choose(tuning[method], key=lambda rate: tuning[method][rate]))
+        if len(task.learning_rates) > 1:
+            tried = tune(task, method, tune_seeds)
+            tuning[method] = {f"{rate:g}": tried[rate] for rate in sorted(tried)}
+            lr = _best(tried, 1.0 if task.higher_is_better else -1.0)
         for seed in seeds:
             model, rows = train(task, method, seed, lr)
-            with torch.no_grad():
-                scores = task.metrics(model, "test")
+            scores = _scores(task, model)
+            seconds = sum(row["seconds"] for row in rows)
             records.append(
-                {
-                    "method": method,
-                    "seed": seed,
-                    "lr": lr,
-                    **scores,
-                    "cpu_seconds": sum(row["seconds"] for row in rows),
-                }
+                {"method": method, "seed": seed, "lr": lr, **scores, "cpu_seconds": seconds}
             )
             curves.setdefault(method, []).append(rows)
             say(
@@ -117,31 +148,42 @@ def compare(task: Task, seeds: Sequence[int], out: Path, tune_seed: int | None =
             )
         if exported is None or method.startswith("mcld"):
             exported = model
-    parameters = sum(p.numel() for p in task.student().parameters())
-    text = table(records, task.baselines)
-    write_json(
-        out / f"{task.name}.json",
-        {
-            "student_parameters": parameters,
+        about = {
+            "environment": environment(),
+            "teacher_parameters": _size(teacher),
+            "student_parameters": _size(model),
+            "epochs": task.epochs,
+            "tuning_seeds": list(tune_seeds),
             "tuning": tuning,
-            "teacher": task.baselines,
-            "runs": records,
-        },
+            "teacher": baselines,
+        }
+        write_json(out / f"{task.name}.json", {**about, "runs": records})
+        write_text(out / f"{task.name}.md", table(records, baselines) + "\n")
+        _write_figure(out / f"{task.name}.png", draw(curves))
+    say(
+        f"\n{task.name}: teacher {_size(teacher):,} parameters, student {_size(exported):,}, "
+        f"{task.epochs} epochs, {len(seeds)} seeds\n"
+        f"{table(records, baselines)}\n"
     )
-    write_text(out / f"{task.name}.md", text + "\n")
-    figure = draw(curves)
-    write_atomically(out / f"{task.name}.png", lambda file: file.write(png(figure)) and None)
-    say(f"\n{task.name}, {parameters:,} parameters, {len(seeds)} seeds\n{text}\n")
     return exported
 
 
-def _tried(task: Task, method: str, seed: int, lr: float) -> float:
-    """Return the first validation metric of a trial's last epoch."""
-    _, rows = train(task, method, seed, lr)
-    name = next(key for key in rows[-1] if key.startswith("validation "))
-    value = float(rows[-1][name])
-    say(f"trial: {task.name} {method} lr {lr:g}: {name} {value:.3f}")
-    return value
+def _scores(task: Task, model: Any) -> dict[str, float]:
+    """Return the test metrics, and the first one of the training split beside them."""
+    import torch
+
+    with torch.no_grad():
+        test, fitted = task.metrics(model, "test"), task.metrics(model, "train")
+    first = next(iter(test))
+    return test | {f"training {first}": fitted[first]}
+
+
+def _write_figure(path: Path, figure: Any) -> None:
+    write_atomically(path, lambda file: file.write(png(figure)) and None)
+
+
+def _size(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def table(records: Sequence[dict[str, Any]], teacher: dict[str, float]) -> str:

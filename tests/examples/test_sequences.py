@@ -9,6 +9,7 @@ import nlp_newsgroups
 import numpy as np
 import pytest
 import timeseries_vowels
+from recipes import torch_compare
 
 RUN = {"method", "seed", "lr", "cpu_seconds"}
 
@@ -64,10 +65,14 @@ def write_ts(path: Path, channels: int, lengths: list[int]) -> None:
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def test_time_series(tmp_path: Path) -> None:
+def test_time_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
-    for name, channels, steps in (("JapaneseVowels", 12, 9), ("OSULeaf", 1, 150)):
+    for name, channels, steps in (
+        ("JapaneseVowels", 12, 9),
+        ("OSULeaf", 1, 150),
+        ("PLAID", 1, 190),
+    ):
         for part in ("TRAIN", "TEST"):
             lengths = [steps + 5 * (i % 3) for i in range(60)]
             write_ts(data / name / f"{name}_{part}.ts", channels, lengths)
@@ -81,8 +86,40 @@ def test_time_series(tmp_path: Path) -> None:
     assert timeseries_vowels.main(options) == 0
     check(out, "vowels", 14, 75.0)  # chance: 50 %
     check(out, "leaf", 14, 40.0)  # two quick epochs do not learn it
+    check(out, "plaid", 14, 40.0)
     check(out, "forecast", 18, 0.1)
-    assert (out / "forecast.onnx").stat().st_size > 1000
+    said = capsys.readouterr().out
+    for name in ("vowels", "leaf", "plaid", "forecast"):
+        assert (out / f"{name}.onnx").stat().st_size > 1000
+        assert f"{name}, one row: student " in said
+
+
+def test_padded_steps_do_not_change_the_logits() -> None:
+    import torch
+    from recipes.torch_series import WindowClassifier
+
+    torch.manual_seed(0)
+    model = WindowClassifier(2, 4, 3, (1, 4, 16)).eval()
+    window = torch.cat([torch.randn(1, 2, 30), torch.ones(1, 1, 30)], 1)
+    padded = torch.nn.functional.pad(window, (0, 50))
+    torch.testing.assert_close(model(padded), model(window))
+
+
+@pytest.mark.parametrize(("best", "tried"), [(0.08, 5), (0.01, 3), (0.0025, 5)])
+def test_the_search_for_a_rate_goes_past_its_edges(
+    best: float, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores fall on both sides of ``best``: it is found inside the rates that were tried."""
+
+    def train(task: object, method: str, seed: int, lr: float) -> tuple[None, list[dict]]:
+        return None, [{"epoch": 1, "validation accuracy %": -abs(np.log(lr / best))}]
+
+    monkeypatch.setattr(torch_compare, "train", train)
+    task = torch_compare.Task("t", *[lambda: None] * 4, ["ce"], 1, (0.01, 0.02))  # type: ignore[list-item]
+    scores = torch_compare.tune(task, "ce", [100])
+    assert max(scores, key=scores.__getitem__) == pytest.approx(best)
+    assert min(scores) < best < max(scores)
+    assert len(scores) == tried
 
 
 @pytest.mark.parametrize("example", [nlp_newsgroups, timeseries_vowels])

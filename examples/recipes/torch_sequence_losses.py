@@ -1,0 +1,91 @@
+"""The losses that the text and the time-series example compare, by the names of their tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from mcld_core import MCLDConfig, kd_loss, mcld_loss
+from mcld_core.extensions.nlp import token_mcld_loss
+from mcld_core.extensions.timeseries import window_mcld_loss
+
+METHODS = ("ce", "kd", "mcld", "mcld+ce", "instance", "sample", "category")
+_ALONE = {"weight_instance": 0.0, "weight_sample": 0.0, "weight_category": 0.0}
+_WEIGHTS: dict[str, dict[str, float]] = {
+    "mcld": {},
+    "mcld+ce": {"weight_ce": 1.0},
+    "mcld, overlap not masked": {},
+    "instance": _ALONE | {"weight_instance": 1.0},
+    "sample": _ALONE | {"weight_sample": 1.0},
+    "category": _ALONE | {"weight_category": 1.0, "category_warmup": 0.0},
+}
+
+
+def plain_loss(
+    method: str,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """Return cross-entropy (``"ce"``) or half of it and half KD (``"kd"``) over all rows."""
+    classes = student.shape[-1]
+    rows = student.reshape(-1, classes)
+    ce = cross_entropy(rows, labels.reshape(-1))
+    if method == "ce":
+        return ce
+    kd = kd_loss(rows, teacher.reshape(-1, classes), temperature=temperature)
+    return 0.5 * ce + 0.5 * kd
+
+
+def row_loss(
+    method: str,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    labels: torch.Tensor,
+    progress: float,
+) -> torch.Tensor:
+    """Return the loss of a method on logits (batch, classes), one row a text."""
+    if method in ("ce", "kd"):
+        return plain_loss(method, student, teacher, labels, 2.0)
+    config = MCLDConfig(**_WEIGHTS[method])
+    return mcld_loss(student, teacher, labels, config=config, progress=progress)
+
+
+def token_loss(
+    method: str,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    labels: torch.Tensor,
+    progress: float,
+) -> torch.Tensor:
+    """Return the loss of a method on logits (batch, tokens, vocabulary)."""
+    if method in ("ce", "kd"):
+        return plain_loss(method, student, teacher, labels, 1.0)
+    config = MCLDConfig(**_WEIGHTS[method])
+    return token_mcld_loss(student, teacher, labels, config=config, progress=progress)
+
+
+def window_loss(
+    method: str,
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    labels: torch.Tensor,
+    progress: float,
+    places: dict[str, torch.Tensor],
+) -> torch.Tensor:
+    """Return the loss of a method on windows (batch, classes), or steps (batch, time, bins).
+
+    ``places`` are the windows' ``starts``, ``lengths`` and ``series``; labels are one a row.
+    """
+    if method in ("ce", "kd"):
+        return plain_loss(method, student, teacher, labels, 2.0)
+    options: dict[str, Any] = {} if method.endswith("not masked") else dict(places)
+    if student.ndim == 3:
+        options |= {"step_labels": labels, "category": "step"}
+    else:
+        options["labels"] = labels
+    config = MCLDConfig(**_WEIGHTS[method])
+    return window_mcld_loss(student, teacher, config=config, progress=progress, **options)
