@@ -1,75 +1,154 @@
-"""Peak memory of `token_mcld_loss` in PyTorch, forward and backward, beyond its inputs.
+"""Peak memory of `token_mcld_loss`, forward and backward, beyond its inputs, by framework.
 
     python benchmarks/token_memory.py
 
-Each shape runs in a process of its own; the peak is the process's largest resident set, less what
-it held with both arrays of logits made. The line of 8,192 tokens shows that no array of tokens ×
-tokens (256 MiB here) outlives its block.
+PyTorch as it is, PyTorch under ``torch.compile``, compiled around a loss that stays outside
+(``torch.compiler.disable``), JAX under jit, and TensorFlow in a ``tf.function``. Each row runs in a
+process of its own; the peak is the process's largest resident set during the call, less the one
+before it with both arrays of logits made. A call on a small shape comes first, for what is loaded
+or compiled once. The shape of 8,192 tokens shows whether an array of tokens × tokens (256 MiB
+there) outlives its block. Linux.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import platform
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-SHAPES = [(4, 512, 32_000), (16, 512, 256), (4, 512, 256)]
+import numpy as np
 
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+Step = Callable[..., Any]
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run every shape, or in a process of its own the one that is given."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", type=int, nargs=3, metavar=("SEQUENCES", "TOKENS", "VOCABULARY"))
-    options = parser.parse_args(argv)
-    if options.shape is not None:
-        print(measure(*options.shape), flush=True)
-        return 0
-    print("| sequences × tokens, vocabulary | logits MiB | tokens² MiB | peak beyond MiB | CPU s |")
-    print("|---|---|---|---|---|", flush=True)
-    for shape in SHAPES:
-        command = [sys.executable, __file__, "--shape", *map(str, shape)]
-        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout, end="")
-    import torch
-
-    print(
-        f"\ntorch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}, float32, 1 thread"
-    )
-    return 0
+SHAPES = [(4, 512, 32_000), (16, 512, 256)]
+SMALL = (2, 300, 4)
 
 
-def measure(sequences: int, tokens: int, vocabulary: int) -> str:
-    """Return the table line of one shape."""
+def torch_step(kind: str) -> tuple[Step, Step]:
+    """Return array → tensor, and the step: loss and gradient."""
     import torch
 
     from mcld_core.extensions.nlp import token_mcld_loss
 
     torch.set_num_threads(1)
-    warm = torch.randn(2, 300, 4, requires_grad=True)
-    token_mcld_loss(warm, torch.randn(2, 300, 4)).backward()  # allocates what is made once
-    generator = torch.Generator().manual_seed(0)
-    shape = (sequences, tokens, vocabulary)
-    student = torch.randn(shape, generator=generator).requires_grad_()
-    teacher = torch.randn(shape, generator=generator)
-    labels = torch.randint(vocabulary, shape[:2], generator=generator)
-    before, start = _peak(), time.process_time()
-    token_mcld_loss(student, teacher, labels, shift=True).backward()
-    seconds, mebi = time.process_time() - start, 2.0**20
+    function = torch.compiler.disable(token_mcld_loss) if "outside" in kind else token_mcld_loss
+
+    def loss(student: Any, teacher: Any, labels: Any) -> Any:
+        return function(student, teacher, labels, shift=True)
+
+    compiled = loss if kind == "torch" else torch.compile(loss, fullgraph="outside" not in kind)
+
+    def step(student: Any, teacher: Any, labels: Any) -> Any:
+        compiled(student.requires_grad_(), teacher, labels).backward()
+        return student.grad
+
+    return torch.from_numpy, step
+
+
+def jax_step(kind: str) -> tuple[Step, Step]:
+    """Return array → array on the device, and the step."""
+    import jax
+
+    from mcld_core.extensions.nlp import token_mcld_loss
+
+    def loss(student: Any, teacher: Any, labels: Any) -> Any:
+        return token_mcld_loss(student, teacher, labels, shift=True)
+
+    jitted = jax.jit(jax.value_and_grad(loss))
+    return jax.numpy.asarray, lambda *arrays: jax.block_until_ready(jitted(*arrays))
+
+
+def tensorflow_step(kind: str) -> tuple[Step, Step]:
+    """Return array → tensor, and the step."""
+    import tensorflow as tf
+
+    from mcld_core.extensions.nlp import token_mcld_loss
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+    @tf.function
+    def step(student: Any, teacher: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            loss = token_mcld_loss(student, teacher, labels, shift=True)
+        return tape.gradient(loss, student)
+
+    return tf.constant, step
+
+
+FRAMEWORKS = {
+    "torch": torch_step,
+    "torch, compiled": torch_step,
+    "torch, compiled outside the loss": torch_step,
+    "jax, jit": jax_step,
+    "tensorflow, tf.function": tensorflow_step,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run every shape, or in a process of its own the one that is given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--frameworks", nargs="+", choices=FRAMEWORKS, default=list(FRAMEWORKS))
+    add("--shape", type=int, nargs=3, metavar=("SEQUENCES", "TOKENS", "VOCABULARY"))
+    options = parser.parse_args(argv)
+    if options.shape is not None:
+        print(measure(options.frameworks[0], tuple(options.shape)), flush=True)
+        return 0
+    print("| sequences × tokens, vocabulary | framework | logits | tokens² | peak beyond |")
+    print("|---|---|---|---|---|", flush=True)
+    for shape in SHAPES:
+        for framework in options.frameworks:
+            command = [sys.executable, __file__, "--frameworks", framework]
+            command += ["--shape", *map(str, shape)]
+            found = subprocess.run(command, check=True, capture_output=True, text=True)
+            print(found.stdout.splitlines()[-1], flush=True)
+    packages = sorted({name.split(",")[0] for name in options.frameworks})
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    print(
+        f"\nMiB; {versions}, Python {platform.python_version()}, {platform.machine()}, float32, "
+        "1 thread"
+    )
+    return 0
+
+
+def measure(framework: str, shape: tuple[int, int, int]) -> str:
+    """Return the table line of one framework and shape."""
+    convert, step = FRAMEWORKS[framework](framework)
+    step(*map(convert, arrays(SMALL)))
+    inputs = tuple(map(convert, arrays(shape)))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    step(*inputs)
+    peak = _status("VmHWM") - before
+    sequences, tokens, vocabulary = shape
     rows = sequences * tokens
     return (
-        f"| {sequences} × {tokens}, {vocabulary:,} | {4 * rows * vocabulary / mebi:.0f} | "
-        f"{4 * rows * rows / mebi:.0f} | {(_peak() - before) / mebi:.0f} | {seconds:.1f} |"
+        f"| {sequences} × {tokens}, {vocabulary:,} | {framework} | "
+        f"{4 * rows * vocabulary / 2**20:.0f} | {4 * rows * rows / 2**20:.0f} | "
+        f"{peak / 2**10:.0f} |"
     )
 
 
-def _peak() -> float:
-    """Return the largest resident set so far in bytes (Linux counts it in KiB, macOS in bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else 1024 * peak)
+def arrays(shape: tuple[int, int, int]) -> Arrays:
+    """Return student and teacher logits and labels."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, shape[2], shape[:2])
+    student = rng.standard_normal(shape, np.float32)
+    return student, rng.standard_normal(shape, np.float32), labels
+
+
+def _status(field: str) -> int:
+    """Return a line of the process's status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
 if __name__ == "__main__":

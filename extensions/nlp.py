@@ -188,8 +188,9 @@ def token_mcld_loss(
 
     The means are over what is valid in the batch, so padding changes nothing. For the
     classification of whole texts `mcld_core.mcld_loss` itself is the loss. Memory grows with
-    tokens · vocabulary and with one block of anchors · tokens, never tokens² (in the form that
-    ``torch.compile`` fuses, tokens² too).
+    tokens · vocabulary and with one block of anchors · tokens, never tokens²; but the form that
+    ``torch.compile`` fuses holds tokens² numbers. ``torch.compiler.disable(token_mcld_loss)``
+    beside a compiled model keeps to blocks.
 
     Args:
         student_logits: (batch, tokens, vocab), any float dtype.

@@ -1,4 +1,4 @@
-"""`token_mcld_loss`, `TopKLogits` and `align_vocabulary` in every backend."""
+"""`token_mcld_loss` in every backend."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcld_core import MCLDConfig, sample_wise
-from mcld_core.extensions.nlp import TopKLogits, align_vocabulary, token_mcld_loss
-from tests.cases import logits
-from tests.extensions import oracles
-from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, call, make_case
+from mcld_core import sample_wise
+from mcld_core.extensions.nlp import TopKLogits, token_mcld_loss
+from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
+from tests.extensions.token_cases import SCALE, bind, expected
 from tests.frameworks import Framework
-from tests.tolerance import (
-    assert_central,
-    assert_finite,
-    assert_gradient,
-    assert_value,
-    assert_zero,
-)
+from tests.tolerance import assert_central, assert_gradient, assert_value
 
-SCALE = 10.0  # no |S| of these cases is larger
 TERMS = ("instance", "sample", "token", "category")
 
 VARIANTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -35,26 +27,6 @@ VARIANTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"similarity": "dot", "weight_instance": 0.0}, {}),
     ({"weight_sample": 0.0, "weight_category": 0.0, "weight_instance": 2.0}, {}),
 ]
-
-
-def bind(
-    backend: Framework,
-    case: SequenceCase,
-    dtype: str = "float64",
-    settings: dict[str, Any] | None = None,
-    **options: Any,
-) -> Any:
-    given_arrays = {"labels": case.labels, "attention_mask": case.mask}
-    given_arrays["sequence_labels"] = case.groups
-    return call(backend, token_mcld_loss, case, dtype, settings, **(given_arrays | options))
-
-
-def expected(case: SequenceCase, settings: dict[str, Any], **options: Any) -> dict[str, float]:
-    options = {"labels": case.labels, "sequence_labels": case.groups} | options
-    by_sequence = options.pop("category", "token") == "sequence"
-    return oracles.token_terms(
-        case.student, case.teacher, mask=case.mask, by_sequence=by_sequence, **options, **settings
-    )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -251,100 +223,6 @@ def test_the_divergence_is_that_of_the_core(backend: Framework) -> None:
     assert_value(backend.to_numpy(terms["sample"]), backend.to_numpy(flat), scale=SCALE)
 
 
-@pytest.mark.parametrize("shift", [False, True])
-def test_top_k_with_all_of_the_vocabulary_equals_dense(backend: Framework, shift: bool) -> None:
-    case = make_case(10)
-    stored = top_k(backend, case.teacher, CLASSES)
-    student = backend.array(case.student, "float64")
-    dense = bind(backend, case, shift=shift)(student)
-    found = token_mcld_loss(
-        student,
-        stored,
-        backend.array(case.labels),
-        attention_mask=backend.array(case.mask),
-        sequence_labels=backend.array(case.groups),
-        shift=shift,
-    )
-    assert_value(backend.to_numpy(found), backend.to_numpy(dense), scale=SCALE)
-
-
-@pytest.mark.parametrize("tail", [True, False])
-def test_top_k_equals_its_definition(backend: Framework, tail: bool) -> None:
-    case = make_case(11)
-    stored = top_k(backend, case.teacher, 2, tail)
-    teacher = np.empty_like(case.teacher)
-    masses = backend.to_numpy(stored.tail) if tail else None
-    values, indices = backend.to_numpy(stored.values), backend.to_numpy(stored.indices)
-    for b, i in np.ndindex(BATCH, TIME):
-        mass = float(masses[b, i]) if tail else None
-        teacher[b, i] = oracles.top_k_logits(values[b, i], indices[b, i], mass, CLASSES)
-    reference = expected(case.but(teacher=teacher), {})
-    found = token_mcld_loss(
-        backend.array(case.student, "float64"),
-        stored,
-        backend.array(case.labels),
-        attention_mask=backend.array(case.mask),
-        sequence_labels=backend.array(case.groups),
-    )
-    if tail:
-        assert_value(backend.to_numpy(found), reference["total"], scale=SCALE)
-    else:  # labels outside the top k have probability 0: the definition has no such logarithm
-        assert_finite(backend.to_numpy(found))
-    dense = backend.to_numpy(stored.dense(CLASSES))
-    with np.errstate(divide="ignore"):
-        probability = np.exp(dense - np.log(np.exp(dense).sum(-1, keepdims=True)))
-    np.testing.assert_allclose(probability, np.exp(teacher), atol=1e-12)
-
-
-def top_k(backend: Framework, teacher: np.ndarray, k: int, tail: bool = True) -> TopKLogits:
-    stored = TopKLogits.from_logits(teacher, k)
-    return TopKLogits(
-        backend.array(stored.values, "float64"),
-        backend.array(stored.indices),
-        backend.array(stored.tail, "float64") if tail else None,
-    )
-
-
-def test_stored_top_k_keeps_the_mass_of_the_rest() -> None:
-    teacher = logits(np.random.default_rng(12), 2, 3, 7)
-    stored = TopKLogits.from_logits(teacher, 3)
-    p = np.exp(teacher) / np.exp(teacher).sum(-1, keepdims=True)
-    np.testing.assert_allclose(stored.tail, np.sort(p, -1)[..., :4].sum(-1), rtol=1e-12)
-    np.testing.assert_array_equal(stored.values, -np.sort(-teacher, -1)[..., :3])
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_aligned_vocabulary_gives_unknown_tokens_probability_zero(
-    backend: Framework, dtype: str
-) -> None:
-    teacher_vocab = {"a": 0, "b": 3, "c": 1}
-    alignment = align_vocabulary(teacher_vocab, ["c", "d", "a", "b"], teacher_size=5)
-    teacher = logits(np.random.default_rng(13), 2, 3, 5)
-    found = backend.to_numpy(alignment(backend.array(teacher, dtype)))
-    assert alignment.shared == 3
-    np.testing.assert_array_equal(found[..., [0, 2, 3]], teacher[..., [1, 0, 3]])
-    assert (found[..., 1] == -np.inf).all()
-    student = logits(np.random.default_rng(14), 2, 3, 4)
-    labels = backend.array(np.full((2, 3), 2))
-    loss = token_mcld_loss(
-        backend.array(student, dtype), alignment(backend.array(teacher, dtype)), labels
-    )
-    reference = token_mcld_loss(student, np.maximum(found, -1e20), np.full((2, 3), 2))
-    assert_value(backend.to_numpy(loss), reference, dtype, SCALE)
-
-
-def test_a_vocabulary_of_logit_zero_is_not_what_alignment_gives() -> None:
-    """Identical models diverge by 0: a padded token of logit 0 would show here."""
-    alignment = align_vocabulary(["a", "b"], ["a", "b", "new"])
-    teacher = np.asarray([[[1.0, -1.0]]])
-    student = np.asarray([[[1.0, -1.0, -60.0]]])
-    config = MCLDConfig(weight_instance=0, weight_category=0, weight_sample=1)
-    loss = token_mcld_loss(
-        student, alignment(teacher), np.asarray([[0]]), config=config, token_contrast=0.0
-    )
-    assert_zero(loss, "float32")
-
-
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"student": np.zeros((2, 5))}, ValueError, r"student_logits needs three axes .* \(2, 5\)"),
     ({"teacher": np.zeros((4, 3, 6))}, ValueError, "same vocabulary.*align_vocabulary"),
@@ -388,14 +266,3 @@ def test_errors_say_what_to_do(
     labels = options.pop("labels", case.labels)
     with pytest.raises(error, match=text):
         token_mcld_loss(student, changes.get("teacher", case.teacher), labels, **options)
-
-
-def test_errors_of_the_helpers() -> None:
-    with pytest.raises(ValueError, match=r"k needs a number in 1 … 5.*got 6"):
-        TopKLogits.from_logits(np.zeros((1, 1, 5)), 6)
-    with pytest.raises(ValueError, match="tokens in common; got 1 and 2 tokens"):
-        align_vocabulary(["a"], ["b", "c"])
-    with pytest.raises(ValueError, match=r"teacher_size needs at least 2.*got 1"):
-        align_vocabulary(["a", "b"], ["b"], teacher_size=1)
-    with pytest.raises(ValueError, match=r"need 2 entries a row.*got shape \(1, 3\)"):
-        align_vocabulary(["a", "b"], ["b"])(np.zeros((1, 3)))
