@@ -31,6 +31,8 @@ def png(figure: Any) -> bytes:
 
 def curves(histories: Mapping[str, list[Row]]) -> Any:
     """Draw loss and accuracy by epoch: a colour a training, test solid, validation dotted."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = new_figure(11, 4.2)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     for number, (name, rows) in enumerate(histories.items()):
@@ -43,9 +45,9 @@ def curves(histories: Mapping[str, list[Row]]) -> Any:
                 epochs, [100 * row["validation_accuracy"] for row in rows], colour, linestyle=":"
             )
     loss_axes.set(xlabel="epoch", ylabel="training loss (each method's own)", yscale="log")
-    for set_formatter in (loss_axes.yaxis.set_major_formatter, loss_axes.yaxis.set_minor_formatter):
-        set_formatter(lambda value, _: f"{value:g}")
-    loss_axes.tick_params(axis="y", which="minor", labelsize="small")
+    loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss_axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    loss_axes.yaxis.set_minor_formatter(NullFormatter())
     for axes in (loss_axes, accuracy_axes):
         axes.xaxis.get_major_locator().set_params(integer=True)
     accuracy_axes.set(xlabel="epoch", ylabel="accuracy in %  (test —, validation ···)")
@@ -94,6 +96,7 @@ def correlation_maps(teacher: Logits, students: Mapping[str, Logits]) -> Any:
     columns = min(3, 1 + len(students))
     rows = -(-(1 + len(students)) // columns)
     figure = new_figure(3.4 * columns + 1.2, 3.5 * rows)
+    figure.get_layout_engine().set(h_pad=0.12)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels[1 + len(students) :]:
         axes.set_axis_off()
