@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache"
 KNOWN = ("numpy", "torch", "tensorflow", "jax", "keras")  # torch is imported before tensorflow
 
 
@@ -169,14 +171,22 @@ class TensorFlow(Framework):
 
 
 class Jax(Framework):
-    """JAX, with float64 on and every implicit conversion an error."""
+    """JAX, with float64 on and every implicit conversion an error.
+
+    Most of a suite's time is XLA's, for each operation is compiled once a shape: it optimises
+    little here, and what it compiled is kept for the next run.
+    """
 
     name = "jax"
     dtypes = ("float16", "bfloat16", "float32", "float64")
 
     def __init__(self) -> None:
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
         import jax
 
+        jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         jax.config.update("jax_enable_x64", True)
         jax.config.update("jax_numpy_rank_promotion", "raise")
         jax.config.update("jax_numpy_dtype_promotion", "strict")
