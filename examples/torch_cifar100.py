@@ -50,7 +50,8 @@ def add_torch_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--transfer",
         choices=TRANSFER_DATASETS,
-        help="then train a linear probe on the frozen students' features of this data set",
+        help="then train a linear probe on the frozen students' features of this data set; stl10 "
+        "and tinyimagenet (the folder tiny-imagenet-200) are read from --data-dir, too",
     )
     add("--transfer-size", type=int, help="training images of the probe; default all")
     add("--transfer-validation-size", type=int, default=250)

@@ -11,6 +11,18 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+#: Source of a process that runs an example, for {example} and {framework}, as `quick_end` has it.
+QUICK = f"""
+import sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+import {{example}}
+from recipes import comparison, plots, {{framework}}_onnx
+comparison.write_report = lambda *_: None
+plots.png = lambda figure: b""
+{{framework}}_onnx.export_student = lambda *_: None
+sys.exit({{example}}.main(sys.argv[1:]))
+"""
+
 
 @pytest.fixture
 def plain_jax() -> Iterator[None]:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from recipes import array_loop
 
-from tests.examples.conftest import EXAMPLES
+from tests.examples.conftest import EXAMPLES, QUICK
 
 SMALL = ["--teacher", "mlp-16", "--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2"]
 
@@ -41,11 +41,12 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One test looks at the pictures; drawing takes longer than the training of the others."""
+def quick_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test looks at pictures and export; they take longer than the training of the others."""
     if "files" not in request.node.name:
         monkeypatch.setattr("recipes.comparison.write_report", lambda *arguments: None)
         monkeypatch.setattr("recipes.plots.png", lambda figure: b"")
+        monkeypatch.setattr("recipes.jax_onnx.export_student", lambda *_: None)
 
 
 def run(out: Path, *arguments: str) -> int:
@@ -63,17 +64,6 @@ def assert_equal_weights(one: Path, other: Path, tolerance: float = 0.0) -> None
     assert first
     for name in first:
         np.testing.assert_allclose(first[name], second[name], rtol=0, atol=tolerance, err_msg=name)
-
-
-def command(out: Path, *arguments: str) -> list[str]:
-    return [
-        sys.executable,
-        str(EXAMPLES / "jax_cifar100.py"),
-        *SMALL,
-        *arguments,
-        "--out",
-        str(out),
-    ]
 
 
 def test_all_methods_train_and_the_run_leaves_its_files(
@@ -166,7 +156,8 @@ def test_four_devices_equal_one(tmp_path: Path) -> None:
     """Batches of 64 are split over the devices, the last one of 54 is not."""
     extra = ["--student", "conv-2", "--methods", "mcld", "--crop", "0", "--train-size", "246"]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    four = command(tmp_path / "four", *extra)
+    source = QUICK.format(example="jax_cifar100", framework="jax")
+    four = [sys.executable, "-c", source, *SMALL, *extra, "--out", str(tmp_path / "four")]
     subprocess.run(four, env=environment, check=True, capture_output=True)
     assert run(tmp_path / "one", *extra) == 0
     one, other = (tmp_path / name / "seed0" / "mcld" for name in ("one", "four"))

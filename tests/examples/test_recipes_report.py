@@ -113,7 +113,7 @@ def open_in_browser(path: Path, profile: Path) -> tuple[str, list[str]]:
     """Return the page's title after loading, and what went to its console."""
     command = [find_browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += ["--enable-logging=stderr", f"--user-data-dir={profile}", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     (title,) = re.findall("<title>(.*?)</title>", done.stdout)
     return title, re.findall(r":CONSOLE[:(].*", done.stderr)
 

@@ -96,9 +96,8 @@ def test_damage_is_named(tmp_path: Path, damage: object, message: str) -> None:
 
 
 def test_students_are_probed_on_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_end: None
 ) -> None:
-    monkeypatch.setattr("recipes.torch_onnx.export_student", lambda *_: None)
     write_tinyimagenet(tmp_path)
     arguments = ["--teacher", "mlp-4", "--teacher-epochs", "1", "--student", "mlp-8"]
     arguments += ["--epochs", "1", "--methods", "ce", "--data-dir", str(tmp_path)]

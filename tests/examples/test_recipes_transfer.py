@@ -37,7 +37,7 @@ def test_the_probe_is_a_stationary_point_of_its_objective() -> None:
 
 
 def test_students_of_another_data_set_are_probed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_end: None
 ) -> None:
     write_fashion(tmp_path, rows=40)
     arguments = ["--teacher", "conv-4", "--teacher-epochs", "2", "--student", "mlp-32"]
