@@ -20,18 +20,19 @@ from PIL import Image
 from recipes import array_loop, tf_input, tf_models, tf_pictures
 from recipes.readers import DataError
 
-from tests.examples.conftest import EXAMPLES
+from tests.examples.conftest import EXAMPLES, QUICK
 
 SMALL = ["--teacher", "mlp-16", "--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2"]
 COLOURS = {"blue": (20, 20, 230), "green": (20, 230, 20), "red": (230, 20, 20)}
 
 
 @pytest.fixture(autouse=True)
-def few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One test looks at the pictures; drawing takes longer than the training of the others."""
+def quick_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test looks at pictures and export; they take longer than the training of the others."""
     if "report" not in request.node.name:
         monkeypatch.setattr("recipes.comparison.write_report", lambda *arguments: None)
         monkeypatch.setattr("recipes.plots.png", lambda figure: b"")
+        monkeypatch.setattr("recipes.tf_onnx.export_student", lambda *_: None)
 
 
 def run(out: Path, *arguments: str) -> int:
@@ -170,8 +171,8 @@ def test_ctrl_c_saves_within_the_epoch_and_says_how_to_go_on(
 def test_two_replicas_equal_one(tmp_path: Path) -> None:
     """Without batch norm, whose statistics are each replica's own."""
     arguments = [*SMALL, "--methods", "mcld", "--bank-size", "100", "--replicas", "2"]
-    script = [sys.executable, str(EXAMPLES / "tf_imagenet.py"), *arguments]
-    two = [*script, "--out", str(tmp_path / "two")]
+    source = QUICK.format(example="tf_imagenet", framework="tf")
+    two = [sys.executable, "-c", source, *arguments, "--out", str(tmp_path / "two")]
     process = subprocess.run(two, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert "2 replicas" in process.stdout
