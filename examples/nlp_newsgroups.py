@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--train-size", type=int, help="texts of the classifier; default 2000; quick: 300")
     add("--test-size", type=int, help="default 1500; quick: 200")
     add("--characters", type=int, help="training characters; default 90000; quick: 20000")
-    add("--epochs", type=int, help="of the classifiers; default 20; quick: 2")
-    add("--language-epochs", type=int, help="of the language models; default 3; quick: 1")
+    add("--epochs", type=int, help="of the classifiers; default 10; quick: 2")
+    add("--language-epochs", type=int, help="of the language models; default 1")
     add("--teacher", choices=("minilm", "conv"), help="of the classifier; quick: conv")
     add("--data-dir", type=Path, help="the folder of 20newsgroups-train.tab and -test.tab")
     add("--out", type=Path, default=Path("runs/nlp_newsgroups"))
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.train_size = options.train_size or (300 if quick else 2000)
     options.test_size = options.test_size or (200 if quick else 1500)
     options.characters = options.characters or (20_000 if quick else 90_000)
-    options.epochs = options.epochs or (2 if quick else 20)
-    options.language_epochs = options.language_epochs or (1 if quick else 3)
+    options.epochs = options.epochs or (2 if quick else 10)
+    options.language_epochs = options.language_epochs or 1
     options.teacher = options.teacher or ("conv" if quick else "minilm")
 
     import torch
