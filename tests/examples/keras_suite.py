@@ -25,6 +25,15 @@ pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own
 )
 
 
+@pytest.fixture(autouse=True)
+def quick_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test looks at pictures and export; they take longer than the training of the others."""
+    if "files" not in request.node.name:
+        monkeypatch.setattr("recipes.comparison.write_report", lambda *_: None)
+        monkeypatch.setattr("recipes.plots.png", lambda figure: b"")
+        monkeypatch.setattr("recipes.keras_onnx.export_student", lambda *_: None)
+
+
 def assert_equal_weights(one: Path, other: Path) -> None:
     first, second = (keras.models.load_model(path / "last.keras") for path in (one, other))
     assert len(first.get_weights()) == len(second.get_weights()) > 0
