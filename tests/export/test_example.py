@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,15 +95,27 @@ def digits() -> Split:
     return load_dataset("digits", Path("unused")).test
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, Future[str]]]]:
+    """Folder and output of each example; two of them run at a time."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in EXAMPLES}
+    pool = ThreadPoolExecutor(2)
+    yield {name: (out, pool.submit(run, EXAMPLES[name], out)) for name, out in folders.items()}
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_student_of_the_example_and_of_the_command(
-    name: str, tmp_path: Path, pictures: tuple[list[Path], np.ndarray]
+    name: str,
+    runs: dict[str, tuple[Path, Future[str]]],
+    pictures: tuple[list[Path], np.ndarray],
 ) -> None:
-    printed = run(EXAMPLES[name], tmp_path)
+    out, finished = runs[name]
+    printed = finished.result()
     assert printed.count("relative error") == 2
     assert "latency ratio" in printed
     files, labels = pictures
-    paths = tmp_path / "student.onnx", tmp_path / "command.onnx"
+    paths = out / "student.onnx", out / "command.onnx"
     ended, commanded = map(Classifier, paths)
     found = [int(ended(file, top=1)[0][0]) for file in files]
     right = float(np.mean(found == labels))
