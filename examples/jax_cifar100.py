@@ -66,11 +66,12 @@ class JaxTrainer:
         self, method: str, seed: int, lr: float, folder: Path | None, teacher: Trained | None
     ) -> Trained:
         """Train one model by one method."""
-        from recipes.array_loop import Job, Loop
+        from recipes.array_loop import Loop
         from recipes.handover import describe
         from recipes.jax_step import Teaching, make_step
         from recipes.jax_teacher import teach
         from recipes.jax_training import JaxLearner
+        from recipes.training import Job
 
         options = self.options
         if method == "teacher":

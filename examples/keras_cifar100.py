@@ -66,8 +66,9 @@ class KerasTrainer:
         """Train one model by one method."""
         import keras
         from recipes.keras_teacher import answers
-        from recipes.keras_training import Job, Training
+        from recipes.keras_training import Training
         from recipes.logs import say
+        from recipes.training import Job
 
         options = self.options
         keras.utils.set_random_seed(seed)

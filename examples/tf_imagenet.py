@@ -167,10 +167,11 @@ class TfTrainer:
         self, method: str, seed: int, lr: float, folder: Path | None, teacher: Trained | None
     ) -> Trained:
         """Train one model by one method."""
-        from recipes.array_loop import Job, Loop
+        from recipes.array_loop import Loop
         from recipes.handover import describe
         from recipes.tf_onnx import centre_share
         from recipes.tf_training import TfLearner
+        from recipes.training import Job
 
         options = self.options
         if method == "teacher":

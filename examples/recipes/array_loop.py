@@ -17,8 +17,7 @@ import numpy as np
 from . import npz
 from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, write_csv
 from .readers import DataError
-from .training import CHECK_EVERY, validates_best
-from .training import Job as Job
+from .training import CHECK_EVERY, Job, validates_best
 
 FILE = "checkpoint.npz"
 

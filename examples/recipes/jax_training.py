@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +11,11 @@ import numpy as np
 
 from mcld_core import TeacherBank
 
-from .array_loop import Job
 from .data import Dataset, Split, steps_per_epoch, training_batches
 from .jax_network import Devices, Network, Predictor, Variables, accuracy
 from .jax_step import State, Teaching, optimizer
 from .logs import Row
+from .training import Job, learning_rate
 
 
 def named(tree: Any) -> dict[str, np.ndarray]:
@@ -61,9 +60,7 @@ class JaxLearner:
 
     def rate(self, done: float) -> float:
         """Return the learning rate where this part of the run is done."""
-        if self.options.schedule == "cosine":
-            return self.job.lr * 0.5 * (1 + math.cos(math.pi * done))
-        return float(self.job.lr * 0.1 ** sum(done >= part for part in (0.625, 0.75, 0.875)))
+        return learning_rate(self.options.schedule, self.job.lr, done)
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """Yield (images, labels, index)."""

@@ -21,8 +21,7 @@ from .data import Dataset, Split, steps_per_epoch, training_batches
 from .handover import describe
 from .keras_learner import SGD, make_learner, with_cached_teacher
 from .logs import Row, Scalars, StopSignal, epoch_line, say, write_csv
-from .training import CHECK_EVERY, learning_rate, validates_best
-from .training import Job as Job
+from .training import CHECK_EVERY, Job, learning_rate, validates_best
 
 FILE = "checkpoint.zip"
 Logits = NDArray[np.float32]

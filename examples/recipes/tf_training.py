@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,11 +13,11 @@ import tensorflow as tf
 from mcld_core import TeacherBank
 from mcld_core.backends.tensorflow import gather_keys
 
-from .array_loop import Job
 from .logs import Row, say
 from .methods import method_loss
 from .tf_input import evaluation_input, training_input
 from .tf_pictures import Pictures, PictureSet
+from .training import Job, learning_rate
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
@@ -80,9 +79,7 @@ class TfLearner:
 
     def rate(self, done: float) -> float:
         """Return the learning rate; steps are at 30, 60 and 90 % (epochs of 100)."""
-        if self.options.schedule == "cosine":
-            return self.job.lr * 0.5 * (1 + math.cos(math.pi * done))
-        return float(self.job.lr * 0.1 ** sum(done >= part for part in (0.3, 0.6, 0.9)))
+        return learning_rate(self.options.schedule, self.job.lr, done, (0.3, 0.6, 0.9))
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """Yield (images, labels), split over the replicas; say how many pictures were skipped."""
