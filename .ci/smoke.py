@@ -64,7 +64,8 @@ def keras() -> None:
     from mcld_core.backends.keras import MCLDLoss
 
     targets = np.concatenate([LOGITS, LABELS[:, None]], axis=-1).astype("float32")
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, kernel_initializer="identity")])
+    layer = keras.layers.Dense(3, kernel_initializer="identity")
+    model = keras.Sequential([keras.Input((3,)), layer])
     model.compile(keras.optimizers.SGD(0.1), loss=MCLDLoss())
     first, last = model.fit(LOGITS / 5, targets, epochs=2, verbose=0).history["loss"]
     np.testing.assert_allclose(first, EXPECTED, rtol=1e-5)
