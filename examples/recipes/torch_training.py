@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from . import torch_checkpoints as checkpoints
 from .data import Dataset, Split, steps_per_epoch, training_batches
+from .handover import describe
 from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, write_csv
 from .methods import method_loss
 from .torch_inference import Pixels, accuracy, predict
@@ -197,11 +198,8 @@ class Training:
         """Return the model alone, as it is handed on."""
         return {
             "name": self.job.model,
-            "classes": self.data.classes,
-            "dataset": self.data.name,
+            **describe(self.data, self.job.method, self.options.teacher),
             "epoch": self.epoch,
-            "image_shape": list(self.data.image_shape),
-            "normalization": {"mean": list(self.data.mean), "std": list(self.data.std)},
             "model": self.model.state_dict(),
         }
 
