@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mcld_core.backends.jax.onnx_pooling import free_the_batch
 from mcld_core.onnx_packages import require
 from mcld_core.onnx_request import Arrays, ExportRequest
 from mcld_core.onnx_student import call
@@ -121,6 +122,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
             enable_double_precision=any(spec.dtype == np.float64 for spec in specs),
             **options,
         )
+    free_the_batch(model)
     # Where it has moved a transpose past an operation, the shape noted in between is the old one.
     del model.graph.value_info[:]
     path.write_bytes(model.SerializeToString())

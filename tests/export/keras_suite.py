@@ -34,6 +34,19 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     assert_exports(export_onnx, student, forward, family, tmp_path, channels_last=True)
 
 
+@pytest.mark.parametrize("axes", [1, 2])
+def test_pooling_with_and_without_padding(axes: int, tmp_path: Path) -> None:
+    layers = keras.layers
+    kinds = {1: (layers.MaxPooling1D, layers.AveragePooling1D),
+             2: (layers.MaxPooling2D, layers.AveragePooling2D)}  # fmt: skip
+    largest, mean = kinds[axes]
+    shape = (*[9] * axes, 3)
+    pools = [mean(2), mean(2, 1), largest(3, 2, padding="same"), largest(2, 1)]
+    student = keras.Sequential([keras.Input(shape), *pools, layers.Flatten()])
+    report = export_onnx(student, tmp_path / "a.onnx", input_shape=shape)
+    assert report.max_relative_error < 1e-5
+
+
 def test_inputs_by_name_and_softmax(tmp_path: Path) -> None:
     rows = token_rows(4, length=TOKENS)
     swapped = {"mask": rows["mask"], "tokens": rows["tokens"]}
