@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import http.server
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -130,6 +132,42 @@ def test_every_page_is_there(site: Path) -> None:
     assert {*PAGES, "404.html"} == set(pages_of(site))
     text = (site / "index.html").read_text("utf-8")
     assert all(f'href="{page}"' in text for page in ("method.html", "guides/torch.html"))
+
+
+def public_names(module: Path) -> list[str]:
+    """Return what a module offers: ``__all__``, or its functions, classes and re-exports."""
+    names = []
+    for node in ast.parse(module.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+        if isinstance(node, ast.ImportFrom):
+            names += [each.name for each in node.names if each.asname == each.name]
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.append(node.name)
+    return [name for name in names if not name.startswith("_")]
+
+
+def test_every_public_name_has_a_place_on_an_api_page(site: Path) -> None:
+    modules = {
+        f"mcld_core.extensions.{path.stem}": path for path in ROOT.glob("extensions/[!_]*.py")
+    }
+    modules |= {
+        f"mcld_core.backends.{path.parent.name}": path
+        for path in ROOT.glob("backends/*/__init__.py")
+    }
+    modules["mcld_core"] = ROOT / "mcld_core" / "__init__.py"
+    modules["mcld_core.export"] = ROOT / "mcld_core" / "export.py"
+    public = {f"{module}.{name}" for module, path in modules.items() for name in public_names(path)}
+    assert {
+        "mcld_core.mcld_loss",
+        "mcld_core.backends.keras.MCLDLoss",
+        "mcld_core.extensions.timeseries.bin_labels",
+    } <= public
+    pages = "".join(path.read_text("utf-8") for path in (site / "api").glob("*.html"))
+    anchors = set(re.findall(r'\bid="([^"]+)"', pages))
+    # this one stands under the module that the page is about
+    assert public - anchors == {"mcld_core.export_onnx"}
+    assert "mcld_core.export.export_onnx" in anchors
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
