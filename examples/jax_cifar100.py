@@ -1,5 +1,6 @@
 """Train a teacher, then the same student by cross-entropy, KD, DKD and MCLD, with JAX and Flax.
 
+    pip install '.[jax,examples,onnx]' flax optax jax2onnx
     python examples/jax_cifar100.py --dataset digits
 
 takes no download and about a minute on two cores. Data, methods, options and what is written are
