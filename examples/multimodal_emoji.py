@@ -30,6 +30,7 @@ from recipes.files import write_atomically, write_json, write_text
 from recipes.logs import say
 from recipes.readers import DataError
 from recipes.results import spread
+from recipes.training import learning_rate
 from recipes.tuning import search_rate
 
 METHODS = {
@@ -250,7 +251,7 @@ def fit(
         index = order[start : start + options.batch_size]
         progress = step / (epochs * per_epoch)
         for group in optimizer.param_groups:
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * progress))
+            group["lr"] = learning_rate("cosine", lr, progress)
         images = pixels(augment(split.images[index], rng, 1, True))
         value = loss(images, torch.from_numpy(index), progress)
         optimizer.zero_grad(set_to_none=True)

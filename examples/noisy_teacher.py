@@ -27,6 +27,7 @@ from recipes.data import Dataset, Split, load_dataset
 from recipes.logs import say
 from recipes.noisy_report import METHODS, NOISE, TEACHERS, WITHOUT_TEACHER, write_report
 from recipes.readers import DataError
+from recipes.training import learning_rate
 from recipes.tuning import search_rate
 
 TUNE_SEED, TUNE_TEACHERS = 100, ("0 %", "40 %")
@@ -311,7 +312,7 @@ def fit(
         index, order = order[:size], order[size:]
         progress = step / steps
         for group in optimizer.param_groups:
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * progress))
+            group["lr"] = learning_rate("cosine", lr, progress)
         value = loss(model(train.x[index]), index, progress)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
