@@ -92,6 +92,8 @@ class Job:
 
 
 def validates_best(rows: Sequence[Row]) -> bool:
-    """Return whether the last epoch validates better than all before; without a split: 1st."""
-    scores = [row.get("validation_accuracy", 0.0) for row in rows]
-    return scores[-1] > max(scores[:-1], default=-1.0)
+    """Return whether the last epoch validates better than all before; without a split, never."""
+    if "validation_accuracy" not in rows[-1]:
+        return False
+    scores = [row["validation_accuracy"] for row in rows]
+    return bool(scores[-1] > max(scores[:-1], default=-1.0))

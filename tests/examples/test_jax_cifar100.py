@@ -179,6 +179,15 @@ def test_the_teachers_answers_are_kept_and_used(tmp_path: Path) -> None:
     assert run(tmp_path / "three", *arguments) == 2
 
 
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_best_epoch_is_kept_where_a_validation_split_chooses_it(
+    size: int, tmp_path: Path
+) -> None:
+    assert run(tmp_path, "--methods", "ce", "--validation-size", str(size)) == 0
+    kept = {path.name for path in (tmp_path / "seed0" / "ce").glob("*.npz")}
+    assert kept == {"checkpoint.npz", "last.npz"} | ({"best.npz"} if size else set())
+
+
 def test_other_or_damaged_checkpoints_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,4 +61,8 @@ def test_a_stopped_training_says_what_is_kept() -> None:
 def test_the_best_epoch_is_the_first_of_equals() -> None:
     rows = [{"validation_accuracy": value} for value in (0.5, 0.4, 0.5, 0.6)]
     assert [validates_best(rows[: number + 1]) for number in range(4)] == [True, False, False, True]
-    assert [validates_best([{}] * number) for number in (1, 2)] == [True, False]
+
+
+def test_without_a_validation_split_no_epoch_is_the_best() -> None:
+    rows = [{"test_accuracy": value} for value in (0.5, 0.6)]
+    assert [validates_best(rows[:number]) for number in (1, 2)] == [False, False]

@@ -143,6 +143,17 @@ def test_ctrl_c_saves_within_the_epoch_and_says_how_to_go_on(
 
 
 @quickly
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_best_epoch_is_kept_where_a_validation_split_chooses_it(
+    size: int, tmp_path: Path
+) -> None:
+    arguments = [*SMALL, "--methods", "ce", "--validation-size", str(size)]
+    assert torch_cifar100.main([*arguments, "--out", str(tmp_path)]) == 0
+    kept = {path.name for path in (tmp_path / "seed0" / "ce").glob("*.pt")}
+    assert kept == {"checkpoint.pt", "last.pt"} | ({"best.pt"} if size else set())
+
+
+@quickly
 def test_a_checkpoint_of_another_training_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
