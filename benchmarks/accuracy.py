@@ -7,7 +7,8 @@ Every variant trains the same students (same initial weights, same batches) from
 learning rate is chosen on the validation split by one more seed, and the test split is only
 reported. All options of ``examples/torch_cifar100.py`` are taken. The result goes to
 ``benchmarks/results/accuracy_DATASET.md``, with the command, the commit and the versions, and is
-brought up to date after each variant; ``--part`` chooses one of the two tables.
+brought up to date after each variant. ``--part`` chooses one of the two tables, ``--variants`` rows
+of it by their names.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ ABLATION = (
     Variant("without category-wise", "mcld", _weights(1, 0.25, 0)),
     Variant("without sample-wise", "mcld", _weights(1, 0, 1)),
     Variant("without instance-wise", "mcld", _weights(0, 0.25, 1)),
+    Variant("sample-wise weight 1", "mcld", _weights(1, 1, 1)),
     Variant("target mask off", "mcld", ("--no-mcld-target-mask",)),
     Variant("sample-wise: target not split off", "mcld", ("--no-mcld-sample-target-mask",)),
     Variant("no ramp", "mcld", ("--mcld-category-warmup", "0")),
@@ -92,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--part", choices=[*PARTS, "both"], default="both")
     own.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    own.add_argument(
+        "--variants", nargs="+", choices=[v.name for part in PARTS.values() for v in part]
+    )
     chosen, rest = own.parse_known_args(words)
     parser = build_parser(str(__doc__).split("\n", 1)[0])
     add_torch_options(parser)
@@ -116,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                  "|---|---|---|---|---|"]  # fmt: skip
         sections.append(lines)
         for variant in PARTS[part]:
+            if chosen.variants and variant.name not in chosen.variants:
+                continue
             varied = parse_options(parser, [*rest, *variant.options])
             lines.append(row_of(variant, TorchTrainer(varied, data), teacher))
             say(lines[-1])
