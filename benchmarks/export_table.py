@@ -229,9 +229,9 @@ def page(content: dict[str, Any]) -> str:
         "the larger of student's and teacher's, ONNX against the framework, as a share of the "
         "row's largest logit. Latency: onnxruntime on one thread, a batch of "
         f"{content['batch']}, the fastest of {content['repeats']} calls in turns, which other work "
-        "on the machine disturbs least; the JSON file beside this one has the medians too. The "
-        "machine is shared with other work: compare the ratios, not the milliseconds. The networks "
-        "of this table are random: there is no accuracy here.",
+        "on the machine disturbs least; the JSON file beside this one has the medians too. "
+        "Timings are noisy: compare the ratios, not the milliseconds. The networks of this table "
+        "are random: there is no accuracy here.",
         "",
         "| framework | model | exporter | opset | max relative error | student kB | teacher kB "
         "| student ms | teacher ms | latency ratio |",

@@ -21,8 +21,8 @@ def forecast_bins(
     ``"quantile"`` (the default) gives each bin the same share of the targets, so that every class
     is learned from as many examples and resolution goes where the data are; ``"uniform"`` gives
     bins of one width between the smallest and the largest target, which keeps distances but
-    leaves bins empty where the targets are skewed. Both outer bins are open. 8 to 32 bins suit
-    most series: more of them are finer but each has fewer positives.
+    leaves bins empty where the targets are skewed. Both outer bins are open. More bins are finer,
+    but each has fewer positives.
 
     Args:
         targets: real values of the training set, any shape; NaN is left out.
