@@ -15,6 +15,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 FRAMEWORKS = {"numpy": [], "torch": ["torch"], "tensorflow": ["tensorflow"], "jax": ["jax"]}
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 EVERYTHING = ("torch", "tensorflow", "jax", "flax", "keras", "examples", "export")
+LIBRARY = ("mcld_core", "backends", "extensions")
 # Extras without a framework of their own, and the one that they are tried with.
 COMPANIONS = {"keras": ["jax"], "onnx": ["torch"], "examples": ["torch"]}
 SUITES = [*FRAMEWORKS, *(f"keras-{name}" for name in KERAS_BACKENDS), "distributed"]
@@ -33,8 +34,7 @@ def ignored(*suites: str) -> list[str]:
 
 def library_sources() -> list[Path]:
     """List the modules that belong into the wheel."""
-    folders = (Path("mcld_core"), Path("backends"), Path("extensions"))
-    return [path for folder in folders for path in folder.rglob("*.py")]
+    return [path for folder in LIBRARY for path in Path(folder).rglob("*.py")]
 
 
 @nox.session
@@ -129,7 +129,11 @@ def coverage(session: nox.Session) -> None:
         few = ["-m", "pytest", "--hypothesis-profile=coverage", *paths]
         session.run("coverage", "run", *few, env={"MCLD_TEST_BACKENDS": name} | env)
     session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report", *([] if session.posargs else ["--fail-under=95"]))
+    session.run("coverage", "report")
+    for folder in [] if session.posargs else LIBRARY:  # each of them, and so the total
+        session.log(f"percentage of {folder}, at least 95")
+        total = ["--format=total", "--fail-under=95"]
+        session.run("coverage", "report", f"--include={folder}/*", *total)
 
 
 @nox.session
