@@ -139,6 +139,9 @@ def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> 
 
     Returns:
         A list of zero-dimensional arrays in 0 … 1.
+
+    Raises:
+        ValueError: a power below 0.
     """
     if not power >= 0:
         raise ValueError(f"quality_weights: power needs a number ≥ 0; got {power!r}")

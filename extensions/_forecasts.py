@@ -60,6 +60,18 @@ def bin_labels(
 ) -> Int[Array, "batch time"]:
     """Return the bin of each target, ``ignore_index`` where it is not finite.
 
+    Args:
+        targets: (batch, time) float, in the units of the edges; any shape.
+        edges: (bins - 1,) increasing, of `forecast_bins`. A target on an edge is in the bin below.
+        ignore_index: stands where a target is NaN or infinite, so that the losses drop it.
+
+    Returns:
+        (batch, time) int32 in 0 … bins - 1, or ``ignore_index``.
+
+    Raises:
+        TypeError: targets that are no numbers.
+        ValueError, ImportError: ``MCLD_BACKEND`` names no backend, or one that is not installed.
+
     Example:
         >>> bin_labels([[0.2, 5.0, float("nan")]], [0.0, 1.0]).tolist()
         [[1, 2, -100]]

@@ -92,6 +92,12 @@ def generations(
         count: how many generations.
         teacher: of the first generation.
 
+    Yields:
+        The students, ``count`` of them, each when its training is done.
+
+    Raises:
+        ValueError: a count below 1, when the first student is asked for.
+
     Example:
         >>> list(generations(lambda teacher, number: (teacher or 0) + 10 + number, 3))
         [10, 21, 33]

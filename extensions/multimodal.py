@@ -206,6 +206,13 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, "batch
     Args:
         student_rows: (batch, width).
         teacher_rows: (batch, width); never receives a gradient.
+
+    Returns:
+        (batch,) means over the width, in the dtype of the student's rows.
+
+    Raises:
+        ValueError: rows without two axes, or of different widths.
+        TypeError: tensors of two frameworks.
     """
     ops = backend_for("feature_mse", student_rows, teacher_rows)
     like = like_of(ops, student_rows, teacher_rows)

@@ -170,6 +170,13 @@ def test_every_public_name_has_a_place_on_an_api_page(site: Path) -> None:
     assert "mcld_core.export.export_onnx" in anchors
 
 
+def test_names_in_docstrings_are_links(site: Path) -> None:
+    page = (site / "api" / "losses.html").read_text("utf-8")
+    for name in ("instance_wise", "sample_wise", "category_wise"):
+        docstring = page.split(f'id="mcld_core.{name}"')[1].split('id="mcld_core.')[0]
+        assert 'href="#mcld_core.mcld_loss"' in docstring
+
+
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_pages_are_drawn_without_fault(
     browser: Browser, site: Path, address: str, width: int
