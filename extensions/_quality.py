@@ -55,6 +55,9 @@ class TeacherQuality(NamedTuple):
             classes: the width of a row.
             bins: the number of confidence bins.
             like: an array whose framework and device the sums take, and float64 if it has that.
+
+        Raises:
+            ValueError: a number of classes or bins that is no int above 0.
         """
         function = "TeacherQuality.empty"
         for name, size in (("classes", classes), ("bins", bins)):
@@ -75,7 +78,11 @@ class TeacherQuality(NamedTuple):
         where: Bool[Array, "batch"] | None = None,  # noqa: F821
         bins: int = 15,
     ) -> TeacherQuality:
-        """Return the quality on a whole validation set: `empty`, then one `update`."""
+        """Return the quality on a whole validation set: `empty`, then one `update`.
+
+        Raises:
+            ValueError, TypeError: as of `update`, or a number of bins that is no int above 0.
+        """
         function = "TeacherQuality.from_logits"
         ops = backend_for(function, teacher_logits, labels, where)
         rows = ops.asarray(teacher_logits, like_of(ops, teacher_logits, labels, where))
@@ -143,7 +150,11 @@ class TeacherQuality(NamedTuple):
         return TeacherQuality(*(decay * x + y for x, y in zip(old, new, strict=True)))
 
     def merge(self, other: TeacherQuality) -> TeacherQuality:
-        """Return the quality on the rows of both, such as those of two processes."""
+        """Return the quality on the rows of both, such as those of two processes.
+
+        Raises:
+            ValueError: other classes or bins.
+        """
         shapes = [tuple(x.shape) for x in self], [tuple(x.shape) for x in other]
         if shapes[0] != shapes[1]:
             raise ValueError(
@@ -217,6 +228,9 @@ def agreement(
 
     Returns:
         A teachers × teachers list of zero-dimensional arrays (0 where no row is kept).
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit.
 
     Example:
         >>> import numpy as np

@@ -164,6 +164,9 @@ def adapt(config: MCLDConfig, quality: TeacherQuality, *, power: float = 1.0) ->
     Returns:
         A new `MCLDConfig`. Its weights are Python numbers where the quality can be read (so it
         is hashable), else traced.
+
+    Raises:
+        ValueError: a power below 0.
     """
     if not power >= 0:
         raise ValueError(f"adapt: power needs a number ≥ 0; got {power!r}")
@@ -268,6 +271,9 @@ def anneal(progress: Scalar, first: float = 0.0, last: float = 1.0, until: float
         first: the value at progress 0.
         last: the value from ``until`` on.
         until: > 0.
+
+    Raises:
+        ValueError: ``until`` not above 0.
     """
     if not until > 0:
         raise ValueError(f"anneal: until needs a number > 0; got {until!r}")
