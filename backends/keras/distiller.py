@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import keras
@@ -234,7 +234,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             y_pred,
             y_pred,  # no teacher: its terms weigh nothing
             labels,
-            config=_CROSS_ENTROPY,
+            config=replace(_CROSS_ENTROPY, ignore_index=self.config.ignore_index),
             sample_weight=sample_weight,
         )
         return _add_losses(cross_entropy, self.losses)
@@ -285,9 +285,12 @@ class MCLDDistiller(keras.distillation.Distiller):
             )
         if self.bank is None:
             return keys
+        ignore_index = self.config.ignore_index
         if keys is None:
-            return self.bank.value.keys(teacher_logits, labels)
-        banked = self.bank.value.keys(keys.logits, keys.labels, where=keys.where)
+            return self.bank.value.keys(teacher_logits, labels, ignore_index=ignore_index)
+        banked = self.bank.value.keys(
+            keys.logits, keys.labels, where=keys.where, ignore_index=ignore_index
+        )
         return banked._replace(own_start=keys.own_start, normalizer=keys.normalizer)
 
     def _finish_step(

@@ -145,6 +145,30 @@ def test_ignored_labels_are_dropped() -> None:
     assert_value(batch_loss(distiller, x, y), reference(s, t, y), "float32", M)
 
 
+@pytest.mark.parametrize("bank_size", [0, 8])
+def test_another_ignore_index_drops_as_well(bank_size: int) -> None:
+    """In a step, in `fit` and in `evaluate`, with a bank and without."""
+    x, y = data(12)
+    with_255, with_default = y.copy(), y.copy()
+    with_255[:5], with_default[:5] = 255, -100
+    teacher, student = dense(16), dense(3)
+    found = []
+    for config, labels in ((MCLDConfig(ignore_index=255), with_255), (None, with_default)):
+        distiller = standing(
+            MCLDDistiller(teacher, student, config, bank_size=bank_size, evaluate_distillation=True)
+        )
+        numbers = [batch_loss(distiller, x, labels)]
+        history = distiller.fit(
+            x, labels, batch_size=12, epochs=2, verbose=0, shuffle=False
+        ).history
+        numbers += [number for name in sorted(history) for number in history[name]]
+        logs = distiller.evaluate(x, labels, batch_size=12, verbose=0, return_dict=True)
+        numbers += [logs[name] for name in sorted(logs)]
+        found.append(numbers)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+    assert np.isfinite(found[0]).all()
+
+
 def counted(units: int) -> tuple[keras.Model, CountingCalls]:
     """A model and the layer that counts its calls."""
     counter = CountingCalls()
