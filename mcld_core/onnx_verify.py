@@ -15,14 +15,24 @@ SMALL_ROW = 1e-3
 
 
 def session(path: str | Path, threads: int = 1) -> Any:
-    """An onnxruntime session on the CPU."""
+    """An onnxruntime session on the CPU.
+
+    Raises:
+        ValueError: onnxruntime cannot load the file.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # types of its own
+        raise ValueError(
+            f"onnxruntime: {path} cannot be loaded: {' '.join(str(error).split())}; it is no ONNX "
+            "file, a damaged one, or one with operators that onnxruntime lacks; export it again."
+        ) from error
 
 
 def check_model(path: Path) -> None:
@@ -79,7 +89,7 @@ def verify(
     check_model(path)
     try:
         runner = session(path)
-    except Exception as error:
+    except ValueError as error:
         raise ValueError(
             f"export_onnx: onnxruntime cannot load the exported file: {error}; no file was "
             "written. Try another opset, or float32: it lacks some operators of other types."

@@ -22,6 +22,9 @@ from mcld_core.onnx_verify import session
 
 CHANNELS = (1, 3)
 
+WHITE = 65535
+"""Of 16 bits."""
+
 
 @dataclass(frozen=True)
 class ImageInput:
@@ -50,12 +53,7 @@ class ImageInput:
         """One image as a batch of one, float32; what is transparent in it lies on white."""
         from PIL import Image
 
-        with Image.open(path) as file:
-            image = file
-            if file.has_transparency_data:
-                image = Image.new("RGBA", file.size, "white")
-                image.alpha_composite(file.convert("RGBA"))
-            image = image.convert("L" if self.channels == 1 else "RGB")
+        image = _open(path, "L" if self.channels == 1 else "RGB")
         height, width = self.size[0] or image.height, self.size[1] or image.width
         if self.center_crop is not None:
             image = _scaled(
@@ -70,6 +68,38 @@ class ImageInput:
         return (
             values if self.layout == "NHWC" else np.ascontiguousarray(values.transpose(0, 3, 1, 2))
         )
+
+
+def _open(path: str | Path, mode: str) -> Any:
+    """The image in 8 bits, on white."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            image = _in_8_bits(file)
+            if image.has_transparency_data:
+                ground = Image.new("RGBA", image.size, "white")
+                ground.alpha_composite(image.convert("RGBA"))
+                image = ground
+            return image.convert(mode)
+    except Exception as error:  # a dozen types for a damaged file
+        raise ValueError(f"predict: the image {path} cannot be read: {error}.") from error
+
+
+def _in_8_bits(image: Any) -> Any:
+    """Grey images of 16 bits by their range; Pillow's own conversion ends at 255."""
+    from PIL import Image
+
+    if image.mode[0] not in "IF":
+        return image
+    pixels = np.asarray(image)
+    if image.mode == "F" or pixels.min() < 0 or pixels.max() > WHITE:
+        raise ValueError(
+            f"its pixels are {pixels.dtype} of {pixels.min()} to {pixels.max()}; make it a file "
+            "of 8 or 16 bits"
+        )
+    pixels = np.where(pixels == image.info.get("transparency"), WHITE, pixels)
+    return Image.fromarray((pixels / (WHITE / 255)).round().astype(np.uint8))
 
 
 def _scaled(image: Any, scale: float) -> Any:
@@ -108,12 +138,23 @@ class Classifier:
 
     def __call__(self, image: str | Path, top: int = 5) -> list[tuple[str, float]]:
         """The most probable classes of an image file, with their probabilities."""
-        outputs = self.runner.run(None, {self.input.name: self.input.read(image)})
+        pixels = self.input.read(image)
+        try:
+            outputs = self.runner.run(None, {self.input.name: pixels})
+        except Exception as error:  # types of onnxruntime's own
+            raise ValueError(
+                f"predict: the model fails on {image}, as an input of {pixels.shape}: {error}"
+            ) from error
         scores = np.asarray(outputs[0][0], dtype=np.float64)
         if not self.metadata.get("softmax", False):
             scores = np.exp(scores - scores.max())
             scores = scores / scores.sum()
         names = self.metadata.get("classes") or [str(index) for index in range(len(scores))]
+        if len(names) != len(scores):
+            raise ValueError(
+                f"predict: the model has {len(scores)} logits and the names of {len(names)} "
+                "classes; export it again."
+            )
         order = np.argsort(-scores, kind="stable")[:top]
         return [(str(names[index]), float(scores[index])) for index in order]
 
@@ -126,6 +167,11 @@ def _image_input(inputs: Sequence[Any], metadata: Mapping[str, Any]) -> ImageInp
             "onnxruntime directly."
         )
     shape = inputs[0].shape
+    if inputs[0].type != "tensor(float)" or (isinstance(shape[0], int) and shape[0] != 1):
+        raise ValueError(
+            f"predict: the model needs float32 images and a batch of any size, or of one; got "
+            f"{inputs[0].type} and {shape}; run it with onnxruntime directly."
+        )
     layout = metadata.get("layout") or ("NCHW" if shape[1] in CHANNELS else "NHWC")
     if layout not in ("NCHW", "NHWC") or shape[layout.index("C")] not in CHANNELS:
         raise ValueError(
@@ -134,16 +180,29 @@ def _image_input(inputs: Sequence[Any], metadata: Mapping[str, Any]) -> ImageInp
         )
     sizes = [shape[layout.index(axis)] for axis in "HW"]
     height, width = (size if isinstance(size, int) else None for size in sizes)
-    given = metadata.get("normalization") or {}
+    channels = int(shape[layout.index("C")])
     return ImageInput(
         name=inputs[0].name,
         layout=layout,
-        channels=int(shape[layout.index("C")]),
+        channels=channels,
         size=(height, width),
         center_crop=_center_crop(metadata),
-        mean=np.asarray(given.get("mean", 0.0), dtype=np.float32),
-        std=np.asarray(given.get("std", 1.0), dtype=np.float32),
+        mean=_by_channel(metadata, "mean", 0.0, channels),
+        std=_by_channel(metadata, "std", 1.0, channels),
     )
+
+
+def _by_channel(
+    metadata: Mapping[str, Any], key: str, default: float, channels: int
+) -> np.ndarray[Any, Any]:
+    given = (metadata.get("normalization") or {}).get(key, default)
+    values = np.asarray(given, dtype=np.float32).reshape(-1)
+    if values.size not in (1, channels):
+        raise ValueError(
+            f"predict: the model's normalization needs one {key} for each of {channels} channels, "
+            f"or one for all; got {given}; export it again."
+        )
+    return values
 
 
 def _center_crop(metadata: Mapping[str, Any]) -> float | None:
@@ -165,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument("--top", type=int, default=3, help="classes to print (default: 3)")
     options = parser.parse_args(arguments)
+    if options.top < 1:
+        parser.error(f"--top needs a number from 1; got {options.top}")
     try:
         classifier = Classifier(options.model)
         for image in options.images:

@@ -279,6 +279,93 @@ def test_a_crop_that_is_no_share(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert "center_crop needs a share above 0, up to 1; got 224" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["cut", "a picture", "empty"])
+def test_predict_names_a_damaged_model(
+    kind: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "damaged.onnx"
+    (picture,) = image_files(tmp_path, range(1))
+    whole = student.read_bytes()
+    path.write_bytes({"cut": whole[:1000], "a picture": picture.read_bytes(), "empty": b""}[kind])
+    assert predict.main([str(path), str(picture)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: onnxruntime: {path} cannot be loaded: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["cut", "no picture", "floats"])
+def test_predict_names_a_damaged_image(
+    kind: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (whole,) = image_files(tmp_path, range(1))
+    path = tmp_path / "damaged.tiff"
+    if kind == "floats":  # of what range?
+        Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(path)
+    else:
+        path.write_bytes(whole.read_bytes()[:80] if kind == "cut" else b"no picture")
+    assert predict.main([str(student), str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: predict: the image {path} cannot be read: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_predict_reads_16_bits_by_their_range(suffix: str, student: Path, tmp_path: Path) -> None:
+    file = tmp_path / f"a.{suffix}"
+    pixels = np.linspace(0.1, 0.9, 64).reshape(8, 8)
+    Image.fromarray((65535 * pixels).round().astype(np.uint16)).save(file)
+    read = predict.Classifier(student).input.read(file)[0, 0] * STD + MEAN
+    np.testing.assert_allclose(read, pixels, rtol=0, atol=0.6 / 255)
+
+
+def test_what_is_transparent_in_16_bits_lies_on_white(student: Path, tmp_path: Path) -> None:
+    pixels = np.full((8, 8), 20000, np.uint16)
+    pixels[:4] = 30000
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=30000)
+    read = predict.Classifier(student).input.read(tmp_path / "a.png")[0, 0] * STD + MEAN
+    np.testing.assert_allclose(read[:4], 1.0, atol=1e-6)
+    np.testing.assert_allclose(read[4:], 20000 / 65535, rtol=0, atol=0.6 / 255)
+
+
+class Sum(torch.nn.Module):
+    """Of all channels and pixels, three times."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.sum((1, 2, 3)).reshape(-1, 1) * torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"example_input": np.ones((2, 1, 8, 8), np.float32), "dynamic_batch": False}, "a batch"),
+        ({"input_shape": (1, 8, 8), "dtype": "float64"}, "needs float32 images"),
+        (
+            {"input_shape": (1, 8, 8), "metadata": {"normalization": {"mean": [0.1, 0.2, 0.3]}}},
+            "one mean for each of 1 channels",
+        ),
+    ],
+)
+def test_predict_says_what_a_model_lacks(
+    arguments: dict[str, Any], text: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "a.onnx"
+    export_onnx(Sum(), path, **arguments)
+    assert predict.main([str(path), *map(str, image_files(tmp_path, range(1)))]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_predict_of_another_number_of_names(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = onnx.load(student)
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, known | {"classes": '["one", "two"]'})
+    onnx.save(model, tmp_path / "a.onnx")
+    files = map(str, image_files(tmp_path, range(1)))
+    assert predict.main([str(tmp_path / "a.onnx"), *files]) == 2
+    assert "10 logits and the names of 2 classes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("case", ["no model", "no image", "no images at all"])
 def test_predict_says_what_is_wrong(
     case: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture
