@@ -80,9 +80,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.conflict_handler = "resolve"
     add = parser.add_argument_group("TensorFlow").add_argument
     add("--dataset", choices=("digits", "openclipart", "imagenet"), default="digits")
-    add("--image-size", type=int, default=224, help="height and width that the models take")
+    add("--download", action="store_true",
+        help="refused: digits are embedded, openclipart is a Debian package, and ImageNet is given "
+        "on request, at image-net.org")  # fmt: skip
+    add("--validation-size", type=int, default=0,
+        help="training pictures set apart for choices (learning rate, best epoch): of TFRecords, "
+        "the first of every shard; of ImageNet none unless told, and then there is no best epoch: "
+        "--validation-size 10000 holds 10,000 out")  # fmt: skip
+    add("--image-size", type=int, default=224,
+        help="height and width that the models take; digits stay as they are")  # fmt: skip
     add("--random-resized-crop", action=argparse.BooleanOptionalAction, default=False,
-        help="train on random parts of the pictures")  # fmt: skip
+        help="train on random parts of the pictures, in place of --crop")  # fmt: skip
     add("--first-label", type=int, default=1, help="the least label in the TFRecords")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add("--replicas", type=int, default=0, help="0: all GPUs, or one CPU; n: so many CPU devices")
@@ -94,6 +102,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if options.bank_size == "all" or options.teacher_cache is not None:
         parser.error("--bank-size all and --teacher-cache need images that stay the same")
+    if options.download and options.dataset != "digits":
+        parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
+                     "image-net.org, and pass --data-dir")  # fmt: skip
+    if options.crop and options.random_resized_crop:
+        parser.error("--crop shifts whole pictures: pass --no-random-resized-crop as well")
     if options.batch_size % max(options.replicas, 1):
         parser.error(f"--batch-size {options.batch_size} does not divide by --replicas")
     from recipes.tf_onnx import export_student
@@ -117,12 +130,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load(options: argparse.Namespace) -> Any:
     """Find the pictures; leave out those of validation and test that do not decode."""
     from recipes.tf_input import readable
-    from recipes.tf_pictures import load_pictures
+    from recipes.tf_pictures import Records, load_pictures
 
     data = load_pictures(
         options.dataset,
         options.data_dir,
         image_size=options.image_size,
+        train_size=options.train_size,
         validation_size=options.validation_size,
         first_label=options.first_label,
     )
@@ -133,6 +147,9 @@ def load(options: argparse.Namespace) -> Any:
         data = replace(data, **{part: split})
         if skipped:
             say(f"skipped {skipped} {part} pictures that do not decode")
+    if isinstance(data.validation, Records) and data.validation.labels is not None:
+        held_out = len(set(data.validation.labels.tolist()))
+        say(f"validation: the first records of the shards, of {held_out} classes")
     say(
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test pictures, {data.classes} classes"

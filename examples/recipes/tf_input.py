@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from .data import Split
 from .readers import DataError
-from .tf_pictures import Files, Pictures, PictureSet, Records
+from .tf_pictures import Files, Pictures, PictureSet, Records, Shard
 
 FEATURES = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
@@ -93,8 +93,8 @@ def _shuffled(split: Pictures, seed: int, epoch: int) -> tf.data.Dataset:
     rng = np.random.default_rng((seed, epoch))
     if isinstance(split, Records):
         shards = [split.shards[number] for number in rng.permutation(len(split.shards))]
-        records = tf.data.Dataset.from_tensor_slices(shards).interleave(
-            tf.data.TFRecordDataset, cycle_length=16, num_parallel_calls=4, deterministic=True
+        records = _shards(shards).interleave(
+            _records, cycle_length=16, num_parallel_calls=4, deterministic=True
         )
         return records.shuffle(8192, seed=seed * 100_003 + epoch).map(_parser(split))
     order = rng.permutation(len(split))
@@ -104,13 +104,23 @@ def _shuffled(split: Pictures, seed: int, epoch: int) -> tf.data.Dataset:
 def _in_order(split: Pictures) -> tf.data.Dataset:
     """Return (content, label): bytes of a file, or an image of an array."""
     if isinstance(split, Records):
-        return tf.data.TFRecordDataset(split.shards).map(_parser(split))
+        return _shards(split.shards).flat_map(_records).map(_parser(split))
     if isinstance(split, Split):
         return tf.data.Dataset.from_tensor_slices((split.images, split.labels))
     if not len(split):
         return tf.data.Dataset.from_tensor_slices((np.zeros(0, str), split.labels))
     files = tf.data.Dataset.from_tensor_slices((split.paths, split.labels))
     return files.map(lambda path, label: (tf.io.read_file(path), label), tf.data.AUTOTUNE)
+
+
+def _shards(shards: list[Shard]) -> tf.data.Dataset:
+    paths, firsts, counts = zip(*shards, strict=True)
+    numbers = (np.array(firsts, np.int64), np.array(counts, np.int64))
+    return tf.data.Dataset.from_tensor_slices((list(paths), *numbers))
+
+
+def _records(path: Any, first: Any, count: Any) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(path).skip(first).take(count)
 
 
 def _parser(split: Records) -> Any:
@@ -144,13 +154,11 @@ def _decode(content: Any) -> Any:
 
 
 def _crop(image: Any, chance: Any, shape: tuple[int, int, int], crop: int, resized: bool) -> Any:
-    """Shift an array's image by up to ``crop`` pixels; cut a random part out of a picture."""
+    """Cut out a random part, or shift the middle by up to ``crop`` pixels over a black border."""
     height, width, channels = shape
-    if image.shape[0] is not None:
-        padded = tf.pad(image, [[crop, crop], [crop, crop], [0, 0]])
-        return tf.image.stateless_random_crop(padded, shape, chance)
     if not resized:
-        return _centre(image, shape)
+        padded = tf.pad(_centre(image, shape), [[crop, crop], [crop, crop], [0, 0]])
+        return tf.image.stateless_random_crop(padded, shape, chance)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image), tf.zeros([1, 1, 4]), chance, area_range=(0.08, 1.0),
         aspect_ratio_range=(3 / 4, 4 / 3), use_image_if_no_bounding_boxes=True,

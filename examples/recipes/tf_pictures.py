@@ -6,6 +6,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,18 +37,35 @@ class Files:
         return Files([self.paths[number] for number in index], self.labels[index])
 
 
+class Shard(NamedTuple):
+    """``count`` records of a file, from number ``first`` on."""
+
+    path: str
+    first: int
+    count: int
+
+
 @dataclass(frozen=True)
 class Records:
     """TFRecord shards of examples with ``image/encoded`` and ``image/class/label``."""
 
-    shards: list[str]
-    count: int
+    shards: list[Shard]
     first_label: int
     labels: NDArray[np.int64] | None = None
     """Known once the split was read through, in the order of the shards."""
 
     def __len__(self) -> int:
-        return self.count
+        return sum(shard.count for shard in self.shards)
+
+    def cut(self, size: int) -> tuple[Records, Records]:
+        """Return ``size`` records, from the head of every shard alike, and the others."""
+        ends = np.cumsum([0, *(shard.count for shard in self.shards)]) * size // max(len(self), 1)
+        heads, others = [], []
+        for (path, first, count), head in zip(self.shards, np.diff(ends).tolist(), strict=True):
+            heads.append(Shard(path, first, head))
+            others.append(Shard(path, first + head, count - head))
+        parts = [[shard for shard in shards if shard.count] for shards in (heads, others)]
+        return Records(parts[0], self.first_label), Records(parts[1], self.first_label)
 
 
 Pictures = Files | Records | Split
@@ -68,38 +86,66 @@ class PictureSet:
 
 
 def load_pictures(
-    name: str, folder: Path, *, image_size: int, validation_size: int, first_label: int
+    name: str,
+    folder: Path,
+    *,
+    image_size: int,
+    validation_size: int = 0,
+    train_size: int | None = None,
+    first_label: int = 1,
 ) -> PictureSet:
     """Find the pictures of ``digits``, ``openclipart`` or ``imagenet`` (folders or TFRecords).
 
     Raises:
-        DataError: a missing folder or class, a damaged shard, or no picture.
+        DataError: a missing folder or class, a damaged shard, no picture, or less than asked for.
     """
     if name == "digits":
-        data = load_dataset("digits", folder, validation_size=validation_size)
+        data = load_dataset(
+            "digits", folder, train_size=train_size, validation_size=validation_size
+        )
         return PictureSet(
             name, data.classes, data.train, data.validation, data.test, data.mean, data.std,
             data.image_shape,
         )  # fmt: skip
     shape = (image_size, image_size, 3)
+    classes = 1000
+    pool: Files | Records
+    test: Files | Records
     if name == "imagenet" and list(folder.glob("train-*-of-*")):
-        if validation_size:
-            raise DataError("--validation-size needs class folders; TFRecords are read in order")
-        train = _records(sorted(folder.glob("train-*-of-*")), folder, first_label)
-        test = _records(sorted(folder.glob("validation-*-of-*")), folder, first_label)
-        empty = Files([], np.zeros(0, np.int64))
-        return PictureSet(name, 1000, train, empty, test, IMAGENET_MEAN, IMAGENET_STD, shape)
-    if name == "imagenet":
-        names, pool, test = _class_folders(folder)
+        pool, test = (
+            _records(sorted(folder.glob(f"{part}-*-of-*")), folder, first_label)
+            for part in ("train", "validation")
+        )
     else:
-        names, pool, test = _openclipart(folder if folder.is_dir() else OPENCLIPART)
+        if name == "imagenet":
+            names, pool, test = _class_folders(folder)
+        else:
+            names, pool, test = _openclipart(folder if folder.is_dir() else OPENCLIPART)
+        classes = len(names)
+    wanted = len(pool) - validation_size if train_size is None else train_size
+    if wanted < 1 or validation_size < 0 or validation_size + wanted > len(pool):
+        raise DataError(
+            f"{name} has {len(pool)} training pictures; got --train-size {wanted} and "
+            f"--validation-size {validation_size}"
+        )
+    train, validation = _cut(pool, wanted, validation_size)
+    return PictureSet(name, classes, train, validation, test, IMAGENET_MEAN, IMAGENET_STD, shape)
+
+
+def _cut(
+    pool: Files | Records, wanted: int, validation_size: int
+) -> tuple[Files | Records, Files | Records]:
+    """Return training and validation split, the same whatever the run's seed.
+
+    Files are permuted by a fixed generator, as `recipes.data` does it. Records are read in order,
+    so a random few of them would cost as much as all: they come from the heads of the shards.
+    """
+    if isinstance(pool, Records):
+        validation, others = pool.cut(validation_size)
+        return others.cut(wanted)[0], validation
     order = np.random.default_rng(0).permutation(len(pool))
-    if not 0 <= validation_size < len(pool):
-        raise DataError(f"--validation-size {validation_size} of {len(pool)} pictures leaves none")
-    return PictureSet(
-        name, len(names), pool.take(order[validation_size:]), pool.take(order[:validation_size]),
-        test, IMAGENET_MEAN, IMAGENET_STD, shape,
-    )  # fmt: skip
+    train = order[validation_size : validation_size + wanted]
+    return pool.take(train), pool.take(order[:validation_size])
 
 
 def _class_folders(root: Path) -> tuple[list[str], Files, Files]:
@@ -181,7 +227,7 @@ def _pixels(path: Path) -> int:
 def _records(paths: list[Path], root: Path, first_label: int) -> Records:
     if not paths:
         raise DataError(f"{root} has train-…-of-… but no validation-…-of-… shards")
-    return Records([str(path) for path in paths], sum(map(count_records, paths)), first_label)
+    return Records([Shard(str(path), 0, count_records(path)) for path in paths], first_label)
 
 
 def count_records(path: Path) -> int:

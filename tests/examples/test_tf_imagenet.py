@@ -76,8 +76,8 @@ def shards(root: Path) -> Path:
         for shard in range(2):
             path = str(root / f"{part}-{shard:05d}-of-00002")
             with tf.io.TFRecordWriter(path) as writer:
-                for label, name in enumerate(COLOURS, 1):
-                    for _ in range(count // 2):
+                for _ in range(count // 2):
+                    for label, name in enumerate(COLOURS, 1):
                         writer.write(record(colour(name, rng), label))
     return root
 
@@ -186,6 +186,7 @@ def test_folders_and_records_are_learned(tmp_path: Path, make: Any) -> None:
     arguments = ["--dataset", "imagenet", "--data-dir", str(root), "--image-size", "16"]
     arguments += ["--batch-size", "8", "--epochs", "4", "--teacher-epochs", "4", "--amp", "bf16"]
     arguments += ["--student", "conv-2", "--teacher", "conv-4", "--lr", "0.05"]
+    arguments += ["--validation-size", "4", "--train-size", "32"]
     try:
         assert run(tmp_path / "run", *arguments, "--teacher-lr", "0.05", "--methods", "mcld") == 0
     finally:
@@ -194,6 +195,8 @@ def test_folders_and_records_are_learned(tmp_path: Path, make: Any) -> None:
     assert records[0]["test_last"] > 0.6  # chance is 1/3
     log = (tmp_path / "run" / "seed0" / "mcld" / "log.csv").read_text()
     assert len(log.splitlines()) == 5
+    assert "validation_accuracy" in log
+    assert (tmp_path / "run" / "seed0" / "mcld" / "best.npz").exists()
 
 
 def test_float16_scales_the_loss(tmp_path: Path) -> None:
@@ -206,14 +209,22 @@ def test_float16_scales_the_loss(tmp_path: Path) -> None:
 
 
 def load(root: Path, **options: Any) -> tf_pictures.PictureSet:
-    options = {"image_size": 16, "validation_size": 0, "first_label": 1} | options
-    return tf_pictures.load_pictures(options.pop("name", "imagenet"), root, **options)
+    name = options.pop("name", "imagenet")
+    return tf_pictures.load_pictures(name, root, image_size=16, **options)
 
 
-def rows(data: tf_pictures.PictureSet, epoch: int = 0, start: int = 0) -> list[np.ndarray]:
-    options = {"seed": 0, "crop": 0, "flip": True, "resized_crop": True}
+def rows(
+    data: tf_pictures.PictureSet, epoch: int = 0, start: int = 0, **changes: Any
+) -> list[np.ndarray]:
+    options = {"seed": 0, "crop": 0, "flip": True, "resized_crop": True} | changes
     batches = tf_input.training_input(data, 4, epoch=epoch, start=start, **options)
     return [images.numpy() for images, _ in batches]
+
+
+def contents(split: tf_pictures.Pictures, data: tf_pictures.PictureSet) -> set[bytes]:
+    """Return the pictures of a split; no two of the fixtures' are equal."""
+    batches = tf_input.evaluation_input(split, data, 4)
+    return {image.tobytes() for images, _ in batches for image in images.numpy()}
 
 
 @pytest.mark.parametrize("make", [class_folders, shards])
@@ -225,6 +236,42 @@ def test_an_epoch_is_the_same_again_and_from_its_middle(tmp_path: Path, make: An
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first[5:], rows(data, start=5))
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("make", [class_folders, shards])
+def test_validation_and_training_parts_are_cut_from_the_training_pictures(
+    tmp_path: Path, make: Any
+) -> None:
+    root = make(tmp_path / "pictures")
+    everything = load(root)
+    data, again = load(root, validation_size=7), load(root, validation_size=7, train_size=20)
+    assert (len(data.train), len(data.validation), len(again.train)) == (29, 7, 20)
+    train, validation, few = (
+        contents(split, data) for split in (data.train, data.validation, again.train)
+    )
+    assert (len(train), len(validation), len(few)) == (29, 7, 20)
+    assert not train & validation
+    assert train | validation == contents(everything.train, everything)
+    assert few < train
+    assert validation == contents(again.validation, again)
+    assert len(rows(again)) == 5
+    labels = np.concatenate([y for _, y in tf_input.evaluation_input(data.validation, data, 4)])
+    assert set(labels) == {0, 1, 2}
+    message = "36 training pictures; got --train-size 30 and --validation-size 7"
+    with pytest.raises(DataError, match=message):
+        load(root, validation_size=7, train_size=30)
+
+
+def test_whole_pictures_are_shifted_by_the_crop(tmp_path: Path) -> None:
+    data = load(class_folders(tmp_path / "pictures"))
+    whole = {"flip": False, "resized_crop": False}
+    middle, shifted = (np.concatenate(rows(data, crop=crop, **whole)) for crop in (0, 3))
+    black = -np.array(data.mean) / np.array(data.std)
+    assert not np.isclose(middle, black).all(-1).any()
+    borders = np.isclose(shifted, black).all(-1).sum((1, 2))  # pixels a picture
+    assert borders.max() > 0
+    assert borders.max() <= 16 * 16 - 13 * 13
+    assert len(set(borders.tolist())) > 3
 
 
 def test_pictures_that_do_not_decode_are_counted_and_left_out(
@@ -259,7 +306,7 @@ def test_missing_classes_and_damaged_shards_are_named(tmp_path: Path) -> None:
     root = shards(tmp_path / "records")
     data = load(root, first_label=0)
     with pytest.raises(DataError, match=r"labels from 1 to 3"):
-        tf_input.readable(tf_pictures.Records(data.test.shards, 18, 0), replace_classes(data, 3))
+        tf_input.readable(tf_pictures.Records(data.test.shards, 0), replace_classes(data, 3))
     path = root / "train-00001-of-00002"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DataError, match="00001-of-00002 ends within record 18"):
@@ -310,6 +357,27 @@ def test_mistakes_are_one_clear_line(
     assert message in error
     assert error.startswith("error: ")
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "imagenet", "--download"], "ImageNet at image-net.org, and pass --data-dir"),
+        (["--dataset", "openclipart", "--crop", "4"], "pass --no-random-resized-crop as well"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path, *arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_digits_are_cut_to_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--train-size", "200", "--validation-size", "50", "--methods", "ce"]
+    assert run(tmp_path, *arguments, "--download") == 0
+    assert "digits: 200 training, 50 validation, 449 test pictures" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
