@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from recipes import logs, plots, report, results
+
+from tests.docs.browser import chromium
 
 
 def history(test: list[float], validation: list[float] | None = None) -> list[logs.Row]:
@@ -87,19 +87,6 @@ def test_its_pictures_lie_beside_it(written: Path) -> None:
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
 
 
-def find_browser() -> str:
-    """Return a Chromium: the one that CHROMIUM names, or else one on the path."""
-    named = os.environ.get("CHROMIUM")
-    names = [named] if named else ["chromium", "chromium-browser", "google-chrome"]
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is not None:
-        return found
-    reason = f"no browser: none of {', '.join(names)} is there (apt-get install chromium)"
-    if named or os.environ.get("MCLD_REQUIRE_CHROMIUM") == "1":
-        pytest.fail(reason)
-    pytest.skip(f"{reason}; MCLD_REQUIRE_CHROMIUM=1 makes this a failure")
-
-
 #: Collects errors of loading and of scripts, and writes them and the pictures' sizes to the title.
 PROBE = """<script>
 addEventListener("error", e => document.title += " failed: " + (e.message || e.target.src), true);
@@ -111,7 +98,7 @@ addEventListener("load", () => {
 
 def open_in_browser(path: Path, profile: Path) -> tuple[str, list[str]]:
     """Return the page's title after loading, and what went to its console."""
-    command = [find_browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command = [chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += ["--enable-logging=stderr", f"--user-data-dir={profile}", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     (title,) = re.findall("<title>(.*?)</title>", done.stdout)
@@ -144,6 +131,7 @@ def test_a_broken_picture_and_a_broken_script_are_seen(tmp_path: Path) -> None:
     [
         ({"CHROMIUM": "no-such-browser"}, pytest.fail.Exception),
         ({"MCLD_REQUIRE_CHROMIUM": "1"}, pytest.fail.Exception),
+        ({"MCLD_REQUIRE_CHROMIUM": "0"}, pytest.skip.Exception),
         ({}, pytest.skip.Exception),
     ],
 )
@@ -156,4 +144,4 @@ def test_a_missing_browser_is_skipped_where_none_is_required(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(outcome, match="apt-get install chromium"):
-        find_browser()
+        chromium()
