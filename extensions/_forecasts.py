@@ -9,9 +9,6 @@ import numpy as np
 from mcld_core.backends import Backend, backend_for
 from mcld_core.typing import Array, Float, Int, Scalar
 
-_OPEN = 1e30
-"""An edge so far out that nothing lies beyond it; finite, so that no gradient is NaN."""
-
 
 def forecast_bins(
     targets: Float[Array, "..."], bins: int = 16, kind: str = "quantile"
@@ -30,7 +27,8 @@ def forecast_bins(
         kind: ``"quantile"`` or ``"uniform"``.
 
     Returns:
-        (bins - 1,) increasing edges; fewer where targets repeat, so that no bin is empty.
+        (bins - 1,) increasing edges. Quantiles of targets that repeat give fewer, so that no bin
+        is empty of the targets.
 
     Raises:
         ValueError: fewer than 2 bins, another kind, or targets that are all the same.
@@ -50,7 +48,10 @@ def forecast_bins(
     inner = np.linspace(0.0, 1.0, bins + 1)[1:-1]
     if kind == "uniform":
         return np.asarray(values.min() + inner * (values.max() - values.min()))
-    return np.unique(np.quantile(values, inner))
+    edges = np.unique(np.quantile(values, inner))
+    counts = np.bincount(np.searchsorted(edges, values), minlength=edges.size + 1)
+    edges = edges[counts[1:] > 0]  # an edge with an empty bin above it divides nothing
+    return edges if edges.size else np.max(values[values < values.max()], keepdims=True)
 
 
 def bin_labels(
@@ -61,7 +62,7 @@ def bin_labels(
     """Return the bin of each target, ``ignore_index`` where it is not finite.
 
     Args:
-        targets: (batch, time) float, in the units of the edges; any shape.
+        targets: (batch, time), float or int, in the units of the edges; any shape.
         edges: (bins - 1,) increasing, of `forecast_bins`. A target on an edge is in the bin below.
         ignore_index: stands where a target is NaN or infinite, so that the losses drop it.
 
@@ -77,7 +78,7 @@ def bin_labels(
         [[1, 2, -100]]
     """
     ops = backend_for("bin_labels", targets)
-    targets = ops.asarray(targets)
+    targets = _floating(ops, ops.asarray(targets))
     above = targets[..., None] > _beside(ops, edges, targets)
     number = ops.sum(ops.astype(above, "int32"), -1)
     return ops.where(ops.isfinite(targets), ops.astype(number, "int32"), ignore_index)
@@ -99,14 +100,16 @@ def forecast_to_logits(
         forecast: (batch, time) in the units of the targets; any shape.
         edges: (bins - 1,) increasing, of `forecast_bins`.
         scale: c > 0, the width of the logistic: a number, or of the forecast's shape where the
-            model tells its spread. None: half the median width of the inner bins, so that a
-            forecast in the middle of a bin leaves half of the mass to the others.
+            model tells its spread (by softplus or exp of an output, so that it is > 0: traced
+            values and those on an accelerator are not checked). None: half the median width of
+            the inner bins, so that a forecast in the middle of a bin leaves half of the mass to
+            the others.
 
     Returns:
         (batch, time, bins) log-probabilities: logits that sum to 1 after exp.
 
     Raises:
-        ValueError: edges that do not increase, or a single edge without a scale.
+        ValueError: edges that do not increase, a single edge without a scale, or a scale ≤ 0.
 
     Example:
         >>> import numpy as np
@@ -119,7 +122,7 @@ def forecast_to_logits(
     """
     ops = backend_for("forecast_to_logits", forecast, scale)
     x = ops.asarray(forecast, scale if ops.is_tensor(scale) else None)
-    x = ops.astype(x, "float64" if ops.dtype(x) == "float64" else "float32")
+    x = _floating(ops, x)
     inner = np.asarray(edges, "float64")
     if inner.ndim != 1 or inner.size == 0 or not (np.diff(inner) > 0).all():
         raise ValueError(
@@ -132,19 +135,38 @@ def forecast_to_logits(
                 "pass scale"
             )
         scale = float(np.median(np.diff(inner))) / 2.0
-    if not isinstance(scale, (int, float)):
+    scale = _checked_scale(ops, scale, x)
+    # An open end has no edge: it stands at the last one, and what it would add is left out.
+    ends = np.arange(inner.size + 1)
+    first, last = (_beside(ops, ends == end, x, "bool") for end in (0, inner.size))
+    upper = _beside(ops, np.append(inner, inner[-1]), x)
+    lower = _beside(ops, np.append(inner[0], inner), x)
+    width = _beside(ops, np.concatenate([[1.0], np.diff(inner), [1.0]]), x)
+    below_upper = ops.where(last, 0.0, -ops.softplus(-((upper - x[..., None]) / scale)))
+    above_lower = ops.where(first, 0.0, -ops.softplus((lower - x[..., None]) / scale))
+    between = ops.where(first | last, 0.0, _log_one_minus_exp(ops, width / scale))
+    return below_upper + above_lower + between
+
+
+def _checked_scale(ops: Backend, scale: Any, x: Array) -> Any:
+    """Return a number as it is, an array in the dtype of x with an axis for the bins."""
+    is_number = isinstance(scale, (int, float))
+    if not is_number:
         scale = ops.astype(ops.asarray(scale, x), ops.dtype(x))
-        scale = scale[..., None] if len(scale.shape) else scale
-    upper = _beside(ops, np.append(inner, _OPEN), x)
-    lower = _beside(ops, np.append(-_OPEN, inner), x)
-    below_upper = -ops.softplus(-((upper - x[..., None]) / scale))
-    above_lower = -ops.softplus((lower - x[..., None]) / scale)
-    return below_upper + above_lower + _log_one_minus_exp(ops, (upper - lower) / scale)
+    values = scale if is_number else ops.host_values(scale)
+    if values is not None and not np.all(values > 0):
+        raise ValueError(f"forecast_to_logits: scale needs numbers > 0; got {values}")
+    return scale if is_number or not len(scale.shape) else scale[..., None]
 
 
-def _beside(ops: Backend, edges: Any, x: Array) -> Array:
-    """Return the edges with one axis for each of x and one of their own."""
-    edges = ops.astype(ops.asarray(np.asarray(edges), x), ops.dtype(x))
+def _floating(ops: Backend, x: Array) -> Array:
+    """Return x as float64 where its numbers need it, else as float32."""
+    return ops.astype(x, "float64" if ops.dtype(x) in ("float64", "int64") else "float32")
+
+
+def _beside(ops: Backend, edges: Any, x: Array, dtype: str | None = None) -> Array:
+    """Return the edges, in the dtype of x, with one axis for each of x and one of their own."""
+    edges = ops.astype(ops.asarray(np.asarray(edges), x), dtype or ops.dtype(x))
     return ops.reshape(edges, (*(1 for _ in x.shape), -1))
 
 

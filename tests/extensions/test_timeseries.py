@@ -298,6 +298,37 @@ def test_a_forecast_far_off_still_has_a_gradient(differentiable: Framework, dtyp
     assert gradient[0, 1] < -0.1
 
 
+@pytest.mark.parametrize("scale", [3e-5, 0.4])
+def test_a_learned_scale_has_its_gradient(differentiable: Framework, scale: float) -> None:
+    """In float32 too, however narrow: the open ends have no edge that could overflow."""
+    edges, forecast = np.asarray([0.0, 1e-4, 1.0]), np.asarray([[5e-5, 1e-4, 0.5]])
+    weights = np.random.default_rng(33).normal(size=(1, 3, 4))
+
+    def loss(scale: Any) -> Any:
+        dtype = differentiable.dtype(scale)
+        rows = forecast_to_logits(differentiable.array(forecast, dtype), edges, scale)
+        total = rows * differentiable.array(weights, dtype)
+        for _ in range(3):
+            total = sum(total[i] for i in range(total.shape[0]))
+        return total
+
+    _, gradient = differentiable.value_and_grad(loss, np.asarray(scale), "float32")
+    assert np.isfinite(gradient)
+    _, gradient = differentiable.value_and_grad(loss, np.asarray(scale))
+    step = 1e-4 * scale
+    rows = [forecast_to_logits(forecast, edges, scale + k * step) for k in (-2, -1, 1, 2)]
+    moved = [float((row * weights).sum()) for row in rows]
+    slope = (moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * step)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-6)
+
+
+def test_a_scale_that_is_not_positive_is_refused(backend: Framework) -> None:
+    forecast = backend.array(np.zeros((1, 2)), "float64")
+    for scale in (0, -1.0, backend.array(np.asarray([[1.0, -1.0]]), "float64")):
+        with pytest.raises(ValueError, match="scale needs numbers > 0; got"):
+            forecast_to_logits(forecast, EDGES, scale)
+
+
 def test_forecast_distillation_pulls_towards_the_teacher(differentiable: Framework) -> None:
     teacher = np.asarray([[0.4, 1.2, -0.8]])
     edges = np.linspace(-2, 2, 9)
@@ -325,6 +356,15 @@ def test_bins_and_their_labels(backend: Framework) -> None:
     np.testing.assert_array_equal(found, [[0, 2, 3], [4, -100, 1]])
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float16"])
+def test_targets_of_any_dtype_are_compared_with_the_edges_as_they_are(
+    backend: Framework, dtype: str
+) -> None:
+    found = bin_labels(backend.array(np.asarray([[0, 1, -1]], dtype)), [-0.5, 0.5001])
+    np.testing.assert_array_equal(backend.to_numpy(found), [[1, 2, 0]])
+    np.testing.assert_array_equal(bin_labels([[0, 1, -1]], [-0.5, 0.5]), [[1, 2, 0]])
+
+
 def test_quantile_bins_hold_equal_shares_and_uniform_bins_equal_widths() -> None:
     values = np.random.default_rng(31).exponential(size=(40, 10))
     values[0, 0] = np.nan
@@ -333,7 +373,20 @@ def test_quantile_bins_hold_equal_shares_and_uniform_bins_equal_widths() -> None
     assert counts.min() >= 0.95 * counts.max()
     edges = forecast_bins(values, 5, "uniform")
     np.testing.assert_allclose(np.diff(edges), np.diff(edges)[0])
-    assert len(forecast_bins([0.0, 0.0, 0.0, 1.0], 8)) < 7  # repeated quantiles are one edge
+
+
+@given(
+    values=st.lists(st.integers(0, 3), min_size=2, max_size=30).filter(lambda x: len(set(x)) > 1),
+    bins=st.integers(2, 8),
+)
+def test_no_quantile_bin_is_empty(values: list[int], bins: int) -> None:
+    """However often targets repeat."""
+    for targets in (values, [0, 0, 0, 1], [0, 1, 1, 1, 1]):
+        edges = forecast_bins(targets, bins)
+        counts = np.bincount(bin_labels(targets, edges), minlength=len(edges) + 1)
+        assert 1 <= len(edges) < bins
+        assert len(counts) == len(edges) + 1
+        assert (counts > 0).all(), counts
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
