@@ -88,6 +88,8 @@ class Loop:
                     self._save_epoch(folder)
                 if scalars is not None:
                     scalars.add(self.rows[-1])
+                if stop.requested:  # after the last epoch, too: the next training cannot know
+                    raise self.job.stopped(self.epoch, self.step)
         if scalars is not None:
             scalars.close()
         return self.rows
@@ -126,7 +128,7 @@ class Loop:
         self._check_finite()
         if self.job.folder is not None:
             self._save_checkpoint(self.job.folder)
-        raise self.job.stopped(self.epoch, self.step, "the state is saved")
+        raise self.job.stopped(self.epoch, self.step)
 
     # ---- files ----
 

@@ -7,6 +7,7 @@ validation split, table, curves, report, what happens on errors and on Ctrl-C) i
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import statistics
 import sys
@@ -100,11 +101,21 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        words = [*(sys.argv if argv is None else [sys.argv[0], *argv])]
-        again = words if "--resume" in words else [*words, "--resume"]
-        print(f"{stopped}\nGo on with: python {shlex.join(again)}", file=sys.stderr)
+        if trainer.speaks:
+            words = [*(sys.argv if argv is None else [sys.argv[0], *argv])]
+            print(f"{stopped}\nGo on with: {command_to_resume(words)}", file=sys.stderr)
         return 130
     return 0
+
+
+def command_to_resume(words: Sequence[str]) -> str:
+    """Return what goes on with the run of these words, by ``torchrun`` where that runs it."""
+    launcher = "python"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        nodes = f"--nnodes {world // local} " if world > local else ""
+        launcher = f"torchrun {nodes}--nproc-per-node {local}"
+    return f"{launcher} {shlex.join([*words, *([] if '--resume' in words else ['--resume'])])}"
 
 
 def tune(trainer: Trainer, options: argparse.Namespace) -> dict[str, float]:

@@ -48,7 +48,7 @@ class StopSignal:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        say("stopping after this step; once more to stop at once")
+        say("stopping once the state is saved; once more to stop at once")
 
 
 def say(text: str) -> None:

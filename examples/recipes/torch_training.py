@@ -91,6 +91,10 @@ class Training:
                     self._save_epoch(self.folder)
                 if scalars is not None:
                     scalars.add(self.rows[-1])
+                if self._must_stop(
+                    stop
+                ):  # after the last epoch, too: the next training cannot know
+                    raise self.job.stopped(self.epoch, self.step)
         if scalars is not None:
             scalars.close()
         return self.rows
@@ -169,7 +173,10 @@ class Training:
         self.job.check_finite(loss, self.epoch, self.step, FILE)
 
     def _must_stop(self, stop: StopSignal) -> bool:
-        """Whether a signal came; several ranks ask one another, but not in each step."""
+        """Whether a signal came; several ranks ask one another, but not after each step.
+
+        They do after each epoch, too, when ``step`` is 0.
+        """
         if self.ranks.world == 1:
             return stop.requested
         if self.step % CHECK_EVERY:
@@ -182,7 +189,7 @@ class Training:
         self.sums = {key: self.ranks.total(value) for key, value in self.sums.items()}
         if self.folder is not None:
             self._save_checkpoint(self.folder)
-        raise self.job.stopped(self.epoch, self.step, "the state is saved")
+        raise self.job.stopped(self.epoch, self.step)
 
     # ---- files ----
 

@@ -15,7 +15,7 @@ import jax
 import jax_cifar100
 import numpy as np
 import pytest
-from recipes import array_loop
+from recipes import array_loop, jax_training
 
 from tests.examples.conftest import EXAMPLES, QUICK
 
@@ -177,6 +177,31 @@ def test_the_teachers_answers_are_kept_and_used(tmp_path: Path) -> None:
     assert_equal_weights(*(tmp_path / name / "seed0" / "mcld" for name in ("one", "two")))
     path.write_bytes(path.read_bytes()[:200])
     assert run(tmp_path / "three", *arguments) == 2
+
+
+def test_ctrl_c_while_the_last_epoch_is_evaluated_is_heard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next training would begin."""
+    original, seen = jax_training.accuracy, 0
+
+    def accuracy(*rest: Any) -> float:
+        nonlocal seen
+        seen += 1
+        if seen == 6:  # two splits, in the teacher's only epoch and in both of the first student
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jax_training, "accuracy", accuracy)
+        assert run(tmp_path, "--methods", "ce", "mcld") == 130
+    error = capsys.readouterr().err
+    folder = tmp_path / "seed0"
+    assert f"seed 0 ce stopped after epoch 2/2; the state is saved in {folder / 'ce'}" in error
+    assert (folder / "ce" / "last.npz").exists()
+    assert not (folder / "mcld").exists()
+    assert run(tmp_path, "--methods", "ce", "mcld", "--resume") == 0
+    assert (folder / "mcld" / "last.npz").exists()
 
 
 @pytest.mark.parametrize("size", [0, 100])

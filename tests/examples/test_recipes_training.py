@@ -51,10 +51,12 @@ def test_a_loss_that_is_not_finite_names_the_place_and_the_remedy(loss: float) -
 
 
 def test_a_stopped_training_says_what_is_kept() -> None:
-    text = str(JOB.stopped(1, 5, "the state is saved"))
+    text = str(JOB.stopped(1, 5))
     wanted = "stopped in epoch 2/4 after step 5; the state is saved in run/seed0/mcld"
     assert text == f"seed 0 mcld {wanted}"
-    trial = str(replace(JOB, folder=None).stopped(1, 5, "the state is saved"))
+    between = str(JOB.stopped(4, 0))
+    assert between == "seed 0 mcld stopped after epoch 4/4; the state is saved in run/seed0/mcld"
+    trial = str(replace(JOB, folder=None).stopped(1, 5))
     assert trial == "stopped while trying seed 0 mcld at lr 0.03"
 
 

@@ -143,6 +143,34 @@ def test_ctrl_c_saves_within_the_epoch_and_says_how_to_go_on(
 
 
 @quickly
+def test_ctrl_c_while_the_last_epoch_is_evaluated_is_heard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next training would begin."""
+    arguments = [*SMALL, "--methods", "ce", "mcld", "--out", str(tmp_path)]
+    original, seen = torch_training.accuracy, 0
+
+    def accuracy(*rest: Any) -> float:
+        nonlocal seen
+        seen += 1
+        if seen == 6:  # two splits, in the teacher's only epoch and in both of the first student
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch_training, "accuracy", accuracy)
+        assert torch_cifar100.main(arguments) == 130
+    error = capsys.readouterr().err
+    folder = tmp_path / "seed0"
+    assert f"seed 0 ce stopped after epoch 2/2; the state is saved in {folder / 'ce'}" in error
+    assert error.rstrip().endswith("--resume")
+    assert (folder / "ce" / "last.pt").exists()
+    assert not (folder / "mcld").exists()
+    assert torch_cifar100.main([*arguments, "--resume"]) == 0
+    assert (folder / "mcld" / "last.pt").exists()
+
+
+@quickly
 @pytest.mark.parametrize("size", [0, 100])
 def test_a_best_epoch_is_kept_where_a_validation_split_chooses_it(
     size: int, tmp_path: Path

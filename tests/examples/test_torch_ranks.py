@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch_cifar100
-from recipes import torch_checkpoints
+from recipes import comparison, torch_checkpoints
 
 from tests.examples.conftest import EXAMPLES
 
@@ -22,24 +22,36 @@ ARGUMENTS += ["--train-size", "512"]
 STEPS = 8  # an epoch
 
 #: The example, whose ranks all get a signal after a step of the student, as "15 1 2" says: which,
-#: epoch and step, counted from 0.
+#: epoch and step, counted from 0. Ctrl-C (2) goes to torchrun, which passes it on.
 SIGNALLED = f"""
-import os, signal, sys
+import os, sys, time
 sys.path.insert(0, {str(EXAMPLES)!r})
 import torch_cifar100
-from recipes import comparison, torch_onnx, torch_training
+from recipes import comparison, logs, torch_onnx, torch_training
 
 number, *place = map(int, sys.argv[1].split())
 comparison.write_report = lambda *rest: None
 torch_onnx.export_student = lambda *rest: None
-torch_training.CHECK_EVERY = 1  # ask after each step, not after each 50
-step = torch_training.Training._step
+if number != 2:
+    torch_training.CHECK_EVERY = 1  # ask after each step, not after each 50
+step, request, heard = torch_training.Training._step, logs.StopSignal._request, []
+
+def noted(*rest):
+    heard.append(True)
+    request(*rest)
 
 def signalling(self, *rest):
     step(self, *rest)
-    if self.job.method == "mcld" and [self.epoch, self.step] == place:
-        os.kill(os.getpid(), number)
+    if self.job.method != "mcld" or [self.epoch, self.step] != place:
+        return
+    if number != 2:
+        return os.kill(os.getpid(), number)
+    if self.ranks.first:
+        os.kill(os.getppid(), number)
+    while not heard:
+        time.sleep(0.01)
 
+logs.StopSignal._request = noted
 torch_training.Training._step = signalling
 sys.argv = ["example.py", *sys.argv[2:]]
 sys.exit(torch_cifar100.main())
@@ -87,15 +99,32 @@ def log(out: Path) -> list[dict[str, float]]:
     return rows
 
 
+def test_on_several_machines_the_command_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert comparison.command_to_resume(["a.py", "--resume"]) == "python a.py --resume"
+    known = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    wanted = "torchrun --nnodes 2 --nproc-per-node 4 'a b.py' --resume"
+    assert comparison.command_to_resume(["a b.py"]) == wanted
+
+
 def test_stopped_then_killed_in_an_epoch_and_resumed_equals_uninterrupted(
     two: Path, tmp_path: Path
 ) -> None:
-    """SIGTERM saves within the epoch, kill -9 goes back to its start; the end is the same."""
+    """Ctrl-C and SIGTERM save, kill -9 goes back to the epoch's start; the end is the same."""
     script, out = tmp_path / "signalled.py", tmp_path / "out"
     script.write_text(SIGNALLED)
     path = out / "seed0" / "mcld" / "checkpoint.pt"
 
-    stopped = torchrun(str(script), "15 1 2", *ARGUMENTS, "--out", str(out))
+    stopped = torchrun(str(script), "2 0 2", *ARGUMENTS, "--out", str(out))
+    assert stopped.returncode != 0
+    assert "stopped after epoch 1/3; the state is saved" in stopped.stderr  # it has < 50 steps
+    again = f"Go on with: torchrun --nproc-per-node 2 example.py {' '.join(ARGUMENTS)} --out {out}"
+    assert stopped.stderr.count(f"{again} --resume\n") == 1  # one rank speaks
+    state = torch_checkpoints.load(path)
+    assert (state["epoch"], state["step"]) == (1, 0)
+
+    stopped = torchrun(str(script), "15 1 2", *ARGUMENTS, "--resume", "--out", str(out))
     assert stopped.returncode != 0
     assert "stopped in epoch 2/3 after step 3; the state is saved" in stopped.stderr
     state = torch_checkpoints.load(path)
