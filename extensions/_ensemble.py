@@ -12,7 +12,8 @@ from mcld_core.extensions._rows import (
     TeacherRows,
     like_of,
     log_softmax,
-    row_numbers,
+    one_number,
+    row_weights,
     teacher_rows,
 )
 from mcld_core.typing import Array, Bool, Float, Logits, Scalar
@@ -43,7 +44,7 @@ def ensemble(
             `reliability_weights` of that teacher; None: equal. `quality_weights` gives them from
             measured accuracies.
         where: one entry a teacher: (batch,) bool, True where it has a row, or None: everywhere.
-            The content of a missing row plays no part.
+            The content of a missing row, or of one of weight 0, plays no part.
         temperatures: T_m > 0 of each teacher; None: 1.
         space: ``"probability"`` or ``"logits"``.
         return_where: also return (batch,) bool: the rows with at least one teacher of positive
@@ -53,7 +54,8 @@ def ensemble(
         (batch, classes), float32 (float64 if one teacher is), without a gradient.
 
     Raises:
-        ValueError, TypeError: no teacher, sequences of different lengths, shapes that differ.
+        ValueError, TypeError: no teacher, sequences of different lengths, shapes that differ, a
+            weight below 0.
 
     Example:
         >>> import numpy as np
@@ -98,20 +100,23 @@ def ensemble(
             )
         teachers.append(teacher)
 
-    zeros = 0.0 * ops.astype(teachers[0].kept, dtype)
     shares = [
-        ops.where(t.kept, zeros + row_numbers(function, ops, "weights", w, t.logits, dtype), 0.0)
-        for t, w in zip(teachers, weights, strict=True)
+        row_weights(function, ops, "weights", weight, teacher.kept, teacher.logits, dtype)
+        for teacher, weight in zip(teachers, weights, strict=True)
     ]
     total = _sum(shares)
     present = total > 0
     total = ops.where(present, total, 1.0)[:, None]
     scaled = [
-        t.logits / row_numbers(function, ops, "temperatures", temperature, t.logits, dtype)
+        t.logits / one_number(function, ops, "temperatures", temperature, t.logits, dtype)
         for t, temperature in zip(teachers, temperatures, strict=True)
     ]
     if space == "logits":
-        mean = _sum([v[:, None] * z for v, z in zip(shares, scaled, strict=True)]) / total
+        parts = [
+            ops.where((share > 0)[:, None], share[:, None] * z, 0.0)
+            for share, z in zip(shares, scaled, strict=True)
+        ]
+        mean = _sum(parts) / total
     else:
         parts = []
         for share, z in zip(shares, scaled, strict=True):

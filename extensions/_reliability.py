@@ -15,6 +15,7 @@ from mcld_core.extensions._rows import (
     clip01,
     like_of,
     log_softmax,
+    one_number,
     row_numbers,
     target_class,
     teacher_rows,
@@ -75,7 +76,7 @@ def reliability_weights(
         function, ops, teacher_logits, labels, where, like=like, ignore_index=ignore_index
     )
     tau, kappa = (
-        row_numbers(function, ops, name, x, rows.logits, rows.dtype)
+        one_number(function, ops, name, x, rows.logits, rows.dtype)
         for name, x in (("temperature", temperature), ("strength", strength))
     )
     target = target_class(ops, rows.labels)
@@ -107,7 +108,7 @@ def repair_rows(
         labels: (batch,) int, or (batch, classes) soft.
         reliability: (batch,) in 0 … 1, such as `reliability_weights`; clipped to that.
         smoothing: ε in 0 … 1.
-        where: (batch,) bool, True = keep; the content of other rows plays no part.
+        where: (batch,) bool, True = keep; other rows come out uniform, whatever they hold.
         ignore_index: rows with this int label stay the teacher's.
 
     Returns:
@@ -135,11 +136,11 @@ def repair_rows(
         function, ops, teacher_logits, labels, where,
         like=like, ignore_index=ignore_index, drop_ignored=False,
     )  # fmt: skip
-    eps = row_numbers(function, ops, "smoothing", smoothing, rows.logits, rows.dtype)
+    eps = one_number(function, ops, "smoothing", smoothing, rows.logits, rows.dtype)
     trust = row_numbers(function, ops, "reliability", reliability, rows.logits, rows.dtype)
     classes = rows.logits.shape[1]
     zeros = 0.0 * ops.astype(rows.kept, rows.dtype)
-    labelled = target_class(ops, rows.labels) >= 0
+    labelled = rows.kept & (target_class(ops, rows.labels) >= 0)
     trust = ops.where(labelled, clip01(ops, zeros + trust), 1.0)[:, None]
     soft = one_hot(ops, rows.labels, classes, rows.dtype)
     own = _log(ops, trust) + ops.maximum(log_softmax(ops, rows.logits), MASKED)

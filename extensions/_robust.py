@@ -10,7 +10,7 @@ from mcld_core.backends import Backend, backend_for
 from mcld_core.batch import Batch, check_device, check_reduction, check_rows, reduce_rows
 from mcld_core.contrast import one_hot
 from mcld_core.extensions._reliability import _check_above_zero
-from mcld_core.extensions._rows import clip01, like_of, row_numbers, teacher_rows
+from mcld_core.extensions._rows import clip01, like_of, one_number, row_weights, teacher_rows
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
 
 SERIES = 12
@@ -39,7 +39,7 @@ def bounded(
         sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
-        The reduced loss; it has the gradient.
+        The reduced loss, float32 (float64 for float64 rows); it has the gradient.
 
     Raises:
         ValueError, TypeError: what does not fit, what came, and what to do.
@@ -58,9 +58,8 @@ def bounded(
     if isinstance(q, (int, float)) and not q >= 0:
         raise ValueError(f"{function}: q needs a number ≥ 0; got {q!r}")
     ops, rows, weight = _loss_rows(function, rows, sample_weight, where, q)
-    if not isinstance(q, (int, float)):
-        q = row_numbers(function, ops, "q", q, rows, ops.dtype(rows))
-    return _reduce(ops, rows * _relative(ops, q * rows), weight, reduction)
+    q = one_number(function, ops, "q", q, rows, ops.dtype(rows))
+    return _reduce(ops, _bound(ops, rows, q), weight, reduction)
 
 
 def trimmed(
@@ -83,7 +82,7 @@ def trimmed(
             that stay.
 
     Returns:
-        The reduced loss; it has the gradient.
+        The reduced loss, float32 (float64 for float64 rows); it has the gradient.
 
     Raises:
         ValueError, TypeError: what does not fit, what came, and what to do.
@@ -103,17 +102,15 @@ def trimmed(
         raise ValueError(f"{function}: fraction needs a number in 0 … 1; got {fraction!r}")
     ops, rows, weight = _loss_rows(function, rows, sample_weight, where, fraction)
     dtype = ops.dtype(rows)
-    if not isinstance(fraction, (int, float)):
-        fraction = row_numbers(function, ops, "fraction", fraction, rows, dtype)
+    fraction = one_number(function, ops, "fraction", fraction, rows, dtype)
     kept = weight > 0
-    largest = float(np.finfo(dtype).max)
-    ordered = ops.sort(ops.where(kept, ops.stop_gradient(rows), largest))
+    ordered = ops.sort(ops.where(kept, ops.stop_gradient(rows), np.inf))
     count = ops.sum(ops.astype(kept, dtype), None)
     stay = ops.astype(count, "int32") - ops.astype(fraction * count + 1e-4, "int32")
     place = ops.arange(ops.size(rows, 0), rows)
     is_last = ops.astype(place == stay - 1, dtype)
     threshold = ops.sum(ops.where(is_last > 0, ordered, 0.0), None)
-    stays = kept & (ops.stop_gradient(rows) <= threshold) & (stay > 0)
+    stays = kept & ~(ops.stop_gradient(rows) > threshold) & (stay > 0)  # a NaN is not hidden
     rows = ops.where(stays, rows, 0.0)
     return _reduce(ops, rows, weight * ops.astype(stays, dtype), reduction)
 
@@ -161,7 +158,7 @@ def outlier_weights(
     rows = teacher_rows(
         function, ops, teacher_logits, labels, where, like=like, ignore_index=ignore_index
     )
-    cutoff = row_numbers(function, ops, "cutoff", cutoff, rows.logits, rows.dtype)
+    cutoff = one_number(function, ops, "cutoff", cutoff, rows.logits, rows.dtype)
     kept = ops.astype(rows.kept, rows.dtype)[:, None]
     p = kept * ops.softmax(rows.logits, 1)
     label = kept * one_hot(ops, rows.labels, rows.logits.shape[1], rows.dtype)
@@ -175,21 +172,28 @@ def outlier_weights(
     return kept[:, 0] * ops.where(alone, 1.0, clip01(ops, cosine / cutoff))
 
 
-def _relative(ops: Backend, x: Array) -> Array:
-    """Return ``(1 − e^−x) / x``: 1 at 0, by its series near 0, where the difference cancels."""
+def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
+    """Return ``(1 − e^−qL) / q``; near 0, where the difference cancels, L times its series."""
+    if isinstance(q, (int, float)):
+        if q == 0:
+            return rows
+        x, divisor = q * rows, q
+    else:
+        x = q * ops.where(q > 0, rows, 0.0)  # at q = 0 an infinite loss too is itself
+        divisor = ops.where(q > 0, q, 1.0)
     near = ops.abs(x) < 0.25
     close = ops.where(near, x, 0.0)
-    series = 0.0 * x + 1.0
+    series = 0.0 * close + 1.0
     for n in range(SERIES, 1, -1):
         series = 1.0 - close / float(n) * series
-    far = ops.where(near, 1.0, x)
-    return ops.where(near, series, (1.0 - ops.exp(-far)) / far)
+    far = (1.0 - ops.exp(-ops.where(near, 1.0, x))) / divisor
+    return ops.where(near, rows * series, far)
 
 
 def _loss_rows(
     function: str, rows: Any, sample_weight: Any, where: Any, number: Any
 ) -> tuple[Backend, Array, Array]:
-    """Return the backend, the rows (0 where dropped) and their weights."""
+    """Return the backend, the rows (0 where dropped), in the dtype computed in, and weights."""
     ops = backend_for(function, rows, sample_weight, where, number)
     rows = ops.asarray(rows, like_of(ops, rows, sample_weight, where))
     if len(rows.shape) != 1 or "float" not in ops.dtype(rows):
@@ -197,13 +201,9 @@ def _loss_rows(
             f"{function}: rows needs shape (batch,) and a float dtype, a loss with "
             f"reduction='none'; got shape {tuple(rows.shape)}, {ops.dtype(rows)}"
         )
-    dtype = ops.dtype(rows)
-    weight = ops.astype(ops.arange(ops.size(rows, 0), rows) >= 0, dtype)
-    if sample_weight is not None:
-        given = ops.asarray(sample_weight, rows)
-        check_rows(function, "sample_weight", given, rows.shape[0])
-        check_device(function, ops, "sample_weight", given, rows)
-        weight = ops.stop_gradient(ops.astype(given, dtype))
+    dtype = "float64" if ops.dtype(rows) == "float64" else "float32"
+    rows = ops.astype(rows, dtype)
+    kept = ops.arange(ops.size(rows, 0), rows) >= 0
     if where is not None:
         kept = ops.asarray(where, rows)
         check_rows(function, "where", kept, rows.shape[0])
@@ -212,7 +212,11 @@ def _loss_rows(
                 f"{function}: where needs dtype bool (True = keep); got {ops.dtype(kept)}"
             )
         check_device(function, ops, "where", kept, rows)
-        rows, weight = ops.where(kept, rows, 0.0), ops.where(kept, weight, 0.0)
+        rows = ops.where(kept, rows, 0.0)
+    weight = ops.astype(kept, dtype)
+    if sample_weight is not None:
+        check_rows(function, "sample_weight", ops.asarray(sample_weight, rows), rows.shape[0])
+        weight = row_weights(function, ops, "sample_weight", sample_weight, kept, rows, dtype)
     return ops, rows, weight
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mcld_core.backends import Backend
 from mcld_core.batch import check_device, check_label_values, check_rows, keep_rows, label_kind
 from mcld_core.contrast import MASKED
@@ -69,7 +71,7 @@ def teacher_rows(
         check_device(function, ops, "labels", labels, rows)
         check_label_values(function, "labels", ops, labels, kept, shape[1], ignore_index)
         if kind == "soft":
-            labels = ops.stop_gradient(ops.astype(labels, dtype))
+            labels = keep_rows(ops, ops.stop_gradient(ops.astype(labels, dtype)), kept)
         else:
             labels = ops.astype(labels, "int32")
             kept = kept & (labels != ignore_index) if drop_ignored else kept
@@ -91,6 +93,21 @@ def log_softmax(ops: Backend, x: Float[Array, "batch classes"]) -> Float[Array, 
     return shifted - ops.log(ops.sum(ops.exp(shifted), 1, keepdims=True))
 
 
+def one_number(
+    function: str, ops: Backend, argument: str, x: Any, like: Array, dtype: str
+) -> Scalar:
+    """Return a Python number as it is, a zero-dimensional array converted."""
+    if isinstance(x, (int, float)):
+        return x
+    x = ops.asarray(x, like)
+    if len(x.shape):
+        raise ValueError(
+            f"{function}: {argument} needs a number or a zero-dimensional array; got shape "
+            f"{tuple(x.shape)}"
+        )
+    return row_numbers(function, ops, argument, x, like, dtype)
+
+
 def row_numbers(
     function: str, ops: Backend, argument: str, x: Any, like: Array, dtype: str
 ) -> Scalar | Float[Array, "batch"]:  # noqa: F821
@@ -102,6 +119,29 @@ def row_numbers(
         check_rows(function, argument, x, like.shape[0])
     check_device(function, ops, argument, x, like)
     return ops.stop_gradient(ops.astype(x, dtype))
+
+
+def row_weights(
+    function: str,
+    ops: Backend,
+    argument: str,
+    x: Any,
+    kept: Bool[Array, "batch"],  # noqa: F821
+    like: Array,
+    dtype: str,
+) -> Float[Array, "batch"]:  # noqa: F821
+    """Return weights ≥ 0 as (batch,) rows, 0 in dropped ones, whatever stood there.
+
+    Raises ValueError for a weight below 0 where the values can be read for free.
+    """
+    weight = 0.0 * ops.astype(kept, dtype) + row_numbers(function, ops, argument, x, like, dtype)
+    values, mask = ops.host_values(weight), ops.host_values(kept)
+    if values is not None and mask is not None and (bad := ~(values >= 0) & mask).any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"{function}: {argument} needs numbers ≥ 0; got {values[row]} in row {row}"
+        )
+    return ops.where(kept, weight, 0.0)
 
 
 def clip01(ops: Backend, x: Array) -> Array:

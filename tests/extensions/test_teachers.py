@@ -14,11 +14,16 @@ from mcld_core.extensions.teachers import (
     TeacherQuality,
     adapt,
     adaptive_mcld_loss,
+    agreement,
     anneal,
+    bounded,
+    deep_supervision_loss,
     ensemble,
+    outlier_weights,
     quality_weights,
     reliability_weights,
     repair_rows,
+    trimmed,
 )
 from tests import oracles
 from tests.cases import logits, make_case, make_keys, teacher_keys
@@ -222,6 +227,49 @@ def test_trust_compiles_in_a_step(differentiable: Framework) -> None:
     assert_value(backend.to_numpy(compiled), backend.to_numpy(eager), scale=16.0)
 
 
+# ---- dropped rows ----
+
+DROPPED: dict[str, Any] = {
+    "outlier_weights": lambda t, y, r, where: outlier_weights(t, y, where=where),
+    "reliability_weights": lambda t, y, r, where: reliability_weights(t, y, where=where),
+    "repair_rows": lambda t, y, r, where: repair_rows(t, y, r, where=where),
+    "adaptive": lambda t, y, r, where: adaptive_mcld_loss(
+        t, t + 1.0, y, reliability=r, sample_weight=r, where=where
+    ),
+    "deep_supervision": lambda t, y, r, where: deep_supervision_loss([t, t], y, where=where),
+    "bounded": lambda t, y, r, where: bounded(r, 0.5, sample_weight=r, where=where),
+    "trimmed": lambda t, y, r, where: trimmed(r, 0.25, sample_weight=r, where=where),
+    "quality": lambda t, y, r, where: tuple(TeacherQuality.from_logits(t, y, where=where)),
+    "agreement": lambda t, y, r, where: agreement([t, t + 1.0], where=where)[0],
+    "probabilities": lambda t, y, r, where: ensemble([t, t], weights=[r, 1.0], where=[where, None]),
+    "logits": lambda t, y, r, where: ensemble([t], weights=[r], where=[where], space="logits"),
+}
+
+
+@pytest.mark.parametrize("call", DROPPED.values(), ids=list(DROPPED))
+@pytest.mark.parametrize("labels", ["int", "soft"])
+@pytest.mark.parametrize("content", [np.nan, np.inf, -np.inf])
+def test_what_a_dropped_row_holds_plays_no_part(
+    backend: Framework, content: float, labels: str, call: Any
+) -> None:
+    values = []
+    for inside in (0.5, content):
+        teacher, soft, rows = TEACHER.copy(), SOFT.copy(), np.linspace(0.0, 1.0, ROWS)
+        ints = np.where(LABELS < 0, 0, LABELS)
+        for array in (teacher, soft, rows):
+            array[~WHERE] = inside
+        ints[~WHERE] = 1 if inside == 0.5 else 77
+        given = [teacher, ints if labels == "int" else soft, rows]
+        if call is DROPPED["probabilities"]:  # the other teacher has the row
+            given[0] = TEACHER
+        found = call(*(backend.array(x, "float64") for x in given), backend.array(WHERE))
+        found = found if isinstance(found, (tuple, list)) else [found]
+        values.append([backend.to_numpy(x) for x in found])
+    for expected, other in zip(*values, strict=True):
+        assert np.isfinite(other).all()
+        np.testing.assert_array_equal(other, expected)
+
+
 # ---- errors ----
 
 
@@ -229,10 +277,13 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
     teacher, labels = backend.array(TEACHER, "float64"), backend.array(np.zeros(ROWS, int))
     quality = measured(backend)
     trust = backend.array(np.ones(3), "float64")
+    negative = backend.array(np.where(np.arange(ROWS) == 2, -0.5, 1.0), "float64")
     for call, text in [
         (lambda: ensemble([]), "at least one teacher; got none"),
         (lambda: ensemble([teacher], weights=[1, 2]), "one entry a teacher, 1; got 2"),
         (lambda: ensemble([teacher], weights=[-1]), "weights needs numbers ≥ 0; got -1"),
+        (lambda: ensemble([teacher], weights=[negative]), "weights needs numbers ≥ 0; got -0.5 in"),
+        (lambda: ensemble([teacher], temperatures=[trust]), "a zero-dimensional array; got shape"),
         (lambda: ensemble([teacher], temperatures=[0]), "temperatures needs numbers > 0; got 0"),
         (lambda: ensemble([teacher], space="log"), "'probability' or 'logits'; got 'log'"),
         (lambda: ensemble([teacher, teacher[:, :3]]), "arrays of one shape"),

@@ -52,6 +52,50 @@ def test_bounded_equals_its_formula_is_bounded_and_is_the_loss_at_q_0(
     assert_value(backend.to_numpy(traced), teacher_oracles.bounded(LOSSES, 0.7).mean(), dtype)
 
 
+def test_an_infinite_loss_is_bounded_or_trimmed_and_a_nan_is_shown(backend: Framework) -> None:
+    def rows(*values: float) -> Any:
+        return backend.array(np.array(values), "float64")
+
+    for q in (0.5, backend.array(np.asarray(0.5), "float64")):
+        found = backend.to_numpy(bounded(rows(0.0, np.inf), q, reduction="none"))
+        np.testing.assert_array_equal(found, [0.0, 2.0])
+    for q in (0.0, backend.array(np.asarray(0.0), "float64")):
+        found = backend.to_numpy(bounded(rows(1.0, np.inf), q, reduction="none"))
+        np.testing.assert_array_equal(found, [1.0, np.inf])
+    where = backend.array(np.array([True, True, False]))
+    for third in (3.0, np.inf, np.nan):
+        kept = trimmed(rows(1.0, np.inf, third), 0.0, where=where, reduction="none")
+        np.testing.assert_array_equal(backend.to_numpy(kept), [1.0, np.inf, 0.0])
+        assert backend.to_numpy(trimmed(rows(1.0, np.inf, third), 0.5, where=where)) == 1.0
+    for loss in (bounded, trimmed):
+        assert np.isnan(backend.to_numpy(loss(rows(1.0, np.nan, 2.0), 0.5)))
+
+
+@pytest.mark.parametrize("loss", [bounded, trimmed])
+def test_a_dropped_or_infinite_row_spoils_no_gradient(differentiable: Framework, loss: Any) -> None:
+    losses, where = np.array([1.0, np.nan, 2.0, np.inf]), np.array([True, False, True, True])
+    _, gradient = differentiable.value_and_grad(
+        lambda x: loss(x, 0.4, where=differentiable.array(where), reduction="sum"), losses
+    )
+    expected = [1, 0, 1, 0] if loss is trimmed else [np.exp(-0.4), 0, np.exp(-0.8), 0]
+    assert_value(gradient, np.array(expected))
+
+
+@pytest.mark.parametrize("loss", [bounded, trimmed])
+def test_half_precision_rows_are_computed_in_float32(backend: Framework, loss: Any) -> None:
+    losses = np.linspace(0.0, 8.0, 33)  # exact in half precision
+    for dtype in set(backend.dtypes) - {"float32", "float64"}:
+        weight = backend.array(np.arange(33) / 4, dtype)
+        found = loss(backend.array(losses, dtype), 0.25, sample_weight=weight)
+        expected = loss(
+            backend.array(losses, "float32"),
+            0.25,
+            sample_weight=backend.array(np.arange(33) / 4, "float32"),
+        )
+        assert backend.dtype(found) == "float32"
+        np.testing.assert_array_equal(backend.to_numpy(found), backend.to_numpy(expected))
+
+
 @pytest.mark.parametrize("q", [0.0, 1e-6, 0.3, 2.0])
 def test_bounded_pulls_by_exp_of_minus_q_l(differentiable: Framework, q: float) -> None:
     losses = LOSSES[1:8]  # 0.25 / q lies among them
@@ -246,7 +290,11 @@ def test_no_gradient_passes_through_a_head_as_teacher(differentiable: Framework)
 def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
     rows, matrix = backend.array(LOSSES, "float64"), backend.array(TEACHER, "float64")
     labels = backend.array(np.zeros(10, int))
+    negative = backend.array(np.where(np.arange(9) == 2, -0.5, 1.0), "float64")
     for call, text in [
+        (lambda: bounded(rows, 1.0, sample_weight=negative), "numbers ≥ 0; got -0.5 in row 2"),
+        (lambda: trimmed(rows, 0.5, sample_weight=negative), "numbers ≥ 0; got -0.5 in row 2"),
+        (lambda: bounded(rows, rows), "q needs a number or a zero-dimensional array; got shape"),
         (lambda: bounded(rows, -1.0), "q needs a number ≥ 0; got -1.0"),
         (lambda: bounded(matrix, 1.0), "a loss with reduction='none'; got shape (10, 4)"),
         (lambda: bounded(rows, 1.0, reduction="median"), "got 'median'"),
