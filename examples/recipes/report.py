@@ -112,8 +112,8 @@ def _figures(
             {"before training": predictions.untrained, f"{shown}, after": students[shown]},
             predictions.labels,
         ),
-        "Similarity of the student's rows to the teacher's, test images sorted by class, before "
-        "and after training. Bright blocks on the diagonal: the classes are told apart.",
+        "Similarity of the student's rows to the teacher's, random test images sorted by class, "
+        "before and after training. Bright blocks on the diagonal: the classes are told apart.",
     )
     yield (
         "Confusion",

@@ -49,6 +49,22 @@ def test_logit_correlations_are_numpy_s() -> None:
     assert np.isfinite(plots.logit_correlations(logits)).all()
 
 
+def test_the_similarity_shows_all_classes_of_a_test_set_in_their_order() -> None:
+    """ImageNet's folders are read one class after the other."""
+    labels = np.repeat(np.arange(5), 100)
+    rng = np.random.default_rng(0)
+    logits = (5 * np.eye(5)[labels] + rng.normal(size=(500, 5))).astype(np.float32)
+    figure = plots.similarity_matrices(logits, {"student": logits}, labels)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == list("01234")
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.shape == (96, 96)
+    again = plots.similarity_matrices(logits, {"student": logits}, labels)
+    np.testing.assert_array_equal(shown, again.axes[0].images[0].get_array())
+    few = plots.similarity_matrices(logits[::20], {"student": logits[::20]}, labels[::20])
+    assert np.asarray(few.axes[0].images[0].get_array()).shape == (25, 25)
+
+
 def write(path: Path, classes: int = 4) -> None:
     rng = np.random.default_rng(0)
     teacher, untrained, student = rng.normal(size=(3, 60, classes)).astype(np.float32)
