@@ -22,14 +22,20 @@ def ema_update(average: Any, value: Any, decay: Scalar) -> Any:
     step. Pure: under JAX use it in the jitted step; ``EMATeacher`` of the PyTorch and Keras
     backends holds such a copy of a model.
 
+    A half-precision average would stand still, for a step of ``1 − decay`` is below its rounding:
+    its leaves come out as float32. Keep them so from step to step (``ema_update(params, params,
+    0.0)`` is a start that has the final dtypes, as a ``scan`` needs), and cast where the teacher
+    is called.
+
     Args:
         average: an array, or a dict, list or tuple of them, nested at will (a JAX parameter tree,
-            a ``state_dict``). Leaves that are not floating take the value of ``value``.
+            a ``state_dict``). Leaves that are not floating take the value of ``value``; a None
+            stays.
         value: the student's, of the same structure.
         decay: 0 … 1, a number or a traced array; `ema_decay` warms it up.
 
     Returns:
-        The same structure, without a gradient.
+        The same structure, floating leaves as float32 (float64 stays), without a gradient.
 
     Raises:
         ValueError: structures that differ, or a decay outside 0 … 1.
@@ -54,6 +60,10 @@ def ema_update(average: Any, value: Any, decay: Scalar) -> Any:
             raise _different(average, value)
         entries = [ema_update(a, b, decay) for a, b in zip(average, value, strict=True)]
         return type(average)(*entries) if hasattr(average, "_fields") else type(average)(entries)
+    if average is None or value is None:
+        if average is not value:
+            raise _different(average, value)
+        return None
     ops = backend_for("ema_update", average, value)
     average, value = ops.asarray(average), ops.stop_gradient(ops.asarray(value, average))
     if tuple(average.shape) != tuple(value.shape):
@@ -61,22 +71,27 @@ def ema_update(average: Any, value: Any, decay: Scalar) -> Any:
     dtype = ops.dtype(average)
     if "float" not in dtype:
         return value
+    dtype = "float64" if dtype == "float64" else "float32"
     if not isinstance(decay, (int, float)):
         decay = ops.astype(ops.asarray(decay, average), dtype)
-    return ops.stop_gradient(decay * average + (1.0 - decay) * ops.astype(value, dtype))
+    average, value = ops.astype(average, dtype), ops.astype(value, dtype)
+    return ops.stop_gradient(decay * average + (1.0 - decay) * value)
 
 
 def ema_decay(step: Scalar, decay: float = 0.999) -> Any:
     """Return ``min(decay, (1 + step) / (10 + step))``, so that the first weights are soon forgot.
 
     Args:
-        step: updates done so far, a number or a traced array.
+        step: updates done so far, a number or an array of any int or float dtype (traced, or an
+            optimizer's count of its steps).
         decay: the final decay.
     """
-    warm = (1.0 + step) / (10.0 + step)
     if isinstance(step, (int, float)):
-        return min(decay, warm)
-    return backend_for("ema_decay", step).minimum(warm, decay)
+        return min(decay, (1.0 + step) / (10.0 + step))
+    ops = backend_for("ema_decay", step)
+    step = ops.asarray(step)
+    step = ops.astype(step, "float64" if ops.dtype(step) == "float64" else "float32")
+    return ops.minimum((1.0 + step) / (10.0 + step), decay)
 
 
 def generations(
@@ -179,6 +194,8 @@ def _different(average: Any, value: Any) -> ValueError:
 
 
 def _describe(x: Any) -> str:
+    if x is None:
+        return "None"
     if isinstance(x, Mapping):
         return f"a dict of {sorted(map(str, x))}"
     if isinstance(x, (list, tuple)):

@@ -219,6 +219,33 @@ def test_ema_moves_every_leaf_and_copies_counters(backend: Framework) -> None:
     assert average["layers"][1] == {}
 
 
+@pytest.mark.parametrize("decay", [0.999, 0.99])
+def test_ema_of_half_precision_weights_moves_in_float32(backend: Framework, decay: float) -> None:
+    for dtype in set(backend.dtypes) - {"float32", "float64"}:
+        average, value = (backend.array(np.full(3, x), dtype) for x in (1.0, 1.125))
+        for _ in range(50):
+            average = ema_update(average, value, decay)
+        assert backend.dtype(average) == "float32"
+        expected = np.full(3, 1.125 - 0.125 * decay**50)
+        assert_value(backend.to_numpy(average), expected, "float32", scale=16.0)
+        start = ema_update({"w": value}, {"w": value}, 0.0)["w"]
+        assert backend.dtype(start) == "float32"
+        assert_value(backend.to_numpy(start), np.full(3, 1.125), "float32")
+
+
+def test_ema_leaves_a_none_as_it_is(backend: Framework) -> None:
+    weight = backend.array(np.ones(2), "float32")
+    assert ema_update({"bias": None, "w": weight}, {"bias": None, "w": weight}, 0.5)["bias"] is None
+    with pytest.raises(ValueError, match=re.escape("got None and shape (2,)")):
+        ema_update([None], [weight], 0.5)
+
+
+def test_ema_decay_takes_an_integer_step(backend: Framework) -> None:
+    for dtype in ("int32", "int64"):
+        step = backend.array(np.asarray(90, dtype))
+        assert_value(backend.to_numpy(ema_decay(step, 0.99)), 0.91, "float32")
+
+
 def test_ema_decay_warms_up_to_its_end(backend: Framework) -> None:
     for step, expected in ((0, 0.1), (90, 0.91), (10**6, 0.99)):
         assert ema_decay(step, 0.99) == pytest.approx(expected)

@@ -68,6 +68,34 @@ def test_the_checkpoint_holds_average_and_count() -> None:
     assert int(other.updates) == 2
 
 
+@pytest.mark.parametrize("cast_first", [True, False], ids=["student", "teacher"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_model_is_averaged_in_float32(
+    dtype: torch.dtype, cast_first: bool
+) -> None:
+    model = torch.nn.Linear(3, 2)
+    torch.nn.init.constant_(model.weight, 1.0)
+    if cast_first:
+        teacher = EMATeacher(model.to(dtype), warm_up=False)
+    else:
+        teacher = EMATeacher(model, warm_up=False).to(dtype)
+        model = model.to(dtype)
+    torch.nn.init.constant_(model.weight, 1.125)
+    for _ in range(100):
+        teacher.update(model)
+    expected = torch.full((2, 3), 1.125 - 0.125 * 0.999**100)
+    torch.testing.assert_close(teacher.precise.weight, expected)
+    torch.testing.assert_close(teacher.model.weight, expected.to(dtype), rtol=0, atol=0)
+    assert teacher(torch.ones(1, 3, dtype=dtype)).dtype == dtype
+
+    other = EMATeacher(torch.nn.Linear(3, 2).to(dtype), warm_up=False)
+    other.load_state_dict(teacher.state_dict())
+    for one in (teacher, other):
+        one.update(model)
+    assert torch.equal(teacher.precise.weight, other.precise.weight)
+    assert int(other.updates) == 101
+
+
 def test_a_wrong_decay_is_named() -> None:
     with pytest.raises(ValueError, match=r"decay needs a number in 0 … 1; got 2"):
         EMATeacher(student(), decay=2)
