@@ -13,6 +13,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +21,10 @@ from . import plots, results
 from .data import Dataset, load_dataset
 from .files import write_atomically, write_json, write_text
 from .logs import Diverged, Row, Stopped, say
-from .options import check_resumed, parse_options, resolved
+from .options import BESIDE, check_resumed, differences, parse_options, read_saved, resolved
 from .readers import DataError
 from .report import Predictions, write_report
+from .tuning import search_rate
 
 
 @dataclass(frozen=True)
@@ -119,31 +121,64 @@ def command_to_resume(words: Sequence[str]) -> str:
 
 
 def tune(trainer: Trainer, options: argparse.Namespace) -> dict[str, float]:
-    """Choose each method's learning rate by the mean validation accuracy of the last epoch."""
-    scores: dict[str, dict[float, list[float]]] = {method: {} for method in options.methods}
-    for seed in options.tune_seeds:
-        teacher = trainer.train("teacher", seed, options.teacher_lr, None, None)
-        for method in options.methods:
-            for lr in options.lr_grid:
-                try:
-                    rows = trainer.train(method, seed, lr, None, teacher).rows
-                    score = rows[-1]["validation_accuracy"]
-                except Diverged:
-                    score = 0.0
-                scores[method].setdefault(lr, []).append(score)
-                if trainer.speaks:
-                    say(f"trial: seed {seed} {method} lr {lr:g}: validation {100 * score:.2f}%")
-    means = {
-        method: {lr: statistics.fmean(values) for lr, values in by_lr.items()}
-        for method, by_lr in scores.items()
-    }
-    best = {method: max(by_lr, key=lambda lr: by_lr[lr]) for method, by_lr in means.items()}
+    """Choose each method's learning rate by the mean validation accuracy of the last epoch.
+
+    They go to ``tuning.json``, a method at a time, and a resumed run takes them from there.
+
+    Raises:
+        DataError: the file to resume from is damaged, or the options were others.
+    """
+    path = options.out / "tuning.json"
+    record = _read_tuning(path, options) if options.resume else None
+    if record is None:
+        record = {"seeds": options.tune_seeds, "validation": {}, "chosen": {}}
+        record["options"] = resolved(options)
+
+    @cache
+    def teacher(seed: int) -> Trained:
+        return trainer.train("teacher", seed, options.teacher_lr, None, None)
+
+    def validation(method: str, lr: float) -> float:
+        scores = []
+        for seed in options.tune_seeds:
+            taught_by = teacher(seed)
+            try:
+                rows = trainer.train(method, seed, lr, None, taught_by).rows
+                scores.append(rows[-1]["validation_accuracy"])
+            except Diverged:
+                scores.append(0.0)
+            if trainer.speaks:
+                say(f"trial: seed {seed} {method} lr {lr:g}: validation {100 * scores[-1]:.2f}%")
+        return statistics.fmean(scores)
+
+    for method in options.methods:
+        if method not in record["chosen"]:
+            best, means = search_rate(partial(validation, method), options.lr_grid)
+            record["chosen"][method], record["validation"][method] = best, means
+            if trainer.speaks:
+                write_json(path, record)
+    rates = {method: record["chosen"][method] for method in options.methods}
     if trainer.speaks:
-        record = {"seeds": options.tune_seeds, "validation": means, "chosen": best}
-        write_json(options.out / "tuning.json", record)
-        chosen = ", ".join(f"{method}={lr:g}" for method, lr in best.items())
+        chosen = ", ".join(f"{method}={lr:g}" for method, lr in rates.items())
         say(f"chosen on the validation split: {chosen}")
-    return best
+    return rates
+
+
+def _read_tuning(path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what `tune` wrote in an earlier run with these options; None where there is none."""
+    record = read_saved(path)
+    if record is None:
+        return None
+    try:
+        differ = differences(record["options"], options, BESIDE)
+    except KeyError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it") from error
+    if differ:
+        raise DataError(
+            f"--resume: the rates in {path} were chosen with other options: {differ}. Delete the "
+            "file, or choose another --out"
+        )
+    return record
 
 
 def compare(trainer: Trainer, options: argparse.Namespace, data: Dataset) -> None:

@@ -87,7 +87,12 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         action="store_true",
         help="choose each method's learning rate on the validation split first",
     )
-    training("--lr-grid", nargs="+", type=float, help="the rates that --tune-lr tries")
+    training(
+        "--lr-grid",
+        nargs="+",
+        type=float,
+        help="the rates that --tune-lr tries, and beyond an edge that wins, twice or half the last",
+    )
     training(
         "--tune-seeds",
         nargs="+",
@@ -212,20 +217,22 @@ def resolved(options: argparse.Namespace) -> dict[str, Any]:
         for key, value in vars(options).items()
         if key not in ("config", "resume", "tune_lr", "list_models", "learning_rates", "download")
     }
-    values["lr"] = [f"{method}={rate:g}" for method, rate in options.learning_rates.items()]
+    values["lr"] = [f"{method}={rate}" for method, rate in options.learning_rates.items()]
     return {
         key: str(value) if isinstance(value, Path) else value
         for key, value in sorted(values.items())
     }
 
 
-#: What a resumed run may change: where and on what it runs, what is compared, what comes after.
-#: Rates, epochs and models are checked against each training's own checkpoint.
-MAY_CHANGE = {
+#: What no training depends on: where and on what it runs, what is compared, what comes after.
+BESIDE = {
     *("out", "data_dir", "teacher_cache", "device", "replicas", "eval_batch_size", "tensorboard"),
-    *("methods", "seeds", "lr", "epochs", "teacher_lr", "teacher_epochs", "lr_grid", "tune_seeds"),
-    *("transfer", "transfer_size", "transfer_validation_size"),
+    *("methods", "seeds", "lr", "transfer", "transfer_size", "transfer_validation_size"),
 }
+
+#: What a resumed run may change. Rates, epochs and models are checked against each training's own
+#: checkpoint.
+MAY_CHANGE = BESIDE | {"epochs", "teacher_lr", "teacher_epochs", "lr_grid", "tune_seeds"}
 
 
 def check_resumed(options: argparse.Namespace) -> None:
@@ -235,17 +242,37 @@ def check_resumed(options: argparse.Namespace) -> None:
         DataError: options that a training depends on differ, or the file is damaged.
     """
     path = options.out / "config.json"
-    try:
-        saved = json.loads(path.read_text())
-    except FileNotFoundError:
+    saved = read_saved(path)
+    if saved is None:
         return
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and pass the options") from error
-    now = json.loads(json.dumps(resolved(options)))
-    differ = [key for key in now if key not in MAY_CHANGE and saved.get(key, now[key]) != now[key]]
+    differ = differences(saved, options, MAY_CHANGE)
     if differ:
-        changes = ", ".join(f"{key} was {saved[key]!r} and is {now[key]!r}" for key in differ)
         raise DataError(
-            f"--resume: {options.out} is of a run with other options: {changes}. Resume with "
+            f"--resume: {options.out} is of a run with other options: {differ}. Resume with "
             f"--config {path}, or choose another --out"
         )
+
+
+def read_saved(path: Path) -> dict[str, Any] | None:
+    """Return what an earlier run wrote as JSON; None where there is no such file.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        saved: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and pass the options") from error
+    return saved
+
+
+def differences(saved: dict[str, Any], options: argparse.Namespace, may_change: set[str]) -> str:
+    """Say which options differ from the `resolved` ones that were saved, but for some."""
+    now = json.loads(json.dumps(resolved(options)))
+    return ", ".join(
+        f"{key} was {saved[key]!r} and is {now[key]!r}"
+        for key in now
+        if key not in may_change and saved.get(key, now[key]) != now[key]
+    )

@@ -269,7 +269,7 @@ def test_a_full_disk_stops_the_run_and_a_freed_one_resumes_it(
 def test_the_rate_is_chosen_on_the_validation_split(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*SMALL, "--methods", "ce", "--tune-lr", "--lr-grid", "1e-6", "0.1"]
+    arguments = [*SMALL, "--methods", "ce", "--tune-lr", "--lr-grid", "1e-6", "0.1", "50"]
     assert torch_cifar100.main([*arguments, "--tune-seeds", "5", "--out", str(tmp_path)]) == 0
     assert "chosen on the validation split: ce=0.1" in capsys.readouterr().out
     scores = json.loads((tmp_path / "tuning.json").read_text())["validation"]["ce"]
