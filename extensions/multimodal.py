@@ -208,7 +208,7 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, "batch
         teacher_rows: (batch, width); never receives a gradient.
 
     Returns:
-        (batch,) means over the width, in the dtype of the student's rows.
+        (batch,) means over the width, float32 (float64 for float64 student rows).
 
     Raises:
         ValueError: rows without two axes, or of different widths.
@@ -222,7 +222,8 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, "batch
             "feature_mse: student_rows and teacher_rows need shape (batch, width), one width; got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    difference = student - ops.stop_gradient(ops.astype(teacher, ops.dtype(student)))
+    dtype = "float64" if ops.dtype(student) == "float64" else "float32"
+    difference = ops.astype(student, dtype) - ops.stop_gradient(ops.astype(teacher, dtype))
     return ops.sum(difference * difference, 1) / float(student.shape[1])
 
 

@@ -164,6 +164,25 @@ def test_other_losses_are_added_where_both_modalities_are(backend: Framework) ->
     assert_value(backend.to_numpy(found), rows, scale=64.0)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_feature_mse_of_half_precision_rows_is_computed_in_float32(
+    backend: Framework, dtype: str
+) -> None:
+    student, teacher = np.zeros((2, 1000)), np.full((2, 1000), 10.0)
+    rows = backend.array(student, dtype), backend.array(teacher, dtype)
+    found = feature_mse(*rows)
+    assert backend.dtype(found) == "float32"
+    assert_value(backend.to_numpy(found), np.full(2, 100.0), "float32")
+    total = multimodal_mcld_loss(
+        {"image": rows[0]},
+        {"image": rows[1]},
+        backend.array(np.array([0, 1])),
+        config=MCLDConfig(weight_instance=0.0, weight_sample=0.0, weight_category=0.0),
+        other_losses={("image", "image"): (0.5, feature_mse)},
+    )
+    assert_value(backend.to_numpy(total), 50.0, "float32")
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_parts_are_contrasted_as_means_and_one_by_one(backend: Framework, weight: float) -> None:
     rng = np.random.default_rng(5)
