@@ -39,7 +39,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--validation-size",
         type=int,
         default=0,
-        help="training images set apart for choices (learning rate, best epoch)",
+        help="training images set apart for choices (learning rate, best epoch); CIFAR holds out "
+        "5,000; 0 trains on the published 50,000",
     )
     data("--crop", type=int, default=0, help="random shift by up to so many pixels")
     data("--flip", action=argparse.BooleanOptionalAction, default=False, help="random mirroring")
@@ -136,7 +137,7 @@ def parse_options(
     preset = DATASET_DEFAULTS[dataset]
     parser.set_defaults(**{**preset.options, **file_values})
     options = parser.parse_args(argv)
-    options.learning_rates = _learning_rates(options.lr, preset.learning_rates)
+    options.learning_rates = _learning_rates(options.lr, preset.rates(options.student))
     if options.out is None:
         options.out = Path("runs") / dataset
     _check(parser, options)

@@ -50,6 +50,26 @@ def test_the_published_recipe_is_the_default_on_cifar100() -> None:
     assert set(options.learning_rates.values()) == {0.05}
 
 
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("student", ["mobilenet_v2", "shufflenet_v1", "shufflenet_v2"])
+def test_light_students_of_cifar_have_the_published_smaller_rate(
+    dataset: str, student: str, tmp_path: Path
+) -> None:
+    options = parse("--dataset", dataset, "--student", student, "--lr", "kd=0.02")
+    assert options.learning_rates.pop("kd") == 0.02
+    assert set(options.learning_rates.values()) == {0.01}
+    assert options.teacher_lr == 0.05
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"dataset": dataset, "student": student}))
+    assert set(parse("--config", str(path)).learning_rates.values()) == {0.01}
+    assert set(parse("--student", student).learning_rates.values()) == {0.03, 0.1}  # of digits
+
+
+def test_the_help_says_how_to_train_on_all_images_of_cifar() -> None:
+    text = " ".join(build_parser("test").format_help().split())
+    assert "CIFAR holds out 5,000; 0 trains on the published 50,000" in text
+
+
 def test_rates_a_method_override_the_one_for_all() -> None:
     options = parse("--lr", "mcld=0.5", "0.2")
     assert options.learning_rates["mcld"] == 0.5
