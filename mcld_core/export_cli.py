@@ -16,6 +16,9 @@ from mcld_core.onnx_packages import require
 RECIPES = "examples.recipes.torch_models:build"
 """Makes the models of the examples; found from the repository's root."""
 
+NOTES = ("normalization", "method", "teacher", "accuracy", "dataset", "center_crop")
+"""What a torch checkpoint may say beside its model, for the metadata."""
+
 
 def load_student(
     path: str | Path, *, model: str = RECIPES, load: str | None = None
@@ -107,7 +110,7 @@ def _from_torch(path: Path, model: str) -> tuple[Any, tuple[int, ...], dict[str,
         "model": name,
         "layout": "NCHW",
         "classes": None if isinstance(classes, int) else list(classes),
-        **{key: checkpoint.get(key) for key in ("normalization", "teacher", "accuracy", "dataset")},
+        **{key: checkpoint.get(key) for key in NOTES},
     }
     height, width, channels = shape
     return student, (channels, height, width), metadata
@@ -181,12 +184,15 @@ def _export(options: argparse.Namespace) -> None:
         options.checkpoint, model=options.model, load=options.load
     )
     if options.class_names is not None:
-        metadata["classes"] = options.class_names.read_text(encoding="utf-8").splitlines()
-    if options.mean is not None or options.std is not None:
-        metadata["normalization"] = {"mean": options.mean or [0.0], "std": options.std or [1.0]}
+        metadata["classes"] = _lines(options.class_names)
+    given = {"mean": options.mean, "std": options.std}
+    if any(given.values()):
+        known = {"mean": [0.0], "std": [1.0]} | (metadata.get("normalization") or {})
+        metadata["normalization"] = known | {key: part for key, part in given.items() if part}
     shape = options.input_shape or shape
     if shape is None:
         raise ValueError("export: --input-shape is needed where the checkpoint does not say it.")
+    rows = _rows(options, tuple(shape)) if smaller else {}  # read before anything is written
     report = export_onnx(
         student,
         options.out,
@@ -199,18 +205,59 @@ def _export(options: argparse.Namespace) -> None:
     print(report)
     if not smaller:
         return
-    with np.load(options.evaluation) as data:
-        evaluation = data["inputs"], data["labels"]
-        calibration = data["calibration"] if options.int8 == "static" else None
     limits: dict[str, Any] = {
-        "evaluation": evaluation,
+        "evaluation": (rows["inputs"], rows["labels"]),
         "max_accuracy_drop": options.max_accuracy_drop,
     }
+    stem = options.out.name.removesuffix(".onnx")
     if options.float16:
-        print(convert_float16(options.out, options.out.with_suffix(".float16.onnx"), **limits))
+        target = options.out.with_name(f"{stem}.float16.onnx")
+        print(convert_float16(options.out, target, **limits))
     if options.int8:
-        target = options.out.with_suffix(".int8.onnx")
-        print(quantize_int8(options.out, target, calibration=calibration, **limits))
+        target = options.out.with_name(f"{stem}.int8.onnx")
+        print(quantize_int8(options.out, target, calibration=rows.get("calibration"), **limits))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()  # -sig: some editors' first bytes
+    except UnicodeDecodeError as error:
+        raise ValueError(f"export: --class-names needs text in UTF-8; {path}: {error}.") from error
+
+
+def _rows(options: argparse.Namespace, shape: tuple[Any, ...]) -> dict[str, Any]:
+    """The arrays of ``--evaluation``, checked: inputs, labels and, for static int8, calibration."""
+    path = options.evaluation
+    wanted: dict[str, tuple[str, tuple[Any, ...]]] = {"inputs": ("f", shape), "labels": ("iu", ())}
+    if options.int8 == "static":
+        wanted["calibration"] = "f", shape
+    try:
+        with path.open("rb") as file, np.load(file) as data:
+            found = sorted(data)
+            rows = {name: data[name] for name in wanted if name in found}
+    except Exception as error:  # half a dozen types for a damaged file
+        raise ValueError(
+            f"export: --evaluation needs an NPZ file of plain arrays; {path} cannot be read: "
+            f"{error}."
+        ) from error
+    if len(rows) < len(wanted):
+        raise ValueError(
+            f"export: --evaluation needs the arrays {list(wanted)}; got {found} in {path}."
+        )
+    for name, (kinds, sizes) in wanted.items():
+        array = rows[name]
+        if array.dtype.kind not in kinds or array.shape[1:] != sizes or not array.size:
+            kind = "float" if "f" in kinds else "int"
+            raise ValueError(
+                f"export: --evaluation needs {name} of {kind} and the shape "
+                f"{('rows', *sizes)}; got {array.dtype} and {array.shape} in {path}."
+            )
+    if len(rows["labels"]) != len(rows["inputs"]):
+        raise ValueError(
+            f"export: --evaluation needs a label for each row of inputs; got "
+            f"{len(rows['labels'])} and {len(rows['inputs'])} in {path}."
+        )
+    return rows
 
 
 def _shape(text: str) -> tuple[int, ...]:

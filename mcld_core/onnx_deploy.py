@@ -19,6 +19,9 @@ from mcld_core.onnx_verify import session
 ROWS = 128
 """Rows at a time in evaluation and calibration."""
 
+TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+"""NumPy's names of onnxruntime's types, where they differ."""
+
 
 @dataclass(frozen=True)
 class Deployed:
@@ -169,17 +172,19 @@ def quantize_int8(
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
             )
+            _check_quantised(draft, kind)
             return
         quantization.quantize_static(
             str(prepared),
             str(draft),
-            _reader(_named(str(source), calibration)),
+            _reader(_named(session(source), calibration)),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             reduce_range=True,  # exact on processors without VNNI as well
         )
+        _check_quantised(draft, kind)
 
     return _deploy(kind, Path(source), Path(path), convert, evaluation, max_accuracy_drop)
 
@@ -187,7 +192,7 @@ def quantize_int8(
 def accuracy(path: str | os.PathLike[str], inputs: Any, labels: Any) -> float:
     """The share of rows whose largest logit is the label's."""
     runner = session(Path(path))
-    feeds = _named(str(path), inputs)
+    feeds = _named(runner, inputs)
     wanted = np.asarray(labels)
     rows = len(next(iter(feeds.values())))
     if wanted.shape != (rows,) or not rows:
@@ -221,7 +226,7 @@ def compare_latency(
     """
     paths = [Path(student), Path(teacher)]
     runners = [session(path, threads) for path in paths]
-    feeds = [_named(str(path), inputs) for path in paths]
+    feeds = [_named(runner, inputs) for runner in runners]
     times: list[list[float]] = [[], []]
     for turn in range(repeats + 3):
         for which in (0, 1):
@@ -268,23 +273,48 @@ def _deploy(
             model, known | encode_metadata({"precision": kind, "onnx_accuracy": after})
         )
         write_single(model, draft)
+        sizes = draft.stat().st_size, source.stat().st_size
         os.replace(draft, target)
-    sizes = target.stat().st_size, source.stat().st_size
     return Deployed(target, kind, *sizes, after, before)
 
 
-def _named(path: str, inputs: Any) -> Arrays:
-    """One array by input name; the name of a single input comes from the file."""
+def _named(runner: Any, inputs: Any) -> Arrays:
+    """One array by input name, in its type; the name of a single input comes from the file."""
+    types = {value.name: value.type for value in runner.get_inputs()}
     if isinstance(inputs, Mapping):
-        return {str(name): np.asarray(array) for name, array in inputs.items()}
-    names = [value.name for value in session(path).get_inputs()]
-    values = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
-    if len(names) != len(values):
+        given = {str(name): array for name, array in inputs.items()}
+    else:
+        values = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+        given = dict(zip(types, values, strict=False)) if len(values) == len(types) else {}
+    if set(given) != set(types):
+        got = list(map(str, inputs)) if isinstance(inputs, Mapping) else len(values)
         raise ValueError(
-            f"evaluation: inputs needs one array for each of {names}; got {len(values)}; pass a "
+            f"evaluation: inputs needs one array for each of {list(types)}; got {got}; pass a "
             "dict by name."
         )
-    return dict(zip(names, map(np.asarray, values), strict=True))
+    return {name: _typed(name, np.asarray(given[name]), kind) for name, kind in types.items()}
+
+
+def _typed(name: str, array: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
+    """Floats of any width as the file wants them, and so ints; nothing else."""
+    wanted = np.dtype(TYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")")))
+    if array.dtype.kind not in {"f": "f", "i": "iu", "u": "iu"}.get(wanted.kind, wanted.kind):
+        raise ValueError(
+            f"evaluation: the input {name!r} needs {wanted}; got {array.dtype}; give what the "
+            "model was trained on."
+        )
+    return array.astype(wanted, copy=False)
+
+
+def _check_quantised(path: Path, kind: str) -> None:
+    import onnx
+
+    weights = onnx.load(str(path)).graph.initializer
+    if not any(weight.data_type == onnx.TensorProto.INT8 for weight in weights):
+        raise ValueError(
+            f"{kind}: nothing in the student can be quantised; got no weight of int8; no file was "
+            "written. Static int8, with calibration rows, is the one for convolutions."
+        )
 
 
 def _parts(feeds: Arrays) -> Iterator[Arrays]:

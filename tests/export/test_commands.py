@@ -53,8 +53,17 @@ def test_a_checkpoint_becomes_a_classifier(tmp_path: Path, capsys: pytest.Captur
     classifier = predict.Classifier(out)
     assert classifier.metadata["classes"] == NAMES
     assert classifier.metadata["model"] == "small"
+    assert {"method", "accuracy", "teacher"}.isdisjoint(classifier.metadata)
     assert classifier.input.layout == "NCHW"
     np.testing.assert_allclose(classifier.input.std, 0.2)
+
+
+def test_what_a_checkpoint_says_of_its_training_goes_along(tmp_path: Path) -> None:
+    said = {"method": "mcld", "accuracy": 0.75, "teacher": "wide", "dataset": "digits"}
+    out = tmp_path / "student.onnx"
+    assert export(save(tmp_path / "a.pt", **said), out) == 0
+    metadata = predict.Classifier(out).metadata
+    assert {key: metadata[key] for key in said} == said
 
 
 def test_a_checkpoint_of_the_examples_needs_no_model(tmp_path: Path) -> None:
@@ -92,6 +101,80 @@ def test_smaller_files_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) 
     printed = capsys.readouterr().out
     assert "float16, " in printed
     assert "int8 static, " in printed
+
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
+ROWS = {"inputs": IMAGES, "labels": np.arange(4), "calibration": IMAGES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"calibration": None}, "needs the arrays ['inputs', 'labels', 'calibration']; got ['inp"),
+        ({"labels": None}, "got ['calibration', 'inputs'] in "),
+        ({"labels": np.arange(3)}, "a label for each row of inputs; got 3 and 4 in "),
+        ({"labels": np.eye(4)}, "labels of int and the shape ('rows',); got float64 and (4, 4) in"),
+        ({"inputs": IMAGES[0]}, "inputs of float and the shape ('rows', 3, 8, 8); got float32"),
+        ({"inputs": IMAGES.astype(np.uint8)}, "got uint8 and (4, 3, 8, 8) in "),
+        ({"calibration": IMAGES[:0]}, "got float32 and (0, 3, 8, 8) in "),
+        ({"inputs": np.array([None])}, "cannot be read: "),
+    ],
+)
+def test_the_evaluation_set_is_checked_before_anything_is_written(
+    changes: dict[str, Any], text: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data, out = tmp_path / "data.npz", tmp_path / "a.onnx"
+    np.savez(data, **{name: array for name, array in (ROWS | changes).items() if array is not None})
+    assert export(save(tmp_path / "a.pt"), out, "--evaluation", str(data), "--int8", "static") == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert str(data) in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["cut", "no archive", "one array", "empty", "missing"])
+def test_a_damaged_evaluation_set_is_named(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data, out = tmp_path / "data.npz", tmp_path / "a.onnx"
+    np.savez(data, **ROWS)
+    whole = data.read_bytes()
+    data.write_bytes({"cut": whole[:-99], "no archive": b"no archive at all"}.get(kind, b""))
+    if kind == "one array":
+        with data.open("wb") as file:
+            np.save(file, IMAGES)
+    if kind == "missing":
+        data.unlink()
+    assert export(save(tmp_path / "a.pt"), out, "--evaluation", str(data), "--float16") == 2
+    assert f"NPZ file of plain arrays; {data} cannot be read: " in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_names_of_the_smaller_files_keep_the_dots_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data, out = tmp_path / "data.npz", tmp_path / "a-0.5"
+    np.savez(data, **ROWS | {"inputs": IMAGES.astype(np.float64)})
+    more = ("--evaluation", str(data), "--float16", "--max-accuracy-drop", "1")
+    assert export(save(tmp_path / "a.pt"), out, *more) == 0
+    found = {entry.name for entry in tmp_path.iterdir()}
+    assert found == {"a.pt", "data.npz", "a-0.5", "a-0.5.float16.onnx"}
+
+
+def test_names_and_a_normalisation_beside_the_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    names = ["größer, kleiner", "猫", *NAMES[2:]]
+    file, out = tmp_path / "names.txt", tmp_path / "a.onnx"
+    file.write_text("\n".join(names) + "\n", encoding="utf-8-sig")
+    checkpoint = save(tmp_path / "a.pt")
+    assert export(checkpoint, out, "--class-names", str(file), "--std", "0.3") == 0
+    classifier = predict.Classifier(out)
+    assert classifier.metadata["classes"] == names
+    np.testing.assert_allclose((classifier.input.mean[0], classifier.input.std[0]), (0.5, 0.3))
+    file.write_text("größer", encoding="latin-1")
+    assert export(checkpoint, out, "--class-names", str(file)) == 2
+    assert f"--class-names needs text in UTF-8; {file}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

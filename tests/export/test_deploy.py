@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from torch import nn
 
 from mcld_core.export import compare_latency, convert_float16, export_onnx, quantize_int8
 from mcld_core.onnx_deploy import accuracy
@@ -112,6 +113,37 @@ def test_wrong_evaluation_sets(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"one array for each of \['input'\]; got 2"):
         convert_float16(source, tmp_path / "a.onnx", evaluation=((images, images), labels))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_by_name_and_in_the_files_type(source: Path) -> None:
+    images, labels = EVALUATION
+    assert accuracy(source, {"input": images.astype(np.float64)}, labels) > 0.9
+    with pytest.raises(ValueError, match=r"one array for each of \['input'\]; got \['images'\]"):
+        accuracy(source, {"images": images}, labels)
+    with pytest.raises(ValueError, match="the input 'input' needs float32; got uint8"):
+        accuracy(source, images.astype(np.uint8), labels)
+
+
+def test_a_damaged_source_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(ValueError, match=f"onnxruntime: {path} cannot be loaded"):
+        convert_float16(path, tmp_path / "b.onnx", evaluation=EVALUATION)
+
+
+def test_int8_where_nothing_is_quantised(tmp_path: Path) -> None:
+    student = nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())
+    export_onnx(student, tmp_path / "a.onnx", input_shape=(1, 8, 8))
+    with pytest.raises(ValueError, match="int8 dynamic: nothing in the student can be quantised"):
+        quantize_int8(tmp_path / "a.onnx", tmp_path / "b.onnx", evaluation=EVALUATION)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_int8_in_the_place_of_its_source(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(source.read_bytes())
+    report = quantize_int8(path, path, evaluation=EVALUATION)
+    assert report.source_size == source.stat().st_size > report.size == path.stat().st_size
 
 
 def test_latency_compares_two_files(source: Path) -> None:
