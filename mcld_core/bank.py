@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import check_device, check_label_values, check_rows, keep_rows, label_kind
+from mcld_core.batch import check_device, check_rows, keep_rows, prepare_teacher, wide_dtype
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import one_hot
 from mcld_core.keys import TeacherKeys, class_means
@@ -288,49 +288,32 @@ def _batch(
     ignore_index: int,
 ) -> _Batch:
     """Check and convert rows; those with the int label ``ignore_index`` are not kept."""
-    shape = tuple(rows.shape)
+    shape, argument = tuple(rows.shape), "logits" if bank is None else "teacher_logits"
     if len(shape) != 2 or (bank is not None and shape[1] != bank.shape[1]):
         width = "classes" if bank is None else bank.shape[1]
         raise ValueError(
-            f"{function}: logits need shape (batch, {width}); got {shape}. "
+            f"{function}: {argument} need shape (batch, {width}); got {shape}. "
             "Map the teacher's classes first: mcld_core.select_classes"
         )
-    if "float" not in ops.dtype(rows):
-        raise TypeError(f"{function}: logits need a float dtype; got {ops.dtype(rows)}")
     if bank is not None:
-        check_device(function, ops, "the bank", bank, rows)
+        check_device(function, ops, argument, rows, bank, "the bank")
     rows = ops.stop_gradient(rows)
-    number = ops.arange(ops.size(rows, 0), rows)
-
-    kept = number >= 0
-    if where is not None:
-        kept = ops.asarray(where, rows)
-        check_rows(function, "where", kept, shape[0])
-        if ops.dtype(kept) != "bool":
-            raise TypeError(
-                f"{function}: where needs dtype bool (True = keep); got {ops.dtype(kept)}"
-            )
+    given = prepare_teacher(function, argument, ops, rows, labels, None, where, ignore_index)
+    labels = given.labels
     if labels is None:
         labels = ops.argmax(rows, 1)
-    else:
-        labels = ops.asarray(labels, rows)
-        kind = label_kind(function, "labels", ops, labels, shape[0], shape[1])
-        check_device(function, ops, "labels", labels, rows)
-        check_label_values(function, "labels", ops, labels, kept, shape[1], ignore_index)
-        if kind == "soft":
-            labels = ops.stop_gradient(ops.astype(labels, _compute_dtype(ops, rows)))
-        else:
-            labels = ops.astype(labels, "int32")
-            kept = kept & (labels != ignore_index)
+    elif labels.ndim == 2:
+        labels = ops.astype(labels, _compute_dtype(ops, rows))
     if index is None:
-        ids = ops.minimum(number, -1)
+        ids = ops.minimum(ops.arange(ops.size(rows, 0), rows), -1)
     else:
         ids = ops.asarray(index, rows)
         check_rows(function, "index", ids, shape[0])
         if not ops.dtype(ids).startswith(("int", "uint")):
             raise TypeError(f"{function}: index needs an integer dtype; got {ops.dtype(ids)}")
-        ids = ops.where(kept, ops.astype(ids, "int32"), -1)
-    return _Batch(rows, labels, kept, ids)
+        check_device(function, ops, "index", ids, rows, argument)
+        ids = ops.where(given.kept, ops.astype(ids, "int32"), -1)
+    return _Batch(rows, labels, given.kept, ids)
 
 
 def _places(ops: Backend, kept: Array, bank: TeacherBank) -> tuple[Array, Array, Array, Array]:
@@ -371,4 +354,4 @@ def _stored(function: str, ops: Backend, logits: Array, dtype: str) -> Array:
 
 def _compute_dtype(ops: Backend, *arrays: Array) -> str:
     """Return float64 if one of the arrays is float64, else float32."""
-    return "float64" if "float64" in [ops.dtype(x) for x in arrays] else "float32"
+    return wide_dtype(*(ops.dtype(x) for x in arrays))

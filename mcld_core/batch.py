@@ -41,20 +41,13 @@ def prepare(
     """Check and convert the arguments that all losses share. Errors name ``function``."""
     student = _tensor(ops, student_logits, teacher_logits)
     teacher = ops.asarray(teacher_logits, student)
-    _check_logits(function, ops, student, teacher)
+    _check_pair(function, ops, student, teacher)
     batch, classes = student.shape
 
     kept = None
     if where is not None:
-        kept = ops.asarray(where, student)
-        check_rows(function, "where", kept, batch)
-        if ops.dtype(kept) != "bool":
-            raise TypeError(
-                f"{function}: where needs dtype bool (True = keep); got {ops.dtype(kept)}"
-            )
-        check_device(function, ops, "where", kept, student)
-
-    dtype = "float64" if ops.dtype(student) == "float64" else "float32"
+        kept = checked_mask(function, "where", ops, where, batch, student)
+    dtype = wide_dtype(ops.dtype(student))
     teacher = ops.stop_gradient(teacher)
     if labels is None:
         labels = ops.argmax(teacher, 1) if needs_labels else None
@@ -74,6 +67,57 @@ def prepare(
     if sample_weight is not None:
         weight = _checked_weight(function, ops, sample_weight, kept, student, dtype)
     return Batch(student, teacher, dtype, labels, kept, weight)
+
+
+class TeacherRows(NamedTuple):
+    """What comes with a teacher's rows where there is no student: for a bank, other replicas."""
+
+    labels: Int[Array, "batch"] | Float[Array, "batch classes"] | None  # noqa: F821
+    """int32 as they came, or soft in float32 or float64."""
+    kept: Bool[Array, "batch"]  # noqa: F821
+    weight: Float[Array, "batch"]  # noqa: F821
+    """``sample_weight`` times kept, in float64 where an argument is, else float32."""
+
+
+def prepare_teacher(
+    function: str,
+    argument: str,
+    ops: Backend,
+    logits: Float[Array, "batch classes"],
+    labels: Any,
+    sample_weight: Any,
+    where: Any,
+    ignore_index: int,
+) -> TeacherRows:
+    """Check and convert what comes with a teacher's logits. Errors name both first arguments."""
+    check_logits(function, argument, ops, logits)
+    batch, classes = logits.shape
+    kept = ops.arange(ops.size(logits, 0), logits) >= 0
+    if where is not None:
+        kept = checked_mask(function, "where", ops, where, batch, logits, argument)
+    dtype = ops.dtype(logits)
+    if labels is not None:
+        labels = ops.asarray(labels, logits)
+        kind = label_kind(function, "labels", ops, labels, batch, classes)
+        check_device(function, ops, "labels", labels, logits, argument)
+        check_label_values(function, "labels", ops, labels, kept, classes, ignore_index)
+        if kind == "soft":
+            labels = ops.stop_gradient(ops.astype(labels, wide_dtype(dtype, ops.dtype(labels))))
+        else:
+            labels = ops.astype(labels, "int32")  # first: a uint8 156 is -100 to some frameworks
+            kept = kept & (labels != ignore_index)
+    if sample_weight is None:
+        weight = ops.astype(kept, wide_dtype(dtype))
+    else:
+        weight = ops.asarray(sample_weight, logits)
+        dtype = wide_dtype(dtype, ops.dtype(weight))
+        weight = _checked_weight(function, ops, weight, kept, logits, dtype, argument)
+    return TeacherRows(labels, kept, weight)
+
+
+def wide_dtype(*dtypes: str) -> str:
+    """Return float64 if one of the dtypes is float64, else float32."""
+    return "float64" if "float64" in dtypes else "float32"
 
 
 def keep_rows(ops: Backend, x: Array, kept: Bool[Array, "rows"] | None = None) -> Array:  # noqa: F821
@@ -143,14 +187,41 @@ def check_rows(function: str, argument: str, x: Array, rows: Any) -> None:
         )
 
 
-def check_device(function: str, ops: Backend, argument: str, x: Array, student: Array) -> None:
+def check_device(
+    function: str,
+    ops: Backend,
+    argument: str,
+    x: Array,
+    other: Array,
+    other_argument: str = "student_logits",
+) -> None:
     """Raise ValueError where two tensors lie on different devices."""
-    here, there = ops.device(student), ops.device(x)
+    here, there = ops.device(other), ops.device(x)
     if here != there:
         raise ValueError(
-            f"{function}: {argument} is on {there} and student_logits on {here}; "
+            f"{function}: {argument} is on {there} and {other_argument} on {here}; "
             "move one of them (no tensor is moved for you)"
         )
+
+
+def checked_mask(
+    function: str,
+    argument: str,
+    ops: Backend,
+    where: Any,
+    rows: Any,
+    other: Array,
+    other_argument: str = "student_logits",
+) -> Bool[Array, "rows"]:  # noqa: F821
+    """Return a mask of rows, converted; raise for another shape, dtype or device."""
+    kept = ops.asarray(where, other)
+    check_rows(function, argument, kept, rows)
+    if ops.dtype(kept) != "bool":
+        raise TypeError(
+            f"{function}: {argument} needs dtype bool (True = keep); got {ops.dtype(kept)}"
+        )
+    check_device(function, ops, argument, kept, other, other_argument)
+    return kept
 
 
 def label_kind(
@@ -209,18 +280,23 @@ def _tensor(ops: Backend, x: Any, other: Any) -> Array:
     return ops.asarray(x, other if ops.is_tensor(other) else None)
 
 
-def _check_logits(function: str, ops: Backend, student: Array, teacher: Array) -> None:
+def check_logits(function: str, argument: str, ops: Backend, x: Array) -> None:
+    """Raise unless ``x`` has two axes and a float dtype."""
+    if len(x.shape) != 2:
+        raise ValueError(
+            f"{function}: {argument} needs two axes (batch, classes); got shape "
+            f"{tuple(x.shape)}. Flatten positions into rows first"
+        )
+    if "float" not in ops.dtype(x):
+        raise TypeError(
+            f"{function}: {argument} needs a float dtype; got {ops.dtype(x)}. "
+            "Pass logits, not labels or token ids"
+        )
+
+
+def _check_pair(function: str, ops: Backend, student: Array, teacher: Array) -> None:
     for argument, x in (("student_logits", student), ("teacher_logits", teacher)):
-        if len(x.shape) != 2:
-            raise ValueError(
-                f"{function}: {argument} needs two axes (batch, classes); got shape "
-                f"{tuple(x.shape)}. Flatten positions into rows first"
-            )
-        if "float" not in ops.dtype(x):
-            raise TypeError(
-                f"{function}: {argument} needs a float dtype; got {ops.dtype(x)}. "
-                "Pass logits, not labels or token ids"
-            )
+        check_logits(function, argument, ops, x)
     ours, theirs = tuple(student.shape), tuple(teacher.shape)
     if ours[1] is None or _differ(ours[1], theirs[1]):
         raise ValueError(
@@ -243,12 +319,13 @@ def _checked_weight(
     ops: Backend,
     sample_weight: Any,
     kept: Array | None,
-    student: Array,
+    logits: Array,
     dtype: str,
+    argument: str = "student_logits",
 ) -> Array:
-    weight = ops.asarray(sample_weight, student)
-    check_rows(function, "sample_weight", weight, student.shape[0])
-    check_device(function, ops, "sample_weight", weight, student)
+    weight = ops.asarray(sample_weight, logits)
+    check_rows(function, "sample_weight", weight, logits.shape[0])
+    check_device(function, ops, "sample_weight", weight, logits, argument)
     values = ops.host_values(weight)
     mask = None if kept is None else ops.host_values(kept)
     if values is not None and (kept is None or mask is not None):

@@ -9,7 +9,7 @@ from mcld_core.batch import (
     Batch,
     check_device,
     check_label_values,
-    check_rows,
+    checked_mask,
     keep_rows,
     label_kind,
     unless_all,
@@ -78,13 +78,7 @@ def prepare_keys(
 
     kept = None
     if keys.where is not None:
-        kept = ops.asarray(keys.where, student)
-        check_rows(function, "keys.where", kept, count)
-        if ops.dtype(kept) != "bool":
-            raise TypeError(
-                f"{function}: keys.where needs dtype bool (True = keep); got {ops.dtype(kept)}"
-            )
-        check_device(function, ops, "keys.where", kept, student)
+        kept = checked_mask(function, "keys.where", ops, keys.where, count, student)
     if keys.labels is None:
         labels = ops.argmax(logits, 1)
     else:

@@ -340,11 +340,11 @@ def test_errors(backend: Framework) -> None:
         (ValueError, "empty: capacity needs an int > 0; got 0", lambda: TeacherBank.empty(0, 2)),
         (ValueError, "empty: classes needs an int > 0; got -1", lambda: TeacherBank.empty(2, -1)),
         (ValueError, "dtype needs one of float16", lambda: empty(backend, 2, dtype="int8")),
-        (ValueError, r"push: logits need shape \(batch, 4\); got \(4, 3\)",
+        (ValueError, r"push: teacher_logits need shape \(batch, 4\); got \(4, 3\)",
          lambda: bank.push(rows[:, :3], labels)),
         (ValueError, r"from_logits: logits need shape \(batch, classes\); got \(4,\)",
          lambda: TeacherBank.from_logits(rows[0])),
-        (TypeError, "keys: logits need a float dtype; got int",
+        (TypeError, "keys: teacher_logits needs a float dtype; got int",
          lambda: bank.keys(labels[:, None] * labels[None, :], labels)),
         (ValueError, r"keys: labels need shape|keys: labels needs shape",
          lambda: bank.keys(rows, labels[:2])),
@@ -362,6 +362,19 @@ def test_errors(backend: Framework) -> None:
     for error, text, call in cases:
         with pytest.raises(error, match=f"TeacherBank.*{text}"):
             call()
+
+
+@pytest.mark.parametrize("backend", only("torch"), indirect=True)
+def test_devices_that_differ(backend: Framework) -> None:
+    """The second device is torch's storage-less one, which every machine has."""
+    rows, labels = arrays(backend, (np.eye(CLASSES), np.arange(CLASSES)))
+    bank = empty(backend, 3)
+    with pytest.raises(ValueError, match="keys: teacher_logits is on meta and the bank on cpu"):
+        bank.keys(rows.to("meta"), labels.to("meta"))
+    with pytest.raises(ValueError, match="push: labels is on meta and teacher_logits on cpu"):
+        bank.push(rows, labels.to("meta"))
+    with pytest.raises(ValueError, match="from_logits: index is on meta and logits on cpu"):
+        TeacherBank.from_logits(rows, labels, labels.to("meta"))
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from mcld_core.backends import backend_for
+from mcld_core.batch import prepare_teacher
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 
@@ -42,6 +44,9 @@ def gather_keys(
         Keys of R · batch rows, ``own_start`` and ``normalizer`` set. With them
         ``category_contrast="columns"`` raises, because the student would have to cross replicas.
 
+    Raises:
+        ValueError, TypeError: shapes, dtypes or labels that do not fit.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from mcld_core import mcld_loss
@@ -56,38 +61,18 @@ def gather_keys(
     """
     name = axis_name if isinstance(axis_name, str) else tuple(axis_name)
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
-    rows = teacher.shape[0]
-    labels = None if labels is None else jax.lax.stop_gradient(jnp.asarray(labels))
-    kept = None if where is None else jnp.asarray(where)
+    ops = backend_for("gather_keys", teacher, labels, sample_weight, where)
+    checked = prepare_teacher(
+        "gather_keys", "teacher_logits", ops, teacher, labels, sample_weight, where, ignore_index
+    )
     return TeacherKeys(
         logits=_all_rows(teacher, name),
-        labels=None if labels is None else _all_rows(labels, name),
-        where=None if kept is None else _all_rows(kept, name),
-        own_start=jax.lax.axis_index(name) * rows,
-        normalizer=_mean_weight(teacher, labels, kept, sample_weight, ignore_index, name),
+        labels=None if labels is None else _all_rows(checked.labels, name),
+        where=None if where is None else _all_rows(checked.kept, name),
+        own_start=jax.lax.axis_index(name) * teacher.shape[0],
+        normalizer=jax.lax.pmean(jnp.sum(checked.weight), name),
     )
 
 
 def _all_rows(x: Array, name: str | tuple[str, ...]) -> Array:
     return jax.lax.all_gather(x, name, axis=0, tiled=True)
-
-
-def _mean_weight(
-    teacher: Array,
-    labels: Array | None,
-    kept: Array | None,
-    sample_weight: Array | None,
-    ignore_index: int,
-    name: str | tuple[str, ...],
-) -> Array:
-    """Return ``(Σ v over all replicas) / R``, in float64 where an argument is, else float32."""
-    ones = jnp.ones(teacher.shape[0], "float32")
-    weight = ones if sample_weight is None else jnp.asarray(sample_weight)
-    double = "float64" in (str(teacher.dtype), str(weight.dtype))
-    weight = weight.astype("float64" if double else "float32")
-    if labels is not None and labels.ndim == 1:
-        counts = labels != ignore_index
-        kept = counts if kept is None else kept & counts
-    if kept is not None:
-        weight = jnp.where(kept, weight, 0.0)
-    return jax.lax.stop_gradient(jax.lax.pmean(jnp.sum(weight), name))

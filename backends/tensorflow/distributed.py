@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mcld_core.backends import backend_for
+from mcld_core.batch import prepare_teacher
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 
@@ -41,6 +43,7 @@ def gather_keys(
 
     Raises:
         RuntimeError: called outside of a replica context.
+        ValueError, TypeError: shapes, dtypes or labels that do not fit.
 
     Example:
         >>> import tensorflow as tf
@@ -55,48 +58,24 @@ def gather_keys(
             "Call it inside the function given to strategy.run"
         )
     teacher = tf.stop_gradient(tf.convert_to_tensor(teacher_logits))
+    ops = backend_for("gather_keys", teacher, labels, sample_weight, where)
+    checked = prepare_teacher(
+        "gather_keys", "teacher_logits", ops, teacher, labels, sample_weight, where, ignore_index
+    )
     rows = tf.shape(teacher)[0]
-    labels = None if labels is None else tf.stop_gradient(tf.convert_to_tensor(labels))
-    kept = tf.ones([rows], tf.bool) if where is None else tf.convert_to_tensor(where)
     largest = tf.reduce_max(context.all_gather(rows[None], axis=0))
 
     def all_rows(x: Array) -> Array:
         """Pad to the largest replica; a padded row is 0, hence False in the mask."""
         padding = [[0, largest - rows]] + [[0, 0]] * (len(x.shape) - 1)
-        gathered = context.all_gather(tf.pad(_as_collective(x), padding), axis=0)
+        gathered = context.all_gather(tf.pad(x, padding), axis=0)
         return tf.ensure_shape(gathered, [None, *x.shape[1:]])  # the collective forgets it
 
     return TeacherKeys(
-        logits=all_rows(teacher),
-        labels=None if labels is None else all_rows(labels),
-        where=tf.cast(all_rows(kept), tf.bool),
+        # the collectives know no bfloat16
+        logits=all_rows(tf.cast(teacher, tf.float32) if teacher.dtype == tf.bfloat16 else teacher),
+        labels=None if labels is None else all_rows(checked.labels),
+        where=tf.cast(all_rows(tf.cast(checked.kept, tf.int32)), tf.bool),
         own_start=tf.cast(context.replica_id_in_sync_group, tf.int32) * largest,
-        normalizer=_mean_weight(context, teacher, labels, kept, sample_weight, ignore_index),
+        normalizer=context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_sum(checked.weight)),
     )
-
-
-def _as_collective(x: Array) -> Array:
-    """Convert to a dtype that TensorFlow's collectives take: no bool, bfloat16 or small int."""
-    if x.dtype in (tf.float32, tf.float64, tf.float16, tf.int32, tf.int64):
-        return x
-    is_mask_or_label = x.dtype == tf.bool or x.dtype.is_integer
-    return tf.cast(x, tf.int32 if is_mask_or_label else tf.float32)
-
-
-def _mean_weight(
-    context: tf.distribute.ReplicaContext,
-    teacher: Array,
-    labels: Array | None,
-    kept: Array,
-    sample_weight: Array | None,
-    ignore_index: int,
-) -> Array:
-    """Return ``(Σ v over all replicas) / R``, in float64 where an argument is, else float32."""
-    if labels is not None and len(labels.shape) == 1:
-        kept = kept & (labels != ignore_index)
-    weight = tf.ones(tf.shape(kept)) if sample_weight is None else sample_weight
-    weight = tf.convert_to_tensor(weight)
-    double = tf.float64 in (teacher.dtype, weight.dtype)
-    weight = tf.cast(weight, tf.float64 if double else tf.float32)
-    total = tf.reduce_sum(tf.where(kept, weight, tf.zeros_like(weight)))
-    return tf.stop_gradient(context.all_reduce(tf.distribute.ReduceOp.MEAN, total))

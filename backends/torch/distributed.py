@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn import functional
 
+from mcld_core.backends import backend_for
+from mcld_core.backends.torch import ops as torch_ops
+from mcld_core.batch import prepare_teacher
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 
@@ -41,7 +43,8 @@ def gather_keys(
     nothing. Without a process group the batch is gathered from itself.
 
     Args:
-        teacher_logits: (batch, classes), this rank's rows, any float dtype.
+        teacher_logits: (batch, classes), this rank's rows, any float dtype. A NumPy array goes to
+            the device of the other arguments, or to the accelerator if they are no tensors either.
         labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max. The same
             kind on every rank.
         sample_weight: (batch,) ≥ 0, as given to the loss.
@@ -57,19 +60,21 @@ def gather_keys(
         ``category_contrast="columns"`` raises, because the student would have to cross ranks.
 
     Raises:
-        ValueError: a batch of more than ``rows``, or teacher logits of another rank than 2.
+        ValueError, TypeError: a batch of more than ``rows``; shapes, dtypes, devices or labels that
+            do not fit. All ranks need to raise alike: one that waits for another waits on.
 
     Example:
         >>> keys = gather_keys(torch.eye(3), torch.tensor([0, 1, -100]))
         >>> keys.where.tolist(), keys.own_start, keys.normalizer.item()
         ([True, True, False], 0, 2.0)
     """
-    teacher = torch.as_tensor(teacher_logits).detach()
-    if teacher.ndim != 2:
-        raise ValueError(
-            f"gather_keys: teacher_logits needs two axes (batch, classes); got shape "
-            f"{tuple(teacher.shape)}. Flatten positions into rows first"
-        )
+    given = (teacher_logits, labels, sample_weight, where)
+    like = next((x for x in given if isinstance(x, torch.Tensor)), None)
+    teacher = torch_ops.asarray(teacher_logits, like).detach()
+    ops = backend_for("gather_keys", teacher, labels, sample_weight, where)
+    checked = prepare_teacher(
+        "gather_keys", "teacher_logits", ops, teacher, labels, sample_weight, where, ignore_index
+    )
     ranks, rank = _place(group)
     batch = teacher.shape[0]
     if ranks > 1 and rows is not None and batch > rows:
@@ -77,20 +82,14 @@ def gather_keys(
             f"gather_keys: rows needs the largest batch of a rank; got {rows} and a batch of "
             f"{batch}"
         )
-    if labels is not None:
-        labels = torch.as_tensor(labels, device=teacher.device).detach()
-        labels = labels.to(torch.uint8) if labels.dtype == torch.bool else labels
-    kept = teacher.new_ones(batch, dtype=torch.bool)
-    if where is not None:
-        kept = torch.as_tensor(where, device=teacher.device)
-    if labels is not None and labels.ndim == 1:
-        kept = kept & (labels != ignore_index)
-
-    (sizes,) = gather_rows([_sizes(teacher, kept, sample_weight)], 1, group)
+    weight = checked.weight
+    own_sizes = torch.stack([weight.new_full((), batch), weight.sum()])[None]
+    (sizes,) = gather_rows([own_sizes], 1, group)
     largest = batch if ranks == 1 else rows
     if largest is None:
         largest = int(sizes[:, 0].max().item())
-    parts = [teacher, kept.to(torch.uint8), *([] if labels is None else [labels])]
+    parts = [teacher, checked.kept.to(torch.uint8)]
+    parts += [] if labels is None else [checked.labels]
     logits, counts, *key_labels = gather_rows(parts, largest, group)
     return TeacherKeys(
         logits=logits,
@@ -126,19 +125,6 @@ def _place(group: dist.ProcessGroup | None) -> tuple[int, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return 1, 0
     return dist.get_world_size(group), dist.get_rank(group)
-
-
-def _sizes(teacher: torch.Tensor, kept: torch.Tensor, sample_weight: Any) -> torch.Tensor:
-    """Return this rank's number of rows and Σ v, as (1, 2) in the dtype that the loss has."""
-    weight = kept.to(torch.float32)
-    if sample_weight is not None:
-        given = torch.as_tensor(sample_weight, device=teacher.device).detach()
-        double = torch.float64 in (given.dtype, teacher.dtype)
-        given = given.to(torch.float64 if double else torch.float32)
-        weight = torch.where(kept, given, 0.0)
-    elif teacher.dtype == torch.float64:
-        weight = weight.double()
-    return torch.stack([weight.new_full((), teacher.shape[0]), weight.sum()])[None]
 
 
 def _wait(x: torch.Tensor) -> torch.Tensor:

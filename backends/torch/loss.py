@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mcld_core.backends.torch.distributed import gather_keys, gather_rows, world_size
+from mcld_core.backends.torch.ops import asarray
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
@@ -135,7 +136,7 @@ class MCLDLoss(nn.Module):
         """
         if progress is None:
             progress = self._progress()
-        keys = self._keys(teacher, labels, sample_weight, where, index)
+        keys = self._keys(student, teacher, labels, sample_weight, where, index)
         result: torch.Tensor = mcld_loss(
             student,
             teacher,
@@ -168,7 +169,7 @@ class MCLDLoss(nn.Module):
         return self.steps / self.total_steps
 
     def _keys(
-        self, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any
+        self, student: Any, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any
     ) -> TeacherKeys | None:
         """Return all keys, None where the batch's rows are the only ones; and fill the bank."""
         ignore_index = self.config.ignore_index
@@ -176,7 +177,7 @@ class MCLDLoss(nn.Module):
         ranks = world_size()
         if ranks > 1:
             keys = gather_keys(
-                teacher,
+                asarray(teacher, student),
                 labels,
                 sample_weight=sample_weight,
                 where=where,

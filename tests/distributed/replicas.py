@@ -63,6 +63,27 @@ class Joined:
         return value_and_grad(backend, mcld_loss, self.case, "float32", self.settings)
 
 
+def wrong_arguments(array: Any) -> list[tuple[type[Exception], str, dict[str, Any]]]:
+    """Return what `gather_keys` refuses: the error, how its text starts, the arguments."""
+    good = {"teacher_logits": np.ones((3, 4), "float32"), "labels": np.zeros(3, "int32")}
+    three = r"needs shape \(3,\)"
+    wrong: list[tuple[type[Exception], str, str, np.ndarray]] = [
+        (ValueError, "needs two axes", "teacher_logits", np.ones(4, "float32")),
+        (TypeError, "needs a float dtype", "teacher_logits", np.ones((3, 4), "int32")),
+        (ValueError, three, "labels", np.zeros(2, "int32")),
+        (TypeError, r"of shape \(3,\) need an integer dtype", "labels", np.ones(3, "float32")),
+        (ValueError, "needs labels in 0 … 3", "labels", np.full(3, 4, "int32")),
+        (TypeError, "needs dtype bool", "where", np.ones(3, "int32")),
+        (ValueError, three, "where", np.ones(2, "bool")),
+        (ValueError, three, "sample_weight", np.ones(2, "float32")),
+        (ValueError, "needs .*numbers ≥ 0", "sample_weight", np.full(3, -1, "float32")),
+    ]
+    return [
+        (error, f"{name} {text}", {key: array(x) for key, x in {**good, name: value}.items()})
+        for error, text, name, value in wrong
+    ]
+
+
 def joined_batches(replicas: int) -> list[Joined]:
     """Return the cases for a number of replicas (at least 2).
 

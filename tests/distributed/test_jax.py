@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,7 +18,12 @@ import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.backends.jax import distributed, gather_keys
-from tests.distributed.replicas import RTOL, assert_equals_one_process, joined_batches
+from tests.distributed.replicas import (
+    RTOL,
+    assert_equals_one_process,
+    joined_batches,
+    wrong_arguments,
+)
 from tests.frameworks import Framework, only
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +102,23 @@ def test_columns_raise(backend: Framework) -> None:
 
     with pytest.raises(ValueError, match="'columns' cannot be used with gathered keys"):
         jax.vmap(loss, axis_name="data")(jnp.ones((2, 3, 4)))
+
+
+@JAX
+def test_small_integer_labels(backend: Framework) -> None:
+    """In uint8 the -100 of ignore_index is 156."""
+    keys = jax.vmap(partial(gather_keys, axis_name="data"), axis_name="data")(
+        jnp.zeros((1, 2, 200)), jnp.asarray([[156, 1]], "uint8")
+    )
+    assert keys.labels.tolist() == [[156, 1]]
+    assert keys.normalizer.tolist() == [2]
+
+
+@JAX
+def test_errors(backend: Framework) -> None:
+    for error, text, arguments in wrong_arguments(jnp.asarray):
+        with pytest.raises(error, match=f"gather_keys: {text}"):
+            gather_keys(**arguments, axis_name="data")
 
 
 @JAX

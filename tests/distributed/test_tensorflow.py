@@ -15,7 +15,12 @@ import tensorflow as tf
 
 from mcld_core import MCLDConfig, TeacherBank, mcld_loss
 from mcld_core.backends.tensorflow import distributed, gather_keys
-from tests.distributed.replicas import RTOL, assert_equals_one_process, joined_batches
+from tests.distributed.replicas import (
+    RTOL,
+    assert_equals_one_process,
+    joined_batches,
+    wrong_arguments,
+)
 from tests.frameworks import Framework, only
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +104,22 @@ def test_columns_raise(backend: Framework) -> None:
     config = MCLDConfig(category_contrast="columns")
     with pytest.raises(ValueError, match="'columns' cannot be used with gathered keys"):
         mcld_loss(logits, logits, config=config, keys=gather_keys(logits))
+
+
+@TENSORFLOW
+def test_small_integer_labels(backend: Framework) -> None:
+    """In uint8 the -100 of ignore_index is 156; TensorFlow does not compare the two at all."""
+    keys = gather_keys(tf.zeros((2, 200)), tf.constant([156, 1], tf.uint8))
+    assert keys.where.numpy().tolist() == [True, True]
+    assert keys.labels.numpy().tolist() == [156, 1]
+    assert float(keys.normalizer) == 2
+
+
+@TENSORFLOW
+def test_errors(backend: Framework) -> None:
+    for error, text, arguments in wrong_arguments(tf.constant):
+        with pytest.raises(error, match=f"gather_keys: {text}"):
+            gather_keys(**arguments)
 
 
 @TENSORFLOW

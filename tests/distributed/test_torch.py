@@ -13,7 +13,13 @@ import torch
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.backends.torch import MCLDLoss, gather_keys
-from tests.distributed.replicas import RTOL, assert_equals_one_process, joined_batches
+from mcld_core.backends.torch import loss as loss_module
+from tests.distributed.replicas import (
+    RTOL,
+    assert_equals_one_process,
+    joined_batches,
+    wrong_arguments,
+)
 from tests.distributed.steps import BANK, CLASSES, TOTAL_STEPS, join, make_model, make_steps
 from tests.frameworks import Framework, only
 
@@ -97,5 +103,32 @@ def test_errors(backend: Framework) -> None:
     config = MCLDConfig(category_contrast="columns")
     with pytest.raises(ValueError, match="'columns' cannot be used with gathered keys"):
         mcld_loss(logits, logits, config=config, keys=gather_keys(logits))
-    with pytest.raises(ValueError, match=r"gather_keys: teacher_logits needs two axes"):
-        gather_keys(logits[0])
+    for error, text, arguments in wrong_arguments(torch.tensor):
+        with pytest.raises(error, match=f"gather_keys: {text}"):
+            gather_keys(**arguments)
+    with pytest.raises(ValueError, match="labels is on meta and teacher_logits on cpu"):
+        gather_keys(logits, torch.zeros(3, dtype=torch.int64, device="meta"))
+
+
+@TORCH
+def test_small_integer_labels(backend: Framework) -> None:
+    """In uint8 the -100 of ignore_index is 156."""
+    keys = gather_keys(torch.zeros(2, 200), torch.tensor([156, 1], dtype=torch.uint8))
+    assert keys.where.tolist() == [True, True]
+    assert keys.labels.tolist() == [156, 1]
+    assert keys.normalizer == 2
+
+
+@TORCH
+def test_plain_arrays_go_to_the_device_of_the_tensors(
+    backend: Framework, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other device is torch's storage-less one; beside a student its device counts."""
+    logits, labels = np.ones((3, 4), "float32"), torch.zeros(3, dtype=torch.int64, device="meta")
+    assert gather_keys(logits, labels).logits.device.type == "meta"
+    given = []
+    monkeypatch.setattr(loss_module, "world_size", lambda: 2)
+    monkeypatch.setattr(loss_module, "gather_keys", lambda x, *_, **__: given.append(x))
+    monkeypatch.setattr(loss_module, "mcld_loss", lambda *_, **__: None)
+    MCLDLoss()(torch.ones(3, 4, device="meta"), logits)
+    assert given[0].device.type == "meta"
