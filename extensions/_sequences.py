@@ -14,6 +14,7 @@ from mcld_core.backends import Backend
 from mcld_core.batch import Batch, check_device, keep_rows, prepare
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import MASKED
+from mcld_core.extensions._arguments import fits
 from mcld_core.objective import evaluate_batch
 from mcld_core.rows import Apart, Weights, is_zero
 from mcld_core.similarity import key_vectors
@@ -31,7 +32,7 @@ class Sequences(NamedTuple):
 
     def of_row(self, ops: Backend) -> Int[Array, "rows"]:  # noqa: F821
         """Return the number of the sequence that each row lies in."""
-        return sequence_of_row(ops, self.rows.student, self.length)
+        return ops.arange(ops.size(self.rows.student, 0), self.rows.student) // self.length
 
 
 class Groups(NamedTuple):
@@ -48,11 +49,6 @@ def tensors(ops: Backend, student: Any, teacher: Any) -> tuple[Array, Array]:
     return student, ops.asarray(teacher, student)
 
 
-def sequence_of_row(ops: Backend, rows: Array, length: Any) -> Int[Array, "rows"]:  # noqa: F821
-    """Return the number of the sequence that each of the flattened rows lies in."""
-    return ops.arange(ops.size(rows, 0), rows) // length
-
-
 def flat_mask(
     function: str, ops: Backend, argument: str, mask: Any, logits: Array, axes: int
 ) -> Bool[Array, "rows"]:  # noqa: F821
@@ -63,7 +59,7 @@ def flat_mask(
     """
     mask = ops.asarray(mask, logits)
     check_device(function, ops, argument, mask, logits)
-    if tuple(mask.shape) != tuple(logits.shape[:axes]):
+    if not fits(mask.shape, logits.shape[:axes]):
         raise ValueError(
             f"{function}: {argument} needs shape {tuple(logits.shape[:axes])}, one entry a row of "
             f"the logits; got {tuple(mask.shape)}"
@@ -88,12 +84,31 @@ def flat_labels(
     """
     labels = ops.asarray(labels, logits)
     ours, shape = tuple(labels.shape), tuple(logits.shape)
-    if ours not in (shape[:2], shape):
+    if not fits(ours, shape[:2]) and not fits(ours, shape):
         raise ValueError(
             f"{function}: {argument} need shape {shape[:2]}, one a row of the logits, or soft "
             f"labels {shape}; got {ours}"
         )
     return ops.reshape(labels, (-1,) if len(ours) == 2 else (-1, shape[2]))
+
+
+def following(
+    ops: Backend,
+    logits: Float[Array, "batch time classes"],
+    labels: Int[Array, "rows"] | Float[Array, "rows classes"] | None,  # noqa: F821
+    kept: Bool[Array, "rows"] | None,  # noqa: F821
+) -> tuple[Any, Bool[Array, "rows"]]:  # noqa: F821
+    """Label each row by what stands after it in its sequence; it counts where both do.
+
+    So the last row never counts. The labels move, not the logits: no copy of the logits.
+    """
+    length = ops.size(logits, 1)
+    size = ops.size(logits, 0) * length
+    place = ops.arange(size, logits)
+    after = ops.minimum(place + 1, size - 1)
+    has_next = place % length != length - 1
+    labels = None if labels is None else ops.take(labels, after)
+    return labels, has_next if kept is None else kept & ops.take(kept, after) & has_next
 
 
 def prepare_sequences(
@@ -104,34 +119,20 @@ def prepare_sequences(
     labels: Int[Array, "rows"] | Float[Array, "rows classes"] | None,  # noqa: F821
     kept: Bool[Array, "rows"] | None,  # noqa: F821
     ignore_index: int,
-    shift: bool = False,
 ) -> Sequences:
-    """Flatten logits of three axes; check them with what is flat already.
-
-    With ``shift`` row i is labelled by what stands at i + 1 of its sequence and counts where both
-    do, so the last row never counts. The labels move, not the logits: no copy of the logits.
-    """
-    count, length = ops.size(student, 0), ops.size(student, 1)
+    """Flatten logits of three axes; check them with what is flat already."""
     classes = student.shape[2]
-    rows = ops.reshape(student, (-1, classes))
-    if shift:
-        size = ops.size(rows, 0)
-        place = ops.arange(size, rows)
-        following = ops.minimum(place + 1, size - 1)
-        has_next = place % length != length - 1
-        labels = None if labels is None else ops.take(labels, following)
-        kept = has_next if kept is None else kept & ops.take(kept, following) & has_next
     batch = prepare(
         function,
         ops,
-        rows,
+        ops.reshape(student, (-1, classes)),
         ops.reshape(teacher, (-1, classes)),
         labels,
         None,
         kept,
         ignore_index,
     )
-    return Sequences(batch, count, length)
+    return Sequences(batch, ops.size(student, 0), ops.size(student, 1))
 
 
 def contrast_sequences(

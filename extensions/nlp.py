@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import check_device, check_rows
 from mcld_core.config import MCLDConfig
+from mcld_core.extensions._arguments import check_weight, fits, row_ids
 from mcld_core.extensions._sequences import (
     Groups,
     contrast_sequences,
     flat_labels,
     flat_mask,
+    following,
     prepare_sequences,
     tensors,
 )
@@ -31,7 +32,8 @@ class TopKLogits(NamedTuple):
 
     Args:
         values: (batch, tokens, k) logits (or log-probabilities) of the top tokens.
-        indices: (batch, tokens, k) int, their ids, each at most once a row.
+        indices: (batch, tokens, k) int, their ids, each at most once a row. Padded tokens may
+            hold anything.
         tail: (batch, tokens) probability of all other tokens together; None: 0.
 
     Example:
@@ -65,15 +67,26 @@ class TopKLogits(NamedTuple):
         np.put_along_axis(rest, indices, 0.0, -1)
         return cls(values, indices, rest.sum(-1) / shifted.sum(-1))
 
-    def dense(self, vocabulary: int) -> Float[Array, "batch tokens vocab"]:
+    def dense(
+        self,
+        vocabulary: int,
+        where: Bool[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "batch tokens vocab"]:
         """Return logits over the vocabulary, -inf where a token has probability 0.
+
+        Args:
+            vocabulary: how many.
+            where: (batch, tokens), True or 1 = keep: what is padded may hold anything, and is
+                anything in the result.
 
         Raises:
             ValueError: shapes that differ, or ids outside the vocabulary or twice in a row.
         """
-        ops = backend_for("TopKLogits.dense", *self)
+        function = "TopKLogits.dense"
+        ops = backend_for(function, *self, where)
         values = ops.asarray(self.values, self.indices if ops.is_tensor(self.indices) else None)
-        return _dense(ops, self, values, vocabulary)
+        kept = None if where is None else flat_mask(function, ops, "where", where, values, 2)
+        return _dense(ops, self, values, vocabulary, kept)
 
 
 class VocabularyAlignment(NamedTuple):
@@ -198,8 +211,9 @@ def token_mcld_loss(
         labels: (batch, tokens) int, -100 where a token does not count, or (batch, tokens, vocab)
             soft; None: the teacher's arg max.
         attention_mask: (batch, tokens), True or 1 = keep; None keeps all.
-        sequence_labels: (batch,) int ids, such as a topic; negative: shared with no other.
-        category: ``"token"`` or ``"sequence"``.
+        sequence_labels: (batch,) int ids, such as a topic; negative: shared with no other. Ids
+            beyond 32 bits need 64-bit integers: in JAX ``jax_enable_x64``.
+        category: ``"token"`` or ``"sequence"`` (not with ``category_contrast="prototypes"``).
         token_contrast: γ; None: 1/T², which offsets the factor T² of the divergence beside it.
         shift: ``labels`` are the inputs themselves: the label of token i is ``labels[i + 1]``, as
             in the causal models of transformers. Otherwise labels are already aligned.
@@ -233,22 +247,34 @@ def token_mcld_loss(
         raise ValueError(
             f"{function}: category='sequence' needs sequence_labels, (batch,) int; got None"
         )
+    if category == "sequence" and config.category_contrast == "prototypes":
+        raise ValueError(
+            f"{function}: category='sequence' has no prototypes, which are one a token of the "
+            "vocabulary; use category='token' or category_contrast='labels'"
+        )
+    check_weight(function, "token_contrast", token_contrast)
     student, teacher = tensors(ops, student_logits, parts[0])
+    theirs = tuple(teacher.shape)
     if isinstance(teacher_logits, TopKLogits):
-        teacher = _dense(ops, teacher_logits, teacher, student.shape[-1])
-    _check_tokens(function, student, teacher)
+        theirs = (*theirs[:2], student.shape[-1])
+    _check_tokens(function, tuple(student.shape), theirs)
     if labels is not None:
         labels = flat_labels(function, ops, "labels", labels, student)
     kept = None
     if attention_mask is not None:
         kept = flat_mask(function, ops, "attention_mask", attention_mask, student, 2)
+    if shift:
+        labels, kept = following(ops, student, labels, kept)
+    if isinstance(teacher_logits, TopKLogits):
+        counts = kept
+        if labels is not None and len(labels.shape) == 1:
+            labelled = labels != config.ignore_index
+            counts = labelled if kept is None else kept & labelled
+        teacher = _dense(ops, teacher_logits, teacher, student.shape[-1], counts)
     if sequence_labels is not None:
-        sequence_labels = ops.asarray(sequence_labels, student)
-        check_rows(function, "sequence_labels", sequence_labels, student.shape[0])
-        check_device(function, ops, "sequence_labels", sequence_labels, student)
-        sequence_labels = ops.astype(sequence_labels, "int32")
+        sequence_labels = row_ids(function, ops, "sequence_labels", sequence_labels, student)
     sequences = prepare_sequences(
-        function, ops, student, teacher, labels, kept, config.ignore_index, shift
+        function, ops, student, teacher, labels, kept, config.ignore_index
     )
     loss, terms = contrast_sequences(
         function,
@@ -263,36 +289,48 @@ def token_mcld_loss(
     return (loss, terms) if return_terms else loss
 
 
-def _check_tokens(function: str, student: Array, teacher: Array) -> None:
-    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+def _check_tokens(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
     for argument, shape in (("student_logits", ours), ("teacher_logits", theirs)):
         if len(shape) != 3:
             raise ValueError(
                 f"{function}: {argument} needs three axes (batch, tokens, vocab); got {shape}. "
                 "For one row of logits a text use mcld_core.mcld_loss"
             )
-    if ours[2] != theirs[2]:
+    if not fits(ours[2:], theirs[2:]):
         raise ValueError(
             f"{function}: student_logits and teacher_logits need the same vocabulary; got {ours} "
             f"and {theirs}. Map the teacher's first: mcld_core.extensions.nlp.align_vocabulary"
         )
-    if ours != theirs:
+    if not fits(ours, theirs):
         raise ValueError(
             f"{function}: student_logits and teacher_logits need the same shape; got {ours} and "
             f"{theirs}"
         )
 
 
-def _dense(ops: Backend, stored: TopKLogits, values: Array, vocabulary: int) -> Array:
-    """Return the dense logits; the top values as they are, the rest at the level of the tail."""
+def _dense(
+    ops: Backend,
+    stored: TopKLogits,
+    values: Array,
+    vocabulary: int,
+    kept: Bool[Array, "rows"] | None,  # noqa: F821
+) -> Array:
+    """Return the dense logits; the top values as they are, the rest at the level of the tail.
+
+    Rows that are not kept may hold anything and hold anything in the result.
+    """
     indices = ops.asarray(stored.indices, values)
-    if len(values.shape) != 3 or tuple(values.shape) != tuple(indices.shape):
+    if len(values.shape) != 3 or not fits(values.shape, indices.shape) or not values.shape[2]:
         raise ValueError(
-            "TopKLogits: values and indices need one shape (batch, tokens, k); got "
-            f"{tuple(values.shape)} and {tuple(indices.shape)}"
+            "TopKLogits: values and indices need one shape (batch, tokens, k), with k ≥ 1 known "
+            f"when traced; got {tuple(values.shape)} and {tuple(indices.shape)}"
         )
     k = values.shape[2]
-    _check_indices(ops.host_values(indices), vocabulary)
+    indices = ops.reshape(indices, (-1, k))
+    _check_indices(ops, indices, kept, vocabulary)
+    indices = ops.astype(indices, "int32")
+    if kept is not None:
+        indices = ops.where(kept[:, None], indices, 0)
     shape = [ops.size(values, 0), ops.size(values, 1)]
     dtype = "float64" if ops.dtype(values) == "float64" else "float32"
     top = ops.stop_gradient(ops.astype(ops.reshape(values, (-1, k)), dtype))
@@ -301,7 +339,7 @@ def _dense(ops: Backend, stored: TopKLogits, values: Array, vocabulary: int) -> 
         rest = 0.0 * peak - float("inf")
     else:
         tail = ops.astype(ops.asarray(stored.tail, values), dtype)
-        if tuple(tail.shape) != tuple(values.shape[:2]):
+        if not fits(tail.shape, values.shape[:2]):
             raise ValueError(
                 f"TopKLogits: tail needs shape {tuple(values.shape[:2])}, one mass a token; got "
                 f"{tuple(tail.shape)}"
@@ -313,14 +351,16 @@ def _dense(ops: Backend, stored: TopKLogits, values: Array, vocabulary: int) -> 
         level = log_sum + ops.log(odds / float(vocabulary - k))
         rest = ops.where(positive, level, float("-inf"))
     columns = 0.0 * ops.astype(ops.arange(vocabulary, values), dtype)[None, :]
-    dense = ops.put_along_axis(
-        rest + columns, ops.astype(ops.reshape(indices, (-1, k)), "int32"), top
-    )
-    return ops.reshape(dense, (*shape, vocabulary))
+    return ops.reshape(ops.put_along_axis(rest + columns, indices, top), (*shape, vocabulary))
 
 
-def _check_indices(indices: np.ndarray[Any, Any] | None, vocabulary: int) -> None:
-    if indices is None or indices.size == 0:
+def _check_indices(ops: Backend, ids: Array, kept: Array | None, vocabulary: int) -> None:
+    """Raise ValueError for ids that no kept row may have, where they can be read for free."""
+    indices, mask = ops.host_values(ids), None if kept is None else ops.host_values(kept)
+    if indices is None or (kept is not None and mask is None):
+        return
+    indices = indices if mask is None else indices[mask]
+    if indices.size == 0:
         return
     if indices.min() < 0 or indices.max() >= vocabulary:
         raise ValueError(

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import check_device, check_rows, label_kind
+from mcld_core.batch import label_kind
 from mcld_core.config import MCLDConfig
+from mcld_core.extensions._arguments import check_weight, fits, row_ids
 from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
@@ -20,7 +21,6 @@ from mcld_core.extensions._sequences import (
     flat_mask,
     mean_rows,
     prepare_sequences,
-    sequence_of_row,
     tensors,
 )
 from mcld_core.objective import evaluate
@@ -57,7 +57,8 @@ def cut_windows(
         stride: steps between starts; None: ``length``, no overlap.
 
     Raises:
-        ValueError: a length or stride below 1, or a stride above the length (steps would be lost).
+        ValueError: a length or stride below 1, a stride above the length (steps would be lost), or
+            no series.
 
     Example:
         >>> import numpy as np
@@ -85,6 +86,8 @@ def cut_windows(
             values.append(np.pad(cut, ((0, length - len(cut)), (0, 0))))
             starts.append((start, len(cut)))
             numbers.append(number)
+    if not values:
+        raise ValueError("cut_windows: series need one array at least; got none")
     places = np.asarray(starts, "int32").reshape(-1, 2)
     mask = np.arange(length)[None, :] < places[:, 1:]
     return Windows(np.stack(values), mask, places[:, 0], places[:, 1], np.asarray(numbers, "int32"))
@@ -125,7 +128,8 @@ def window_mcld_loss(
         teacher_logits: the same shape; never receives a gradient.
         labels: of the windows, (batch,) int, or (batch, classes) soft; None: the teacher's arg
             max. ``config.ignore_index`` drops a window.
-        starts: (batch,) int, the first step of each window in its series.
+        starts: (batch,) int, the first step of each window in its series. Beyond 32 bits, as for
+            time stamps, they need 64-bit integers: in JAX ``jax_enable_x64``.
         lengths: (batch,) int, or one number: the steps that each window spans, in the units of
             ``starts``. Needed with ``starts``.
         series: (batch,) int ids; None: all windows are of one series.
@@ -164,9 +168,10 @@ def window_mcld_loss(
     )
     if category not in CATEGORIES:
         raise ValueError(f"{function}: category needs 'window' or 'step'; got {category!r}")
+    check_weight(function, "step_contrast", step_contrast)
     student, teacher = tensors(ops, student_logits, teacher_logits)
     axes = len(student.shape)
-    if axes not in (2, 3) or tuple(student.shape) != tuple(teacher.shape):
+    if axes not in (2, 3) or not fits(student.shape, teacher.shape):
         raise ValueError(
             f"{function}: student_logits and teacher_logits need one shape, (batch, classes) or "
             f"(batch, time, classes); got {tuple(student.shape)} and {tuple(teacher.shape)}"
@@ -229,12 +234,13 @@ def _contrast_steps(
     progress: Scalar,
 ) -> tuple[Array, dict[str, Array]]:
     kept = None if mask is None else flat_mask(function, ops, "mask", mask, student, 2)
-    window = sequence_of_row(ops, ops.reshape(student, (-1, student.shape[2])), student.shape[1])
+    length = ops.size(student, 1)
+    window = ops.arange(ops.size(student, 0) * length, student) // length
     if labels is not None:
         labels = ops.asarray(labels, student)
         kind = label_kind(function, "labels", ops, labels, student.shape[0], student.shape[2])
-        labels = ops.astype(labels, "int32") if kind == "int" else labels
         if kind == "int":
+            labels = row_ids(function, ops, "labels", labels, student)
             counts = ops.take(labels != config.ignore_index, window)
             kept = counts if kept is None else kept & counts
     if step_labels is not None:
@@ -272,24 +278,16 @@ def _overlapping(
             f"windows overlap); got starts {'None' if starts is None else 'given'}, lengths "
             f"{'None' if lengths is None else 'given'}"
         )
-    places = {"starts": starts, "lengths": lengths, "series": series}
-    columns = {}
-    for argument, value in places.items():
-        if value is None or isinstance(value, int):
-            continue
-        column = ops.asarray(value, student)
-        check_rows(function, argument, column, student.shape[0])
-        check_device(function, ops, argument, column, student)
-        if "int" not in ops.dtype(column):
-            raise TypeError(
-                f"{function}: {argument} needs an integer dtype; got {ops.dtype(column)}"
-            )
-        columns[argument] = ops.astype(column, "int32")
-    start = columns["starts"]
-    stop = start + columns.get("lengths", lengths)
-    return Apart(_share_a_step, (columns.get("series", 0 * start), start, stop), in_category=True)
+    start = row_ids(function, ops, "starts", starts, student)
+    length = row_ids(function, ops, "lengths", lengths, student, single=True)
+    dtype = "int64" if "int64" in (ops.dtype(start), ops.dtype(length)) else "int32"
+    start, length = ops.astype(start, dtype), ops.astype(length, dtype)
+    number = 0 * start if series is None else row_ids(function, ops, "series", series, student)
+    return Apart(_share_a_step, (number, start, length + 0 * start), in_category=True)
 
 
 def _share_a_step(anchor: tuple[Array, ...], key: tuple[Array, ...]) -> Array:
-    (series, start, stop), (key_series, key_start, key_stop) = anchor, key
-    return (series == key_series) & (start < key_stop) & (key_start < stop)
+    """Compare by the distance of the starts: a stop may lie beyond the largest number."""
+    (series, start, length), (key_series, key_start, key_length) = anchor, key
+    distance = key_start - start
+    return (series == key_series) & (distance < length) & (-distance < key_length)

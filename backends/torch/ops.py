@@ -19,6 +19,7 @@ _DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
     "int32": torch.int32,
+    "int64": torch.int64,
     "bool": torch.bool,
 }
 

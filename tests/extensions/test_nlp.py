@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcld_core import sample_wise
+from mcld_core import MCLDConfig, sample_wise
 from mcld_core.extensions.nlp import TopKLogits, token_mcld_loss
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
 from tests.extensions.token_cases import SCALE, bind, expected
@@ -168,6 +168,45 @@ def test_padding_changes_nothing(
     assert not padded_gradient[:, TIME:].any()
 
 
+@pytest.mark.parametrize(("settings", "options"), VARIANTS, ids=str)
+@pytest.mark.parametrize("filling", [np.nan, -np.inf])
+def test_what_a_masked_token_holds_does_not_matter(
+    differentiable: Framework, settings: dict[str, Any], options: dict[str, Any], filling: float
+) -> None:
+    case = make_case(12)
+    counts = case.mask & (case.labels != -100)
+    if options.get("shift"):  # the label of the token after it
+        follows = np.roll(counts, -1, 1)
+        follows[:, -1] = False
+        counts = case.mask & follows
+    other = {
+        name: np.where(counts[..., None], getattr(case, name), filling)
+        for name in ("student", "teacher")
+    }
+    value, gradient = differentiable.value_and_grad(
+        bind(differentiable, case, settings=settings, **options), case.student
+    )
+    found, other_gradient = differentiable.value_and_grad(
+        bind(differentiable, case.but(**other), settings=settings, **options), other["student"]
+    )
+    assert_value(found, value, scale=SCALE)
+    assert_gradient(other_gradient, gradient, scale=SCALE)
+    assert not other_gradient[~counts].any()
+
+
+def test_ids_of_sequences_may_be_of_any_size_and_width(backend: Framework) -> None:
+    case = make_case(13)
+    student = backend.array(case.student, "float64")
+    expected_value = backend.to_numpy(bind(backend, case)(student))
+    for ids in (case.groups + 2**32, case.groups.astype("uint8"), 3 - 2**40 - case.groups):
+        found = bind(backend, case, sequence_labels=ids)(student)
+        if ids[0] > 0:
+            assert_value(backend.to_numpy(found), expected_value)
+        else:  # shared with no other
+            alone = bind(backend, case, sequence_labels=np.arange(BATCH))(student)
+            assert_value(backend.to_numpy(found), backend.to_numpy(alone))
+
+
 @given(seed=st.integers(0, 2**16), order=st.permutations(range(BATCH)))
 def test_the_order_of_sequences_does_not_matter(
     differentiable: Framework, seed: int, order: list[int]
@@ -232,6 +271,17 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"attention_mask": np.ones((4, 3))}, TypeError, "attention_mask needs dtype bool or int"),
     ({"category": "word"}, ValueError, "category needs 'token' or 'sequence'; got 'word'"),
     ({"category": "sequence"}, ValueError, "category='sequence' needs sequence_labels"),
+    (
+        {
+            "category": "sequence",
+            "sequence_labels": [0, 1, 0, 1],
+            "config": MCLDConfig(category_contrast="prototypes"),
+        },
+        ValueError,
+        "category='sequence' has no prototypes",
+    ),
+    ({"token_contrast": -0.5}, ValueError, r"token_contrast needs a number ≥ 0; got -0\.5"),
+    ({"sequence_labels": [0.0, 1.0, 0.0, 1.0]}, TypeError, "sequence_labels needs an integer"),
     ({"sequence_labels": [1, 2]}, ValueError, r"sequence_labels needs shape \(4,\)"),
     (
         {"teacher": TopKLogits(np.zeros((4, 3, 2)), np.zeros((4, 3, 2), int))},

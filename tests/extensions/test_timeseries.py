@@ -116,6 +116,47 @@ def test_an_ignored_window_is_as_if_absent(backend: Framework) -> None:
     assert_value(backend.to_numpy(found), expected(case, {}, labels)["total"], scale=SCALE)
 
 
+@pytest.mark.parametrize("axes", [2, 3])
+def test_what_a_masked_window_holds_does_not_matter(differentiable: Framework, axes: int) -> None:
+    """Logits and soft labels of a window without a valid step, and of masked steps."""
+    case = make_case(33)
+    mask = case.mask if axes == 3 else case.mask[:, 0]
+    soft = np.random.default_rng(33).multinomial(16, np.full(CLASSES, 0.2), BATCH) / 16
+
+    def run(filling: float | None) -> tuple[np.ndarray, np.ndarray]:
+        student, teacher, labels = case.student, case.teacher, soft
+        if axes == 2:
+            student, teacher = student[:, 0], teacher[:, 0]
+        if filling is not None:
+            student, teacher = (np.where(mask[..., None], x, filling) for x in (student, teacher))
+            labels = np.where(case.mask.any(1)[:, None], soft, filling)
+        step = bind(differentiable, case.but(teacher=teacher), mask=mask, labels=labels)
+        return differentiable.value_and_grad(step, student)
+
+    (value, gradient), (found, other_gradient) = run(None), run(np.nan)
+    assert_value(found, value, scale=SCALE)
+    assert_gradient(other_gradient, gradient, scale=SCALE)
+    assert not other_gradient[~mask].any()
+
+
+@pytest.mark.parametrize("first", [2**31 - 4, 2**40])
+def test_windows_far_out_overlap_like_any_other(backend: Framework, first: int) -> None:
+    """Time stamps as starts: beyond 32 bits, or a window that ends there."""
+    case = make_case(34)
+    student, near = backend.array(case.student, "float64"), bind(backend, case)
+    far = bind(backend, case, starts=PLACES["starts"] + first, series=PLACES["series"] + 2**40)
+    assert_value(backend.to_numpy(far(student)), backend.to_numpy(near(student)))
+
+
+def test_one_length_may_be_a_number_of_numpy_or_of_the_framework(backend: Framework) -> None:
+    case = make_case(35)
+    student = backend.array(case.student, "float64")
+    reference = backend.to_numpy(bind(backend, case)(student))
+    for length in (3, np.int64(3), np.asarray(3), backend.array(np.asarray(3, "int32"))):
+        found = bind(backend, case, lengths=length)(student)
+        assert_value(backend.to_numpy(found), reference)
+
+
 @pytest.mark.parametrize(("settings", "options"), VARIANTS[:3], ids=str)
 def test_gradient_equals_central_differences(
     differentiable: Framework, settings: dict[str, Any], options: dict[str, Any]
@@ -396,6 +437,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"series": [0, 1, 2, 3]}, "starts and lengths are needed together"),
     ({"starts": [0, 1], "lengths": 2}, r"starts needs shape \(4,\)"),
     ({"starts": [0.0, 1.0, 2.0, 3.0], "lengths": 2}, "starts needs an integer dtype; got float"),
+    ({"starts": [0, 1, 2, 3], "lengths": 2.0}, "lengths needs an integer dtype; got float"),
+    ({"step_contrast": -1.0}, r"step_contrast needs a number ≥ 0; got -1\.0"),
     ({"mask": np.ones((4, 2), bool)}, r"mask needs shape \(4, 3\)"),
     ({"category": "token"}, "category needs 'window' or 'step'; got 'token'"),
     ({"labels": np.zeros((4, 2))}, r"labels need shape \(4,\)"),
@@ -419,6 +462,8 @@ def test_errors_of_the_helpers() -> None:
         cut_windows([np.zeros(5)], 2, 3)
     with pytest.raises(ValueError, match=r"with a step at least; series 1 has \(0,\)"):
         cut_windows([np.zeros(5), np.zeros(0)], 2)
+    with pytest.raises(ValueError, match="series need one array at least; got none"):
+        cut_windows([], 2)
     with pytest.raises(ValueError, match="bins needs a number ≥ 2"):
         forecast_bins([1.0, 2.0], 1)
     with pytest.raises(ValueError, match="without a spread"):
