@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import npz
-from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, write_csv
+from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, show, write_csv
 from .readers import DataError
 from .training import CHECK_EVERY, Job, validates_best
 
@@ -100,13 +100,15 @@ class Loop:
         rate = self.learner.rate(self.epoch / job.epochs)
         batches = self.learner.batches(self.epoch, self.step)
         title = f"{job.name} {self.epoch + 1}/{job.epochs}"
-        for batch in progress_bar(batches, steps, title, self.step):
+        bar = progress_bar(batches, steps, title, self.step)
+        for batch in bar:
             progress = (self.epoch * steps + self.step) / (job.epochs * steps)
             sums = self.learner.step(batch, progress, rate)
             self.sums = {key: self.sums[key] + x if self.sums else x for key, x in sums.items()}
             self.step += 1
             if self.step % CHECK_EVERY == 0:
                 self._check_finite()
+                show(bar, self.sums)
             if stop.requested:
                 self._stop()
         if not self.sums:

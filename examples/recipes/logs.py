@@ -6,7 +6,7 @@ import csv
 import io
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -61,13 +61,30 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def progress_bar(steps: Iterable[T], total: int, title: str, initial: int = 0) -> Iterator[T]:
+def progress_bar(steps: Iterable[T], total: int, title: str, initial: int = 0) -> Iterable[T]:
     """Wrap an epoch's steps in a bar with its remaining time; silent where nobody watches."""
     if not sys.stderr.isatty():
-        return iter(steps)
+        return steps
     from tqdm import tqdm
 
-    return iter(tqdm(steps, total=total, desc=title, initial=initial, leave=False, unit="step"))
+    bar: Iterable[T] = tqdm(
+        steps, total=total, desc=title, initial=initial, leave=False, unit="step"
+    )
+    return bar
+
+
+def show(bar: Iterable[Any], sums: Mapping[str, Any]) -> None:
+    """Show loss and accuracy of the epoch so far at the end of a `progress_bar`.
+
+    Args:
+        bar: what `progress_bar` returned.
+        sums: ``loss``, ``train_accuracy`` and ``rows``, summed over the epoch's rows. Reading them
+            waits for the device.
+    """
+    if not hasattr(bar, "set_postfix_str"):
+        return
+    loss, right = (float(sums[key]) / float(sums["rows"]) for key in ("loss", "train_accuracy"))
+    bar.set_postfix_str(f"loss={loss:.4f}, accuracy={100 * right:.1f}%")
 
 
 def epoch_line(name: str, row: Row, epochs: int) -> str:

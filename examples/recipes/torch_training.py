@@ -23,7 +23,7 @@ from torch.nn import functional
 from . import torch_checkpoints as checkpoints
 from .data import Dataset, Split, steps_per_epoch, training_batches
 from .handover import describe
-from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, write_csv
+from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, show, write_csv
 from .methods import method_loss
 from .torch_inference import Pixels, accuracy, predict
 from .torch_ranks import Ranks
@@ -124,6 +124,7 @@ class Training:
             self.step += 1
             if self.step % CHECK_EVERY == 0:
                 self._check_finite()
+                show(bar, self.sums)
             if self._must_stop(stop):
                 self._stop()
         self._check_finite()

@@ -171,6 +171,23 @@ def test_ctrl_c_while_the_last_epoch_is_evaluated_is_heard(
 
 
 @quickly
+def test_the_bar_shows_loss_and_accuracy_without_waiting_in_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[dict[str, float]] = []
+    monkeypatch.setattr(
+        torch_training,
+        "show",
+        lambda bar, sums: shown.append({key: float(value) for key, value in sums.items()}),
+    )
+    arguments = [*SMALL, "--methods", "kd", "--epochs", "1", "--batch-size", "16"]
+    assert torch_cifar100.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert [sums["rows"] for sums in shown] == [50 * 16] * 2  # once in 68 steps, of both trainings
+    assert all(0 < sums["train_accuracy"] < sums["rows"] for sums in shown)
+    assert all(0 < sums["loss"] < 10 * sums["rows"] for sums in shown)
+
+
+@quickly
 @pytest.mark.parametrize("size", [0, 100])
 def test_a_best_epoch_is_kept_where_a_validation_split_chooses_it(
     size: int, tmp_path: Path
