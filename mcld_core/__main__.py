@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -39,13 +40,19 @@ def _report() -> None:
         if importlib.util.find_spec(framework) is None:
             print(f"{framework:<12}not installed: pip install 'mcld[{_extra(framework)}]'")
         else:
-            version = importlib.metadata.version(framework)
-            print(f"{framework:<12}{version:<12}{_devices(framework)}")
+            print(f"{framework:<12}{_version(framework):<12}{_devices(framework)}")
     print(f"\nbackend for plain arrays: {get_backend()}   (MCLD_BACKEND or mcld_core.set_backend)")
 
 
 def _extra(framework: str) -> str:
     return "onnx" if framework == "onnxruntime" else framework
+
+
+def _version(framework: str) -> str:
+    try:
+        return importlib.metadata.version(framework)
+    except importlib.metadata.PackageNotFoundError:  # onnxruntime-gpu, tensorflow-cpu
+        return str(importlib.import_module(framework).__version__)
 
 
 def _devices(framework: str) -> str:

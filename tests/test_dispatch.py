@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import itertools
 import os
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 import mcld_core
 from mcld_core import TeacherKeys, kd_loss, mcld_loss
+from mcld_core.__main__ import main
 from tests import oracles
 from tests.cases import make_case
 from tests.frameworks import DIFFERENTIABLE, REQUESTED, Framework, load, only
@@ -188,6 +190,20 @@ def test_the_report_names_versions_devices_and_backends() -> None:
     )
     assert unknown.returncode != 0
     assert "no-such-command" in unknown.stderr
+
+
+def test_the_report_of_a_module_whose_distribution_has_another_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As onnxruntime-gpu and tensorflow-cpu have."""
+
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "numpy" or None)
+    assert main([]) == 0
+    assert np.__version__ in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)
