@@ -7,12 +7,14 @@ length. Batch norm has statistics that are not those of the batch, so that train
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 
 FAMILIES = ("cnn", "depthwise", "encoder", "series")
 VOCABULARY, TOKENS, STEPS, SIZE = 50, 12, 24, 12
@@ -86,3 +88,20 @@ def assert_exports(
     assert runner.get_outputs()[0].shape == ["batch", CLASSES[family]]
     assert [entry.name for entry in folder.iterdir()] == [path.name]
     return path
+
+
+def assert_names_its_exporter(
+    export: Callable[..., Any],
+    student: Any,
+    exporter: str,
+    folder: Path,
+    *,
+    channels_last: bool,
+) -> None:
+    """Hide the exporter's package: the error says what to install, and nothing is written."""
+    said = f"^export_onnx: the package {exporter} is needed; got none; run `pip install {exporter}`"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, exporter, None)
+        with pytest.raises(ImportError, match=said):
+            export(student, folder / "a.onnx", **arguments("cnn", channels_last))
+    assert list(folder.iterdir()) == []

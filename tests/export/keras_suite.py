@@ -13,7 +13,14 @@ import pytest
 from mcld_core import export_cli
 from mcld_core.export import export_onnx
 from mcld_core.predict import Classifier
-from tests.export.families import FAMILIES, TOKENS, assert_exports, feeds, token_rows
+from tests.export.families import (
+    FAMILIES,
+    TOKENS,
+    assert_exports,
+    assert_names_its_exporter,
+    feeds,
+    token_rows,
+)
 from tests.export.keras_students import SHAPE, build
 
 # Keras 3.15 turns its variables to NumPy 2 without the keyword that NumPy asks for.
@@ -32,6 +39,12 @@ def test_every_family(family: str, tmp_path: Path) -> None:
         return predict(build(family), *inputs)
 
     assert_exports(export_onnx, student, forward, family, tmp_path, channels_last=True)
+
+
+def test_a_missing_exporter_says_what_to_install(tmp_path: Path) -> None:
+    backends = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
+    exporter, student = backends[keras.backend.backend()], build("cnn")
+    assert_names_its_exporter(export_onnx, student, exporter, tmp_path, channels_last=True)
 
 
 @pytest.mark.parametrize("axes", [1, 2])

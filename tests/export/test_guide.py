@@ -14,9 +14,10 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "export.md"
 def test_the_guides_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    blocks = re.findall(
-        r"<!-- test: export -->\n```python\n(.*?)```", GUIDE.read_text("utf-8"), re.S
-    )
+    text = GUIDE.read_text("utf-8")
+    blocks = re.findall(r"<!-- test: export -->\n```python\n(.*?)```", text, re.S)
+    fences = re.findall(r"^ *(?:```|~~~) *(?:py|Py)", text, re.M)
+    assert len(blocks) == len(fences) == 4, "a block of Python without the mark is not tested"
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks:

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from mcld_core.export import export_onnx
-from tests.export.families import FAMILIES, arguments, assert_exports
+from tests.export.families import FAMILIES, arguments, assert_exports, assert_names_its_exporter
 from tests.export.jax_students import build
 
 
@@ -22,6 +22,11 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     reference = build(family)
     reference.eval()
     assert_exports(export_onnx, build(family), reference, family, tmp_path, channels_last=True)
+
+
+def test_a_missing_exporter_says_what_to_install(tmp_path: Path) -> None:
+    student = build("cnn")
+    assert_names_its_exporter(export_onnx, student, "jax2onnx", tmp_path, channels_last=True)
 
 
 def test_each_modules_mode_comes_back(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mcld_core.export import export_onnx
-from tests.export.families import FAMILIES, assert_exports, feeds
+from tests.export.families import FAMILIES, assert_exports, assert_names_its_exporter, feeds
 from tests.export.tensorflow_students import Student
 
 SHAPE = (12, 12, 3)
@@ -20,6 +20,11 @@ SHAPE = (12, 12, 3)
 def test_every_family(family: str, tmp_path: Path) -> None:
     student = Student(family)
     assert_exports(export_onnx, student, student, family, tmp_path, channels_last=True)
+
+
+def test_a_missing_exporter_says_what_to_install(tmp_path: Path) -> None:
+    student = Student("cnn")
+    assert_names_its_exporter(export_onnx, student, "tf2onnx", tmp_path, channels_last=True)
 
 
 def agrees(path: Path, student: Student) -> bool:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from mcld_core.export import export_onnx
-from mcld_core.onnx_packages import require
-from tests.export.families import token_rows
+from tests.export.families import assert_names_its_exporter, token_rows
 from tests.export.torch_students import build
 
 ROWS = token_rows(3, dtype="int64")
@@ -65,9 +64,10 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
         export_onnx(build("cnn"), tmp_path / "no" / "a.onnx", input_shape=(3, 12, 12))
 
 
-def test_a_missing_exporter_says_what_to_install() -> None:
-    with pytest.raises(ImportError, match="run `pip install tf2onnx-next`"):
-        require("no_such_module", "tf2onnx-next")
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_package_says_what_to_install(package: str, tmp_path: Path) -> None:
+    student = build("cnn")
+    assert_names_its_exporter(export_onnx, student, package, tmp_path, channels_last=False)
 
 
 def test_an_opset_that_the_exporter_does_not_write(tmp_path: Path) -> None:
