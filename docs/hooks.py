@@ -25,10 +25,15 @@ import committed  # noqa: E402
 
 RESULTS = "benchmarks/results"
 LINK = re.compile(r"(?P<label>!?\[[^\]]*\])\((?P<target>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)")
-FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+FORMULA = re.compile(
+    r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>([.,;:)]*)', re.DOTALL
+)
 FROM_NETWORK = re.compile(
     r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//"""
 )
+CELL = re.compile(r"<td\b[^>]*>.*?</td>", re.DOTALL)
+CODE = re.compile(r"<code>[^<]+</code>")
+BREAK = re.compile(r"(?<=[^\W\d][_./=(])(?=[\w\"])|(?<=[a-z])(?=[A-Z])")
 INSERT = re.compile(r"<!-- insert (\w+) -->")
 INSERTS: dict[str, Callable[[], str]] = {
     "differences": committed.differences,
@@ -106,9 +111,19 @@ def on_page_content(content: str, **_: Any) -> str:
 
     def mathml(match: re.Match[str]) -> str:
         display = "block" if match[1] == "div" else "inline"
-        return convert(html.unescape(match[2]), display=display)
+        formula = convert(html.unescape(match[2]), display=display)
+        return f'<span class="formula">{formula}{match[3]}</span>' if match[3] else formula
 
     return FORMULA.sub(mathml, content)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Let code in tables break between its words; the style makes use of that on a phone alone."""
+
+    def breakable(code: re.Match[str]) -> str:
+        return "<code>" + BREAK.sub("<wbr>", code[0].removeprefix("<code>"))
+
+    return CELL.sub(lambda cell: CODE.sub(breakable, cell[0]), output)
 
 
 def on_post_build(config: Any) -> None:

@@ -74,6 +74,8 @@ FAULTS = r"""
 })()
 """
 LINKS = """[...document.querySelectorAll("a[href]")].map((a) => a.href)"""
+SETTLED = """document.fonts.ready.then(() => new Promise(
+  (done) => requestAnimationFrame(() => setTimeout(done, 50))))"""
 ANCHORS = """[...document.querySelectorAll("[id]")].map((e) => e.id)"""
 
 
@@ -154,22 +156,13 @@ class Browser:
 
     def open(self, url: str, width: int, height: int = 900) -> None:
         """Load a page in a window of that width, and wait until it is drawn."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
+        self._resize(width, height)
         self.complaints, self._loaded = [], False
         self.call("Page.navigate", url=url)
         end = time.monotonic() + SECONDS
         while not self._loaded:
             self._receive(end - time.monotonic())
-        self.evaluate(
-            "document.fonts.ready.then(() => new Promise("
-            "(done) => requestAnimationFrame(() => setTimeout(done, 50))))"
-        )
+        self.evaluate(SETTLED)
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression, promises awaited."""
@@ -181,12 +174,16 @@ class Browser:
         return answer["result"].get("value")
 
     def screenshot(self, path: Path) -> None:
-        """Write the page from its top as a PNG, as far down as Chromium can draw at once."""
+        """Write the page as a PNG, in a window as tall as it, up to what Chromium can draw."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "scale": 1}
-        clip["height"] = min(size["height"], TALLEST)
-        answer = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        self._resize(int(size["width"]), min(int(size["height"]), TALLEST))
+        self.evaluate(SETTLED)
+        answer = self.call("Page.captureScreenshot")
         path.write_bytes(base64.b64decode(answer["data"]))
+
+    def _resize(self, width: int, height: int) -> None:
+        shape = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **shape)
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         end = time.monotonic() + seconds

@@ -183,6 +183,20 @@ def test_names_in_docstrings_are_links(site: Path) -> None:
         assert 'href="#mcld_core.mcld_loss"' in docstring
 
 
+def test_docstrings_are_laid_out(site: Path) -> None:
+    page = (site / "api" / "losses.html").read_text("utf-8")
+    docstring = page.split('id="mcld_core.mcld_loss"')[1].split('id="mcld_core.')[0]
+    signature = docstring.split("</pre>")[0]
+    assert signature.count("\n") > 10, "a line for each argument"
+    returned = docstring.split("Returns:")[1].split("Raises:")[0]
+    assert returned.count("<li") == 1, "one text, not an item a line"
+
+
+def test_code_in_tables_can_break(site: Path) -> None:
+    page = (site / "hyperparameters.html").read_text("utf-8")
+    assert "<code>weight_<wbr>instance=<wbr>1.0</code>" in page
+
+
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_pages_are_drawn_without_fault(
     browser: Browser, site: Path, address: str, pictures: Path | None, width: int
@@ -190,11 +204,11 @@ def test_pages_are_drawn_without_fault(
     faults = {}
     for page in pages_of(site):
         browser.open(address + page, width)
+        if found := browser.evaluate(FAULTS) + browser.complaints:
+            faults[page] = found
         if pictures:
             name = page.removesuffix(".html").replace("/", "-")
             browser.screenshot(pictures / f"{name}-{width}.png")
-        if found := browser.evaluate(FAULTS) + browser.complaints:
-            faults[page] = found
     assert faults == {}
 
 
