@@ -44,8 +44,8 @@ def signs(term: Callable[..., float], labels: np.ndarray) -> np.ndarray:
     return np.where(np.abs(slopes) < 1e-6, 0, -np.sign(slopes)).astype(int)
 
 
-def draw() -> None:
-    """Write the three pictures, each through a temporary file."""
+def draw(folder: Path = ASSETS) -> None:
+    """Write the three pictures into the folder, each through a temporary file."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -79,9 +79,9 @@ def draw() -> None:
             columnspacing=1.2,
         )
         figure.tight_layout(rect=(0, 0.07, 1, 1))
-        temporary = ASSETS / f".{name}.svg"
+        temporary = folder / f".{name}.svg"
         figure.savefig(temporary, format="svg", metadata={"Date": None})
-        os.replace(temporary, ASSETS / f"pairs_{name}.svg")
+        os.replace(temporary, folder / f"pairs_{name}.svg")
         pyplot.close(figure)
 
     colors = {1: (PULL, "+"), -1: (PUSH, "−"), 0: (OUT, "·")}

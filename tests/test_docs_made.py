@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -63,9 +64,32 @@ def test_the_figure_shows_what_the_terms_do() -> None:
     np.testing.assert_array_equal(category, np.where(same, 1, -1))
 
 
-def test_the_committed_pictures_are_there() -> None:
+def shown(picture: Path) -> tuple[list[str], list[str]]:
+    """Return the colours of the boxes in the order in which they were drawn, and the texts."""
+    text = picture.read_text("utf-8")
+    colors = (figures.PULL, figures.PUSH, figures.OUT, figures.INK)
+    boxes = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: (#\w{6})"', text)
+    return [color for color in boxes if color in colors], re.findall(r"<!-- (.*) -->", text)
+
+
+def test_the_committed_pictures_show_the_signs_of_the_terms() -> None:
+    colors = {1: figures.PULL, -1: figures.PUSH, 0: figures.OUT}
+    for name, term in (("instance", figures.instance_wise), ("category", figures.category_wise)):
+        boxes, texts = shown(figures.ASSETS / f"pairs_{name}.svg")
+        assert boxes == [colors[sign] for sign in figures.signs(term, figures.LABELS).flat]
+        assert texts.count("cat 1") == 2
+    boxes, texts = shown(figures.ASSETS / "pairs_sample.svg")
+    rest = [figures.PUSH] * (len(figures.CLASSES) - 1)
+    assert boxes == [figures.INK] * 5 + [figures.PULL, figures.PUSH, *rest]
+    assert set(figures.CLASSES) <= set(texts)
+
+
+def test_the_committed_pictures_are_those_that_the_script_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figures.draw(tmp_path)
     for name in ("instance", "category", "sample"):
-        assert "</svg>" in (DOCS / "assets" / f"pairs_{name}.svg").read_text("utf-8")
+        file = f"pairs_{name}.svg"
+        assert shown(tmp_path / file) == shown(figures.ASSETS / file)
 
 
 def test_differences_join_the_data_sets(results: Path) -> None:
