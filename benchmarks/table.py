@@ -46,8 +46,9 @@ def main() -> None:
 
 
 def _title(result: dict[str, Any]) -> str:
-    row = result["rows"][0]
-    return f"{row['framework']} on {row['device']}"
+    row, shapes = result["rows"][0], {row["shape"] for row in result["rows"]}
+    only = f", {row['shape']} only" if len(shapes) == 1 else ""
+    return f"{row['framework']} on {row['device']}{only}"
 
 
 def _about(result: dict[str, Any]) -> list[str]:
@@ -63,7 +64,7 @@ def _speed_table(rows: list[dict[str, Any]]) -> list[str]:
     limits = {row["shape"]: row["seconds_min"] * 1e3 for row in rows if row["name"] == LIMIT}
     lines = ["| × LIMIT (spread) | " + " | ".join(shapes) + " |", "|---" * (len(shapes) + 1) + "|"]
     lines.append("| LIMIT, ms | " + " | ".join(f"{limits[shape]:.3g}" for shape in shapes) + " |")
-    for name in dict.fromkeys(row["name"] for row in rows if row["name"] != LIMIT):
+    for name in _names(rows):
         lines.append(
             f"| {name} | " + " | ".join(cells.get((name, shape), "–") for shape in shapes) + " |"
         )
@@ -76,14 +77,15 @@ def _plot(results: list[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    results = [result for result in results if len(_names(result["rows"])) > 1]
     figure, axes = plt.subplots(
         len(results), 1, figsize=(9, 3.2 * len(results)), squeeze=False, layout="constrained"
     )
     for axis, result in zip(axes[:, 0], results, strict=True):
         rows = [row for row in result["rows"] if not row["shape"].startswith("8,")]
         shapes = list(dict.fromkeys(row["shape"] for row in rows))
-        names = [n for n in dict.fromkeys(row["name"] for row in rows) if n != LIMIT]
-        names = [n for n in names if max(_ratio(rows, n, s) or 0 for s in shapes) < 20]
+        names = [n for n in _names(rows) if max(_ratio(rows, n, s) or 0 for s in shapes) < 20]
+        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for number, name in enumerate(names):
             places = [i + 0.8 * number / len(names) for i in range(len(shapes))]
             heights = [_ratio(rows, name, shape) or 0 for shape in shapes]
@@ -92,10 +94,14 @@ def _plot(results: list[dict[str, Any]]) -> None:
         axis.set_xticks([i + 0.4 for i in range(len(shapes))], shapes)
         axis.set_ylabel("× LIMIT")
         axis.set_title(_title(result), loc="left")
-        axis.legend(fontsize=6, ncols=3)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(RESULTS / "performance.tmp.png", dpi=120)
     (RESULTS / "performance.tmp.png").replace(RESULTS / "performance.png")
     plt.close(figure)
+
+
+def _names(rows: list[dict[str, Any]]) -> list[str]:
+    return [name for name in dict.fromkeys(row["name"] for row in rows) if name != LIMIT]
 
 
 def _ratio(rows: list[dict[str, Any]], name: str, shape: str) -> float | None:
