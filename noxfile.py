@@ -141,7 +141,8 @@ def coverage(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the site into site/: offline, warnings are errors; look at it in headless Chromium.
 
-    Without a Chromium its tests are skipped, and fail if MCLD_REQUIRE_CHROMIUM is set.
+    Without a Chromium its tests are skipped, and fail if MCLD_REQUIRE_CHROMIUM is set. A folder
+    named by MCLD_SCREENSHOTS takes a picture of each page.
     """
     session.install(*nox.project.dependency_groups(PYPROJECT, "docs", "test"))
     shutil.rmtree("build", ignore_errors=True)  # a stale build folder gets into the wheel
