@@ -8,7 +8,8 @@ from mcld_core.backends import Backend, backend_for
 from mcld_core.batch import Batch, check_device, check_reduction, check_rows, reduce_rows
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import MASKED, category_rows, instance_rows
-from mcld_core.extensions._rows import like_of
+from mcld_core.extensions._arguments import fits, row_ids
+from mcld_core.extensions._rows import like_of, row_weights
 from mcld_core.schedule import category_ramp
 from mcld_core.similarity import embed
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
@@ -37,7 +38,8 @@ def embedding_contrast(
         student: (batch, width), any float dtype.
         teacher: (batch, width); never receives a gradient.
         labels: (batch,) int ids ≥ 0 (negative: dropped), or (batch, any) soft, or None: no target
-            mask and no category-wise term.
+            mask and no category-wise term. Ids beyond 32 bits need 64-bit integers: in JAX
+            ``jax_enable_x64``.
         config: weights, target mask and warm-up.
         temperature: the scale is 1 / temperature, where ``logit_scale`` is None.
         logit_scale: the scale itself. As a zero-dimensional array of the framework it receives a
@@ -72,12 +74,12 @@ def embedding_contrast(
     rows = ops.asarray(student, like_of(ops, *given))
     keys = ops.asarray(teacher, rows)
     ours, theirs = tuple(rows.shape), tuple(keys.shape)
-    if len(ours) != 2 or len(theirs) != 2 or ours[1] != theirs[1]:
+    if len(ours) != 2 or len(theirs) != 2 or not fits(ours[1:], theirs[1:]):
         raise ValueError(
             f"{function}: student and teacher need shape (batch, width), one width; got {ours} and "
             f"{theirs}. Project one of them in the model: the loss has no projector"
         )
-    if None not in (ours[0], theirs[0]) and ours[0] != theirs[0]:
+    if not fits(ours, theirs):
         raise ValueError(
             f"{function}: student and teacher need the same batch; got {ours} and {theirs}"
         )
@@ -108,10 +110,7 @@ def embedding_contrast(
     loss = ops.where(kept, loss, 0.0)
     weight = ops.astype(kept, dtype)
     if sample_weight is not None:
-        given_weight = ops.asarray(sample_weight, rows)
-        check_rows(function, "sample_weight", given_weight, ours[0])
-        check_device(function, ops, "sample_weight", given_weight, rows)
-        weight = weight * ops.stop_gradient(ops.astype(given_weight, dtype))
+        weight = row_weights(function, ops, "sample_weight", sample_weight, kept, rows, dtype)
     return reduce_rows(ops, loss, Batch(loss, loss, dtype, None, None, weight), reduction)
 
 
@@ -130,15 +129,12 @@ def _rows_and_labels(
         check_device(function, ops, "where", kept, rows)
     if labels is None:
         return kept, None
-    labels = ops.asarray(labels, rows)
+    given, labels = labels, ops.asarray(labels, rows)
     check_device(function, ops, "labels", labels, rows)
     if labels.ndim == 2:
         labels = ops.stop_gradient(ops.astype(labels, dtype))
         return kept, ops.where(kept[:, None], labels, 0.0)
-    check_rows(function, "labels", labels, rows.shape[0])
-    if not ops.dtype(labels).startswith(("int", "uint")):
-        raise TypeError(f"{function}: labels need an integer dtype; got {ops.dtype(labels)}")
-    labels = ops.astype(labels, "int32")
+    labels = row_ids(function, ops, "labels", given, rows)
     return kept & (labels >= 0), labels
 
 

@@ -6,12 +6,22 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import Batch, check_device, check_reduction, check_rows, reduce_rows
+from mcld_core.batch import (
+    Batch,
+    check_device,
+    check_reduction,
+    check_rows,
+    reduce_rows,
+    unless_all,
+)
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import MASKED
+from mcld_core.extensions._arguments import check_weight, fits, row_ids
 from mcld_core.extensions._embeddings import embedding_contrast as embedding_contrast
-from mcld_core.extensions._rows import like_of
+from mcld_core.extensions._rows import like_of, row_weights
 from mcld_core.objective import mcld_loss
+from mcld_core.rows import is_zero
+from mcld_core.schedule import number
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
 
 Pair = tuple[str, str]
@@ -54,7 +64,9 @@ def multimodal_mcld_loss(
     ``L_i = Σ_ab w_ab m_ab,i L_ab,i / Σ_ab w_ab m_ab,i + Σ_ab u_ab m_ab,i f_ab,i``
 
     a mean over the pairs that the sample has, so that one with a missing modality weighs as much
-    as any other, plus other losses f. A sample with no pair counts for nothing.
+    as any other, plus other losses f. A sample with no pair counts for nothing. A sample that
+    lacks a modality is, in the pairs of it, as if it were not in the batch: no anchor and no key;
+    in the pairs of its other modalities it is like any other.
 
     - ``kind="logits"``: ``L_ab`` is `mcld_core.mcld_loss`.
     - ``kind="embeddings"``: it is `embedding_contrast`, rows of equal width in place of logits.
@@ -85,12 +97,13 @@ def multimodal_mcld_loss(
         return_terms: also return the pairs' losses.
 
     Returns:
-        The loss, float32 (float64 for float64 rows). With ``return_terms`` a pair of it and a
-        dict pair → ``L_ab`` reduced over the samples that have it, without gradient.
+        The loss, float32 (float64 if one of the student's modalities is). With ``return_terms`` a
+        pair of it and a dict pair → ``L_ab`` reduced over the samples that have it, without
+        gradient.
 
     Raises:
         ValueError, TypeError: no pair, a modality that is not there, batches or widths that
-            differ, a mask of the wrong shape.
+            differ, a mask of the wrong shape, a weight below 0.
 
     Example:
         >>> import numpy as np
@@ -131,6 +144,9 @@ def multimodal_mcld_loss(
                 raise ValueError(
                     f"{function}: {side} has no modality {name!r}; it has {sorted(modalities)}"
                 )
+    for pair, weight in (*pairs.items(), *((pair, weight) for pair, (weight, _) in others.items())):
+        check_weight(function, f"the weight of {pair!r}", weight)
+    check_weight(function, "weight_local", weight_local)
     values = (*student.values(), *teacher.values(), *our_masks.values(), *their_masks.values())
     ops = backend_for(function, *values, labels, sample_weight, logit_scale)
     like = like_of(ops, *values)
@@ -142,14 +158,21 @@ def multimodal_mcld_loss(
         name: _modality(function, ops, f"teacher[{name!r}]", x, their_masks.get(name), like)
         for name, x in teacher.items()
     }
+    first = next(iter(ours.values())).rows
+    labelled = None if labels is None else _labelled(function, ops, labels, first, kind, config)
+    if labelled is not None:
+        ours = {name: _where(ops, one, labelled) for name, one in ours.items()}
+        theirs = {name: _where(ops, one, labelled) for name, one in theirs.items()}
     for a, b in (*pairs, *others):
         shapes = tuple(ours[a].rows.shape), tuple(theirs[b].rows.shape)
-        if len(shapes[0]) != len(shapes[1]) or shapes[0][1:] != shapes[1][1:]:
+        if not fits(shapes[0][1:], shapes[1][1:]):
             raise ValueError(
                 f"{function}: student[{a!r}] and teacher[{b!r}] need the same width (and parts); "
                 f"got {shapes[0]} and {shapes[1]}. Bring one to the other's width first: a "
                 "projection in the model, or mcld_core.select_classes"
             )
+    dtypes = {ops.dtype(one.rows) for one in ours.values()}
+    dtype = "float64" if "float64" in dtypes else "float32"
 
     def rows_of(s: Array, t: Array, labels: Any, where: Array) -> Array:
         if kind == "embeddings":
@@ -161,40 +184,42 @@ def multimodal_mcld_loss(
             s, t, labels, config=config, progress=progress, where=where, reduction="none"
         )
 
-    labelled = _labelled(function, ops, labels, next(iter(ours.values())), kind, config)
     total: Any = 0.0
     share: Any = 0.0
     found: dict[Pair, tuple[Array, Array]] = {}
     for (a, b), weight in pairs.items():
-        both = ours[a].present & theirs[b].present & labelled
-        rows = _levels(ops, rows_of, ours[a].rows, theirs[b].rows, labels, both, kind, weight_local)
-        counts = ops.astype(both, ops.dtype(rows))
-        found[a, b] = rows, counts
+        both = ours[a].present & theirs[b].present
+        rows = _levels(
+            ops, rows_of, ours[a].rows, theirs[b].rows, labels, both, kind, weight_local, dtype
+        )
+        found[a, b] = rows, both
+        weight = number(ops, weight, dtype, first)
         total = total + weight * rows
-        share = share + weight * counts
-    extra: Any = 0.0
-    has_other: Any = 0.0
-    for (a, b), (weight, loss) in others.items():
-        both = ours[a].present & theirs[b].present & labelled
-        rows = loss(ours[a].rows, ops.stop_gradient(theirs[b].rows))
-        check_rows(function, f"other_losses[{a!r}, {b!r}]", rows, ours[a].rows.shape[0])
-        counts = ops.astype(both, ops.dtype(rows))
-        extra = extra + weight * counts * rows
-        has_other = has_other + counts
+        share = share + weight * ops.astype(both, dtype)
     if pairs:
-        known = share > 0
-        total = ops.where(known, total / ops.where(known, share, 1.0), 0.0)
-        share = ops.astype(known, ops.dtype(total))
-    rows = total + extra
-    counted = ops.astype(share + has_other > 0, ops.dtype(rows))
-    weights = _sample_weight(function, ops, sample_weight, rows)
+        total = ops.where(share > 0, total / ops.where(share > 0, share, 1.0), 0.0)
+    counted = share > 0 if pairs else None
+    for (a, b), (weight, loss) in others.items():
+        both = ours[a].present & theirs[b].present
+        s, t = (_where(ops, one, both).rows for one in (ours[a], theirs[b]))
+        rows = loss(s, ops.stop_gradient(t))
+        check_rows(function, f"other_losses[{a!r}, {b!r}]", rows, first.shape[0])
+        rows = ops.where(both, ops.astype(rows, dtype), 0.0)
+        total = total + number(ops, weight, dtype, first) * rows
+        counted = both if counted is None else counted | both
+    weights = None
+    if sample_weight is not None:
+        every = counted
+        for _, both in found.values():  # a pair of weight 0 has a term, too
+            every = every | both
+        weights = row_weights(function, ops, "sample_weight", sample_weight, every, first, dtype)
 
     def reduced(rows: Array, counts: Array) -> Array:
-        weight = counts if weights is None else counts * weights
-        batch = Batch(rows, rows, ops.dtype(rows), None, None, weight)
-        return reduce_rows(ops, rows, batch, reduction)
+        weight = ops.astype(counts, dtype)
+        weight = weight if weights is None else weight * weights
+        return reduce_rows(ops, rows, Batch(rows, rows, dtype, None, None, weight), reduction)
 
-    value = reduced(rows, counted)
+    value = reduced(total, counted)
     if not return_terms:
         return value
     return value, {pair: ops.stop_gradient(reduced(*parts)) for pair, parts in found.items()}
@@ -236,32 +261,35 @@ def _levels(
     both: Array,
     kind: str,
     weight_local: Scalar,
+    dtype: str,
 ) -> Float[Array, "batch"]:  # noqa: F821
     """Return the rows of one pair: of samples, or of their means and of their parts."""
     if len(student.shape) == 2:
-        return rows_of(student, teacher, labels, both)
-    parts, width = int(student.shape[1]), int(student.shape[2])
-    mean_student = ops.sum(student, 1) / float(parts)
+        return ops.astype(rows_of(student, teacher, labels, both), dtype)
+    student, teacher = ops.astype(student, dtype), ops.astype(teacher, dtype)
+    count, parts, width = ops.size(student, 0), ops.size(student, 1), student.shape[2]
+    divisor = number(ops, parts, dtype, student)
+    mean_student = ops.sum(student, 1) / divisor
     if kind == "logits":
         teacher = ops.maximum(teacher, MASKED)
-        p = ops.sum(ops.softmax(teacher, 2), 1) / float(parts)
+        p = ops.sum(ops.softmax(teacher, 2), 1) / divisor
         mean_teacher = ops.log(ops.where(p > 0, p, 1.0)) + ops.where(p > 0, 0.0 * p, MASKED)
     else:
-        mean_teacher = ops.sum(teacher, 1) / float(parts)
+        mean_teacher = ops.sum(teacher, 1) / divisor
     rows = rows_of(mean_student, mean_teacher, labels, both)
-    if isinstance(weight_local, (int, float)) and weight_local == 0:
+    if is_zero(weight_local):
         return rows
-    count = ops.size(student, 0)
     sample = ops.arange(count * parts, student) // parts
     if labels is not None:
         labels = ops.take(ops.asarray(labels, student), sample)
     local = rows_of(
-        ops.reshape(student, (count * parts, width)),
-        ops.reshape(teacher, (count * parts, width)),
+        ops.reshape(student, (-1, width)),
+        ops.reshape(teacher, (-1, width)),
         labels,
         ops.take(both, sample),
     )
-    return rows + weight_local * ops.sum(ops.reshape(local, (count, parts)), 1) / float(parts)
+    local = ops.sum(ops.reshape(local, (count, parts)), 1) / divisor
+    return rows + number(ops, weight_local, dtype, student) * local
 
 
 def _modality(
@@ -270,51 +298,43 @@ def _modality(
     """Check and convert one modality; its missing rows become 0."""
     rows = ops.asarray(x, like)
     shape = tuple(rows.shape)
-    if len(shape) not in (2, 3) or "float" not in ops.dtype(rows):
+    if len(shape) not in (2, 3) or not shape[-1] or "float" not in ops.dtype(rows):
         raise ValueError(
-            f"{function}: {argument} needs shape (batch, width) or (batch, parts, width) and a "
-            f"float dtype; got shape {shape}, {ops.dtype(rows)}"
+            f"{function}: {argument} needs shape (batch, width) or (batch, parts, width), the "
+            f"width known, and a float dtype; got shape {shape}, {ops.dtype(rows)}"
         )
     if like is not None:
         check_device(function, ops, argument, rows, like)
-        if None not in (shape[0], like.shape[0]) and shape[0] != like.shape[0]:
+        if not fits(shape[:1], tuple(like.shape)[:1]):
             raise ValueError(
                 f"{function}: all modalities need the same batch; got {argument} of shape {shape} "
                 f"beside {tuple(like.shape)}. Rows that miss a modality are marked by its where"
             )
-    present = ops.arange(ops.size(rows, 0), rows) >= 0
-    if where is not None:
-        present = ops.asarray(where, rows)
-        check_rows(function, f"where of {argument}", present, shape[0])
-        if ops.dtype(present) != "bool":
-            raise TypeError(
-                f"{function}: where of {argument} needs dtype bool (True = it has the modality); "
-                f"got {ops.dtype(present)}"
-            )
-        keep = present[:, None] if len(shape) == 2 else present[:, None, None]
-        rows = ops.where(keep, rows, 0.0)
-    return Modality(rows, present)
+    every = Modality(rows, ops.arange(ops.size(rows, 0), rows) >= 0)
+    if where is None:
+        return every
+    present = ops.asarray(where, rows)
+    check_rows(function, f"where of {argument}", present, shape[0])
+    if ops.dtype(present) != "bool":
+        raise TypeError(
+            f"{function}: where of {argument} needs dtype bool (True = it has the modality); "
+            f"got {ops.dtype(present)}"
+        )
+    return _where(ops, every, present)
+
+
+def _where(ops: Backend, modality: Modality, kept: Array) -> Modality:
+    """Drop rows: 0 there, so that their content changes neither value nor gradient."""
+    rows = modality.rows
+    keep = ops.reshape(kept, (-1, *(1 for _ in rows.shape[1:])))
+    return Modality(ops.where(keep, rows, 0.0), modality.present & kept)
 
 
 def _labelled(
-    function: str, ops: Backend, labels: Any, first: Modality, kind: str, config: MCLDConfig
-) -> Bool[Array, "batch"]:  # noqa: F821
-    """Return the rows whose int label is none to be left out."""
-    every = ops.arange(ops.size(first.rows, 0), first.rows) >= 0
-    if labels is None:
-        return every
-    labels = ops.asarray(labels, first.rows)
-    if len(labels.shape) != 1:
-        return every
-    check_rows(function, "labels", labels, first.rows.shape[0])
-    labels = ops.astype(labels, "int32")
-    return labels >= 0 if kind == "embeddings" else labels != config.ignore_index
-
-
-def _sample_weight(function: str, ops: Backend, weight: Any, rows: Array) -> Array | None:
-    if weight is None:
+    function: str, ops: Backend, labels: Any, first: Array, kind: str, config: MCLDConfig
+) -> Bool[Array, "batch"] | None:  # noqa: F821
+    """Return the rows whose int label is not to be left out; None where that is every row."""
+    if len(ops.asarray(labels, first).shape) != 1:
         return None
-    weight = ops.asarray(weight, rows)
-    check_rows(function, "sample_weight", weight, rows.shape[0])
-    check_device(function, ops, "sample_weight", weight, rows)
-    return ops.stop_gradient(ops.astype(weight, ops.dtype(rows)))
+    labels = row_ids(function, ops, "labels", labels, first)
+    return unless_all(ops, labels >= 0 if kind == "embeddings" else labels != config.ignore_index)

@@ -44,12 +44,35 @@ def test_dropped_rows_with_soft_labels_are_removed_rows(backend: Framework) -> N
     assert found[2] == 0
 
 
+def test_a_dropped_row_may_have_any_weight(backend: Framework) -> None:
+    where = np.array([True, False, True, True, True])
+    for value in (np.nan, np.inf, -1.0):
+        odd = np.where(where, WEIGHT, value)
+        found, reference = (
+            loss(
+                backend,
+                LABELS,
+                where=backend.array(where),
+                sample_weight=backend.array(weight, "float64"),
+            )
+            for weight in (odd, WEIGHT)
+        )
+        assert_value(found, reference, scale=15.0)
+
+
+def test_ids_of_any_size_and_width(backend: Framework) -> None:
+    reference = loss(backend, LABELS)
+    for ids in (LABELS + 3_000_000_000, LABELS.astype("uint8"), LABELS + 2**40):
+        assert_value(loss(backend, ids), reference, scale=15.0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"where": np.ones(BATCH)}, r"where needs dtype bool \(True = keep\); got float"),
-        ({"labels": LABELS / 1.0}, "labels need an integer dtype; got float"),
+        ({"labels": LABELS / 1.0}, "labels needs an integer dtype; got float"),
         ({"sample_weight": np.ones(3)}, "sample_weight"),
+        ({"sample_weight": np.arange(5) - 1.0}, r"sample_weight needs numbers ≥ 0; got -1\.0"),
         ({"temperature": 0.0}, "temperature needs a number > 0; got 0.0"),
     ],
 )

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mcld_core import MCLDConfig, kd_loss, mcld_loss
 from mcld_core.extensions.multimodal import embedding_contrast, feature_mse, multimodal_mcld_loss
@@ -17,7 +19,7 @@ from tests.frameworks import Framework
 from tests.oracles import Case
 from tests.oracles.rows import log_sum_exp, softmax
 from tests.test_gradients import differences
-from tests.tolerance import assert_central, assert_value, assert_zero
+from tests.tolerance import assert_central, assert_gradient, assert_value, assert_zero
 
 BATCH, CLASSES, PARTS, SCALE = 6, 4, 3, 16.0
 RNG = np.random.default_rng(17)
@@ -111,27 +113,129 @@ def test_one_pair_is_the_plain_loss_and_all_pairs_are_the_default(backend: Frame
     assert_value(backend.to_numpy(every), mean, scale=SCALE)
 
 
-def test_a_missing_modality_changes_nothing_for_pairs_without_it(backend: Framework) -> None:
-    student, labels = arrays(backend, STUDENT), backend.array(np.abs(LABELS) % 3)
+@given(seed=st.integers(0, 2**16), missing=st.integers(0, BATCH - 1))
+def test_a_sample_without_a_modality_is_absent_from_its_pairs(
+    backend: Framework, seed: int, missing: int
+) -> None:
+    """Every pair of it is that of the batch without the sample; every other pair is the same."""
+    rng = np.random.default_rng(seed)
+    student = {name: logits(rng, BATCH, CLASSES) for name in STUDENT}
+    teacher = {name: logits(rng, BATCH, CLASSES) for name in TEACHER}
+    labels, others = rng.integers(0, 3, BATCH), np.arange(BATCH) != missing
 
-    def terms(has_text: np.ndarray) -> dict[Any, Any]:
-        _, found = multimodal_mcld_loss(
-            student,
-            arrays(backend, TEACHER),
-            labels,
-            teacher_where={"text": backend.array(has_text)},
+    def terms(
+        rows: np.ndarray, **where: Any
+    ) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray]]:
+        loss, found = multimodal_mcld_loss(
+            {name: backend.array(x[rows], "float64") for name, x in student.items()},
+            {name: backend.array(x[rows], "float64") for name, x in teacher.items()},
+            backend.array(labels[rows]),
             reduction="none",
             return_terms=True,
+            **where,
         )
-        return {pair: backend.to_numpy(term) for pair, term in found.items()}
+        return backend.to_numpy(loss), {k: backend.to_numpy(x) for k, x in found.items()}
 
-    full, part = terms(np.ones(BATCH, bool)), terms(HAS_TEXT)
-    for pair in full:
-        if pair[1] != "text":
-            assert (full[pair] == part[pair]).all()
+    every = np.arange(BATCH)
+    _, full = terms(every)
+    _, fewer = terms(every[others])
+    loss, found = terms(
+        every,
+        student_where={"sound": backend.array(others)},
+        teacher_where={"text": backend.array(others)},
+    )
+    for (a, b), rows in found.items():
+        if a == "sound" or b == "text":
+            assert rows[missing] == 0
+            assert_value(rows[others], fewer[a, b], scale=SCALE)
         else:
-            assert (part[pair][~HAS_TEXT] == 0).all()
-            assert (full[pair] != part[pair]).any()  # a key less
+            assert_value(rows, full[a, b], scale=SCALE)
+    assert_value(loss[others], np.mean(list(found.values()), 0)[others], scale=SCALE)
+    has = [full["image", "image"][missing], full["image", "fused"][missing]]
+    assert_value(loss[missing], np.mean(has), scale=SCALE)
+
+
+@pytest.mark.parametrize("filling", [np.nan, np.inf])
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("by_label", [False, True])
+def test_what_a_dropped_row_holds_does_not_matter(
+    differentiable: Framework, by_label: bool, parts: bool, filling: float
+) -> None:
+    """Its content, its teacher's and its weight; other losses that are NaN at 0 included."""
+    backend, shape = differentiable, (BATCH, PARTS, CLASSES) if parts else (BATCH, CLASSES)
+    rng, dropped = np.random.default_rng(9), np.arange(BATCH) == 2
+    student, teacher = (logits(rng, *shape) + 1 / 32 for _ in range(2))  # nowhere 0
+    labels = np.where(dropped & by_label, -100, np.abs(LABELS) % 3)
+    gap = dropped.reshape(-1, *(1 for _ in shape[1:]))
+
+    def ratio(s: Any, t: Any) -> Any:
+        rows = s / t
+        for _ in shape[1:]:
+            rows = sum(rows[..., i] for i in range(rows.shape[-1]))
+        return rows
+
+    def run(filling: float | None) -> tuple[np.ndarray, np.ndarray]:
+        other = filling is not None
+        weight = np.where(dropped, filling, WEIGHT) if other else WEIGHT
+        rows = {"text": np.where(gap, filling, teacher) if other else teacher}
+        others: dict[Any, Any] = {("image", "text"): (0.5, ratio)}
+        if not parts:
+            others["sound", "text"] = 0.5, feature_mse
+        where = None if by_label else {"text": backend.array(~dropped)}
+
+        def loss(x: Any) -> Any:
+            return multimodal_mcld_loss(
+                {"image": x, "sound": x},
+                arrays(backend, rows),
+                backend.array(labels),
+                other_losses=others,
+                teacher_where=where,
+                sample_weight=backend.array(weight, "float64"),
+            )
+
+        return backend.value_and_grad(
+            loss, np.where(gap, filling, student) if other and by_label else student
+        )
+
+    (value, gradient), (found, other_gradient) = run(None), run(filling)
+    assert np.isfinite(value)
+    assert_value(found, value, scale=SCALE)
+    assert_gradient(other_gradient, gradient, scale=SCALE)
+    assert not other_gradient[dropped].any()
+
+
+@pytest.mark.parametrize("kind", ["logits", "embeddings"])
+@pytest.mark.parametrize("parts", [False, True])
+def test_dtypes_may_differ_between_modalities(backend: Framework, kind: str, parts: bool) -> None:
+    """The loss is float64 if a modality of the student is, else float32."""
+    shape = (BATCH, PARTS, CLASSES) if parts else (BATCH, CLASSES)
+    rng = np.random.default_rng(10)
+    student = {name: logits(rng, *shape) for name in STUDENT}
+    teacher = {name: logits(rng, *shape) for name in TEACHER}
+    labels = backend.array(np.abs(LABELS) % 3)
+    others = {} if parts else {("sound", "fused"): (0.5, feature_mse)}
+    names = ("image", "sound", "text", "fused")
+    for dtypes in (
+        ("float64", "float32", "float16", "float64"),
+        ("float32", "float16", "float64", "float32"),
+        ("float16", "float16", "float16", "float16"),
+    ):
+        of = dict(zip(names, dtypes, strict=True))
+        loss, terms = multimodal_mcld_loss(
+            {name: backend.array(x, of[name]) for name, x in student.items()},
+            {name: backend.array(x, of.get(name, "float32")) for name, x in teacher.items()},
+            labels,
+            kind=kind,
+            other_losses=others,
+            return_terms=True,
+        )
+        reference = multimodal_mcld_loss(
+            student, teacher, np.abs(LABELS) % 3, kind=kind, other_losses=others
+        )
+        assert {backend.dtype(x) for x in (loss, *terms.values())} == {
+            "float64" if dtypes[0] == "float64" else "float32"
+        }
+        assert_value(backend.to_numpy(loss), reference, "float32", scale=64.0)
 
 
 def test_order_and_names_of_modalities_play_no_part(backend: Framework) -> None:
@@ -342,6 +446,26 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
             "temperature needs a number > 0; got 0.0",
         ),
         (lambda: feature_mse(student["image"], narrow["text"]), "one width; got (6, 4) and (6, 3)"),
+        (
+            lambda: multimodal_mcld_loss(image, teacher, pairs={("image", "text"): -1}),
+            "the weight of ('image', 'text') needs a number ≥ 0; got -1",
+        ),
+        (
+            lambda: multimodal_mcld_loss(
+                image, teacher, other_losses={("image", "text"): (-0.5, feature_mse)}
+            ),
+            "the weight of ('image', 'text') needs a number ≥ 0; got -0.5",
+        ),
+        (
+            lambda: multimodal_mcld_loss(image, teacher, weight_local=-1.0),
+            "weight_local needs a number ≥ 0",
+        ),
+        (
+            lambda: multimodal_mcld_loss(
+                image, teacher, sample_weight=backend.array(WEIGHT - 1.0, "float64")
+            ),
+            "sample_weight needs numbers ≥ 0; got -0.75 in row 0",
+        ),
     ]:
         with pytest.raises(ValueError, match=re.escape(text)):
             function()
