@@ -108,6 +108,19 @@ def test_cached_logits_and_soft_labels(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("as_tensor", [True, False])
+def test_a_step_without_a_label_trains_nothing(tmp_path: Path, as_tensor: bool) -> None:
+    trainer = make_trainer(tmp_path, batch=4, teacher=make_teacher())
+    model = trainer.model.train()
+    tokens = torch.zeros(4, 6, dtype=torch.int64)
+    inputs = {"input_ids": tokens, "labels": torch.full((4,), -100)}
+    items = torch.tensor(0) if as_tensor else 0
+    loss = trainer.compute_loss(model, inputs, num_items_in_batch=items)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
 def test_resumes_with_its_ramp(tmp_path: Path) -> None:
     class Stop(TrainerCallback):  # type: ignore[misc]
         """As if killed after the second step."""
