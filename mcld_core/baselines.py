@@ -6,6 +6,7 @@ from typing import Any
 
 from mcld_core.backends import Backend, backend_for
 from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows, rows_at_once
+from mcld_core.config import check_number
 from mcld_core.contrast import RowsAndGradient, decoupled_kl_rows, plain_kl_rows
 from mcld_core.schedule import number
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
@@ -46,7 +47,7 @@ def kd_loss(
     References:
         G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
     """
-    check_temperature("kd_loss", temperature)
+    check_number("kd_loss", "temperature", temperature, above=0.0)
     check_reduction("kd_loss", reduction)
     ops = backend_for("kd_loss", student_logits, teacher_logits, sample_weight, where)
     batch = prepare(
@@ -110,11 +111,10 @@ def dkd_loss(
     References:
         B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
     """
-    check_temperature("dkd_loss", temperature)
+    check_number("dkd_loss", "temperature", temperature, above=0.0)
     check_reduction("dkd_loss", reduction)
     for argument, value in (("alpha", alpha), ("beta", beta)):
-        if isinstance(value, (int, float)) and not value >= 0:
-            raise ValueError(f"dkd_loss: {argument} needs a number ≥ 0; got {value!r}")
+        check_number("dkd_loss", argument, value, minimum=0.0)
     ops = backend_for("dkd_loss", student_logits, teacher_logits, labels, sample_weight, where)
     batch = prepare(
         "dkd_loss", ops, student_logits, teacher_logits, labels, sample_weight, where, ignore_index
@@ -134,12 +134,6 @@ def dkd_loss(
         return decoupled_kl_rows(ops, student, teacher, target, t, a, b, factor)
 
     return _reduced(ops, batch, rows, (temperature, alpha, beta), reduction)
-
-
-def check_temperature(function: str, temperature: Scalar) -> None:
-    """Raise ValueError for a Python number that is not above 0."""
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise ValueError(f"{function}: temperature needs a number > 0; got {temperature!r}")
 
 
 def _reduced(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mcld_core.similarity import SIMILARITIES
@@ -37,7 +38,8 @@ class MCLDConfig:
             that is itself trained needs ``block_size=None``.
 
     Raises:
-        ValueError: a value out of its range (checked where it is a Python number).
+        ValueError: a value out of its range or not finite (checked where it is a Python number).
+        TypeError: None (but for ``temperature``), a text or a list where a number belongs.
     """
 
     weight_instance: Scalar = 1.0
@@ -57,13 +59,12 @@ class MCLDConfig:
     block_size: int | str | None = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("weight_instance", "weight_sample", "weight_category", "weight_ce", "beta"):
-            _check_number(name, getattr(self, name), minimum=0.0)
+        weights = ("weight_instance", "weight_sample", "weight_category", "weight_ce")
+        for name in (*weights, "beta", "category_warmup"):
+            check_number("MCLDConfig", name, getattr(self, name), minimum=0.0)
         for name in ("temperature", "key_temperature", "sample_temperature"):
-            value = getattr(self, name)
-            if value is not None:
-                _check_number(name, value, above=0.0)
-        _check_number("category_warmup", self.category_warmup, minimum=0.0)
+            if name != "temperature" or self.temperature is not None:
+                check_number("MCLDConfig", name, getattr(self, name), above=0.0)
         _check_choice("similarity", self.similarity, SIMILARITIES)
         _check_choice("category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
         size = self.block_size
@@ -73,18 +74,22 @@ class MCLDConfig:
             )
 
 
-def _check_number(
+def check_number(
+    function: str,
     name: str,
     value: Scalar,
     minimum: float | None = None,
     above: float | None = None,
 ) -> None:
+    """Raise for a Python number out of its range or not finite, and for what is no number."""
+    bound = f"> {above:g}" if minimum is None else f"≥ {minimum:g}"
+    if value is None or isinstance(value, (str, bytes, list, tuple, dict)):
+        raise TypeError(f"{function}: {name} needs a finite number {bound}; got {value!r}")
     if not isinstance(value, (int, float)):
-        return
-    if minimum is not None and not value >= minimum:
-        raise ValueError(f"MCLDConfig: {name} needs a number ≥ {minimum:g}; got {value!r}")
-    if above is not None and not value > above:
-        raise ValueError(f"MCLDConfig: {name} needs a number > {above:g}; got {value!r}")
+        return  # an array, which may be traced
+    in_range = value >= minimum if minimum is not None else above is None or value > above
+    if not (math.isfinite(value) and in_range):
+        raise ValueError(f"{function}: {name} needs a finite number {bound}; got {value!r}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -237,6 +238,9 @@ def test_columns_with_gathered_keys(backend: Framework) -> None:
         ("weight_ce", -1, "≥ 0"),
         ("beta", -8.0, "≥ 0"),
         ("category_warmup", -0.1, "≥ 0"),
+        ("category_warmup", float("inf"), "finite"),
+        ("sample_temperature", float("inf"), "finite"),
+        ("weight_sample", float("inf"), "finite"),
         ("similarity", "euclid", "probability, pearson, cosine, dot"),
         ("category_contrast", "rows", "labels, prototypes, columns"),
         ("block_size", 0, "'auto'"),
@@ -248,7 +252,20 @@ def test_config_values_are_checked_at_construction(field: str, value: Any, fact:
         MCLDConfig(**{field: value})
 
 
-@pytest.mark.parametrize("value", [0, 0.0, -1.0])
+@pytest.mark.parametrize("value", [None, "0.25", [1.0]])
+def test_config_values_that_are_no_numbers(value: Any) -> None:
+    """None stands for the default τ, and for nothing else."""
+    fields = [field.name for field in dataclasses.fields(MCLDConfig) if field.type == "Scalar"]
+    assert len(fields) == 8
+    for field in fields:
+        with explained(TypeError, "MCLDConfig", field, "finite number", f"got {value!r}"):
+            MCLDConfig(**{field: value})
+    if value is not None:
+        with explained(TypeError, "MCLDConfig", "temperature", "finite number"):
+            MCLDConfig(temperature=value)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1.0, float("inf")])
 def test_temperatures_of_the_baselines(backend: Framework, value: float) -> None:
     with explained(ValueError, "kd_loss", "temperature", "> 0", f"got {value!r}"):
         call(backend, kd_loss, temperature=value)
