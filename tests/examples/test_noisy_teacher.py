@@ -21,7 +21,11 @@ def test_the_quick_command_compares_every_method_and_writes_its_files(
     rows = json.loads((tmp_path / "numbers.json").read_text())["rows"]
     assert {row["seed"] for row in rows} == {0, 1}
     assert {row["teacher"] for row in rows} >= set(noisy_teacher.TEACHERS)
-    assert all(0.0 < row["accuracy"] < 1.0 for row in rows)
+    for row in rows:  # one epoch of digits; chance: 10 %
+        assert 0.65 < row["accuracy"] < 1.0, row
+    repaired = [r["accuracy"] for r in rows if r["method"] == "repair" and r["teacher"] == "60 %"]
+    teachers = [r["accuracy"] for r in rows if r["method"] == "teacher" and r["teacher"] == "60 %"]
+    assert min(repaired) > max(teachers)
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert "| by row |" in (tmp_path / "table.md").read_text()
 

@@ -28,15 +28,21 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check(folder: Path, name: str, methods: int, lowest: float) -> None:
-    """Assert that the run left its files and that the numbers are those of a training."""
+def check(
+    folder: Path, name: str, runs: int, lowest: float, highest: float, learns_alone: bool = True
+) -> None:
+    """Assert that the run left its files and that the score of every student is within bounds.
+
+    ``learns_alone``: that of the instance-wise term alone, too.
+    """
     written = json.loads((folder / f"{name}.json").read_text("utf-8"))
-    assert len(written["runs"]) == methods
+    assert len(written["runs"]) == runs
     for run in written["runs"]:
         assert set(run) > RUN
         assert all(np.isfinite(run[metric]) for metric in set(run) - {"method"})
-    best = max(next(v for k, v in run.items() if k not in RUN) for run in written["runs"])
-    assert best > lowest
+        if learns_alone or run["method"] != "instance":
+            score = next(value for key, value in run.items() if key not in RUN)
+            assert lowest <= score <= highest, run
     table = (folder / f"{name}.md").read_text("utf-8")
     assert "| mcld |" in table
     assert "| teacher |" in table
@@ -47,8 +53,11 @@ def test_texts(texts: Path, tmp_path: Path) -> None:
     options = ["--quick", "--data-dir", str(texts), "--out", str(tmp_path)]
     options += ["--train-size", "180", "--test-size", "60", "--characters", "4800"]
     assert nlp_newsgroups.main(options) == 0
-    check(tmp_path, "classifier", 7, 60.0)  # chance: 33 %
-    check(tmp_path, "language", 7, 1.0)
+    check(tmp_path, "classifier", 7, 90.0, 100.0)  # chance: 33 %
+    # an even guess: 27; the teacher of the quick run itself has 19
+    check(tmp_path, "language", 7, 1.0, 21.0, learns_alone=False)
+    runs = json.loads((tmp_path / "language.json").read_text("utf-8"))["runs"]
+    assert all(run["perplexity"] < 10 for run in runs if run["method"] in ("ce", "kd", "mcld+ce"))
     assert (tmp_path / "classifier.onnx").stat().st_size > 1000
     assert (tmp_path / "language.onnx").stat().st_size > 1000
 
@@ -83,11 +92,12 @@ def test_time_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path.write_text("timestamp,value,is_anomaly\n" + "\n".join(rows) + "\n", "utf-8")
 
     options = ["--quick", "--data-dir", str(data), "--out", str(out), "--seeds", "0", "1"]
+    options += ["--epochs", "20"]  # the two of --quick do not learn every part
     assert timeseries_vowels.main(options) == 0
-    check(out, "vowels", 14, 75.0)  # chance: 50 %
-    check(out, "leaf", 14, 40.0)  # two quick epochs do not learn it
-    check(out, "plaid", 14, 40.0)
-    check(out, "forecast", 18, 0.1)
+    for name in ("vowels", "leaf", "plaid"):
+        check(out, name, 14, 90.0, 100.0)  # chance: 50 %
+    # the mean of the series is 6.4 off, on average
+    check(out, "forecast", 18, 0.0, 2.0, learns_alone=False)
     said = capsys.readouterr().out
     for name in ("vowels", "leaf", "plaid", "forecast"):
         assert (out / f"{name}.onnx").stat().st_size > 1000
