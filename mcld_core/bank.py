@@ -13,7 +13,13 @@ from mcld_core.contrast import one_hot
 from mcld_core.keys import TeacherKeys, class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+_LARGEST = {
+    "float16": float(np.finfo("float16").max),
+    "bfloat16": float.fromhex("0x1.fep127"),
+    "float32": float(np.finfo("float32").max),
+    "float64": float(np.finfo("float64").max),
+}
+DTYPES = tuple(_LARGEST)
 
 
 class TeacherBank(NamedTuple):
@@ -74,8 +80,8 @@ class TeacherBank(NamedTuple):
             classes: the width of a row.
             like: an array whose framework, device and (without ``dtype``) dtype the bank takes;
                 None: those of plain arrays, in float32.
-            dtype: of the stored logits: ``"float16"`` or ``"bfloat16"`` for half the memory,
-                ``"float32"`` or ``"float64"``.
+            dtype: of the stored logits: ``"float16"`` (larger finite logits are stored as
+                ±65504) or ``"bfloat16"`` for half the memory, ``"float32"`` or ``"float64"``.
             soft_labels: whether labels are stored as (capacity, classes), for mixed labels.
 
         Raises:
@@ -225,7 +231,7 @@ class TeacherBank(NamedTuple):
         target, source, is_new, count = _places(ops, batch.kept, bank)
 
         def put(old: Array, new: Array) -> Array:
-            new = ops.astype(ops.take(new, source), ops.dtype(old))
+            new = _narrowed(ops, ops.take(new, source), ops.dtype(old))
             replaced = is_new[:, None] if old.ndim == 2 else is_new
             return ops.put(old, target, ops.where(replaced, new, ops.take(old, target)))
 
@@ -344,12 +350,20 @@ def _stored(function: str, ops: Backend, logits: Array, dtype: str) -> Array:
     if dtype not in DTYPES:
         raise ValueError(f"{function}: dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
     try:
-        return ops.astype(logits, dtype)
+        return _narrowed(ops, logits, dtype)
     except TypeError as error:
         raise TypeError(
             f"{function}: dtype {dtype!r} does not exist in {ops.name}; choose another of "
             f"{', '.join(DTYPES)}"
         ) from error
+
+
+def _narrowed(ops: Backend, x: Array, dtype: str) -> Array:
+    """Convert; a finite number that the dtype cannot hold becomes the largest one that it can."""
+    largest = _LARGEST.get(dtype)
+    if largest is not None and _LARGEST.get(ops.dtype(x), 0.0) > largest:
+        x = ops.where(ops.isfinite(x), ops.minimum(ops.maximum(x, -largest), largest), x)
+    return ops.astype(x, dtype)
 
 
 def _compute_dtype(ops: Backend, *arrays: Array) -> str:
