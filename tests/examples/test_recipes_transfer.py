@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch_cifar100
-from recipes import torch_transfer
+from recipes import torch_checkpoints, torch_transfer
 from recipes.torch_models import build
 
 from tests.examples.official_files import write_fashion
@@ -37,14 +38,32 @@ def test_the_probe_is_a_stationary_point_of_its_objective() -> None:
 
 
 def test_students_of_another_data_set_are_probed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_end: None
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    quick_end: None,
 ) -> None:
+    """Each with the weights of its own last epoch."""
+    probe, probed = torch_transfer.probe, []
+
+    def noted(model: torch.nn.Module, *rest: Any) -> float:
+        probed.append({name: value.clone() for name, value in model.state_dict().items()})
+        return probe(model, *rest)
+
+    monkeypatch.setattr(torch_transfer, "probe", noted)
     write_fashion(tmp_path, rows=40)
     arguments = ["--teacher", "conv-4", "--teacher-epochs", "2", "--student", "mlp-32"]
     arguments += ["--dataset", "fashion_mnist", "--data-dir", str(tmp_path), "--epochs", "1"]
-    arguments += ["--validation-size", "0", "--methods", "mcld", "--out", str(tmp_path / "run")]
+    arguments += ["--validation-size", "0", "--out", str(tmp_path / "run")]
+    arguments += ["--methods", "ce", "kd", "mcld"]
     assert torch_cifar100.main([*arguments, "--transfer", "digits"]) == 0
     scores = json.loads((tmp_path / "run" / "transfer_digits.json").read_text())
-    assert set(scores) == {"untrained", "mcld"}
+    assert list(scores) == ["untrained", "ce", "kd", "mcld"]
+    assert len({score for (score,) in scores.values()}) > 1
+    for method, weights in zip(("ce", "kd", "mcld"), probed[1:], strict=True):
+        saved = torch_checkpoints.load(tmp_path / "run" / "seed0" / method / "last.pt")["model"]
+        for name, value in weights.items():
+            assert torch.equal(value, saved[name]), name
+            assert not torch.equal(value, probed[0][name]), name
     assert scores["untrained"][0] > 0.8  # 32 random features of digits tell them apart
     assert "| student of fashion_mnist | test % on digits |" in capsys.readouterr().out
