@@ -135,7 +135,11 @@ class Loop:
     # ---- files ----
 
     def _save_epoch(self, folder: Path) -> None:
-        notes = self.notes | {"name": self.job.model, "epoch": self.epoch}
+        notes = self.notes | {
+            "name": self.job.model,
+            "epoch": self.epoch,
+            "accuracy": self.rows[-1]["test_accuracy"],
+        }
         if validates_best(self.rows):
             npz.save(folder / "best.npz", self.learner.model_arrays(), notes)
         if self.epoch == self.job.epochs:

@@ -52,7 +52,7 @@ def describe(data: Any, method: str, teacher: str) -> dict[str, Any]:
 
 def metadata(notes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of an ONNX file for images with channels last, from `describe`'s."""
-    kept = ("dataset", "normalization", "method", "teacher", "center_crop")
+    kept = ("dataset", "normalization", "method", "teacher", "accuracy", "center_crop")
     return {"model": notes.get("name"), "layout": "NHWC", **{key: notes.get(key) for key in kept}}
 
 

@@ -208,6 +208,7 @@ class Training:
             "name": self.job.model,
             **describe(self.data, self.job.method, self.options.teacher),
             "epoch": self.epoch,
+            "accuracy": self.rows[-1]["test_accuracy"],
             "model": self.model.state_dict(),
         }
 

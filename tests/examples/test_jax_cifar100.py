@@ -15,7 +15,8 @@ import jax
 import jax_cifar100
 import numpy as np
 import pytest
-from recipes import array_loop, jax_training
+from recipes import array_loop, jax_training, npz
+from recipes.handover import metadata
 
 from tests.examples.conftest import EXAMPLES, QUICK
 
@@ -220,12 +221,17 @@ def test_the_bar_shows_loss_and_accuracy_without_waiting_in_each_step(
 
 
 @pytest.mark.parametrize("size", [0, 100])
-def test_a_best_epoch_is_kept_where_a_validation_split_chooses_it(
+def test_the_epoch_that_validates_best_is_kept_and_each_file_names_its_accuracy(
     size: int, tmp_path: Path
 ) -> None:
     assert run(tmp_path, "--methods", "ce", "--validation-size", str(size)) == 0
     kept = {path.name for path in (tmp_path / "seed0" / "ce").glob("*.npz")}
     assert kept == {"checkpoint.npz", "last.npz"} | ({"best.npz"} if size else set())
+    rows = npz.load(tmp_path / "seed0" / "ce" / "checkpoint.npz")[1]["rows"]
+    for name in kept - {"checkpoint.npz"}:
+        _, notes = npz.load(tmp_path / "seed0" / "ce" / name)
+        assert notes["accuracy"] == rows[notes["epoch"] - 1]["test_accuracy"] > 0
+        assert metadata(notes)["accuracy"] == notes["accuracy"]
 
 
 def test_other_or_damaged_checkpoints_are_refused(

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch_cifar100
 from recipes import torch_checkpoints, torch_training
+from recipes.torch_onnx import load_student
 
 from tests.examples.conftest import EXAMPLES
 
@@ -196,6 +197,18 @@ def test_a_best_epoch_is_kept_where_a_validation_split_chooses_it(
     assert torch_cifar100.main([*arguments, "--out", str(tmp_path)]) == 0
     kept = {path.name for path in (tmp_path / "seed0" / "ce").glob("*.pt")}
     assert kept == {"checkpoint.pt", "last.pt"} | ({"best.pt"} if size else set())
+
+
+@quickly
+def test_checkpoints_name_the_accuracy_of_their_epoch(tmp_path: Path) -> None:
+    assert torch_cifar100.main([*SMALL, "--methods", "kd", "--out", str(tmp_path)]) == 0
+    folder = tmp_path / "seed0" / "kd"
+    rows = torch_checkpoints.load(folder / "checkpoint.pt")["rows"]
+    for file in ("last.pt", "best.pt"):
+        saved = torch_checkpoints.load(folder / file)
+        assert saved["accuracy"] == rows[saved["epoch"] - 1]["test_accuracy"] > 0
+    known = load_student(folder / "last.pt")[2]
+    assert (known["accuracy"], known["method"]) == (rows[-1]["test_accuracy"], "kd")
 
 
 @quickly
