@@ -22,6 +22,7 @@ _DTYPES = {
     "int64": torch.int64,
     "bool": torch.bool,
 }
+_WITHOUT_FLOAT64 = ("mps",)
 
 
 def is_tensor(x: Any) -> bool:
@@ -32,10 +33,15 @@ def asarray(x: Any, like: Array | None = None) -> Array:
     if isinstance(x, torch.Tensor):
         return x
     device = _accelerator() if like is None else like.device
-    if isinstance(x, float):  # not rounded to float32 first
+    narrow = device is not None and device.type in _WITHOUT_FLOAT64
+    if isinstance(x, float):  # not rounded to float32 first, where that can be
+        dtype = torch.float32 if narrow else torch.float64
         if torch.compiler.is_compiling():  # a number that changes is no recompile as a factor
-            return torch.ones((), dtype=torch.float64, device=device) * x
-        return torch.scalar_tensor(x, dtype=torch.float64, device=device)
+            return torch.ones((), dtype=dtype, device=device) * x
+        return torch.scalar_tensor(x, dtype=dtype, device=device)
+    if narrow:
+        x = torch.as_tensor(x)
+        x = x.float() if x.dtype is torch.float64 else x
     return torch.as_tensor(x, device=device)
 
 
