@@ -78,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     DATASET_DEFAULTS.update(PICTURES)
     parser = build_parser("Distil ImageNet classifiers by CE, KD, DKD and MCLD, with TensorFlow.")
     parser.conflict_handler = "resolve"
+    parser.epilog = (
+        "--teacher-cache and --bank-size all need all training images as an array: digits."
+    )
     add = parser.add_argument_group("TensorFlow").add_argument
     add("--dataset", choices=("digits", "openclipart", "imagenet"), default="digits")
     add("--download", action="store_true",
@@ -100,8 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list_models:
         print(list_models())
         return 0
-    if options.bank_size == "all" or options.teacher_cache is not None:
-        parser.error("--bank-size all and --teacher-cache need images that stay the same")
+    if options.dataset != "digits":
+        for given, name in ((options.bank_size == "all", "--bank-size all"),
+                            (options.teacher_cache is not None, "--teacher-cache")):  # fmt: skip
+            if given:
+                parser.error(f"{name} needs all training images as an array: --dataset digits")
+    if options.teacher_cache is not None and options.random_resized_crop:
+        parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
     if options.download and options.dataset != "digits":
         parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
                      "image-net.org, and pass --data-dir")  # fmt: skip
@@ -187,6 +195,7 @@ class TfTrainer:
         from recipes.array_loop import Loop
         from recipes.handover import describe
         from recipes.tf_onnx import centre_share
+        from recipes.tf_teacher import Teaching, teach
         from recipes.tf_training import TfLearner
         from recipes.training import Job
 
@@ -200,7 +209,10 @@ class TfTrainer:
         job = Job(f"seed {seed} {method}", loss, name, seed, lr, epochs, folder)
         model = self._build(name, seed)
         teaches = None if loss == "ce" or teacher is None else teacher.model
-        learner = TfLearner(job, model, teaches, self.data, options, self.strategy)
+        teaching = Teaching()
+        if teaches is not None:
+            teaching = teach(teaches, self.data, options, contrasts=loss.startswith("mcld"))
+        learner = TfLearner(job, model, teaches, teaching, self.data, options, self.strategy)
         notes = describe(self.data, loss, options.teacher) | {
             "center_crop": centre_share(self.data)
         }

@@ -1,6 +1,6 @@
 """Pictures to batches by tf.data. Order and augmentation depend on (seed, epoch) alone.
 
-A picture that does not decode is left out: whoever counts the rows knows how many.
+A picture that does not decode, or cannot be read, is left out and counted.
 """
 
 from __future__ import annotations
@@ -31,18 +31,28 @@ def training_input(
     crop: int,
     flip: bool,
     resized_crop: bool,
+    decoded: tf.Variable,
 ) -> tf.data.Dataset:
-    """Return one shuffled, augmented epoch of full batches (images, labels), from ``start`` on."""
+    """Return one shuffled, augmented epoch of full batches, from ``start`` on.
 
-    def augment(number: Any, row: tuple[Any, Any]) -> tuple[Any, Any]:
-        image, label = row
+    A batch is (images, labels, index): rows of the training split, or -1 in TFRecords. At its end
+    the epoch has added to ``decoded`` how many pictures were read, those before ``start`` and
+    those after the last full batch among them.
+    """
+
+    def count(*row: Any) -> Any:
+        with tf.control_dependencies([decoded.assign_add(1)]):
+            return tuple(map(tf.identity, row))
+
+    def augment(number: Any, row: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        image, label, index = row
         chance = tf.stack([tf.cast(seed * 100_003 + epoch, tf.int64), number])
         image = _crop(image, chance, data.image_shape, crop, resized_crop)
         if flip:
             image = tf.image.stateless_random_flip_left_right(image, chance)
-        return normalise(image, data), label
+        return normalise(image, data), label, index
 
-    rows = _decoded(_shuffled(data.train, seed, epoch)).enumerate()
+    rows = _decoded(_shuffled(data.train, seed, epoch)).map(count).enumerate()
     rows = rows.map(lambda number, row: augment(number, row), tf.data.AUTOTUNE, deterministic=True)
     return rows.batch(batch_size, drop_remainder=True).skip(start).prefetch(2)
 
@@ -66,8 +76,8 @@ def readable(split: Pictures, data: PictureSet) -> tuple[Pictures, int]:
     if isinstance(split, Split) or not len(split):
         return split, 0
     numbered = _in_order(split).enumerate()
-    rows = _decoded(numbered.map(lambda number, row: (row[0], (number, row[1]))))
-    found = [(int(number), int(label)) for _, (number, label) in rows]
+    rows = _decoded(numbered.map(lambda number, row: (*row, number)))
+    found = [(int(number), int(label)) for _, label, number in rows]
     if not found:
         raise DataError(f"{data.name}: not one of {len(split)} pictures decodes")
     index, labels = np.asarray(found, np.int64).T
@@ -89,16 +99,20 @@ def normalise(image: Any, data: PictureSet) -> Any:
 
 
 def _shuffled(split: Pictures, seed: int, epoch: int) -> tf.data.Dataset:
-    """Return (content, label) in the order of this epoch."""
+    """Return (content, label, index) in the order of this epoch."""
     rng = np.random.default_rng((seed, epoch))
     if isinstance(split, Records):
         shards = [split.shards[number] for number in rng.permutation(len(split.shards))]
         records = _shards(shards).interleave(
             _records, cycle_length=16, num_parallel_calls=4, deterministic=True
         )
-        return records.shuffle(8192, seed=seed * 100_003 + epoch).map(_parser(split))
+        records = records.shuffle(8192, seed=seed * 100_003 + epoch).map(_parser(split))
+        return records.map(lambda *row: (*row, tf.constant(-1, tf.int64)))
     order = rng.permutation(len(split))
-    return _in_order(split.take(order))
+    rows = tf.data.Dataset.zip(
+        _in_order(split.take(order)), tf.data.Dataset.from_tensor_slices(order)
+    )
+    return rows.map(lambda row, index: (*row, index))
 
 
 def _in_order(split: Pictures) -> tf.data.Dataset:
@@ -134,8 +148,8 @@ def _parser(split: Records) -> Any:
 def _decoded(rows: tf.data.Dataset) -> tf.data.Dataset:
     """Decode bytes to float images (height, width, channels) in 0 … 255; leave out what fails."""
     if rows.element_spec[0].dtype != tf.string:
-        return rows.map(lambda image, label: (tf.cast(image, tf.float32), label))
-    decoded = rows.map(lambda x, label: (_decode(x), label), tf.data.AUTOTUNE, deterministic=True)
+        return rows.map(lambda image, *rest: (tf.cast(image, tf.float32), *rest))
+    decoded = rows.map(lambda x, *rest: (_decode(x), *rest), tf.data.AUTOTUNE, deterministic=True)
     return decoded.ignore_errors()
 
 

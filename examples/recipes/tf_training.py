@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -18,6 +18,9 @@ from .methods import method_loss
 from .tf_input import evaluation_input, training_input
 from .tf_pictures import Pictures, PictureSet
 from .training import Job, learning_rate
+
+if TYPE_CHECKING:
+    from .tf_teacher import Teaching
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
@@ -55,13 +58,15 @@ class TfLearner:
         job: Job,
         model: keras.Model,
         teacher: keras.Model | None,
+        teaching: Teaching,
         data: PictureSet,
         options: argparse.Namespace,
         strategy: tf.distribute.Strategy,
     ) -> None:
-        self.job, self.model, self.teacher = job, model, teacher
+        self.job, self.model, self.teacher, self.teaching = job, model, teacher, teaching
         self.data, self.options, self.strategy = data, options, strategy
         self.steps = len(data.train) // options.batch_size
+        self.lost = 0
         self.contrasts = job.method.startswith("mcld")
         self.loss = method_loss(job.method, options, cross_entropy)
         self.bank: TeacherBank | None = None
@@ -70,7 +75,7 @@ class TfLearner:
             if options.amp == "fp16":
                 self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(model.trainable_variables)
-            if self.contrasts and options.bank_size:
+            if self.contrasts and options.bank_size not in (0, "all"):
                 empty = TeacherBank.empty(options.bank_size, data.classes, like=tf.zeros([]))
                 first = tf.VariableAggregation.ONLY_FIRST_REPLICA
                 self.bank = TeacherBank(*(tf.Variable(x, aggregation=first) for x in empty))
@@ -82,8 +87,10 @@ class TfLearner:
         return learning_rate(self.options.schedule, self.job.lr, done, (0.3, 0.6, 0.9))
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
-        """Yield (images, labels), split over the replicas; say how many pictures were skipped."""
+        """Yield (images, labels, index), split over the replicas; say how many were left out."""
         options = self.options
+        with tf.device("/cpu:0"):  # where pictures are decoded
+            decoded = tf.Variable(0, dtype=tf.int64, trainable=False)
         rows = training_input(
             self.data,
             options.batch_size,
@@ -93,14 +100,13 @@ class TfLearner:
             crop=options.crop,
             flip=options.flip,
             resized_crop=options.random_resized_crop,
+            decoded=decoded,
         )
-        steps = start
-        for batch in self.strategy.experimental_distribute_dataset(rows):
-            yield batch
-            steps += 1
-        if steps < self.steps:
-            lost = (self.steps - steps) * self.options.batch_size
-            say(f"{self.job.name}: about {lost} training pictures less: they do not decode")
+        yield from self.strategy.experimental_distribute_dataset(rows)
+        lost = len(self.data.train) - int(decoded)
+        if lost != self.lost:
+            say(f"{self.job.name}: left out {lost} training pictures that do not decode")
+            self.lost = lost
 
     def step(self, batch: Any, progress: float, rate: float) -> dict[str, Any]:
         """Train on a batch of all replicas together."""
@@ -108,18 +114,21 @@ class TfLearner:
         sums = self.compiled_step(*batch, tf.constant(progress, tf.float32))
         return {key: value.numpy() for key, value in sums.items()}
 
-    def _step(self, images: Any, labels: Any, progress: Any) -> dict[str, Any]:
-        per_replica = self.strategy.run(self._replica_step, (images, labels, progress))
+    def _step(self, images: Any, labels: Any, index: Any, progress: Any) -> dict[str, Any]:
+        per_replica = self.strategy.run(self._replica_step, (images, labels, index, progress))
         return {
             key: self.strategy.reduce("SUM", value, axis=None) for key, value in per_replica.items()
         }
 
-    def _replica_step(self, images: Any, labels: Any, progress: Any) -> dict[str, Any]:
+    def _replica_step(self, images: Any, labels: Any, index: Any, progress: Any) -> dict[str, Any]:
         teacher = keys = None
         if self.teacher is not None:
-            teacher = tf.cast(self.teacher(images, training=False), tf.float32)
+            if self.teaching.table is None:
+                teacher = tf.cast(self.teacher(images, training=False), tf.float32)
+            else:
+                teacher = tf.gather(self.teaching.table, index)
             if self.contrasts:
-                keys = self._keys(teacher, labels)
+                keys = self._keys(teacher, labels, index)
         with tf.GradientTape() as tape:
             logits = tf.cast(self.model(images, training=True), tf.float32)
             loss, terms = self.loss(logits, teacher, labels, progress, keys)
@@ -142,20 +151,25 @@ class TfLearner:
         pairs = zip(gradients, variables, strict=True)
         return [gradient + factor * variable for gradient, variable in pairs]
 
-    def _keys(self, teacher: Any, labels: Any) -> Any:
+    def _keys(self, teacher: Any, labels: Any, index: Any) -> Any:
         """Return the teacher's rows of all replicas and of the bank, and move the bank on."""
-        own = gather_keys(teacher, labels) if self.strategy.num_replicas_in_sync > 1 else None
-        if self.bank is None:
+        own, where = None, None
+        if self.strategy.num_replicas_in_sync > 1:
+            own = gather_keys(teacher, labels)
+            teacher, labels, where = own.logits, own.labels, own.where
+            index = tf.distribute.get_replica_context().all_gather(index, axis=0)
+        if self.teaching.whole_set is not None:
+            keys = self.teaching.whole_set.keys(teacher, labels, where=where, index=index)
+        elif self.bank is not None:
+            keys = self.bank.keys(teacher, labels, where=where)
+            pushed = self.bank.push(teacher, labels, where=where)
+            for variable, value in zip(self.bank, pushed, strict=True):
+                variable.assign(value)
+        else:
             return own
         if own is None:
-            keys, pushed = self.bank.keys(teacher, labels), self.bank.push(teacher, labels)
-        else:
-            keys = self.bank.keys(own.logits, own.labels, where=own.where)
-            keys = keys._replace(own_start=own.own_start, normalizer=own.normalizer)
-            pushed = self.bank.push(own.logits, own.labels, where=own.where)
-        for variable, value in zip(self.bank, pushed, strict=True):
-            variable.assign(value)
-        return keys
+            return keys
+        return keys._replace(own_start=own.own_start, normalizer=own.normalizer)
 
     def evaluate(self) -> Row:
         """Return accuracies; where classes are of very different sizes, their mean as well."""

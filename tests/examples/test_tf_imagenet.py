@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 import tf_imagenet
 from PIL import Image
-from recipes import array_loop, tf_input, tf_models, tf_pictures
+from recipes import array_loop, tf_input, tf_models, tf_pictures, tf_teacher
 from recipes.readers import DataError
 
 from tests.examples.conftest import EXAMPLES, QUICK
@@ -168,15 +168,16 @@ def test_ctrl_c_saves_within_the_epoch_and_says_how_to_go_on(
     assert_equal_weights(*(tmp_path / name / "seed0" / "mcld" for name in ("stopped", "whole")))
 
 
-def test_two_replicas_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bank", [["100"], ["all", "--flip"]])
+def test_two_replicas_equal_one(tmp_path: Path, bank: list[str]) -> None:
     """Without batch norm, whose statistics are each replica's own."""
-    arguments = [*SMALL, "--methods", "mcld", "--bank-size", "100", "--replicas", "2"]
+    arguments = [*SMALL, "--methods", "mcld", "--replicas", "2", "--bank-size", *bank]
     source = QUICK.format(example="tf_imagenet", framework="tf")
     two = [sys.executable, "-c", source, *arguments, "--out", str(tmp_path / "two")]
     process = subprocess.run(two, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert "2 replicas" in process.stdout
-    assert run(tmp_path / "one", "--methods", "mcld", "--bank-size", "100") == 0
+    assert run(tmp_path / "one", "--methods", "mcld", "--bank-size", *bank) == 0
     assert_equal_weights(*(tmp_path / name / "seed0" / "mcld" for name in ("one", "two")), 1e-4)
 
 
@@ -217,8 +218,9 @@ def rows(
     data: tf_pictures.PictureSet, epoch: int = 0, start: int = 0, **changes: Any
 ) -> list[np.ndarray]:
     options = {"seed": 0, "crop": 0, "flip": True, "resized_crop": True} | changes
+    options.setdefault("decoded", tf.Variable(0, dtype=tf.int64))
     batches = tf_input.training_input(data, 4, epoch=epoch, start=start, **options)
-    return [images.numpy() for images, _ in batches]
+    return [images.numpy() for images, _, _ in batches]
 
 
 def contents(split: tf_pictures.Pictures, data: tf_pictures.PictureSet) -> set[bytes]:
@@ -274,7 +276,19 @@ def test_whole_pictures_are_shifted_by_the_crop(tmp_path: Path) -> None:
     assert len(set(borders.tolist())) > 3
 
 
-def test_pictures_that_do_not_decode_are_counted_and_left_out(
+@pytest.mark.parametrize("start", [0, 5])
+def test_each_picture_that_does_not_decode_is_counted(tmp_path: Path, start: int) -> None:
+    """Though no batch is missing: 38 of 39 make as many; and before the start of a resumed run."""
+    root = class_folders(tmp_path / "pictures", pictures=13)
+    damaged = root / "train" / "blue" / "3.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    data = load(root)
+    decoded = tf.Variable(0, dtype=tf.int64)
+    assert len(rows(data, start=start, decoded=decoded)) == 39 // 4 - start
+    assert int(decoded) == 38
+
+
+def test_pictures_that_do_not_decode_are_left_out_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = class_folders(tmp_path / "pictures")
@@ -288,7 +302,31 @@ def test_pictures_that_do_not_decode_are_counted_and_left_out(
     assert run(tmp_path / "run", *arguments, "--batch-size", "4", "--methods", "ce") == 0
     printed = capsys.readouterr().out
     assert "skipped 1 test pictures that do not decode" in printed
-    assert "about 8 training pictures less: they do not decode" in printed
+    assert printed.count("seed 0 ce: left out 5 training pictures that do not decode") == 1
+
+
+def test_a_teacher_of_arrays_answers_once_through_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it would in each step; a second run reads the answers."""
+    methods = ["--methods", "kd", "mcld", "--bank-size", "100"]
+    one, two, steps = tmp_path / "one", tmp_path / "two", tmp_path / "steps"
+    cached = [*methods, "--teacher-cache", str(tmp_path / "cache")]
+    assert run(one, *cached) == 0
+    (file,) = (tmp_path / "cache").glob("digits-*.npy")
+    teacher = ["--teacher-checkpoint", str(one / "seed0" / "teacher" / "last.npz")]
+    with monkeypatch.context() as patch:
+        patch.setattr("recipes.cached_logits.TeacherCache.write", None)
+        assert run(two, *cached, *teacher) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("recipes.tf_teacher.teach", lambda *_, **__: tf_teacher.Teaching())
+        assert run(steps, *methods, *teacher) == 0
+    for method in ("kd", "mcld"):
+        folder = Path("seed0") / method
+        assert_equal_weights(one / folder, two / folder)
+        assert_equal_weights(one / folder, steps / folder, 1e-5)
+    file.write_bytes(file.read_bytes()[:1000])
+    assert run(two, *cached, *teacher) == 2
 
 
 def test_missing_classes_and_damaged_shards_are_named(tmp_path: Path) -> None:
@@ -363,6 +401,12 @@ def test_mistakes_are_one_clear_line(
     ("arguments", "message"),
     [
         (["--dataset", "imagenet", "--download"], "ImageNet at image-net.org, and pass --data-dir"),
+        (["--dataset", "openclipart", "--bank-size", "all"], "--bank-size all needs all training"),
+        (
+            ["--dataset", "imagenet", "--no-flip", "--teacher-cache", "x"],
+            "needs all training images",
+        ),
+        (["--teacher-cache", "x", "--random-resized-crop"], "images that stay the same"),
         (["--dataset", "openclipart", "--crop", "4"], "pass --no-random-resized-crop as well"),
     ],
 )
