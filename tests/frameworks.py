@@ -190,7 +190,6 @@ class Jax(Framework):
         jax.config.update("jax_enable_x64", True)
         jax.config.update("jax_numpy_rank_promotion", "raise")
         jax.config.update("jax_numpy_dtype_promotion", "strict")
-        jax.config.update("jax_default_matmul_precision", "highest")
         self.jax = jax
 
     def _array(self, values: np.ndarray, dtype: str | None) -> Any:

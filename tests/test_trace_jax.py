@@ -209,3 +209,19 @@ def test_without_float64_nothing_warns() -> None:
     for loss, contrast in zip(found, ["labels", "prototypes", "columns"] * 2, strict=True):
         expected = oracles.mcld_loss(case, category_contrast=contrast)
         assert_value(loss, expected, "float32", oracles.scale(case))
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("block_size", ["auto", None])
+def test_matrix_products_are_of_full_precision(
+    backend: Framework, block_size: Any, settings: dict[str, Any]
+) -> None:
+    """An accelerator's default, bfloat16 or TF32, has an error of 1e-3 in every exponent."""
+    import jax
+
+    case = make_case(150, labels="soft")
+    call = bind(backend, mcld_loss, case, settings=settings | {"block_size": block_size})
+    text = str(jax.make_jaxpr(jax.grad(call))(backend.array(case.student)))
+    products = text.count("dot_general[")
+    assert products > 0
+    assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products

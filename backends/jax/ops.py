@@ -63,7 +63,7 @@ stop_gradient = jax.lax.stop_gradient
 
 
 def matmul(x: Array, y: Array) -> Array:
-    return jnp.matmul(x, y)
+    return jnp.matmul(x, y, precision="highest")
 
 
 def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
