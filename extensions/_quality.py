@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -211,46 +210,6 @@ class TeacherQuality(NamedTuple):
         ops = self._ops()
         rows = ops.sum(self.rows, None)
         return ops.where(rows > 0, total / ops.where(rows > 0, rows, 1.0), 0.0)
-
-
-def agreement(
-    logits_list: Sequence[Logits],
-    *,
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
-) -> list[list[Any]]:
-    """Return for each pair of teachers the part of the rows on which their arg max is the same.
-
-    Low agreement says that an ensemble of them has something to average; it needs no labels.
-
-    Args:
-        logits_list: one (batch, classes) array a teacher.
-        where: (batch,) bool, True = keep.
-
-    Returns:
-        A teachers × teachers list of zero-dimensional arrays (0 where no row is kept).
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes or devices that do not fit.
-
-    Example:
-        >>> import numpy as np
-        >>> first, second = np.eye(4), np.eye(4)[[0, 1, 2, 2]]
-        >>> float(agreement([first, second])[0][1])
-        0.75
-    """
-    ops = backend_for("agreement", *logits_list, where)
-    like = like_of(ops, *logits_list, where)
-    teachers = [teacher_rows("agreement", ops, x, None, where, like=like) for x in logits_list]
-    chosen = [ops.argmax(teacher.logits, 1) for teacher in teachers]
-
-    def share(left: Array, right: Array) -> Array:
-        dtype = teachers[0].dtype
-        kept = ops.astype(teachers[0].kept, dtype)
-        rows = ops.sum(kept, None)
-        same = ops.sum(kept * ops.astype(left == right, dtype), None)
-        return ops.where(rows > 0, same / ops.where(rows > 0, rows, 1.0), 0.0)
-
-    return [[share(left, right) for right in chosen] for left in chosen]
 
 
 def _above_chance(ops: Backend, accuracy: Array, classes: int) -> Array:

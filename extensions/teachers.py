@@ -1,15 +1,17 @@
 """Teachers that are weak, noisy, several, or the student itself.
 
-What is measured: `TeacherQuality`, `agreement`. Several teachers as one: `ensemble`,
-`quality_weights`. Trust by row, class and schedule: `reliability_weights`, `repair_rows`,
-`adaptive_mcld_loss`, `adapt`, `anneal`. Robust contrast: `bounded`, `trimmed`, `outlier_weights`.
-Self-distillation: `ema_update`, `ema_decay`, `generations`, `deep_supervision_loss`.
+What is measured: `TeacherQuality`, `TeacherAgreement`, `agreement`. Several teachers as one:
+`ensemble`, `quality_weights`. Trust by row, class and schedule: `reliability_weights`,
+`repair_rows`, `adaptive_mcld_loss`, `adapt`, `anneal`. Robust contrast: `bounded`, `trimmed`,
+`outlier_weights`. Self-distillation: `ema_update`, `ema_decay`, `generations`,
+`deep_supervision_loss`.
 """
 
+from mcld_core.extensions._agreement import TeacherAgreement as TeacherAgreement
+from mcld_core.extensions._agreement import agreement as agreement
 from mcld_core.extensions._ensemble import ensemble as ensemble
 from mcld_core.extensions._ensemble import quality_weights as quality_weights
 from mcld_core.extensions._quality import TeacherQuality as TeacherQuality
-from mcld_core.extensions._quality import agreement as agreement
 from mcld_core.extensions._reliability import adapt as adapt
 from mcld_core.extensions._reliability import adaptive_mcld_loss as adaptive_mcld_loss
 from mcld_core.extensions._reliability import anneal as anneal

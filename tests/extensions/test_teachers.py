@@ -11,6 +11,7 @@ import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.extensions.teachers import (
+    TeacherAgreement,
     TeacherQuality,
     adapt,
     adaptive_mcld_loss,
@@ -292,6 +293,11 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
         (lambda: anneal(0.5, until=0.0), "until needs a number > 0; got 0.0"),
         (lambda: quality.update(teacher[:, :3], labels), "need 4 classes, as this quality counts"),
         (lambda: quality.merge(TeacherQuality.empty(3)), "the same classes and bins; got 4 and 3"),
+        (lambda: agreement([]), "at least one teacher; got none"),
+        (lambda: agreement([teacher, teacher[:, :3]]), "arrays of one shape; got [(12, 4), (12, 3"),
+        (lambda: TeacherAgreement.empty(0), "teachers needs an int > 0; got 0"),
+        (lambda: TeacherAgreement.empty(2).update([teacher]), "one array a teacher, 2; got 1"),
+        (lambda: TeacherAgreement.empty(2).merge(TeacherAgreement.empty(3)), "got 2 and 3"),
         (lambda: TeacherQuality.empty(0), "classes needs an int > 0; got 0"),
         (lambda: reliability_weights(teacher[:, :3], labels, quality), "counts 4 classes and"),
         (lambda: reliability_weights(teacher, labels, temperature=0), "needs a number > 0; got 0"),
