@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,30 +130,44 @@ def test_the_student_of_the_example_and_of_the_command(
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(one).max())
 
 
-def options(out: Path) -> Namespace:
+def hand_over(out: Path, student: Any, teacher: Path | None = None) -> None:
+    """End a run whose checkpoints hold the student, and where "bare.pt" does not name its model."""
     (out / "results.json").write_text("[]")
-    return Namespace(out=out, methods=["ce", "mcld"], seeds=[3], teacher="conv-8")
-
-
-def hand_over(out: Path, student: Any) -> None:
-    """End a run whose checkpoints hold the student."""
+    options = Namespace(
+        out=out, methods=["ce", "mcld"], seeds=[3], teacher="conv-8", teacher_checkpoint=teacher
+    )
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
-    load: Callable[[Path], Any] = lambda path: (student, (1, 8, 8), {"layout": "NCHW"})  # noqa: E731
-    handover.hand_over(options(out), images, load, file="last.pt", exporter="onnxscript")
+
+    def load(path: Path) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
+        if path.name == "bare.pt":
+            raise DataError(f"{path} does not name its model")
+        return student, (1, 8, 8), {"layout": "NCHW"}
+
+    handover.hand_over(options, images, load, file="last.pt", exporter="onnxscript")
 
 
 def linear() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
 
 
-def test_a_loaded_teacher_is_not_compared_with(
+def test_a_loaded_teacher_is_compared_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hand_over(tmp_path, linear())
+    hand_over(tmp_path, linear(), tmp_path / "teacher.pt")
     printed = capsys.readouterr().out
     assert "student (mcld, seed 3): student.onnx" in printed
-    assert "latency" not in printed
+    assert "a batch of 4 on one thread: student 3 kB" in printed
+    assert "latency ratio" in printed
     assert "accuracy" not in Classifier(tmp_path / "student.onnx").metadata
+
+
+def test_weights_of_a_teacher_that_do_not_name_their_model_are_not_compared_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hand_over(tmp_path, linear(), tmp_path / "bare.pt")
+    printed = capsys.readouterr().out
+    assert "student (mcld, seed 3): student.onnx" in printed
+    assert f"no latency of the teacher: {tmp_path / 'bare.pt'} does not name its model" in printed
 
 
 def test_where_an_exporter_is_missing_the_run_says_what_to_install(
