@@ -7,7 +7,7 @@ from typing import Any
 from mcld_core.backends import Backend, backend_for
 from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows, rows_at_once
 from mcld_core.config import check_number
-from mcld_core.contrast import RowsAndGradient, decoupled_kl_rows, plain_kl_rows
+from mcld_core.contrast import RowsAndGradient, bounded, decoupled_kl_rows, plain_kl_rows
 from mcld_core.schedule import number
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
 
@@ -149,7 +149,7 @@ def _reduced(
 
     def block(rows: tuple[Array, ...], shared: tuple[Scalar, ...], gradient: bool) -> Any:
         student, teacher, labels, *kept = rows
-        student = keep_rows(ops, ops.astype(student, dtype), *kept)
+        student = bounded(ops, keep_rows(ops, ops.astype(student, dtype), *kept))
         teacher = keep_rows(ops, ops.astype(teacher, dtype), *kept)
         if student.shape[1] == 1:
             value, slope = 0.0 * student[:, 0], 0.0 * student

@@ -199,6 +199,14 @@ def cross_entropy_rows(
     return rows, times(factor, gradient)
 
 
+def bounded(ops: Backend, student: Array) -> Array:
+    """Return student logits with `MASKED` for those below it: -inf, or the lowest of a dtype.
+
+    Times a probability of 0 that is 0, and no temperature makes -inf of it.
+    """
+    return ops.maximum(student, MASKED)
+
+
 def times(factor: Scalar, x: Array) -> Array:
     """Return ``factor * x``, without a pass where the factor is the Python number 1."""
     return x if isinstance(factor, (int, float)) and factor == 1 else factor * x

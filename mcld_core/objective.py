@@ -7,7 +7,7 @@ from typing import Any
 from mcld_core.backends import Backend, backend_for
 from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows, rows_at_once
 from mcld_core.config import MCLDConfig
-from mcld_core.contrast import column_rows
+from mcld_core.contrast import bounded, column_rows
 from mcld_core.keys import TeacherKeys, prepare_keys, prototype_rows
 from mcld_core.rows import TERMS, Apart, Shared, Weights, block_rows, is_present, is_zero
 from mcld_core.schedule import category_ramp, number
@@ -262,4 +262,5 @@ def _column_rows(ops: Backend, batch: Batch, config: MCLDConfig) -> Array:
         keep_rows(ops, ops.astype(logits, batch.dtype), batch.kept)
         for logits in (batch.student, batch.teacher)
     )
+    student = bounded(ops, student)
     return column_rows(ops, student, teacher, batch.kept, config.key_temperature)

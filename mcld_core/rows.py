@@ -12,6 +12,7 @@ from mcld_core.contrast import (
     MASKED,
     RowsAndGradient,
     affinity,
+    bounded,
     category_rows,
     cross_entropy_rows,
     decoupled_kl_rows,
@@ -96,7 +97,7 @@ def block_rows(
         gradient: append the gradient in closed form.
     """
     student, teacher, labels, own, *kept = rows
-    student = keep_rows(ops, ops.astype(student, dtype), *kept)
+    student = bounded(ops, keep_rows(ops, ops.astype(student, dtype), *kept))
     teacher = keep_rows(ops, ops.astype(teacher, dtype), *kept)
     weights = shared.weights
     terms: dict[str, RowsAndGradient] = {}

@@ -81,6 +81,36 @@ def test_baselines_with_minus_infinity(differentiable: Framework, loss: Any) -> 
     assert_finite(gradient)
 
 
+MASKS: list[tuple[Any, dict[str, Any]]] = [
+    (kd_loss, {"temperature": 0.5}),
+    (dkd_loss, {"temperature": 0.5}),
+    (mcld_loss, {"settings": WEIGHTS | {"sample_temperature": 0.5, "temperature": 0.5}}),
+    (mcld_loss, {"settings": WEIGHTS | {"block_size": None}}),
+    (mcld_loss, {"settings": {"category_contrast": "columns", "key_temperature": 0.5}}),
+    (mcld_loss, {"settings": {"category_contrast": "prototypes", "temperature": 0.1}}),
+]
+
+
+@pytest.mark.parametrize("mask", ["lowest", "-inf"])
+@pytest.mark.parametrize(("loss", "options"), MASKS, ids=range(len(MASKS)))
+def test_classes_masked_on_both_sides_count_for_nothing(
+    differentiable: Framework, loss: Any, options: dict[str, Any], mask: str
+) -> None:
+    """As models write it: -inf, or the lowest number of the dtype; a temperature divides it."""
+    case = make_case(113, classes=3)
+    expected, reference = value_and_grad(differentiable, loss, case, "float32", **options)
+    lowest = np.finfo("float32").min if mask == "lowest" else -np.inf
+    masked = case.but(
+        student=np.insert(case.student, 3, lowest, axis=1),
+        teacher=np.insert(case.teacher, 3, lowest, axis=1),
+    )
+    found, gradient = value_and_grad(differentiable, loss, masked, "float32", **options)
+    assert_value(found, expected, "float32", scale=8.0)
+    assert_gradient(gradient, np.insert(reference, 3, 0.0, axis=1), "float32", scale=8.0)
+    only_student = masked.but(teacher=np.insert(case.teacher, 3, 0.0, axis=1))
+    assert_finite(*value_and_grad(differentiable, loss, only_student, "float32", **options))
+
+
 def test_nothing_but_the_target(differentiable: Framework) -> None:
     """All other classes at −inf: the teacher is certain, the others have no distribution."""
     case = make_case(105)
