@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mcld_core.extensions.teachers import TeacherAgreement, TeacherQuality
 from tests.cases import logits
 
 FEATURES, CLASSES, BANK, TOTAL_STEPS = 3, 4, 11, 6
@@ -33,6 +34,18 @@ def make_steps(ranks: int) -> list[list[Step]]:
 def join(parts: list[Step]) -> Step:
     """Return the ranks' batches as one."""
     return tuple(torch.cat(x) for x in zip(*parts, strict=True))
+
+
+def measured(batches: list[Step]) -> dict[str, torch.Tensor]:
+    """Return the sums of the teacher's quality, and of its agreement with another one."""
+    like = batches[0][1]
+    quality = TeacherQuality.empty(CLASSES, like=like)
+    agreement = TeacherAgreement.empty(2, like=like)
+    for _, teacher, labels, where, _ in batches:
+        quality = quality.update(teacher, labels, where=where)
+        agreement = agreement.update([teacher, teacher.sin()], where=where)
+    sums = {f"quality/{name}": x for name, x in quality._asdict().items()}
+    return sums | {f"agreement/{name}": x for name, x in agreement._asdict().items()}
 
 
 def _batch(rng: np.random.Generator, size: int) -> Step:

@@ -20,7 +20,15 @@ from tests.distributed.replicas import (
     joined_batches,
     wrong_arguments,
 )
-from tests.distributed.steps import BANK, CLASSES, TOTAL_STEPS, join, make_model, make_steps
+from tests.distributed.steps import (
+    BANK,
+    CLASSES,
+    TOTAL_STEPS,
+    join,
+    make_model,
+    make_steps,
+    measured,
+)
 from tests.frameworks import Framework, only
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +82,9 @@ def test_equals_one_process(backend: Framework, ranks: int, tmp_path: Path) -> N
             assert loss == 0
             assert not gradient.any()
 
+    for name, sums in measured([join(parts) for parts in make_steps(ranks)]).items():
+        assert sums.sum() > 0, name
+        np.testing.assert_allclose(found[name], sums.numpy(), rtol=1e-6, err_msg=name)
     losses, weights, loss_function = one_process(ranks)
     for wrapper in ("ddp", "fsdp") if ranks == 2 else ("ddp",):
         np.testing.assert_allclose(found[f"{wrapper}/losses"], losses, rtol=1e-5)

@@ -20,7 +20,15 @@ from torch.nn.parallel import DistributedDataParallel
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.backends.torch import MCLDLoss, gather_keys
 from tests.distributed.replicas import Joined, joined_batches
-from tests.distributed.steps import BANK, CLASSES, TOTAL_STEPS, Step, make_model, make_steps
+from tests.distributed.steps import (
+    BANK,
+    CLASSES,
+    TOTAL_STEPS,
+    Step,
+    make_model,
+    make_steps,
+    measured,
+)
 from tests.oracles import Case
 
 
@@ -46,6 +54,7 @@ def main(out: str) -> None:
             found[f"{joined.name}/{name}"] = value
     steps = make_steps(ranks)
     found |= {f"ddp/{name}": x for name, x in train(steps, rank, DistributedDataParallel).items()}
+    found |= measure(steps, rank)
     if ranks == 2:  # enough to show it
         found |= {f"fsdp/{name}": x for name, x in train(steps, rank, shard).items()}
         found["fullgraph"] = compiled(joined_batches(ranks)[0], rank)
@@ -91,6 +100,14 @@ def replica(joined: Joined, part: Case) -> dict[str, np.ndarray]:
         "gradient": np.concatenate(gradients),
         "shared": model.module.shift.grad.numpy(),
     }
+
+
+def measure(steps: list[list[Step]], rank: int) -> dict[str, np.ndarray]:
+    """Return the teachers' quality and agreement, their sums reduced over the ranks."""
+    sums = measured([parts[rank] for parts in steps])
+    for field in sums.values():
+        dist.all_reduce(field)
+    return {name: field.numpy() for name, field in sums.items()}
 
 
 def shard(model: nn.Module) -> nn.Module:
