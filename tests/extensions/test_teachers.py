@@ -19,6 +19,8 @@ from mcld_core.extensions.teachers import (
     anneal,
     bounded,
     deep_supervision_loss,
+    ema_decay,
+    ema_update,
     ensemble,
     outlier_weights,
     quality_weights,
@@ -27,7 +29,7 @@ from mcld_core.extensions.teachers import (
     trimmed,
 )
 from tests import oracles
-from tests.cases import logits, make_case, make_keys, teacher_keys
+from tests.cases import make_case, make_keys, teacher_keys
 from tests.extensions import teacher_oracles
 from tests.extensions.teacher_cases import (
     COUNTS,
@@ -211,23 +213,6 @@ def test_anneal_is_linear_and_flat_outside(backend: Framework) -> None:
         assert_value(backend.to_numpy(traced), expected)
 
 
-def test_trust_compiles_in_a_step(differentiable: Framework) -> None:
-    backend, quality = differentiable, measured(differentiable)
-    labels = np.where(LABELS < 0, 0, LABELS)
-
-    def step(student: Any, teacher: Any, labels: Any) -> Any:
-        r = reliability_weights(teacher, labels, quality)
-        return mcld_loss(student, repair_rows(teacher, labels, r), labels)
-
-    arguments = (
-        backend.array(logits(np.random.default_rng(3), *TEACHER.shape), "float64"),
-        backend.array(TEACHER, "float64"),
-        backend.array(labels),
-    )
-    eager, compiled = step(*arguments), backend.jit(step)(*arguments)
-    assert_value(backend.to_numpy(compiled), backend.to_numpy(eager), scale=16.0)
-
-
 # ---- dropped rows ----
 
 DROPPED: dict[str, Any] = {
@@ -269,6 +254,48 @@ def test_what_a_dropped_row_holds_plays_no_part(
     for expected, other in zip(*values, strict=True):
         assert np.isfinite(other).all()
         np.testing.assert_array_equal(other, expected)
+
+
+# ---- compiled ----
+
+
+def quality_of(t: Any, y: Any, where: Any) -> TeacherQuality:
+    return TeacherQuality.from_logits(t, y, where=where)
+
+
+COMPILED: dict[str, Any] = DROPPED | {
+    "a step": lambda t, y, r, where: mcld_loss(
+        t + 1.0,
+        repair_rows(
+            t, y, reliability_weights(t, y, quality_of(t, y, where), strength=anneal(r[3]))
+        ),
+        y,
+        where=where,
+    ),
+    "adapt": lambda t, y, r, where: mcld_loss(
+        t, t + 1.0, y, config=adapt(MCLDConfig(), quality_of(t, y, where), power=2.0), where=where
+    ),
+    "quality_weights": lambda t, y, r, where: ensemble(
+        [t, 2.0 * t],
+        weights=quality_weights([quality_of(t, y, where), quality_of(t, y, None)], power=2.0),
+        temperatures=[1.0, r[3]],
+    ),
+    "ema": lambda t, y, r, where: ema_update(
+        {"w": [t, None]}, {"w": [t + 1.0, None]}, ema_decay(r[3] * 90.0)
+    )["w"][0],
+}
+
+
+@pytest.mark.parametrize("call", COMPILED.values(), ids=list(COMPILED))
+def test_compiled_equals_eager(differentiable: Framework, call: Any) -> None:
+    backend, labels = differentiable, np.where(LABELS < 0, 0, LABELS)
+    given = (TEACHER, labels, np.linspace(0.0, 1.0, ROWS), WHERE)
+    arrays = [backend.array(x, "float64") for x in given]
+    found, expected = backend.jit(call)(*arrays), call(*arrays)
+    if not isinstance(found, tuple):
+        found, expected = (found,), (expected,)
+    for a, b in zip(found, expected, strict=True):
+        assert_value(backend.to_numpy(a), backend.to_numpy(b), scale=16.0)
 
 
 # ---- errors ----
