@@ -29,6 +29,11 @@ def png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
+def marker(rows: list[Row]) -> str:
+    """Return how to mark the epochs of a curve: a line through one point draws nothing."""
+    return "o" if len(rows) == 1 else ""
+
+
 def curves(histories: Mapping[str, list[Row]]) -> Any:
     """Draw loss and accuracy by epoch: a colour a training, test solid, validation dotted."""
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -37,19 +42,19 @@ def curves(histories: Mapping[str, list[Row]]) -> Any:
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     for number, (name, rows) in enumerate(histories.items()):
         epochs = [row["epoch"] for row in rows]
-        colour = f"C{number}"
-        loss_axes.plot(epochs, [row["loss"] for row in rows], colour, label=name)
-        accuracy_axes.plot(epochs, [100 * row["test_accuracy"] for row in rows], colour, label=name)
+        look = {"color": f"C{number}", "marker": marker(rows)}
+        loss_axes.plot(epochs, [row["loss"] for row in rows], label=name, **look)
+        accuracy = [100 * row["test_accuracy"] for row in rows]
+        accuracy_axes.plot(epochs, accuracy, label=name, **look)
         if "validation_accuracy" in rows[0]:
-            accuracy_axes.plot(
-                epochs, [100 * row["validation_accuracy"] for row in rows], colour, linestyle=":"
-            )
+            accuracy = [100 * row["validation_accuracy"] for row in rows]
+            accuracy_axes.plot(epochs, accuracy, linestyle=":", fillstyle="none", **look)
     loss_axes.set(xlabel="epoch", ylabel="training loss (each method's own)", yscale="log")
     loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     loss_axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     loss_axes.yaxis.set_minor_formatter(NullFormatter())
     for axes in (loss_axes, accuracy_axes):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     accuracy_axes.set(xlabel="epoch", ylabel="accuracy in %  (test —, validation ···)")
     last = [100 * rows[-1]["test_accuracy"] for rows in histories.values()]
     accuracy_axes.set_ylim(max(0.0, min(last) - 15), min(100.0, max(last) + 3))
@@ -64,13 +69,15 @@ def terms(rows: list[Row], name: str) -> Any:
     epochs = [row["epoch"] for row in rows]
     for key in rows[0]:
         if key.startswith("term_") and key != "term_ramp":
-            axes.plot(epochs, [row[key] for row in rows], label=key.removeprefix("term_"))
+            values = [row[key] for row in rows]
+            axes.plot(epochs, values, label=key.removeprefix("term_"), marker=marker(rows))
     figure.suptitle(name)
     axes.set(xlabel="epoch", ylabel="mean over the rows, unweighted")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if "term_ramp" in rows[0]:
         ramp = axes.twinx()
-        ramp.plot(epochs, [row["term_ramp"] for row in rows], "k:", label="ramp")
+        values = [row["term_ramp"] for row in rows]
+        ramp.plot(epochs, values, "k:", label="ramp", marker=marker(rows))
         ramp.set(ylim=(0, 1.05), ylabel="ramp of the category-wise term (···)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(axes.lines), frameon=False)
     return figure

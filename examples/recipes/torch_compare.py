@@ -13,7 +13,7 @@ from typing import Any
 
 from .files import write_atomically, write_json, write_text
 from .logs import Row, say
-from .plots import new_figure, png
+from .plots import marker, new_figure, png
 
 Batch = Any
 Loss = Callable[[str, Any, Batch, float], Any]
@@ -219,8 +219,9 @@ def draw(curves: dict[str, list[list[Row]]]) -> Any:
                 statistics.fmean(values)
                 for values in zip(*([row[key] for row in rows] for rows in runs), strict=True)
             ]
-            axes.plot(epochs, means, label=method)
+            axes.plot(epochs, means, label=method, marker=marker(runs[0]))
             axes.set(xlabel="epoch", ylabel=key)
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     left.set_yscale("log")
     right.legend()
     return figure

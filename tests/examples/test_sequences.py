@@ -9,7 +9,7 @@ import nlp_newsgroups
 import numpy as np
 import pytest
 import timeseries_vowels
-from recipes import torch_compare
+from recipes import plots, torch_compare
 
 RUN = {"method", "seed", "lr", "cpu_seconds"}
 
@@ -130,6 +130,18 @@ def test_the_search_for_a_rate_goes_past_its_edges(
     assert max(scores, key=scores.__getitem__) == pytest.approx(best)
     assert min(scores) < best < max(scores)
     assert len(scores) == tried
+
+
+@pytest.mark.parametrize(("epochs", "marker"), [(1, "o"), (2, "")])
+def test_one_epoch_is_drawn_as_a_point(epochs: int, marker: str) -> None:
+    """A line through one point draws nothing."""
+    row = {"loss": 2.0, "validation accuracy %": 50.0, "test_accuracy": 0.5}
+    row |= {"term_instance": 0.5, "term_ramp": 0.0}
+    rows = [row | {"epoch": number + 1} for number in range(epochs)]
+    figures = torch_compare.draw({"ce": [rows, rows]}), plots.curves({"ce": rows})
+    for figure in (*figures, plots.terms(rows, "mcld")):
+        lines = [line for axes in figure.axes for line in axes.lines]
+        assert [line.get_marker() for line in lines] == [marker] * 2
 
 
 @pytest.mark.parametrize("example", [nlp_newsgroups, timeseries_vowels])
