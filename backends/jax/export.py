@@ -23,8 +23,11 @@ from mcld_core.onnx_student import call
 MODES = ("deterministic", "use_running_average")
 """The attributes by which nnx's dropout and batch norm know their mode."""
 
-POOLING = ("window_shape", "strides", "padding", "count_include_pad")
+WINDOW = ("window_shape", "strides", "padding", "count_include_pad")
 """What nnx's pooling takes after its inputs, in this order."""
+
+BORDERS = {"max_pool": -np.inf, "avg_pool": 0.0}
+"""nnx's pooling, and what lies around its inputs."""
 
 
 @contextmanager
@@ -58,16 +61,16 @@ def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
 
 
 @contextmanager
-def _pooling_by_position() -> Iterator[None]:
-    """Give back to nnx's pooling the positional arguments that jax2onnx 0.17 takes from it."""
+def _pooling_of_nnx() -> Iterator[None]:
+    """Give back to nnx's pooling what jax2onnx 0.17 takes from it: positions, widths of borders."""
     if "flax" not in sys.modules:
         yield
         return
     from flax import nnx
 
-    replaced = {name: getattr(nnx, name) for name in ("max_pool", "avg_pool")}
+    replaced = {name: getattr(nnx, name) for name in BORDERS}
     for name, function in replaced.items():
-        setattr(nnx, name, partial(_by_keyword, function))
+        setattr(nnx, name, partial(_pool, function, BORDERS[name]))
     try:
         yield
     finally:
@@ -75,8 +78,19 @@ def _pooling_by_position() -> Iterator[None]:
             setattr(nnx, name, function)
 
 
-def _by_keyword(function: Any, inputs: Any, *window: Any, **others: Any) -> Any:
-    return function(inputs, **dict(zip(POOLING, window, strict=False)), **others)
+def _pool(function: Any, border: float, inputs: Any, *window: Any, **others: Any) -> Any:
+    """Name the arguments of a pooling, and lay the border around its inputs beforehand."""
+    settings = dict(zip(WINDOW, window, strict=False)) | others
+    widths = settings.get("padding", "VALID")
+    if isinstance(widths, str):
+        return function(inputs, **settings)
+    around = [(0, 0)] * (inputs.ndim - 1 - len(widths)) + [*map(tuple, widths), (0, 0)]
+    counts_all = settings.pop("count_include_pad", True)
+    pool = partial(function, **(settings | {"padding": "VALID"}))
+    pooled = pool(jnp.pad(inputs, around, constant_values=border))
+    if counts_all:
+        return pooled
+    return pooled / pool(jnp.pad(jnp.ones_like(inputs[..., :1]), around))
 
 
 @contextmanager
@@ -100,7 +114,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
         import jax2onnx
 
     def forward(*inputs: Any) -> Any:
-        with _pooling_by_position():
+        with _pooling_of_nnx():
             outputs = tuple(call(student, request, inputs).values())
         return outputs[0] if len(outputs) == 1 else outputs
 

@@ -75,3 +75,19 @@ def test_pooling_by_position(tmp_path: Path) -> None:
     assert report.max_relative_error < 1e-5
     assert {"MaxPool", "AveragePool"} <= {node.op_type for node in onnx.load(path).graph.node}
     assert nnx.max_pool is pooling
+
+
+@pytest.mark.parametrize("count_include_pad", [True, False])
+def test_pooling_over_a_border(count_include_pad: bool, tmp_path: Path) -> None:
+    """Widths of the border in numbers, all of them different; values below the border's 0."""
+
+    def forward(images: Any) -> Any:
+        borders = ((0, 1), (2, 1))
+        largest = nnx.max_pool(images - 9, (3, 3), strides=(2, 2), padding=borders)
+        means = nnx.avg_pool(images, (3, 3), padding=borders, count_include_pad=count_include_pad)
+        rows = images.shape[0]
+        return jnp.concatenate([largest.reshape(rows, -1), means.reshape(rows, -1)], 1)
+
+    with jax.numpy_dtype_promotion("standard"):  # nnx's own mean divides by an int64
+        report = export_onnx(forward, tmp_path / "a.onnx", input_shape=(9, 8, 3))
+    assert report.max_relative_error < 1e-5
