@@ -56,23 +56,26 @@ def instance_rows(
     own: Int[Array, "block"],  # noqa: F821
     factor: Scalar | None = None,
 ) -> RowsAndGradient:
-    """Instance-wise InfoNCE: ``-S_own + log(exp S_own + Σ_{j≠own} (1 - A_ij) exp S_ij)``.
+    """Instance-wise InfoNCE: ``softplus(log Σ_{j≠own} (1 - A_ij) exp S_ij - S_own)``.
 
     ``same_label`` is A, or None where the target mask is off (A taken as 0). Its gradient is the
-    softmax over own and negatives, less 1 at the own key.
+    softmax over own and negatives, less 1 at the own key; minus the sum of the negatives there,
+    where 1 - 1 would be left of a certain row.
     """
     own = own[:, None]
-    logits = similarity
-    if same_label is not None:
-        others = ops.put_along_axis(same_label, own, ops.astype(0 * own, ops.dtype(same_label)))
-        logits = _without_same(ops, similarity, others)
+    at_own = ops.take_along_axis(similarity, own, 1)
+    if same_label is None:
+        logits = ops.put_along_axis(similarity, own, 0.0 * at_own + MASKED)
+    else:
+        same = ops.astype(0 * own + 1, ops.dtype(same_label))
+        logits = _without_same(ops, similarity, ops.put_along_axis(same_label, own, same))
     soft = _soften(ops, logits)
-    rows = (soft.log_sum - ops.take_along_axis(similarity, own, 1))[:, 0]
+    margin = at_own - soft.log_sum
+    rows = ops.softplus(-margin)
     if factor is None:
-        return rows, None
-    p = soft.weights * (factor / soft.total)
-    p_own = ops.take_along_axis(p, own, 1)
-    return rows, ops.put_along_axis(p, own, p_own - factor)
+        return rows[:, 0], None
+    share = times(factor, ops.exp(-ops.softplus(margin)))
+    return rows[:, 0], ops.put_along_axis(soft.weights * (share / soft.total), own, -share)
 
 
 def category_rows(

@@ -12,7 +12,7 @@ from tests import oracles
 from tests.cases import bind, make_case, value, value_and_grad
 from tests.frameworks import Framework
 from tests.oracles import Case
-from tests.tolerance import assert_finite, assert_gradient, assert_value, assert_zero
+from tests.tolerance import GRADIENT_RTOL, assert_finite, assert_gradient, assert_value, assert_zero
 
 SIMILARITIES = ["probability", "pearson", "cosine", "dot"]
 CONTRASTS = ["labels", "prototypes", "columns"]
@@ -218,3 +218,26 @@ def test_many_rows_and_classes(backend: Framework) -> None:
     assert_value(value(backend, category_wise, case), np.log(rows))
     settings = {"target_mask": False}
     assert_value(value(backend, instance_wise, case, settings=settings), np.log(rows))
+
+
+@pytest.mark.parametrize("gap", [10.0, 20.0, 80.0])
+@pytest.mark.parametrize("target_mask", [True, False])
+@pytest.mark.parametrize("block_size", ["auto", None])
+def test_a_certain_row_loses_nothing_to_cancellation(
+    differentiable: Framework, block_size: Any, target_mask: bool, gap: float
+) -> None:
+    """Where own stands far above the rest, 1 - softmax at own has no digit left in float32."""
+    noise = np.random.default_rng(112).integers(-16, 16, size=(2, 5, 5)) / 16
+    case = Case(gap * np.eye(5) + noise[0], 64 * np.eye(5) + noise[1], np.arange(5))
+    keys = np.exp(case.teacher - case.teacher.max(1, keepdims=True))
+    keys /= keys.sum(1, keepdims=True)
+    similarity = case.student @ keys.T
+    apart = np.exp(similarity - np.diag(similarity)[:, None]) * (1 - np.eye(5))
+    odds = apart.sum(1, keepdims=True)
+    slope = (apart - np.diag(odds[:, 0])) / (1 + odds) @ keys / 5
+    settings = {"target_mask": target_mask, "block_size": block_size}
+    for dtype in ("float32", "float64"):
+        found, gradient = value_and_grad(differentiable, instance_wise, case, dtype, settings)
+        expected = np.log1p(odds).mean()
+        assert abs(found - expected) <= GRADIENT_RTOL[dtype] * gap * expected
+        assert_gradient(gradient, slope, dtype, scale=gap)
