@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -17,9 +16,9 @@ from tests import oracles
 from tests.cases import logits
 from tests.frameworks import Framework
 from tests.oracles import Case
-from tests.oracles.rows import log_sum_exp, softmax
+from tests.oracles.rows import softmax
 from tests.test_gradients import differences
-from tests.tolerance import assert_central, assert_gradient, assert_value, assert_zero
+from tests.tolerance import assert_central, assert_gradient, assert_value
 
 BATCH, CLASSES, PARTS, SCALE = 6, 4, 3, 16.0
 RNG = np.random.default_rng(17)
@@ -113,14 +112,21 @@ def test_one_pair_is_the_plain_loss_and_all_pairs_are_the_default(backend: Frame
     assert_value(backend.to_numpy(every), mean, scale=SCALE)
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("logits", (BATCH, CLASSES)), ("embeddings", (BATCH, CLASSES)), ("logits", (BATCH, 2, 3))],
+)
 @given(seed=st.integers(0, 2**16), missing=st.integers(0, BATCH - 1))
 def test_a_sample_without_a_modality_is_absent_from_its_pairs(
-    backend: Framework, seed: int, missing: int
+    backend: Framework, kind: str, shape: tuple[int, ...], seed: int, missing: int
 ) -> None:
-    """Every pair of it is that of the batch without the sample; every other pair is the same."""
+    """Each pair of that modality is that of the batch without the sample, in every term.
+
+    Pairs of other modalities are the same as if the sample lacked nothing.
+    """
     rng = np.random.default_rng(seed)
-    student = {name: logits(rng, BATCH, CLASSES) for name in STUDENT}
-    teacher = {name: logits(rng, BATCH, CLASSES) for name in TEACHER}
+    student = {name: logits(rng, *shape) for name in STUDENT}
+    teacher = {name: logits(rng, *shape) for name in TEACHER}
     labels, others = rng.integers(0, 3, BATCH), np.arange(BATCH) != missing
 
     def terms(
@@ -130,6 +136,7 @@ def test_a_sample_without_a_modality_is_absent_from_its_pairs(
             {name: backend.array(x[rows], "float64") for name, x in student.items()},
             {name: backend.array(x[rows], "float64") for name, x in teacher.items()},
             backend.array(labels[rows]),
+            kind=kind,
             reduction="none",
             return_terms=True,
             **where,
@@ -312,95 +319,6 @@ def test_parts_are_contrasted_as_means_and_one_by_one(backend: Framework, weight
     )
     reference = reference + weight * oracles.mcld_loss(local, "none").reshape(BATCH, PARTS).mean(1)
     assert_value(backend.to_numpy(found), reference, scale=SCALE)
-
-
-# ---- embeddings ----
-
-WIDTH = 5
-VECTORS = RNG.normal(size=(BATCH, WIDTH)), RNG.normal(size=(BATCH, WIDTH))
-IDS = np.array([700, 3, 3, 700, 9, -1])
-KEEP = np.arange(BATCH) != 3
-
-
-def embedding_rows(
-    student: np.ndarray, scale: float, ids: Any = IDS, ramp: float = 1.0
-) -> np.ndarray:
-    """The definition in loops: cosine times scale; ids None: no mask, no category-wise term."""
-    teacher, out = VECTORS[1], []
-    kept = [bool(KEEP[i]) and (ids is None or ids[i] >= 0) for i in range(BATCH)]
-    for i in range(BATCH):
-        if not kept[i]:
-            out.append(0.0)
-            continue
-        s = {}
-        for j in range(BATCH):
-            if kept[j]:
-                norm = math.hypot(*student[i]) * math.hypot(*teacher[j])
-                s[j] = scale * math.fsum(student[i] * teacher[j]) / norm
-        same = [j for j in s if ids is not None and ids[j] == ids[i]]
-        loss = log_sum_exp([s[j] for j in s if j == i or j not in same]) - s[i]
-        if ids is not None:
-            loss += ramp * (log_sum_exp(list(s.values())) - sum(s[j] for j in same) / len(same))
-        out.append(loss)
-    return np.array(out)
-
-
-@pytest.mark.parametrize("ids", [IDS, None], ids=["ids", "none"])
-def test_embeddings_equal_their_definition(differentiable: Framework, ids: Any) -> None:
-    backend = differentiable
-
-    def loss(x: Any, reduction: str = "sum") -> Any:
-        return embedding_contrast(
-            x,
-            backend.array(VECTORS[1], "float64"),
-            backend.array(ids),
-            temperature=0.2,
-            progress=0.5,
-            where=backend.array(KEEP),
-            reduction=reduction,
-        )
-
-    rows = backend.to_numpy(loss(backend.array(VECTORS[0], "float64"), "none"))
-    assert_value(rows, embedding_rows(VECTORS[0], 5.0, ids, 0.5), scale=5.0)
-    _, gradient = backend.value_and_grad(loss, VECTORS[0])
-    reference = differences(lambda x: float(embedding_rows(x, 5.0, ids, 0.5).sum()), VECTORS[0])
-    assert_central(gradient, reference, 5.0)
-
-
-def test_the_logit_scale_has_its_gradient(differentiable: Framework) -> None:
-    backend = differentiable
-
-    def loss(scale: Any) -> Any:
-        return multimodal_mcld_loss(
-            {"image": backend.array(VECTORS[0], "float64")},
-            {"text": backend.array(VECTORS[1], "float64")},
-            backend.array(IDS),
-            kind="embeddings",
-            logit_scale=scale,
-            student_where={"image": backend.array(KEEP)},
-            reduction="sum",
-        )
-
-    value, gradient = backend.value_and_grad(loss, np.asarray(5.0))
-    assert_value(value, embedding_rows(VECTORS[0], 5.0).sum(), scale=5.0)
-    step = 1e-3
-    moved = [embedding_rows(VECTORS[0], 5.0 + k * step).sum() for k in (-2, -1, 1, 2)]
-    slope = (moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * step)
-    assert_central(gradient, np.asarray(slope))
-
-
-def test_soft_labels_of_any_width_and_rows_that_all_lack_a_modality(backend: Framework) -> None:
-    student, teacher = (backend.array(x, "float64") for x in VECTORS)
-    names, ids = np.unique(IDS, return_inverse=True)
-    soft = backend.array(np.eye(len(names))[ids], "float64")
-    hard = embedding_contrast(student, teacher, backend.array(ids))
-    assert_value(
-        backend.to_numpy(embedding_contrast(student, teacher, soft)),
-        backend.to_numpy(hard),
-        scale=16.0,
-    )
-    nothing = embedding_contrast(student, teacher, where=backend.array(np.zeros(BATCH, bool)))
-    assert_zero(backend.to_numpy(nothing))
 
 
 def test_it_compiles(differentiable: Framework) -> None:
