@@ -23,6 +23,9 @@ from mcld_core.typing import Array, Bool, Float, Int, Scalar
 MASKED = -1e30
 """The logit of what does not count; finite, so that a row of only such logits has no NaN."""
 
+NEGLIGIBLE = 1e-30
+"""A sum of label weights up to it is none: float32 has no digits there to divide by."""
+
 RowsAndGradient = tuple[Float[Array, "block"], Float[Array, "block n"] | None]  # noqa: F821
 
 
@@ -90,7 +93,7 @@ def category_rows(
     """
     soft = _soften(ops, similarity)
     total = ops.sum(ops.astype(same_label, ops.dtype(similarity)), 1, keepdims=True)
-    has_positive = total > 0
+    has_positive = total > NEGLIGIBLE
     share = ops.where(has_positive, 1.0 / ops.where(has_positive, total, 1.0), 0.0)
     positive = share * ops.sum(_weighted(ops, same_label, similarity), 1, keepdims=True)
     rows = ops.where(has_positive, soft.log_sum - positive, 0.0)[:, 0]

@@ -15,7 +15,7 @@ from mcld_core.batch import (
     unless_all,
 )
 from mcld_core.config import MCLDConfig
-from mcld_core.contrast import one_hot
+from mcld_core.contrast import NEGLIGIBLE, one_hot
 from mcld_core.similarity import key_vectors
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Scalar
 
@@ -150,7 +150,7 @@ def class_means(
         rows = key_vectors(ops, logits, "probability", config.key_temperature)
     membership = ops.matrix_transpose(one_hot(ops, labels, logits.shape[1], ops.dtype(logits)))
     total = ops.sum(membership, 1)
-    present = total > 0
+    present = total > NEGLIGIBLE
     return ops.matmul(membership, rows) / ops.where(present, total, 1.0)[:, None], present
 
 

@@ -11,7 +11,7 @@ from mcld_core import category_wise, dkd_loss, instance_wise, kd_loss, mcld_loss
 from tests import oracles
 from tests.cases import bind, make_case, value, value_and_grad
 from tests.frameworks import Framework
-from tests.oracles import Case
+from tests.oracles import Case, Keys
 from tests.tolerance import GRADIENT_RTOL, assert_finite, assert_gradient, assert_value, assert_zero
 
 SIMILARITIES = ["probability", "pearson", "cosine", "dot"]
@@ -218,6 +218,27 @@ def test_many_rows_and_classes(backend: Framework) -> None:
     assert_value(value(backend, category_wise, case), np.log(rows))
     settings = {"target_mask": False}
     assert_value(value(backend, instance_wise, case, settings=settings), np.log(rows))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("mass", [1e-40, 1e-44])
+def test_a_class_of_hardly_any_mass_has_no_prototype(
+    differentiable: Framework, mass: float, similarity: str
+) -> None:
+    """float32 divides by such a sum without digits; some frameworks flush it to 0 halfway."""
+    labels = np.eye(4)[[0, 0, 2, 0, 2]]
+    case = make_case(115)
+    settings = {"category_contrast": "prototypes", "similarity": similarity}
+    expected = value_and_grad(
+        differentiable, category_wise, case.but(labels=labels), "float32", settings
+    )
+    tiny = case.but(labels=labels + mass * np.eye(4)[1])
+    found = value_and_grad(differentiable, category_wise, tiny, "float32", settings)
+    for actual, reference in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(actual, reference)
+    given = np.where(np.arange(4)[:, None] == 0, np.nan, 3 * np.eye(4))  # class 0 has none
+    tiny = tiny.but(keys=Keys(case.teacher, tiny.labels, prototypes=given))
+    assert_finite(*value_and_grad(differentiable, category_wise, tiny, "float32", settings))
 
 
 @pytest.mark.parametrize("gap", [10.0, 20.0, 80.0])
