@@ -8,7 +8,7 @@ import numpy as np
 
 from mcld_core.backends import Backend, backend_for
 from mcld_core.batch import check_device, check_rows, keep_rows, prepare_teacher, wide_dtype
-from mcld_core.config import MCLDConfig
+from mcld_core.config import MCLDConfig, plain_number
 from mcld_core.contrast import one_hot
 from mcld_core.keys import TeacherKeys, class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
@@ -88,6 +88,7 @@ class TeacherBank(NamedTuple):
             ValueError, TypeError: a size below 1, or a dtype that is none of those.
         """
         function = "TeacherBank.empty"
+        capacity, classes = plain_number(capacity), plain_number(classes)
         for name, size in (("capacity", capacity), ("classes", classes)):
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{function}: {name} needs an int > 0; got {size!r}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mcld_core.config import plain_number
 from mcld_core.typing import Array, Float, Int
 
 DTYPES = ("float16", "float32")
@@ -81,6 +82,7 @@ class TeacherCache:
             raise ValueError(
                 f"TeacherCache.write: dtype needs one of {', '.join(DTYPES)}; got {dtype!r}"
             )
+        count, classes = plain_number(count), plain_number(classes)
         for name, size in (("count", count), ("classes", classes)):
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"TeacherCache.write: {name} needs an int > 0; got {size!r}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
 
 from mcld_core.similarity import SIMILARITIES
 from mcld_core.typing import Scalar
@@ -14,6 +17,8 @@ CATEGORY_CONTRASTS = ("labels", "prototypes", "columns")
 @dataclass(frozen=True)
 class MCLDConfig:
     """The settings of the objective. Frozen and hashable: under ``jax.jit`` it is static.
+
+    Numbers of NumPy become Python's.
 
     Args:
         weight_instance: weight of the instance-wise term; a weight of 0 skips its term.
@@ -59,6 +64,10 @@ class MCLDConfig:
     block_size: int | str | None = "auto"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if plain_number(value) is not value:
+                object.__setattr__(self, field.name, plain_number(value))
         weights = ("weight_instance", "weight_sample", "weight_category", "weight_ce")
         for name in (*weights, "beta", "category_warmup"):
             check_number("MCLDConfig", name, getattr(self, name), minimum=0.0)
@@ -74,6 +83,13 @@ class MCLDConfig:
             )
 
 
+def plain_number(value: Any) -> Any:
+    """Return a number of NumPy, or an array of one without axes, as Python's; all else as it is."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    return value
+
+
 def check_number(
     function: str,
     name: str,
@@ -81,7 +97,8 @@ def check_number(
     minimum: float | None = None,
     above: float | None = None,
 ) -> None:
-    """Raise for a Python number out of its range or not finite, and for what is no number."""
+    """Raise for a number out of its range or not finite, and for what is no number."""
+    value = plain_number(value)
     bound = f"> {above:g}" if minimum is None else f"≥ {minimum:g}"
     if value is None or isinstance(value, (str, bytes, list, tuple, dict)):
         raise TypeError(f"{function}: {name} needs a finite number {bound}; got {value!r}")

@@ -14,7 +14,7 @@ from mcld_core.batch import (
     label_kind,
     unless_all,
 )
-from mcld_core.config import MCLDConfig
+from mcld_core.config import MCLDConfig, plain_number
 from mcld_core.contrast import NEGLIGIBLE, one_hot
 from mcld_core.similarity import key_vectors
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Scalar
@@ -93,7 +93,7 @@ def prepare_keys(
             counts = labels != ignore_index
             kept = unless_all(ops, counts if kept is None else kept & counts)
 
-    own_start = keys.own_start
+    own_start = plain_number(keys.own_start)
     if isinstance(own_start, int):
         if isinstance(rows, int) and isinstance(count, int) and not 0 <= own_start <= count - rows:
             raise ValueError(
