@@ -147,6 +147,13 @@ def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> 
 
     Raises:
         ValueError: a power below 0.
+
+    Example:
+        >>> import numpy as np
+        >>> rows, right = np.eye(3), np.arange(3)
+        >>> qualities = [TeacherQuality.from_logits(rows, y) for y in (right, right[::-1].copy())]
+        >>> [float(weight) for weight in quality_weights(qualities)]
+        [1.0, 0.0]
     """
     if not power >= 0:
         raise ValueError(f"quality_weights: power needs a number ≥ 0; got {power!r}")

@@ -32,6 +32,10 @@ def forecast_bins(
 
     Raises:
         ValueError: fewer than 2 bins, another kind, or targets that are all the same.
+
+    Example:
+        >>> forecast_bins([1.0, 2.0, 3.0, 10.0], bins=2).tolist()
+        [2.5]
     """
     if bins < 2 or kind not in ("quantile", "uniform"):
         raise ValueError(

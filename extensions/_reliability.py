@@ -168,6 +168,12 @@ def adapt(config: MCLDConfig, quality: TeacherQuality, *, power: float = 1.0) ->
 
     Raises:
         ValueError: a power below 0.
+
+    Example:
+        >>> import numpy as np
+        >>> half_right = np.array([[1.0, 0, 0], [1, 0, 0]]), np.array([0, 1])
+        >>> adapt(MCLDConfig(), TeacherQuality.from_logits(*half_right)).weight_instance
+        0.25
     """
     if not power >= 0:
         raise ValueError(f"adapt: power needs a number ≥ 0; got {power!r}")
@@ -273,8 +279,15 @@ def anneal(progress: Scalar, first: float = 0.0, last: float = 1.0, until: float
         last: the value from ``until`` on.
         until: > 0.
 
+    Returns:
+        A number of Python, or an array where the progress is one.
+
     Raises:
         ValueError: ``until`` not above 0.
+
+    Example:
+        >>> [anneal(progress, 0.0, 0.5, until=0.5) for progress in (0.0, 0.25, 1.0)]
+        [0.0, 0.25, 0.5]
     """
     if not until > 0:
         raise ValueError(f"anneal: until needs a number > 0; got {until!r}")

@@ -84,7 +84,14 @@ def ema_decay(step: Scalar, decay: float = 0.999) -> Any:
     Args:
         step: updates done so far, a number or an array of any int or float dtype (traced, or an
             optimizer's count of its steps).
-        decay: the final decay.
+        decay: the final decay, 0 … 1.
+
+    Returns:
+        A number of Python, or a float32 array (float64 for a float64 step) where the step is one.
+
+    Example:
+        >>> [round(ema_decay(step), 3) for step in (0, 90, 10**6)]
+        [0.1, 0.91, 0.999]
     """
     if isinstance(step, (int, float)):
         return min(decay, (1.0 + step) / (10.0 + step))
@@ -155,10 +162,16 @@ def deep_supervision_loss(
         progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
-        The loss.
+        The loss, float32 (float64 for float64 heads).
 
     Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        ValueError, TypeError: fewer than two heads, or what does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> heads = [np.eye(2), 2 * np.eye(2), 4 * np.eye(2)]
+        >>> round(float(deep_supervision_loss(heads, np.arange(2))), 4)
+        1.2283
 
     References:
         L. Zhang et al., "Be Your Own Teacher", ICCV 2019.

@@ -238,6 +238,11 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, "batch
     Raises:
         ValueError: rows without two axes, or of different widths.
         TypeError: tensors of two frameworks.
+
+    Example:
+        >>> import numpy as np
+        >>> feature_mse(np.array([[0.0, 2.0]]), np.zeros((1, 2)))
+        array([2.])
     """
     ops = backend_for("feature_mse", student_rows, teacher_rows)
     like = like_of(ops, student_rows, teacher_rows)

@@ -51,6 +51,10 @@ class TopKLogits(NamedTuple):
     def from_logits(cls, logits: Float[Array, "batch tokens vocab"], k: int) -> TopKLogits:
         """Keep the k largest logits of each token, and the mass of the rest (NumPy, for storage).
 
+        Args:
+            logits: (batch, tokens, vocab), any float dtype.
+            k: how many, 1 … vocab.
+
         Raises:
             ValueError: k outside 1 … vocabulary.
         """
@@ -147,6 +151,9 @@ def align_vocabulary(
         student_vocab: the same of the student.
         teacher_size: entries of a row of teacher logits, where padded beyond the vocabulary.
         student_size: the same of the student.
+
+    Returns:
+        A `VocabularyAlignment`, called with teacher logits.
 
     Raises:
         ValueError: no token is shared, or an id lies outside the size.

@@ -4,7 +4,7 @@ What is measured: `TeacherQuality`, `TeacherAgreement`, `agreement`. Several tea
 `ensemble`, `quality_weights`. Trust by row, class and schedule: `reliability_weights`,
 `repair_rows`, `adaptive_mcld_loss`, `adapt`, `anneal`. Robust contrast: `bounded`, `trimmed`,
 `outlier_weights`. Self-distillation: `ema_update`, `ema_decay`, `generations`,
-`deep_supervision_loss`.
+`deep_supervision_loss`. What names no paper is a form of this library's own.
 """
 
 from mcld_core.extensions._agreement import TeacherAgreement as TeacherAgreement

@@ -56,6 +56,9 @@ def cut_windows(
         length: steps a window.
         stride: steps between starts; None: ``length``, no overlap.
 
+    Returns:
+        `Windows` in the order of the series; (time,) series have one channel.
+
     Raises:
         ValueError: a length or stride below 1, a stride above the length (steps would be lost), or
             no series.

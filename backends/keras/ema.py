@@ -17,8 +17,8 @@ class EMATeacher(keras.callbacks.Callback):
 
     Pass it to ``fit`` and its ``model_average`` to `MCLDDistiller` as the teacher; after each
     batch the average takes a step. In a loop of your own call `update`. Weights that are not
-    trainable (batch statistics, seeds) are copied. Weights in half precision are averaged in
-    float32 beside the model, which gets them rounded.
+    trainable (batch statistics) are copied. Weights in half precision are averaged in float32
+    beside the model, which gets them rounded.
 
     To resume, save `state` with the checkpoint and give it to `load_state`: it holds the averages
     and the number of updates, which the warm-up goes by.

@@ -25,6 +25,9 @@ class EMATeacher(nn.Module):
         decay: of `mcld_core.extensions.teachers.ema_update`, 0 … 1.
         warm_up: start from a lower decay: ``min(decay, (1 + updates) / (10 + updates))``.
 
+    Raises:
+        ValueError: a decay outside 0 … 1; in `update` a student of other weights.
+
     Example:
         >>> student = torch.nn.Linear(3, 2)
         >>> teacher = EMATeacher(student, decay=0.99)
