@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mcld_core.backends import backend_for
+from mcld_core.batch import check_logits
 from mcld_core.typing import Array, Logits
 
 
@@ -80,13 +81,14 @@ def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
 
     Args:
         logits: (batch, classes).
-        mapping: for each class of the result, the class of ``logits`` that it takes.
+        mapping: for each class of the result, the class of ``logits`` that it takes; none twice.
 
     Returns:
         (batch, len(mapping)) logits.
 
     Raises:
-        ValueError: a class that ``logits`` do not have.
+        ValueError: logits of another rank; a class that they do not have, or one twice.
+        TypeError: logits that are not float, classes that are not int.
 
     Example:
         >>> import numpy as np
@@ -95,15 +97,30 @@ def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
     """
     ops = backend_for("select_classes", logits)
     logits = ops.asarray(logits)
-    classes = logits.shape[1]
-    index = np.asarray(mapping, "int32")
+    check_logits("select_classes", "logits", ops, logits)
+    index = _checked_mapping(mapping, logits.shape[1])
+    columns = ops.asarray(index, logits)
+    return ops.matrix_transpose(ops.take(ops.matrix_transpose(logits), columns))
+
+
+def _checked_mapping(mapping: Any, classes: int) -> np.ndarray[Any, Any]:
+    index = np.asarray(mapping.tolist() if hasattr(mapping, "tolist") else mapping)
+    if index.size and index.dtype.kind not in "iu":
+        raise TypeError(
+            f"select_classes: mapping needs a list of int classes; got {index.tolist()!r}"
+        )
     if index.ndim != 1 or index.size == 0 or index.min() < 0 or index.max() >= classes:
         raise ValueError(
             f"select_classes: mapping needs a list of classes in 0 … {classes - 1}; "
-            f"got {list(mapping)}"
+            f"got {index.tolist()!r}"
         )
-    columns = ops.asarray(index, logits)
-    return ops.matrix_transpose(ops.take(ops.matrix_transpose(logits), columns))
+    values, counts = np.unique(index, return_counts=True)
+    if counts.max() > 1:
+        raise ValueError(
+            f"select_classes: mapping needs each class once; got {values[counts.argmax()]} "
+            f"{counts.max()} times, which would count its probability as often"
+        )
+    return index.astype("int32")
 
 
 def _absent_classes(teacher: np.ndarray[Any, Any], labels: Any) -> np.ndarray[Any, Any]:

@@ -21,6 +21,7 @@ from mcld_core import (
     kd_loss,
     mcld_loss,
     sample_wise,
+    select_classes,
 )
 from tests.cases import make_case
 from tests.frameworks import Framework, only
@@ -277,6 +278,42 @@ def test_temperatures_of_the_baselines(backend: Framework, value: float) -> None
 def test_weights_of_dkd(backend: Framework, name: str) -> None:
     with explained(ValueError, "dkd_loss", name, "≥ 0", "-1.0"):
         call(backend, dkd_loss, **{name: -1.0})
+
+
+@pytest.mark.parametrize(
+    ("mapping", "error", "facts"),
+    [
+        ([0, 4], ValueError, ("0 … 3", "[0, 4]")),
+        ([-1, 0], ValueError, ("0 … 3", "[-1, 0]")),
+        ([2**33, 0], ValueError, ("0 … 3", "8589934592")),
+        ([[0, 1]], ValueError, ("0 … 3", "[[0, 1]]")),
+        ([], ValueError, ("0 … 3", "[]")),
+        (3, ValueError, ("0 … 3", "got 3")),
+        ([1, 0, 1], ValueError, ("each class once", "got 1 2 times")),
+        ([0.7, 1.2], TypeError, ("int classes", "[0.7, 1.2]")),
+        (np.array([0.0, 1.0]), TypeError, ("int classes", "[0.0, 1.0]")),
+        ([True, False], TypeError, ("int classes", "[True, False]")),
+        (["cat"], TypeError, ("int classes", "['cat']")),
+        (None, TypeError, ("int classes", "None")),
+    ],
+    ids=repr,
+)
+def test_mapping_of_classes(
+    backend: Framework, mapping: Any, error: type[Exception], facts: tuple[str, ...]
+) -> None:
+    with explained(error, "select_classes", "mapping", *facts):
+        select_classes(backend.array(CASE.teacher), mapping)
+
+
+def test_logits_whose_classes_are_mapped(backend: Framework) -> None:
+    for shape in ((4,), (2, 5, 4)):
+        with explained(ValueError, "select_classes", "logits", "(batch, classes)", str(shape)):
+            select_classes(backend.array(np.zeros(shape)), [0])
+    with explained(TypeError, "select_classes", "logits", "float", "int64"):
+        select_classes(backend.array(np.zeros((5, 4), np.int64)), [0])
+    mapping = backend.array(np.array([2, 0]))
+    found = select_classes(backend.array(CASE.teacher), mapping)
+    np.testing.assert_array_equal(backend.to_numpy(found), CASE.teacher[:, [2, 0]])
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)
