@@ -20,7 +20,7 @@ from mcld_core.extensions._rows import (
     target_class,
     teacher_rows,
 )
-from mcld_core.keys import TeacherKeys
+from mcld_core.keys import TeacherKeys, check_keys
 from mcld_core.objective import mcld_loss
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
 
@@ -230,6 +230,7 @@ def adaptive_mcld_loss(
     """
     function = "adaptive_mcld_loss"
     check_reduction(function, reduction)
+    check_keys(function, keys)
     key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
     values = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
     ops = backend_for(function, *values, *key_arrays)

@@ -58,6 +58,16 @@ class KeyRows(NamedTuple):
     kept: Bool[Array, "keys"] | None  # noqa: F821
 
 
+def check_keys(function: str, keys: Any) -> None:
+    """Raise TypeError unless the keys are `TeacherKeys`, or None."""
+    if keys is None or isinstance(keys, TeacherKeys):
+        return
+    hint = "TeacherKeys(logits, labels)"
+    if hasattr(keys, "push"):  # a TeacherBank, which does not know the batch's own rows
+        hint = "keys=bank.keys(teacher_logits, labels)"
+    raise TypeError(f"{function}: keys needs TeacherKeys; got {type(keys).__name__}. Pass {hint}")
+
+
 def prepare_keys(
     function: str, ops: Backend, batch: Batch, keys: TeacherKeys | None, ignore_index: int
 ) -> tuple[KeyRows, Any]:

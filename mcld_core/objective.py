@@ -8,7 +8,7 @@ from mcld_core.backends import Backend, backend_for
 from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows, rows_at_once
 from mcld_core.config import MCLDConfig
 from mcld_core.contrast import bounded, column_rows
-from mcld_core.keys import TeacherKeys, prepare_keys, prototype_rows
+from mcld_core.keys import TeacherKeys, check_keys, prepare_keys, prototype_rows
 from mcld_core.rows import TERMS, Apart, Shared, Weights, block_rows, is_present, is_zero
 from mcld_core.schedule import category_ramp, number
 from mcld_core.similarity import default_temperature, embed, key_vectors
@@ -109,6 +109,7 @@ def evaluate(
 ) -> Any:
     """Compute the weighted terms: the one path that all losses of rows of logits take."""
     check_reduction(function, reduction)
+    check_keys(function, keys)
     key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
     ops = backend_for(
         function, student_logits, teacher_logits, labels, sample_weight, where, *key_arrays
