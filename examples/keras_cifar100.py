@@ -4,14 +4,15 @@
 
 takes no download and a minute or two on two cores; ``tensorflow`` and ``torch`` are the other
 backends. Data, methods, options and what is written are those of the PyTorch example; MCLD is
-``MCLDDistiller.fit``, the baselines are a ``keras.Model`` of their own. On CIFAR-100 the defaults
-are the published recipe:
+``MCLDDistiller.fit``; the baselines, and MCLD with ``--bank-size all``, are a ``keras.Model`` of
+their own. On CIFAR-100 the defaults are the published recipe:
 
     KERAS_BACKEND=jax python examples/keras_cifar100.py --dataset cifar100 --download --amp bf16
 
-``--resume`` goes on after the last whole epoch and ends as if the run had not stopped. Where onnx
-and the backend's exporter (onnxscript, tf2onnx, jax2onnx) are installed, the run ends with
-``student.onnx``, verified, its size and latency against the teacher's.
+Ctrl-C saves the state. ``--resume`` goes on there, or after the last whole epoch of a run that was
+killed, and ends on the same backend as if the run had not stopped. Where onnx and the backend's
+exporter (onnxscript, tf2onnx, jax2onnx) are installed, the run ends with ``student.onnx``,
+verified, its size and latency against the teacher's.
 """
 
 from __future__ import annotations
@@ -56,8 +57,6 @@ class KerasTrainer:
     speaks = True
 
     def __init__(self, options: argparse.Namespace, data: Dataset) -> None:
-        if options.bank_size == "all":
-            raise DataError("--bank-size all: Keras' bank holds earlier batches; give a number")
         self.options, self.data = options, data
 
     def train(
@@ -65,8 +64,8 @@ class KerasTrainer:
     ) -> Trained:
         """Train one model by one method."""
         import keras
-        from recipes.keras_teacher import answers
-        from recipes.keras_training import Training
+        from recipes.keras_teacher import teach
+        from recipes.keras_training import Teaching, Training
         from recipes.logs import say
         from recipes.training import Job
 
@@ -79,9 +78,11 @@ class KerasTrainer:
         else:
             name, loss, epochs = options.student, method, options.epochs
         job = Job(f"seed {seed} {method}", loss, name, seed, lr, epochs, folder)
-        teaches = None if loss == "ce" or teacher is None else teacher.model
-        table = None if teaches is None else answers(teaches, self.data, options)
-        training = Training(job, self._build(name), teaches, table, self.data, options)
+        teaching = Teaching()
+        if loss != "ce" and teacher is not None:
+            contrasts = loss.startswith("mcld")
+            teaching = teach(teacher.model, self.data, options, contrasts=contrasts)
+        training = Training(job, self._build(name), teaching, self.data, options)
         if folder is not None and options.resume and training.resume():
             say(f"{job.name}: resumed after epoch {training.epoch}/{job.epochs}")
         return self._trained(training.model, training.run())

@@ -1,39 +1,36 @@
-"""The frozen teacher's answers to all training images, where those stay the same."""
+"""The frozen teacher's answers to all training images, where they are needed more than once."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import keras
-import numpy as np
 
-from mcld_core import TeacherCache
-from mcld_core.cache import fingerprint
-
+from .cached_logits import cached_logits
 from .data import Dataset
-from .keras_training import Logits, predict
-from .readers import DataError
+from .keras_training import Teaching, predict
 
 
-def answers(model: keras.Model, data: Dataset, options: argparse.Namespace) -> Logits | None:
-    """Return the teacher's logits of the training split, through ``--teacher-cache`` if given.
+def teach(
+    model: keras.Model, data: Dataset, options: argparse.Namespace, *, contrasts: bool
+) -> Teaching:
+    """Return what a training needs of its teacher.
 
-    None where images are augmented: the teacher then runs in every step.
+    Without augmentation every epoch shows it the same images, so it answers once, through
+    ``--teacher-cache`` if that is given; with augmentation it runs in every step. Where the
+    student ``contrasts``, ``--bank-size all`` gives it the answers to the whole training set as
+    keys.
     """
-    if options.crop or options.flip:
-        return None
-    if options.teacher_cache is None:
-        return predict(model, data.train, data, options.eval_batch_size)
-    mark = fingerprint(data.name, data.train.images, data.train.labels, *model.get_weights())
-    path = Path(options.teacher_cache) / f"{data.name}-{mark[:16]}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = np.arange(len(data.train))
-        logits = predict(model, data.train, data, options.eval_batch_size)
-        TeacherCache.write(path, [(rows, logits)], len(rows), data.classes, fingerprint=mark)
-    try:
-        cache = TeacherCache.open(path, fingerprint=mark)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-    return np.asarray(cache[:], "float32")
+    still = not options.crop and not options.flip
+    whole_set = contrasts and options.bank_size == "all"
+    if not still and not whole_set:
+        return Teaching(model)
+    table = cached_logits(
+        options.teacher_cache,
+        data.name,
+        data.train,
+        data.classes,
+        model.get_weights(),
+        lambda: predict(model, data.train, data, options.eval_batch_size),
+    )
+    return Teaching(model, table, still=still, whole_set=whole_set)

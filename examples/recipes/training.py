@@ -81,20 +81,19 @@ class Job:
             f"Try a smaller rate: --lr {self.method}={self.lr / 3:.2g}"
         )
 
-    def stopped(self, epochs_done: int, step: int, kept: str = "the state is saved") -> Stopped:
+    def stopped(self, epochs_done: int, step: int) -> Stopped:
         """Return what to raise when the user stopped.
 
         Args:
             epochs_done: whole epochs.
             step: steps of the running epoch; 0 between two epochs.
-            kept: what is saved, before "in …".
         """
         if self.folder is None:
             return Stopped(f"stopped while trying {self.name} at lr {self.lr:g}")
         where = f"after epoch {epochs_done}/{self.epochs}"
         if step:
             where = f"in epoch {epochs_done + 1}/{self.epochs} after step {step}"
-        return Stopped(f"{self.name} stopped {where}; {kept} in {self.folder}")
+        return Stopped(f"{self.name} stopped {where}; the state is saved in {self.folder}")
 
 
 def validates_best(rows: Sequence[Row]) -> bool:
