@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from recipes.options import MAY_CHANGE, build_parser, check_resumed, parse_optio
 from recipes.readers import DataError
 
 from mcld_core import MCLDConfig
+from tests.examples.conftest import EXAMPLES
+
+SCRIPTS = ("torch_cifar100", "jax_cifar100", "keras_cifar100", "tf_imagenet")
+OPTION = re.compile(r"--[a-z][\w-]*")
 
 
 def parse(*argv: str) -> object:
@@ -155,3 +161,46 @@ def test_a_resumed_run_may_change_what_its_trainings_do_not_depend_on(tmp_path: 
 def test_what_may_change_are_options() -> None:
     known = vars(parse()).keys() | {"device", "replicas", "transfer", "transfer_size"}
     assert known | {"transfer_validation_size"} >= MAY_CHANGE
+
+
+def options_of(script: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(script).main(["--help"])
+    return set(re.findall(r"^  (?:-h, )?(--[a-z][\w-]*)", capsys.readouterr().out, re.MULTILINE))
+
+
+def documented() -> list[tuple[set[str], dict[str, bool]]]:
+    """Return the rows of the page: options, and which scripts have them."""
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text("utf-8")
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `--")]
+    return [
+        (
+            set(OPTION.findall(name)),
+            dict(zip(SCRIPTS, (cell.strip() != "no" for cell in cells), strict=True)),
+        )
+        for name, *cells in rows
+    ]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_page_says_which_script_has_an_option(
+    script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All have the shared ones; what only some have is in the page's table."""
+    shared = set(OPTION.findall(" ".join(build_parser("test")._option_string_actions)))
+    found = options_of(script, capsys)
+    assert found >= {name for name in shared if not name.startswith("--no-")}
+    rows = documented()
+    for names, has in rows:
+        assert names <= found if has[script] else not names & found, names
+    assert found - shared <= set().union(*(names for names, _ in rows)) | {"--teacher-checkpoint"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS[1:])
+def test_probing_on_another_data_set_is_refused_where_there_is_none(
+    script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(script).main(["--transfer", "stl10"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("error: unrecognized arguments: --transfer stl10")
