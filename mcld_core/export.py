@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from mcld_core.onnx_deploy import (
     convert_float16,
     quantize_int8,
 )
-from mcld_core.onnx_file import finish
+from mcld_core.onnx_file import check_path, decode_metadata, drafted, encode_metadata, finish
 from mcld_core.onnx_packages import require
 from mcld_core.onnx_request import Arrays, ExportRequest, build_request
 from mcld_core.onnx_student import Exporter, find_exporter, resolve_student
@@ -138,10 +137,8 @@ def export_onnx(
     require("onnx", "onnx")
     require("onnxruntime", "onnxruntime")
     target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"export_onnx: path needs a folder that exists; got {target}; create {target.parent}."
-        )
+    check_path(target, "export_onnx")
+    known = _check_metadata(metadata or {})
     if not tolerance > 0:
         raise ValueError(f"export_onnx: tolerance needs to be above 0; got {tolerance}.")
     model = resolve_student(student)
@@ -157,21 +154,16 @@ def export_onnx(
         opset=opset,
     )
     inputs = list(request.check_inputs())
-    with (
-        exporter.evaluation(model) as inference,
-        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder,
-    ):
-        draft = Path(folder) / target.name
+    with exporter.evaluation(model) as inference, drafted(target) as draft:
         # The student runs before its exporter, so that one that changes it is found out as well.
         expected = _references(inference, exporter, request, inputs)
         names = list(expected[0])
         tool = _write(inference, exporter, framework, request, names, draft)
-        described = _describe(metadata or {}, framework, tool, softmax, expected[0])
+        described = _describe(known, framework, tool, softmax, expected[0])
         version = finish(draft, request, names, softmax=softmax, metadata=described)
         if softmax:
             expected = [{n: _softmax(a) for n, a in found.items()} for found in expected]
         error = verify(draft, inputs, expected, tolerance)
-        os.replace(draft, target)
     return ExportReport(
         path=target,
         framework=framework,
@@ -222,6 +214,18 @@ def _write(
 def _softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata as the file will hold them."""
+    known = decode_metadata(encode_metadata(metadata))
+    classes = known.get("classes")
+    if classes is not None and not isinstance(classes, list):
+        raise ValueError(
+            f"export_onnx: metadata classes needs a list of names; got {classes!r}; leave it out "
+            "where there are none."
+        )
+    return known
 
 
 def _describe(

@@ -97,9 +97,9 @@ def _from_torch(path: Path, model: str) -> tuple[Any, tuple[int, ...], dict[str,
             f"export: checkpoint needs the weights under 'student' or 'model', and {needed}; got "
             f"the keys {sorted(map(str, checkpoint))}; save these beside the weights."
         )
-    name, shape, classes = (checkpoint[key] for key in needed)
-    count = classes if isinstance(classes, int) else len(classes)
-    student = _find(model, "model")(name, tuple(shape), count)
+    name, shape, names = _described(path, *(checkpoint[key] for key in needed))
+    count = names if isinstance(names, int) else len(names)
+    student = _find(model, "model")(name, shape, count)
     try:
         student.load_state_dict(weights)
     except RuntimeError as error:
@@ -109,11 +109,29 @@ def _from_torch(path: Path, model: str) -> tuple[Any, tuple[int, ...], dict[str,
     metadata = {
         "model": name,
         "layout": "NCHW",
-        "classes": None if isinstance(classes, int) else list(classes),
+        "classes": None if isinstance(names, int) else names,
         **{key: checkpoint.get(key) for key in NOTES},
     }
     height, width, channels = shape
     return student, (channels, height, width), metadata
+
+
+def _described(
+    path: Path, name: Any, shape: Any, classes: Any
+) -> tuple[str, tuple[int, int, int], int | list[str]]:
+    """The model's name, (height, width, channels), and the names of the classes or their number."""
+    try:
+        height, width, channels = map(int, shape)
+        names = classes if isinstance(classes, int) else list(map(str, classes))
+    except (TypeError, ValueError):
+        names = 0
+    if not isinstance(name, str) or isinstance(classes, str) or not names:
+        raise ValueError(
+            "export: checkpoint needs a text as 'name', three sizes as 'image_shape' and names or "
+            f"their number as 'classes'; got {name!r}, {shape!r} and {classes!r} in {path}; save "
+            "these beside the weights."
+        )
+    return name, (height, width, channels), names
 
 
 def _find(name: str, argument: str) -> Any:
@@ -220,9 +238,10 @@ def _export(options: argparse.Namespace) -> None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()  # -sig: some editors' first bytes
+        text = path.read_text(encoding="utf-8-sig")  # -sig: some editors' first bytes
     except UnicodeDecodeError as error:
         raise ValueError(f"export: --class-names needs text in UTF-8; {path}: {error}.") from error
+    return text.removesuffix("\n").split("\n")  # splitlines ends a line at others, too
 
 
 def _rows(options: argparse.Namespace, shape: tuple[Any, ...]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.onnx_file import encode_metadata, write_single
+from mcld_core.onnx_file import check_path, drafted, encode_metadata, write_single
 from mcld_core.onnx_request import Arrays
 from mcld_core.onnx_verify import session
 
@@ -256,9 +255,9 @@ def _deploy(
     """Convert under a temporary name, measure, and only then rename."""
     import onnx
 
+    check_path(target, kind)
     before = accuracy(source, *evaluation)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        draft = Path(folder) / target.name
+    with drafted(target) as draft:
         convert(draft)
         after = accuracy(draft, *evaluation)
         if not before - after <= limit:
@@ -274,7 +273,6 @@ def _deploy(
         )
         write_single(model, draft)
         sizes = draft.stat().st_size, source.stat().st_size
-        os.replace(draft, target)
     return Deployed(target, kind, *sizes, after, before)
 
 

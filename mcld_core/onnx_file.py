@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,42 @@ from mcld_core.onnx_request import ExportRequest
 
 LARGEST = 2**31 - 1
 """Bytes that a protobuf message, and so an ONNX file without a second one, can hold."""
+
+
+def check_path(path: Path, function: str) -> None:
+    """Raise where no ONNX file can be written to the path.
+
+    Raises:
+        FileNotFoundError: its folder does not exist.
+        IsADirectoryError: it is a folder.
+        ValueError: onnx or onnxruntime would take it for a file of another format.
+    """
+    from onnx.serialization import registry
+
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{function}: path needs a folder that exists; got {path}; create {path.parent}."
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"{function}: path needs a file; got {path}, a folder.")
+    kind = registry.get_format_from_file_extension(path.suffix)
+    if kind not in (None, "protobuf") or path.suffix == ".ort":
+        raise ValueError(
+            f"{function}: path needs a name for ONNX, such as {path.stem}.onnx; got {path}, which "
+            "would be read as another format."
+        )
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A draft to write to, alone in a folder; it becomes `path` where no error comes.
+
+    Its name is short and its end says the format, whatever those of `path`.
+    """
+    with tempfile.TemporaryDirectory(prefix=".mcld.", dir=path.parent) as folder:
+        draft = Path(folder) / "draft.onnx"
+        yield draft
+        os.replace(draft, path)
 
 
 def finish(
@@ -60,23 +99,36 @@ def write_single(model: Any, path: Path) -> None:
 
 
 def encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX metadata are strings: strings stay as they are, everything else becomes JSON."""
-    return {
-        str(key): value if isinstance(value, str) else json.dumps(value)
-        for key, value in metadata.items()
-        if value is not None
-    }
+    """ONNX metadata are strings: those that are no JSON stay as they are, the rest becomes JSON.
+
+    Raises:
+        ValueError: JSON cannot hold a value.
+    """
+    return {str(key): _encode(key, x) for key, x in metadata.items() if x is not None}
+
+
+def _encode(key: Any, value: Any) -> str:
+    if isinstance(value, str) and _decode(value) == value:
+        return value
+    try:
+        return json.dumps(value, default=lambda array: array.tolist())  # of NumPy, or any framework
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"export_onnx: metadata needs what JSON holds; got {key!r} of type "
+            f"{type(value).__name__}; give texts, numbers, or lists and dicts of them."
+        ) from error
 
 
 def decode_metadata(properties: Mapping[str, str]) -> dict[str, Any]:
     """Undo `encode_metadata`; what is no JSON is a string."""
-    decoded: dict[str, Any] = {}
-    for key, value in properties.items():
-        try:
-            decoded[key] = json.loads(value)
-        except ValueError:
-            decoded[key] = value
-    return decoded
+    return {key: _decode(value) for key, value in properties.items()}
+
+
+def _decode(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _rename_inputs(graph: Any, names: Sequence[str]) -> None:

@@ -230,7 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         classifier = Classifier(options.model)
         for image in options.images:
             found = classifier(image, options.top)
-            print(f"{image}: " + ", ".join(f"{name} {share:.3f}" for name, share in found))
+            named = (f"{' '.join(name.split())} {share:.3f}" for name, share in found)
+            print(f"{image}: " + ", ".join(named))
     except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
