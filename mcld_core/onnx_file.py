@@ -136,9 +136,12 @@ def _rename_inputs(graph: Any, names: Sequence[str]) -> None:
     present = [value.name for value in graph.input if value.name not in weights]
     missing = [name for name in names if name not in present]
     if len(present) != len(names):
+        cure = "The student ignores an input: leave it out."
+        if len(present) > len(names):
+            cure = "The student captures a tensor: make it a variable, or a constant inside."
         raise ValueError(
             f"export_onnx: the graph has the inputs {present} where the student takes {list(names)}"
-            "; no file was written. The student ignores an input: leave it out."
+            f"; no file was written. {cure}"
         )
     if missing:  # the exporter kept the order, not the names
         _rename_all(graph, present, names)

@@ -195,9 +195,13 @@ def _image_input(inputs: Sequence[Any], metadata: Mapping[str, Any]) -> ImageInp
 def _by_channel(
     metadata: Mapping[str, Any], key: str, default: float, channels: int
 ) -> np.ndarray[Any, Any]:
-    given = (metadata.get("normalization") or {}).get(key, default)
-    values = np.asarray(given, dtype=np.float32).reshape(-1)
-    if values.size not in (1, channels):
+    known = metadata.get("normalization") or {}
+    given = known.get(key, default) if isinstance(known, Mapping) else known
+    try:
+        values = np.asarray(given, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.size not in (1, channels) or not isinstance(known, Mapping):
         raise ValueError(
             f"predict: the model's normalization needs one {key} for each of {channels} channels, "
             f"or one for all; got {given}; export it again."

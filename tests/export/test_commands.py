@@ -429,6 +429,8 @@ class Sum(torch.nn.Module):
             {"input_shape": (1, 8, 8), "metadata": {"normalization": {"mean": [0.1, 0.2, 0.3]}}},
             "one mean for each of 1 channels",
         ),
+        ({"input_shape": (1, 8, 8), "metadata": {"normalization": [0.1]}}, "one mean for each"),
+        ({"input_shape": (1, 8, 8), "metadata": {"normalization": {"std": "x"}}}, "got x; export"),
     ],
 )
 def test_predict_says_what_a_model_lacks(

@@ -78,3 +78,14 @@ def test_an_opset_that_the_exporter_does_not_write(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"opset 999 is not what the exporter wrote; got \d\d;"):
         export_onnx(build("cnn"), tmp_path / "a.onnx", input_shape=(3, 12, 12), opset=999)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_from_outside_a_tensorflow_function(tmp_path: Path) -> None:
+    """tf2onnx makes an input of it."""
+    import tensorflow as tf
+
+    weight = tf.ones((6, 2))
+    student = tf.function(lambda rows: rows @ weight)
+    with pytest.raises(ValueError, match="captures a tensor: make it a variable"):
+        export_onnx(student, tmp_path / "a.onnx", input_shape=(6,))
+    assert list(tmp_path.iterdir()) == []
