@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcld_core.backends import Backend
-from mcld_core.batch import check_device, check_label_values, check_rows, keep_rows, label_kind
+from mcld_core.batch import (
+    check_device,
+    check_label_values,
+    check_rows,
+    class_labels,
+    keep_rows,
+    label_kind,
+)
 from mcld_core.contrast import MASKED
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
@@ -73,9 +80,8 @@ def teacher_rows(
         if kind == "soft":
             labels = keep_rows(ops, ops.stop_gradient(ops.astype(labels, dtype)), kept)
         else:
-            labels = ops.astype(labels, "int32")
-            kept = kept & (labels != ignore_index) if drop_ignored else kept
-            labels = ops.where((labels >= 0) & (labels < shape[1]), labels, -1)
+            labels, counts = class_labels(ops, labels, shape[1], ignore_index)
+            kept = kept & counts if drop_ignored else kept
     logits = ops.maximum(keep_rows(ops, ops.astype(rows, dtype), kept), MASKED)
     if labels is None:
         labels = ops.argmax(logits, 1)

@@ -20,6 +20,7 @@ _LARGEST = {
     "float64": float(np.finfo("float64").max),
 }
 DTYPES = tuple(_LARGEST)
+_HASHED = 2**31 - 1
 
 
 class TeacherBank(NamedTuple):
@@ -40,7 +41,7 @@ class TeacherBank(NamedTuple):
         logits: (capacity, classes), in the dtype of the storage.
         labels: (capacity,) int32, or (capacity, classes) soft.
         where: (capacity,) bool: which rows hold a sample.
-        ids: (capacity,) int32 sample ids; -1 where unknown.
+        ids: (capacity,) int32 sample ids, larger ones hashed; -1 where unknown.
         cursor: () int32, the row that the next sample goes to.
 
     Example:
@@ -319,8 +320,18 @@ def _batch(
         if not ops.dtype(ids).startswith(("int", "uint")):
             raise TypeError(f"{function}: index needs an integer dtype; got {ops.dtype(ids)}")
         check_device(function, ops, "index", ids, rows, argument)
-        ids = ops.where(given.kept, ops.astype(ids, "int32"), -1)
+        ids = ops.where(given.kept, _narrow_ids(ops, ids), -1)
     return _Batch(rows, labels, given.kept, ids)
+
+
+def _narrow_ids(ops: Backend, ids: Array) -> Array:
+    """Return ids as int32: those of 64 bits that do not fit are hashed into 31."""
+    if ops.dtype(ids) in ("uint32", "uint64"):
+        ids = ops.astype(ids, "int64")
+    if ops.dtype(ids) == "int64":
+        hashed = (ids % _HASHED + (ids // 2**31) * 1540483477) % _HASHED
+        ids = ops.where(ids < 2**31, ops.maximum(ids, -1), hashed)
+    return ops.astype(ids, "int32")
 
 
 def _places(ops: Backend, kept: Array, bank: TeacherBank) -> tuple[Array, Array, Array, Array]:

@@ -59,10 +59,8 @@ def prepare(
         if kind == "soft":
             labels = keep_rows(ops, ops.stop_gradient(ops.astype(labels, dtype)), kept)
         else:
-            labels = ops.astype(labels, "int32")
-            counts = labels != ignore_index
+            labels, counts = class_labels(ops, labels, classes, ignore_index)
             kept = unless_all(ops, counts if kept is None else kept & counts)
-            labels = ops.where((labels >= 0) & (labels < classes), labels, -1)
     weight = None if kept is None else ops.astype(kept, dtype)
     if sample_weight is not None:
         weight = _checked_weight(function, ops, sample_weight, kept, student, dtype)
@@ -104,8 +102,11 @@ def prepare_teacher(
         if kind == "soft":
             labels = ops.stop_gradient(ops.astype(labels, wide_dtype(dtype, ops.dtype(labels))))
         else:
-            labels = ops.astype(labels, "int32")  # first: a uint8 156 is -100 to some frameworks
+            labels = _signed(ops, labels)
             kept = kept & (labels != ignore_index)
+            limits = np.iinfo("int32")
+            labels = ops.minimum(ops.maximum(labels, limits.min), limits.max)
+            labels = ops.astype(labels, "int32")
     if sample_weight is None:
         weight = ops.astype(kept, wide_dtype(dtype))
     else:
@@ -273,6 +274,29 @@ def check_label_values(
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(f"{function}: {argument} {wrong}; got {values[row]} in row {row}")
+
+
+def class_labels(
+    ops: Backend,
+    labels: Int[Array, "rows"],
+    classes: int,
+    ignore_index: int,  # noqa: F821
+) -> tuple[Int[Array, "rows"], Bool[Array, "rows"]]:  # noqa: F821
+    """Return int labels as int32, -1 where they name no class, and which are not ignored.
+
+    The classes are told apart before the cast, in which 2**32 + 1 would become 1.
+    """
+    labels = _signed(ops, labels)
+    named = ops.where((labels >= 0) & (labels < classes), labels, -1)
+    return ops.astype(named, "int32"), labels != ignore_index
+
+
+def _signed(ops: Backend, labels: Array) -> Array:
+    """Return int labels in a signed dtype that holds them: a uint8 156 is -100 to some."""
+    dtype = ops.dtype(labels)
+    if dtype in ("int32", "int64"):
+        return labels
+    return ops.astype(labels, "int64" if dtype == "uint64" else "int32")
 
 
 def _tensor(ops: Backend, x: Any, other: Any) -> Array:

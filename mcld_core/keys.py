@@ -10,6 +10,7 @@ from mcld_core.batch import (
     check_device,
     check_label_values,
     checked_mask,
+    class_labels,
     keep_rows,
     label_kind,
     unless_all,
@@ -99,8 +100,7 @@ def prepare_keys(
         if kind == "soft":
             labels = ops.stop_gradient(ops.astype(labels, batch.dtype))
         else:
-            labels = ops.astype(labels, "int32")
-            counts = labels != ignore_index
+            labels, counts = class_labels(ops, labels, classes, ignore_index)
             kept = unless_all(ops, counts if kept is None else kept & counts)
 
     own_start = plain_number(keys.own_start)

@@ -20,7 +20,23 @@ def is_tensor(x: Any) -> bool:
 
 
 def asarray(x: Any, like: Array | None = None) -> Array:
-    return x if isinstance(x, jax.Array) else jnp.asarray(x)
+    if isinstance(x, jax.Array):
+        return x
+    if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "iu":
+        _check_width(x)
+    return jnp.asarray(x)
+
+
+def _check_width(x: Any) -> None:
+    """Raise ValueError for a number that JAX would wrap: without 64 bits it drops the upper 32."""
+    if jax.config.jax_enable_x64 or x.itemsize <= 4 or x.size == 0:
+        return
+    limits, lowest, highest = np.iinfo("int32"), x.min(), x.max()
+    if lowest < limits.min or highest > limits.max:
+        raise ValueError(
+            f"JAX has integers of 32 bits here; got {lowest} … {highest}. Number them anew, or "
+            "have JAX use 64 bits (jax_enable_x64)"
+        )
 
 
 def astype(x: Array, dtype: str) -> Array:
