@@ -158,11 +158,12 @@ def _reduced(
             value, slope = rows_of(student, teacher, labels, *shared, factor=factor)
         return (value, slope) if gradient else (value,)
 
+    trained = any(getattr(n, "requires_grad", False) for n in shared)  # a torch parameter
     (total,) = ops.map_rows(
         block,
         lambda shared: shared,
         rows if batch.kept is None else (*rows, batch.kept),
         shared,
-        rows_at_once(ops, "auto", 1, like.shape[1]),
+        None if trained else rows_at_once(ops, "auto", 1, like.shape[1]),
     )
     return reduce_rows(ops, total, batch, reduction)

@@ -278,9 +278,9 @@ def check_label_values(
 
 def class_labels(
     ops: Backend,
-    labels: Int[Array, "rows"],
+    labels: Int[Array, "rows"],  # noqa: F821
     classes: int,
-    ignore_index: int,  # noqa: F821
+    ignore_index: int,
 ) -> tuple[Int[Array, "rows"], Bool[Array, "rows"]]:  # noqa: F821
     """Return int labels as int32, -1 where they name no class, and which are not ignored.
 

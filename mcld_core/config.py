@@ -40,7 +40,7 @@ class MCLDConfig:
         block_size: anchor rows evaluated at once where the gradient is formed in the forward
             pass; ``"auto"`` chooses, None takes all rows and lets the framework differentiate.
             Only the student's logits get a gradient unless it is None: a weight or temperature
-            that is itself trained needs ``block_size=None``.
+            that is itself trained needs ``block_size=None`` (PyTorch's are refused otherwise).
 
     Raises:
         ValueError: a value out of its range or not finite (checked where it is a Python number).

@@ -30,10 +30,23 @@ def map_rows(
         or torch._C._are_functorch_transforms_active()
     ):
         return function(rows, prepare(shared), False)
+    if torch.is_grad_enabled() and _is_trained(shared):
+        raise ValueError(
+            "MCLDConfig: block_size needs None where a weight or temperature is itself trained; "
+            f"got one that requires a gradient, which blocks of {block_rows} rows would not give "
+            "it. Set block_size=None, or pass its detach()"
+        )
     if not (torch.is_grad_enabled() and rows[0].requires_grad):
         with torch.no_grad():
             return _by_block(function, rows, prepare(shared), block_rows, False)
     return _Rows.apply(function, prepare, rows[1:], shared, block_rows, rows[0])
+
+
+def _is_trained(shared: Any) -> bool:
+    """Whether a tensor among what the rows share requires a gradient."""
+    if isinstance(shared, torch.Tensor):
+        return shared.requires_grad
+    return isinstance(shared, tuple) and any(_is_trained(x) for x in shared)
 
 
 class _Rows(torch.autograd.Function):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
+from mcld_core import MCLDConfig, TeacherKeys, dkd_loss, kd_loss, mcld_loss
 from mcld_core.backends.torch import MCLDLoss
 
 BATCH, CLASSES, FEATURES = 6, 5, 7
@@ -260,3 +260,26 @@ def test_errors() -> None:
     student, teacher, labels = batch()
     with pytest.raises(ValueError, match=r"keys: teacher_logits need shape \(batch, 3\)"):
         MCLDLoss(bank_size=2, classes=3)(student, teacher, labels)
+
+
+@pytest.mark.parametrize("name", ["temperature", "key_temperature", "weight_sample", "beta"])
+def test_a_trained_setting_gets_its_gradient_or_an_error(name: str) -> None:
+    """It was detached in silence, and never learned."""
+    student, teacher, labels = batch()
+    number = nn.Parameter(torch.tensor(0.5))
+    for student_logits in (student, student.clone().requires_grad_()):
+        with pytest.raises(ValueError, match=r"MCLDConfig: block_size needs None .* detach\(\)"):
+            MCLDLoss(MCLDConfig(**{name: number}))(student_logits, teacher, labels)
+        loss = MCLDLoss(MCLDConfig(block_size=None, **{name: number}))
+        (gradient,) = torch.autograd.grad(loss(student_logits, teacher, labels), number)
+        assert gradient.abs() > 1e-4
+    with torch.no_grad():
+        MCLDLoss(MCLDConfig(**{name: number}))(student, teacher, labels)
+    MCLDLoss(MCLDConfig(**{name: number.detach()}))(student, teacher, labels)
+
+
+def test_the_baselines_train_their_temperature() -> None:
+    number = nn.Parameter(torch.tensor(2.0))
+    for loss in (kd_loss(*batch()[:2], temperature=number), dkd_loss(*batch(), beta=number)):
+        (gradient,) = torch.autograd.grad(loss, number)
+        assert gradient.abs() > 1e-4
