@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -111,13 +110,13 @@ def hand_over(
     method, seed = options.methods[-1], options.seeds[0]
     folder = options.out / f"seed{seed}"
     path = options.out / "student.onnx"
-    report, rows = _export(load(folder / method / file), path, images, options, method)
+    report, rows = _export(load(folder / method / file), path, images, method)
     say(f"student ({method}, seed {seed}): {report}")
     teacher = options.teacher_checkpoint or folder / "teacher" / file
     with tempfile.TemporaryDirectory() as scratch:
         other = Path(scratch) / "teacher.onnx"
         try:
-            _export(load(teacher), other, images, options, "teacher")
+            _export(load(teacher), other, images, "teacher")
         except DataError as error:
             say(f"no latency of the teacher: {error}")
             return
@@ -125,33 +124,15 @@ def hand_over(
 
 
 def _export(
-    loaded: Loaded,
-    path: Path,
-    images: NDArray[np.float32],
-    options: argparse.Namespace,
-    method: str,
+    loaded: Loaded, path: Path, images: NDArray[np.float32], method: str
 ) -> tuple[Any, NDArray[np.float32]]:
     """Export one model; return the report and the images in the model's layout."""
     from mcld_core.export import export_onnx
 
     model, _, known = loaded
-    known |= {
-        "method": method,
-        "teacher": None if method in UNTAUGHT else options.teacher,
-        "accuracy": _accuracy(options, method),
-    }
     if known["layout"] == "NCHW":
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     try:
         return export_onnx(model, path, example_input=images, metadata=known), images
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"no ONNX file of {method}, trained and saved: {error}") from error
-
-
-def _accuracy(options: argparse.Namespace, method: str) -> float | None:
-    """Return the last accuracy on the test split in the run's table; None where it has none."""
-    records = json.loads((options.out / "results.json").read_text())
-    for record in records:
-        if (record["method"], record["seed"]) == (method, options.seeds[0]):
-            return float(record["test_last"])
-    return None
