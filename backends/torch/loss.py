@@ -84,7 +84,7 @@ class MCLDLoss(nn.Module):
         self.total_steps = total_steps
         self.bank_size = bank_size
         self.rows_per_rank = rows_per_rank
-        self._batches_without_step = 0
+        self._batches_without_step: int | None = 0  # None once `step` was called
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         if bank_size:
             assert classes is not None
@@ -107,7 +107,7 @@ class MCLDLoss(nn.Module):
         """Count an optimiser step (in train mode; in eval mode it does nothing)."""
         if self.training:
             self.steps += 1
-            self._batches_without_step = 0
+            self._batches_without_step = None
 
     def forward(
         self,
@@ -157,16 +157,22 @@ class MCLDLoss(nn.Module):
         if self.total_steps is None:
             return 1.0
         if self.training and not torch.compiler.is_compiling():
-            self._batches_without_step += 1
-            if self._batches_without_step == min(self.total_steps, 1000):
-                warnings.warn(
-                    f"MCLDLoss: step() needs a call after each optimizer.step(); got none in "
-                    f"{self._batches_without_step} training batches, so the ramp of the "
-                    "category-wise term stands still",
-                    UserWarning,
-                    stacklevel=4,
-                )
+            self._look_for_steps(self.total_steps)
         return self.steps / self.total_steps
+
+    def _look_for_steps(self, total_steps: int) -> None:
+        """Warn once where `step` was never called; a step may take many batches."""
+        if self._batches_without_step is None:
+            return
+        self._batches_without_step += 1
+        if self._batches_without_step == min(max(total_steps, 100), 1000):
+            warnings.warn(
+                f"MCLDLoss: step() needs a call after each optimizer.step(); got none in "
+                f"{self._batches_without_step} training batches, so the ramp of the category-wise "
+                "term stands still",
+                UserWarning,
+                stacklevel=6,
+            )
 
     def _keys(
         self, student: Any, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any

@@ -53,14 +53,26 @@ def test_steps_drive_the_ramp() -> None:
 
 def test_a_forgotten_step_is_said() -> None:
     student, teacher, labels = batch()
-    loss_function = MCLDLoss(total_steps=3)
-    for _ in range(2):
+    for total_steps, said_at in ((3, 100), (150, 150), (10**6, 1000)):
+        loss_function = MCLDLoss(total_steps=total_steps)
+        for _ in range(said_at - 1):
+            loss_function(student, teacher, labels)
+        with pytest.warns(UserWarning, match=rf"step\(\) needs a call .* none in {said_at} train"):
+            loss_function(student, teacher, labels)
+        loss_function(student, teacher, labels)  # once
+        loss_function.eval()
+        for _ in range(9):
+            loss_function(student, teacher, labels)
+
+
+def test_a_short_training_of_long_steps_is_in_no_need_of_a_warning() -> None:
+    """One step, of many batches: gradient accumulation, and the batches of a last evaluation."""
+    student, teacher, labels = batch()
+    loss_function = MCLDLoss(total_steps=1)
+    for _ in range(64):
         loss_function(student, teacher, labels)
-    with pytest.warns(UserWarning, match=r"step\(\) needs a call .* got none in 3 training batch"):
-        loss_function(student, teacher, labels)
-    loss_function(student, teacher, labels)  # once
-    loss_function.eval()
-    for _ in range(9):
+    loss_function.step()
+    for _ in range(200):
         loss_function(student, teacher, labels)
 
 
