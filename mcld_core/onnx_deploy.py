@@ -176,7 +176,7 @@ def quantize_int8(
         quantization.quantize_static(
             str(prepared),
             str(draft),
-            _reader(_named(session(source), calibration)),
+            _reader(_named(session(Path(source)), calibration)),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,

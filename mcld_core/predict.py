@@ -200,7 +200,7 @@ def _by_channel(
     try:
         values = np.asarray(given, dtype=np.float32).reshape(-1)
     except (TypeError, ValueError):
-        values = np.zeros(0)
+        values = np.zeros(0, dtype=np.float32)
     if values.size not in (1, channels) or not isinstance(known, Mapping):
         raise ValueError(
             f"predict: the model's normalization needs one {key} for each of {channels} channels, "
