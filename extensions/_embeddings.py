@@ -10,7 +10,7 @@ from mcld_core.config import MCLDConfig
 from mcld_core.contrast import MASKED, category_rows, instance_rows
 from mcld_core.extensions._arguments import fits, row_ids
 from mcld_core.extensions._rows import like_of, row_weights
-from mcld_core.schedule import category_ramp
+from mcld_core.schedule import category_ramp, check_progress
 from mcld_core.similarity import embed
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
 
@@ -105,6 +105,7 @@ def embedding_contrast(
         config.weight_instance * instance_rows(ops, s, same if config.target_mask else None, own)[0]
     )
     if same is not None:
+        check_progress(function, ops, progress, rows)
         ramp = category_ramp(ops, progress, config.category_warmup, dtype, like=rows)
         loss = loss + ramp * config.weight_category * category_rows(ops, s, same)[0]
     loss = ops.where(kept, loss, 0.0)

@@ -353,11 +353,13 @@ def _checked_weight(
     values = ops.host_values(weight)
     mask = None if kept is None else ops.host_values(kept)
     if values is not None and (kept is None or mask is not None):
-        bad = ~(values >= 0) if mask is None else ~(values >= 0) & mask
+        bad = ~((values >= 0) & np.isfinite(values))
+        bad = bad if mask is None else bad & mask
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
-                f"{function}: sample_weight needs numbers ≥ 0; got {values[row]} in row {row}"
+                f"{function}: sample_weight needs finite numbers ≥ 0; got {values[row]} in row "
+                f"{row}"
             )
     weight = ops.stop_gradient(ops.astype(weight, dtype))
     return weight if kept is None else ops.where(kept, weight, 0.0)

@@ -99,14 +99,15 @@ def check_number(
 ) -> None:
     """Raise for a number out of its range or not finite, and for what is no number."""
     value = plain_number(value)
-    bound = f"> {above:g}" if minimum is None else f"≥ {minimum:g}"
+    bound = "" if above is None else f" > {above:g}"
+    bound = bound if minimum is None else f" ≥ {minimum:g}"
     if value is None or isinstance(value, (str, bytes, list, tuple, dict)):
-        raise TypeError(f"{function}: {name} needs a finite number {bound}; got {value!r}")
+        raise TypeError(f"{function}: {name} needs a finite number{bound}; got {value!r}")
     if not isinstance(value, (int, float)):
         return  # an array, which may be traced
     in_range = value >= minimum if minimum is not None else above is None or value > above
     if not (math.isfinite(value) and in_range):
-        raise ValueError(f"{function}: {name} needs a finite number {bound}; got {value!r}")
+        raise ValueError(f"{function}: {name} needs a finite number{bound}; got {value!r}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

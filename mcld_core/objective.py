@@ -10,7 +10,7 @@ from mcld_core.config import MCLDConfig
 from mcld_core.contrast import bounded, column_rows
 from mcld_core.keys import TeacherKeys, check_keys, prepare_keys, prototype_rows
 from mcld_core.rows import TERMS, Apart, Shared, Weights, block_rows, is_present, is_zero
-from mcld_core.schedule import category_ramp, number
+from mcld_core.schedule import category_ramp, check_progress, number
 from mcld_core.similarity import default_temperature, embed, key_vectors
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
 
@@ -156,6 +156,7 @@ def evaluate_batch(
     Int labels may lie outside the classes here (ids of anything): the contrasts by ``"labels"``
     only compare them. ``apart`` names keys that are no negatives for another reason than a label.
     """
+    check_progress(function, ops, progress, batch.student)
     ramp = category_ramp(ops, progress, config.category_warmup, batch.dtype, like=batch.student)
     normalizer = None if keys is None else keys.normalizer
     with_ce = not is_zero(weights.ce)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mcld_core.backends import Backend
+from mcld_core.config import check_number, plain_number
 from mcld_core.typing import Array, Scalar
 
 
@@ -24,6 +27,20 @@ def category_ramp(ops: Backend, progress: Scalar, warmup: Scalar, dtype: str, li
         part = progress / ops.where(warmup > 0, warmup, 1.0)
         part = ops.stop_gradient(ops.where(warmup > 0, part, 1.0))
     return ops.minimum(ops.maximum(part, 0.0), 1.0)
+
+
+def check_progress(function: str, ops: Backend, progress: Scalar, like: Array) -> None:
+    """Raise for a progress that is no finite number, where its value can be read for free.
+
+    Raises:
+        ValueError, TypeError: NaN or infinite; None, a text or a list.
+    """
+    progress = plain_number(progress)
+    check_number(function, "progress", progress)
+    if not isinstance(progress, (int, float)):
+        value = ops.host_values(ops.asarray(progress, like))
+        if value is not None and not np.isfinite(value).all():
+            raise ValueError(f"{function}: progress needs a finite number; got {value}")
 
 
 def number(ops: Backend, value: Scalar, dtype: str, like: Array) -> Array:
