@@ -106,7 +106,8 @@ def check_number(
     if not isinstance(value, (int, float)):
         return  # an array, which may be traced
     in_range = value >= minimum if minimum is not None else above is None or value > above
-    if not (math.isfinite(value) and in_range):
+    is_finite = -math.inf < value < math.inf  # isfinite makes torch.compile compile each number
+    if not (is_finite and in_range):
         raise ValueError(f"{function}: {name} needs a finite number{bound}; got {value!r}")
 
 
