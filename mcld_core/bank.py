@@ -121,7 +121,7 @@ class TeacherBank(NamedTuple):
         dtype: str | None = None,
         ignore_index: int = -100,
     ) -> TeacherBank:
-        """Return a full bank, such as the teacher's logits of a whole training set.
+        """Return a full bank, such as the teacher's logits of a whole training set, copied.
 
         Args:
             logits: (rows, classes), any float dtype.
@@ -140,9 +140,11 @@ class TeacherBank(NamedTuple):
         rows = ops.asarray(logits, like)
         batch = _batch(function, ops, rows, None, labels, None, index, ignore_index)
         stored = _stored(function, ops, batch.logits, dtype or ops.dtype(rows))
+        if ops.dtype(stored) == ops.dtype(rows):
+            stored = ops.concat([stored])  # a copy, which no later change of the caller's reaches
         return cls(
             logits=stored,
-            labels=batch.labels,
+            labels=batch.labels if batch.labels.ndim == 1 else ops.concat([batch.labels]),
             where=batch.kept,
             ids=ops.arange(ops.size(rows, 0), rows) if index is None else batch.ids,
             cursor=ops.asarray(np.asarray(0, "int32"), rows),

@@ -8,7 +8,7 @@ import pytest
 from mcld_core import TeacherBank, mcld_loss
 from tests.banks import arrays, empty
 from tests.cases import make_case
-from tests.frameworks import Framework
+from tests.frameworks import Framework, only
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -30,3 +30,27 @@ def test_half_precision_holds_no_infinity_that_was_none(backend: Framework, dtyp
         case = make_case(66)
         student, teacher, own = arrays(backend, (case.student, case.teacher, case.labels))
         assert np.isfinite(float(mcld_loss(student, teacher, own, keys=bank.keys(teacher, own))))
+
+
+@pytest.mark.parametrize("backend", only("numpy", "torch"), indirect=True)
+@pytest.mark.parametrize("kind", ["plain", "tensor"])
+@pytest.mark.parametrize("labels", ["int", "soft"])
+def test_a_bank_keeps_its_rows_when_the_callers_change(
+    backend: Framework, labels: str, kind: str
+) -> None:
+    """Arrays of TensorFlow and JAX do not change; those that can are copied."""
+    case = make_case(67, labels=labels)
+    given = [
+        case.teacher.astype("float32"),
+        case.labels.astype("float32" if labels == "soft" else "int32"),
+        np.arange(5, dtype="int32"),
+    ]
+    like = backend.array(np.zeros(1), "float32")
+    if kind == "tensor":
+        given = [backend.array(x.copy()) for x in given]
+    bank = TeacherBank.from_logits(*given, like=like)
+    stored = [backend.to_numpy(x).copy() for x in bank]
+    for x in given:
+        x[:] = 1
+    for actual, expected in zip(bank, stored, strict=True):
+        np.testing.assert_array_equal(backend.to_numpy(actual), expected)
