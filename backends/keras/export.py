@@ -69,7 +69,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
 
 
 def _write_tensorflow(student: Any, request: ExportRequest, path: Path) -> str:
-    from mcld_core.backends.tensorflow.export import import_tf2onnx
+    from mcld_core.backends.tensorflow.export import import_tf2onnx, without_xla
 
     import_tf2onnx()
     specs = {
@@ -80,7 +80,7 @@ def _write_tensorflow(student: Any, request: ExportRequest, path: Path) -> str:
         signature: Any = specs
     else:
         signature = list(specs.values()) if len(specs) > 1 else next(iter(specs.values()))
-    with warnings.catch_warnings():
+    with without_xla(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         student.export(
             str(path),

@@ -55,6 +55,24 @@ def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
+@contextmanager
+def without_xla() -> Iterator[None]:
+    """Trace functions that ask for XLA as others: tf2onnx cannot look into compiled ones.
+
+    Keras makes one of each grouped convolution.
+    """
+    function = tf.function
+
+    def plain(*arguments: Any, **settings: Any) -> Any:
+        return function(*arguments, **(settings | {"jit_compile": None}))
+
+    tf.function = plain
+    try:
+        yield
+    finally:
+        tf.function = function
+
+
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and convert."""
     import_tf2onnx()
@@ -69,7 +87,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
         outputs = call(student, request, inputs).values()
         return tuple(tf.identity(tensor) for tensor in outputs)
 
-    with warnings.catch_warnings():
+    with without_xla(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         tf2onnx.convert.from_function(
             tf.function(forward, input_signature=specs),

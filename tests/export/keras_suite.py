@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from examples.recipes import keras_models
 from mcld_core import export_cli
 from mcld_core.export import export_onnx
 from mcld_core.predict import Classifier
@@ -39,6 +40,16 @@ def test_every_family(family: str, tmp_path: Path) -> None:
         return predict(build(family), *inputs)
 
     assert_exports(export_onnx, student, forward, family, tmp_path, channels_last=True)
+
+
+@pytest.mark.parametrize("name", ["vgg8", "shufflenet_v1"])
+def test_networks_of_the_cifar_recipe(name: str, tmp_path: Path) -> None:
+    student = keras_models.build(name, (32, 32, 3), 100)
+    rng = np.random.default_rng(0)
+    weights = [rng.uniform(0.5, 1.5, x.shape) if x.ndim == 1 else x for x in student.get_weights()]
+    student.set_weights(weights)  # the statistics of batch norm among them
+    report = export_onnx(student, tmp_path / "a.onnx", input_shape=(32, 32, 3))
+    assert report.max_relative_error < 1e-5
 
 
 def test_a_missing_exporter_says_what_to_install(tmp_path: Path) -> None:

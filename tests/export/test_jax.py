@@ -12,6 +12,7 @@ import onnx
 import pytest
 from flax import nnx
 
+from examples.recipes import jax_models
 from mcld_core.export import export_onnx
 from tests.export.families import FAMILIES, arguments, assert_exports, assert_names_its_exporter
 from tests.export.jax_students import build
@@ -22,6 +23,20 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     reference = build(family)
     reference.eval()
     assert_exports(export_onnx, build(family), reference, family, tmp_path, channels_last=True)
+
+
+@pytest.mark.parametrize("name", ["resnet8x4", "shufflenet_v1"])
+def test_networks_of_the_cifar_recipe(name: str, tmp_path: Path) -> None:
+    with jax.numpy_dtype_promotion("standard"):
+        student = jax_models.build(name, (32, 32, 3), 100)
+        rng = np.random.default_rng(0)
+        trained = jax.tree.map(
+            lambda x: jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype),
+            nnx.state(student, nnx.BatchStat),
+        )
+        nnx.update(student, trained)
+        report = export_onnx(student, tmp_path / "a.onnx", input_shape=(32, 32, 3))
+    assert report.max_relative_error < 1e-5
 
 
 def test_a_missing_exporter_says_what_to_install(tmp_path: Path) -> None:

@@ -64,3 +64,17 @@ def test_a_saved_model_without_a_serving_signature(tmp_path: Path) -> None:
     tf.saved_model.save(holder, str(tmp_path / "saved"))
     with pytest.raises(TypeError, match="needs to be callable or to have a signature"):
         export_onnx(tmp_path / "saved", tmp_path / "a.onnx", input_shape=SHAPE)
+
+
+def test_a_function_compiled_by_xla_within_the_student(tmp_path: Path) -> None:
+    """As Keras makes one of each grouped convolution."""
+    function = tf.function
+
+    @function
+    def student(rows: tf.Tensor) -> tf.Tensor:
+        compiled = tf.function(lambda: tf.nn.relu(rows), jit_compile=True)
+        return compiled() * 2
+
+    report = export_onnx(student, tmp_path / "a.onnx", input_shape=(6,))
+    assert report.max_relative_error < 1e-5
+    assert tf.function is function
