@@ -39,9 +39,7 @@ def prepare(
     needs_labels: bool = True,
 ) -> Batch:
     """Check and convert the arguments that all losses share. Errors name ``function``."""
-    student = _tensor(ops, student_logits, teacher_logits)
-    teacher = ops.asarray(teacher_logits, student)
-    _check_pair(function, ops, student, teacher)
+    student, teacher = checked_pair(function, ops, student_logits, teacher_logits)
     batch, classes = student.shape
 
     kept = None
@@ -299,11 +297,6 @@ def _signed(ops: Backend, labels: Array) -> Array:
     return ops.astype(labels, "int64" if dtype == "uint64" else "int32")
 
 
-def _tensor(ops: Backend, x: Any, other: Any) -> Array:
-    """Convert the first argument, beside the second where only that one is a tensor."""
-    return ops.asarray(x, other if ops.is_tensor(other) else None)
-
-
 def check_logits(function: str, argument: str, ops: Backend, x: Array) -> None:
     """Raise unless ``x`` has two axes and a float dtype."""
     if len(x.shape) != 2:
@@ -318,7 +311,12 @@ def check_logits(function: str, argument: str, ops: Backend, x: Array) -> None:
         )
 
 
-def _check_pair(function: str, ops: Backend, student: Array, teacher: Array) -> None:
+def checked_pair(
+    function: str, ops: Backend, student_logits: Any, teacher_logits: Any
+) -> tuple[Array, Array]:
+    """Return both logits, converted; raise unless they are float rows of the same classes."""
+    student = ops.asarray(student_logits, teacher_logits if ops.is_tensor(teacher_logits) else None)
+    teacher = ops.asarray(teacher_logits, student)
     for argument, x in (("student_logits", student), ("teacher_logits", teacher)):
         check_logits(function, argument, ops, x)
     ours, theirs = tuple(student.shape), tuple(teacher.shape)
@@ -336,6 +334,7 @@ def _check_pair(function: str, ops: Backend, student: Array, teacher: Array) -> 
             f"got {ours} and {theirs}. More teacher rows to contrast with go into keys="
         )
     check_device(function, ops, "teacher_logits", teacher, student)
+    return student, teacher
 
 
 def _checked_weight(

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from mcld_core.backends import backend_for
-from mcld_core.batch import check_logits
+from mcld_core.batch import check_logits, checked_pair, label_kind
+from mcld_core.config import check_choice
+from mcld_core.similarity import SIMILARITIES
 from mcld_core.typing import Array, Logits
 
 
@@ -24,7 +26,8 @@ def check_finite(
 
     Eager: it reads the values, from an accelerator too. Call it before training or when a loss
     goes wrong, not in every step. A teacher's -inf is a class of probability 0: it passes under
-    the ``"probability"`` similarity, unless it stands at the label or is all that the row has.
+    the ``"probability"`` similarity, unless it stands at the label or is all that the row has;
+    so does a student's -inf at such a class.
 
     Args:
         student_logits: (batch, classes).
@@ -35,6 +38,7 @@ def check_finite(
 
     Raises:
         ValueError: names the side, the first bad row, and its first bad class and value.
+        ValueError, TypeError: arguments that do not fit, as the losses say it.
 
     Warns:
         UserWarning: all rows are ≥ 0 and sum to 1: probabilities, where logits are expected.
@@ -46,19 +50,17 @@ def check_finite(
         ...
         ValueError: check_finite: teacher_logits has nan in row 0, class 1; fix what makes them
     """
-    ops = backend_for("check_finite", student_logits, teacher_logits)
-    for argument, logits in (
-        ("student_logits", student_logits),
-        ("teacher_logits", teacher_logits),
-    ):
-        values = _to_numpy(ops.asarray(logits))
-        if values.ndim != 2:
-            raise ValueError(
-                f"check_finite: {argument} needs two axes (batch, classes); got {values.shape}"
-            )
-        bad = ~np.isfinite(values)
-        if argument == "teacher_logits" and similarity == "probability":
-            bad &= ~_absent_classes(values, labels)
+    check_choice("check_finite", "similarity", similarity, SIMILARITIES)
+    ops = backend_for("check_finite", student_logits, teacher_logits, labels)
+    student, teacher = checked_pair("check_finite", ops, student_logits, teacher_logits)
+    if labels is not None:
+        labels = ops.asarray(labels, student)
+        label_kind("check_finite", "labels", ops, labels, *student.shape)
+        labels = _to_numpy(labels)
+    ours, theirs = _to_numpy(student), _to_numpy(teacher)
+    absent = _absent_classes(theirs, labels) & (similarity == "probability")
+    for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
+        bad = ~np.isfinite(values) & ~(absent & np.isneginf(values))
         if bad.any():
             row, column = (int(i) for i in np.argwhere(bad)[0])
             raise ValueError(
@@ -123,18 +125,13 @@ def _checked_mapping(mapping: Any, classes: int) -> np.ndarray[Any, Any]:
     return index.astype("int32")
 
 
-def _absent_classes(teacher: np.ndarray[Any, Any], labels: Any) -> np.ndarray[Any, Any]:
+def _absent_classes(
+    teacher: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None
+) -> np.ndarray[Any, Any]:
     """Return where a logit of -inf says that a class has probability 0."""
     absent = np.isneginf(teacher) & np.isfinite(teacher).any(1, keepdims=True)
     if labels is not None:
-        ops = backend_for("check_finite", labels)
-        targets = _to_numpy(ops.asarray(labels))
-        targets = targets if targets.ndim == 1 else targets.argmax(1)
-        if len(targets) != len(teacher):
-            raise ValueError(
-                f"check_finite: labels needs {len(teacher)} rows, as the logits have; "
-                f"got {len(targets)}"
-            )
+        targets = labels if labels.ndim == 1 else labels.argmax(1)
         absent &= np.arange(teacher.shape[1]) != targets[:, None]
     return absent
 

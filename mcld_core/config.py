@@ -74,8 +74,8 @@ class MCLDConfig:
         for name in ("temperature", "key_temperature", "sample_temperature"):
             if name != "temperature" or self.temperature is not None:
                 check_number("MCLDConfig", name, getattr(self, name), above=0.0)
-        _check_choice("similarity", self.similarity, SIMILARITIES)
-        _check_choice("category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
+        check_choice("MCLDConfig", "similarity", self.similarity, SIMILARITIES)
+        check_choice("MCLDConfig", "category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
         size = self.block_size
         if size != "auto" and size is not None and not (isinstance(size, int) and size > 0):
             raise ValueError(
@@ -111,6 +111,7 @@ def check_number(
         raise ValueError(f"{function}: {name} needs a finite number{bound}; got {value!r}")
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(function: str, name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError for a name that is none of the choices."""
     if value not in choices:
-        raise ValueError(f"MCLDConfig: {name} needs one of {', '.join(choices)}; got {value!r}")
+        raise ValueError(f"{function}: {name} needs one of {', '.join(choices)}; got {value!r}")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from mcld_core import (
+    MCLDConfig,
     TeacherBank,
     category_wise,
+    check_finite,
     dkd_loss,
     instance_wise,
     kd_loss,
@@ -57,3 +59,37 @@ def test_a_progress_that_is_not_finite(backend: Framework, bad: float) -> None:
     expected = float(call(backend, mcld_loss, progress=0.25))
     for progress in (np.float32(0.25), np.array(0.25), backend.array(0.25)):
         assert float(call(backend, mcld_loss, progress=progress)) == expected
+
+
+def test_check_finite_says_what_the_losses_say(backend: Framework) -> None:
+    """The same text for the same fault, but for the name in front."""
+    faults: list[tuple[tuple[Any, ...], type[Exception]]] = [
+        ((None, np.zeros((5, 7))), ValueError),
+        ((None, np.zeros((6, 4))), ValueError),
+        ((np.zeros((2, 5, 4)),), ValueError),
+        ((np.zeros((5, 0)), np.zeros((5, 0))), ValueError),
+        ((None, np.zeros((5, 4), np.int64)), TypeError),
+        ((None, None, np.zeros((5, 3))), ValueError),
+        ((None, None, np.zeros(3, np.int64)), ValueError),
+        ((None, None, np.zeros(5)), TypeError),
+    ]
+    for arguments, error in faults:
+        texts = []
+        for function in (mcld_loss, check_finite):
+            with pytest.raises(error) as caught:
+                call(backend, function, *arguments)
+            texts.append(str(caught.value).removeprefix(f"{function.__name__}: "))
+        assert texts[0] == texts[1]
+    with pytest.raises(ValueError, match="MCLDConfig: similarity needs one of") as caught:
+        MCLDConfig(similarity="euclid")
+    with explained(ValueError, "check_finite", str(caught.value).removeprefix("MCLDConfig: ")):
+        call(backend, check_finite, similarity="euclid")
+
+
+def test_check_finite_passes_what_both_sides_mask(backend: Framework) -> None:
+    masked = np.where(np.arange(4) == 3, -np.inf, CASE.student)  # labels are 0 … 2
+    assert call(backend, check_finite, masked, masked) is None
+    with explained(ValueError, "check_finite", "student_logits has -inf in row 0, class 3"):
+        call(backend, check_finite, masked)
+    with explained(ValueError, "check_finite", "student_logits has -inf in row 0, class 3"):
+        call(backend, check_finite, masked, masked, similarity="cosine")
