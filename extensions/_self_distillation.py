@@ -18,9 +18,9 @@ def ema_update(average: Any, value: Any, decay: Scalar) -> Any:
     """Return the moving average of weights: ``decay · average + (1 − decay) · value``.
 
     A teacher whose weights are those of the student averaged over the last steps, about
-    ``1 / (1 − decay)`` of them, is better and steadier than the student and costs one addition a
-    step. Pure: under JAX use it in the jitted step; ``EMATeacher`` of the PyTorch and Keras
-    backends holds such a copy of a model.
+    ``1 / (1 − decay)`` of them, is steadier than the student and costs one addition a step.
+    Pure: under JAX use it in the jitted step; ``EMATeacher`` of the PyTorch and Keras backends
+    holds such a copy of a model.
 
     A half-precision average would stand still, for a step of ``1 − decay`` is below its rounding:
     its leaves come out as float32. Keep them so from step to step (``ema_update(params, params,
