@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core import TeacherBank, TeacherCache
-from mcld_core.cache import fingerprint
+from mcld_core import TeacherBank
 
+from .cached_logits import cached_logits
 from .data import Dataset
 from .jax_network import Devices, Network, Predictor, Variables
 from .jax_step import Teaching
-from .readers import DataError
 
 
 def teach(
@@ -38,31 +36,15 @@ def teach(
     whole_set = contrasts and options.bank_size == "all"
     if not still and not whole_set:
         return Teaching(variables)
-    table = devices.copy(jnp.asarray(_answers(network, variables, data, options, predict)))
+    answers = cached_logits(
+        options.teacher_cache,
+        data.name,
+        data.train,
+        data.classes,
+        [np.asarray(leaf) for leaf in jax.tree.leaves(variables)],
+        lambda: predict(network, variables, data.train),
+    )
+    table = devices.copy(jnp.asarray(answers))
     bank = TeacherBank.from_logits(table, data.train.labels) if whole_set else None
     bank = devices.copy(bank)
     return Teaching(table=table, whole_set=bank) if still else Teaching(variables, None, bank)
-
-
-def _answers(
-    network: Network,
-    variables: Variables,
-    data: Dataset,
-    options: argparse.Namespace,
-    predict: Predictor,
-) -> np.ndarray:
-    """Return the logits of all training images, through the cache where there is one."""
-    if options.teacher_cache is None:
-        return predict(network, variables, data.train)
-    weights = [np.asarray(leaf) for leaf in jax.tree.leaves(variables)]
-    mark = fingerprint(data.name, data.train.images, data.train.labels, *weights)
-    path = Path(options.teacher_cache) / f"{data.name}-{mark[:16]}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = np.arange(len(data.train))
-        answers = predict(network, variables, data.train)
-        TeacherCache.write(path, [(rows, answers)], len(rows), data.classes, fingerprint=mark)
-    try:
-        return TeacherCache.open(path, fingerprint=mark)[:]
-    except ValueError as error:
-        raise DataError(str(error)) from error
