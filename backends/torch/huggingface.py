@@ -98,8 +98,8 @@ class MCLDTrainer(Trainer):
         if by_items:
             # The Trainer counts entries: a soft label has one for each class.
             entries = labels.shape[1] if labels is not None and labels.ndim == 2 else 1
-            items = num_items_in_batch  # 0 where no sample of the step has a label: so is the sum
-            items = items.clamp(min=1) if isinstance(items, torch.Tensor) else max(items, 1)
+            # 0 where no sample of the step has a label: so is the sum
+            items = torch.as_tensor(num_items_in_batch).clamp(min=1)
             loss = loss * entries / items
             if self.args.average_tokens_across_devices:  # the mean over the ranks is yet to come
                 loss = loss * self.accelerator.num_processes
