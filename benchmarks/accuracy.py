@@ -167,6 +167,8 @@ def heading(
 
     import mcld_core
 
+    tuned = " ".join(map(str, options.tune_seeds))
+    tuned = f"seed {tuned}" if len(options.tune_seeds) == 1 else f"the seeds {tuned}"
     command = shlex.join(["python", "benchmarks/accuracy.py", *words])
     return "\n".join([
         f"# Accuracy on {data.name}",
@@ -182,8 +184,7 @@ def heading(
         f"{options.student}, {options.epochs} epochs, batch {options.batch_size}, SGD, "
         f"{options.schedule} schedule.",
         f"Mean ± sample standard deviation over the seeds {' '.join(map(str, options.seeds))}. The "
-        f"learning rate of each row was chosen on the validation split with seed "
-        f"{' '.join(map(str, options.tune_seeds))} among "
+        f"learning rate of each row was chosen on the validation split with {tuned} among "
         f"{', '.join(f'{lr:g}' for lr in options.lr_grid)}, and past an edge that won by factors "
         "of 2 until that no longer helps; \"validation %\" is its score there.",
     ])  # fmt: skip
