@@ -158,7 +158,7 @@ def _reduced(
             value, slope = rows_of(student, teacher, labels, *shared, factor=factor)
         return (value, slope) if gradient else (value,)
 
-    trained = any(getattr(n, "requires_grad", False) for n in shared)  # a torch parameter
+    trained = any(ops.is_trained(n) for n in shared)
     (total,) = ops.map_rows(
         block,
         lambda shared: shared,

@@ -19,6 +19,10 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, jax.Array)
 
 
+def is_trained(x: Any) -> bool:
+    return False
+
+
 def asarray(x: Any, like: Array | None = None) -> Array:
     if isinstance(x, jax.Array):
         return x

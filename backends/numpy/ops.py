@@ -17,6 +17,10 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, (np.ndarray, np.generic))
 
 
+def is_trained(x: Any) -> bool:
+    return False
+
+
 def asarray(x: Any, like: Array | None = None) -> Array:
     return np.asarray(x)
 

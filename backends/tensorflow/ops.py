@@ -18,6 +18,10 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, (tf.Tensor, tf.Variable))
 
 
+def is_trained(x: Any) -> bool:
+    return False
+
+
 def asarray(x: Any, like: Array | None = None) -> Array:
     return tf.convert_to_tensor(x, tf.float64 if isinstance(x, float) else None)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mcld_core.backends.torch.rows import is_trained as is_trained
 from mcld_core.backends.torch.rows import map_rows as map_rows
 
 Array = Any

@@ -30,7 +30,7 @@ def map_rows(
         or torch._C._are_functorch_transforms_active()
     ):
         return function(rows, prepare(shared), False)
-    if torch.is_grad_enabled() and _is_trained(shared):
+    if torch.is_grad_enabled() and is_trained(shared):
         raise ValueError(
             "MCLDConfig: block_size needs None where a weight or temperature is itself trained; "
             f"got one that requires a gradient, which blocks of {block_rows} rows would not give "
@@ -42,11 +42,11 @@ def map_rows(
     return _Rows.apply(function, prepare, rows[1:], shared, block_rows, rows[0])
 
 
-def _is_trained(shared: Any) -> bool:
-    """Whether a tensor among what the rows share requires a gradient."""
+def is_trained(shared: Any) -> bool:
+    """Whether a tensor, or one in a tuple of them, requires a gradient."""
     if isinstance(shared, torch.Tensor):
         return shared.requires_grad
-    return isinstance(shared, tuple) and any(_is_trained(x) for x in shared)
+    return isinstance(shared, tuple) and any(is_trained(x) for x in shared)
 
 
 class _Rows(torch.autograd.Function):
