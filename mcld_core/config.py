@@ -106,7 +106,7 @@ def check_number(
     if not isinstance(value, (int, float)):
         return  # an array, which may be traced
     in_range = value >= minimum if minimum is not None else above is None or value > above
-    is_finite = -math.inf < value < math.inf  # isfinite makes torch.compile compile each number
+    is_finite = -math.inf < value < math.inf  # isfinite makes a compiler trace each number anew
     if not (is_finite and in_range):
         raise ValueError(f"{function}: {name} needs a finite number{bound}; got {value!r}")
 
