@@ -28,7 +28,7 @@ def install(session: nox.Session, *groups: str) -> None:
 
 def ignored(*suites: str) -> list[str]:
     """List the options that leave out the folders of tests that these suites are not."""
-    folders = ("keras", "distributed", "examples", "export", "docs", *FRAMEWORKS)
+    folders = ("distributed", "examples", "export")
     return [f"--ignore=tests/{name}" for name in folders if name not in suites]
 
 
@@ -46,18 +46,23 @@ def tests(session: nox.Session, suite: str) -> None:
         session.run("pytest", "tests/distributed", *session.posargs)
         # only here are all frameworks together, so that mixing them can be refused
         env = {"MCLD_TEST_BACKENDS": "torch,tensorflow,jax"}
-        mixed = ["tests/test_dispatch.py", "tests/test_bank.py", "-k", "two_frameworks or not_mix"]
+        mixed = [
+            "tests/core/test_dispatch.py",
+            "tests/core/test_bank.py",
+            "-k",
+            "two_frameworks or not_mix",
+        ]
         session.run("pytest", *mixed, env=env)
     elif suite.startswith("keras-"):
         framework = suite.removeprefix("keras-")
         install(session, "test", "keras", framework)
         env = {"KERAS_BACKEND": framework, "MCLD_TEST_BACKENDS": "keras"}
-        examples = "tests/test_docstrings.py"  # of the docstrings, Keras' among them
-        session.run("pytest", "tests/keras", examples, *session.posargs, env=env)
+        examples = "tests/docs/test_docstrings.py"  # of the docstrings, Keras' among them
+        session.run("pytest", "tests/backends/keras", examples, *session.posargs, env=env)
     else:
         install(session, "test", *FRAMEWORKS[suite], *(["idioms"] if suite == "torch" else []))
         env = {"MCLD_TEST_BACKENDS": suite}
-        once = [] if suite == "numpy" else ["--ignore=tests/test_docs_commands.py"]
+        once = [] if suite == "numpy" else ["--ignore=tests/docs/test_docs_commands.py"]
         session.run("pytest", "tests", *ignored(suite), *once, *session.posargs, env=env)
 
 
@@ -114,7 +119,7 @@ def coverage(session: nox.Session) -> None:
     """
     install(session, "test", *EVERYTHING, "idioms", "coverage")
     session.env["COVERAGE_FILE"] = str(Path(".coverage").resolve())
-    pages = [f"--ignore=tests/test_{name}.py" for name in ("readme", "docs", "docs_commands")]
+    pages = [f"--ignore=tests/docs/test_{name}.py" for name in ("readme", "docs", "docs_commands")]
     frameworks = ("numpy", "torch", "tensorflow")
     parts: dict[str, tuple[list[str], dict[str, str]]] = {
         ",".join(frameworks): (["tests", *ignored(*frameworks), *pages], {}),
@@ -124,7 +129,7 @@ def coverage(session: nox.Session) -> None:
     }
     for name in KERAS_BACKENDS:
         env = {"MCLD_TEST_BACKENDS": "keras", "KERAS_BACKEND": name}
-        parts[f"keras-{name}"] = (["tests/keras"], env)
+        parts[f"keras-{name}"] = (["tests/backends/keras"], env)
     session.run("coverage", "erase")
     for name in session.posargs or parts:
         paths, env = parts[name]
@@ -151,7 +156,7 @@ def docs(session: nox.Session) -> None:
     env = {"NO_MKDOCS_2_WARNING": "1"}  # the theme's advertisement
     session.run("mkdocs", "build", "--strict", env=env)
     # -P: the repository's folder mcld_core is not the installed package
-    session.run("python", "-P", "-m", "pytest", "tests/docs", *session.posargs)
+    session.run("python", "-P", "-m", "pytest", "tests/docs/test_site.py", *session.posargs)
 
 
 def packages(session: nox.Session) -> Path:

@@ -77,7 +77,7 @@ def onnx() -> None:
     import torch
     from PIL import Image
 
-    from mcld_core.predict import Classifier
+    from mcld_core.export.predict import Classifier
 
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     metadata = {"classes": ["a", "b", "c"], "layout": "NCHW"}

@@ -18,7 +18,7 @@ import os
 import sys
 from typing import Any, cast
 
-from mcld_core.backends.protocol import Backend
+from mcld_core.backends.ops.protocol import Backend
 
 NAMES = ("numpy", "torch", "tensorflow", "jax")
 
@@ -104,18 +104,18 @@ def _load(name: str) -> Backend:
             f"the {name!r} backend needs {name}, which is not installed: pip install 'mcld[{name}]'"
         )
     if name == "torch":
-        from mcld_core.backends.torch import ops as torch_ops
+        from mcld_core.backends.ops import torch as torch_ops
 
         return cast(Backend, torch_ops)
     if name == "tensorflow":
-        from mcld_core.backends.tensorflow import ops as tensorflow_ops
+        from mcld_core.backends.ops import tensorflow as tensorflow_ops
 
         return cast(Backend, tensorflow_ops)
     if name == "jax":
-        from mcld_core.backends.jax import ops as jax_ops
+        from mcld_core.backends.ops import jax as jax_ops
 
         return cast(Backend, jax_ops)
-    from mcld_core.backends.numpy import ops as numpy_ops
+    from mcld_core.backends.ops import numpy as numpy_ops
 
     return cast(Backend, numpy_ops)
 

@@ -145,7 +145,7 @@ def measure_trained(framework: str, folder: Path, repeats: int) -> list[dict[str
     """Distil by the framework's example; export, shrink and time the student: a row a file."""
     from examples.recipes.data import load_dataset
     from mcld_core.export import compare_latency, convert_float16, export_onnx, quantize_int8
-    from mcld_core.onnx_deploy import accuracy
+    from mcld_core.export.deploy import accuracy
 
     script, module, file = EXAMPLES[framework.partition("-")[0]]
     command = [sys.executable, str(ROOT / "examples" / f"{script}.py"), *TRAINING]

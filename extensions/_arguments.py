@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mcld_core.arguments import check_device, check_rows
 from mcld_core.backends import Backend
-from mcld_core.batch import check_device, check_rows
 from mcld_core.typing import Array, Int
 
 

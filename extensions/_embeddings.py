@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from mcld_core.arguments import Batch, check_device, check_reduction, check_rows, reduce_rows
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import Batch, check_device, check_reduction, check_rows, reduce_rows
 from mcld_core.config import MCLDConfig
-from mcld_core.contrast import MASKED, category_rows, instance_rows
 from mcld_core.extensions._arguments import fits, row_ids
-from mcld_core.extensions._rows import like_of, row_weights
+from mcld_core.extensions.teachers.rows import like_of, row_weights
+from mcld_core.formulas.contrast import MASKED, category_rows, instance_rows
+from mcld_core.formulas.similarity import embed
 from mcld_core.schedule import category_ramp, check_progress
-from mcld_core.similarity import embed
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
 
 

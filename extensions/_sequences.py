@@ -1,7 +1,7 @@
 """What tokens and time steps share: rows that lie in sequences, contrasted on three levels.
 
 A row is a token or a time step, a sequence is a text or a window. Everything is the one objective
-of `mcld_core.objective`, called twice: on the flattened rows, whose instance-wise contrast stays
+of `mcld_core.losses`, called twice: on the flattened rows, whose instance-wise contrast stays
 within their own sequence, and on one mean row a sequence.
 """
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from mcld_core.arguments import Batch, check_device, keep_rows, prepare
 from mcld_core.backends import Backend
-from mcld_core.batch import Batch, check_device, keep_rows, prepare
 from mcld_core.config import MCLDConfig
-from mcld_core.contrast import MASKED
 from mcld_core.extensions._arguments import fits
-from mcld_core.objective import evaluate_batch
-from mcld_core.rows import Apart, Weights, is_zero
-from mcld_core.similarity import key_vectors
+from mcld_core.formulas.contrast import MASKED
+from mcld_core.formulas.objective import Apart, Weights, is_zero
+from mcld_core.formulas.similarity import key_vectors
+from mcld_core.losses import evaluate_batch
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 

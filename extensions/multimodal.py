@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import (
+from mcld_core.arguments import (
     Batch,
     check_device,
     check_reduction,
@@ -14,13 +13,14 @@ from mcld_core.batch import (
     reduce_rows,
     unless_all,
 )
+from mcld_core.backends import Backend, backend_for
 from mcld_core.config import MCLDConfig
-from mcld_core.contrast import MASKED
 from mcld_core.extensions._arguments import check_weight, fits, row_ids
 from mcld_core.extensions._embeddings import embedding_contrast as embedding_contrast
-from mcld_core.extensions._rows import like_of, row_weights
-from mcld_core.objective import mcld_loss
-from mcld_core.rows import is_zero
+from mcld_core.extensions.teachers.rows import like_of, row_weights
+from mcld_core.formulas.contrast import MASKED
+from mcld_core.formulas.objective import is_zero
+from mcld_core.losses import mcld_loss
 from mcld_core.schedule import number
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mcld_core.arguments import label_kind
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import label_kind
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._arguments import check_weight, fits, row_ids
 from mcld_core.extensions._forecasts import bin_labels as bin_labels
@@ -23,8 +23,8 @@ from mcld_core.extensions._sequences import (
     prepare_sequences,
     tensors,
 )
-from mcld_core.objective import evaluate
-from mcld_core.rows import Apart, Weights
+from mcld_core.formulas.objective import Apart, Weights
+from mcld_core.losses import evaluate
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Scalar
 
 CATEGORIES = ("window", "step")

@@ -19,11 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     command, *rest = arguments
     if command == "export":
-        from mcld_core import export_cli
+        from mcld_core.export import cli
 
-        return export_cli.main(rest)
+        return cli.main(rest)
     if command == "predict":
-        from mcld_core import predict
+        from mcld_core.export import predict
 
         return predict.main(rest)
     print(

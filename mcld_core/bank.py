@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mcld_core.arguments import check_device, check_rows, keep_rows, prepare_teacher, wide_dtype
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import check_device, check_rows, keep_rows, prepare_teacher, wide_dtype
 from mcld_core.config import MCLDConfig, plain_number
-from mcld_core.contrast import one_hot
+from mcld_core.formulas.contrast import one_hot
 from mcld_core.keys import TeacherKeys, class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 

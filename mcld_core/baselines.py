@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from mcld_core.arguments import (
+    Batch,
+    check_reduction,
+    keep_rows,
+    prepare,
+    reduce_rows,
+    rows_at_once,
+)
 from mcld_core.backends import Backend, backend_for
-from mcld_core.batch import Batch, check_reduction, keep_rows, prepare, reduce_rows, rows_at_once
 from mcld_core.config import check_number
-from mcld_core.contrast import RowsAndGradient, bounded, decoupled_kl_rows, plain_kl_rows
+from mcld_core.formulas.contrast import RowsAndGradient, bounded, decoupled_kl_rows, plain_kl_rows
 from mcld_core.schedule import number
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
 

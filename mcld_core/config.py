@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.similarity import SIMILARITIES
+from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Scalar
 
 CATEGORY_CONTRASTS = ("labels", "prototypes", "columns")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mcld_core.backends import Backend
-from mcld_core.batch import (
+from mcld_core.arguments import (
     Batch,
     check_device,
     check_label_values,
@@ -15,9 +14,10 @@ from mcld_core.batch import (
     label_kind,
     unless_all,
 )
+from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, plain_number
-from mcld_core.contrast import NEGLIGIBLE, one_hot
-from mcld_core.similarity import key_vectors
+from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
+from mcld_core.formulas.similarity import key_vectors
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Scalar
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mcld_core.config import MCLDConfig
+from mcld_core.formulas.objective import Weights
 from mcld_core.keys import TeacherKeys
-from mcld_core.objective import evaluate
-from mcld_core.rows import Weights
+from mcld_core.losses import evaluate
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction
 
 

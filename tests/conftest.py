@@ -14,16 +14,10 @@ import pytest
 from tests.frameworks import (
     ARRAY_BACKENDS,
     DIFFERENTIABLE,
-    REQUESTED,
     Framework,
     is_installed,
     load,
 )
-
-# These modules import their framework at the top.
-collect_ignore = [
-    f"test_trace_{name}.py" for name in ("torch", "tensorflow", "jax") if name not in REQUESTED
-]
 
 # Few examples of few shapes: JAX compiles every operation once a shape. A failing example is
 # small as it is, and shrinking it would take minutes: `--hypothesis-profile thorough` does.

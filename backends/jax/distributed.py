@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from mcld_core.arguments import prepare_teacher
 from mcld_core.backends import backend_for
-from mcld_core.batch import prepare_teacher
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 

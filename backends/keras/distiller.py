@@ -11,9 +11,9 @@ from keras import ops
 from mcld_core.backends.keras.bank import BankVariables
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows
 from mcld_core.config import MCLDConfig
+from mcld_core.formulas.objective import is_zero
 from mcld_core.keys import TeacherKeys
-from mcld_core.objective import mcld_loss
-from mcld_core.rows import is_zero
+from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
 
 _CROSS_ENTROPY = MCLDConfig(

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from mcld_core.config import MCLDConfig
-from mcld_core.objective import mcld_loss
+from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mcld_core.arguments import prepare_teacher
 from mcld_core.backends import backend_for
-from mcld_core.batch import prepare_teacher
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.onnx_packages import require
-from mcld_core.onnx_request import Arrays, ExportRequest
-from mcld_core.onnx_student import call, named_outputs
+from mcld_core.export.inputs import Arrays, ExportRequest
+from mcld_core.export.packages import require
+from mcld_core.export.student import call, named_outputs
 
 SIGNATURE = "serving_default"
 

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
+from mcld_core.arguments import prepare_teacher
 from mcld_core.backends import backend_for
-from mcld_core.backends.torch import ops as torch_ops
-from mcld_core.batch import prepare_teacher
+from mcld_core.backends.ops import torch as torch_ops
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from mcld_core.onnx_packages import require
-from mcld_core.onnx_request import Arrays, ExportRequest
-from mcld_core.onnx_student import call
+from mcld_core.export.inputs import Arrays, ExportRequest
+from mcld_core.export.packages import require
+from mcld_core.export.student import call
 
 
 @contextmanager

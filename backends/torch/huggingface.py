@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from mcld_core.backends.torch.distributed import gather_keys, world_size
 from mcld_core.config import MCLDConfig
-from mcld_core.objective import mcld_loss
+from mcld_core.losses import mcld_loss
 
 
 class MCLDTrainer(Trainer):

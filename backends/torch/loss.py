@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from mcld_core.backends.ops.torch import asarray
 from mcld_core.backends.torch.distributed import gather_keys, gather_rows, world_size
-from mcld_core.backends.torch.ops import asarray
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
-from mcld_core.objective import mcld_loss
+from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
 
 

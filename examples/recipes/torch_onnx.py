@@ -24,7 +24,7 @@ def load_student(path: Path) -> Loaded:
     Raises:
         DataError: no such file, a damaged one, or one of something else.
     """
-    from mcld_core.export_cli import load_student as load
+    from mcld_core.export.cli import load_student as load
 
     try:
         student, shape, known = load(path, model=f"{__package__}.torch_models:build")

@@ -11,9 +11,8 @@ import onnx
 import pytest
 
 from examples.recipes import keras_models
-from mcld_core import export_cli
-from mcld_core.export import export_onnx
-from mcld_core.predict import Classifier
+from mcld_core.export import cli, export_onnx
+from mcld_core.export.predict import Classifier
 from tests.export.families import (
     FAMILIES,
     TOKENS,
@@ -95,7 +94,7 @@ def test_a_keras_file(tmp_path: Path) -> None:
     report = export_onnx(tmp_path / "student.keras", tmp_path / "a.onnx", input_shape=SHAPE)
     assert report.max_relative_error < 1e-5
     command = ["--checkpoint", str(tmp_path / "student.keras"), "--out", str(tmp_path / "b.onnx")]
-    assert export_cli.main(command) == 0  # the model knows its shape
+    assert cli.main(command) == 0  # the model knows its shape
     assert Classifier(tmp_path / "b.onnx").input.layout == "NHWC"
 
 
@@ -108,7 +107,7 @@ def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None
     notes = {"name": "conv", "normalization": {"mean": [0.5], "std": [0.25]}, "dataset": "digits"}
     save_model(tmp_path / "last.keras", student, notes)
     command = ["--checkpoint", str(tmp_path / "last.keras"), "--out", str(tmp_path / "a.onnx")]
-    assert export_cli.main([*command, "--load", "examples.recipes.keras_onnx:load_student"]) == 0
+    assert cli.main([*command, "--load", "examples.recipes.keras_onnx:load_student"]) == 0
     classifier = Classifier(tmp_path / "a.onnx")
     assert classifier.metadata["dataset"] == "digits"
     assert classifier.input.std == 0.25
@@ -123,7 +122,7 @@ def test_a_damaged_keras_file_is_named(tmp_path: Path, capsys: pytest.CaptureFix
     path = tmp_path / "student.keras"
     build("cnn").save(path)
     path.write_bytes(path.read_bytes()[:2000])
-    assert export_cli.main(["--checkpoint", str(path), "--out", str(tmp_path / "a.onnx")]) == 2
+    assert cli.main(["--checkpoint", str(path), "--out", str(tmp_path / "a.onnx")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: export_onnx: student is the path {path}, which cannot be read")
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

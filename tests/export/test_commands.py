@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from mcld_core import export_cli, predict
+from mcld_core.export import cli, predict
 from tests.export.torch_students import from_checkpoint
 
 BUILDER = "tests.export.torch_students:from_checkpoint"
@@ -34,9 +34,7 @@ def save(path: Path, **changes: Any) -> Path:
 
 
 def export(checkpoint: Path, out: Path, *more: str, model: str = BUILDER) -> int:
-    return export_cli.main(
-        ["--checkpoint", str(checkpoint), "--out", str(out), "--model", model, *more]
-    )
+    return cli.main(["--checkpoint", str(checkpoint), "--out", str(out), "--model", model, *more])
 
 
 def test_a_checkpoint_becomes_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -67,14 +65,14 @@ def test_a_checkpoint_of_the_examples_needs_no_model(tmp_path: Path) -> None:
     save(checkpoint, name="mlp-16", image_shape=[8, 8, 1], classes=10, model=weights, student=None)
     out = tmp_path / "student.onnx"
     options = ["--mean", "0.3", "--std", "0.4"]
-    assert export_cli.main(["--checkpoint", str(checkpoint), "--out", str(out), *options]) == 0
+    assert cli.main(["--checkpoint", str(checkpoint), "--out", str(out), *options]) == 0
     assert predict.Classifier(out).input.channels == 1
 
 
 def test_smaller_files_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     images = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)
     checkpoint = save(tmp_path / "a.pt")
-    student = export_cli.load_student(checkpoint, model=BUILDER)[0].eval()
+    student = cli.load_student(checkpoint, model=BUILDER)[0].eval()
     with torch.no_grad():
         labels = student(torch.from_numpy(images)).argmax(1).numpy()
     data = tmp_path / "data.npz"

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from mcld_core.export import compare_latency, convert_float16, export_onnx, quantize_int8
-from mcld_core.onnx_deploy import accuracy
+from mcld_core.export.deploy import accuracy
 from tests.export.families import token_rows
 from tests.export.torch_students import build
 from tests.export.trained import convnet, digits

@@ -21,8 +21,8 @@ from PIL import Image
 from examples.recipes import handover
 from examples.recipes.data import Split, load_dataset
 from examples.recipes.readers import DataError
-from mcld_core import export_cli
-from mcld_core.predict import Classifier
+from mcld_core.export import cli
+from mcld_core.export.predict import Classifier
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,13 +56,13 @@ BOTH = """
 import sys
 sys.path[:0] = ["examples", "."]
 import {script} as example
-from mcld_core import export_cli
+from mcld_core.export import cli
 from recipes import comparison, plots
 comparison.write_report = lambda *arguments: None
 plots.png = lambda figure: b""
 run, command = sys.argv[1:].index("--"), sys.argv[1:]
 assert example.main(command[:run]) == 0
-sys.exit(export_cli.main(command[run + 1:]))
+sys.exit(cli.main(command[run + 1:]))
 """
 
 
@@ -219,7 +219,7 @@ def test_a_foreign_or_damaged_checkpoint_is_named(
     path = tmp_path / example.file
     foreign(kind, path)
     command = ["--checkpoint", str(path), "--out", str(tmp_path / "a.onnx"), *example.loading]
-    assert export_cli.main(command) == 2
+    assert cli.main(command) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert str(path) in error
@@ -249,7 +249,7 @@ def test_arrays_of_another_model_are_refused(
     npz.save(path, {"weight0": np.zeros((64, 9), np.float32)}, notes)
     out = tmp_path / "a.onnx"
     command = ["--checkpoint", str(path), "--out", str(out), *EXAMPLES[name].loading]
-    assert export_cli.main(command) == 2
+    assert cli.main(command) == 2
     error = capsys.readouterr().err
     assert str(path) in error
     assert said in error

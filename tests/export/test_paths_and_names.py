@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mcld_core import export_cli, predict
-from mcld_core.export import convert_float16, export_onnx, quantize_int8
-from mcld_core.predict import Classifier
+from mcld_core.export import cli, convert_float16, export_onnx, predict, quantize_int8
+from mcld_core.export.predict import Classifier
 
 NAMES = ["cat, tabby", "\"dog\" 'hound'", "größer\nkleiner", "猫", "null", "3", "", "a\tb"]
 NAMES += ["é", "\\"]
@@ -94,7 +93,7 @@ def test_an_older_file_survives_a_failed_conversion(
 ) -> None:
     path = source.with_name("older.onnx")
     path.write_bytes(b"older")
-    monkeypatch.setattr("mcld_core.onnx_deploy.write_single", lambda model, path: 1 / 0)
+    monkeypatch.setattr("mcld_core.export.deploy.write_single", lambda model, path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write(source, path)
     assert path.read_bytes() == b"older"
@@ -145,5 +144,5 @@ def test_a_line_of_the_class_names_is_a_name(end: str, tmp_path: Path) -> None:
     file, out = tmp_path / "names.txt", tmp_path / "a.onnx"
     file.write_bytes((end.join(names) + end).encode())
     command = ["--checkpoint", str(file), "--load", f"{__name__}:load", "--input-shape", "3,8,8"]
-    assert export_cli.main([*command, "--out", str(out), "--class-names", str(file)]) == 0
+    assert cli.main([*command, "--out", str(out), "--class-names", str(file)]) == 0
     assert Classifier(out).metadata["classes"] == names

@@ -15,8 +15,7 @@ from PIL import Image
 
 from examples.recipes.tf_input import evaluation_input
 from examples.recipes.tf_pictures import IMAGENET_MEAN, IMAGENET_STD, Files, PictureSet
-from mcld_core import predict
-from mcld_core.export import export_onnx
+from mcld_core.export import export_onnx, predict
 from tests.export.trained import MEAN, STD, convnet, digits
 
 NAMES = [f"digit {number}" for number in range(10)]
@@ -53,7 +52,7 @@ def test_predict_needs_no_framework(student: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'tensorflow', 'jax', 'keras', 'onnx'): sys.modules[name] = None\n"
-        "from mcld_core.predict import main\n"
+        "from mcld_core.export.predict import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(

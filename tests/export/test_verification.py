@@ -13,10 +13,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from mcld_core import onnx_file
 from mcld_core.backends.torch import export as torch_export
-from mcld_core.export import export_onnx
-from mcld_core.onnx_verify import decisions_differ, relative_error
+from mcld_core.export import export_onnx, graph
+from mcld_core.export.verify import decisions_differ, relative_error
 from tests.export.families import SIZE
 from tests.export.torch_students import build
 
@@ -211,7 +210,7 @@ def test_external_data_becomes_one_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_student_that_one_file_cannot_hold(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(onnx_file, "LARGEST", 1000)
+    monkeypatch.setattr(graph, "LARGEST", 1000)
     with pytest.raises(ValueError, match=r"holds 1000 bytes; got a student of \d+; no file"):
         export_onnx(build("cnn"), tmp_path / "a.onnx", input_shape=SHAPE)
     assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mcld_core.extensions.multimodal import embedding_contrast, multimodal_mcld_loss
+from tests.core.test_gradients import differences
 from tests.frameworks import Framework
 from tests.oracles.rows import log_sum_exp
-from tests.test_gradients import differences
 from tests.tolerance import assert_central, assert_value, assert_zero
 
 BATCH, WIDTH = 5, 3

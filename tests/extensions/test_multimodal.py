@@ -14,10 +14,10 @@ from mcld_core import MCLDConfig, kd_loss, mcld_loss
 from mcld_core.extensions.multimodal import embedding_contrast, feature_mse, multimodal_mcld_loss
 from tests import oracles
 from tests.cases import logits
+from tests.core.test_gradients import differences
 from tests.frameworks import Framework
 from tests.oracles import Case
 from tests.oracles.rows import softmax
-from tests.test_gradients import differences
 from tests.tolerance import assert_central, assert_gradient, assert_value
 
 BATCH, CLASSES, PARTS, SCALE = 6, 4, 3, 16.0

@@ -30,6 +30,7 @@ from mcld_core.extensions.teachers import (
 )
 from tests import oracles
 from tests.cases import make_case, make_keys, teacher_keys
+from tests.core.test_gradients import differences
 from tests.extensions import teacher_oracles
 from tests.extensions.teacher_cases import (
     COUNTS,
@@ -41,7 +42,6 @@ from tests.extensions.teacher_cases import (
     measured,
 )
 from tests.frameworks import Framework
-from tests.test_gradients import differences
 from tests.tolerance import assert_central, assert_gradient, assert_value
 
 # ---- trust by row ----

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mcld_core.extensions.teachers import TeacherQuality, bounded, ensemble, reliability_weights
+from tests.core.test_properties import eighths
 from tests.extensions import teacher_oracles
 from tests.frameworks import Framework
 from tests.oracles.rows import softmax
-from tests.test_properties import eighths
 from tests.tolerance import assert_value
 
 ROWS, CLASSES, COUNT = 4, 3, 3

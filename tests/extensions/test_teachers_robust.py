@@ -22,9 +22,9 @@ from mcld_core.extensions.teachers import (
 )
 from tests import oracles
 from tests.cases import logits, make_case, soft_labels
+from tests.core.test_gradients import differences
 from tests.extensions import teacher_oracles
 from tests.frameworks import Framework
-from tests.test_gradients import differences
 from tests.tolerance import assert_central, assert_gradient, assert_value
 
 LOSSES = np.array([0.0, 1e-9, 1e-3, 0.1, 0.25, 1.0, 2.0, 9.0, 700.0])

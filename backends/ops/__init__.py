@@ -1,0 +1,1 @@
+"""The operations that the formulas are written in, once a framework."""

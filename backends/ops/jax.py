@@ -1,0 +1,152 @@
+"""The operations in JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mcld_core.backends.ops.jax_blocks import map_rows as map_rows
+
+Array = Any
+name = "jax"
+
+
+def is_tensor(x: Any) -> bool:
+    return isinstance(x, jax.Array)
+
+
+def is_trained(x: Any) -> bool:
+    return False
+
+
+def asarray(x: Any, like: Array | None = None) -> Array:
+    if isinstance(x, jax.Array):
+        return x
+    if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "iu":
+        _check_width(x)
+    return jnp.asarray(x)
+
+
+def _check_width(x: Any) -> None:
+    """Raise ValueError for a number that JAX would wrap: without 64 bits it drops the upper 32."""
+    if jax.config.jax_enable_x64 or x.itemsize <= 4 or x.size == 0:
+        return
+    limits, lowest, highest = np.iinfo("int32"), x.min(), x.max()
+    if lowest < limits.min or highest > limits.max:
+        raise ValueError(
+            f"JAX has integers of 32 bits here; got {lowest} … {highest}. Number them anew, or "
+            "have JAX use 64 bits (jax_enable_x64)"
+        )
+
+
+def astype(x: Array, dtype: str) -> Array:
+    return x.astype(dtype)
+
+
+def dtype(x: Array) -> str:
+    return str(x.dtype)
+
+
+def size(x: Array, axis: int) -> int:
+    return int(x.shape[axis])
+
+
+def device(x: Array) -> str | None:
+    return None  # JAX itself refuses operands that are committed to different devices
+
+
+def host_values(x: Array) -> np.ndarray[Any, Any] | None:
+    if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
+        return None
+    return np.asarray(x) if all_on_cpu(x) else None
+
+
+def all_on_cpu(x: Array) -> bool:
+    return {device.platform for device in x.devices()} == {"cpu"}
+
+
+exp = jnp.exp
+log = jnp.log
+sqrt = jnp.sqrt
+abs = jnp.abs
+softplus = jax.nn.softplus
+maximum = jnp.maximum
+minimum = jnp.minimum
+isfinite = jnp.isfinite
+matrix_transpose = jnp.transpose
+where = jnp.where
+stop_gradient = jax.lax.stop_gradient
+
+
+def matmul(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, y, precision="highest")
+
+
+def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
+    return jnp.sum(x, axis=axis, keepdims=keepdims)
+
+
+def max(x: Array, axis: int, keepdims: bool = False) -> Array:
+    return jnp.max(x, axis=axis, keepdims=keepdims)
+
+
+def all(x: Array, axis: int) -> Array:
+    return jnp.all(x, axis=axis)
+
+
+def argmax(x: Array, axis: int) -> Array:
+    return jnp.argmax(x, axis=axis).astype("int32")
+
+
+def softmax(x: Array, axis: int) -> Array:
+    return jax.nn.softmax(x, axis=axis)
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    return jax.nn.log_softmax(x, axis=axis)
+
+
+def cumulative_sum(x: Array) -> Array:
+    return jnp.cumsum(x, dtype=x.dtype)
+
+
+def sort(x: Array) -> Array:
+    return jnp.sort(x)
+
+
+def searchsorted(x: Array, values: Array) -> Array:
+    return jnp.searchsorted(x, values).astype("int32")
+
+
+def arange(n: int, like: Array) -> Array:
+    return jnp.arange(n, dtype="int32")
+
+
+def reshape(x: Array, shape: Sequence[int]) -> Array:
+    return jnp.reshape(x, tuple(shape))
+
+
+def take(x: Array, indices: Array) -> Array:
+    return jnp.take(x, indices, axis=0)
+
+
+def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
+    return jnp.take_along_axis(x, indices, axis=axis)
+
+
+def concat(arrays: Sequence[Array]) -> Array:
+    return jnp.concatenate(arrays, axis=0)
+
+
+def put(x: Array, indices: Array, values: Array) -> Array:
+    return x.at[indices].set(values)
+
+
+def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    if indices.shape[1] == 1:  # a comparison fuses with what is around it, a scatter does not
+        return jnp.where(jnp.arange(x.shape[1], dtype=indices.dtype)[None, :] == indices, values, x)
+    return x.at[arange(x.shape[0], x)[:, None], indices].set(values)

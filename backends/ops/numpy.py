@@ -1,0 +1,135 @@
+"""The operations in NumPy: the reference, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mcld_core.backends.ops.numpy_blocks import map_rows as map_rows
+
+Array = Any
+name = "numpy"
+
+
+def is_tensor(x: Any) -> bool:
+    return isinstance(x, (np.ndarray, np.generic))
+
+
+def is_trained(x: Any) -> bool:
+    return False
+
+
+def asarray(x: Any, like: Array | None = None) -> Array:
+    return np.asarray(x)
+
+
+def astype(x: Array, dtype: str) -> Array:
+    return x.astype(dtype, copy=False)
+
+
+def dtype(x: Array) -> str:
+    return str(x.dtype)
+
+
+def size(x: Array, axis: int) -> int:
+    return int(x.shape[axis])
+
+
+def device(x: Array) -> str | None:
+    return None
+
+
+def host_values(x: Array) -> Array:
+    return x
+
+
+where = np.where
+exp = np.exp
+log = np.log
+sqrt = np.sqrt
+abs = np.abs
+maximum = np.maximum
+minimum = np.minimum
+isfinite = np.isfinite
+matmul = np.matmul
+matrix_transpose = np.transpose
+
+
+def softplus(x: Array) -> Array:
+    return np.logaddexp(x, np.zeros((), x.dtype))
+
+
+def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
+    return np.sum(x, axis=axis, keepdims=keepdims)
+
+
+def max(x: Array, axis: int, keepdims: bool = False) -> Array:
+    return np.max(x, axis=axis, keepdims=keepdims)
+
+
+def all(x: Array, axis: int) -> Array:
+    return np.all(x, axis=axis)
+
+
+def argmax(x: Array, axis: int) -> Array:
+    return np.argmax(x, axis=axis).astype("int32")
+
+
+def softmax(x: Array, axis: int) -> Array:
+    exponentials = np.exp(x - np.max(x, axis=axis, keepdims=True))
+    return exponentials / np.sum(exponentials, axis=axis, keepdims=True)
+
+
+def cumulative_sum(x: Array) -> Array:
+    return np.cumsum(x, dtype=x.dtype)
+
+
+def sort(x: Array) -> Array:
+    return np.sort(x)
+
+
+def searchsorted(x: Array, values: Array) -> Array:
+    return np.searchsorted(x, values).astype("int32")
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    shifted = x - np.max(x, axis=axis, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+
+
+def arange(n: int, like: Array) -> Array:
+    return np.arange(n, dtype="int32")
+
+
+def reshape(x: Array, shape: Sequence[int]) -> Array:
+    return np.reshape(x, tuple(shape))
+
+
+def take(x: Array, indices: Array) -> Array:
+    return np.take(x, indices, axis=0)
+
+
+def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
+    return np.take_along_axis(x, indices, axis=axis)
+
+
+def concat(arrays: Sequence[Array]) -> Array:
+    return np.concatenate(arrays, axis=0)
+
+
+def put(x: Array, indices: Array, values: Array) -> Array:
+    x = x.copy()
+    x[indices] = values
+    return x
+
+
+def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    x = x.copy()
+    np.put_along_axis(x, indices, values, axis=1)
+    return x
+
+
+def stop_gradient(x: Array) -> Array:
+    return x

@@ -1,0 +1,157 @@
+"""How often teachers choose the same class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mcld_core.backends import backend_for
+from mcld_core.extensions._arguments import fits
+from mcld_core.extensions.teachers.rows import like_of, teacher_rows
+from mcld_core.typing import Array, Bool, Float, Logits, Scalar
+
+
+class TeacherAgreement(NamedTuple):
+    """On how many rows each two teachers had the same arg max: running, mergeable, a pytree.
+
+    Low agreement says that an ensemble of them has something to average; it needs no labels. Like
+    the fields of `TeacherQuality` these are sums: they `merge` by addition (an all-reduce of the
+    fields merges processes), ``agreement._asdict()`` goes into a checkpoint and
+    ``TeacherAgreement(**saved)`` restores it. Float32, exact up to 2^24 rows.
+
+    Args:
+        rows: sum of the rows seen.
+        same: (teachers, teachers) of those, the rows on which both have the same arg max.
+
+    Example:
+        >>> import numpy as np
+        >>> first, second = np.eye(4), np.eye(4)[[0, 1, 2, 2]]
+        >>> found = TeacherAgreement.empty(2).update([first, second]).update([first, first])
+        >>> float(found.share[0, 1])
+        0.875
+    """
+
+    rows: Float[Array, ""]
+    same: Float[Array, "teachers teachers"]
+
+    @classmethod
+    def empty(cls, teachers: int, *, like: Array | None = None) -> TeacherAgreement:
+        """Return the agreement of teachers of which nothing was seen.
+
+        Args:
+            teachers: how many.
+            like: an array whose framework and device the sums take, and float64 if it has that.
+
+        Raises:
+            ValueError: a number of teachers that is no int above 0.
+        """
+        function = "TeacherAgreement.empty"
+        if not isinstance(teachers, int) or teachers < 1:
+            raise ValueError(f"{function}: teachers needs an int > 0; got {teachers!r}")
+        ops = backend_for(function, like)
+        dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
+        dtype = "float64" if dtype == "float64" else "float32"
+        shapes: list[tuple[int, ...]] = [(), (teachers, teachers)]
+        return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
+
+    def update(
+        self,
+        logits_list: Sequence[Logits],
+        *,
+        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        decay: Scalar = 1.0,
+    ) -> TeacherAgreement:
+        """Return the agreement with more rows counted; the old sums are first times ``decay``.
+
+        Args:
+            logits_list: one (batch, classes) array a teacher, all of one shape.
+            where: (batch,) bool, True = keep.
+            decay: 1 counts all rows alike; 0.99 a batch remembers about the last 100 batches.
+
+        Raises:
+            ValueError, TypeError: another number of teachers, or shapes, dtypes or devices that
+                do not fit.
+        """
+        function = "TeacherAgreement.update"
+        if len(logits_list) != self.same.shape[0]:
+            raise ValueError(
+                f"{function}: logits_list needs one array a teacher, {self.same.shape[0]}; got "
+                f"{len(logits_list)}"
+            )
+        ops = backend_for(function, *self, *logits_list, where)
+        like = like_of(ops, *self, *logits_list, where)
+        rows, same = (ops.asarray(x, like) for x in self)
+        dtype = ops.dtype(same)
+        argument = "each of logits_list"
+        teachers = [
+            teacher_rows(function, ops, x, None, where, like=like, dtype=dtype, argument=argument)
+            for x in logits_list
+        ]
+        shapes = [tuple(teacher.logits.shape) for teacher in teachers]
+        if not all(fits(shape, shapes[0]) for shape in shapes):
+            raise ValueError(
+                f"{function}: logits_list needs arrays of one shape; got {shapes}. Map the classes "
+                "first: mcld_core.select_classes"
+            )
+        chosen = ops.concat([ops.argmax(teacher.logits, 1)[None, :] for teacher in teachers])
+        kept = ops.astype(teachers[0].kept, dtype)
+        alike = ops.astype(chosen[:, None, :] == chosen[None, :, :], dtype)
+        if not isinstance(decay, (int, float)):
+            decay = ops.astype(ops.asarray(decay, like), dtype)
+        return TeacherAgreement(
+            decay * rows + ops.sum(kept, None),
+            decay * same + ops.sum(alike * kept[None, None, :], 2),
+        )
+
+    def merge(self, other: TeacherAgreement) -> TeacherAgreement:
+        """Return the agreement on the rows of both, such as those of two processes.
+
+        Raises:
+            ValueError: another number of teachers.
+        """
+        if tuple(self.same.shape) != tuple(other.same.shape):
+            raise ValueError(
+                "TeacherAgreement.merge: both need the same teachers; got "
+                f"{self.same.shape[0]} and {other.same.shape[0]}"
+            )
+        return TeacherAgreement(self.rows + other.rows, self.same + other.same)
+
+    @property
+    def share(self) -> Float[Array, "teachers teachers"]:
+        """The part of the rows on which each two have the same arg max; 0 before any row."""
+        ops = backend_for("TeacherAgreement", self.rows)
+        return ops.where(self.rows > 0, self.same / ops.where(self.rows > 0, self.rows, 1.0), 0.0)
+
+
+def agreement(
+    logits_list: Sequence[Logits],
+    *,
+    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+) -> Float[Array, "teachers teachers"]:
+    """Return the ``share`` of `TeacherAgreement` on one batch, or on a whole validation set.
+
+    Args:
+        logits_list: one (batch, classes) array a teacher, all of one shape.
+        where: (batch,) bool, True = keep.
+
+    Returns:
+        (teachers, teachers), the part of the rows on which each two have the same arg max (0
+        where no row is kept); float32, float64 if the first teacher is.
+
+    Raises:
+        ValueError, TypeError: no teacher, or shapes, dtypes or devices that do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> first, second = np.eye(4), np.eye(4)[[0, 1, 2, 2]]
+        >>> float(agreement([first, second])[0, 1])
+        0.75
+    """
+    if not logits_list:
+        raise ValueError("agreement: logits_list needs at least one teacher; got none")
+    ops = backend_for("agreement", *logits_list, where)
+    like = ops.asarray(logits_list[0], like_of(ops, *logits_list, where))
+    empty = TeacherAgreement.empty(len(logits_list), like=like)
+    return empty.update(logits_list, where=where).share

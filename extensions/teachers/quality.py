@@ -1,0 +1,236 @@
+"""How good a teacher is: counts against labels, and the numbers that they give."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mcld_core.backends import Backend, backend_for
+from mcld_core.extensions.teachers.rows import clip01, like_of, target_class, teacher_rows
+from mcld_core.formulas.contrast import one_hot
+from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
+
+
+class TeacherQuality(NamedTuple):
+    """What a teacher got right, as sums over the rows seen: running, mergeable, a pytree.
+
+    Every field is a sum, so two qualities `merge` by addition (and an all-reduce of the fields
+    merges processes). A checkpoint keeps ``quality._asdict()`` and ``TeacherQuality(**saved)``
+    restores it. The sums are float32 (float64 where ``like`` is): exact counts up to 2^24 rows;
+    ``decay`` in `update` forgets old rows and keeps them small.
+
+    Args:
+        rows: (classes,) rows seen, by label.
+        correct: (classes,) of those, the rows whose arg max is the label.
+        entropy: sum of the rows' entropies, in nats.
+        bin_rows: (bins,) rows seen, by confidence (the largest probability); equal bins of 0 … 1.
+        bin_confidence: (bins,) sum of their confidences.
+        bin_correct: (bins,) of those, the correct rows.
+
+    Example:
+        >>> import numpy as np
+        >>> logits = np.array([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0], [0.0, 4.0]])
+        >>> quality = TeacherQuality.from_logits(logits, np.array([0, 1, 1, 1]))
+        >>> float(quality.accuracy)
+        0.75
+
+    References:
+        C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (calibration error).
+    """
+
+    rows: Float[Array, "classes"]  # noqa: F821
+    correct: Float[Array, "classes"]  # noqa: F821
+    entropy: Float[Array, ""]
+    bin_rows: Float[Array, "bins"]  # noqa: F821
+    bin_confidence: Float[Array, "bins"]  # noqa: F821
+    bin_correct: Float[Array, "bins"]  # noqa: F821
+
+    @classmethod
+    def empty(cls, classes: int, *, bins: int = 15, like: Array | None = None) -> TeacherQuality:
+        """Return the quality of a teacher of which nothing was seen: no better than chance.
+
+        Args:
+            classes: the width of a row.
+            bins: the number of confidence bins.
+            like: an array whose framework and device the sums take, and float64 if it has that.
+
+        Raises:
+            ValueError: a number of classes or bins that is no int above 0.
+        """
+        function = "TeacherQuality.empty"
+        for name, size in (("classes", classes), ("bins", bins)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{function}: {name} needs an int > 0; got {size!r}")
+        ops = backend_for(function, like)
+        dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
+        dtype = "float64" if dtype == "float64" else "float32"
+        shapes = [(classes,), (classes,), (), (bins,), (bins,), (bins,)]
+        return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
+
+    @classmethod
+    def from_logits(
+        cls,
+        teacher_logits: Logits,
+        labels: Labels,
+        *,
+        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        bins: int = 15,
+    ) -> TeacherQuality:
+        """Return the quality on a whole validation set: `empty`, then one `update`.
+
+        Raises:
+            ValueError, TypeError: as of `update`, or a number of bins that is no int above 0.
+        """
+        function = "TeacherQuality.from_logits"
+        ops = backend_for(function, teacher_logits, labels, where)
+        rows = ops.asarray(teacher_logits, like_of(ops, teacher_logits, labels, where))
+        if len(rows.shape) != 2:
+            raise ValueError(
+                f"{function}: teacher_logits needs two axes (batch, classes); got shape "
+                f"{tuple(rows.shape)}"
+            )
+        return cls.empty(int(rows.shape[1]), bins=bins, like=rows).update(rows, labels, where=where)
+
+    def update(
+        self,
+        teacher_logits: Logits,
+        labels: Labels,
+        *,
+        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        decay: Scalar = 1.0,
+        ignore_index: int = -100,
+    ) -> TeacherQuality:
+        """Return the quality with more rows counted; the old sums are first multiplied by decay.
+
+        Args:
+            teacher_logits: (batch, classes), any float dtype.
+            labels: (batch,) int, or (batch, classes) soft, whose arg max counts.
+            where: (batch,) bool, True = keep.
+            decay: 1 counts all rows alike; 0.99 a batch remembers about the last 100 batches.
+            ignore_index: rows with this int label are not counted.
+
+        Raises:
+            ValueError, TypeError: shapes, dtypes, devices or labels that do not fit.
+        """
+        function = "TeacherQuality.update"
+        ops = backend_for(function, self.rows, teacher_logits, labels, where)
+        like = like_of(ops, self.rows, teacher_logits, labels, where)
+        old = TeacherQuality(*(ops.asarray(x, like) for x in self))
+        dtype = ops.dtype(old.rows)
+        batch = teacher_rows(
+            function, ops, teacher_logits, labels, where,
+            like=like, ignore_index=ignore_index, dtype=dtype,
+        )  # fmt: skip
+        classes, bins = int(old.rows.shape[0]), int(old.bin_rows.shape[0])
+        if batch.logits.shape[1] != classes:
+            raise ValueError(
+                f"{function}: teacher_logits need {classes} classes, as this quality counts; got "
+                f"shape {tuple(batch.logits.shape)}"
+            )
+        target = target_class(ops, batch.labels)
+        kept = batch.kept & (target >= 0)
+        counted = ops.astype(kept, dtype)
+        correct = ops.astype(kept & (ops.argmax(batch.logits, 1) == target), dtype)
+        p = ops.softmax(batch.logits, 1)
+        confidence = ops.max(p, 1)
+        is_class = one_hot(ops, target, classes, dtype)
+        is_bin = ops.astype(_in_bin(ops, confidence, bins), dtype)
+        new = TeacherQuality(
+            rows=_by_group(ops, is_class, counted),
+            correct=_by_group(ops, is_class, correct),
+            entropy=ops.sum(counted * _entropy(ops, p), None),
+            bin_rows=_by_group(ops, is_bin, counted),
+            bin_confidence=_by_group(ops, is_bin, counted * confidence),
+            bin_correct=_by_group(ops, is_bin, correct),
+        )
+        if not isinstance(decay, (int, float)):
+            decay = ops.astype(ops.asarray(decay, like), dtype)
+        return TeacherQuality(*(decay * x + y for x, y in zip(old, new, strict=True)))
+
+    def merge(self, other: TeacherQuality) -> TeacherQuality:
+        """Return the quality on the rows of both, such as those of two processes.
+
+        Raises:
+            ValueError: other classes or bins.
+        """
+        shapes = [tuple(x.shape) for x in self], [tuple(x.shape) for x in other]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                "TeacherQuality.merge: both need the same classes and bins; got "
+                f"{self.rows.shape[0]} and {other.rows.shape[0]} classes, "
+                f"{self.bin_rows.shape[0]} and {other.bin_rows.shape[0]} bins"
+            )
+        return TeacherQuality(*(x + y for x, y in zip(self, other, strict=True)))
+
+    @property
+    def accuracy(self) -> Float[Array, ""]:
+        """The part of the rows whose arg max is the label; chance (1 / classes) before any row."""
+        ops = self._ops()
+        total = ops.sum(self.rows, None)
+        chance = 1.0 / self.rows.shape[0]
+        right = ops.sum(self.correct, None)
+        return ops.where(total > 0, right / ops.where(total > 0, total, 1.0), chance)
+
+    @property
+    def class_accuracy(self) -> Float[Array, "classes"]:  # noqa: F821
+        """``(correct_c + accuracy) / (rows_c + 1)``: a class not seen has the overall accuracy."""
+        return (self.correct + self.accuracy) / (self.rows + 1.0)
+
+    @property
+    def confidence(self) -> Float[Array, ""]:
+        """The mean largest probability; 0 before any row."""
+        return self._mean(self._ops().sum(self.bin_confidence, None))
+
+    @property
+    def mean_entropy(self) -> Float[Array, ""]:
+        """The mean entropy of the rows, in nats; 0 before any row."""
+        return self._mean(self.entropy)
+
+    @property
+    def calibration_error(self) -> Float[Array, ""]:
+        """Expected calibration error: Σ_bins |correct − confidence| / rows; 0 before any row."""
+        ops = self._ops()
+        return self._mean(ops.sum(ops.abs(self.bin_correct - self.bin_confidence), None))
+
+    @property
+    def competence(self) -> Float[Array, ""]:
+        """How far the accuracy a is above chance: ``clip((a − 1/C) / (1 − 1/C), 0, 1)``."""
+        return _above_chance(self._ops(), self.accuracy, int(self.rows.shape[0]))
+
+    @property
+    def class_competence(self) -> Float[Array, "classes"]:  # noqa: F821
+        """The same of each class's accuracy."""
+        return _above_chance(self._ops(), self.class_accuracy, int(self.rows.shape[0]))
+
+    def _ops(self) -> Backend:
+        return backend_for("TeacherQuality", self.rows)
+
+    def _mean(self, total: Array) -> Array:
+        ops = self._ops()
+        rows = ops.sum(self.rows, None)
+        return ops.where(rows > 0, total / ops.where(rows > 0, rows, 1.0), 0.0)
+
+
+def _above_chance(ops: Backend, accuracy: Array, classes: int) -> Array:
+    if classes == 1:
+        return 0.0 * accuracy + 1.0
+    return clip01(ops, (accuracy - 1.0 / classes) / (1.0 - 1.0 / classes))
+
+
+def _in_bin(ops: Backend, confidence: Array, bins: int) -> Bool[Array, "batch bins"]:
+    """Return in which of the bins (b/B, (b+1)/B] each confidence lies; rounding above 1 counts."""
+    number = ops.arange(bins, confidence)
+    edge = ops.astype(number, ops.dtype(confidence))
+    value = confidence[:, None]
+    is_below = (value <= ((edge + 1.0) / bins)[None, :]) | (number == bins - 1)[None, :]
+    return (value > (edge / bins)[None, :]) & is_below
+
+
+def _by_group(ops: Backend, member: Float[Array, "batch groups"], x: Array) -> Array:
+    """Return the sum of the rows of each group."""
+    return ops.sum(member * x[:, None], 0)
+
+
+def _entropy(ops: Backend, p: Float[Array, "batch classes"]) -> Array:
+    return -ops.sum(ops.where(p > 0, p * ops.log(ops.where(p > 0, p, 1.0)), 0.0), 1)

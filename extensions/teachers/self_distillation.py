@@ -1,0 +1,216 @@
+"""The student as its own teacher: averaged weights, generations, heads of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from mcld_core.backends import backend_for
+from mcld_core.config import MCLDConfig
+from mcld_core.extensions.teachers.ensemble import ensemble
+from mcld_core.losses import mcld_loss
+from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
+
+Model = TypeVar("Model")
+
+
+def ema_update(average: Any, value: Any, decay: Scalar) -> Any:
+    """Return the moving average of weights: ``decay · average + (1 − decay) · value``.
+
+    A teacher whose weights are those of the student averaged over the last steps, about
+    ``1 / (1 − decay)`` of them, is steadier than the student and costs one addition a step.
+    Pure: under JAX use it in the jitted step; ``EMATeacher`` of the PyTorch and Keras backends
+    holds such a copy of a model.
+
+    A half-precision average would stand still, for a step of ``1 − decay`` is below its rounding:
+    its leaves come out as float32. Keep them so from step to step (``ema_update(params, params,
+    0.0)`` is a start that has the final dtypes, as a ``scan`` needs), and cast where the teacher
+    is called.
+
+    Args:
+        average: an array, or a dict, list or tuple of them, nested at will (a JAX parameter tree,
+            a ``state_dict``). Leaves that are not floating take the value of ``value``; a None
+            stays.
+        value: the student's, of the same structure.
+        decay: 0 … 1, a number or a traced array; `ema_decay` warms it up.
+
+    Returns:
+        The same structure, floating leaves as float32 (float64 stays), without a gradient.
+
+    Raises:
+        ValueError: structures that differ, or a decay outside 0 … 1.
+
+    Example:
+        >>> import numpy as np
+        >>> ema_update({"w": np.array([1.0])}, {"w": np.array([2.0])}, 0.75)
+        {'w': array([1.25])}
+
+    References:
+        A. Tarvainen, H. Valpola, "Mean teachers are better role models", NeurIPS 2017.
+    """
+    if isinstance(decay, (int, float)) and not 0 <= decay <= 1:
+        raise ValueError(f"ema_update: decay needs a number in 0 … 1; got {decay!r}")
+    if isinstance(average, Mapping):
+        if not isinstance(value, Mapping) or set(average) != set(value):
+            raise _different(average, value)
+        updated = {key: ema_update(average[key], value[key], decay) for key in average}
+        return updated if type(average) is dict else type(average)(updated)  # type: ignore[call-arg]
+    if isinstance(average, (list, tuple)):
+        if type(average) is not type(value) or len(average) != len(value):
+            raise _different(average, value)
+        entries = [ema_update(a, b, decay) for a, b in zip(average, value, strict=True)]
+        return type(average)(*entries) if hasattr(average, "_fields") else type(average)(entries)
+    if average is None or value is None:
+        if average is not value:
+            raise _different(average, value)
+        return None
+    ops = backend_for("ema_update", average, value)
+    average, value = ops.asarray(average), ops.stop_gradient(ops.asarray(value, average))
+    if tuple(average.shape) != tuple(value.shape):
+        raise _different(average, value)
+    dtype = ops.dtype(average)
+    if "float" not in dtype:
+        return value
+    dtype = "float64" if dtype == "float64" else "float32"
+    if not isinstance(decay, (int, float)):
+        decay = ops.astype(ops.asarray(decay, average), dtype)
+    average, value = ops.astype(average, dtype), ops.astype(value, dtype)
+    return ops.stop_gradient(decay * average + (1.0 - decay) * value)
+
+
+def ema_decay(step: Scalar, decay: float = 0.999) -> Any:
+    """Return ``min(decay, (1 + step) / (10 + step))``, so that the first weights are soon forgot.
+
+    Args:
+        step: updates done so far, a number or an array of any int or float dtype (traced, or an
+            optimizer's count of its steps).
+        decay: the final decay, 0 … 1.
+
+    Returns:
+        A number of Python, or a float32 array (float64 for a float64 step) where the step is one.
+
+    Example:
+        >>> [round(ema_decay(step), 3) for step in (0, 90, 10**6)]
+        [0.1, 0.91, 0.999]
+    """
+    if isinstance(step, (int, float)):
+        return min(decay, (1.0 + step) / (10.0 + step))
+    ops = backend_for("ema_decay", step)
+    step = ops.asarray(step)
+    step = ops.astype(step, "float64" if ops.dtype(step) == "float64" else "float32")
+    return ops.minimum((1.0 + step) / (10.0 + step), decay)
+
+
+def generations(
+    train: Callable[[Model | None, int], Model], count: int, teacher: Model | None = None
+) -> Iterator[Model]:
+    """Yield students that each learn from the one before (born-again networks).
+
+    ``train(teacher, generation)`` returns a trained student of the same size; generation 0 has
+    the given teacher, or None. The students together make an `ensemble`.
+
+    Args:
+        train: trains one student, from its teacher or without.
+        count: how many generations.
+        teacher: of the first generation.
+
+    Yields:
+        The students, ``count`` of them, each when its training is done.
+
+    Raises:
+        ValueError: a count below 1, when the first student is asked for.
+
+    Example:
+        >>> list(generations(lambda teacher, number: (teacher or 0) + 10 + number, 3))
+        [10, 21, 33]
+
+    References:
+        T. Furlanello et al., "Born Again Neural Networks", ICML 2018.
+    """
+    if not count >= 1:
+        raise ValueError(f"generations: count needs a number ≥ 1; got {count!r}")
+    for generation in range(count):
+        teacher = train(teacher, generation)
+        yield teacher
+
+
+def deep_supervision_loss(
+    heads: Sequence[Logits],
+    labels: Labels,
+    *,
+    config: MCLDConfig = MCLDConfig(weight_ce=1.0),  # noqa: B008  (frozen)
+    weight_last: Scalar = 1.0,
+    weight_heads: Scalar = 1.0,
+    progress: Scalar = 1.0,
+    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    reduction: Reduction = "mean",
+) -> Any:
+    """Distil between the heads of one network: no other teacher, one training.
+
+    With heads h = 1 … H, the last being the one that is kept, and ``MCLD(s; t)``:
+    ``w_last MCLD(z_H; ensemble(z_1 … z_{H-1})) + w_heads mean_h<H MCLD(z_h; z_H)``. No gradient
+    passes through a head as teacher. Early in a training every head is a poor teacher, hence the
+    cross-entropy in the default settings.
+
+    Args:
+        heads: two or more (batch, classes) arrays, the last head last.
+        labels: (batch,) int, or (batch, classes) soft.
+        config: the settings of each distillation.
+        weight_last: weight of the last head's loss; a Python 0 skips it.
+        weight_heads: weight of the other heads' mean loss; a Python 0 skips it.
+        progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
+
+    Returns:
+        The loss, float32 (float64 for float64 heads).
+
+    Raises:
+        ValueError, TypeError: fewer than two heads, or what does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> heads = [np.eye(2), 2 * np.eye(2), 4 * np.eye(2)]
+        >>> round(float(deep_supervision_loss(heads, np.arange(2))), 4)
+        1.2283
+
+    References:
+        L. Zhang et al., "Be Your Own Teacher", ICCV 2019.
+    """
+    if len(heads) < 2:
+        raise ValueError(
+            f"deep_supervision_loss: heads needs two or more heads, the last one last; got "
+            f"{len(heads)}"
+        )
+    *early, last = heads
+
+    def distil(student: Array, teacher: Array) -> Any:
+        return mcld_loss(
+            student, teacher, labels, config=config, progress=progress,
+            sample_weight=sample_weight, where=where, reduction=reduction,
+        )  # fmt: skip
+
+    total: Any = 0.0
+    if not (isinstance(weight_last, (int, float)) and weight_last == 0):
+        masks = None if where is None else [where] * len(early)
+        total = total + weight_last * distil(last, ensemble(early, where=masks))
+    if not (isinstance(weight_heads, (int, float)) and weight_heads == 0):
+        for head in early:
+            total = total + weight_heads / len(early) * distil(head, last)
+    return total
+
+
+def _different(average: Any, value: Any) -> ValueError:
+    return ValueError(
+        "ema_update: average and value need the same structure and shapes; got "
+        f"{_describe(average)} and {_describe(value)}"
+    )
+
+
+def _describe(x: Any) -> str:
+    if x is None:
+        return "None"
+    if isinstance(x, Mapping):
+        return f"a dict of {sorted(map(str, x))}"
+    if isinstance(x, (list, tuple)):
+        return f"a {type(x).__name__} of {len(x)}"
+    return f"shape {tuple(getattr(x, 'shape', ()))}"

@@ -1,0 +1,210 @@
+"""Changes to an exported ONNX model: names, softmax, metadata, one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mcld_core.export.inputs import ExportRequest
+
+LARGEST = 2**31 - 1
+"""Bytes that a protobuf message, and so an ONNX file without a second one, can hold."""
+
+
+def check_path(path: Path, function: str) -> None:
+    """Raise where no ONNX file can be written to the path.
+
+    Raises:
+        FileNotFoundError: its folder does not exist.
+        IsADirectoryError: it is a folder.
+        ValueError: onnx or onnxruntime would take it for a file of another format.
+    """
+    from onnx.serialization import registry
+
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{function}: path needs a folder that exists; got {path}; create {path.parent}."
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"{function}: path needs a file; got {path}, a folder.")
+    kind = registry.get_format_from_file_extension(path.suffix)
+    if kind not in (None, "protobuf") or path.suffix == ".ort":
+        raise ValueError(
+            f"{function}: path needs a name for ONNX, such as {path.stem}.onnx; got {path}, which "
+            "would be read as another format."
+        )
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A draft to write to, alone in a folder; it becomes `path` where no error comes.
+
+    Its name is short and its end says the format, whatever those of `path`.
+    """
+    with tempfile.TemporaryDirectory(prefix=".mcld.", dir=path.parent) as folder:
+        draft = Path(folder) / "draft.onnx"
+        yield draft
+        os.replace(draft, path)
+
+
+def finish(
+    path: Path,
+    request: ExportRequest,
+    output_names: Sequence[str],
+    *,
+    softmax: bool,
+    metadata: Mapping[str, Any],
+) -> int:
+    """Give inputs, outputs and axes their names, add softmax and metadata; return the opset."""
+    import onnx
+
+    model = onnx.load(str(path))  # with the external data, should the exporter have made some
+    names = list(request.example)
+    _rename_inputs(model.graph, names)
+    _rename_all(model.graph, [value.name for value in model.graph.output], output_names)
+    _name_axes(model.graph, request)
+    if softmax:
+        for name in output_names:
+            _append_softmax(model.graph, name)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    opset = int(versions.get("", versions.get("ai.onnx", 0)))
+    if request.opset not in (None, opset):
+        raise ValueError(
+            f"export_onnx: opset {request.opset} is not what the exporter wrote; got {opset}; no "
+            "file was written. Ask for that one, or leave opset out."
+        )
+    _forget_origin(model.graph)
+    onnx.helper.set_model_props(model, encode_metadata(metadata))
+    write_single(model, path)
+    return opset
+
+
+def write_single(model: Any, path: Path) -> None:
+    """Write the model as one file, weights included."""
+    size = model.ByteSize()
+    if size > LARGEST:
+        raise ValueError(
+            f"export_onnx: one ONNX file holds {LARGEST} bytes; got a student of {size}; no file "
+            "was written. Export a smaller student, or one of half precision."
+        )
+    for stale in path.parent.iterdir():  # external data, which the model now holds itself
+        if stale != path and stale.is_file():
+            stale.unlink()
+    path.write_bytes(model.SerializeToString())
+
+
+def encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """ONNX metadata are strings: those that are no JSON stay as they are, the rest becomes JSON.
+
+    Raises:
+        ValueError: JSON cannot hold a value.
+    """
+    return {str(key): _encode(key, x) for key, x in metadata.items() if x is not None}
+
+
+def _encode(key: Any, value: Any) -> str:
+    if isinstance(value, str) and _decode(value) == value:
+        return value
+    try:
+        return json.dumps(value, default=lambda array: array.tolist())  # of NumPy, or any framework
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"export_onnx: metadata needs what JSON holds; got {key!r} of type "
+            f"{type(value).__name__}; give texts, numbers, or lists and dicts of them."
+        ) from error
+
+
+def decode_metadata(properties: Mapping[str, str]) -> dict[str, Any]:
+    """Undo `encode_metadata`; what is no JSON is a string."""
+    return {key: _decode(value) for key, value in properties.items()}
+
+
+def _decode(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _rename_inputs(graph: Any, names: Sequence[str]) -> None:
+    weights = {tensor.name for tensor in graph.initializer}
+    present = [value.name for value in graph.input if value.name not in weights]
+    missing = [name for name in names if name not in present]
+    if len(present) != len(names):
+        cure = "The student ignores an input: leave it out."
+        if len(present) > len(names):
+            cure = "The student captures a tensor: make it a variable, or a constant inside."
+        raise ValueError(
+            f"export_onnx: the graph has the inputs {present} where the student takes {list(names)}"
+            f"; no file was written. {cure}"
+        )
+    if missing:  # the exporter kept the order, not the names
+        _rename_all(graph, present, names)
+
+
+def _rename_all(graph: Any, old: Sequence[str], new: Sequence[str]) -> None:
+    if len(old) != len(new):
+        raise ValueError(
+            f"export_onnx: output_names needs {len(old)} names, one an output; got {list(new)}."
+        )
+    # By way of names that nothing has, for a new name may be an old one of something else.
+    moved = {name: f"{name}/graph" for name in new if name not in old}
+    _rename(graph, moved)
+    _rename(graph, {name: f"{wanted}/renamed" for name, wanted in zip(old, new, strict=True)})
+    _rename(graph, {f"{wanted}/renamed": wanted for wanted in new})
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, names)
+
+
+def _name_axes(graph: Any, request: ExportRequest) -> None:
+    """Call the dynamic axes by their names; exporters make some up ("unk__20")."""
+    known: dict[str, str] = {}
+    for value in graph.input:
+        for axis, label in request.dynamic_axes.get(value.name, {}).items():
+            dimension = value.type.tensor_type.shape.dim[axis]
+            if dimension.dim_param:
+                known[dimension.dim_param] = label
+            dimension.dim_param = label
+    for value in (*graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in known:
+                dimension.dim_param = known[dimension.dim_param]
+    if "batch" in known.values():
+        for value in graph.output:
+            first = value.type.tensor_type.shape.dim[0]
+            if not first.HasField("dim_value"):
+                first.dim_param = "batch"
+
+
+def _forget_origin(graph: Any) -> None:
+    """Drop the exporter's notes: stack traces, larger than a small student, with local paths."""
+    notes = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for entry in (graph, *notes):
+        entry.ClearField("doc_string")
+        entry.ClearField("metadata_props")
+
+
+def _append_softmax(graph: Any, name: str) -> None:
+    import onnx
+
+    logits = f"{name}/logits"
+    _rename(graph, {name: logits})
+    for value in graph.output:
+        value.name = name if value.name == logits else value.name
+    graph.node.append(
+        onnx.helper.make_node("Softmax", [logits], [name], f"{name}/softmax", axis=-1)
+    )

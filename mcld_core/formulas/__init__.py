@@ -1,0 +1,1 @@
+"""The formulas: values only; every derivative is the framework's."""

@@ -1,0 +1,22 @@
+"""The code of the guide and of the README for Keras, as printed, runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+GUIDE = (ROOT / "docs" / "guides" / "keras.md").read_text("utf-8")
+TEXT = GUIDE + (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"<!-- test: keras -->\n```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_every_block_is_tested() -> None:
+    assert len(BLOCKS) == GUIDE.count("```python") + 1
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_block_runs(number: int) -> None:
+    exec(compile(BLOCKS[number], f"block {number}", "exec"), {"__name__": "guide"})

@@ -1,0 +1,156 @@
+"""MCLDTrainer in a real transformers Trainer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from mcld_core import MCLDConfig, mcld_loss
+from tests.backends.torch.tiny_trainer import (
+    CLASSES,
+    make_data,
+    make_model,
+    make_teacher,
+    make_trainer,
+    weights,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+def by_hand(batch: int, accumulate: int, steps: int = 2) -> torch.Tensor:
+    """Return the weights after the same steps: each sample with a label weighs 1/items."""
+    model, teacher, data = make_model(8, seed=0), make_teacher().eval(), make_data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for step in range(steps):
+        rows = data[step * batch * accumulate : (step + 1) * batch * accumulate]
+        items = sum(int(row["labels"] != -100) for row in rows)
+        optimizer.zero_grad()
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            inputs = torch.stack([row["input_ids"] for row in part])
+            labels = torch.stack([row["labels"] for row in part])
+            with torch.no_grad():
+                answers = teacher(inputs).logits
+            loss = mcld_loss(
+                model(inputs).logits, answers, labels, progress=step / steps, reduction="sum"
+            )
+            (loss / items).backward()
+        optimizer.step()
+    return weights(model)
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(4, 3), (8, 1)])
+def test_steps_are_normalised_by_their_items(batch: int, accumulate: int, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, batch=batch, accumulate=accumulate, teacher=make_teacher())
+    before = weights(trainer.model).clone()
+    trainer.train()
+    expected = by_hand(batch, accumulate)
+    assert (weights(trainer.model) - before).abs().max() > 1e-2
+    torch.testing.assert_close(weights(trainer.model), expected, rtol=1e-5, atol=1e-6)
+    assert not any(p.requires_grad for p in trainer.teacher.parameters())
+    assert not trainer.teacher.training
+
+
+def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
+    """Batches of 4 on two ranks are batches of 8: keys, items and the mean of the gradients."""
+    out = tmp_path / "weights.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    worker = subprocess.run(
+        [*command, "-m", "tests.backends.torch.tiny_trainer", str(out)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert worker.returncode == 0, worker.stdout + worker.stderr
+    torch.testing.assert_close(torch.load(out), by_hand(8, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_evaluates_with_the_full_ramp(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, batch=24, teacher=make_teacher())
+    found = trainer.evaluate()["eval_loss"]
+    data = make_data()
+    inputs = torch.stack([row["input_ids"] for row in data])
+    labels = torch.stack([row["labels"] for row in data])
+    with torch.no_grad():
+        student = make_model(8, seed=0).eval()(inputs).logits
+        expected = mcld_loss(student, make_teacher().eval()(inputs).logits, labels)
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cached_logits_and_soft_labels(tmp_path: Path) -> None:
+    """The data brings the teacher's answers; soft labels count one item a row."""
+    teacher = make_teacher().eval()
+    data = make_data(8)
+    for row in data:
+        with torch.no_grad():
+            row["teacher_logits"] = teacher(row["input_ids"][None]).logits[0]
+        row["labels"] = torch.softmax(row["teacher_logits"], 0)
+    config = MCLDConfig(weight_ce=1.0)
+    trainer = make_trainer(tmp_path, batch=8, data=data, max_steps=1, remove_unused_columns=False)
+    trainer.mcld_config = config
+    trainer.train()
+    names = ("input_ids", "teacher_logits", "labels")
+    inputs, answers, labels = (torch.stack([row[name] for row in data]) for name in names)
+    model = make_model(8, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    mcld_loss(model(inputs).logits, answers, labels, config=config, progress=0.0).backward()
+    optimizer.step()
+    torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("as_tensor", [True, False])
+def test_a_step_without_a_label_trains_nothing(tmp_path: Path, as_tensor: bool) -> None:
+    trainer = make_trainer(tmp_path, batch=4, teacher=make_teacher())
+    model = trainer.model.train()
+    tokens = torch.zeros(4, 6, dtype=torch.int64)
+    inputs = {"input_ids": tokens, "labels": torch.full((4,), -100)}
+    items = torch.tensor(0) if as_tensor else 0
+    loss = trainer.compute_loss(model, inputs, num_items_in_batch=items)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_resumes_with_its_ramp(tmp_path: Path) -> None:
+    class Stop(TrainerCallback):  # type: ignore[misc]
+        """As if killed after the second step."""
+
+        def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            control.should_training_stop = state.global_step == 2
+            return control
+
+    options = {"batch": 4, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = make_trainer(tmp_path / "whole", teacher=make_teacher(), **options)
+    whole.train()
+    first = make_trainer(tmp_path / "first", teacher=make_teacher(), **options)
+    first.add_callback(Stop())
+    first.train()
+    rest = make_trainer(
+        tmp_path / "first", teacher=make_teacher(), model=make_model(8, seed=9), **options
+    )
+    rest.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-2"))
+    assert torch.equal(weights(rest.model), weights(whole.model))
+    losses = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (whole, rest)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+
+
+def test_errors(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, batch=4)
+    with pytest.raises(ValueError, match="MCLDTrainer: teacher needs a model, or the data a col"):
+        trainer.train()
+    batch = {"input_ids": torch.zeros(2, 6, dtype=torch.int64)}
+    batch["teacher_logits"] = torch.zeros(2, CLASSES)
+    token_logits = lambda **_: {"logits": torch.zeros(2, 6, CLASSES)}  # noqa: E731
+    with pytest.raises(ValueError, match=r"logits of the model need shape .* got \(2, 6, 3\)"):
+        trainer.compute_loss(token_logits, batch)

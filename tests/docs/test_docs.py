@@ -1,0 +1,97 @@
+"""The pages of the site that are no guide to one framework: their code runs, as printed."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.frameworks import ARRAY_BACKENDS, KNOWN, only
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (
+    "docs/index.md",
+    "docs/method.md",
+    "docs/hyperparameters.md",
+    "docs/backends.md",
+    "docs/migrating.md",
+    "docs/guides/distributed.md",
+    "docs/guides/offline.md",
+)
+GUIDES = {  # run by a test of their own
+    "tests/backends/torch": ("torch",),
+    "tests/backends/tensorflow": ("tensorflow",),
+    "tests/backends/jax": ("jax",),
+    "tests/backends/keras": ("keras",),
+    "tests/export": ("export",),
+    "tests/extensions": ("nlp", "timeseries", "teachers", "multimodal"),
+}
+BLOCK = re.compile(
+    r"^( *)<!-- test: (\S+) -->\n\1```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE
+)
+BLOCKS = [
+    (f"{page}:{number}", match[2], textwrap.dedent(match[3]))
+    for page in PAGES
+    for number, match in enumerate(BLOCK.finditer((ROOT / page).read_text("utf-8")))
+]
+PLAIN_KD = ("docs/migrating.md:0", "docs/migrating.md:1")
+
+
+def run(place: str, code: str) -> dict[str, Any]:
+    """Run a block in a namespace of its own; return the namespace."""
+    namespace: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, place, "exec"), namespace)
+    return namespace
+
+
+def blocks_for(backend_name: str) -> list[Any]:
+    return [
+        pytest.param(place, code, id=place) for place, need, code in BLOCKS if need == backend_name
+    ]
+
+
+def test_every_block_says_what_it_needs() -> None:
+    assert len(BLOCKS) == sum((ROOT / page).read_text("utf-8").count("```python") for page in PAGES)
+    assert {need for _, need, _ in BLOCKS} <= set(KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("place", "code"),
+    [block for name in ARRAY_BACKENDS for block in blocks_for(name)],
+)
+def test_block_runs(place: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(place, code)
+
+
+def test_every_page_with_code_has_a_test() -> None:
+    pages = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "docs").rglob("*.md")}
+    with_code = {page for page, path in pages.items() if "```python" in path.read_text("utf-8")}
+    guides = {f"docs/guides/{name}.md" for names in GUIDES.values() for name in names}
+    assert with_code == {*PAGES, *guides}
+    for folder, names in GUIDES.items():
+        tests = "".join(path.read_text("utf-8") for path in (ROOT / folder).glob("test_*guide*.py"))
+        assert all(f'"{name}' in tests for name in names), folder
+
+
+def test_pages_that_keras_runs() -> None:
+    assert [place for place, need, _ in BLOCKS if need == "keras"] == [
+        "docs/index.md:3",
+        "docs/migrating.md:5",
+        "docs/migrating.md:6",
+    ]
+
+
+@pytest.mark.parametrize("_", only("torch"))
+def test_plain_kd_and_its_replacement_are_equal(_: str) -> None:
+    import torch
+
+    before, same = (code for place, _, code in BLOCKS if place in PLAIN_KD)
+    losses = []
+    for code in (before, same):
+        torch.manual_seed(0)
+        losses.append(run("docs/migrating.md", code)["loss"])
+    torch.testing.assert_close(*losses)

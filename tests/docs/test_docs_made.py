@@ -1,0 +1,145 @@
+"""What the site makes itself: the figure of pairs, and tables and charts of committed results."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+ACCURACY = """# Accuracy on {name}
+
+Mean ± sample standard deviation over the seeds 0 1 2.
+
+## Comparison
+
+| | lr | test % (last epoch) | test % (best validation epoch) |
+|---|---|---|---|
+| CE | 0.1 | 90.00 ± 0.20 | 91.00 ± 0.20 |
+| MCLD | 0.1 | 92.00 ± 0.30 | 93.00 ± 0.30 |
+
+## Ablation
+
+| | lr | test % (last epoch) |
+|---|---|---|
+| all (the default) | 0.1 | 92.00 ± 0.30 |
+| {row} | 0.1 | 91.00 ± 0.40 |
+| no ramp | 0.1 | 90.00 ± 0.40 |
+"""
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+committed, figures = load("committed"), load("figures")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for name, row in (("apples", "target mask off"), ("pears", "similarity dot")):
+        text = ACCURACY.format(name=name, row=row)
+        (tmp_path / f"accuracy_{name}.md").write_text(text, "utf-8")
+    (tmp_path / "speed.md").write_text("# Speed\n\n`python benchmarks/speed.py`", "utf-8")
+    (tmp_path / "notes.md").write_text("# Notes\n", "utf-8")
+    (tmp_path / "notes.png").write_bytes(b"")
+    return tmp_path
+
+
+def test_the_figure_shows_what_the_terms_do() -> None:
+    same = figures.LABELS[:, None] == figures.LABELS
+    own = np.eye(len(same), dtype=bool)
+    instance = figures.signs(figures.instance_wise, figures.LABELS)
+    np.testing.assert_array_equal(instance, np.where(own, 1, np.where(same, 0, -1)))
+    category = figures.signs(figures.category_wise, figures.LABELS)
+    np.testing.assert_array_equal(category, np.where(same, 1, -1))
+
+
+def shown(picture: Path) -> tuple[list[str], list[str]]:
+    """Return the colours of the boxes in the order in which they were drawn, and the texts."""
+    text = picture.read_text("utf-8")
+    colors = (figures.PULL, figures.PUSH, figures.OUT, figures.INK)
+    boxes = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: (#\w{6})"', text)
+    return [color for color in boxes if color in colors], re.findall(r"<!-- (.*) -->", text)
+
+
+def test_the_committed_pictures_show_the_signs_of_the_terms() -> None:
+    colors = {1: figures.PULL, -1: figures.PUSH, 0: figures.OUT}
+    for name, term in (("instance", figures.instance_wise), ("category", figures.category_wise)):
+        boxes, texts = shown(figures.ASSETS / f"pairs_{name}.svg")
+        assert boxes == [colors[sign] for sign in figures.signs(term, figures.LABELS).flat]
+        assert texts.count("cat 1") == 2
+    boxes, texts = shown(figures.ASSETS / "pairs_sample.svg")
+    rest = [figures.PUSH] * (len(figures.CLASSES) - 1)
+    assert boxes == [figures.INK] * 5 + [figures.PULL, figures.PUSH, *rest]
+    assert set(figures.CLASSES) <= set(texts)
+
+
+def test_the_committed_pictures_are_those_that_the_script_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figures.draw(tmp_path)
+    for name in ("instance", "category", "sample"):
+        file = f"pairs_{name}.svg"
+        assert shown(tmp_path / file) == shown(figures.ASSETS / file)
+
+
+def test_differences_join_the_data_sets(results: Path) -> None:
+    assert committed.differences(results).splitlines() == [
+        "| setting | [apples](results/accuracy_apples.md) | [pears](results/accuracy_pears.md) |",
+        "|---|---|---|",
+        "| all (the default) | 92.00 ± 0.30 % | 92.00 ± 0.30 % |",
+        "| target mask off | -1.00 ± 0.50 | – |",
+        "| no ramp | **-2.00 ± 0.50** | **-2.00 ± 0.50** |",
+        "| similarity dot | – | -1.00 ± 0.50 |",
+    ]
+
+
+def test_the_gallery_has_every_page(results: Path) -> None:
+    gallery = committed.gallery(results)
+    for name in ("accuracy_apples", "accuracy_pears", "speed", "notes"):
+        assert f"({name}.md)**" in gallery
+    assert gallery.count("<svg") == 2
+    assert "![notes](notes.png)" in gallery
+    assert "benchmarks/speed.py" in gallery
+
+
+def test_a_chart_has_a_mark_a_row() -> None:
+    head, numbers = committed.table(ACCURACY)
+    assert (head, list(numbers)) == ("test % (last epoch)", ["CE", "MCLD"])
+    chart = committed.chart(head, numbers)
+    assert chart.count("<circle") == 2
+    assert chart.count('class="ours"') == 1
+
+
+def test_a_picture_belongs_to_the_longest_name(results: Path) -> None:
+    (results / "notes_more.md").write_text("# More\n", "utf-8")
+    (results / "notes_more_a.png").write_bytes(b"")
+    names = {
+        name: [path.name for path in committed.pictures_of(results / f"{name}.md")]
+        for name in ("notes", "notes_more")
+    }
+    assert names == {"notes": ["notes.png"], "notes_more": ["notes_more_a.png"]}
+
+
+def test_a_chart_of_equal_whole_numbers_has_a_width() -> None:
+    chart = committed.chart(
+        "%", {"a": committed.Spread(90.0, 0.0), "b": committed.Spread(90.0, 0.0)}
+    )
+    assert "90 %" in chart
+    assert "91 %" in chart
+
+
+def test_pictures_that_the_text_does_not_show_are_added(results: Path) -> None:
+    page = results / "notes.md"
+    assert "![notes.png](notes.png)" in committed.further_pictures(page, "# Notes")
+    assert committed.further_pictures(page, "![curves](notes.png)") == ""
+    assert committed.further_pictures(results / "speed.md", "# Speed") == ""

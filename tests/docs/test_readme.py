@@ -1,0 +1,108 @@
+"""The README's code, as printed: each Python block of a tested backend runs, each one-liner too.
+
+A block says what it needs in the line above its fence: `<!-- test: torch -->`, or numpy,
+tensorflow, jax; keras (run by tests/backends/keras), export (by tests/export); `skip` for a block that is
+no program of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.test_docs_made import committed
+from tests.frameworks import KNOWN, REQUESTED
+from tests.tolerance import assert_value
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+TEXT = README.read_text("utf-8")
+BLOCK = re.compile(r"(?:<!-- test: (\S+) -->\n)?```python\n(.*?)```", re.DOTALL)
+BLOCKS = [(match[1], match[2]) for match in BLOCK.finditer(TEXT)]
+ONE_LINER = re.compile(r"^(?:MCLD_BACKEND=(\w+) )?(python -c .+)$", re.MULTILINE)
+ONE_LINERS = [(match[1] or "numpy", match[2]) for match in ONE_LINER.finditer(TEXT)]
+
+
+LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]+)")
+
+
+def run(arguments: list[str], folder: Path, **environment: str) -> str:
+    """Run Python away from the repository; return what it printed."""
+    clean = {name: value for name, value in os.environ.items() if name != "MCLD_BACKEND"}
+    finished = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_every_python_block_says_what_it_needs() -> None:
+    assert len(BLOCKS) == TEXT.count("```python")
+    needs = [need for need, _ in BLOCKS]
+    assert set(needs) <= {*KNOWN, "export", "skip"}, f"a block without a known marker: {needs}"
+    assert {"torch", "keras", "export"} <= set(needs)
+
+
+@pytest.mark.parametrize("backend_name", REQUESTED)
+def test_python_blocks_run(backend_name: str, tmp_path: Path) -> None:
+    for need, code in BLOCKS:
+        if need == backend_name:
+            run(["-c", code], tmp_path)
+
+
+def test_the_readme_has_a_one_liner_for_each_backend() -> None:
+    assert [name for name, _ in ONE_LINERS] == ["numpy", "torch", "tensorflow", "jax"]
+    assert len({command for _, command in ONE_LINERS}) == 1
+
+
+def test_one_liners_print_equal_losses(tmp_path: Path) -> None:
+    printed = {}
+    for name, command in ONE_LINERS:
+        if name == "numpy" or name in REQUESTED:
+            _, *arguments = shlex.split(command)
+            printed[name] = run(
+                arguments, tmp_path, **({} if name == "numpy" else {"MCLD_BACKEND": name})
+            )
+    reference = float(printed.pop("numpy").split()[-1])
+    assert reference > 0
+    for text in printed.values():
+        assert_value(float(text.split()[-1]), reference, "float32")
+
+
+def test_it_fits_two_screens() -> None:
+    assert TEXT.count("\n") <= 120
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_what_is_linked_exists(page: str) -> None:
+    links = LINK.findall((README.parent / page).read_text("utf-8"))
+    assert [link for link in links if not (README.parent / link).exists()] == []
+    assert links or page == "CHANGELOG.md"
+
+
+def test_the_results_are_those_of_the_committed_files() -> None:
+    part = TEXT.split("## Results")[1].split("\n## ")[0]
+    head, _, *rows = [line for line in part.splitlines() if line.startswith("|")]
+    files = LINK.findall(head)
+    assert len(files) >= 2
+    seen = 0
+    for row in rows:
+        name, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        for file, cell in zip(files, cells, strict=True):
+            if not cell:
+                continue
+            page = (README.parent / file).read_text("utf-8")
+            part = committed.section(page, "Comparison")
+            result = committed.table(part, committed.LAST)[1][name.removesuffix(", without CE")]
+            assert cell == f"{result.mean:.2f} ± {result.deviation:.2f}", (file, row)
+            seen += 1
+    assert seen >= 8
