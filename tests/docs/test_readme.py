@@ -1,8 +1,8 @@
 """The README's code, as printed: each Python block of a tested backend runs, each one-liner too.
 
 A block says what it needs in the line above its fence: `<!-- test: torch -->`, or numpy,
-tensorflow, jax; keras (run by tests/backends/keras), export (by tests/export); `skip` for a block that is
-no program of its own.
+tensorflow, jax; keras (run by tests/backends/keras), export (by tests/export); `skip` for a block
+that is no program of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Train with a bank, save each step, and die without warning where asked to.
 
-Run by test_resume.py: ``python -m tests.backends.tensorflow.resume_worker FOLDER STEPS [KILL_AFTER]``.
+Run by test_resume.py: ``python -m tests.backends.tensorflow.resume_worker FOLDER STEPS
+[KILL_AFTER]``.
 """
 
 from __future__ import annotations

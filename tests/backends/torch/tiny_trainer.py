@@ -1,7 +1,7 @@
 """A tiny classifier of token ids and a Trainer that distils it; run on ranks it writes its weights.
 
-``python -m torch.distributed.run … -m tests.backends.torch.tiny_trainer OUT`` is what test_huggingface.py
-runs on two ranks.
+``python -m torch.distributed.run … -m tests.backends.torch.tiny_trainer OUT`` is what
+test_huggingface.py runs on two ranks.
 """
 
 from __future__ import annotations
