@@ -1,4 +1,4 @@
-"""What the closed-form gradient promises: what is kept, second derivatives, blocks under XLA."""
+"""What the gradient by block promises: what is kept, second derivatives, blocks under XLA."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def logits(seed: int, batch: int, classes: int) -> tuple[np.ndarray, np.ndarray,
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)
-@pytest.mark.parametrize("block_size", ["auto", None])
+@pytest.mark.parametrize("block_size", [256, None])
 def test_backward_keeps_the_gradient_and_no_array_of_rows_by_keys(
     backend: Framework, block_size: Any
 ) -> None:
