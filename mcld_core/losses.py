@@ -255,7 +255,7 @@ def evaluate_batch(
     only compare them.
     """
     ops, config, weights = arguments.ops, objective.config, objective.weights
-    ramp = _ramp(arguments, objective, batch)
+    ramp = category_ramp(arguments, objective, batch)
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
         weights = TermWeights()  # no rows, no terms
     keys = objective.keys
@@ -396,7 +396,7 @@ def _columns(ops: Backend, batch: Batch, config: MCLDConfig) -> Float[Array, " b
     return column_contrast(ops, raised(ops, student), teacher, batch.kept, config.key_temperature)
 
 
-def _ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Float[Array, ""]:
+def category_ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Float[Array, ""]:
     """Return ``clip(progress / warmup, 0, 1)``, without a gradient; 1 where ``warmup`` is 0.
 
     Raises:
