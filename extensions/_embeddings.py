@@ -37,9 +37,9 @@ def embedding_contrast(
     Args:
         student: (batch, width), any float dtype.
         teacher: (batch, width); never receives a gradient.
-        labels: (batch,) int ids ≥ 0 (negative: dropped), or (batch, any) soft, or None: no target
-            mask and no category-wise term. Ids beyond 32 bits need 64-bit integers: in JAX
-            ``jax_enable_x64``.
+        labels: (batch,) int ids ≥ 0 (negative: dropped), or (batch, any) soft (rows sum to 1), or
+            None: no target mask and no category-wise term. Ids beyond 32 bits need 64-bit
+            integers: in JAX ``jax_enable_x64``.
         config: weights, target mask and warm-up.
         temperature: the scale is 1 / temperature, where ``logit_scale`` is None.
         logit_scale: the scale itself. As a zero-dimensional array of the framework it receives a
@@ -72,12 +72,7 @@ def embedding_contrast(
     )
     arguments.reduction(reduction)
     batch = embedding_batch(arguments, (student, teacher), labels, sample_weight, where)
-    if logit_scale is None:
-        scale = 1.0 / arguments.scalar(
-            "temperature", temperature, batch.student, batch.dtype, above=0.0
-        )
-    else:
-        scale = check_scale(arguments, logit_scale, batch)
+    scale = embedding_scale(arguments, batch, logit_scale, temperature)
     objective = Objective(config, term_weights(config), progress=progress)
     losses = contrast_embeddings(arguments, batch, objective, scale)
     return reduce_rows(arguments.ops, losses, batch, reduction)
@@ -119,13 +114,19 @@ def embedding_batch(
     return Batch(student, teacher, dtype, labels, kept, weight)
 
 
-def check_scale(arguments: Arguments, logit_scale: Scalar, batch: Batch) -> Float[Array, ""]:
-    """Return the scale as an array, with its gradient.
+def embedding_scale(
+    arguments: Arguments, batch: Batch, logit_scale: Scalar | None, temperature: Scalar = 0.07
+) -> Float[Array, ""]:
+    """Return the scale of S, with its gradient: ``logit_scale``, or 1 / temperature.
 
     Raises:
         ValueError, TypeError: what is not one finite number above 0.
     """
-    return arguments.scalar("logit_scale", logit_scale, batch.student, batch.dtype, above=0.0)
+    like, dtype = batch.student, batch.dtype
+    tau = arguments.scalar("temperature", temperature, like, dtype, above=0.0)
+    if logit_scale is None:
+        return 1.0 / tau
+    return arguments.scalar("logit_scale", logit_scale, like, dtype, above=0.0)
 
 
 def contrast_embeddings(
@@ -141,12 +142,13 @@ def contrast_embeddings(
         embed(ops, batch.student, "cosine"),
         ops.matrix_transpose(embed(ops, batch.teacher, "cosine")),
     )
-    s = ops.where(batch.kept[None, :], scale * cosine, MASKED)
+    kept: Array = batch.kept
+    s = ops.where(kept[None, :], scale * cosine, MASKED)
     same = None
     if batch.labels is not None:
         keys = batch.labels
         if keys.ndim == 1:
-            keys = ops.where(batch.kept, keys, -2)
+            keys = ops.where(kept, keys, -2)
         same = affinity(ops, batch.labels, keys, batch.student.shape[1], batch.dtype)
 
     def number(weight: Scalar) -> Scalar:
@@ -158,7 +160,7 @@ def contrast_embeddings(
         loss = loss + number(weights.instance) * contrast
     if same is not None and not is_zero(weights.category):
         loss = loss + ramp * number(weights.category) * category_contrast(ops, s, same)
-    return ops.where(batch.kept, loss, 0.0)
+    return ops.where(kept, loss, 0.0)
 
 
 def _check_pair(arguments: Arguments, student: Array, teacher: Array) -> None:
@@ -191,5 +193,6 @@ def _soft_labels(
             f"({student.shape[0]}, any) for soft labels; got {tuple(labels.shape)}"
         )
     arguments.device("labels", labels, student, "student")
+    arguments.label_values("labels", labels, kept, labels.shape[1], -100)
     labels = ops.stop_gradient(ops.astype(labels, wide_dtype(ops.dtype(student))))
     return keep_rows(ops, labels, kept)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, Checks, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, Batch, Checks, differ, reduce_rows, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._arguments import row_ids
-from mcld_core.extensions._embeddings import check_scale, contrast_embeddings, embedding_batch
+from mcld_core.extensions._embeddings import (
+    contrast_embeddings,
+    embedding_batch,
+    embedding_scale,
+)
 from mcld_core.extensions._embeddings import embedding_contrast as embedding_contrast
 from mcld_core.extensions._modalities import (
-    check_batches,
+    Modality,
+    Pair,
+    Sides,
     check_mapping,
+    check_names,
     check_widths,
+    given_side,
     mask_rows,
-    modalities,
+    mask_sides,
+    prepare_sides,
 )
 from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.objective import is_zero
 from mcld_core.losses import Objective, evaluate, term_weights
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
-
-Pair = tuple[str, str]
-"""A modality of the student and one of the teacher."""
 
 RowLoss = Callable[[Array, Array], Array]
 """``function(student_rows, teacher_rows)`` → (batch,) losses."""
@@ -122,71 +130,43 @@ def multimodal_mcld_loss(
     """
     function = "multimodal_mcld_loss"
     checks = Checks(function)
-    _check_settings(checks, kind, config, logit_scale, weight_local)
     checks.reduction(reduction)
-    sides = {"student": student, "teacher": teacher}
-    masks = {
-        "student": {} if student_where is None else student_where,
-        "teacher": {} if teacher_where is None else teacher_where,
-    }
-    for side in sides:
-        check_mapping(function, side, sides[side], "modality → array")
-        check_mapping(function, f"{side}_where", masks[side], "modality → mask")
+    _check_settings(checks, kind, config, logit_scale, weight_local)
+    ours = given_side(function, "student", student, student_where)
+    theirs = given_side(function, "teacher", teacher, teacher_where)
     pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     others = {} if other_losses is None else other_losses
     _check_pairs(checks, pairs, others)
-    _check_names(checks, "student", student, [a for a, _ in (*pairs, *others)], masks["student"])
-    _check_names(checks, "teacher", teacher, [b for _, b in (*pairs, *others)], masks["teacher"])
+    asked = (*pairs, *others)
+    check_names(function, ours, (a for a, _ in asked))
+    check_names(function, theirs, (b for _, b in asked))
 
-    values = (
-        *student.values(),
-        *teacher.values(),
-        *(x for m in masks.values() for x in m.values()),
-    )
-    arguments = Arguments(function, *values, labels, sample_weight, logit_scale)
+    given = (*student.values(), *teacher.values(), *ours.masks.values(), *theirs.masks.values())
+    arguments = Arguments(function, *given, labels, sample_weight, logit_scale)
     ops = arguments.ops
-    ours, theirs = (modalities(arguments, side, sides[side], masks[side]) for side in sides)
-    check_batches(arguments, {"student": ours, "teacher": theirs})
-    first = next(iter(ours.values())).rows
-    labelled = _labelled(arguments, labels, first, kind, config)
+    sides = prepare_sides(arguments, ours, theirs)
+    for pair in asked:
+        check_widths(function, sides, pair)
+    labelled = _labelled(arguments, labels, sides, kind, config)
     if labelled is not None:
-        ours, theirs = (
-            {name: mask_rows(ops, one, labelled) for name, one in side.items()}
-            for side in (ours, theirs)
-        )
-    for a, b in (*pairs, *others):
-        check_widths(arguments, (a, b), ours[a].rows, theirs[b].rows)
-    dtype = wide_dtype(*(ops.dtype(one.rows) for one in ours.values()))
+        sides = mask_sides(ops, sides, labelled)
+    dtype = wide_dtype(*(ops.dtype(one.rows) for one in sides.student.values()))
     objective = Objective(config, term_weights(config), progress=progress)
     contrast = Contrast(kind, objective, logit_scale, weight_local, dtype)
-
-    def number(weight: Scalar) -> Float[Array, ""]:
-        return arguments.scalar("a weight", weight, first, dtype)
-
-    found: dict[Pair, tuple[Array, Array]] = {}
-    nothing = 0.0 * ops.astype(ops.arange(ops.size(first, 0), first), dtype)
-    total, share, counted = nothing, nothing, nothing > 0
-    for (a, b), weight in pairs.items():
-        both = ours[a].present & theirs[b].present
-        losses = _levels(arguments, contrast, (ours[a].rows, theirs[b].rows), labels, both)
-        found[a, b] = losses, both
-        total = total + number(weight) * losses
-        share = share + number(weight) * ops.astype(both, dtype)
-    total = ops.where(share > 0, total / ops.where(share > 0, share, 1.0), 0.0)
-    counted = share > 0
-    for (a, b), (weight, loss) in others.items():
-        both = ours[a].present & theirs[b].present
-        s, t = (mask_rows(ops, one, both).rows for one in (ours[a], theirs[b]))
-        losses = arguments.array(f"other_losses[{(a, b)!r}]", loss(s, ops.stop_gradient(t)), first)
-        arguments.vector(f"the result of other_losses[{(a, b)!r}]", losses, first.shape[0])
-        total = total + number(weight) * ops.where(both, ops.astype(losses, dtype), 0.0)
-        counted = counted | both
+    found = {
+        pair: _levels(arguments, contrast, sides.rows(pair), labels, sides.both(pair))
+        for pair in pairs
+    }
+    total, counted = _mean_over_pairs(arguments, sides, pairs, found, dtype)
+    if others:
+        added, has_other = _other_losses(arguments, sides, others, dtype)
+        total, counted = total + added, counted | has_other
     weights = None
     if sample_weight is not None:
         every = counted
-        for _, both in found.values():  # a pair of weight 0 has a term, too
-            every = every | both
-        weights = arguments.weight(sample_weight, every, nothing, dtype, "student")
+        for pair in found:  # a pair of weight 0 has a term, too
+            every = every | sides.both(pair)
+        weights = arguments.weight(sample_weight, every, total, dtype, "the student")
 
     def reduced(losses: Array, counts: Array) -> Array:
         weight = ops.astype(counts, dtype)
@@ -197,7 +177,8 @@ def multimodal_mcld_loss(
     value = reduced(total, counted)
     if not return_terms:
         return value
-    return value, {pair: ops.stop_gradient(reduced(*parts)) for pair, parts in found.items()}
+    terms = {pair: reduced(losses, sides.both(pair)) for pair, losses in found.items()}
+    return value, {pair: ops.stop_gradient(term) for pair, term in terms.items()}
 
 
 def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batch"]:
@@ -211,8 +192,8 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batc
         (batch,) means over the width, float32 (float64 for float64 student rows).
 
     Raises:
-        ValueError: rows without two axes, or of different widths.
-        TypeError: tensors of two frameworks.
+        ValueError: rows without two axes, of different batches or widths.
+        TypeError: rows that are not floats, tensors of two frameworks.
 
     Example:
         >>> import numpy as np
@@ -223,14 +204,62 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batc
     ops = arguments.ops
     student = arguments.array("student_rows", student_rows, arguments.like)
     teacher = arguments.array("teacher_rows", teacher_rows, student)
-    if len(student.shape) != 2 or tuple(student.shape)[1] != tuple(teacher.shape)[1]:
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    fits = len(ours) == 2 and len(theirs) == 2 and not differ(ours[0], theirs[0])
+    if not fits or not ours[1] or differ(ours[1], theirs[1]):
         raise ValueError(
-            "feature_mse: student_rows and teacher_rows need shape (batch, width), one width; got "
-            f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+            "feature_mse: student_rows and teacher_rows need shape (batch, width), one batch and "
+            f"one width; got {ours} and {theirs}"
         )
+    for name, x in (("student_rows", student), ("teacher_rows", teacher)):
+        if "float" not in ops.dtype(x):
+            raise TypeError(f"feature_mse: {name} needs a float dtype; got {ops.dtype(x)}")
+    arguments.device("teacher_rows", teacher, student, "student_rows")
     dtype = wide_dtype(ops.dtype(student))
     difference = ops.astype(student, dtype) - ops.stop_gradient(ops.astype(teacher, dtype))
     return ops.sum(difference * difference, 1) / float(student.shape[1])
+
+
+def _mean_over_pairs(
+    arguments: Arguments,
+    sides: Sides,
+    pairs: Mapping[Pair, Scalar],
+    found: Mapping[Pair, Float[Array, " batch"]],
+    dtype: str,
+) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
+    """Return each sample's mean over the pairs that it has, and which samples have one."""
+    ops = arguments.ops
+    first = next(iter(sides.student.values())).rows
+    total = share = 0.0 * ops.astype(ops.arange(ops.size(first, 0), first), dtype)
+    for pair, weight in pairs.items():
+        weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
+        total = total + weight * found[pair]
+        share = share + weight * ops.astype(sides.both(pair), dtype)
+    counted = share > 0
+    return ops.where(counted, total / ops.where(counted, share, 1.0), 0.0), counted
+
+
+def _other_losses(
+    arguments: Arguments,
+    sides: Sides,
+    others: Mapping[Pair, tuple[Scalar, RowLoss]],
+    dtype: str,
+) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
+    """Return the weighted sum of the other losses, and which samples have one of their pairs."""
+    ops = arguments.ops
+    total, counted = [], []
+    for pair, (weight, loss) in others.items():
+        both = sides.both(pair)
+        student, teacher = (
+            mask_rows(ops, Modality(rows, both), both).rows for rows in sides.rows(pair)
+        )
+        name = f"the result of other_losses[{pair!r}]"
+        losses = arguments.array(name, loss(student, ops.stop_gradient(teacher)), student)
+        arguments.vector(name, losses, student.shape[0])
+        weight = arguments.scalar(f"the weight of {pair!r}", weight, student, dtype)
+        total.append(weight * ops.where(both, ops.astype(losses, dtype), 0.0))
+        counted.append(both)
+    return functools.reduce(operator.add, total), functools.reduce(operator.or_, counted)
 
 
 def _levels(
@@ -246,7 +275,7 @@ def _levels(
         return _pair(arguments, contrast, rows, labels, both)
     student, teacher = (ops.astype(x, dtype) for x in rows)
     count, parts, width = ops.size(student, 0), ops.size(student, 1), student.shape[2]
-    divisor = ops.astype(ops.asarray(parts, student), dtype)
+    divisor = ops.maximum(ops.astype(ops.asarray(parts, student), dtype), 1.0)
     mean_student = ops.sum(student, 1) / divisor
     if contrast.kind == "logits":
         p = ops.sum(ops.softmax(raised(ops, teacher), 2), 1) / divisor
@@ -279,9 +308,7 @@ def _pair(
         arrays = (*rows, labels, None, both)
         return ops.astype(evaluate(arguments.function, arrays, objective, "none"), contrast.dtype)
     batch = embedding_batch(arguments, rows, labels, None, both)
-    scale = 1.0 / 0.07
-    if contrast.logit_scale is not None:
-        scale = check_scale(arguments, contrast.logit_scale, batch)
+    scale = embedding_scale(arguments, batch, contrast.logit_scale)
     return ops.astype(contrast_embeddings(arguments, batch, objective, scale), contrast.dtype)
 
 
@@ -323,21 +350,11 @@ def _check_pairs(checks: Checks, pairs: Any, others: Any) -> None:
             checks.number(f"the weight of {pair!r}", weight, minimum=0.0)
 
 
-def _check_names(
-    checks: Checks, side: str, given: Mapping[str, Any], asked: list[str], masks: Mapping[str, Any]
-) -> None:
-    """Raise ValueError for a modality that is asked for and is not there."""
-    for name in (*asked, *masks):
-        if name not in given:
-            raise ValueError(
-                f"{checks.function}: {side} has no modality {name!r}; it has {sorted(given)}"
-            )
-
-
 def _labelled(
-    arguments: Arguments, labels: Any, first: Array, kind: str, config: MCLDConfig
+    arguments: Arguments, labels: Any, sides: Sides, kind: str, config: MCLDConfig
 ) -> Bool[Array, " batch"] | None:
     """Return the rows whose int label is not to be left out; None where that is every row."""
+    first = next(iter(sides.student.values())).rows
     if labels is None or len(arguments.array("labels", labels, first).shape) != 1:
         return None
     labels = row_ids(arguments, "labels", labels, first)

@@ -84,7 +84,7 @@ class TeacherAgreement(NamedTuple):
             arguments.teacher(f"logits_list[{m}]", x, where, dtype=dtype)
             for m, x in enumerate(logits_list)
         ]
-        arguments.same_shape("logits_list", teachers)
+        arguments.same_shape("logits_list", [teacher.logits for teacher in teachers])
         chosen = ops.concat([ops.argmax(teacher.logits, 1)[None, :] for teacher in teachers])
         kept = teachers[0].weight
         alike = ops.astype(chosen[:, None, :] == chosen[None, :, :], dtype)

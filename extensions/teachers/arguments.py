@@ -92,9 +92,9 @@ class TeacherArguments(Arguments):
         kept = ops.astype(batch.kept, dtype)
         return TeacherBatch(ops.maximum(rows, MASKED), labels, batch.kept, kept)
 
-    def same_shape(self, name: str, teachers: Sequence[TeacherBatch]) -> None:
-        """Raise ValueError unless all teachers have as many rows and classes."""
-        shapes = [tuple(teacher.logits.shape) for teacher in teachers]
+    def same_shape(self, name: str, logits_list: Sequence[Float[Array, "batch classes"]]) -> None:
+        """Raise ValueError unless all logits have as many rows and classes."""
+        shapes = [tuple(logits.shape) for logits in logits_list]
         for shape in shapes:
             if differ(shape[0], shapes[0][0]) or differ(shape[1], shapes[0][1]):
                 raise ValueError(

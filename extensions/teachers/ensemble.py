@@ -77,7 +77,7 @@ def ensemble(
     given = [arguments.array(*x, like) for x in zip(names, logits_list, strict=True)]
     dtype = wide_dtype(*(ops.dtype(x) for x in given))
     teachers = [arguments.teacher(*x, dtype=dtype) for x in zip(names, given, masks, strict=True)]
-    arguments.same_shape("logits_list", teachers)
+    arguments.same_shape("logits_list", given)
     shares, scaled = [], []
     for m, (teacher, weight, temperature) in enumerate(
         zip(teachers, weights, temperatures, strict=True)

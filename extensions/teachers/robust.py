@@ -13,7 +13,10 @@ from mcld_core.formulas.contrast import one_hot
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
 
 SERIES = 12
-"""Terms of the series of (1 − e^−x)/x for |x| < 1/4: the rest is below 1e-16."""
+"""Terms of the series of (1 − e^−x)/x for x < 1/4: the rest is below 1e-16."""
+
+ROUNDING = 1e-3
+"""How far below 0 a loss may come out by rounding."""
 
 
 def bounded_loss(
@@ -33,7 +36,8 @@ def bounded_loss(
 
     Args:
         rows: (batch,) losses ≥ 0: any loss of the library with ``reduction="none"`` and *without*
-            ``sample_weight``, which belongs outside the bound, that is here.
+            ``sample_weight``, which belongs outside the bound, that is here. A row below 0 has no
+            such bound: it is an error where it can be read, and stays L elsewhere.
         q: ≥ 0, a number or a zero-dimensional array.
         sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
@@ -56,6 +60,7 @@ def bounded_loss(
     arguments.reduction(reduction)
     ops = arguments.ops
     rows, weight = _losses(arguments, rows, sample_weight, where)
+    _check_not_negative(arguments, rows)
     traced = arguments.scalar("q", q, rows, ops.dtype(rows))
     q = q if is_number(q) else ops.stop_gradient(traced)
     return _reduce(ops, _bound(ops, rows, q), weight, reduction)
@@ -169,7 +174,10 @@ def outlier_weights(
 
 
 def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
-    """Return ``(1 − e^−qL) / q``; near 0, where the difference cancels, L times its series."""
+    """Return ``(1 − e^−qL) / q``; near 0, where the difference cancels, L times its series.
+
+    Below 0, where rounding may bring a loss, it is L.
+    """
     if isinstance(q, (int, float)):
         if q == 0:
             return rows
@@ -177,13 +185,26 @@ def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
     else:
         x = q * ops.where(q > 0, rows, 0.0)  # at q = 0 an infinite loss too is itself
         divisor = ops.where(q > 0, q, 1.0)
-    near = ops.abs(x) < 0.25
-    close = ops.where(near, x, 0.0)
+    near = x < 0.25
+    close = ops.where(near & (x > 0), x, 0.0)
     series = 0.0 * close + 1.0
     for n in range(SERIES, 1, -1):
         series = 1.0 - close / float(n) * series
     far = (1.0 - ops.exp(-ops.where(near, 1.0, x))) / divisor
     return ops.where(near, rows * series, far)
+
+
+def _check_not_negative(arguments: Arguments, rows: Float[Array, " batch"]) -> None:
+    """Raise ValueError for a loss below 0, where it can be read."""
+    values = arguments.ops.host_values(rows)
+    if values is None or not (negative := values < -ROUNDING).any():
+        return
+    row = int(np.argmax(negative))
+    raise ValueError(
+        f"{arguments.function}: rows needs losses ≥ 0; got {values[row]} in row {row}. Pass the "
+        "losses themselves, without a sign or an offset (rows of category_contrast='columns' may "
+        "be negative: bound the other terms)"
+    )
 
 
 def _losses(

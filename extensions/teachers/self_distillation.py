@@ -189,36 +189,40 @@ def deep_supervision_loss(
         L. Zhang et al., "Be Your Own Teacher", ICCV 2019.
     """
     function = "deep_supervision_loss"
-    checks = TeacherArguments(function)
-    if len(checks.entries("heads", heads)) < 2:
+    check_config(function, config)
+    if len(TeacherArguments(function).entries("heads", heads)) < 2:
         raise ValueError(
-            f"{function}: heads needs two or more, the last one last; got {len(heads)}"
+            f"{function}: heads needs two or more, the last head last; got {len(heads)}"
         )
     arguments = TeacherArguments(function, *heads, labels, sample_weight, where)
     arguments.required_labels(labels)
-    arguments.number("weight_last", weight_last, minimum=0.0)
-    arguments.number("weight_heads", weight_heads, minimum=0.0)
+    ops = arguments.ops
     heads = [arguments.array(f"heads[{h}]", x, arguments.like) for h, x in enumerate(heads)]
     for h, head in enumerate(heads):
         arguments.logits(f"heads[{h}]", head)
+    arguments.same_shape("heads", heads)
     *early, last = heads
+    dtype = wide_dtype(*(ops.dtype(head) for head in heads))
+    of_last, of_heads = (
+        arguments.scalar(name, weight, last, dtype)
+        for name, weight in (("weight_last", weight_last), ("weight_heads", weight_heads))
+    )
 
     def distil(student: Array, teacher: Array, weights: TermWeights) -> Any:
         objective = Objective(config, weights, progress=progress)
         rows = (student, teacher, labels, sample_weight, where)
-        return evaluate(function, rows, objective, reduction)
+        return ops.astype(evaluate(function, rows, objective, reduction), dtype)
 
-    check_config(function, config)
     weights = term_weights(config)
     if is_zero(weight_last) and is_zero(weight_heads):
         return distil(last, last, TermWeights())
     total: Any = 0.0
     if not is_zero(weight_last):
         masks = None if where is None else [where] * len(early)
-        total = total + weight_last * distil(last, ensemble(early, where=masks), weights)
+        total = total + of_last * distil(last, ensemble(early, where=masks), weights)
     if not is_zero(weight_heads):
         for head in early:
-            total = total + weight_heads / len(early) * distil(head, last, weights)
+            total = total + of_heads / len(early) * distil(head, last, weights)
     return total
 
 

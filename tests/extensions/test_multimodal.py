@@ -346,7 +346,7 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
         (lambda: multimodal_mcld_loss(student, teacher, pairs={}), "at least one pair"),
         (
             lambda: multimodal_mcld_loss(student, teacher, pairs={("smell", "text"): 1.0}),
-            "student has no modality 'smell'; it has ['image', 'sound']",
+            "student has no modality 'smell'; it has 'image', 'sound'",
         ),
         (
             lambda: multimodal_mcld_loss(image, teacher, teacher_where={"taste": None}),
