@@ -59,6 +59,7 @@ def multimodal_mcld_loss(
     student_where: Mapping[str, Bool[Array, " batch"]] | None = None,
     teacher_where: Mapping[str, Bool[Array, " batch"]] | None = None,
     weight_local: Scalar = 1.0,
+    class_prior: Float[Array, " classes"] | None = None,
     other_losses: Mapping[Pair, tuple[Scalar, RowLoss]] | None = None,
     progress: Scalar = 1.0,
     sample_weight: Float[Array, " batch"] | None = None,
@@ -98,6 +99,7 @@ def multimodal_mcld_loss(
             not named is everywhere. The content of missing rows plays no part.
         teacher_where: the same of the teacher.
         weight_local: weight of the local level, for rows with parts.
+        class_prior: (classes,) ≥ 0, for logits, as in `mcld_core.mcld_loss`.
         other_losses: pair → (weight, function), such as ``(0.5, feature_mse)`` or ``(1.0, lambda
             s, t: kd_loss(s, t, reduction="none"))``.
         progress: the part of the training that is done, 0 to 1.
@@ -131,7 +133,10 @@ def multimodal_mcld_loss(
     function = "multimodal_mcld_loss"
     checks = Checks(function)
     checks.reduction(reduction)
-    _check_settings(checks, kind, config, logit_scale, weight_local)
+    check_config(function, config)
+    checks.choice("kind", kind, ("logits", "embeddings"))
+    checks.number("weight_local", weight_local, minimum=0.0)
+    _check_kind(function, kind, logit_scale, class_prior)
     ours = given_side(function, "student", student, student_where)
     theirs = given_side(function, "teacher", teacher, teacher_where)
     pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
@@ -151,7 +156,7 @@ def multimodal_mcld_loss(
     if labelled is not None:
         sides = mask_sides(ops, sides, labelled)
     dtype = wide_dtype(*(ops.dtype(one.rows) for one in sides.student.values()))
-    objective = Objective(config, term_weights(config), progress=progress)
+    objective = Objective(config, term_weights(config), None, class_prior, progress)
     contrast = Contrast(kind, objective, logit_scale, weight_local, dtype)
     found = {
         pair: _levels(arguments, contrast, sides.rows(pair), labels, sides.both(pair))
@@ -312,16 +317,17 @@ def _pair(
     return ops.astype(contrast_embeddings(arguments, batch, objective, scale), contrast.dtype)
 
 
-def _check_settings(
-    checks: Checks, kind: str, config: Any, logit_scale: Any, weight_local: Any
-) -> None:
-    checks.choice("kind", kind, ("logits", "embeddings"))
-    check_config(checks.function, config)
-    checks.number("weight_local", weight_local, minimum=0.0)
+def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) -> None:
+    """Raise ValueError for an argument that is for the other kind."""
     if kind == "logits" and logit_scale is not None:
         raise ValueError(
-            f"{checks.function}: logit_scale is for kind='embeddings'; got it with logits, whose "
-            "scale is their own (config.temperature divides S)"
+            f"{function}: logit_scale is for kind='embeddings'; got it with logits, whose scale is "
+            "their own (config.temperature divides S)"
+        )
+    if kind == "embeddings" and class_prior is not None:
+        raise ValueError(
+            f"{function}: class_prior is for kind='logits'; got it with embeddings, which have no "
+            "entry a class. Leave it out"
         )
 
 

@@ -153,6 +153,7 @@ def deep_supervision_loss(
     config: MCLDConfig = MCLDConfig(weight_ce=1.0),  # noqa: B008  (frozen)
     weight_last: Scalar = 1.0,
     weight_heads: Scalar = 1.0,
+    class_prior: Float[Array, " classes"] | None = None,
     progress: Scalar = 1.0,
     sample_weight: Float[Array, " batch"] | None = None,
     where: Bool[Array, " batch"] | None = None,
@@ -171,13 +172,14 @@ def deep_supervision_loss(
         config: the settings of each distillation.
         weight_last: weight of the last head's loss; a Python 0 skips it.
         weight_heads: weight of the other heads' mean loss; a Python 0 skips it.
-        progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
+        class_prior, progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
-        The loss, float32 (float64 for float64 heads).
+        The loss, float32 (float64 if one of the heads is).
 
     Raises:
-        ValueError, TypeError: fewer than two heads, or what does not fit.
+        ValueError, TypeError: fewer than two heads, labels that are None, a weight that is not one
+            number ≥ 0, or what does not fit.
 
     Example:
         >>> import numpy as np
@@ -209,7 +211,7 @@ def deep_supervision_loss(
     )
 
     def distil(student: Array, teacher: Array, weights: TermWeights) -> Any:
-        objective = Objective(config, weights, progress=progress)
+        objective = Objective(config, weights, None, class_prior, progress)
         rows = (student, teacher, labels, sample_weight, where)
         return ops.astype(evaluate(function, rows, objective, reduction), dtype)
 
