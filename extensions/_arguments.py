@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import check_device, check_rows
-from mcld_core.backends import Backend
+from mcld_core.arguments import Arguments
 from mcld_core.typing import Array, Int
 
 
@@ -26,8 +25,8 @@ def check_weight(function: str, argument: str, weight: Any) -> None:
 
 
 def row_ids(
-    function: str, ops: Backend, argument: str, ids: Any, logits: Array, single: bool = False
-) -> Int[Array, "batch"]:  # noqa: F821
+    arguments: Arguments, name: str, ids: Any, logits: Array, single: bool = False
+) -> Int[Array, " batch"]:
     """Return ids, labels or places, one a row, signed: int64 where they come so, else int32.
 
     ``single``: one number for all rows will do.
@@ -36,20 +35,22 @@ def row_ids(
         ValueError, TypeError: another shape or dtype, or numbers beyond 32 bits where the
             framework has no more.
     """
-    found = ops.asarray(ids, logits)
+    ops = arguments.ops
+    found = arguments.array(name, ids, logits)
     if not single or len(found.shape):
-        check_rows(function, argument, found, logits.shape[0])
-    check_device(function, ops, argument, found, logits)
+        arguments.vector(name, found, logits.shape[0])
+    arguments.device(name, found, logits)
     dtype = ops.dtype(found)
     if not dtype.startswith(("int", "uint")):
-        raise TypeError(f"{function}: {argument} needs an integer dtype; got {dtype}")
+        raise TypeError(f"{arguments.function}: {name} needs an integer dtype; got {dtype}")
     values = ops.host_values(found) if ops.is_tensor(ids) else np.asarray(ids)
     found = ops.astype(found, "int64" if dtype in ("int64", "uint32", "uint64") else "int32")
     if values is not None and values.size:
         limits, lowest, highest = np.iinfo(ops.dtype(found)), values.min(), values.max()
         if lowest < limits.min or highest > limits.max:
             raise ValueError(
-                f"{function}: {argument} needs numbers of {limits.bits} bits here; got {lowest} … "
-                f"{highest}. Number them anew, or have JAX use 64 bits (jax_enable_x64)"
+                f"{arguments.function}: {name} needs numbers of {limits.bits} bits here; got "
+                f"{lowest} … {highest}. Number them anew, or have JAX use 64 bits "
+                "(jax_enable_x64)"
             )
     return found
