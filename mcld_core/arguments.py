@@ -330,9 +330,7 @@ class Arguments(Checks):
         weight = ops.stop_gradient(ops.astype(weight, dtype))
         return weight if kept is None else ops.where(kept, weight, 0.0)
 
-    def ids(
-        self, name: str, ids: Any, logits: Array, single: bool = False
-    ) -> Int[Array, " batch"]:
+    def ids(self, name: str, ids: Any, logits: Array, single: bool = False) -> Int[Array, " batch"]:
         """Return ids or places, one a row, signed: int64 where they come so, else int32.
 
         They are only compared. ``single``: one number for all rows will do.
