@@ -230,7 +230,8 @@ class TeacherBank(NamedTuple):
         if labels.ndim == 2 and bank.labels.ndim == 1:
             raise TypeError(
                 f"{arguments.function}: labels need to be int, as this bank stores them; got soft "
-                f"labels of shape {tuple(labels.shape)}. Make it with TeacherBank.empty(…, soft_labels=True)"
+                f"labels of shape {tuple(labels.shape)}. Make it with "
+                "TeacherBank.empty(…, soft_labels=True)"
             )
         if bank.labels.ndim == 2:
             labels = one_hot(ops, labels, bank.logits.shape[1], ops.dtype(bank.labels))

@@ -158,7 +158,7 @@ class MCLDLoss(nn.Module):
             return 1.0
         if self.training and not torch.compiler.is_compiling():
             self._look_for_steps(self.total_steps)
-        return self.steps / self.total_steps
+        return (self.steps / self.total_steps).clamp(max=1.0)
 
     def _look_for_steps(self, total_steps: int) -> None:
         """Warn once where `step` was never called; a step may take many batches."""
