@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,19 @@ def is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
+WITHOUT = """
+import importlib.machinery as machinery
+real = machinery.PathFinder.find_spec
+machinery.PathFinder.find_spec = lambda name, *rest: (
+    None if name.partition(".")[0] == {missing!r} else real(name, *rest)
+)
+import numpy, mcld_core
+try:
+    {action}
+except ImportError as error:
+    print(error)
+"""
+
 REQUESTED = _requested()
 ARRAY_BACKENDS = [name for name in REQUESTED if name != "keras"]
 DIFFERENTIABLE = [name for name in ARRAY_BACKENDS if name != "numpy"]
@@ -42,6 +57,19 @@ DIFFERENTIABLE = [name for name in ARRAY_BACKENDS if name != "numpy"]
 def only(*names: str) -> list[str]:
     """Return those of the names that this run tests: for parametrisation."""
     return [name for name in names if name in REQUESTED]
+
+
+def run_without(missing: str, action: str, **environment: str) -> str:
+    """Run an action in a fresh interpreter without a framework; return the ImportError's text."""
+    program = WITHOUT.format(missing=missing, action=action)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=True,
+    )
+    return done.stdout
 
 
 class Framework:
