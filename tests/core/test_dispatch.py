@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +15,7 @@ from mcld_core import TeacherKeys, kd_loss, mcld_loss
 from mcld_core.__main__ import main
 from tests import oracles
 from tests.cases import make_case
-from tests.frameworks import DIFFERENTIABLE, REQUESTED, Framework, load, only, run_without
+from tests.frameworks import Framework, only, run_without
 from tests.tolerance import assert_value
 
 CASE = make_case(121, weights=True, where=True)
@@ -80,22 +76,6 @@ def test_a_tensor_anywhere_decides(differentiable: Framework) -> None:
     assert_value(differentiable.to_numpy(loss), EXPECTED, "float32")
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(DIFFERENTIABLE, 2)))
-def test_two_frameworks_are_an_error_that_names_both(first: str, second: str) -> None:
-    one, other = load(first), load(second)
-    student, teacher = one.array(CASE.student), other.array(CASE.teacher)
-    with pytest.raises(TypeError, match=r"^mcld_loss: .*to one framework") as error:
-        mcld_loss(student, teacher)
-    assert first in str(error.value)
-    assert second in str(error.value)
-    keys = TeacherKeys(teacher)
-    for options in ({"labels": other.array(CASE.labels)}, {"keys": keys}):
-        with pytest.raises(TypeError, match=rf"{first}.*{second}|{second}.*{first}"):
-            mcld_loss(student, CASE.teacher, **options)
-    with pytest.raises(TypeError, match=r"^kd_loss: "):
-        kd_loss(student, teacher)
-
-
 @pytest.mark.usefixtures("backend")
 def test_plain_arrays_are_numpys_without_a_default() -> None:
     loss = plain_loss()
@@ -149,24 +129,6 @@ def test_a_framework_that_is_not_installed_says_what_to_install(missing: str, ho
     said = run_without(missing, action, **({how: missing} if how == "MCLD_BACKEND" else {}))
     assert f"in a clone of MCLD, pip install '.[{missing}]'" in said
     assert f"needs {missing}" in said
-
-
-def test_the_report_names_versions_devices_and_backends() -> None:
-    environment = os.environ | {"MCLD_BACKEND": "numpy"}
-    run = subprocess.run(
-        [sys.executable, "-m", "mcld_core"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-    )
-    assert mcld_core.__version__ in run.stdout
-    lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
-    for name in REQUESTED:
-        assert importlib.metadata.version(name) in lines[name]
-        if name not in ("numpy", "keras"):
-            assert "cpu" in lines[name].lower()
-    assert "MCLD_BACKEND" in run.stdout
 
 
 def test_what_the_command_line_answers(capsys: pytest.CaptureFixture[str]) -> None:
