@@ -217,17 +217,23 @@ def build(session: nox.Session) -> None:
         pin for group in PYPROJECT["dependency-groups"].values() for pin in group if "==" in pin
     }
     (folder / "pins.txt").write_text("\n".join(sorted(pins)), "utf-8")
-    smoke = Path(".ci", "smoke.py").resolve()
     for extra in ["none", *(name for name in extras if name != "none")]:
-        empty = folder / "empty"
-        session.run("python", "-m", "venv", "--clear", str(empty))
-        python = python_in(empty)
-        chosen = [] if extra == "none" else [extra, *COMPANIONS.get(extra, [])]
-        named = f"{wheel}[{','.join(chosen)}]" if chosen else str(wheel)
-        pip = [python, "-m", "pip", "install", "--quiet", "--constraint", str(folder / "pins.txt")]
-        session.run(*pip, named, external=True)
-        session.run(python, str(smoke), extra, str(empty), external=True)
-        shutil.rmtree(empty)
+        try:
+            try_extra(session, wheel, extra, folder)
+        finally:  # gigabytes
+            shutil.rmtree(folder / "empty", ignore_errors=True)
+
+
+def try_extra(session: nox.Session, wheel: Path, extra: str, folder: Path) -> None:
+    """Install the wheel with one extra into an empty environment and use what it is for."""
+    empty = folder / "empty"
+    session.run("python", "-m", "venv", "--clear", str(empty))
+    chosen = [] if extra == "none" else [extra, *COMPANIONS.get(extra, [])]
+    named = f"{wheel}[{','.join(chosen)}]" if chosen else str(wheel)
+    python = python_in(empty)
+    pip = [python, "-m", "pip", "install", "--quiet", "--constraint", str(folder / "pins.txt")]
+    session.run(*pip, named, external=True)
+    session.run(python, str(Path(".ci", "smoke.py").resolve()), extra, str(empty), external=True)
 
 
 @nox.session(venv_backend="none")

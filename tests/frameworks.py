@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache"
+QUICK_XLA = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 KNOWN = ("numpy", "torch", "tensorflow", "jax", "keras")  # torch is imported before tensorflow
 
 
@@ -202,14 +203,14 @@ class Jax(Framework):
     """JAX, with float64 on and every implicit conversion an error.
 
     Most of a suite's time is XLA's, for each operation is compiled once a shape: it optimises
-    little here, and what it compiled is kept for the next run.
+    little here, by its quicker emitters, and what it compiled is kept for the next run.
     """
 
     name = "jax"
     dtypes = ("float16", "bfloat16", "float32", "float64")
 
     def __init__(self) -> None:
-        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        os.environ.setdefault("XLA_FLAGS", QUICK_XLA)
         import jax
 
         jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
