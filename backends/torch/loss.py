@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mcld_core.backends.ops.torch import asarray
-from mcld_core.backends.torch.distributed import gather_keys, gather_rows, world_size
+from mcld_core.backends.torch.distributed import gather_with_index, world_size
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
@@ -180,11 +180,11 @@ class MCLDLoss(nn.Module):
         """Return all keys, None where the batch's rows are the only ones; and fill the bank."""
         ignore_index = self.config.ignore_index
         keys: TeacherKeys | None = None
-        ranks = world_size()
-        if ranks > 1:
-            keys = gather_keys(
+        if world_size() > 1:
+            keys, index = gather_with_index(
                 asarray(teacher, student),
                 labels,
+                index if self.bank_size else None,
                 sample_weight=sample_weight,
                 where=where,
                 ignore_index=ignore_index,
@@ -196,9 +196,6 @@ class MCLDLoss(nn.Module):
         rows, own_start, normalizer = (teacher, labels, where), 0, None
         if keys is not None:
             rows, own_start, normalizer = keys[:3], keys.own_start, keys.normalizer
-            if index is not None:
-                index = torch.as_tensor(index, device=keys.logits.device)
-                (index,) = gather_rows([index], keys.logits.shape[0] // ranks)
         teacher, labels, where = rows
         options = {"where": where, "index": index, "ignore_index": ignore_index}
         keys = bank.keys(teacher, labels, **options)
