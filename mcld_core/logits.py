@@ -60,20 +60,85 @@ def check_finite(
     ours, theirs = _to_numpy(student), _to_numpy(teacher)
     absent = _absent_classes(theirs, labels) & (similarity == "probability")
     for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
-        bad = ~np.isfinite(values) & ~(absent & np.isneginf(values))
-        if bad.any():
-            row, column = (int(i) for i in np.argwhere(bad)[0])
+        bad = _first_bad(values, absent)
+        if bad is not None:
+            row, column = bad
             raise ValueError(
                 f"check_finite: {argument} has {values[row, column]} in row {row}, class "
                 f"{column}; fix what makes them"
             )
-        if values.size and (values >= 0).all() and np.abs(values.sum(1) - 1).max() <= 1e-3:
+        if _are_probabilities(values, 1e-3):
             warnings.warn(
                 f"check_finite: every row of {argument} is ≥ 0 and sums to 1, like "
                 "probabilities; the losses take logits (pass log-probabilities at least)",
                 UserWarning,
                 stacklevel=2,
             )
+
+
+def doubts(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Any = None,
+    where: Any = None,
+    *,
+    similarity: str = "probability",
+    ignore_index: int = -100,
+) -> list[str] | None:
+    """Return what looks wrong about a batch that a loss has taken, each with its cure.
+
+    For the adapters, which look at their first step: logits that are not finite, and rows that
+    look like probabilities. What stands in rows that are dropped does not count.
+
+    Args:
+        student_logits: (batch, classes).
+        teacher_logits: (batch, classes).
+        labels: (batch,) int, or (batch, classes) soft, or None.
+        where: (batch,) bool, True = keep.
+        similarity: that of the configuration in use.
+        ignore_index: likewise.
+
+    Returns:
+        The texts; None where the values cannot be read without waiting: traced, or on an
+        accelerator.
+    """
+    ops = backend_for("doubts", student_logits, teacher_logits, labels, where)
+    student = ops.asarray(student_logits)
+    found = [ops.host_values(student)]
+    for x in () if found[0] is None else (teacher_logits, labels, where):
+        found.append(None if x is None else ops.host_values(ops.asarray(x, student)))
+    if found[0] is None or found[1] is None:
+        return None
+    ours, theirs = (np.asarray(x, "float64") for x in found[:2])
+    targets, kept = found[2], np.ones(len(ours), bool) if found[3] is None else found[3]
+    if targets is not None and targets.ndim == 1:
+        kept = kept & (targets != ignore_index)
+    absent = _absent_classes(theirs, targets) & (similarity == "probability")
+    half = ops.dtype(student) in ("float16", "bfloat16")
+    texts = []
+    for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
+        bad = _first_bad(np.where(kept[:, None], values, 0.0), absent)
+        if bad is not None:
+            row, column = bad
+            texts.append(
+                f"{argument} has {values[row, column]} in row {row}, class {column}: the loss is "
+                "not a number to learn from. Mend what makes it; mcld_core.check_finite finds the "
+                "first such row"
+            )
+        elif _are_probabilities(values[kept], 1e-2 if half else 1e-3):
+            texts.append(
+                f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss "
+                "takes logits. Leave out the softmax at the model's end (keras.applications: "
+                "classifier_activation=None), or pass the logarithm of the probabilities"
+            )
+    return texts
+
+
+SWAPPED = (
+    "the student needs no gradient and the teacher does, as if the two were swapped. {} (or "
+    "unfreeze the student)"
+)
+"""What the adapters say where nothing of the student learns; to be filled with the cure."""
 
 
 def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
@@ -134,6 +199,21 @@ def _absent_classes(
         targets = labels if labels.ndim == 1 else labels.argmax(1)
         absent &= np.arange(teacher.shape[1]) != targets[:, None]
     return absent
+
+
+def _first_bad(
+    values: np.ndarray[Any, Any], allowed: np.ndarray[Any, Any]
+) -> tuple[int, int] | None:
+    """Return row and class of the first entry that is not finite and not an allowed -inf."""
+    bad = np.argwhere(~np.isfinite(values) & ~(allowed & np.isneginf(values)))
+    return (int(bad[0, 0]), int(bad[0, 1])) if len(bad) else None
+
+
+def _are_probabilities(values: np.ndarray[Any, Any], tolerance: float) -> bool:
+    """Whether every row is ≥ 0 and sums to 1."""
+    if not values.size or values.shape[1] < 2 or (values < 0).any():
+        return False
+    return bool(np.abs(values.sum(1) - 1).max() <= tolerance)
 
 
 def _to_numpy(x: Array) -> np.ndarray[Any, Any]:
