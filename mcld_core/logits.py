@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mcld_core.arguments import check_logits, checked_pair, label_kind
-from mcld_core.backends import backend_for
+from mcld_core.backends import Backend, backend_for
 from mcld_core.config import check_choice
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Logits
@@ -99,38 +99,23 @@ def doubts(
         ignore_index: likewise.
 
     Returns:
-        The texts; None where the values cannot be read without waiting: traced, or on an
-        accelerator.
+        The texts; None where the teacher's values cannot be read without waiting: traced, or on
+        an accelerator. (A student that is traced alone, as by ``jax.grad``, is left out.)
     """
     ops = backend_for("doubts", student_logits, teacher_logits, labels, where)
-    student = ops.asarray(student_logits)
-    found = [ops.host_values(student)]
-    for x in () if found[0] is None else (teacher_logits, labels, where):
-        found.append(None if x is None else ops.host_values(ops.asarray(x, student)))
-    if found[0] is None or found[1] is None:
+    sides = {"student_logits": student_logits, "teacher_logits": teacher_logits}
+    found = {argument: _readable(ops, x) for argument, x in sides.items()}
+    theirs = found["teacher_logits"]
+    if theirs is None:
         return None
-    ours, theirs = (np.asarray(x, "float64") for x in found[:2])
-    targets, kept = found[2], np.ones(len(ours), bool) if found[3] is None else found[3]
-    if targets is not None and targets.ndim == 1:
-        kept = kept & (targets != ignore_index)
-    absent = _absent_classes(theirs, targets) & (similarity == "probability")
-    half = ops.dtype(student) in ("float16", "bfloat16")
+    kept = _kept_rows(_readable(ops, labels), _readable(ops, where), len(theirs), ignore_index)
+    absent = _absent_classes(theirs, _readable(ops, labels)) & (similarity == "probability")
     texts = []
-    for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
-        bad = _first_bad(np.where(kept[:, None], values, 0.0), absent)
-        if bad is not None:
-            row, column = bad
-            texts.append(
-                f"{argument} has {values[row, column]} in row {row}, class {column}: the loss is "
-                "not a number to learn from. Mend what makes it; mcld_core.check_finite finds the "
-                "first such row"
-            )
-        elif _are_probabilities(values[kept], 1e-2 if half else 1e-3):
-            texts.append(
-                f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss "
-                "takes logits. Leave out the softmax at the model's end (keras.applications: "
-                "classifier_activation=None), or pass the logarithm of the probabilities"
-            )
+    for argument, values in found.items():
+        if values is not None:
+            half = "float16" in str(getattr(sides[argument], "dtype", ""))  # bfloat16 too
+            tolerance = 1e-2 if half else 1e-3
+            texts += _doubts_of(argument, values.astype("float64"), kept, absent, tolerance)
     return texts
 
 
@@ -199,6 +184,47 @@ def _absent_classes(
         targets = labels if labels.ndim == 1 else labels.argmax(1)
         absent &= np.arange(teacher.shape[1]) != targets[:, None]
     return absent
+
+
+def _doubts_of(
+    argument: str,
+    values: np.ndarray[Any, Any],
+    kept: np.ndarray[Any, Any],
+    absent: np.ndarray[Any, Any],
+    tolerance: float,
+) -> list[str]:
+    bad = _first_bad(np.where(kept[:, None], values, 0.0), absent)
+    if bad is not None:
+        row, column = bad
+        return [
+            f"{argument} has {values[row, column]} in row {row}, class {column}: the loss is not a "
+            "number to learn from. Mend what makes it; mcld_core.check_finite finds the first such "
+            "row"
+        ]
+    if _are_probabilities(values[kept], tolerance):
+        return [
+            f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss takes "
+            "logits. Leave out the softmax at the model's end (keras.applications: "
+            "classifier_activation=None), or pass the logarithm of the probabilities"
+        ]
+    return []
+
+
+def _readable(ops: Backend, x: Any) -> np.ndarray[Any, Any] | None:
+    """Return the values of what can be read without waiting for a device."""
+    if x is None:
+        return None
+    return ops.host_values(x) if ops.is_tensor(x) else np.asarray(x)
+
+
+def _kept_rows(
+    labels: np.ndarray[Any, Any] | None,
+    where: np.ndarray[Any, Any] | None,
+    rows: int,
+    ignore_index: int,
+) -> np.ndarray[Any, Any]:
+    kept = np.ones(rows, bool) if where is None else where
+    return kept & (labels != ignore_index) if labels is not None and labels.ndim == 1 else kept
 
 
 def _first_bad(
