@@ -66,9 +66,8 @@ def gather_keys(
     checked = prepare_teacher(
         "gather_keys", "teacher_logits", ops, teacher, labels, sample_weight, where, ignore_index
     )
-    signature = _Signature(
-        teacher.shape[1], teacher.dtype.name, None if labels is None else checked.labels.dtype.name
-    )
+    kind = None if checked.labels is None else checked.labels.dtype.name
+    signature = _Signature(teacher.shape[1], teacher.dtype.name, kind)
     rows = tf.shape(teacher)[0]
     largest = tf.reduce_max(_agreed_sizes(context, tf.shape(teacher), signature))
 

@@ -20,7 +20,7 @@ class Signature(NamedTuple):
     logits: int = -1
     """The number of a dtype, as in all that follow."""
     labels: int = -1
-    index: int = -1
+    ids: int = -1
     rows: int = -1
 
 
@@ -31,8 +31,11 @@ def signature_of(
     rows: int | None,
 ) -> Signature:
     """Return the signature of arguments that were checked; int labels are int32 here."""
-    numbers = [-1 if x is None else _DTYPES.index(str(x.dtype)) for x in (logits, labels, index)]
-    return Signature(1, logits.shape[1], *numbers, rows=-1 if rows is None else rows)
+    of_logits, of_labels, of_ids = (
+        -1 if x is None else _DTYPES.index(str(x.dtype)) for x in (logits, labels, index)
+    )
+    known = -1 if rows is None else rows
+    return Signature(1, logits.shape[1], of_logits, of_labels, of_ids, known)
 
 
 def check_agreement(table: list[list[float]]) -> None:
@@ -55,7 +58,7 @@ def check_agreement(table: list[list[float]]) -> None:
         ("classes", "teacher_logits needs the same number of classes", "Map them to one space"),
         ("logits", "teacher_logits needs the same dtype", "Convert them to one"),
         ("labels", "labels needs the same kind", "Pass one kind of labels, or None"),
-        ("index", "index needs the same dtype", "Pass it, and a bank, on all ranks or on none"),
+        ("ids", "index needs the same dtype", "Pass it, and a bank, on all ranks or on none"),
         ("rows", "rows needs the same number", "Pass the largest batch of all ranks"),
     ):
         values = [getattr(signature, field) for signature in signatures]
