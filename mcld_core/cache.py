@@ -124,7 +124,7 @@ class TeacherCache:
         path = _not_a_folder("TeacherCache.open", path)
         mark = None if fingerprint is None else _as_json("TeacherCache.open", fingerprint)
         logits, found = _open(path)
-        if mark is not None and _as_json("TeacherCache.open", found) != mark:
+        if mark is not None and json.dumps(found, sort_keys=True) != mark:
             raise ValueError(
                 f"TeacherCache.open: the fingerprint of {path} needs to be {fingerprint!r}; got "
                 f"{found!r}: it was made from other data, in another order, or by another "

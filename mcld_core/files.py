@@ -43,6 +43,8 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))
     if path.is_dir():
         raise ValueError(f"path needs a file to write; got {path}, which is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
     draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
     file = open(draft, "x+b")  # noqa: SIM115  (closed below, before the rename)
     try:
@@ -71,4 +73,5 @@ def reserve(file: BinaryIO, size: int) -> None:
         return
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
-            raise
+            needed = f"{error.strerror} ({size:,} bytes are needed)"
+            raise OSError(error.errno, needed, file.name) from error

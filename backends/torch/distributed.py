@@ -103,7 +103,6 @@ def gather_with_index(
     like = next((x for x in given if isinstance(x, torch.Tensor)), None)
     teacher = torch_ops.asarray(teacher_logits, like).detach()
     ranks, rank = _place(group)
-    batch = teacher.shape[0]
     try:
         ops = backend_for("gather_keys", teacher, labels, sample_weight, where, index)
         checked = prepare_teacher(
@@ -116,6 +115,7 @@ def gather_with_index(
             where,
             ignore_index,
         )
+        batch = teacher.shape[0]
         if index is not None:
             index = torch_ops.asarray(index, teacher)
             check_rows("gather_keys", "index", index, batch)

@@ -233,3 +233,12 @@ def test_a_fingerprint_of_any_float_dtype(backend: Framework) -> None:
     for dtype in backend.dtypes:
         marks = [fingerprint(backend.array([1.0, x], dtype)) for x in (2.0, 2.0, 3.0)]
         assert marks[0] == marks[1] != marks[2]
+
+
+def test_a_file_without_a_fingerprint_is_other_data(tmp_path: Path) -> None:
+    """Version 0.1 stored a None."""
+    path = tmp_path / "teacher.npy"
+    path.write_bytes(forged(ZEROS, end=b'{"shape": [11, 5], "fingerprint": null}'))
+    assert len(TeacherCache.open(path, fingerprint=None)) == COUNT
+    with pytest.raises(ValueError, match="needs to be 'f'; got None: it was made from other data"):
+        TeacherCache.open(path, fingerprint="f")

@@ -39,6 +39,7 @@ OF_ONE = {
     "index's length": r"ValueError: gather_keys: index needs shape (3,)",
     "a label": "ValueError: gather_keys: labels needs labels in 0 … 3",
     "int logits": "TypeError: gather_keys: teacher_logits needs a float dtype; got int64",
+    "no rows": "ValueError: gather_keys: teacher_logits needs two axes",
     "many rows": "ValueError: gather_keys: rows needs the largest batch of a rank; got 3",
 }
 

@@ -57,6 +57,7 @@ def mismatches() -> Calls:
         "a bank": (partial(banked, index=index), bare),
         "a label": (keys(), keys(labels=torch.tensor([0, 1, 9]))),
         "int logits": (keys(), keys(torch.ones(ROWS, CLASSES, dtype=torch.int64))),
+        "no rows": (keys(), keys(torch.tensor(1.0))),
         "many rows": (keys(rows=3), keys(logits().repeat(2, 1), None, rows=3)),
     }
 
