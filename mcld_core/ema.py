@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mcld_core.backends import backend_for
+from mcld_core.arguments import Arguments, Checks, is_number, wide_dtype
 from mcld_core.typing import Scalar
 
 
@@ -33,7 +33,7 @@ def ema_update(average: Any, value: Any, decay: Scalar) -> Any:
         The same structure, floating leaves as float32 (float64 stays), without a gradient.
 
     Raises:
-        ValueError: structures that differ, or a decay outside 0 … 1.
+        ValueError, TypeError: structures that differ, or a decay that is not one number in 0 … 1.
 
     Example:
         >>> import numpy as np
@@ -43,56 +43,67 @@ def ema_update(average: Any, value: Any, decay: Scalar) -> Any:
     References:
         A. Tarvainen, H. Valpola, "Mean teachers are better role models", NeurIPS 2017.
     """
-    if isinstance(decay, (int, float)) and not 0 <= decay <= 1:
-        raise ValueError(f"ema_update: decay needs a number in 0 … 1; got {decay!r}")
+    Checks("ema_update").number("decay", decay, minimum=0.0, maximum=1.0)
+    return _average(average, value, decay)
+
+
+def _average(average: Any, value: Any, decay: Scalar) -> Any:
+    """Return `ema_update` of a structure or one of its leaves."""
     if isinstance(average, Mapping):
         if not isinstance(value, Mapping) or set(average) != set(value):
             raise _different(average, value)
-        updated = {key: ema_update(average[key], value[key], decay) for key in average}
+        updated = {key: _average(average[key], value[key], decay) for key in average}
         return updated if type(average) is dict else type(average)(updated)  # type: ignore[call-arg]
     if isinstance(average, (list, tuple)):
         if type(average) is not type(value) or len(average) != len(value):
             raise _different(average, value)
-        entries = [ema_update(a, b, decay) for a, b in zip(average, value, strict=True)]
+        entries = [_average(a, b, decay) for a, b in zip(average, value, strict=True)]
         return type(average)(*entries) if hasattr(average, "_fields") else type(average)(entries)
     if average is None or value is None:
         if average is not value:
             raise _different(average, value)
         return None
-    ops = backend_for("ema_update", average, value)
+    arguments = Arguments("ema_update", average, value)
+    ops = arguments.ops
     average, value = ops.asarray(average), ops.stop_gradient(ops.asarray(value, average))
     if tuple(average.shape) != tuple(value.shape):
         raise _different(average, value)
     dtype = ops.dtype(average)
     if "float" not in dtype:
         return value
-    dtype = "float64" if dtype == "float64" else "float32"
-    if not isinstance(decay, (int, float)):
-        decay = ops.astype(ops.asarray(decay, average), dtype)
+    dtype = wide_dtype(dtype)
+    if not is_number(decay):
+        decay = arguments.scalar("decay", decay, average, dtype, maximum=1.0)
     average, value = ops.astype(average, dtype), ops.astype(value, dtype)
     return ops.stop_gradient(decay * average + (1.0 - decay) * value)
 
 
 def ema_decay(step: Scalar, decay: float = 0.999) -> Any:
-    """Return ``min(decay, (1 + step) / (10 + step))``, so that the first weights are soon forgot.
+    """Return ``min(decay, (1 + step) / (10 + step))``: the first weights are forgotten soon.
 
     Args:
-        step: updates done so far, a number or an array of any int or float dtype (traced, or an
-            optimizer's count of its steps).
+        step: updates done so far, ≥ 0: a number, or an array without axes of any int or float
+            dtype (traced, or an optimizer's count of its steps).
         decay: the final decay, 0 … 1.
 
     Returns:
         A number of Python, or a float32 array (float64 for a float64 step) where the step is one.
 
+    Raises:
+        ValueError, TypeError: a step that is not one number ≥ 0, a decay outside 0 … 1.
+
     Example:
         >>> [round(ema_decay(step), 3) for step in (0, 90, 10**6)]
         [0.1, 0.91, 0.999]
     """
-    if isinstance(step, (int, float)):
+    arguments = Arguments("ema_decay", step)
+    arguments.number("step", step, minimum=0.0)
+    arguments.number("decay", decay, minimum=0.0, maximum=1.0)
+    if is_number(step):
         return min(decay, (1.0 + step) / (10.0 + step))
-    ops = backend_for("ema_decay", step)
-    step = ops.asarray(step)
-    step = ops.astype(step, "float64" if ops.dtype(step) == "float64" else "float32")
+    ops = arguments.ops
+    given = ops.asarray(step)
+    step = arguments.scalar("step", given, given, wide_dtype(ops.dtype(given)))
     return ops.minimum((1.0 + step) / (10.0 + step), decay)
 
 

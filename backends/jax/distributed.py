@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mcld_core.arguments import prepare_teacher
-from mcld_core.backends import backend_for
+from mcld_core.arguments import Arguments
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 
@@ -65,9 +64,14 @@ def gather_keys(
     """
     name = axis_name if isinstance(axis_name, str) else tuple(axis_name)
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
-    ops = backend_for("gather_keys", teacher, labels, sample_weight, where)
-    checked = prepare_teacher(
-        "gather_keys", "teacher_logits", ops, teacher, labels, sample_weight, where, ignore_index
+    arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
+    checked = arguments.teacher_batch(
+        "teacher_logits",
+        teacher,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
     )
     return TeacherKeys(
         logits=_all_rows(teacher, name),

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from mcld_core.arguments import prepare_teacher
-from mcld_core.backends import backend_for
+from mcld_core.arguments import Arguments
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 
@@ -62,9 +61,14 @@ def gather_keys(
             "Call it inside the function given to strategy.run"
         )
     teacher = tf.stop_gradient(tf.convert_to_tensor(teacher_logits))
-    ops = backend_for("gather_keys", teacher, labels, sample_weight, where)
-    checked = prepare_teacher(
-        "gather_keys", "teacher_logits", ops, teacher, labels, sample_weight, where, ignore_index
+    arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
+    checked = arguments.teacher_batch(
+        "teacher_logits",
+        teacher,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
     )
     kind = None if checked.labels is None else checked.labels.dtype.name
     signature = _Signature(teacher.shape[1], teacher.dtype.name, kind)

@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from mcld_core.arguments import check_rows, prepare_teacher
-from mcld_core.backends import backend_for
+from mcld_core.arguments import Arguments
 from mcld_core.backends.ops import torch as torch_ops
 from mcld_core.backends.torch import agreement
 from mcld_core.backends.torch.agreement import Signature, signature_of
@@ -104,21 +103,18 @@ def gather_with_index(
     teacher = torch_ops.asarray(teacher_logits, like).detach()
     ranks, rank = _place(group)
     try:
-        ops = backend_for("gather_keys", teacher, labels, sample_weight, where, index)
-        checked = prepare_teacher(
-            "gather_keys",
+        arguments = Arguments("gather_keys", teacher, labels, sample_weight, where, index)
+        checked = arguments.teacher_batch(
             "teacher_logits",
-            ops,
             teacher,
             labels,
-            sample_weight,
-            where,
-            ignore_index,
+            sample_weight=sample_weight,
+            where=where,
+            ignore_index=ignore_index,
         )
         batch = teacher.shape[0]
         if index is not None:
-            index = torch_ops.asarray(index, teacher)
-            check_rows("gather_keys", "index", index, batch)
+            index = arguments.ids("index", index, teacher)
         if ranks > 1 and rows is not None and batch > rows:
             raise ValueError(
                 f"gather_keys: rows needs the largest batch of a rank; got {rows} and a batch of "

@@ -165,7 +165,7 @@ class MCLDLoss(nn.Module):
         if self.training and not torch.compiler.is_compiling():
             limit = min(max(self.total_steps, 100), 1000)
             self._missed_steps.look(student if world_size() == 1 else None, limit, stacklevel=5)
-        return self.steps / self.total_steps
+        return (self.steps / self.total_steps).clamp(max=1.0)
 
     def _keys(
         self, student: Any, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any
@@ -185,16 +185,14 @@ class MCLDLoss(nn.Module):
             )
         if not self.bank_size:
             return keys
-        bank = self.bank
-        rows, own_start, normalizer = (teacher, labels, where), 0, None
-        if keys is not None:
-            rows, own_start, normalizer = keys[:3], keys.own_start, keys.normalizer
-        teacher, labels, where = rows
-        options = {"where": where, "index": index, "ignore_index": ignore_index}
-        keys = bank.keys(teacher, labels, **options)
+        bank, rows = self.bank, (keys,)
+        options = {"index": index, "ignore_index": ignore_index}
+        if keys is None:
+            rows, options["where"] = (teacher, labels), where
+        keys = bank.keys(*rows, **options)
         if self.training:
-            pushed = bank.push(teacher, labels, **options)
+            pushed = bank.push(*rows, **options)
             with torch.no_grad():
                 for buffer, value in zip(bank, pushed, strict=True):
                     buffer.copy_(value)
-        return keys._replace(own_start=own_start, normalizer=normalizer)
+        return keys

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from mcld_core.config import MCLDConfig
+from mcld_core.arguments import Checks, wide_dtype
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.extensions.teachers.arguments import TeacherArguments
 from mcld_core.extensions.teachers.ensemble import ensemble
-from mcld_core.losses import mcld_loss
+from mcld_core.formulas.objective import TermWeights, is_zero
+from mcld_core.losses import Objective, evaluate, term_weights
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
 
 Model = TypeVar("Model")
@@ -30,7 +33,7 @@ def generations(
         The students, ``count`` of them, each when its training is done.
 
     Raises:
-        ValueError: a count below 1, when the first student is asked for.
+        ValueError, TypeError: a count that is not an int ≥ 1, when the first student is asked for.
 
     Example:
         >>> list(generations(lambda teacher, number: (teacher or 0) + 10 + number, 3))
@@ -39,8 +42,7 @@ def generations(
     References:
         T. Furlanello et al., "Born Again Neural Networks", ICML 2018.
     """
-    if not count >= 1:
-        raise ValueError(f"generations: count needs a number ≥ 1; got {count!r}")
+    Checks("generations").integer("count", count, minimum=1)
     for generation in range(count):
         teacher = train(teacher, generation)
         yield teacher
@@ -53,9 +55,10 @@ def deep_supervision_loss(
     config: MCLDConfig = MCLDConfig(weight_ce=1.0),  # noqa: B008  (frozen)
     weight_last: Scalar = 1.0,
     weight_heads: Scalar = 1.0,
+    class_prior: Float[Array, " classes"] | None = None,
     progress: Scalar = 1.0,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
 ) -> Any:
     """Distil between the heads of one network: no other teacher, one training.
@@ -71,13 +74,14 @@ def deep_supervision_loss(
         config: the settings of each distillation.
         weight_last: weight of the last head's loss; a Python 0 skips it.
         weight_heads: weight of the other heads' mean loss; a Python 0 skips it.
-        progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
+        class_prior, progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
-        The loss, float32 (float64 for float64 heads).
+        The loss, float32 (float64 if one of the heads is).
 
     Raises:
-        ValueError, TypeError: fewer than two heads, or what does not fit.
+        ValueError, TypeError: fewer than two heads, labels that are None, a weight that is not one
+            number ≥ 0, or what does not fit.
 
     Example:
         >>> import numpy as np
@@ -88,24 +92,39 @@ def deep_supervision_loss(
     References:
         L. Zhang et al., "Be Your Own Teacher", ICCV 2019.
     """
-    if len(heads) < 2:
+    function = "deep_supervision_loss"
+    check_config(function, config)
+    if len(TeacherArguments(function).entries("heads", heads)) < 2:
         raise ValueError(
-            f"deep_supervision_loss: heads needs two or more heads, the last one last; got "
-            f"{len(heads)}"
+            f"{function}: heads needs two or more, the last head last; got {len(heads)}"
         )
+    arguments = TeacherArguments(function, *heads, labels, sample_weight, where)
+    arguments.required_labels(labels)
+    ops = arguments.ops
+    heads = [arguments.array(f"heads[{h}]", x, arguments.like) for h, x in enumerate(heads)]
+    for h, head in enumerate(heads):
+        arguments.logits(f"heads[{h}]", head)
+    arguments.same_shape("heads", heads)
     *early, last = heads
+    dtype = wide_dtype(*(ops.dtype(head) for head in heads))
+    of_last, of_heads = (
+        arguments.scalar(name, weight, last, dtype)
+        for name, weight in (("weight_last", weight_last), ("weight_heads", weight_heads))
+    )
 
-    def distil(student: Array, teacher: Array) -> Any:
-        return mcld_loss(
-            student, teacher, labels, config=config, progress=progress,
-            sample_weight=sample_weight, where=where, reduction=reduction,
-        )  # fmt: skip
+    def distil(student: Array, teacher: Array, weights: TermWeights) -> Any:
+        objective = Objective(config, weights, None, class_prior, progress)
+        rows = (student, teacher, labels, sample_weight, where)
+        return ops.astype(evaluate(function, rows, objective, reduction), dtype)
 
+    weights = term_weights(config)
+    if is_zero(weight_last) and is_zero(weight_heads):
+        return distil(last, last, TermWeights())
     total: Any = 0.0
-    if not (isinstance(weight_last, (int, float)) and weight_last == 0):
+    if not is_zero(weight_last):
         masks = None if where is None else [where] * len(early)
-        total = total + weight_last * distil(last, ensemble(early, where=masks))
-    if not (isinstance(weight_heads, (int, float)) and weight_heads == 0):
+        total = total + of_last * distil(last, ensemble(early, where=masks), weights)
+    if not is_zero(weight_heads):
         for head in early:
-            total = total + weight_heads / len(early) * distil(head, last)
+            total = total + of_heads / len(early) * distil(head, last, weights)
     return total

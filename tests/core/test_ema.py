@@ -76,7 +76,7 @@ def test_ema_decay_warms_up_to_its_end(backend: Framework) -> None:
 def test_errors(backend: Framework) -> None:
     rows, matrix = (backend.array(np.ones(shape), "float64") for shape in (9, (10, 4)))
     for call, text in [
-        (lambda: ema_update(rows, rows, 2.0), "decay needs a number in 0 … 1; got 2.0"),
+        (lambda: ema_update(rows, rows, 2.0), "decay needs a finite number in 0 … 1; got 2.0"),
         (lambda: ema_update({"a": rows}, {"b": rows}, 0.5), "a dict of ['a'] and a dict of ['b']"),
         (lambda: ema_update([rows], [rows, rows], 0.5), "a list of 1 and a list of 2"),
         (lambda: ema_update(matrix, rows, 0.5), "shape (10, 4) and shape (9,)"),
