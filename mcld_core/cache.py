@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mcld_core.config import plain_number
+from mcld_core.arguments import plain_number
 from mcld_core.files import replacement, reserve
 from mcld_core.typing import Array, Float, Int
 

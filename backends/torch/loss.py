@@ -185,7 +185,8 @@ class MCLDLoss(nn.Module):
             )
         if not self.bank_size:
             return keys
-        bank, rows = self.bank, (keys,)
+        bank = self.bank
+        rows: tuple[Any, ...] = (keys,)
         options = {"index": index, "ignore_index": ignore_index}
         if keys is None:
             rows, options["where"] = (teacher, labels), where
