@@ -37,7 +37,7 @@ def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
 def finish(out: Path, worker: subprocess.Popen[str]) -> dict[str, str]:
     """Return the errors that a worker found."""
     try:
-        text, _ = worker.communicate(timeout=120)
+        text, _ = worker.communicate(timeout=240)
     finally:
         worker.kill()
     assert worker.returncode == 0, text
