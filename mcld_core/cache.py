@@ -93,7 +93,7 @@ class TeacherCache:
             )
         count, classes = plain_number(count), plain_number(classes)
         for name, size in (("count", count), ("classes", classes)):
-            if not isinstance(size, int) or size < 1:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"TeacherCache.write: {name} needs an int > 0; got {size!r}")
         mark = _as_json("TeacherCache.write", fingerprint)
         path = _not_a_folder("TeacherCache.write", path)
