@@ -6,7 +6,6 @@ from typing import Any
 
 from mcld_core.arguments import Arguments, Batch, differ, keep_rows, reduce_rows, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.extensions._arguments import row_ids
 from mcld_core.formulas.contrast import affinity, category_contrast, instance_contrast
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.objective import is_zero
@@ -103,7 +102,7 @@ def embedding_batch(
         if labels.ndim == 2:
             labels = _soft_labels(arguments, labels, student, kept)
         else:
-            labels = row_ids(arguments, "labels", given, student)
+            labels = arguments.ids("labels", given, student)
             kept = kept & (labels >= 0)
             labels = ops.where(kept, labels, -1)
     weight = ops.astype(kept, dtype)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from mcld_core.arguments import Arguments, Batch, Checks, differ, reduce_rows, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.extensions._arguments import row_ids
 from mcld_core.extensions._embeddings import (
     contrast_embeddings,
     embedding_batch,
@@ -363,6 +362,6 @@ def _labelled(
     first = next(iter(sides.student.values())).rows
     if labels is None or len(arguments.array("labels", labels, first).shape) != 1:
         return None
-    labels = row_ids(arguments, "labels", labels, first)
+    labels = arguments.ids("labels", labels, first)
     kept = labels >= 0 if kind == "embeddings" else labels != config.ignore_index
     return arguments.unless_all(kept)

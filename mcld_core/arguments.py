@@ -8,6 +8,7 @@ read only where that costs no wait for a device: eager, on the CPU (``ops.host_v
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,7 +132,8 @@ class Arguments(Checks):
     def array(self, name: str, value: Any, like: Array | None = None) -> Array:
         """Return an array, converted; raise TypeError for None, a text or a dict."""
         if value is None or isinstance(value, (dict, str)):
-            raise TypeError(f"{self.function}: {name} needs an array; got {value!r}")
+            came = "a dict" if isinstance(value, dict) else repr(value)
+            raise TypeError(f"{self.function}: {name} needs an array; got {came}. Pass its values")
         return self.ops.asarray(value, like)
 
     # one number
@@ -174,18 +176,16 @@ class Arguments(Checks):
                 "Pass logits, not labels or token ids"
             )
 
+    def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
+        """Convert both logits, each beside the other where only that one is a tensor."""
+        ops = self.ops
+        like = teacher_logits if ops.is_tensor(teacher_logits) else None
+        student = self.array("student_logits", student_logits, like)
+        return student, self.array("teacher_logits", teacher_logits, student)
+
     def pair(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
         """Return both logits, converted; raise unless they are float rows of the same classes."""
-        ops = self.ops
-        for name, x in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
-            if x is None or isinstance(x, (dict, str)):
-                raise TypeError(
-                    f"{self.function}: {name} needs an array (batch, classes); got "
-                    f"{type(x).__name__}. Pass the logits themselves"
-                )
-        like = teacher_logits if ops.is_tensor(teacher_logits) else None
-        student = ops.asarray(student_logits, like)
-        teacher = ops.asarray(teacher_logits, student)
+        student, teacher = self.tensors(student_logits, teacher_logits)
         self.logits("student_logits", student)
         self.logits("teacher_logits", teacher)
         ours, theirs = tuple(student.shape), tuple(teacher.shape)
@@ -355,6 +355,35 @@ class Arguments(Checks):
                 f"{values[row]} in row {row}"
             )
 
+    def ids(self, name: str, ids: Any, logits: Array, single: bool = False) -> Int[Array, " batch"]:
+        """Return ids or places, one a row, signed: int64 where they come so, else int32.
+
+        They are only compared. ``single``: one number for all rows will do.
+
+        Raises:
+            ValueError, TypeError: another shape, dtype or device, or numbers beyond 32 bits where
+                the framework has no more.
+        """
+        ops = self.ops
+        found = self.array(name, ids, logits)
+        if not single or len(found.shape):
+            self.vector(name, found, logits.shape[0])
+        self.device(name, found, logits)
+        dtype = ops.dtype(found)
+        if not dtype.startswith(("int", "uint")):
+            raise TypeError(f"{self.function}: {name} needs an integer dtype; got {dtype}")
+        values = ops.host_values(found) if ops.is_tensor(ids) else np.asarray(ids)
+        found = ops.astype(found, "int64" if dtype in ("int64", "uint32", "uint64") else "int32")
+        if values is not None and values.size:
+            limits, lowest, highest = np.iinfo(ops.dtype(found)), values.min(), values.max()
+            if lowest < limits.min or highest > limits.max:
+                raise ValueError(
+                    f"{self.function}: {name} needs numbers of {limits.bits} bits here; got "
+                    f"{lowest} … {highest}. Number them anew, or have JAX use 64 bits "
+                    "(jax_enable_x64)"
+                )
+        return found
+
     def log_prior(
         self, class_prior: Any, classes: int, like: Array, dtype: str
     ) -> Float[Array, " classes"]:
@@ -489,6 +518,11 @@ def is_number(value: Any) -> bool:
 def differ(ours: Any, theirs: Any) -> bool:
     """Whether two sizes differ; an unknown size (None) differs from nothing."""
     return ours is not None and theirs is not None and ours != theirs
+
+
+def fits(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
+    """Whether two shapes may be one; a size that TensorFlow does not know fits any."""
+    return len(ours) == len(theirs) and not any(map(differ, ours, theirs))
 
 
 def wide_dtype(*dtypes: str) -> str:

@@ -191,7 +191,8 @@ def by_block(
             total, pull_back, results = jax.vjp(total_first, block[0], has_aux=True)
             return (total, *results, *pull_back(jnp.ones_like(total)))
 
-        wide = jnp.promote_types(student.dtype, "float32")  # the slope of half precision too
+        # the slope of half precision too
+        wide = "float64" if student.dtype == "float64" else "float32"
         values = _scanned(with_gradient, (student.astype(wide), *others), block_rows)
         return values[:-1], values[-1]
 
