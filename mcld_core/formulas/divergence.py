@@ -7,6 +7,8 @@ whose logarithm is finite.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from mcld_core.backends import Backend
 from mcld_core.formulas.similarity import divide
 from mcld_core.typing import Array, Float, Int, Scalar
@@ -23,6 +25,31 @@ def raised(ops: Backend, logits: Array) -> Array:
     return ops.maximum(logits, MASKED)
 
 
+class Softmax(NamedTuple):
+    """A softmax in its parts, ``weights / total``, so that its exponentials are formed once."""
+
+    logits: Float[Array, "block classes"]
+    """Less the row's largest."""
+    weights: Float[Array, "block classes"]
+    total: Float[Array, " block"]
+    log_total: Float[Array, " block"]
+    peak: Float[Array, " block"]
+
+    @classmethod
+    def of(cls, ops: Backend, z: Float[Array, "block classes"]) -> Softmax:
+        """Return the softmax of logits."""
+        peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
+        logits = z - peak
+        weights = ops.exp(logits)
+        total = ops.sum(weights, 1)
+        return cls(logits, weights, total, ops.log(total), peak[:, 0])
+
+    def kl_to(self, ops: Backend, other: Softmax) -> Float[Array, " block"]:
+        """Return ``Σ p (log p - log q)``; a weight of exactly 0 adds exactly 0."""
+        apart = ops.sum(self.weights * (self.logits - other.logits), 1) / self.total
+        return apart - self.log_total + other.log_total
+
+
 def kl_divergence(
     ops: Backend,
     student: Float[Array, "block classes"],
@@ -30,9 +57,9 @@ def kl_divergence(
     temperature: Scalar,
 ) -> Float[Array, " block"]:
     """Plain distillation: ``T² KL(softmax(t/T) ‖ softmax(s/T))``."""
-    log_q = ops.log_softmax(divide(student, temperature), 1)
-    log_p = ops.log_softmax(raised(ops, divide(teacher, temperature)), 1)
-    return temperature * temperature * ops.sum(ops.exp(log_p) * (log_p - log_q), 1)
+    q = Softmax.of(ops, divide(student, temperature))
+    p = Softmax.of(ops, raised(ops, divide(teacher, temperature)))
+    return temperature * temperature * p.kl_to(ops, q)
 
 
 def decoupled_divergence(
@@ -55,23 +82,22 @@ def decoupled_divergence(
     index = ops.where(has_target, target, 0)[:, None]
     student = divide(student, temperature)
     teacher = raised(ops, divide(teacher, temperature))
+    rest = Softmax.of(ops, ops.where(is_target, MASKED, student))
+    teacher_rest = Softmax.of(ops, ops.where(is_target, MASKED, teacher))
 
-    rest, teacher_rest = (ops.where(is_target, MASKED, z) for z in (student, teacher))
-    log_r, teacher_log_r = (ops.log_softmax(z, 1) for z in (rest, teacher_rest))
-    within_rest = ops.sum(ops.exp(teacher_log_r) * (teacher_log_r - log_r), 1)
-    has_rest = ops.max(teacher_rest, 1) > MASKED / 2  # else the target is all there is
-
+    # log odds u of the target against the rest: log b = -softplus(-u), log(1 - b) = -softplus(u)
     odds, teacher_odds = (
-        ops.take_along_axis(z, index, 1)[:, 0] - ops.logsumexp(r, 1)
+        ops.take_along_axis(z, index, 1)[:, 0] - (r.log_total + r.peak)
         for z, r in ((student, rest), (teacher, teacher_rest))
     )
-    log_b, log_not = -ops.softplus(-odds), -ops.softplus(odds)
-    teacher_log_b, teacher_log_not = -ops.softplus(-teacher_odds), -ops.softplus(teacher_odds)
-    at_target = ops.exp(teacher_log_b) * (teacher_log_b - log_b)
-    at_target = at_target + ops.exp(teacher_log_not) * (teacher_log_not - log_not)
+    log_b, log_not = ops.softplus(-odds), ops.softplus(odds)
+    teacher_log_b, teacher_log_not = ops.softplus(-teacher_odds), ops.softplus(teacher_odds)
+    at_target = ops.exp(-teacher_log_b) * (log_b - teacher_log_b)
+    at_target = at_target + ops.exp(-teacher_log_not) * (log_not - teacher_log_not)
 
+    has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
     has_target, has_rest = (ops.astype(x, dtype) for x in (has_target, has_rest))
-    value = alpha * has_target * at_target + beta * has_rest * within_rest
+    value = alpha * has_target * at_target + beta * has_rest * teacher_rest.kl_to(ops, rest)
     return temperature * temperature * value
 
 
