@@ -6,7 +6,12 @@ from typing import Any
 
 from mcld_core.arguments import Arguments, Batch, differ, keep_rows, reduce_rows, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.formulas.contrast import affinity, category_contrast, instance_contrast
+from mcld_core.formulas.contrast import (
+    Negatives,
+    affinity,
+    category_contrast,
+    instance_contrast,
+)
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.objective import is_zero
 from mcld_core.formulas.similarity import embed
@@ -143,7 +148,7 @@ def contrast_embeddings(
     )
     kept: Array = batch.kept
     s = ops.where(kept[None, :], scale * cosine, MASKED)
-    same = None
+    same, hard = None, batch.labels is None or batch.labels.ndim == 1
     if batch.labels is not None:
         keys = batch.labels
         if keys.ndim == 1:
@@ -155,10 +160,12 @@ def contrast_embeddings(
 
     if not is_zero(weights.instance):
         own = ops.arange(ops.size(batch.student, 0), batch.student)
-        contrast = instance_contrast(ops, s, same if config.target_mask else None, own)
+        removed = same if config.target_mask else None
+        negatives = Negatives.of(ops, s, removed, own, hard)
+        contrast = instance_contrast(ops, s, negatives, own)
         loss = loss + number(weights.instance) * contrast
     if same is not None and not is_zero(weights.category):
-        loss = loss + ramp * number(weights.category) * category_contrast(ops, s, same)
+        loss = loss + ramp * number(weights.category) * category_contrast(ops, s, same, hard)
     return ops.where(kept, loss, 0.0)
 
 

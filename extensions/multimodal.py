@@ -132,6 +132,7 @@ def multimodal_mcld_loss(
     function = "multimodal_mcld_loss"
     checks = Checks(function)
     checks.reduction(reduction)
+    checks.flag("return_terms", return_terms)
     check_config(function, config)
     checks.choice("kind", kind, ("logits", "embeddings"))
     checks.number("weight_local", weight_local, minimum=0.0)

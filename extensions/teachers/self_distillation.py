@@ -70,6 +70,8 @@ def _average(average: Any, value: Any, decay: Scalar) -> Any:
         if average is not value:
             raise _different(average, value)
         return None
+    if isinstance(value, (Mapping, str)) or isinstance(average, str):
+        raise _different(average, value)
     arguments = Arguments("ema_update", average, value)
     ops = arguments.ops
     average, value = ops.asarray(average), ops.stop_gradient(ops.asarray(value, average))
@@ -131,7 +133,8 @@ def generations(
         The students, ``count`` of them, each when its training is done.
 
     Raises:
-        ValueError, TypeError: a count that is not an int ≥ 1, when the first student is asked for.
+        ValueError, TypeError: a count that is not an int ≥ 1 or a train that is not a function,
+            when the first student is asked for.
 
     Example:
         >>> list(generations(lambda teacher, number: (teacher or 0) + 10 + number, 3))
@@ -141,6 +144,8 @@ def generations(
         T. Furlanello et al., "Born Again Neural Networks", ICML 2018.
     """
     Checks("generations").integer("count", count, minimum=1)
+    if not callable(train):
+        raise TypeError(f"generations: train needs a function; got {type(train).__name__}")
     for generation in range(count):
         teacher = train(teacher, generation)
         yield teacher
@@ -203,6 +208,8 @@ def deep_supervision_loss(
     for h, head in enumerate(heads):
         arguments.logits(f"heads[{h}]", head)
     arguments.same_shape("heads", heads)
+    if where is not None:
+        arguments.mask("where", where, heads[-1].shape[0], heads[-1], "heads[-1]")
     *early, last = heads
     dtype = wide_dtype(*(ops.dtype(head) for head in heads))
     of_last, of_heads = (
