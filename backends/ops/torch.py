@@ -24,6 +24,8 @@ _DTYPES = {
     "bool": torch.bool,
 }
 _WITHOUT_FLOAT64 = ("mps",)
+_FUSED_BLOCKS = 16
+"""Up to so many blocks a compiler fuses the plain form, faster than a loop."""
 
 
 def is_tensor(x: Any) -> bool:
@@ -212,10 +214,13 @@ def by_block(
     if (
         block_rows is None
         or rows[0].shape[0] <= block_rows
-        or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
     ):
         return function(rows, prepare(shared))
+    if torch.compiler.is_compiling():
+        if rows[0].shape[0] <= _FUSED_BLOCKS * block_rows:
+            return function(rows, prepare(shared))
+        return _by_loop(function, prepare, rows, shared, block_rows)
     if torch.is_grad_enabled() and rows[0].requires_grad:
         leaves, structure = pytree.tree_flatten((rows[1:], shared))
         return _Blocks.apply(function, prepare, structure, block_rows, rows[0], *leaves)
@@ -273,6 +278,47 @@ class _Blocks(torch.autograd.Function):
         else:
             gradient = (cotangent[:, None] * slope).to(student.dtype)
         return (None, None, None, None, gradient, *[None] * len(ctx.leaves))
+
+
+def _by_loop(
+    function: RowFunction,
+    prepare: Callable[[Any], Any],
+    rows: tuple[Array, ...],
+    shared: Any,
+    block_rows: int,
+) -> tuple[Array, ...]:
+    """Evaluate blocks in a loop of the compiled graph, each differentiated within the loop."""
+    from torch._higher_order_ops.map import map as loop  # torch has no public name for it
+
+    student, count = rows[0], rows[0].shape[0]
+    wide = torch.promote_types(student.dtype, torch.float32)
+    blocks = _FUSED_BLOCKS
+    while blocks * block_rows < count:  # a power of two, so that few sizes are compiled
+        blocks *= 2
+    size = -(-count // blocks)
+
+    def split(x: Array) -> Array:
+        x = torch.cat((x, x.new_zeros((blocks * size - count, *x.shape[1:]))))
+        return x.reshape(blocks, size, *x.shape[1:])
+
+    def with_gradient(block: tuple[Array, ...]) -> tuple[Array, Array]:
+        def total_first(anchors: Array) -> tuple[Array, tuple[Array, ...]]:
+            total, *results = function((anchors, *block[1:]), ready)
+            return total, tuple(results)
+
+        total, pull_back, results = torch.func.vjp(total_first, block[0], has_aux=True)
+        (slope,) = pull_back(torch.ones_like(total))
+        return torch.stack((total, *results), 1), slope.clone()  # no result may alias another
+
+    with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
+        ready = prepare(shared)
+        anchors = student.detach().to(wide)
+        values, slope = loop(with_gradient, tuple(split(x) for x in (anchors, *rows[1:])))
+    total, *results = values.reshape(blocks * size, -1)[:count].unbind(1)
+    slope = slope.reshape(blocks * size, -1)[:count]
+    moved = torch.where(torch.isfinite(student), student, 0.0).to(wide)
+    # adds 0; its gradient is the slope (tracing a Function of autograd warns)
+    return total + torch.sum(slope * (moved - moved.detach()), 1), *results
 
 
 def _joined(
