@@ -200,6 +200,52 @@ def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
     return torch.scatter(x, 1, indices.long(), values)
 
 
+def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    return torch.scatter_add(x, 1, indices.long(), values)
+
+
+def sparse(values: Array, indices: Array, columns: int) -> Any:
+    """Return the entries by row and by column, each as `embedding_bag` takes them."""
+    rows, k = indices.shape
+    flat = indices.reshape(-1)
+    order = torch.argsort(flat, stable=True)
+    places = torch.arange(columns, device=flat.device, dtype=flat.dtype)
+    starts = torch.searchsorted(flat[order], places)
+    by_row = (values.reshape(-1), flat.long(), torch.arange(0, rows * k, k, device=flat.device))
+    return by_row, (values.reshape(-1)[order], order // k, starts)
+
+
+def sparse_matmul(x: Array, y: Any) -> Array:
+    if torch.compiler.is_compiling():
+        return _bags(x.mT, *y[0]).mT
+    return _SparseMatmul.apply(x, *y[0], *y[1])
+
+
+def _bags(x: Array, values: Array, places: Array, starts: Array) -> Array:
+    return torch.nn.functional.embedding_bag(
+        places, x.contiguous(), starts, mode="sum", per_sample_weights=values
+    )
+
+
+class _SparseMatmul(torch.autograd.Function):
+    """The product by row, whose gradient is the product by column."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Array, *entries: Array) -> Array:
+        return _bags(x.mT, *entries[:3]).mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Array, ...], output: Array) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Array) -> tuple[Array | None, ...]:
+        entries = ctx.saved_tensors
+        return _SparseMatmul.apply(gradient, *entries[3:], *entries[:3]), *[None] * 6
+
+
 def stop_gradient(x: Array) -> Array:
     return x.detach()
 

@@ -13,7 +13,7 @@ from mcld_core.extensions._sequences import (
     contrast_sequences,
     following,
 )
-from mcld_core.extensions.nlp.stored import TopKLogits, dense_logits
+from mcld_core.extensions.nlp.stored import TopKLogits, check_stored, stored_rows
 from mcld_core.typing import Array, Bool, Float, Int, Num, Scalar
 
 CATEGORIES = ("token", "sequence")
@@ -92,6 +92,8 @@ def token_mcld_loss(
         "token_mcld_loss", student_logits, *parts, labels, attention_mask, sequence_labels
     )
     _check_settings(arguments, config, category, sequence_labels)
+    if stored is not None:
+        check_stored(arguments.function, config)
     arguments.flag("shift", shift)
     if token_contrast is not None:
         arguments.number("token_contrast", token_contrast, minimum=0.0)
@@ -113,7 +115,7 @@ def token_mcld_loss(
         if labels is not None and len(labels.shape) == 1:
             labelled = labels != config.ignore_index
             counts = labelled if kept is None else kept & labelled
-        teacher = dense_logits(ops, stored, teacher, student.shape[-1], counts)
+        teacher = stored_rows(ops, stored, teacher, student.shape[-1], counts)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
     sequences = arguments.sequences((student, teacher), labels, kept, config.ignore_index)

@@ -65,20 +65,29 @@ def decoupled_divergence(
         ops.take_along_axis(z, index, 1)[:, 0] - ops.logsumexp(r, 1)
         for z, r in ((student, rest), (teacher, teacher_rest))
     )
-    log_b, log_not = -ops.softplus(-odds), -ops.softplus(odds)
-    teacher_log_b, teacher_log_not = -ops.softplus(-teacher_odds), -ops.softplus(teacher_odds)
-    at_target = ops.exp(teacher_log_b) * (teacher_log_b - log_b)
-    at_target = at_target + ops.exp(teacher_log_not) * (teacher_log_not - log_not)
-
+    at_target = binary_divergence(ops, odds, teacher_odds)
     has_target, has_rest = (ops.astype(x, dtype) for x in (has_target, has_rest))
     value = alpha * has_target * at_target + beta * has_rest * within_rest
     return temperature * temperature * value
 
 
+def binary_divergence(ops: Backend, odds: Array, teacher_odds: Array) -> Array:
+    """Return ``KL(b^t ‖ b^s)`` of two events, from the log odds of the first."""
+    log_b, log_not = -ops.softplus(-odds), -ops.softplus(odds)
+    teacher_log_b, teacher_log_not = -ops.softplus(-teacher_odds), -ops.softplus(teacher_odds)
+    value = ops.exp(teacher_log_b) * (teacher_log_b - log_b)
+    return value + ops.exp(teacher_log_not) * (teacher_log_not - log_not)
+
+
 def cross_entropy(
     ops: Backend,
     student: Float[Array, "block classes"],
-    labels: Float[Array, "block classes"],
+    labels: Int[Array, " block"] | Float[Array, "block classes"],
 ) -> Float[Array, " block"]:
-    """Cross-entropy with the labels, ``-Σ_c y_c log softmax(s)_c``."""
+    """Cross-entropy with the labels, ``-Σ_c y_c log softmax(s)_c``; 0 of a label of no class."""
+    if labels.ndim == 1:
+        has_label = (labels >= 0) & (labels < student.shape[1])
+        index = ops.where(has_label, labels, 0)[:, None]
+        at_label = ops.take_along_axis(student, index, 1)[:, 0]
+        return ops.where(has_label, ops.logsumexp(student, 1) - at_label, 0.0)
     return -ops.sum(labels * ops.log_softmax(student, 1), 1)
