@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, fits, is_number, keep_rows
+from mcld_core.arguments import Arguments, Batch, fits, is_number, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.divergence import MASKED
@@ -18,7 +18,7 @@ from mcld_core.formulas.objective import ExcludedKeys, TermWeights, is_zero
 from mcld_core.formulas.similarity import key_vectors
 from mcld_core.formulas.stored import StoredRows, stored_probabilities
 from mcld_core.losses import Objective, evaluate_batch
-from mcld_core.typing import Array, Bool, Float, Int, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
 
 
 class Sequences(NamedTuple):
@@ -51,6 +51,10 @@ class Levels(NamedTuple):
     row_contrast: Scalar | None
     """γ, the weight of the contrast within a sequence beside the divergence; None: 1/T²."""
     progress: Scalar
+    class_prior: Any = None
+    reduction: Reduction = "mean"
+    normalizer: Scalar | None = None
+    """What ``"mean"`` divides by; None: the number of rows that count."""
 
 
 class SequenceArguments(Arguments):
@@ -160,6 +164,7 @@ def contrast_sequences(
 
     ``w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; keys of the same
     sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
+    What is one value of the batch is added to each row that counts, and then reduced with it.
     """
     ops, config, gamma = arguments.ops, levels.config, levels.row_contrast
     if gamma is None:
@@ -171,30 +176,61 @@ def contrast_sequences(
     by_row = Objective(
         config,
         TermWeights(sample * gamma, sample, of_rows, config.weight_ce),
+        class_prior=levels.class_prior,
         progress=levels.progress,
         excluded=ExcludedKeys(_in_another, (sequences.of_row(ops),)),
     )
-    loss, terms = evaluate_batch(arguments, sequences.rows, by_row, return_terms=True)
+    values, terms = evaluate_batch(arguments, sequences.rows, by_row, "none", return_terms=True)
+    ramp = terms.pop("ramp")
     terms["token"] = terms.pop("instance")
+    terms["instance"] = 0.0 * terms["token"]
     weights = TermWeights(instance=config.weight_instance, category=of_sequences)
-    if is_zero(weights.instance) and is_zero(weights.category):
-        return loss, {**terms, "instance": 0.0 * terms["ramp"]}
-    by_sequence = Objective(
-        replace(
-            config,
-            key_temperature=1.0,  # the keys' probabilities are means at that temperature already
-            target_mask=config.target_mask and groups.labels is not None,
-        ),
+    if not (is_zero(weights.instance) and is_zero(weights.category)):
+        whole, whole_terms = _by_sequence(arguments, sequences, groups, levels, weights)
+        values = values + whole
+        terms["instance"] = terms["instance"] + whole_terms["instance"]
+        if levels.category_by_sequence:
+            terms["category"] = 0.0 * terms["category"] + whole_terms["category"]
+    terms = {name: reduce_sequences(arguments, sequences, x, levels) for name, x in terms.items()}
+    return reduce_sequences(arguments, sequences, values, levels), {**terms, "ramp": ramp}
+
+
+def _by_sequence(
+    arguments: Arguments,
+    sequences: Sequences,
+    groups: Groups,
+    levels: Levels,
+    weights: TermWeights,
+) -> tuple[Array, dict[str, Array]]:
+    """Return the terms that contrast whole sequences, means over those with a row that counts."""
+    config = replace(
+        levels.config,
+        key_temperature=1.0,  # the keys' probabilities are means at that temperature already
+        target_mask=levels.config.target_mask and groups.labels is not None,
+    )
+    objective = Objective(
+        config,
         weights,
+        class_prior=levels.class_prior,
         progress=levels.progress,
         excluded=groups.excluded,
     )
-    means = mean_rows(ops, sequences, groups.labels, config)
-    whole, whole_terms = evaluate_batch(arguments, means, by_sequence, return_terms=True)
-    terms["instance"] = whole_terms["instance"]
-    if levels.category_by_sequence:
-        terms["category"] = whole_terms["category"]
-    return loss + whole, terms
+    means = mean_rows(arguments.ops, sequences, groups.labels, levels.config)
+    return evaluate_batch(arguments, means, objective, return_terms=True)
+
+
+def reduce_sequences(
+    arguments: Arguments, sequences: Sequences, values: Float[Array, " rows"], levels: Levels
+) -> Array:
+    """Reduce one value a row; ``"none"`` gives (batch, time), 0 where a row does not count."""
+    ops, rows = arguments.ops, sequences.rows
+    normalizer = levels.normalizer
+    if normalizer is not None:
+        normalizer = arguments.scalar("normalizer", normalizer, rows.student, rows.dtype)
+    values = reduce_rows(ops, values, rows, levels.reduction, normalizer)
+    if levels.reduction == "none":
+        return ops.reshape(values, (sequences.count, sequences.length))
+    return values
 
 
 def mean_rows(

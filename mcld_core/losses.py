@@ -205,6 +205,8 @@ class Objective(NamedTuple):
     excluded: ExcludedKeys | None = None
     factors: Float[Array, "batch terms"] | None = None
     """What each row's terms are multiplied by, in the order of `TERMS`."""
+    normalizer: Scalar | None = None
+    """What ``"mean"`` divides by, unless the keys say it; None: Σ v."""
 
 
 def term_weights(config: MCLDConfig) -> TermWeights:
@@ -259,14 +261,14 @@ def evaluate_batch(
     ramp = _ramp(arguments, objective, batch)
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
         weights = TermWeights()  # no rows, no terms
-    keys = objective.keys
-    normalizer = None
-    if keys is not None and keys.normalizer is not None:
-        normalizer = arguments.scalar(
-            "keys.normalizer", keys.normalizer, batch.student, batch.dtype
-        )
+    keys, name, normalizer = objective.keys, "normalizer", objective.normalizer
+    gathered = keys is not None and keys.normalizer is not None
+    if gathered:
+        name, normalizer = "keys.normalizer", keys.normalizer
+    if normalizer is not None:
+        normalizer = arguments.scalar(name, normalizer, batch.student, batch.dtype)
     columns = is_present(config, weights, "columns")
-    if columns and normalizer is not None:
+    if columns and gathered:
         raise ValueError(
             f"{arguments.function}: category_contrast='columns' cannot be used with gathered keys "
             "(its student side would have to cross replicas); use 'labels' or 'prototypes'"
