@@ -65,9 +65,7 @@ class Checks:
         An array without axes passes: it may be traced. `Arguments.scalar` reads it where it can.
         """
         value = plain_number(value)
-        bound = "" if above is None else f" > {above:g}"
-        bound = bound if minimum is None else f" ≥ {minimum:g}"
-        bound = bound if maximum is None else f" in {minimum:g} … {maximum:g}"
+        bound = _bound(minimum, above, maximum)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             low = value >= minimum if minimum is not None else above is None or value > above
             high = maximum is None or value <= maximum
@@ -126,21 +124,40 @@ class Arguments(Checks):
     def __init__(self, function: str, *values: Any) -> None:
         super().__init__(function)
         self.ops: Backend = backend_for(function, *values)
+        self.like: Array | None = next(
+            (x for x in values if x is not None and self.ops.is_tensor(x)), None
+        )
+        """The first tensor of the values: a plain array becomes a tensor on its device."""
+
+    def array(self, name: str, value: Any, like: Array | None = None) -> Array:
+        """Return an array, converted; raise TypeError for None, a text or a dict."""
+        if value is None or isinstance(value, (dict, str)):
+            raise TypeError(f"{self.function}: {name} needs an array; got {value!r}")
+        return self.ops.asarray(value, like)
 
     # one number
 
     def scalar(
-        self, name: str, value: Scalar, like: Array, dtype: str, *, maximum: float | None = None
+        self,
+        name: str,
+        value: Scalar,
+        like: Array,
+        dtype: str,
+        *,
+        above: float | None = None,
+        maximum: float | None = None,
     ) -> Float[Array, ""]:
-        """Convert one number ≥ 0 to ``dtype`` on ``like``'s device; its range was checked where
-        it is a Python number, and is checked here where its value can be read.
+        """Return one number ≥ 0 (or above ``above``) as ``dtype`` on ``like``'s device.
+
+        Raises where it is not in its range; an array that cannot be read is not checked.
         """
-        self.number(name, value, minimum=0.0, maximum=maximum)
+        minimum = 0.0 if above is None else None
+        self.number(name, value, minimum=minimum, above=above, maximum=maximum)
         array = self.ops.asarray(plain_number(value), like)
         if not isinstance(value, (int, float)):
             values = self.ops.host_values(array)
             if values is not None:
-                self.number(name, float(values), minimum=0.0, maximum=maximum)
+                self.number(name, float(values), minimum=minimum, above=above, maximum=maximum)
         return self.ops.astype(array, dtype)
 
     # logits
@@ -251,7 +268,7 @@ class Arguments(Checks):
             labels = ops.asarray(labels, logits)
             kind = self.label_kind("labels", labels, rows, classes)
             self.device("labels", labels, logits, name)
-            self._label_values("labels", labels, kept, classes, ignore_index)
+            self.label_values("labels", labels, kept, classes, ignore_index)
             if kind == "soft":
                 labels = ops.astype(labels, wide_dtype(dtype, ops.dtype(labels)))
                 labels = ops.stop_gradient(labels)
@@ -316,19 +333,32 @@ class Arguments(Checks):
         weight = ops.asarray(sample_weight, like)
         self.vector("sample_weight", weight, like.shape[0])
         self.device("sample_weight", weight, like, like_name)
-        values = ops.host_values(weight)
-        mask = None if kept is None else ops.host_values(kept)
-        if values is not None and (kept is None or mask is not None):
-            bad = ~((values >= 0) & np.isfinite(values))
-            bad = bad if mask is None else bad & mask
-            if bad.any():
-                row = int(np.argmax(bad))
-                raise ValueError(
-                    f"{self.function}: sample_weight needs finite numbers ≥ 0; got {values[row]} "
-                    f"in row {row}"
-                )
+        self.finite("sample_weight", weight, kept, minimum=0.0)
         weight = ops.stop_gradient(ops.astype(weight, dtype))
         return weight if kept is None else ops.where(kept, weight, 0.0)
+
+    def finite(
+        self,
+        name: str,
+        x: Float[Array, " rows"],
+        kept: Bool[Array, " rows"] | None,
+        *,
+        minimum: float | None = None,
+    ) -> None:
+        """Raise for a kept row's number that is not finite or too small, where it can be read."""
+        values = self.ops.host_values(x)
+        mask = None if kept is None else self.ops.host_values(kept)
+        if values is None or (kept is not None and mask is None):
+            return
+        bad = ~np.isfinite(values)
+        bad = bad if minimum is None else bad | (values < minimum)
+        bad = bad if mask is None else bad & mask
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{self.function}: {name} needs finite numbers{_bound(minimum, None, None)}; got "
+                f"{values[row]} in row {row}"
+            )
 
     def ids(self, name: str, ids: Any, logits: Array, single: bool = False) -> Int[Array, " batch"]:
         """Return ids or places, one a row, signed: int64 where they come so, else int32.
@@ -340,7 +370,7 @@ class Arguments(Checks):
                 the framework has no more.
         """
         ops = self.ops
-        found = ops.asarray(ids, logits)
+        found = self.array(name, ids, logits)
         if not single or len(found.shape):
             self.vector(name, found, logits.shape[0])
         self.device(name, found, logits)
@@ -434,12 +464,12 @@ class Arguments(Checks):
         labels = ops.asarray(labels, logits)
         kind = self.label_kind(name, labels, rows, classes)
         self.device(name, labels, logits)
-        self._label_values(name, labels, kept, classes, ignore_index)
+        self.label_values(name, labels, kept, classes, ignore_index)
         if kind == "soft":
             return ops.stop_gradient(ops.astype(labels, dtype)), None
         return class_labels(ops, labels, classes, ignore_index)
 
-    def _label_values(
+    def label_values(
         self, name: str, labels: Array, kept: Array | None, classes: int, ignore_index: int
     ) -> None:
         """Raise ValueError for labels that name no class, where their values can be read."""
@@ -467,6 +497,15 @@ class Arguments(Checks):
         """Return None where all rows are seen to be kept, which saves masking them."""
         values = self.ops.host_values(kept)
         return None if values is not None and values.all() else kept
+
+
+def _bound(minimum: float | None, above: float | None, maximum: float | None) -> str:
+    """Return the range of a number, as its errors say it."""
+    if maximum is not None and minimum is not None:
+        return f" in {minimum:g} … {maximum:g}"
+    bound = "" if above is None else f" > {above:g}"
+    bound = bound if minimum is None else f" ≥ {minimum:g}"
+    return bound if maximum is None else f"{bound} and ≤ {maximum:g}"
 
 
 def plain_number(value: Any) -> Any:

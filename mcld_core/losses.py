@@ -188,7 +188,7 @@ def category_wise(
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024. P. Khosla et al., "Supervised Contrastive
         Learning", NeurIPS 2020.
     """
-    objective = Objective(config, TermWeights(category=1.0), keys, class_prior)
+    objective = Objective(config, TermWeights(category=1.0), keys, class_prior, has_ramp=False)
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     return evaluate("category_wise", rows, objective, reduction)
 
@@ -200,13 +200,14 @@ class Objective(NamedTuple):
     weights: TermWeights
     keys: TeacherKeys | None = None
     class_prior: Any = None
-    progress: Scalar | None = None
-    """None: no ramp."""
+    progress: Scalar = 1.0
     excluded: ExcludedKeys | None = None
     factors: Float[Array, "batch terms"] | None = None
     """What each row's terms are multiplied by, in the order of `TERMS`."""
     normalizer: Scalar | None = None
     """What ``"mean"`` divides by, unless the keys say it; None: Σ v."""
+    has_ramp: bool = True
+    """Whether the category-wise term comes in with the progress."""
 
 
 def term_weights(config: MCLDConfig) -> TermWeights:
@@ -258,7 +259,7 @@ def evaluate_batch(
     only compare them.
     """
     ops, config, weights = arguments.ops, objective.config, objective.weights
-    ramp = _ramp(arguments, objective, batch)
+    ramp = category_ramp(arguments, objective, batch)
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
         weights = TermWeights()  # no rows, no terms
     keys, name, normalizer = objective.keys, "normalizer", objective.normalizer
@@ -411,7 +412,7 @@ def _columns(ops: Backend, batch: Batch, config: MCLDConfig) -> Float[Array, " b
     return column_contrast(ops, raised(ops, student), teacher, batch.kept, config.key_temperature)
 
 
-def _ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Float[Array, ""]:
+def category_ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Float[Array, ""]:
     """Return ``clip(progress / warmup, 0, 1)``, without a gradient; 1 where ``warmup`` is 0.
 
     Raises:
@@ -419,7 +420,7 @@ def _ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Float[Arr
     """
     ops, like, dtype = arguments.ops, batch.student, batch.dtype
     warmup, progress = objective.config.category_warmup, objective.progress
-    if progress is None:
+    if not objective.has_ramp:
         return ops.astype(ops.asarray(1.0, like), dtype)
     progress = arguments.scalar("progress", progress, like, dtype, maximum=1.0)
     if is_number(warmup):

@@ -7,6 +7,10 @@ overflows.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+
 from mcld_core.backends import Backend
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.similarity import divide
@@ -22,13 +26,13 @@ def affinity(
     key_labels: Int[Array, " keys"] | Float[Array, "keys classes"],
     classes: int,
     dtype: str,
-) -> Bool[Array, "block keys"] | Float[Array, "block keys"]:
-    """Return A: which anchor and key share a label (bool), or how far soft labels agree (0 to 1).
+) -> Float[Array, "block keys"]:
+    """Return A: 1 where anchor and key share a label, else 0; for soft labels how far they agree.
 
     Keys that do not count must come with label -2, or with a soft label of zeros.
     """
     if labels.ndim == 1 and key_labels.ndim == 1:
-        return labels[:, None] == key_labels[None, :]
+        return ops.astype(labels[:, None] == key_labels[None, :], dtype)
     labels, key_labels = (one_hot(ops, y, classes, dtype) for y in (labels, key_labels))
     inner = ops.matmul(labels, ops.matrix_transpose(key_labels))
     return ops.minimum(ops.maximum(inner, 0.0), 1.0)
@@ -41,52 +45,82 @@ def one_hot(ops: Backend, labels: Array, classes: int, dtype: str) -> Float[Arra
     return ops.astype(ops.arange(classes, labels)[None, :] == labels[:, None], dtype)
 
 
+def log_sum_exp(ops: Backend, z: Float[Array, "block keys"]) -> Float[Array, " block"]:
+    """Return ``log Σ exp z`` of each row; its derivative needs no second pass of exp."""
+    peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
+    return ops.log(ops.sum(ops.exp(z - peak), 1)) + peak[:, 0]
+
+
+class Negatives(NamedTuple):
+    """The negatives of the instance-wise term: what is left of the keys."""
+
+    removed: Float[Array, "block keys"]
+    """1 at the own key and, where the target mask is on, A."""
+    log_sum: Float[Array, " block"]
+    """``log Σ (1 - removed) exp S``."""
+
+    @classmethod
+    def of(
+        cls,
+        ops: Backend,
+        similarity: Float[Array, "block keys"],
+        false_negatives: Float[Array, "block keys"] | None,
+        own: Int[Array, " block"],
+        hard: bool,
+    ) -> Negatives:
+        """Remove the own key of each row, and the false negatives (None: there are none)."""
+        own = own[:, None]
+        if false_negatives is None:
+            false_negatives = ops.stop_gradient(0.0 * similarity)
+        one = ops.astype(0 * own + 1, ops.dtype(similarity))
+        removed = ops.put_along_axis(false_negatives, own, one)
+        return cls(removed, log_sum_exp(ops, similarity + _log_left(ops, removed, hard)))
+
+
 def instance_contrast(
     ops: Backend,
     similarity: Float[Array, "block keys"],
-    false_negatives: Bool[Array, "block keys"] | Float[Array, "block keys"] | None,
+    negatives: Negatives,
     own: Int[Array, " block"],
 ) -> Float[Array, " block"]:
     """InfoNCE with the own key as the positive: ``-S_own + log( exp S_own + Σ (1 - A) exp S )``.
 
-    The sum is over the other keys. ``false_negatives`` is A, or None where the target mask is
-    off (A = 0). Written as ``softplus(log Σ - S_own)``, whose gradient keeps its digits where
-    the own key is all but certain.
+    The sum is over the other keys. Written as ``softplus(log Σ - S_own)``, whose gradient keeps
+    its digits where the own key is all but certain.
     """
-    own = own[:, None]
-    at_own = ops.take_along_axis(similarity, own, 1)
-    if false_negatives is None:
-        negatives = ops.put_along_axis(similarity, own, 0.0 * at_own + MASKED)
-    else:
-        one = ops.astype(0 * own + 1, ops.dtype(false_negatives))
-        repelled = ops.put_along_axis(false_negatives, own, one)
-        negatives = _without(ops, similarity, repelled)
-    return ops.softplus(ops.logsumexp(negatives, 1) - at_own[:, 0])
+    at_own = ops.take_along_axis(similarity, own[:, None], 1)[:, 0]
+    return ops.softplus(negatives.log_sum - at_own)
 
 
 def category_contrast(
     ops: Backend,
     similarity: Float[Array, "block keys"],
-    same_label: Bool[Array, "block keys"] | Float[Array, "block keys"],
+    same_label: Float[Array, "block keys"],
+    hard: bool,
+    negatives: Negatives | None = None,
 ) -> Float[Array, " block"]:
     """One anchor against all keys: ``log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w = A / Σ A``.
 
-    0, with a zero gradient, where no key has the anchor's label. With hard labels the keys are
-    split at the label, ``log Σ_k exp S = log Σ_pos exp S + softplus(log Σ_neg - log Σ_pos)``, so
-    that a row with one certain positive keeps the digits of its gradient.
+    0, with a zero gradient, where no key has the anchor's label. ``same_label`` is A. With hard
+    labels the keys are split, ``log Σ_k exp S = log Σ_rest exp S + softplus(log Σ_neg - log
+    Σ_rest)``, so that a row with one certain positive keeps the digits of its gradient. Any split
+    at a superset of the positives gives the same sum: that of the instance-wise term will do.
     """
-    total = ops.sum(ops.astype(same_label, ops.dtype(similarity)), 1)
-    has_positive = total > NEGLIGIBLE
-    total = ops.where(has_positive, total, 1.0)
-    if ops.dtype(same_label) == "bool":
-        positive = ops.logsumexp(ops.where(same_label, similarity, MASKED), 1)
-        negative = ops.logsumexp(ops.where(same_label, MASKED, similarity), 1)
-        mean = ops.sum(ops.where(same_label, similarity, 0.0), 1) / total
-        value = positive - mean + ops.softplus(negative - positive)
+    count = ops.sum(same_label, 1)
+    has_positive = count > NEGLIGIBLE
+    mean = ops.sum(same_label * similarity, 1) / ops.where(has_positive, count, 1.0)
+    if not hard:
+        log_sum = log_sum_exp(ops, similarity)
     else:
-        mean = ops.sum(same_label * similarity, 1) / total
-        value = ops.logsumexp(similarity, 1) - mean
-    return ops.where(has_positive, value, 0.0)
+        if negatives is None:
+            log_sum = log_sum_exp(ops, similarity + MASKED * same_label)
+            negatives = Negatives(same_label, log_sum)
+        peak = ops.stop_gradient(ops.max(similarity, 1, keepdims=True))
+        rest = ops.sum(negatives.removed * ops.exp(similarity - peak), 1)
+        # a rest that underflows is nothing beside the negatives: it cancels below
+        rest = ops.log(ops.maximum(rest, float(np.finfo(ops.dtype(rest)).tiny))) + peak[:, 0]
+        log_sum = rest + ops.softplus(negatives.log_sum - rest)
+    return ops.where(has_positive, log_sum - mean, 0.0)
 
 
 def column_contrast(
@@ -112,10 +146,10 @@ def column_contrast(
     return ops.sum(p_teacher * (log_q_teacher - log_q_student), 1)
 
 
-def _without(ops: Backend, similarity: Array, false_negatives: Array) -> Array:
-    """Return ``S + log(1 - A)``."""
-    if ops.dtype(false_negatives) == "bool":
-        return ops.where(false_negatives, MASKED, similarity)
-    repel = 1.0 - false_negatives
-    counts = repel > 1e-6
-    return ops.where(counts, similarity + ops.log(ops.where(counts, repel, 1.0)), MASKED)
+def _log_left(ops: Backend, removed: Array, hard: bool) -> Float[Array, "block keys"]:
+    """Return ``log(1 - removed)``; what is within 1e-6 of 1 is removed whole."""
+    if hard:
+        return MASKED * removed
+    left = 1.0 - removed
+    counts = left > 1e-6
+    return ops.where(counts, ops.log(ops.where(counts, left, 1.0)), MASKED)

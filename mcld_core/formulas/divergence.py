@@ -7,9 +7,11 @@ whose logarithm is finite.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from mcld_core.backends import Backend
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Float, Int, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 MASKED = -1e30
 """The logit of what does not count; finite, so that a row of only such logits has no NaN."""
@@ -23,6 +25,31 @@ def raised(ops: Backend, logits: Array) -> Array:
     return ops.maximum(logits, MASKED)
 
 
+class Softmax(NamedTuple):
+    """A softmax in its parts, ``weights / total``, so that its exponentials are formed once."""
+
+    logits: Float[Array, "block classes"]
+    """Less the row's largest."""
+    weights: Float[Array, "block classes"]
+    total: Float[Array, " block"]
+    log_total: Float[Array, " block"]
+    peak: Float[Array, " block"]
+
+    @classmethod
+    def of(cls, ops: Backend, z: Float[Array, "block classes"]) -> Softmax:
+        """Return the softmax of logits."""
+        peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
+        logits = z - peak
+        weights = ops.exp(logits)
+        total = ops.sum(weights, 1)
+        return cls(logits, weights, total, ops.log(total), peak[:, 0])
+
+    def kl_to(self, ops: Backend, other: Softmax) -> Float[Array, " block"]:
+        """Return ``Σ p (log p - log q)``; a weight of exactly 0 adds exactly 0."""
+        apart = ops.sum(self.weights * (self.logits - other.logits), 1) / self.total
+        return apart - self.log_total + other.log_total
+
+
 def kl_divergence(
     ops: Backend,
     student: Float[Array, "block classes"],
@@ -30,9 +57,40 @@ def kl_divergence(
     temperature: Scalar,
 ) -> Float[Array, " block"]:
     """Plain distillation: ``T² KL(softmax(t/T) ‖ softmax(s/T))``."""
-    log_q = ops.log_softmax(divide(student, temperature), 1)
-    log_p = ops.log_softmax(raised(ops, divide(teacher, temperature)), 1)
-    return temperature * temperature * ops.sum(ops.exp(log_p) * (log_p - log_q), 1)
+    q = Softmax.of(ops, divide(student, temperature))
+    p = Softmax.of(ops, raised(ops, divide(teacher, temperature)))
+    return temperature * temperature * p.kl_to(ops, q)
+
+
+def at_target(
+    ops: Backend, target: Int[Array, " block"], logits: Float[Array, "block classes"]
+) -> tuple[Bool[Array, "block classes"], Int[Array, "block 1"], Float[Array, " block"]]:
+    """Return where the target stands, its index (0 if it is no class), and 1 if it is a class."""
+    classes = logits.shape[1]
+    is_target = ops.arange(classes, target)[None, :] == target[:, None]
+    has_target = (target >= 0) & (target < classes)
+    index = ops.where(has_target, target, 0)[:, None]
+    return is_target, index, ops.astype(has_target, ops.dtype(logits))
+
+
+def binary_divergence(
+    ops: Backend, p: Float[Array, " block"], q: Float[Array, " block"]
+) -> Float[Array, " block"]:
+    """Return ``KL( (b, 1 - b) ‖ (b', 1 - b') )`` of the log odds of b and b'."""
+    log_b, log_not = -ops.softplus(-p), -ops.softplus(p)
+    at_event = ops.exp(log_b) * (log_b + ops.softplus(-q))
+    return at_event + ops.exp(log_not) * (log_not + ops.softplus(q))
+
+
+def log_odds(
+    ops: Backend,
+    z: Float[Array, "block classes"],
+    is_target: Bool[Array, "block classes"],
+    index: Int[Array, "block 1"],
+) -> Float[Array, " block"]:
+    """Return the log odds of one class of each row against the rest."""
+    rest = Softmax.of(ops, ops.where(is_target, MASKED, z))
+    return ops.take_along_axis(z, index, 1)[:, 0] - (rest.log_total + rest.peak)
 
 
 def decoupled_divergence(
@@ -49,34 +107,21 @@ def decoupled_divergence(
     ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is no class
     has no target part; its rest is the whole row.
     """
-    classes, dtype = student.shape[1], ops.dtype(student)
-    is_target = ops.arange(classes, target)[None, :] == target[:, None]
-    has_target = (target >= 0) & (target < classes)
-    index = ops.where(has_target, target, 0)[:, None]
+    is_target, index, has_target = at_target(ops, target, student)
     student = divide(student, temperature)
     teacher = raised(ops, divide(teacher, temperature))
-
-    rest, teacher_rest = (ops.where(is_target, MASKED, z) for z in (student, teacher))
-    log_r, teacher_log_r = (ops.log_softmax(z, 1) for z in (rest, teacher_rest))
-    within_rest = ops.sum(ops.exp(teacher_log_r) * (teacher_log_r - log_r), 1)
-    has_rest = ops.max(teacher_rest, 1) > MASKED / 2  # else the target is all there is
-
+    rest, teacher_rest = (
+        Softmax.of(ops, ops.where(is_target, MASKED, z)) for z in (student, teacher)
+    )
     odds, teacher_odds = (
-        ops.take_along_axis(z, index, 1)[:, 0] - ops.logsumexp(r, 1)
+        ops.take_along_axis(z, index, 1)[:, 0] - (r.log_total + r.peak)
         for z, r in ((student, rest), (teacher, teacher_rest))
     )
-    at_target = binary_divergence(ops, odds, teacher_odds)
-    has_target, has_rest = (ops.astype(x, dtype) for x in (has_target, has_rest))
-    value = alpha * has_target * at_target + beta * has_rest * within_rest
+    has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
+    has_rest = ops.astype(has_rest, ops.dtype(student))
+    value = alpha * has_target * binary_divergence(ops, teacher_odds, odds)
+    value = value + beta * has_rest * teacher_rest.kl_to(ops, rest)
     return temperature * temperature * value
-
-
-def binary_divergence(ops: Backend, odds: Array, teacher_odds: Array) -> Array:
-    """Return ``KL(b^t ‖ b^s)`` of two events, from the log odds of the first."""
-    log_b, log_not = -ops.softplus(-odds), -ops.softplus(odds)
-    teacher_log_b, teacher_log_not = -ops.softplus(-teacher_odds), -ops.softplus(teacher_odds)
-    value = ops.exp(teacher_log_b) * (teacher_log_b - log_b)
-    return value + ops.exp(teacher_log_not) * (teacher_log_not - log_not)
 
 
 def cross_entropy(

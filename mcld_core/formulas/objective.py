@@ -7,7 +7,12 @@ from typing import NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.contrast import affinity, category_contrast, instance_contrast
+from mcld_core.formulas.contrast import (
+    Negatives,
+    affinity,
+    category_contrast,
+    instance_contrast,
+)
 from mcld_core.formulas.divergence import (
     MASKED,
     cross_entropy,
@@ -138,26 +143,30 @@ def _contrasts(
 ) -> dict[str, Float[Array, " block"]]:
     """The terms by similarity: instance-wise, and category-wise by labels or prototypes."""
     terms = {}
-    classes, dtype = student.shape[1], ops.dtype(student)
-    if setup.keys is not None:
+    classes, dtype, keys = student.shape[1], ops.dtype(student), setup.keys
+    if keys is not None:
         anchors = student if setup.log_prior is None else student - setup.log_prior
-        s = _similarity(ops, config, anchors, setup.keys, setup.temperature)
-        same = affinity(ops, block.labels, setup.keys.labels, classes, dtype)
-        excluded = None
+        s = _similarity(ops, config, anchors, keys, setup.temperature)
+        same = affinity(ops, block.labels, keys.labels, classes, dtype)
+        hard = block.labels.ndim == 1 and keys.labels.ndim == 1
+        excluded = negatives = None
         if setup.excluded is not None:
             excluded = _is_excluded(ops, setup.excluded, block.own)
         if not is_zero(setup.weights.instance):
-            false_negatives = _either(ops, same if config.target_mask else None, excluded)
-            terms["instance"] = instance_contrast(ops, s, false_negatives, block.own)
+            removed = same if config.target_mask else None
+            if excluded is not None:
+                removed = ops.where(excluded, 1.0, 0.0 * s if removed is None else removed)
+            negatives = Negatives.of(ops, s, removed, block.own, hard)
+            terms["instance"] = instance_contrast(ops, s, negatives, block.own)
         if is_present(config, setup.weights, "labels"):
-            if setup.excluded is not None and setup.excluded.in_category:
-                positive = same if ops.dtype(same) == "bool" else same > 0
-                s = ops.where(excluded & ~positive, MASKED, s)
-            terms["category"] = category_contrast(ops, s, same)
+            split = negatives if excluded is None and config.target_mask else None
+            if excluded is not None and setup.excluded.in_category:
+                s = ops.where(excluded & (same <= 0), MASKED, s)
+            terms["category"] = category_contrast(ops, s, same, hard, split)
     if setup.prototypes is not None:
         s = _similarity(ops, config, student, setup.prototypes, setup.temperature)
         same = affinity(ops, block.labels, setup.prototypes.labels, classes, dtype)
-        terms["category"] = category_contrast(ops, s, same)
+        terms["category"] = category_contrast(ops, s, same, block.labels.ndim == 1)
     return terms
 
 
@@ -195,7 +204,10 @@ def _similarity(
         s = stored_products(ops, anchors, keys.vectors)
     else:
         s = ops.matmul(anchors, ops.matrix_transpose(keys.vectors))
-    return s if keys.kept is None else ops.where(keys.kept[None, :], s, MASKED)
+    if keys.kept is None:
+        return s
+    counts = ops.astype(keys.kept, ops.dtype(s))  # the vectors that do not count are finite
+    return s + MASKED * (1.0 - counts)[None, :]
 
 
 def _rows(ops: Backend, x: Array, dtype: str, kept: Array | None) -> Array:
@@ -207,13 +219,6 @@ def _rows(ops: Backend, x: Array, dtype: str, kept: Array | None) -> Array:
 def _is_excluded(ops: Backend, excluded: ExcludedKeys, own: Array) -> Bool[Array, "block keys"]:
     anchor = tuple(ops.take(fact, own)[:, None] for fact in excluded.facts)
     return excluded.excludes(anchor, tuple(fact[None, :] for fact in excluded.facts))
-
-
-def _either(ops: Backend, same: Array | None, excluded: Array | None) -> Array | None:
-    """Return which keys are no negatives: of the same label (bool or 0 to 1), or excluded."""
-    if same is None or excluded is None:
-        return excluded if same is None else same
-    return same | excluded if ops.dtype(same) == "bool" else ops.where(excluded, 1.0, same)
 
 
 def _is_one(weight: Scalar) -> bool:

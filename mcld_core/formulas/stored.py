@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend
+from mcld_core.formulas.contrast import log_sum_exp
 from mcld_core.formulas.divergence import MASKED, binary_divergence
 from mcld_core.formulas.similarity import divide
 from mcld_core.typing import Array, Float, Int, Scalar
@@ -74,7 +75,7 @@ def stored_kl_divergence(
     rows = _scaled(ops, teacher, ops.dtype(student), temperature)
     log_p, log_rest = _log_softmax(ops, rows, classes)
     at_entries = ops.take_along_axis(student, rows.indices, 1)
-    log_sum = ops.logsumexp(student, 1, keepdims=True)
+    log_sum = log_sum_exp(ops, student)[:, None]
     value = ops.sum(ops.exp(log_p) * (log_p - at_entries + log_sum), 1)
     if log_rest is not None:
         count = float(classes - rows.values.shape[1])
@@ -100,7 +101,7 @@ def stored_decoupled_divergence(
     at_target = ops.take_along_axis(student, index, 1)
     at_entries = ops.take_along_axis(student, rows.indices, 1)
     rest = ops.put_along_axis(student, index, ops.where(has_target, MASKED, at_target))
-    log_sum = ops.logsumexp(rest, 1, keepdims=True)
+    log_sum = log_sum_exp(ops, rest)[:, None]
 
     is_target = (rows.indices == index) & has_target
     is_stored = ops.sum(ops.astype(is_target, dtype), 1, keepdims=True)
@@ -125,7 +126,7 @@ def stored_decoupled_divergence(
         others = others - outside * at_target - count * log_sum
         within = within + ops.exp(log_r) * (count * log_r - others)
     has_rest = ops.astype(teacher_log_sum > MASKED / 2, dtype)  # else the target is all there is
-    split = binary_divergence(ops, at_target - log_sum, teacher_at_target - teacher_log_sum)
+    split = binary_divergence(ops, teacher_at_target - teacher_log_sum, at_target - log_sum)
     value = ops.astype(has_target, dtype) * split + beta * has_rest * within
     return temperature * temperature * value[:, 0]
 
