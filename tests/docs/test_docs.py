@@ -14,6 +14,7 @@ from tests.frameworks import ARRAY_BACKENDS, KNOWN, only
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "docs/index.md",
+    "docs/faq.md",
     "docs/method.md",
     "docs/hyperparameters.md",
     "docs/backends.md",
