@@ -38,7 +38,7 @@ BLOCKS = [
     for page in PAGES
     for number, match in enumerate(BLOCK.finditer((ROOT / page).read_text("utf-8")))
 ]
-PLAIN_KD = ("docs/migrating.md:0", "docs/migrating.md:1")
+PLAIN_KD = ("docs/migrating.md:1", "docs/migrating.md:2")
 
 
 def run(place: str, code: str) -> dict[str, Any]:
