@@ -78,6 +78,22 @@ def test_every_page_with_code_has_a_test() -> None:
         assert all(f'"{name}' in tests for name in names), folder
 
 
+@pytest.mark.parametrize(
+    "guide", sorted((ROOT / "docs" / "guides").glob("*.md")), ids=lambda p: p.stem
+)
+def test_a_guide_says_what_to_install_and_opens_with_a_short_block(guide: Path) -> None:
+    before, block, *_ = re.split(r"^```(?:python)?$", guide.read_text("utf-8"), flags=re.MULTILINE)
+    assert "pip install" in before
+    assert len([line for line in block.splitlines() if line.strip()]) <= 9
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.stem)
+def test_a_page_is_written_as_github_shows_it(page: Path) -> None:
+    """Tabs, boxes and what a build puts in are seen on the site alone."""
+    text = page.read_text("utf-8")
+    assert re.findall(r"^ *(?:===|!!!|\?\?\?\+?) .*|<!-- insert.*|^\$\$", text, re.MULTILINE) == []
+
+
 def test_pages_that_keras_runs() -> None:
     assert [place for place, need, _ in BLOCKS if need == "keras"] == [
         "docs/index.md:3",
