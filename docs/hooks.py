@@ -33,6 +33,11 @@ FROM_NETWORK = re.compile(
 )
 CELL = re.compile(r"<td\b[^>]*>.*?</td>", re.DOTALL)
 CODE = re.compile(r"<code>[^<]+</code>")
+TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+HEAD = re.compile(r"<th\b[^>]*>(.*?)</th>", re.DOTALL)
+ROW = re.compile(r"<tr>.*?</tr>", re.DOTALL)
+TAG = re.compile(r"<[^>]+>")
+FEW_COLUMNS = 3
 BREAK = re.compile(r"(?<=[^\W\d][_./=(])(?=[\w\"])|(?<=[a-z])(?=[A-Z])")
 MATH_FONT = "STIXTwoMath-Regular.ttf"
 
@@ -123,12 +128,32 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Let code in tables break between its words; the style makes use of that on a phone alone."""
+    """Prepare tables for a phone; the style makes use of it there alone.
+
+    Code in a cell may break between its words. In a table of many columns each cell knows the head
+    of its column, so that a row can be a list.
+    """
 
     def breakable(code: re.Match[str]) -> str:
         return "<code>" + BREAK.sub("<wbr>", code[0].removeprefix("<code>"))
 
-    return CELL.sub(lambda cell: CODE.sub(breakable, cell[0]), output)
+    output = CELL.sub(lambda cell: CODE.sub(breakable, cell[0]), output)
+    return TABLE.sub(lambda table: with_labels(table[0]), output)
+
+
+def with_labels(table: str) -> str:
+    """Return a table of more than three columns with the head of its column in each cell."""
+    heads = [html.unescape(TAG.sub("", head)).strip() for head in HEAD.findall(table)]
+    if len(heads) <= FEW_COLUMNS:
+        return table
+
+    def row(match: re.Match[str]) -> str:
+        labels = iter(heads)
+        return re.sub(
+            "<td", lambda _: f'<td data-label="{html.escape(next(labels, ""))}"', match[0]
+        )
+
+    return ROW.sub(row, table.replace("<table", "<table data-wide", 1))
 
 
 def on_post_build(config: Any) -> None:

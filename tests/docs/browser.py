@@ -56,6 +56,11 @@ FAULTS = r"""
       + "article math, article pre, article h1, article h2, article h3, article code"))
     if (part.checkVisibility() && cut(part))
       faults.push(`beyond the right edge: ${part.tagName} "${part.textContent.slice(0, 60)}"`);
+  for (const table of document.querySelectorAll("article table")) {
+    const box = table.closest(".md-typeset__scrollwrap") || table.parentElement;
+    if (width < 600 && box.scrollWidth > box.clientWidth + 1)
+      faults.push(`table to be scrolled: ${table.textContent.trim().slice(0, 60)}`);
+  }
   return faults;
 })()
 """
