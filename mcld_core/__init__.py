@@ -11,11 +11,12 @@ from mcld_core.cache import TeacherCache as TeacherCache
 from mcld_core.config import MCLDConfig as MCLDConfig
 from mcld_core.export import export_onnx as export_onnx
 from mcld_core.keys import TeacherKeys as TeacherKeys
+from mcld_core.logits import adjust_logits as adjust_logits
 from mcld_core.logits import check_finite as check_finite
 from mcld_core.logits import select_classes as select_classes
+from mcld_core.losses import category_wise as category_wise
+from mcld_core.losses import instance_wise as instance_wise
 from mcld_core.losses import mcld_loss as mcld_loss
-from mcld_core.terms import category_wise as category_wise
-from mcld_core.terms import instance_wise as instance_wise
-from mcld_core.terms import sample_wise as sample_wise
+from mcld_core.losses import sample_wise as sample_wise
 
 __version__ = _version("mcld")

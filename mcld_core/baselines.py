@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from mcld_core.arguments import (
-    Batch,
-    check_reduction,
-    keep_rows,
-    prepare,
-    reduce_rows,
-    rows_at_once,
-)
-from mcld_core.backends import Backend, backend_for
-from mcld_core.config import check_number
-from mcld_core.formulas.contrast import RowsAndGradient, bounded, decoupled_kl_rows, plain_kl_rows
-from mcld_core.schedule import number
+from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, reduce_rows
+from mcld_core.formulas.divergence import decoupled_divergence, kl_divergence, raised
+from mcld_core.losses import rows_of_a_block
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
 
 
@@ -24,7 +16,7 @@ def kd_loss(
     teacher_logits: Logits,
     *,
     temperature: Scalar = 4.0,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
 ) -> Any:
@@ -54,24 +46,22 @@ def kd_loss(
     References:
         G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
     """
-    check_number("kd_loss", "temperature", temperature, above=0.0)
-    check_reduction("kd_loss", reduction)
-    ops = backend_for("kd_loss", student_logits, teacher_logits, sample_weight, where)
-    batch = prepare(
-        "kd_loss",
-        ops,
+    arguments = Arguments("kd_loss", student_logits, teacher_logits, sample_weight, where)
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.reduction(reduction)
+    batch = arguments.batch(
         student_logits,
         teacher_logits,
         None,
-        sample_weight,
-        where,
-        needs_labels=False,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=None,
     )
 
-    def rows(student: Array, teacher: Array, _: Array, t: Scalar, *, factor: Any) -> Any:
-        return plain_kl_rows(ops, student, teacher, t, factor)
+    def values(student: Array, teacher: Array, _: None, t: Scalar) -> Array:
+        return kl_divergence(arguments.ops, student, teacher, t)
 
-    return _reduced(ops, batch, rows, (temperature,), reduction)
+    return _reduced(arguments, batch, values, (temperature,), reduction)
 
 
 def dkd_loss(
@@ -83,7 +73,7 @@ def dkd_loss(
     beta: Scalar = 8.0,
     temperature: Scalar = 4.0,
     ignore_index: int = -100,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
 ) -> Any:
@@ -118,59 +108,61 @@ def dkd_loss(
     References:
         B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
     """
-    check_number("dkd_loss", "temperature", temperature, above=0.0)
-    check_reduction("dkd_loss", reduction)
-    for argument, value in (("alpha", alpha), ("beta", beta)):
-        check_number("dkd_loss", argument, value, minimum=0.0)
-    ops = backend_for("dkd_loss", student_logits, teacher_logits, labels, sample_weight, where)
-    batch = prepare(
-        "dkd_loss", ops, student_logits, teacher_logits, labels, sample_weight, where, ignore_index
+    arguments = Arguments("dkd_loss", student_logits, teacher_logits, labels, sample_weight, where)
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.number("alpha", alpha, minimum=0.0)
+    arguments.number("beta", beta, minimum=0.0)
+    arguments.reduction(reduction)
+    batch = arguments.batch(
+        student_logits,
+        teacher_logits,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
     )
+    ops = arguments.ops
 
-    def rows(
-        student: Array,
-        teacher: Array,
-        labels: Array,
-        t: Scalar,
-        a: Scalar,
-        b: Scalar,
-        *,
-        factor: Scalar | None,
-    ) -> RowsAndGradient:
+    def values(
+        student: Array, teacher: Array, labels: Array, t: Scalar, a: Scalar, b: Scalar
+    ) -> Array:
         target = labels if labels.ndim == 1 else ops.argmax(labels, 1)
-        return decoupled_kl_rows(ops, student, teacher, target, t, a, b, factor)
+        return decoupled_divergence(ops, student, teacher, target, t, a, b)
 
-    return _reduced(ops, batch, rows, (temperature, alpha, beta), reduction)
+    return _reduced(arguments, batch, values, (temperature, alpha, beta), reduction)
 
 
 def _reduced(
-    ops: Backend, batch: Batch, rows_of: Any, numbers: tuple[Scalar, ...], reduction: Reduction
+    arguments: Arguments,
+    batch: Batch,
+    values_of: Callable[..., Array],
+    numbers: tuple[Scalar, ...],
+    reduction: Reduction,
 ) -> Any:
-    """Evaluate a loss of single rows and reduce it."""
-    like, dtype = batch.student, batch.dtype
-    shared = tuple(
-        n if isinstance(n, (int, float)) else number(ops, n, dtype, like) for n in numbers
-    )
-    labels = ops.arange(ops.size(like, 0), like) if batch.labels is None else batch.labels
-    rows = (batch.student, batch.teacher, labels)
+    """Evaluate ``values_of(student, teacher, labels, *numbers)``, a value a row, and reduce it."""
+    ops, like, dtype = arguments.ops, batch.student, batch.dtype
+    given = {
+        "student": batch.student,
+        "teacher": batch.teacher,
+        "labels": batch.labels,
+        "kept": batch.kept,
+    }
+    names = [name for name, x in given.items() if x is not None]
 
-    def block(rows: tuple[Array, ...], shared: tuple[Scalar, ...], gradient: bool) -> Any:
-        student, teacher, labels, *kept = rows
-        student = bounded(ops, keep_rows(ops, ops.astype(student, dtype), *kept))
-        teacher = keep_rows(ops, ops.astype(teacher, dtype), *kept)
+    def values(rows: tuple[Array, ...], numbers: tuple[Scalar, ...]) -> tuple[Array]:
+        block = dict(zip(names, rows, strict=True))
+        student, teacher = (
+            keep_rows(ops, ops.astype(block[side], dtype), block.get("kept"))
+            for side in ("student", "teacher")
+        )
+        student = raised(ops, student)
         if student.shape[1] == 1:
-            value, slope = 0.0 * student[:, 0], 0.0 * student
-        else:
-            factor = 1.0 if gradient else None
-            value, slope = rows_of(student, teacher, labels, *shared, factor=factor)
-        return (value, slope) if gradient else (value,)
+            return (0.0 * student[:, 0],)
+        return (values_of(student, teacher, block.get("labels"), *numbers),)
 
-    trained = any(ops.is_trained(n) for n in shared)
-    (total,) = ops.map_rows(
-        block,
-        lambda shared: shared,
-        rows if batch.kept is None else (*rows, batch.kept),
-        shared,
-        None if trained else rows_at_once(ops, "auto", 1, like.shape[1]),
-    )
+    numbers = tuple(n if is_number(n) else ops.astype(ops.asarray(n, like), dtype) for n in numbers)
+    trained = any(ops.is_trained(n) for n in numbers)
+    block_rows = None if trained else rows_of_a_block(ops, "auto", 1, like.shape[1])
+    rows = tuple(x for x in given.values() if x is not None)
+    (total,) = ops.by_block(values, lambda numbers: numbers, rows, numbers, block_rows)
     return reduce_rows(ops, total, batch, reduction)

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import check_logits, checked_pair, label_kind
-from mcld_core.backends import backend_for
-from mcld_core.config import check_choice
+from mcld_core.arguments import Arguments, wide_dtype
 from mcld_core.formulas.similarity import SIMILARITIES
-from mcld_core.typing import Array, Logits
+from mcld_core.typing import Array, Float, Logits
 
 
 def check_finite(
@@ -50,12 +48,12 @@ def check_finite(
         ...
         ValueError: check_finite: teacher_logits has nan in row 0, class 1; fix what makes them
     """
-    check_choice("check_finite", "similarity", similarity, SIMILARITIES)
-    ops = backend_for("check_finite", student_logits, teacher_logits, labels)
-    student, teacher = checked_pair("check_finite", ops, student_logits, teacher_logits)
+    arguments = Arguments("check_finite", student_logits, teacher_logits, labels)
+    arguments.choice("similarity", similarity, SIMILARITIES)
+    student, teacher = arguments.pair(student_logits, teacher_logits)
     if labels is not None:
-        labels = ops.asarray(labels, student)
-        label_kind("check_finite", "labels", ops, labels, *student.shape)
+        labels = arguments.ops.asarray(labels, student)
+        arguments.label_kind("labels", labels, *student.shape)
         labels = _to_numpy(labels)
     ours, theirs = _to_numpy(student), _to_numpy(teacher)
     absent = _absent_classes(theirs, labels) & (similarity == "probability")
@@ -97,12 +95,48 @@ def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
         >>> select_classes(np.array([[1.0, 2.0, 3.0]]), [2, 0])
         array([[3., 1.]])
     """
-    ops = backend_for("select_classes", logits)
+    arguments = Arguments("select_classes", logits)
+    ops = arguments.ops
     logits = ops.asarray(logits)
-    check_logits("select_classes", "logits", ops, logits)
+    arguments.logits("logits", logits)
     index = _checked_mapping(mapping, logits.shape[1])
     columns = ops.asarray(index, logits)
     return ops.matrix_transpose(ops.take(ops.matrix_transpose(logits), columns))
+
+
+def adjust_logits(logits: Logits, class_prior: Float[Array, " classes"]) -> Array:
+    """Return ``logits + log π``: with them as the student's, a loss trains a balanced classifier.
+
+    Pass the result to any loss in place of the student's logits (cross-entropy, `kd_loss`,
+    `mcld_loss` with the same ``class_prior``). The loss then fits ``log p(y|x)`` by the adjusted
+    logits, so the raw logits become ``log p(y|x) - log π``, which treats all classes alike.
+
+    Args:
+        logits: (batch, classes), any float dtype.
+        class_prior: (classes,) ≥ 0: how often each class stands in the training labels, as counts
+            or probabilities. A class with 0 counts half the smallest positive one.
+
+    Returns:
+        (batch, classes), float32 for half precision, else in the dtype of the logits.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or values that do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> adjust_logits(np.zeros((1, 2)), np.array([3, 1])).round(3)
+        array([[-0.288, -1.386]])
+
+    References:
+        A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
+    """
+    arguments = Arguments("adjust_logits", logits, class_prior)
+    ops = arguments.ops
+    logits = ops.asarray(logits, class_prior if ops.is_tensor(class_prior) else None)
+    arguments.logits("logits", logits)
+    dtype = wide_dtype(ops.dtype(logits))
+    prior = arguments.log_prior(class_prior, logits.shape[1], logits, dtype)
+    return ops.astype(logits, dtype) + prior
 
 
 def _checked_mapping(mapping: Any, classes: int) -> np.ndarray[Any, Any]:

@@ -251,6 +251,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         progress: Any = 1.0
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
+            progress = ops.minimum(progress, 1.0)
         keys = self._keys(teacher_logits, labels, sample_weight)
         loss, terms = mcld_loss(
             y_pred,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mcld_core.arguments import prepare_teacher
-from mcld_core.backends import backend_for
+from mcld_core.arguments import Arguments
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 
@@ -14,8 +13,8 @@ def gather_keys(
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
 ) -> TeacherKeys:
     """Gather the teacher's rows of all replicas, so that each contrasts with the joined batch.
@@ -58,9 +57,14 @@ def gather_keys(
             "Call it inside the function given to strategy.run"
         )
     teacher = tf.stop_gradient(tf.convert_to_tensor(teacher_logits))
-    ops = backend_for("gather_keys", teacher, labels, sample_weight, where)
-    checked = prepare_teacher(
-        "gather_keys", "teacher_logits", ops, teacher, labels, sample_weight, where, ignore_index
+    arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
+    checked = arguments.teacher_batch(
+        "teacher_logits",
+        teacher,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
     )
     rows = tf.shape(teacher)[0]
     largest = tf.reduce_max(context.all_gather(rows[None], axis=0))

@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from mcld_core.arguments import prepare_teacher
-from mcld_core.backends import backend_for
+from mcld_core.arguments import Arguments
 from mcld_core.backends.ops import torch as torch_ops
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
@@ -25,8 +24,8 @@ def gather_keys(
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
     rows: int | None = None,
     group: dist.ProcessGroup | None = None,
@@ -71,9 +70,14 @@ def gather_keys(
     given = (teacher_logits, labels, sample_weight, where)
     like = next((x for x in given if isinstance(x, torch.Tensor)), None)
     teacher = torch_ops.asarray(teacher_logits, like).detach()
-    ops = backend_for("gather_keys", teacher, labels, sample_weight, where)
-    checked = prepare_teacher(
-        "gather_keys", "teacher_logits", ops, teacher, labels, sample_weight, where, ignore_index
+    arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
+    checked = arguments.teacher_batch(
+        "teacher_logits",
+        teacher,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
     )
     ranks, rank = _place(group)
     batch = teacher.shape[0]

@@ -115,10 +115,10 @@ class MCLDLoss(nn.Module):
         teacher: Logits,
         labels: Labels | None = None,
         *,
-        sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        sample_weight: Float[Array, " batch"] | None = None,
+        where: Bool[Array, " batch"] | None = None,
         progress: Scalar | None = None,
-        index: Int[Array, "batch"] | None = None,  # noqa: F821
+        index: Int[Array, " batch"] | None = None,
     ) -> torch.Tensor:
         """Return the mean loss of the batch, a float32 (or float64) scalar.
 
@@ -158,7 +158,7 @@ class MCLDLoss(nn.Module):
             return 1.0
         if self.training and not torch.compiler.is_compiling():
             self._look_for_steps(self.total_steps)
-        return self.steps / self.total_steps
+        return (self.steps / self.total_steps).clamp(max=1.0)
 
     def _look_for_steps(self, total_steps: int) -> None:
         """Warn once where `step` was never called; a step may take many batches."""
@@ -192,19 +192,19 @@ class MCLDLoss(nn.Module):
             )
         if not self.bank_size:
             return keys
-        bank = self.bank
-        rows, own_start, normalizer = (teacher, labels, where), 0, None
-        if keys is not None:
-            rows, own_start, normalizer = keys[:3], keys.own_start, keys.normalizer
-            if index is not None:
-                index = torch.as_tensor(index, device=keys.logits.device)
-                (index,) = gather_rows([index], keys.logits.shape[0] // ranks)
-        teacher, labels, where = rows
-        options = {"where": where, "index": index, "ignore_index": ignore_index}
-        keys = bank.keys(teacher, labels, **options)
+        bank, rows = self.bank, (keys,)
+        if keys is None:
+            rows = (teacher, labels)
+        elif index is not None:
+            index = torch.as_tensor(index, device=keys.logits.device)
+            (index,) = gather_rows([index], keys.logits.shape[0] // ranks)
+        options = {"index": index, "ignore_index": ignore_index}
+        if keys is None:
+            options["where"] = where
+        keys = bank.keys(*rows, **options)
         if self.training:
-            pushed = bank.push(teacher, labels, **options)
+            pushed = bank.push(*rows, **options)
             with torch.no_grad():
                 for buffer, value in zip(bank, pushed, strict=True):
                     buffer.copy_(value)
-        return keys._replace(own_start=own_start, normalizer=normalizer)
+        return keys

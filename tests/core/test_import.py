@@ -71,6 +71,7 @@ def test_the_public_names() -> None:
         "TeacherBank",
         "TeacherCache",
         "TeacherKeys",
+        "adjust_logits",
         "category_wise",
         "check_finite",
         "dkd_loss",
