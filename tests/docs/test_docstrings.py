@@ -30,7 +30,7 @@ def modules_with_examples() -> list[str]:
 
 
 def test_there_are_examples() -> None:
-    assert {"mcld_core.losses", "mcld_core.terms", "mcld_core.baselines"} <= set(
+    assert {"mcld_core.losses", "mcld_core.logits", "mcld_core.baselines"} <= set(
         modules_with_examples()
     )
 
