@@ -5,8 +5,12 @@ from importlib.metadata import version as _version
 from mcld_core.backends import get_backend as get_backend
 from mcld_core.backends import set_backend as set_backend
 from mcld_core.bank import TeacherBank as TeacherBank
+from mcld_core.baselines import dist_loss as dist_loss
 from mcld_core.baselines import dkd_loss as dkd_loss
 from mcld_core.baselines import kd_loss as kd_loss
+from mcld_core.baselines import nkd_loss as nkd_loss
+from mcld_core.baselines import rld_loss as rld_loss
+from mcld_core.baselines import ttm_loss as ttm_loss
 from mcld_core.cache import TeacherCache as TeacherCache
 from mcld_core.config import MCLDConfig as MCLDConfig
 from mcld_core.export import export_onnx as export_onnx

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Float, Int, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 MASKED = -1e30
 """The logit of what does not count; finite, so that a row of only such logits has no NaN."""
@@ -62,6 +62,37 @@ def kl_divergence(
     return temperature * temperature * p.kl_to(ops, q)
 
 
+def at_target(
+    ops: Backend, target: Int[Array, " block"], logits: Float[Array, "block classes"]
+) -> tuple[Bool[Array, "block classes"], Int[Array, "block 1"], Float[Array, " block"]]:
+    """Return where the target stands, its index (0 if it is no class), and 1 if it is a class."""
+    classes = logits.shape[1]
+    is_target = ops.arange(classes, target)[None, :] == target[:, None]
+    has_target = (target >= 0) & (target < classes)
+    index = ops.where(has_target, target, 0)[:, None]
+    return is_target, index, ops.astype(has_target, ops.dtype(logits))
+
+
+def binary_divergence(
+    ops: Backend, p: Float[Array, " block"], q: Float[Array, " block"]
+) -> Float[Array, " block"]:
+    """Return ``KL( (b, 1 - b) ‖ (b', 1 - b') )`` of the log odds of b and b'."""
+    log_b, log_not = -ops.softplus(-p), -ops.softplus(p)
+    at_event = ops.exp(log_b) * (log_b + ops.softplus(-q))
+    return at_event + ops.exp(log_not) * (log_not + ops.softplus(q))
+
+
+def log_odds(
+    ops: Backend,
+    z: Float[Array, "block classes"],
+    is_target: Bool[Array, "block classes"],
+    index: Int[Array, "block 1"],
+) -> Float[Array, " block"]:
+    """Return the log odds of one class of each row against the rest."""
+    rest = Softmax.of(ops, ops.where(is_target, MASKED, z))
+    return ops.take_along_axis(z, index, 1)[:, 0] - (rest.log_total + rest.peak)
+
+
 def decoupled_divergence(
     ops: Backend,
     student: Float[Array, "block classes"],
@@ -76,28 +107,20 @@ def decoupled_divergence(
     ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is no class
     has no target part; its rest is the whole row.
     """
-    classes, dtype = student.shape[1], ops.dtype(student)
-    is_target = ops.arange(classes, target)[None, :] == target[:, None]
-    has_target = (target >= 0) & (target < classes)
-    index = ops.where(has_target, target, 0)[:, None]
+    is_target, index, has_target = at_target(ops, target, student)
     student = divide(student, temperature)
     teacher = raised(ops, divide(teacher, temperature))
-    rest = Softmax.of(ops, ops.where(is_target, MASKED, student))
-    teacher_rest = Softmax.of(ops, ops.where(is_target, MASKED, teacher))
-
-    # log odds u of the target against the rest: log b = -softplus(-u), log(1 - b) = -softplus(u)
+    rest, teacher_rest = (
+        Softmax.of(ops, ops.where(is_target, MASKED, z)) for z in (student, teacher)
+    )
     odds, teacher_odds = (
         ops.take_along_axis(z, index, 1)[:, 0] - (r.log_total + r.peak)
         for z, r in ((student, rest), (teacher, teacher_rest))
     )
-    log_b, log_not = ops.softplus(-odds), ops.softplus(odds)
-    teacher_log_b, teacher_log_not = ops.softplus(-teacher_odds), ops.softplus(teacher_odds)
-    at_target = ops.exp(-teacher_log_b) * (log_b - teacher_log_b)
-    at_target = at_target + ops.exp(-teacher_log_not) * (log_not - teacher_log_not)
-
     has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
-    has_target, has_rest = (ops.astype(x, dtype) for x in (has_target, has_rest))
-    value = alpha * has_target * at_target + beta * has_rest * teacher_rest.kl_to(ops, rest)
+    has_rest = ops.astype(has_rest, ops.dtype(student))
+    value = alpha * has_target * binary_divergence(ops, teacher_odds, odds)
+    value = value + beta * has_rest * teacher_rest.kl_to(ops, rest)
     return temperature * temperature * value
 
 

@@ -74,15 +74,19 @@ def test_the_public_names() -> None:
         "adjust_logits",
         "category_wise",
         "check_finite",
+        "dist_loss",
         "dkd_loss",
         "export_onnx",
         "get_backend",
         "instance_wise",
         "kd_loss",
         "mcld_loss",
+        "nkd_loss",
+        "rld_loss",
         "sample_wise",
         "select_classes",
         "set_backend",
+        "ttm_loss",
     }
     found = {name: value for name, value in vars(mcld_core).items() if not name.startswith("_")}
     found = {name: value for name, value in found.items() if not isinstance(value, ModuleType)}
