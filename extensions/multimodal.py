@@ -36,7 +36,7 @@ RowLoss = Callable[[Array, Array], Array]
 """``function(student_rows, teacher_rows)`` → (batch,) losses."""
 
 
-class Contrast(NamedTuple):
+class _Contrast(NamedTuple):
     """How the rows of each pair are contrasted."""
 
     kind: str
@@ -162,7 +162,7 @@ def multimodal_mcld_loss(
         sides = mask_sides(ops, sides, labelled)
     dtype = wide_dtype(*(ops.dtype(one.rows) for one in sides.student.values()))
     objective = Objective(config, term_weights(config), None, class_prior, progress)
-    contrast = Contrast(kind, objective, logit_scale, weight_local, dtype)
+    contrast = _Contrast(kind, objective, logit_scale, weight_local, dtype)
     found = {
         pair: _levels(arguments, contrast, sides.rows(pair), labels, sides.both(pair))
         for pair in pairs
@@ -274,7 +274,7 @@ def _other_losses(
 
 def _levels(
     arguments: Arguments,
-    contrast: Contrast,
+    contrast: _Contrast,
     rows: tuple[Array, Array],
     labels: Any,
     both: Bool[Array, " batch"],
@@ -307,7 +307,7 @@ def _levels(
 
 def _pair(
     arguments: Arguments,
-    contrast: Contrast,
+    contrast: _Contrast,
     rows: tuple[Array, Array],
     labels: Any,
     both: Bool[Array, " rows"],
