@@ -1,7 +1,8 @@
-"""``python -m mcld_core``: versions, devices and backends; or ``export`` / ``predict``."""
+"""``python -m mcld_core``: versions, devices and backends; or the command ``export``."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import importlib.util
@@ -14,24 +15,20 @@ from mcld_core import __version__, get_backend
 def main(arguments: list[str] | None = None) -> int:
     """Print what is installed, or run a sub-command."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments:
-        _report()
-        return 0
-    command, *rest = arguments
-    if command == "export":
+    if arguments[:1] == ["export"]:
         from mcld_core.export import cli
 
-        return cli.main(rest)
-    if command == "predict":
-        from mcld_core.export import predict
-
-        return predict.main(rest)
-    print(
-        f"mcld_core: the commands are 'export' and 'predict'; got {command!r}. "
-        "Without a command it prints versions, devices and backends",
-        file=sys.stderr,
+        return cli.main(arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m mcld_core",
+        description="Without a command: print versions, devices and backends.",
     )
-    return 2
+    parser.add_argument("--version", action="version", version=f"mcld {__version__}")
+    commands = parser.add_subparsers(title="commands")
+    commands.add_parser("export", help="write a checkpoint's student as an ONNX file")
+    parser.parse_args(arguments)
+    _report()
+    return 0
 
 
 def _report() -> None:

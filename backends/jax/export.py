@@ -16,9 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcld_core.backends.jax.onnx_pooling import free_the_batch
-from mcld_core.export.inputs import Arrays, ExportRequest
-from mcld_core.export.packages import require
-from mcld_core.export.student import call
+from mcld_core.export.inputs import Arrays, ExportRequest, call, require
 
 MODES = ("deterministic", "use_running_average")
 """The attributes by which nnx's dropout and batch norm know their mode."""

@@ -11,8 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mcld_core.export.inputs import Arrays, ExportRequest
-from mcld_core.export.student import call, named_outputs
+from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs
 
 
 class _Inference:

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.export.inputs import Arrays, ExportRequest
-from mcld_core.export.packages import require
-from mcld_core.export.student import call, named_outputs
+from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, require
 
 SIGNATURE = "serving_default"
 

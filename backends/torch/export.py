@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-from mcld_core.export.inputs import Arrays, ExportRequest
-from mcld_core.export.packages import require
-from mcld_core.export.student import call
+from mcld_core.export.inputs import Arrays, ExportRequest, call, require
 
 
 @contextmanager

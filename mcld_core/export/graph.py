@@ -7,10 +7,11 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mcld_core.export.inputs import ExportRequest
+from mcld_core.export.inputs import Arrays, ExportRequest
 
 LARGEST = 2**31 - 1
 """Bytes that a protobuf message, and so an ONNX file without a second one, can hold."""
@@ -129,6 +130,41 @@ def _decode(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata as the file will hold them."""
+    known = decode_metadata(encode_metadata(metadata))
+    classes = known.get("classes")
+    if classes is not None and not isinstance(classes, list):
+        raise ValueError(
+            f"export_onnx: metadata classes needs a list of names; got {classes!r}; leave it out "
+            "where there are none."
+        )
+    return known
+
+
+def describe(
+    metadata: Mapping[str, Any],
+    framework: str,
+    exporter: str,
+    softmax: bool,
+    outputs: Arrays,
+) -> dict[str, Any]:
+    classes = metadata.get("classes")
+    widths = {name: array.shape[-1] for name, array in outputs.items()}
+    if classes is not None and set(widths.values()) != {len(classes)}:
+        raise ValueError(
+            f"export_onnx: metadata classes needs one name for each logit; got {len(classes)} "
+            f"names, the last axes of the outputs are {widths}."
+        )
+    return {
+        **metadata,
+        "mcld_version": version("mcld"),
+        "framework": framework,
+        "exporter": exporter,
+        "softmax": softmax,
+    }
 
 
 def _rename_inputs(graph: Any, names: Sequence[str]) -> None:

@@ -1,9 +1,13 @@
-"""What to export: the inputs' names, shapes, types and dynamic axes, and inputs to check with."""
+"""What to export: the inputs' names, shapes, types and dynamic axes, and inputs to check with.
+
+The ground of this folder: ``backends/<framework>/export.py`` imports it and nothing above it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -223,3 +227,31 @@ def _axes(
                 )
             axes[name][axis] = label
     return axes
+
+
+def named_outputs(result: Any) -> dict[str, Any]:
+    """A student's outputs by name: one is ``logits``, a tuple ``output_0``, a dict has its keys."""
+    if hasattr(result, "logits"):  # the model outputs of Hugging Face
+        return {"logits": result.logits}
+    if isinstance(result, Mapping):
+        return {str(name): value for name, value in result.items()}
+    if isinstance(result, (tuple, list)):
+        if len(result) == 1:
+            return {"logits": result[0]}
+        return {f"output_{i}": value for i, value in enumerate(result)}
+    return {"logits": result}
+
+
+def call(student: Any, request: ExportRequest, values: Sequence[Any]) -> dict[str, Any]:
+    """Call the student with one value for each input, by position or by name."""
+    if request.by_keyword:
+        return named_outputs(student(**dict(zip(request.example, values, strict=True))))
+    return named_outputs(student(*values))
+
+
+def require(module: str, package: str, purpose: str = "export_onnx") -> None:
+    """Raise an ImportError that says what to install, if the module is missing."""
+    if find_spec(module) is None:
+        raise ImportError(
+            f"{purpose}: the package {package} is needed; got none; run `pip install {package}`."
+        )

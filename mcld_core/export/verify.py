@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,40 @@ from mcld_core.export.inputs import Arrays
 
 SMALL_ROW = 1e-3
 """A row's scale is at least this share of the batch's, so that a row of zeros can be compared."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_onnx` wrote, and how close it is.
+
+    Args:
+        path: the file.
+        framework: the student's framework.
+        exporter: the exporter that made the graph.
+        opset: the ONNX operator set.
+        size: bytes of the file.
+        max_relative_error: the largest that the verification saw.
+        batch_sizes: the batches that it ran.
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+    """
+
+    path: Path
+    framework: str
+    exporter: str
+    opset: int
+    size: int
+    max_relative_error: float
+    batch_sizes: tuple[int, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path.name}: {self.size / 1e3:,.0f} kB, {self.framework} by {self.exporter}, "
+            f"opset {self.opset}, relative error {self.max_relative_error:.1e} on batches of "
+            f"{', '.join(map(str, self.batch_sizes))}"
+        )
 
 
 def session(path: str | Path, threads: int = 1) -> Any:
@@ -69,6 +104,11 @@ def decisions_differ(
     scale = np.abs(expected).max(axis=-1)
     chosen = np.take_along_axis(expected, got.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     return int((expected.max(axis=-1) - chosen > tolerance * scale).sum())
+
+
+def as_probabilities(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
 def verify(

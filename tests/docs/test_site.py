@@ -162,7 +162,7 @@ def test_every_public_name_has_a_place_on_an_api_page(site: Path) -> None:
         for path in ROOT.glob("backends/*/__init__.py")
     }
     modules["mcld_core"] = ROOT / "mcld_core" / "__init__.py"
-    modules["mcld_core.export"] = ROOT / "mcld_core" / "export.py"
+    modules["mcld_core.export"] = ROOT / "mcld_core" / "export" / "__init__.py"
     public = {f"{module}.{name}" for module, path in modules.items() for name in public_names(path)}
     assert {
         "mcld_core.mcld_loss",

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+from examples.predict import Classifier
 from examples.recipes import keras_models
 from mcld_core.export import cli, export_onnx
-from mcld_core.export.predict import Classifier
 from tests.export.families import (
     FAMILIES,
     TOKENS,

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mcld_core.export import cli, convert_float16, export_onnx, predict, quantize_int8
-from mcld_core.export.predict import Classifier
+from examples import predict
+from examples.predict import Classifier
+from mcld_core.export import cli, convert_float16, export_onnx, quantize_int8
 
 NAMES = ["cat, tabby", "\"dog\" 'hound'", "größer\nkleiner", "猫", "null", "3", "", "a\tb"]
 NAMES += ["é", "\\"]

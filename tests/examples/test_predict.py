@@ -1,4 +1,4 @@
-"""``python -m mcld_core predict``."""
+"""`examples/predict.py`: images to classes, by an exported file alone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from examples import predict
 from examples.recipes.tf_input import evaluation_input
 from examples.recipes.tf_pictures import IMAGENET_MEAN, IMAGENET_STD, Files, PictureSet
-from mcld_core.export import export_onnx, predict
+from mcld_core.export import export_onnx
+from tests.examples.conftest import EXAMPLES
 from tests.export.trained import MEAN, STD, convnet, digits
 
 NAMES = [f"digit {number}" for number in range(10)]
@@ -52,8 +54,9 @@ def test_predict_needs_no_framework(student: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'tensorflow', 'jax', 'keras', 'onnx'): sys.modules[name] = None\n"
-        "from mcld_core.export.predict import main\n"
-        "sys.exit(main(sys.argv[1:]))"
+        "import runpy\n"
+        f"sys.argv[0] = {str(EXAMPLES / 'predict.py')!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, str(student), *files, "--top", "2"],

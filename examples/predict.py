@@ -1,4 +1,6 @@
-"""``python -m mcld_core predict model.onnx image…``: classify images by an exported student.
+"""Classify images by an exported student, by its file alone.
+
+    python examples/predict.py student.onnx cat.png dog.png --top 3
 
 Needs onnxruntime, NumPy and Pillow, and no framework: the file's metadata say how pixels become
 inputs and what the classes are called.
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mcld_core.export.graph import decode_metadata
-from mcld_core.export.packages import require
+from mcld_core.export.inputs import require
 from mcld_core.export.verify import session
 
 CHANNELS = (1, 3)
@@ -221,9 +223,7 @@ def _center_crop(metadata: Mapping[str, Any]) -> float | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mcld_core predict", description="Classify images by an exported student."
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", help="an ONNX file of export_onnx")
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument("--top", type=int, default=3, help="classes to print (default: 3)")
@@ -240,3 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
