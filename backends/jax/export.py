@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcld_core.backends.jax.onnx_pooling import free_the_batch
-from mcld_core.export.inputs import Arrays, ExportRequest, call, require
+from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of
+
+PACKAGES = ("jax2onnx",)
 
 MODES = ("deterministic", "use_running_average")
 """The attributes by which nnx's dropout and batch norm know their mode."""
@@ -54,8 +56,7 @@ def evaluation(student: Any) -> Iterator[Any]:
 
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The student's own outputs."""
-    outputs = call(student, request, [jnp.asarray(array) for array in inputs.values()])
-    return {name: np.asarray(array) for name, array in outputs.items()}
+    return outputs_of(student, request, [*map(jnp.asarray, inputs.values())], np.asarray)
 
 
 @contextmanager
@@ -107,7 +108,6 @@ def _without_its_warnings() -> Iterator[None]:
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and convert."""
-    require("jax2onnx", "jax2onnx")
     with _without_its_warnings():
         import jax2onnx
 

@@ -11,7 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs
+from mcld_core.export.inputs import Arrays, ExportRequest, named_outputs, outputs_of
+
+EXPORTERS = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
+PACKAGES = (EXPORTERS.get(keras.backend.backend(), "onnxscript"),)
 
 
 class _Inference:
@@ -40,8 +43,7 @@ def evaluation(student: Any) -> Iterator[Any]:
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The model's own outputs, with ``training=False``."""
     values = [keras.ops.convert_to_tensor(array) for array in inputs.values()]
-    outputs = call(_Inference(student), request, values)
-    return {name: _as_numpy(value) for name, value in outputs.items()}
+    return outputs_of(_Inference(student), request, values, _as_numpy)
 
 
 def _as_numpy(value: Any) -> np.ndarray[Any, Any]:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, require
+from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, outputs_of
+
+PACKAGES = ("tf2onnx",)
 
 SIGNATURE = "serving_default"
 
@@ -49,8 +51,8 @@ def _positional(signature: Any) -> Callable[..., Any]:
 
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The student's own outputs."""
-    outputs = call(student, request, [tf.constant(array) for array in inputs.values()])
-    return {name: tensor.numpy() for name, tensor in outputs.items()}
+    values = [tf.constant(array) for array in inputs.values()]
+    return outputs_of(student, request, values, lambda tensor: tensor.numpy())
 
 
 @contextmanager
@@ -98,7 +100,6 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
 
 def import_tf2onnx() -> None:
     """Import tf2onnx and, where it lacks ``Erfc``, add it: TensorFlow's GELU is made of it."""
-    require("tf2onnx", "tf2onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         from tf2onnx.handler import tf_op

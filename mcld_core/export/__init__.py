@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,15 @@ from mcld_core.export.deploy import (
     quantize_int8,
 )
 from mcld_core.export.graph import check_metadata, check_path, describe, drafted, finish
-from mcld_core.export.inputs import build_request, require
-from mcld_core.export.student import find_exporter, references, resolve_student, write_graph
-from mcld_core.export.verify import ExportReport, as_probabilities, verify
+from mcld_core.export.inputs import build_request, logits_among, require
+from mcld_core.export.student import (
+    find_exporter,
+    references,
+    resolve_student,
+    run_student,
+    write_graph,
+)
+from mcld_core.export.verify import ExportReport, as_probabilities, check_rows, verify
 
 __all__ = [
     "Deployed",
@@ -96,15 +103,13 @@ def export_onnx(
         report = export_onnx(student, "student.onnx", input_shape=(3, 32, 32))
         ```
     """
-    require("onnx", "onnx")
-    require("onnxruntime", "onnxruntime")
-    target = Path(path)
-    check_path(target, "export_onnx")
-    known = check_metadata(metadata or {})
     if not tolerance > 0:
         raise ValueError(f"export_onnx: tolerance needs to be above 0; got {tolerance}.")
     model = resolve_student(student)
     framework, exporter = find_exporter(model)
+    require("onnx", "onnxruntime", *exporter.PACKAGES)
+    target = Path(path)
+    check_path(target, "export_onnx")
     request = build_request(
         input_shape=input_shape,
         example_input=example_input,
@@ -115,17 +120,23 @@ def export_onnx(
         dynamic_axes=dynamic_axes,
         opset=opset,
     )
+    known = check_metadata(metadata or {}, request)
     inputs = list(request.check_inputs())
     with exporter.evaluation(model) as inference, drafted(target) as draft:
         # The student runs before its exporter, so that one that changes it is found out as well.
         expected = references(inference, exporter, request, inputs)
+        check_rows(
+            partial(run_student, inference, exporter, request),
+            request, inputs[-1], expected[-1], tolerance, "student",
+        )  # fmt: skip
         names = list(expected[0])
         tool = write_graph(inference, exporter, framework, request, names, draft)
         described = describe(known, framework, tool, softmax, expected[0])
         version = finish(draft, request, names, softmax=softmax, metadata=described)
         if softmax:
-            expected = [{n: as_probabilities(a) for n, a in found.items()} for found in expected]
-        error = verify(draft, inputs, expected, tolerance)
+            for found in expected:
+                found |= {name: as_probabilities(found[name]) for name in logits_among(found)}
+        error = verify(draft, request, inputs, expected, tolerance)
     return ExportReport(
         path=target,
         framework=framework,

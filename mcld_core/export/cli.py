@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--evaluation", type=Path, metavar="NPZ", help="arrays inputs and labels, and calibration")
     add("--float16", action="store_true", help="also write OUT.float16.onnx")
     add("--int8", choices=("dynamic", "static"), help="also write OUT.int8.onnx")
+    add("--logits", metavar="NAME", help="the output to measure, where there are several")
     add("--max-accuracy-drop", type=float, default=0.01, help="as a share of 1 (default: 0.01)")
     return parser
 
@@ -92,6 +93,7 @@ def _export(options: argparse.Namespace) -> None:
     limits: dict[str, Any] = {
         "evaluation": (rows["inputs"], rows["labels"]),
         "max_accuracy_drop": options.max_accuracy_drop,
+        "output": options.logits,
     }
     stem = options.out.name.removesuffix(".onnx")
     if options.float16:

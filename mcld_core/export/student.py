@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import importlib
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from mcld_core.export.inputs import Arrays, ExportRequest, require
+import numpy as np
+
+from mcld_core.export.inputs import Arrays, ExportRequest, brief, require
 
 NOTES = ("normalization", "method", "teacher", "accuracy", "dataset", "center_crop")
 """What a torch checkpoint may say beside its model, for the metadata."""
 
 
+WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module",
+            "OptimizedModule": "_orig_mod"}  # fmt: skip
+"""Where torch's wrappers keep the module: of several processes or devices, or compiled."""
+
+
 class Exporter(Protocol):
     """What each ``backends/<framework>/export.py`` offers."""
+
+    PACKAGES: tuple[str, ...]  # that its exporter is made of
 
     def evaluation(self, student: Any) -> AbstractContextManager[Any]:
         """The student with batch norm and dropout in evaluation mode; its mode is restored."""
@@ -34,10 +44,12 @@ def resolve_student(student: Any) -> Any:
     """The student itself: never a teacher beside it.
 
     A distiller (anything with an attribute ``student``) and a checkpoint (a mapping with a key
-    ``"student"``) stand for their student; a path is that of a Keras file or a SavedModel.
+    ``"student"``) stand for their student; a path is that of a Keras file or a SavedModel; torch's
+    wrappers stand for the module in them.
     """
     if isinstance(student, (str, Path)):
         return load_saved(Path(student))
+    student = _unwrapped(student)
     if isinstance(student, Mapping) and "student" in student:
         student = student["student"]
     elif hasattr(student, "student"):
@@ -47,7 +59,33 @@ def resolve_student(student: Any) -> Any:
             "export_onnx: student needs a model; got weights without the model they belong to; "
             "build it and load them into it (load_student of this module does)."
         )
+    return _unwrapped(student)
+
+
+def _unwrapped(student: Any) -> Any:
+    while type(student).__name__ in WRAPPERS:
+        student = getattr(student, WRAPPERS[type(student).__name__])
     return student
+
+
+def check_archive(path: Path) -> None:
+    """Compare the checksums of a zip archive, which torch.load and Keras do not; others pass.
+
+    Raises:
+        ValueError: a part of it is not what was written.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # half a dozen types, by where the damage is
+        damaged = brief(error)
+    if damaged is not None:
+        raise ValueError(
+            f"export: {path} cannot be read: it is damaged, the checksum of a part does not fit "
+            f"({damaged}); copy it again."
+        )
 
 
 def load_saved(path: Path) -> Any:
@@ -60,6 +98,8 @@ def load_saved(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"export_onnx: student is the path {path}, which does not exist.")
     try:
+        if path.suffix == ".keras":
+            check_archive(path)
         if path.suffix in {".keras", ".h5"}:
             import keras
 
@@ -72,8 +112,8 @@ def load_saved(path: Path) -> Any:
         raise
     except Exception as error:  # a dozen types for a damaged file
         raise ValueError(
-            f"export_onnx: student is the path {path}, which cannot be read: "
-            f"{type(error).__name__}: {error}; save the model again, or load it and pass it."
+            f"export_onnx: student is the path {path}, which cannot be read; got {brief(error)}; "
+            "save the model again, or load it and pass it."
         ) from error
     raise ValueError(
         f"export_onnx: student is a path; got {path}, which is neither a .keras file nor a "
@@ -124,14 +164,34 @@ def references(
     student: Any, exporter: Exporter, request: ExportRequest, inputs: Sequence[Arrays]
 ) -> list[Arrays]:
     """The student's own outputs under the names that the file shall have."""
-    found = [exporter.run(student, request, feeds) for feeds in inputs]
+    found = [run_student(student, exporter, request, feeds) for feeds in inputs]
     names = request.output_names or tuple(found[0])
     if len(names) != len(found[0]):
         raise ValueError(
             f"export_onnx: output_names needs {len(found[0])} names, one an output of the student "
             f"({list(found[0])}); got {list(names)}."
         )
+    for name, reference in ((n, a) for outputs in found for n, a in outputs.items()):
+        if not np.isfinite(reference).all():
+            raise ValueError(
+                f"export_onnx: the student's own output {name!r} is not finite; nothing can be "
+                "verified and no file was written. Give real rows as example_input."
+            )
     return [dict(zip(names, outputs.values(), strict=True)) for outputs in found]
+
+
+def run_student(student: Any, exporter: Exporter, request: ExportRequest, feeds: Arrays) -> Arrays:
+    """The student's outputs; its own failure is told with the inputs that it had."""
+    try:
+        return exporter.run(student, request, feeds)
+    except Exception as error:
+        if str(error).startswith("export_onnx: "):
+            raise
+        given = {name: (str(array.dtype), array.shape) for name, array in feeds.items()}
+        raise ValueError(
+            f"export_onnx: the student itself fails on the inputs {given}; got {brief(error)}; "
+            "give example_input, or dtype, as it takes them, and let it take a batch of any size."
+        ) from error
 
 
 def write_graph(
@@ -148,9 +208,9 @@ def write_graph(
         raise
     except Exception as error:
         raise RuntimeError(
-            f"export_onnx: the exporter of {framework} fails on the student; got "
-            f"{type(error).__name__}: {error}; no file was written. Try another opset, or "
-            "rewrite the layer that it names."
+            f"export_onnx: the exporter of {framework} fails on the student; got {brief(error)}; "
+            "no file was written. Try another opset, rewrite the layer that it names, or see the "
+            "known gaps in the guide on export."
         ) from error
 
 
@@ -213,16 +273,7 @@ def _loaded(found: Any, load: str) -> tuple[Any, tuple[int, ...] | None, dict[st
 
 
 def _from_torch(path: Path, model: str) -> tuple[Any, tuple[int, ...], dict[str, Any]]:
-    require("torch", "torch", "export")
-    import torch
-
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a dozen types for a damaged file, or one with code in it
-        raise ValueError(
-            f"export: checkpoint needs a torch file of tensors and plain values; {path} cannot "
-            f"be read: {error}; give load, a function that reads it."
-        ) from error
+    checkpoint = _read_torch(path)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(
             f"export: checkpoint needs a dict of tensors and plain values; {path} holds a "
@@ -243,7 +294,8 @@ def _from_torch(path: Path, model: str) -> tuple[Any, tuple[int, ...], dict[str,
         student.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
-            f"export: the weights of {path} do not fit the model {name!r}: {error}"
+            f"export: the weights of {path} do not fit the model {name!r}; got {brief(error)}; "
+            "give the model that was trained."
         ) from error
     metadata = {
         "model": name,
@@ -253,6 +305,22 @@ def _from_torch(path: Path, model: str) -> tuple[Any, tuple[int, ...], dict[str,
     }
     height, width, channels = shape
     return student, (channels, height, width), metadata
+
+
+def _read_torch(path: Path) -> Any:
+    """Read a file of torch.save without running code in it, every byte of it checked."""
+    require("torch", purpose="export")
+    import torch
+
+    check_archive(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # half a dozen types; their advice is to run the file's code
+        raise ValueError(
+            f"export: checkpoint needs a file of torch.save with tensors and plain values; {path} "
+            "cannot be read: it is damaged, or holds something else, such as a whole module; copy "
+            "it again, save the module's state_dict, or give load, a function that reads it."
+        ) from error
 
 
 def _described(

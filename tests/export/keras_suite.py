@@ -95,7 +95,7 @@ def test_a_keras_file(tmp_path: Path) -> None:
     assert report.max_relative_error < 1e-5
     command = ["--checkpoint", str(tmp_path / "student.keras"), "--out", str(tmp_path / "b.onnx")]
     assert cli.main(command) == 0  # the model knows its shape
-    assert Classifier(tmp_path / "b.onnx").input.layout == "NHWC"
+    assert Classifier(tmp_path / "b.onnx").input.format.layout == "NHWC"
 
 
 def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None
     assert cli.main([*command, "--load", "examples.recipes.keras_onnx:load_student"]) == 0
     classifier = Classifier(tmp_path / "a.onnx")
     assert classifier.metadata["dataset"] == "digits"
-    assert classifier.input.std == 0.25
+    assert classifier.input.format.std == [0.25]
     images = feeds("cnn", channels_last=True)["input"]
     (got,) = classifier.runner.run(None, {"input": images})
     exact = build("cnn")

@@ -47,8 +47,8 @@ def test_a_checkpoint_becomes_a_classifier(tmp_path: Path, capsys: pytest.Captur
     assert classifier.metadata["classes"] == NAMES
     assert classifier.metadata["model"] == "small"
     assert {"method", "accuracy", "teacher"}.isdisjoint(classifier.metadata)
-    assert classifier.input.layout == "NCHW"
-    np.testing.assert_allclose(classifier.input.std, 0.2)
+    assert classifier.input.format.layout == "NCHW"
+    np.testing.assert_allclose(classifier.input.format.std, 0.2)
 
 
 def test_what_a_checkpoint_says_of_its_training_goes_along(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_the_examples(tmp_path: Path) -> None:
     save(checkpoint, name="mlp-16", image_shape=[8, 8, 1], classes=10, model=weights, student=None)
     out = tmp_path / "student.onnx"
     assert export(checkpoint, out, "--mean", "0.3", "--std", "0.4", model=model) == 0
-    assert predict.Classifier(out).input.channels == 1
+    assert predict.Classifier(out).input.format.channels == 1
 
 
 def test_smaller_files_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -164,7 +164,9 @@ def test_names_and_a_normalisation_beside_the_checkpoints(
     assert export(checkpoint, out, "--class-names", str(file), "--std", "0.3") == 0
     classifier = predict.Classifier(out)
     assert classifier.metadata["classes"] == names
-    np.testing.assert_allclose((classifier.input.mean[0], classifier.input.std[0]), (0.5, 0.3))
+    np.testing.assert_allclose(
+        (classifier.input.format.mean[0], classifier.input.format.std[0]), (0.5, 0.3)
+    )
     file.write_text("größer", encoding="latin-1")
     assert export(checkpoint, out, "--class-names", str(file)) == 2
     assert f"--class-names needs text in UTF-8; {file}: " in capsys.readouterr().err
