@@ -334,7 +334,8 @@ def main() -> None:
             found = probe(options.worker)
         print(json.dumps(found))
         return
-    findings = {}
+    known = json.loads(options.json.read_text("utf-8"))["findings"] if options.json.exists() else {}
+    findings = {name: known.get(name, {}) for name in FRAMEWORKS}
     for framework in options.frameworks:
         variables = os.environ | {"KERAS_BACKEND": framework.removeprefix("keras-")}
         command = [sys.executable, __file__, "--worker", framework]
