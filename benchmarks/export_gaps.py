@@ -33,8 +33,8 @@ GUIDE = ROOT / "docs" / "guides" / "export.md"
 MARKS = "<!-- made by benchmarks/export_gaps.py -->", "<!-- end -->"
 
 WAYS = {
-    "LSTM": "unroll it over a fixed length: `unroll=True` in Keras, a Python loop in JAX",
-    "LSTM, free length": "fix the length and pad, then as above",
+    "LSTM": "a Python loop over the cell, of a fixed length",
+    "LSTM, free length": "fix the length and pad; in JAX also as above",
     "GRU": "as LSTM",
     "bilinear resize": "resize the pictures before they reach the student",
     "nearest upsampling": "`repeat` along both axes, or a transposed convolution",
