@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not options.table and name in options.only and ratio in options.ratios:
                 Run(name, ratio, options.data_dir, path).go(seeds)
     record = json.loads(path.read_text("utf-8"))
-    write_text(options.out / "long_tail.md", page(record, ROWS, RATES))
+    write_text(options.out / "long_tail.md", page(record, ROWS, RATES, STEPS))
     return 0
 
 
