@@ -6,7 +6,6 @@ import math
 import platform
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch

@@ -10,11 +10,11 @@ import statistics
 import sys
 from pathlib import Path
 
-DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from drawing import Drawing, write
 
+DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "benchmarks" / "results" / "long_tail.json"
 ASSET = DOCS / "assets" / "uneven.svg"
 SETS = {"udhr": "200 languages", "fashion_mnist": "Fashion-MNIST", "digits": "digits"}
@@ -48,7 +48,7 @@ def mean(record: Record, name: str, row: str, part: str) -> float | None:
 
 
 def picture(record: Record) -> Drawing:
-    """Draw one panel a data set: a line a loss, from the accuracy of its tail to that of its head."""
+    """Draw one panel a data set: for each loss a line from its tail accuracy to its head's."""
     height = len(SETS) * (len(ROWS) * STEP + 46) + 26
     width = LEFT + 100 * SCALE + 20
     drawing = Drawing(width, height, "Accuracy of the rare and of the frequent classes by loss")
