@@ -2,7 +2,7 @@
 
 Sizes agree with the published ones (100 classes): a test counts the parameters. All end in mean
 pooling, so that they take other image sizes too. The tables and the references are in
-`cifar_networks`.
+`models.tables`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import cifar_networks as networks
+from .models import tables as networks
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -225,7 +225,7 @@ def shufflenet_v2(channels: int, classes: int) -> nn.Module:
     )
 
 
-#: family of `cifar_networks.CIFAR_MODELS` → function of (channels, classes, settings)
+#: family of `models.tables.CIFAR_MODELS` → function of (channels, classes, settings)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "resnet": resnet,
     "wide_resnet": wide_resnet,

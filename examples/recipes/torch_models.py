@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .cifar_networks import describe
+from .models.tables import describe
 from .torch_cifar import FAMILIES
 
 Shape = tuple[int, int, int]
@@ -48,7 +48,7 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
     """Return the model called ``name``.
 
     Args:
-        name: as `cifar_networks.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` ….
+        name: as `models.tables.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` ….
         shape: height, width, channels of the images.
         classes: length of the logits.
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from examples.recipes import keras_models
+from examples.recipes.models import keras as keras_models
 from mcld_core.export import cli, export_onnx
 from mcld_core.export.predict import Classifier
 from tests.export.families import (

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from examples.recipes import torch_models
-from examples.recipes.cifar_networks import CIFAR_MODELS
+from examples.recipes.models.tables import CIFAR_MODELS
 from mcld_core.export import export_onnx
 from tests.export.families import (
     FAMILIES,

@@ -1,8 +1,9 @@
 """The networks of the CIFAR-100 distillation literature as tables, for every framework.
 
 `CIFAR_MODELS` gives each name its family and the family's settings; the functions below unroll a
-family into its blocks. The layers are in `torch_cifar`, `jax_models` and `keras_models`, one
-function a family, and are named alike there.
+family into its blocks. The layers are in `torch`, `jax` and `keras` beside this file, one function
+a family, and are named alike there. A name with a colon, `module:function`, is a model of the
+reader's own: `own_model` imports it.
 
 References: ResNet: He et al. 2016; wide ResNet: Zagoruyko & Komodakis 2016; VGG: Simonyan &
 Zisserman 2015; MobileNetV2: Sandler et al. 2018; ShuffleNet: Zhang et al. 2018; ShuffleNetV2:
@@ -12,7 +13,10 @@ al. 2020) introduced and the later papers kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 Described = tuple[str, dict[str, Any]]
@@ -62,8 +66,31 @@ def describe(name: str, known: Mapping[str, Described] = CIFAR_MODELS) -> Descri
     if name in known:
         return known[name]
     raise ValueError(
-        f"build: unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, {', '.join(known)}"
+        f"build: unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, {', '.join(known)}, "
+        "or module:function"
     )
+
+
+def own_model(name: str) -> Callable[..., Any] | None:
+    """Return the function that ``module:function`` names; None where ``name`` has no colon.
+
+    The module is found as ``python -m module`` would find it: installed, or in this folder.
+
+    Raises:
+        ValueError: no such module or function.
+    """
+    module, colon, function = name.partition(":")
+    if not colon:
+        return None
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"build: {name!r} needs to be module:function ({error})") from error
+    if not callable(found):
+        raise ValueError(f"build: {name!r} is not a function that returns the model")
+    return found
 
 
 def residual_blocks(widths: Sequence[int], depth: int) -> Iterator[tuple[int, int, int]]:

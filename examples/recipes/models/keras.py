@@ -1,8 +1,11 @@
-"""Keras models by name, of the same sizes as the PyTorch recipe's.
+"""Keras models by name, for Keras on any backend and for TensorFlow.
 
 ``build(name, image_shape, classes)`` makes one; every model takes (batch, height, width, channels)
-and returns logits. They are functional models of Keras' own layers, so a saved one is loaded
-without this file. The tables and the references are in `cifar_networks`.
+and returns logits in float32. They are functional models of Keras' own layers, so a saved one is
+loaded without this file. Those for 32×32 images have the sizes of `torch`'s, and their tables and
+references are in `tables`. Those for ImageNet are ResNet-18, 34 and 50 (He et al. 2016, with the
+stride of a bottleneck in its 3×3 convolution), MobileNetV1 at full width without dropout (Howard
+et al. 2017; Keras' own), and every one of ``keras.applications``.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from . import cifar_networks as networks
-from .cifar_networks import CIFAR_MODELS as CIFAR_MODELS
+from . import tables
+from .tables import CIFAR_MODELS as CIFAR_MODELS
 
 Shape = tuple[int, int, int]
 
@@ -132,23 +135,23 @@ def convnet(x: Any, *, width: int) -> Any:
 def resnet(x: Any, *, depth: int, widths: Sequence[int]) -> Any:
     """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
     x = conv_norm(x, widths[0], 3)
-    for _, *block in networks.residual_blocks(widths, (depth - 2) // 6):
+    for _, *block in tables.residual_blocks(widths, (depth - 2) // 6):
         x = residual(x, *block)
     return x
 
 
 def wide_resnet(x: Any, *, depth: int, factor: int) -> Any:
     """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
-    widths = networks.wide_widths(factor)
+    widths = tables.wide_widths(factor)
     x = conv(x, widths[0], 3)
-    for _, *block in networks.residual_blocks(widths, (depth - 4) // 6):
+    for _, *block in tables.residual_blocks(widths, (depth - 4) // 6):
         x = wide_residual(x, *block)
     return norm(x)
 
 
 def vgg(x: Any, *, repeats: int) -> Any:
     """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
-    for stage, width in enumerate(networks.VGG_WIDTHS):
+    for stage, width in enumerate(tables.VGG_WIDTHS):
         for _ in range(repeats):
             x = norm(conv(x, width, 3, bias=True))
         x = layers.MaxPooling2D()(x) if stage < 3 else x
@@ -157,7 +160,7 @@ def vgg(x: Any, *, repeats: int) -> Any:
 
 def mobilenet_v2(x: Any, *, width: float) -> Any:
     """Return MobileNetV2 at ``width`` times its width."""
-    blocks = list(networks.inverted_residuals(width))
+    blocks = list(tables.inverted_residuals(width))
     x = conv_norm(x, blocks[0][0], 3, 2)
     for _, *block in blocks:
         x = inverted_residual(x, *block)
@@ -167,20 +170,57 @@ def mobilenet_v2(x: Any, *, width: float) -> Any:
 def shufflenet_v1(x: Any) -> Any:
     """Return ShuffleNet with 3 groups."""
     x = conv_norm(x, 24, 1)
-    for _, *unit in networks.shuffle_units(networks.SHUFFLE_WIDTHS):
-        x = shuffle_unit(x, *unit, networks.SHUFFLE_GROUPS)
+    for _, *unit in tables.shuffle_units(tables.SHUFFLE_WIDTHS):
+        x = shuffle_unit(x, *unit, tables.SHUFFLE_GROUPS)
     return x
 
 
 def shufflenet_v2(x: Any) -> Any:
     """Return ShuffleNetV2 at width 1."""
     x = conv_norm(x, 24, 1)
-    for _, *unit in networks.shuffle_units(networks.SHUFFLE_V2_WIDTHS):
+    for _, *unit in tables.shuffle_units(tables.SHUFFLE_V2_WIDTHS):
         x = shuffle_unit_v2(x, *unit)
     return conv_norm(x, 1024, 1)
 
 
-#: family of `cifar_networks.CIFAR_MODELS` → function of (image, settings)
+def bottleneck(x: Any, width: int, stride: int) -> Any:
+    """1×1, 3×3 and 1×1 to four times the width, added to the input."""
+    branch = conv_norm(conv_norm(x, width, 1), width, 3, stride)
+    branch = conv_norm(branch, 4 * width, 1, relu=False)
+    if stride != 1 or x.shape[-1] != 4 * width:
+        x = conv_norm(x, 4 * width, 1, stride, relu=False)
+    return layers.ReLU()(layers.Add()([branch, x]))
+
+
+def imagenet_resnet(x: Any, *, block: Callable[..., Any], repeats: Sequence[int]) -> Any:
+    """Return the ImageNet ResNet; images below 64 pixels are not reduced by its stem."""
+    if x.shape[1] < 64:
+        x = conv_norm(x, 64, 3)
+    else:
+        x = conv_norm(x, 64, 7, 2)
+        x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
+    for stage, count in enumerate(repeats):
+        for number in range(count):
+            x = block(x, 64 << stage, 2 if number == 0 and stage > 0 else 1)
+    return x
+
+
+def mobilenet_v1(x: Any) -> Any:
+    """Return MobileNetV1 at full width, without dropout."""
+    body = keras.applications.MobileNet(
+        input_tensor=x, include_top=False, weights=None, dropout=0.0
+    )
+    return body.output
+
+
+IMAGENET_MODELS: dict[str, tables.Described] = {
+    "resnet18": ("imagenet_resnet", {"block": residual, "repeats": (2, 2, 2, 2)}),
+    "resnet34": ("imagenet_resnet", {"block": residual, "repeats": (3, 4, 6, 3)}),
+    "resnet50": ("imagenet_resnet", {"block": bottleneck, "repeats": (3, 4, 6, 3)}),
+    "mobilenet_v1": ("mobilenet_v1", {}),
+}
+
+#: family → function of (image, settings)
 FAMILIES: dict[str, Callable[..., Any]] = {
     "mlp": mlp,
     "convnet": convnet,
@@ -190,26 +230,42 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "mobilenet_v2": mobilenet_v2,
     "shufflenet_v1": shufflenet_v1,
     "shufflenet_v2": shufflenet_v2,
+    "imagenet_resnet": imagenet_resnet,
+    "mobilenet_v1": mobilenet_v1,
 }
 
 
-def build(name: str, shape: Shape, classes: int) -> keras.Model:
-    """Return the model called ``name``.
+def build(name: str, shape: Shape, classes: int, seed: int | None = None) -> keras.Model:
+    """Return the model called ``name``, with logits in float32.
 
     Args:
-        name: as `cifar_networks.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` ….
+        name: as `tables.describe` takes it (``mlp-64``, ``conv-32``, ``resnet8x4`` …), one of
+            `IMAGENET_MODELS`, ``keras.applications:NAME`` with random weights and without its
+            softmax, or ``module:function``: what that function returns.
         shape: height, width, channels of the images.
         classes: length of the logits.
+        seed: of the initial values; None: whatever Keras draws next.
 
     Raises:
         ValueError: an unknown name.
     """
-    family, settings = networks.describe(name)
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    own = tables.own_model(name)
+    if own is not None:
+        ours = name.startswith("keras.applications:")
+        model: keras.Model = (
+            own(weights=None, input_shape=shape, classes=classes, classifier_activation=None)
+            if ours
+            else own()
+        )
+        return model
+    family, settings = tables.describe(name, {**CIFAR_MODELS, **IMAGENET_MODELS})
     images = keras.Input(shape)
     x = FAMILIES[family](images, **settings)
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(images, layers.Dense(classes)(x), name=name)
+    return keras.Model(images, layers.Dense(classes, dtype="float32")(x), name=name)
 
 
 def count_parameters(model: keras.Model) -> int:

@@ -1,12 +1,13 @@
-"""Flax NNX models by name, of the same sizes as the PyTorch recipe's.
+"""Flax NNX models by name, of the same sizes as those in `torch`.
 
 ``build(name, image_shape, classes, seed)`` makes one; every model takes (batch, height, width,
 channels). Batch norm is over the whole batch, wherever its rows lie. The tables and the
-references are in `cifar_networks`.
+references are in `tables`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from . import cifar_networks as networks
-from .cifar_networks import CIFAR_MODELS as CIFAR_MODELS
+from . import tables
+from .tables import CIFAR_MODELS as CIFAR_MODELS
 
 Shape = tuple[int, int, int]
 
@@ -217,7 +218,7 @@ def resnet(
     """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
     return nnx.Sequential(
         make.conv_norm(channels, widths[0], 3),
-        *(Residual(make, *block) for block in networks.residual_blocks(widths, (depth - 2) // 6)),
+        *(Residual(make, *block) for block in tables.residual_blocks(widths, (depth - 2) // 6)),
         *make.head(widths[3], classes),
     )
 
@@ -226,8 +227,8 @@ def wide_resnet(
     make: Layers, channels: int, classes: int, *, depth: int, factor: int
 ) -> nnx.Module:
     """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
-    widths = networks.wide_widths(factor)
-    blocks = networks.residual_blocks(widths, (depth - 4) // 6)
+    widths = tables.wide_widths(factor)
+    blocks = tables.residual_blocks(widths, (depth - 4) // 6)
     return nnx.Sequential(
         make.conv(channels, widths[0], 3),
         *(WideResidual(make, *block) for block in blocks),
@@ -240,7 +241,7 @@ def wide_resnet(
 def vgg(make: Layers, channels: int, classes: int, *, repeats: int) -> nnx.Module:
     """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
     layers: list[Any] = []
-    for stage, width in enumerate(networks.VGG_WIDTHS):
+    for stage, width in enumerate(tables.VGG_WIDTHS):
         for _ in range(repeats):
             edge = (1, 1)
             layers += [
@@ -257,7 +258,7 @@ def vgg(make: Layers, channels: int, classes: int, *, repeats: int) -> nnx.Modul
 
 def mobilenet_v2(make: Layers, channels: int, classes: int, *, width: float) -> nnx.Module:
     """Return MobileNetV2 at ``width`` times its width."""
-    blocks = list(networks.inverted_residuals(width))
+    blocks = list(tables.inverted_residuals(width))
     return nnx.Sequential(
         make.conv_norm(channels, blocks[0][0], 3, 2),
         *(InvertedResidual(make, *block) for block in blocks),
@@ -268,20 +269,20 @@ def mobilenet_v2(make: Layers, channels: int, classes: int, *, width: float) -> 
 
 def shufflenet_v1(make: Layers, channels: int, classes: int) -> nnx.Module:
     """Return ShuffleNet with 3 groups."""
-    widths, groups = networks.SHUFFLE_WIDTHS, networks.SHUFFLE_GROUPS
+    widths, groups = tables.SHUFFLE_WIDTHS, tables.SHUFFLE_GROUPS
     return nnx.Sequential(
         make.conv_norm(channels, 24, 1),
-        *(ShuffleUnit(make, *unit, groups) for unit in networks.shuffle_units(widths)),
+        *(ShuffleUnit(make, *unit, groups) for unit in tables.shuffle_units(widths)),
         *make.head(widths[-1], classes),
     )
 
 
 def shufflenet_v2(make: Layers, channels: int, classes: int) -> nnx.Module:
     """Return ShuffleNetV2 at width 1."""
-    widths = networks.SHUFFLE_V2_WIDTHS
+    widths = tables.SHUFFLE_V2_WIDTHS
     return nnx.Sequential(
         make.conv_norm(channels, 24, 1),
-        *(ShuffleUnitV2(make, *unit) for unit in networks.shuffle_units(widths)),
+        *(ShuffleUnitV2(make, *unit) for unit in tables.shuffle_units(widths)),
         make.conv_norm(widths[-1], 1024, 1),
         *make.head(1024, classes),
     )
@@ -299,7 +300,7 @@ def _max_pool(x: jax.Array) -> jax.Array:
     return nnx.max_pool(x, (2, 2), strides=(2, 2))
 
 
-#: family of `cifar_networks.CIFAR_MODELS` → function of (layers, channels, classes, settings)
+#: family of `tables.CIFAR_MODELS` → function of (layers, channels, classes, settings)
 FAMILIES: dict[str, Callable[..., nnx.Module]] = {
     "convnet": convnet,
     "resnet": resnet,
@@ -317,7 +318,9 @@ def build(
     """Return the model called ``name``.
 
     Args:
-        name: as `cifar_networks.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` ….
+        name: as `tables.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` …, or
+            ``module:function``: what that function returns, a `nnx.Module` from (batch, height,
+            width, channels) to logits; a parameter called ``seed`` gets the seed.
         shape: height, width, channels of the images.
         classes: length of the logits.
         seed: of the initial values.
@@ -326,8 +329,13 @@ def build(
     Raises:
         ValueError: an unknown name.
     """
+    own = tables.own_model(name)
+    if own is not None:
+        takes_seed = "seed" in inspect.signature(own).parameters
+        model: nnx.Module = own(seed=seed) if takes_seed else own()
+        return model
     make = Layers(nnx.Rngs(seed), dtype)
-    family, settings = networks.describe(name)
+    family, settings = tables.describe(name)
     if family == "mlp":
         return mlp(make, shape, classes, **settings)
     return FAMILIES[family](make, shape[2], classes, **settings)
