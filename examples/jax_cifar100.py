@@ -26,8 +26,8 @@ from typing import Any
 from recipes import comparison
 from recipes.comparison import Trained
 from recipes.data import Dataset
-from recipes.options import build_parser
-from recipes.readers import DataError
+from recipes.files import DataError
+from recipes.old_options import build_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

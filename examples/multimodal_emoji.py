@@ -25,10 +25,9 @@ from typing import Any
 import numpy as np
 from recipes import plots
 from recipes.data import augment
-from recipes.emoji import NGRAMS, SIDE, Split, read_emoji
-from recipes.files import write_atomically, write_json, write_text
+from recipes.data.emoji import NGRAMS, SIDE, Split, read_emoji
+from recipes.files import DataError, write_atomically, write_json, write_text
 from recipes.logs import say
-from recipes.readers import DataError
 from recipes.results import spread
 from recipes.training import learning_rate
 from recipes.tuning import search_rate

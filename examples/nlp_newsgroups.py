@@ -26,8 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recipes.data.texts import (
+    Texts,
+    characters,
+    encode_words,
+    load_texts,
+    packaged_texts,
+    word_numbers,
+)
 from recipes.logs import say
-from recipes.texts import Texts, characters, encode_words, load_texts, packaged_texts, word_numbers
 
 WORDS, PIECES, CHARACTERS = 96, 64, 48
 """Words of a text that the student sees, word pieces that the teacher sees; a sequence."""

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from recipes.data import Dataset, Split, load_dataset
+from recipes.files import DataError
 from recipes.logs import say
 from recipes.noisy_report import METHODS, NOISE, TEACHERS, WITHOUT_TEACHER, write_report
-from recipes.readers import DataError
 from recipes.training import learning_rate
 from recipes.tuning import search_rate
 

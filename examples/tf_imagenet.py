@@ -30,10 +30,10 @@ from typing import Any
 from recipes import comparison
 from recipes.comparison import Trained
 from recipes.defaults import DATASET_DEFAULTS, Defaults
+from recipes.files import DataError
 from recipes.logs import Diverged, Stopped, say
-from recipes.methods import METHODS
-from recipes.options import build_parser, parse_options
-from recipes.readers import DataError
+from recipes.old_methods import METHODS
+from recipes.old_options import build_parser, parse_options
 
 PICTURES = {
     "imagenet": Defaults(

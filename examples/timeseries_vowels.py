@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recipes.data.series import CONTEXT, SETS, load_classified, load_pressure, packaged_data
 from recipes.logs import say
-from recipes.series import CONTEXT, SETS, load_classified, load_pressure, packaged_data
 
 from mcld_core.extensions.timeseries import (
     Windows,

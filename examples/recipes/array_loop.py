@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import npz
-from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, show, write_csv
-from .readers import DataError
+from .files import DataError
+from .old_logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, show, write_csv
 from .training import CHECK_EVERY, Job, validates_best
 
 FILE = "checkpoint.npz"

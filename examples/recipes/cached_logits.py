@@ -13,7 +13,7 @@ from mcld_core import TeacherCache
 from mcld_core.cache import fingerprint
 
 from .data import Split
-from .readers import DataError
+from .files import DataError
 
 
 def cached_logits(

@@ -19,10 +19,9 @@ from typing import Any, Protocol
 
 from . import plots, results
 from .data import Dataset, load_dataset
-from .files import write_atomically, write_json, write_text
+from .files import DataError, write_atomically, write_json, write_text
 from .logs import Diverged, Row, Stopped, say
-from .options import BESIDE, check_resumed, differences, parse_options, read_saved, resolved
-from .readers import DataError
+from .old_options import BESIDE, check_resumed, differences, parse_options, read_saved, resolved
 from .report import Predictions, write_report
 from .tuning import search_rate
 

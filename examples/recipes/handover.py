@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data import Dataset
+from .files import DataError
 from .logs import say
-from .readers import DataError
 
 Loaded = tuple[Any, tuple[int, ...], dict[str, Any]]
 """A model in evaluation mode, the shape of its input without the batch axis, its metadata."""

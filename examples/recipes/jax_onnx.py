@@ -13,11 +13,11 @@ from flax import nnx
 
 from . import npz
 from .data import Dataset
+from .files import DataError
 from .handover import Loaded, blueprint, hand_over, metadata, shown
 from .jax_models import build
 from .jax_network import take_apart
 from .jax_training import named, unnamed
-from .readers import DataError
 
 
 def load_student(path: Path) -> Loaded:

@@ -14,7 +14,7 @@ from mcld_core import TeacherBank
 
 from .data import Dataset
 from .jax_network import Network, Variables, normalise
-from .methods import method_loss
+from .old_methods import method_loss
 
 
 class State(NamedTuple):

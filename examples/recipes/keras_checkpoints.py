@@ -10,8 +10,7 @@ from typing import Any
 
 import keras
 
-from .files import write_atomically
-from .readers import DataError
+from .files import DataError, write_atomically
 
 _NOTES, _STATE = "notes.json", "state.weights.h5"
 

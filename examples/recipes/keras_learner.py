@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mcld_core import TeacherBank
 from mcld_core.backends.keras import MCLDDistiller
 
-from .methods import mcld_config, method_loss
+from .old_methods import mcld_config, method_loss
 
 TERMS = {"ce": ("ce",), "kd": ("ce", "kd"), "kd-ls": ("ce", "kd"), "dkd": ("ce", "dkd")}
 MCLD_TERMS = ("instance", "sample", "category", "ramp")

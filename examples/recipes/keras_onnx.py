@@ -15,9 +15,9 @@ from typing import Any
 import keras
 
 from .data import Dataset
+from .files import DataError
 from .handover import Loaded, hand_over, metadata, shown
 from .keras_checkpoints import load_model, read_model_notes
-from .readers import DataError
 
 EXPORTERS = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
 """The package that each backend's models need."""

@@ -21,7 +21,7 @@ from . import keras_checkpoints as checkpoints
 from .data import Dataset, Split, steps_per_epoch, training_batches
 from .handover import describe
 from .keras_learner import SGD, WholeSet, make_learner, with_more_inputs
-from .logs import Row, Scalars, StopSignal, epoch_line, say, write_csv
+from .old_logs import Row, Scalars, StopSignal, epoch_line, say, write_csv
 from .training import CHECK_EVERY, Job, learning_rate, validates_best
 
 FILE = "checkpoint.zip"

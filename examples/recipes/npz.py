@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import write_atomically
-from .readers import DataError
+from .files import DataError, write_atomically
 
 Arrays = dict[str, np.ndarray]
 

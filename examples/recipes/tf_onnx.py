@@ -13,8 +13,8 @@ import keras
 
 from . import npz
 from .data import Split
+from .files import DataError
 from .handover import SHOWN, Loaded, blueprint, hand_over, metadata
-from .readers import DataError
 from .tf_input import evaluation_input
 from .tf_models import build
 from .tf_pictures import PictureSet

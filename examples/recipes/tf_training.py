@@ -14,7 +14,7 @@ from mcld_core import TeacherBank
 from mcld_core.backends.tensorflow import gather_keys
 
 from .logs import Row, say
-from .methods import method_loss
+from .old_methods import method_loss
 from .tf_input import evaluation_input, training_input
 from .tf_pictures import Pictures, PictureSet
 from .training import Job, learning_rate

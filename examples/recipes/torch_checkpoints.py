@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .files import write_atomically
-from .readers import DataError
+from .files import DataError, write_atomically
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from .data import Dataset
+from .files import DataError
 from .handover import Loaded, hand_over, shown
-from .readers import DataError
 
 
 def load_student(path: Path) -> Loaded:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .series import CONTEXT, HORIZON
+from .data.series import CONTEXT, HORIZON
 
 
 class WindowClassifier(nn.Module):

@@ -16,7 +16,7 @@ from mcld_core.backends.torch import gather_keys
 from mcld_core.cache import fingerprint
 
 from .data import Dataset
-from .readers import DataError
+from .files import DataError
 from .torch_inference import Pixels, predict
 from .torch_ranks import Ranks
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
+from .data.texts import ALPHABET
 from .files import write_atomically
-from .texts import ALPHABET
 
 Tensor = torch.Tensor
 SCALE = 20.0

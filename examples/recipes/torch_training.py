@@ -23,8 +23,8 @@ from torch.nn import functional
 from . import torch_checkpoints as checkpoints
 from .data import Dataset, Split, steps_per_epoch, training_batches
 from .handover import describe
-from .logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, show, write_csv
-from .methods import method_loss
+from .old_logs import Row, Scalars, StopSignal, epoch_line, progress_bar, say, show, write_csv
+from .old_methods import method_loss
 from .torch_inference import Pixels, accuracy, predict
 from .torch_ranks import Ranks
 from .torch_teacher import Teacher

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .files import DataError
 from .logs import Diverged, Row, Stopped
-from .readers import DataError
 
 CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
 CIFAR_STEPS = (0.625, 0.75, 0.875)  # epochs 150, 180 and 210 of the published 240

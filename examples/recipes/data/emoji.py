@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .readers import DataError
+from ..files import DataError
 
 VENDORS = ("google", "twitter")
 ARCHIVE = "emoji-datasource-{}-16.0.0.tgz"

@@ -1,22 +1,40 @@
-"""Data sets by name, their splits, and batches that depend on nothing but the seed."""
+"""Data sets by name, their splits, and batches that depend on nothing but the seed.
+
+The readers are modules of this folder, one a kind of file: `load_dataset` imports the one that
+it needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .downloads import OFFICIAL, fetch
-from .readers import DataError, Images, Labels, read_cifar, read_idx_pair, read_stl10
-from .tinyimagenet import read_tinyimagenet
-from .udhr import read_udhr
+from ..files import DataError
 
-DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
-DATASETS = ("digits", "fashion_mnist", "cifar10", "cifar100", "udhr")
-TRANSFER_DATASETS = (*DATASETS, "stl10", "tinyimagenet")
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+READERS = {
+    "digits": "archives",
+    "fashion_mnist": "archives",
+    "cifar10": "archives",
+    "cifar100": "archives",
+    "stl10": "archives",
+    "tinyimagenet": "folders",
+    "folder": "folders",
+    "huggingface": "huggingface",
+    "udhr": "udhr",
+}
+"""Data set → module, whose function of the data set's name is called as
+``read(data_dir, image_size)`` and returns training and test split, and the classes' names."""
+DATASETS = tuple(READERS)
+MOMENTS = {"cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))}
+"""Mean and deviation that published recipes use; of other data sets they are measured."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +61,7 @@ class Dataset:
     """
 
     name: str
-    classes: int
+    class_names: Sequence[str]
     train: Split
     validation: Split
     test: Split
@@ -51,10 +69,21 @@ class Dataset:
     std: tuple[float, ...]
 
     @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation, "
+            f"{len(self.test):,} test images, {self.classes} classes"
+        )
 
 
 def load_dataset(
@@ -64,17 +93,21 @@ def load_dataset(
     download: bool = False,
     train_size: int | None = None,
     validation_size: int = 0,
+    image_size: int | None = None,
 ) -> Dataset:
     """Read ``name`` and cut a validation split off its training images.
 
     The cut is the same whatever the run's seed, and stratified only by chance: rows are permuted
     by a fixed generator, the first ``validation_size`` validate, the next ``train_size`` (default:
     all the others) train.
+
+    Raises:
+        DataError: a file is missing or damaged, or there are too few images.
     """
-    if download and name in OFFICIAL:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        fetch(name, data_dir)
-    pool, test, classes = _READERS[name](data_dir)
+    module = importlib.import_module(f".{READERS[name]}", __package__)
+    if download and hasattr(module, "fetch"):
+        module.fetch(name, data_dir)
+    pool, test, class_names = getattr(module, name)(data_dir, image_size)
     order = np.random.default_rng(0).permutation(len(pool))
     wanted = len(pool) - validation_size if train_size is None else train_size
     if wanted < 1 or validation_size < 0 or validation_size + wanted > len(pool):
@@ -83,11 +116,8 @@ def load_dataset(
             f"--validation-size {validation_size}"
         )
     train = pool.take(order[validation_size : validation_size + wanted])
-    if name == "cifar100":  # the values of the published recipe
-        mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-    else:
-        mean, std = _moments(train.images)
-    return Dataset(name, classes, train, pool.take(order[:validation_size]), test, mean, std)
+    mean, std = MOMENTS.get(name) or _moments(train.images)
+    return Dataset(name, class_names, train, pool.take(order[:validation_size]), test, mean, std)
 
 
 def _moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -102,83 +132,6 @@ def _moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = counts @ levels
     std = np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(1))
     return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
-
-
-def _digits(_: Path) -> tuple[Split, Split, int]:
-    """Read scikit-learn's digits: 1,797 images 8×8 of 17 grey levels; 449 of them for the test."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    images = (images.reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)
-    order = np.random.default_rng(1).permutation(len(labels))
-    everything = Split(images, labels.astype(np.int64))
-    return everything.take(order[449:]), everything.take(order[:449]), 10
-
-
-def _fashion_mnist(folder: Path) -> tuple[Split, Split, int]:
-    name = "train-images-idx3-ubyte.gz"
-    if not (folder / name).is_file() and (DEBIAN_FASHION / name).is_file():
-        folder = DEBIAN_FASHION
-    splits = [
-        Split(
-            *read_idx_pair(
-                folder / f"{part}-images-idx3-ubyte.gz", folder / f"{part}-labels-idx1-ubyte.gz", 10
-            )
-        )
-        for part in ("train", "t10k")
-    ]
-    return splits[0], splits[1], 10
-
-
-def _cifar10(folder: Path) -> tuple[Split, Split, int]:
-    path = folder / "cifar-10-binary.tar.gz"
-    batches = [f"data_batch_{number}.bin" for number in range(1, 6)]
-    return (
-        Split(*read_cifar(path, batches, 1, 10)),
-        Split(*read_cifar(path, ["test_batch.bin"], 1, 10)),
-        10,
-    )
-
-
-def _cifar100(folder: Path) -> tuple[Split, Split, int]:
-    path = folder / "cifar-100-binary.tar.gz"
-    return (
-        Split(*read_cifar(path, ["train.bin"], 2, 100)),
-        Split(*read_cifar(path, ["test.bin"], 2, 100)),
-        100,
-    )
-
-
-def _stl10(folder: Path) -> tuple[Split, Split, int]:
-    path = folder / "stl10_binary.tar.gz"
-    return Split(*read_stl10(path, "train")), Split(*read_stl10(path, "test")), 10
-
-
-def _tinyimagenet(folder: Path) -> tuple[Split, Split, int]:
-    train, val, classes = read_tinyimagenet(folder)
-    return Split(*train), Split(*val), classes
-
-
-def _udhr(folder: Path) -> tuple[Split, Split, int]:
-    """Read paragraphs in many languages as pictures of one line: their hashed character counts."""
-    features, labels, tests, languages = read_udhr(folder)
-    everything = Split(features[:, None, :, None], labels)
-    return (
-        everything.take(np.flatnonzero(~tests)),
-        everything.take(np.flatnonzero(tests)),
-        languages,
-    )
-
-
-_READERS = {
-    "digits": _digits,
-    "fashion_mnist": _fashion_mnist,
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
-    "udhr": _udhr,
-    "stl10": _stl10,
-    "tinyimagenet": _tinyimagenet,
-}
 
 
 def training_batches(
