@@ -16,7 +16,6 @@ A teacher takes the student's images, normalised its own way, and answers in the
 from __future__ import annotations
 
 import argparse
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,31 +29,12 @@ from mcld_core.extensions.teachers import ensemble
 
 from .data import Dataset, Split
 from .files import DataError, load_torch
-from .models.tables import own_model
+from .models.tables import call_own
 
 
 def is_own(name: str) -> bool:
     """Return whether a name is not one of the recipe's networks."""
     return ":" in name or name.endswith(".onnx")
-
-
-def call_own(name: str, option: str, image_shape: Sequence[int], classes: int) -> Any:
-    """Return what ``module:function`` returns.
-
-    The function is given those of ``image_shape`` (height, width, channels), ``classes`` and
-    ``num_classes`` that it has parameters for, and no others.
-
-    Raises:
-        DataError: there is no such function, or it fails.
-    """
-    try:
-        function = own_model(name)
-        assert function is not None
-        known = {"image_shape": tuple(image_shape), "classes": classes, "num_classes": classes}
-        taken = inspect.signature(function).parameters
-        return function(**{key: value for key, value in known.items() if key in taken})
-    except Exception as error:  # it is the user's code
-        raise DataError(f"{option} {name}: {type(error).__name__}: {error}") from error
 
 
 def torch_teacher(name: str, data: Dataset, *, weights: Path | None = None) -> Any:
@@ -78,7 +58,7 @@ def torch_teacher(name: str, data: Dataset, *, weights: Path | None = None) -> A
 
             model = _logits_of(AutoModelForImageClassification.from_pretrained(rest))
         else:
-            model = call_own(name, "--teacher", data.image_shape, data.classes)
+            model = call_own(name, data.image_shape, data.classes)
     except ImportError as error:
         raise DataError(f"--teacher {name} needs: pip install {error.name}") from error
     except (OSError, RuntimeError, ValueError) as error:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mcld_core.export.packages import require
 
-RECIPES = "examples.recipes.torch_models:build"
+RECIPES = "examples.recipes.models.torch:build"
 """Makes the models of the examples; found from the repository's root."""
 
 NOTES = ("normalization", "method", "teacher", "accuracy", "dataset", "center_crop")

@@ -7,15 +7,18 @@ references are in `tables`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from ..files import load_arrays
+from ..teachers import call_own, is_own
 from . import tables
 from .tables import CIFAR_MODELS as CIFAR_MODELS
 
@@ -319,21 +322,19 @@ def build(
 
     Args:
         name: as `tables.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` …, or
-            ``module:function``: what that function returns, a `nnx.Module` from (batch, height,
-            width, channels) to logits; a parameter called ``seed`` gets the seed.
+            ``module:function``: what that function returns, a module from (batch, height, width,
+            channels) to logits.
         shape: height, width, channels of the images.
         classes: length of the logits.
         seed: of the initial values.
         dtype: what the layers compute in; the parameters are float32.
 
     Raises:
-        ValueError: an unknown name.
+        DataError: an unknown name.
     """
-    own = tables.own_model(name)
-    if own is not None:
-        takes_seed = "seed" in inspect.signature(own).parameters
-        model: nnx.Module = own(seed=seed) if takes_seed else own()
-        return model
+    if is_own(name):
+        own: nnx.Module = call_own(name, "model", shape, classes, seed)
+        return own
     make = Layers(nnx.Rngs(seed), dtype)
     family, settings = tables.describe(name)
     if family == "mlp":
@@ -344,3 +345,58 @@ def build(
 def count_parameters(model: nnx.Module) -> int:
     """Return the number of trained values."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+# ---- models in files ----
+
+
+def named(tree: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of a pytree by their place in it; keys of dropout as their numbers."""
+    return {
+        jax.tree_util.keystr(place): np.asarray(_data(leaf))
+        for place, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def unnamed(arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """Return the pytree that `named` took apart."""
+
+    def find(place: Any, leaf: Any) -> jax.Array:
+        array = jnp.asarray(arrays[jax.tree_util.keystr(place)])
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(array)
+        return array
+
+    return jax.tree.map_with_path(find, like)
+
+
+def _data(leaf: Any) -> Any:
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def load_weights(model: nnx.Module, path: Path) -> dict[str, Any]:
+    """Give a model the arrays of a ``last.npz`` or ``best.npz``; return the notes.
+
+    Raises:
+        DataError: no such file, a damaged one, or one of another model.
+    """
+    state = nnx.to_pure_dict(nnx.state(model))
+    arrays, notes = load_arrays(path, named(state))
+    nnx.update(model, unnamed(arrays, state))
+    return notes
+
+
+def load_student(path: Path) -> tuple[nnx.Module, Shape, dict[str, Any]]:
+    """Return a model of ``jax_cifar100.py`` from its file, in float32, with its shape and notes.
+
+    For ``python -m mcld_core export --load examples.recipes.models.jax:load_student``.
+
+    Raises:
+        DataError: no such file, a damaged one, or one of something else.
+    """
+    name, shape, classes = tables.read_notes(path, load_arrays(path)[1])
+    model = build(name, shape, classes)
+    notes = load_weights(model, path)
+    model.eval()
+    return model, shape, notes

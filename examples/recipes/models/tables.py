@@ -13,11 +13,15 @@ al. 2020) introduced and the later papers kept.
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from ..files import DataError
 
 Described = tuple[str, dict[str, Any]]
 """A family of networks and its settings."""
@@ -55,7 +59,7 @@ def describe(name: str, known: Mapping[str, Described] = CIFAR_MODELS) -> Descri
         known: the other names.
 
     Raises:
-        ValueError: an unknown name.
+        DataError: an unknown name.
     """
     family, *numbers = name.split("-")
     if numbers and all(number.isdigit() and int(number) > 0 for number in numbers):
@@ -65,9 +69,9 @@ def describe(name: str, known: Mapping[str, Described] = CIFAR_MODELS) -> Descri
             return "convnet", {"width": int(numbers[0])}
     if name in known:
         return known[name]
-    raise ValueError(
-        f"build: unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, {', '.join(known)}, "
-        "or module:function"
+    raise DataError(
+        f"unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, "
+        f"{', '.join(known)}, or module:function"
     )
 
 
@@ -91,6 +95,25 @@ def own_model(name: str) -> Callable[..., Any] | None:
     if not callable(found):
         raise ValueError(f"build: {name!r} is not a function that returns the model")
     return found
+
+
+def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -> Any:
+    """Return what the function ``module:function`` returns.
+
+    It is given those of ``image_shape`` (height, width, channels), ``classes``, ``num_classes`` and
+    ``more`` that it has parameters for, and no others.
+
+    Raises:
+        ValueError: there is no such function, or it fails: it is the user's code.
+    """
+    function = own_model(name)
+    assert function is not None, name
+    known = {"image_shape": tuple(image_shape), "classes": classes, "num_classes": classes} | more
+    try:
+        taken = inspect.signature(function).parameters
+        return function(**{key: value for key, value in known.items() if key in taken})
+    except Exception as error:
+        raise ValueError(f"build: {name}: {type(error).__name__}: {error}") from error
 
 
 def residual_blocks(widths: Sequence[int], depth: int) -> Iterator[tuple[int, int, int]]:
@@ -130,3 +153,39 @@ def shuffle_units(widths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         for number in range(units):
             yield inputs, outputs, 2 if number == 0 else 1
             inputs = outputs
+
+
+def model_notes(options: argparse.Namespace, data: Any, layout: str = "NHWC") -> dict[str, Any]:
+    """Return what a kept model says of itself, as JSON and the metadata of an ONNX file hold it.
+
+    Args:
+        options: of the training.
+        data: the data set: class names, image shape, mean and deviation.
+        layout: of the model's images, ``NHWC`` or ``NCHW``.
+    """
+    return {
+        "model": options.student,
+        "classes": list(data.class_names),
+        "image_shape": list(data.image_shape),
+        "layout": layout,
+        "dataset": data.name,
+        "normalization": {"mean": list(data.mean), "std": list(data.std)},
+        "method": options.method,
+        "teacher": " ".join(options.teacher) if options.method != "ce" else None,
+    }
+
+
+def read_notes(path: Any, notes: Mapping[str, Any]) -> tuple[str, tuple[int, int, int], int]:
+    """Return name, image shape and number of classes from the notes of a kept model.
+
+    Raises:
+        DataError: the notes do not say them.
+    """
+    try:
+        height, width, channels = notes["image_shape"]
+        return str(notes["model"]), (int(height), int(width), int(channels)), len(notes["classes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} does not say model, image_shape and classes; pass the last.npz or best.npz "
+            "of a run, which hold the model alone"
+        ) from error

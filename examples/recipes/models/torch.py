@@ -1,8 +1,8 @@
-"""The student and teacher networks of the CIFAR-100 distillation literature, in PyTorch.
+"""PyTorch models by name: small ones for laptops, and those of the CIFAR-100 literature.
 
-Sizes agree with the published ones (100 classes): a test counts the parameters. All end in mean
-pooling, so that they take other image sizes too. The tables and the references are in
-`models.tables`.
+``build(name, image_shape, classes)`` makes one; every model takes (batch, channels, height, width).
+Sizes agree with the published ones (100 classes): a test counts the parameters. The networks end in
+mean pooling, so that they take other image sizes too. Tables and references: `tables`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .models import tables as networks
+from . import tables as networks
+
+Shape = tuple[int, int, int]
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -35,6 +37,29 @@ def conv_norm(
 def head(features: int, classes: int) -> nn.Sequential:
     """Return mean pooling over the image and the linear layer."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes))
+
+
+def mlp(shape: Shape, classes: int, widths: Sequence[int]) -> nn.Module:
+    """Return a multilayer perceptron on the flattened image."""
+    height, width, channels = shape
+    layers: list[nn.Module] = [nn.Flatten()]
+    size = height * width * channels
+    for hidden in widths:
+        layers += [nn.Linear(size, hidden), nn.ReLU()]
+        size = hidden
+    return nn.Sequential(*layers, nn.Linear(size, classes))
+
+
+def convnet(channels: int, classes: int, width: int) -> nn.Module:
+    """Return three convolutions of width, 2·width, 4·width with batch norm and mean pooling."""
+    layers: list[nn.Module] = []
+    for number in range(3):
+        out = width << number
+        layers += [conv(channels, out, 3), nn.BatchNorm2d(out), nn.ReLU()]
+        if number < 2:
+            layers.append(nn.MaxPool2d(2))
+        channels = out
+    return nn.Sequential(*layers, *head(channels, classes))
 
 
 class Residual(nn.Module):
@@ -227,6 +252,7 @@ def shufflenet_v2(channels: int, classes: int) -> nn.Module:
 
 #: family of `models.tables.CIFAR_MODELS` → function of (channels, classes, settings)
 FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    "convnet": convnet,
     "resnet": resnet,
     "wide_resnet": wide_resnet,
     "vgg": vgg,
@@ -234,3 +260,31 @@ FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "shufflenet_v1": shufflenet_v1,
     "shufflenet_v2": shufflenet_v2,
 }
+
+
+def build(name: str, shape: Shape, classes: int) -> nn.Module:
+    """Return the model called ``name``.
+
+    Args:
+        name: as `tables.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` …, or
+            ``module:function``: what that function returns, as `tables.call_own` calls it.
+        shape: height, width, channels of the images.
+        classes: length of the logits.
+
+    Raises:
+        ValueError: an unknown name, or a function of yours that returns something else.
+    """
+    if ":" in name:
+        model = networks.call_own(name, shape, classes)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"build: {name} returned a {type(model).__name__}, not a nn.Module")
+        return model
+    family, settings = networks.describe(name)
+    if family == "mlp":
+        return mlp(shape, classes, **settings)
+    return FAMILIES[family](shape[2], classes, **settings)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trained values."""
+    return sum(parameter.numel() for parameter in model.parameters())
