@@ -6,6 +6,7 @@ sees a bar, and a log file a line every ``seconds``, each with the time that is 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import math
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import DataError, write_text
+from .files import write_text
 
 Row = dict[str, Any]
 """``epoch``, ``lr``, ``loss``, ``train_accuracy``, ``validation_accuracy`` (where there is such a
@@ -61,7 +62,7 @@ class Result:
         )
 
 
-def best_row(rows: Sequence[Row]) -> Row | None:
+def best_row(rows: Sequence[Any]) -> Any:
     """Return the first row of the best validation accuracy; None without a validation split."""
     if not rows or "validation_accuracy" not in rows[0]:
         return None
@@ -77,6 +78,11 @@ class Diverged(RuntimeError):
 
 class Stopped(RuntimeError):
     """The user stopped the run, and its state is saved; the message says where."""
+
+
+def stopped(name: str, where: str, folder: Path) -> Stopped:
+    """Return what to raise when the user stopped the training called ``name``."""
+    return Stopped(f"{name} stopped {where}; the state is saved in {folder}")
 
 
 class StopSignal:
@@ -217,7 +223,10 @@ class Progress:
             return f"{duration(spent)}"
         return f"{duration(spent / steps * (self.steps - self.done))} left"
 
-    def close(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.close()
@@ -230,108 +239,41 @@ class Log:
     """The history of a training in its folder: log.csv, TensorBoard's events, a tracker's run.
 
     Args:
-        folder: the run's.
         name: of the run, for the tracker.
-        tensorboard: write ``folder/tensorboard``.
-        track: ``wandb``, ``mlflow`` or None.
-        options: what the tracker notes.
+        options: ``out``, ``tensorboard``, ``track``, and what the tracker notes.
+        writes: False: do nothing (a process that is not the first, a run that is done).
 
     Raises:
         DataError: a package is missing.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        *,
-        tensorboard: bool = False,
-        track: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.folder = folder
-        self.scalars = Scalars(folder / "tensorboard") if tensorboard else None
-        self.tracker = None if track is None else Tracker(track, name, options or {})
+    def __init__(self, name: str, options: argparse.Namespace, *, writes: bool = True) -> None:
+        self.folder = options.out if writes else None
+        self.sinks: list[Any] = []
+        if writes and (options.tensorboard or options.track):
+            from .trackers import Scalars, Tracker
+
+            if options.tensorboard:
+                self.sinks.append(Scalars(options.out / "tensorboard"))
+            if options.track:
+                self.sinks.append(Tracker(options.track, name, vars(options)))
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write all rows to log.csv (whole, so that a resumed run repeats none), send the last."""
+        if self.folder is None:
+            return
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.folder / "log.csv", text.getvalue())
-        for sink in (self.scalars, self.tracker):
-            if sink is not None:
-                sink.add(rows[-1])
+        for sink in self.sinks:
+            sink.add(rows[-1])
 
-    def close(self) -> None:
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Finish the files and the tracker's run."""
-        for sink in (self.scalars, self.tracker):
-            if sink is not None:
-                sink.close()
-
-
-class Scalars:
-    """TensorBoard's scalars, by the package `tensorboard` without TensorFlow."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError as error:
-            raise DataError("--tensorboard needs: pip install tensorboard") from error
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / f"events.out.tfevents.{time.time_ns()}", "wb")  # noqa: SIM115
-        self._records = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
-
-    def add(self, row: Row) -> None:
-        """Add an epoch's numbers."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [
-            Summary.Value(tag=key, simple_value=value)
-            for key, value in row.items()
-            if key != "epoch"
-        ]
-        self._write(step=row["epoch"], summary=Summary(value=values))
-
-    def _write(self, **content: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
-        self._records.flush()
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._records.close()
-
-
-class Tracker:
-    """A run at Weights & Biases or MLflow, as far as their package is set up."""
-
-    def __init__(self, track: str, name: str, options: Mapping[str, Any]) -> None:
-        try:
-            self._package = __import__(track)
-        except ImportError as error:
-            raise DataError(f"--track {track} needs: pip install {track}") from error
-        self._wandb = track == "wandb"
-        if self._wandb:
-            self._run = self._package.init(name=name, config=dict(options))
-        else:
-            self._run = self._package.start_run(run_name=name)
-            self._package.log_params(dict(options))
-
-    def add(self, row: Row) -> None:
-        """Send an epoch's numbers."""
-        numbers = {key: value for key, value in row.items() if key != "epoch"}
-        if self._wandb:
-            self._run.log(numbers, step=row["epoch"])
-        else:
-            self._package.log_metrics(numbers, step=row["epoch"])
-
-    def close(self) -> None:
-        """End the run."""
-        if self._wandb:
-            self._run.finish()
-        else:
-            self._package.end_run()
+        for sink in self.sinks:
+            sink.close()

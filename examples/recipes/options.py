@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .data import DATASETS
+from .data import DATASETS, Dataset, load_dataset
 from .files import DataError, read_json, write_json
-from .logs import Diverged, Result, Stopped, say
+from .logs import Diverged, Result, Row, Stopped, say
 from .methods import METHODS, settings
 
 _SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
@@ -61,7 +61,7 @@ FEW_CLASSES = {"kd": ["temperature=2.0"], "dkd": ["beta=2.0"]}
 
 _HOW_TO_RUN = ("config", "resume", "overwrite", "dry_run", "list_models", "download")
 _MAY_CHANGE = ("out", "data_dir", "teacher_cache", "tensorboard", "track", "log_seconds",
-               "eval_batch_size", "compile", "device")  # fmt: skip
+               "eval_batch_size", "compile", "device", "onnx")  # fmt: skip
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -132,6 +132,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add = parser.add_argument_group("watching").add_argument
     add("--tensorboard", help="also write TensorBoard scalars", **switch)
     add("--track", choices=("wandb", "mlflow"), help="also send the numbers there")
+    add("--onnx", help="write the student as student.onnx at the end", **switch | {"default": True})
     add("--log-seconds", type=float, default=30.0, help="between two lines where no one watches")
     return parser
 
@@ -160,9 +161,9 @@ def parse_options(
 
     Bad input ends the process with status 2 and one line, as argparse does.
     """
-    first, _ = parser.parse_known_args(argv)
-    file_values = read_config(parser, first.config) if first.config else {}
-    parser.set_defaults(**file_values)
+    path = parser.parse_known_args(argv)[0].config
+    in_file = {} if path is None else read_config(parser, path)
+    parser.set_defaults(**in_file)
     chosen = parser.parse_known_args(argv)[0]
     defaults = DEFAULTS[chosen.dataset] | {"out": Path("runs", chosen.dataset, chosen.method)}
     if (chosen.dataset, chosen.method) in RATES:
@@ -171,7 +172,7 @@ def parse_options(
         defaults["loss"] = FEW_CLASSES[chosen.method]
     if str(chosen.student).startswith(("mobilenet", "shufflenet")) and defaults["lr"] == 0.05:
         defaults["lr"] = 0.01  # the published recipe's for the light networks
-    parser.set_defaults(**(defaults | file_values))
+    parser.set_defaults(**(defaults | in_file))
     options = parser.parse_args(argv)
     try:
         check_options(options)
@@ -201,66 +202,59 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
-    """Read a configuration file; each value is converted and checked as the command line's."""
+    """Return the values in a file, converted and checked as those of the command line."""
     try:
-        text = path.read_text()
-        values = _parse(path, text)
+        values = _parse(path, path.read_text())
     except (OSError, ValueError) as error:
-        parser.error(f"--config {path}: {str(error).splitlines()[0]}")
-    if not isinstance(values, dict):
-        parser.error(f"--config {path}: expected options with their values")
+        parser.error(f"--config {path}: {' '.join(str(error).split())}")
     actions = {action.dest: action for action in parser._actions}
-    checked = {}
+    given, words = {}, []
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in actions or name in ("config", "help"):
             parser.error(f"--config {path}: unknown option {key!r}")
-        checked[name] = _convert(parser, path, actions[name], value)
-    return checked
+        if value is not None:
+            given[name] = value
+            words += _words(parser, path, actions[name], value)
+    parsed = vars(parser.parse_args(words))
+    return {name: parsed[name] if value != [] else [] for name, value in given.items()}
 
 
-def _parse(path: Path, text: str) -> Any:
+def _words(
+    parser: argparse.ArgumentParser, path: Path, action: argparse.Action, value: Any
+) -> list[str]:
+    """Return what the command line would say."""
+    option, *negative = action.option_strings
+    if action.nargs == 0:  # a switch
+        if not isinstance(value, bool):
+            parser.error(f"--config {path}: {action.dest} is true or false, got {value!r}")
+        return [option] if value else negative
+    if isinstance(value, list) and action.nargs == "+":
+        return [option, *map(str, value)] if value else []
+    if isinstance(value, list | dict | bool):
+        parser.error(f"--config {path}: {action.dest} is one value, got {value!r}")
+    return [f"{option}={value}"]
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
     if path.suffix == ".json":
-        return json.loads(text)
-    if path.suffix == ".toml":
-        return tomllib.loads(text)
-    if path.suffix in (".yaml", ".yml"):
+        values = json.loads(text)
+    elif path.suffix == ".toml":
+        values = tomllib.loads(text)
+    elif path.suffix in (".yaml", ".yml"):
         try:
             import yaml
         except ImportError as error:
             raise ValueError("needs: pip install pyyaml") from error
         try:
-            return yaml.safe_load(text)
+            values = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ValueError(" ".join(str(error).split())) from error
-    raise ValueError("expected a file .json, .toml, .yaml or .yml")
-
-
-def _convert(
-    parser: argparse.ArgumentParser, path: Path, action: argparse.Action, value: Any
-) -> Any:
-    """Convert a file's value as the command line would, and check it against the choices."""
-    if value is None:
-        return None
-    if action.nargs == 0:  # a switch
-        if not isinstance(value, bool):
-            parser.error(f"--config {path}: {action.dest} is true or false, got {value!r}")
-        return value
-    many = action.nargs == "+"
-    if isinstance(value, list) != many:
-        parser.error(
-            f"--config {path}: {action.dest} is {'a list' if many else 'one value'}, got {value!r}"
-        )
-    convert = action.type if callable(action.type) else str
-    try:
-        items = [convert(str(item)) for item in (value if many else [value])]
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        parser.error(f"--config {path}: {action.dest}: {error}")
-    for item in items:
-        if action.choices is not None and item not in action.choices:
-            known = ", ".join(map(str, action.choices))
-            parser.error(f"--config {path}: {action.dest}: {item!r} is none of {known}")
-    return items if many else items[0]
+            raise ValueError(str(error)) from error
+    else:
+        raise ValueError("expected a file .json, .toml, .yaml or .yml")
+    if not isinstance(values, dict):
+        raise ValueError("expected options with their values")
+    return values
 
 
 # ---- a run ----
@@ -283,38 +277,74 @@ def begin(options: argparse.Namespace, writes: bool = True) -> None:
         DataError: the folder has a run and neither ``--resume`` nor ``--overwrite`` is given, or
             the run to resume has other options.
     """
-    path = options.out / "config.json"
-    saved = read_json(path)
-    if saved is not None and not options.overwrite:
-        if not options.resume:
-            raise DataError(
-                f"{options.out} has a run already; --resume goes on with it, --overwrite begins "
-                "anew, another --out keeps both"
-            )
-        now = resolved(options)
-        differ = ", ".join(
-            f"{key} was {saved[key]!r} and is {now[key]!r}"
-            for key in now
-            if key not in _MAY_CHANGE and saved.get(key, now[key]) != now[key]
+    path, began = options.out / "config.json", any(options.out.rglob("checkpoint.*"))
+    if began and not (options.resume or options.overwrite):
+        raise DataError(
+            f"{options.out} has a run already; --resume goes on with it, --overwrite begins anew, "
+            "another --out keeps both"
         )
-        if differ:
-            raise DataError(
-                f"--resume: {options.out} is of a run with other options: {differ}. Resume with "
-                f"--config {path}, or choose another --out"
-            )
+    saved, now = read_json(path) if options.resume else None, resolved(options)
+    differ = ", ".join(
+        f"{key} was {saved[key]!r} and is {now[key]!r}"
+        for key in now
+        if saved is not None and key not in _MAY_CHANGE and saved.get(key, now[key]) != now[key]
+    )
+    if differ:
+        raise DataError(
+            f"--resume: {options.out} is of a run with other options: {differ}. Resume with "
+            f"--config {path}, or choose another --out"
+        )
     if writes:
         if options.overwrite:
-            for name in ("checkpoint.pt", "checkpoint.npz", "best.pt", "last.pt"):
-                (options.out / name).unlink(missing_ok=True)
-        write_json(path, resolved(options))
+            for name in ("checkpoint.*", "best.*", "last.*"):
+                for old in options.out.glob(name):
+                    old.unlink()
+        write_json(path, now)
 
 
-def teacher_options(options: argparse.Namespace, name: str) -> argparse.Namespace:
-    """Return the options that train the teacher called ``name``, in the folder OUT/teacher."""
+def load_data(options: argparse.Namespace) -> Dataset:
+    """Read the data set that the options name.
+
+    Raises:
+        DataError: a file is missing or damaged, or there are too few images.
+    """
+    return load_dataset(
+        options.dataset,
+        options.data_dir,
+        download=options.download,
+        train_size=options.train_size,
+        validation_size=options.validation_size,
+        image_size=options.image_size,
+    )
+
+
+def describe(options: argparse.Namespace, data: Dataset, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what a checkpoint or ONNX file says of its model; JSON can hold it."""
+    return {
+        "model": options.student,
+        "classes": list(data.class_names),
+        "image_shape": list(data.image_shape),
+        "dataset": data.name,
+        "normalization": {"mean": list(data.mean), "std": list(data.std)},
+        "method": options.method,
+        "teacher": None if options.method == "ce" else " + ".join(options.teacher),
+        "epoch": rows[-1]["epoch"],
+        "accuracy": rows[-1]["test_accuracy"],
+    }
+
+
+def teacher_options(options: argparse.Namespace, number: int) -> argparse.Namespace:
+    """Return the options that train teacher ``number``, in a folder of OUT of its own.
+
+    Several teachers have seeds of their own, so that an ensemble of one network is one.
+    """
+    single = len(options.teacher) == 1
     changes = {
-        "method": "ce", "loss": [], "bank_size": 0, "student": name, "teacher": [],
-        "teacher_weights": None, "epochs": options.teacher_epochs, "lr": options.teacher_lr,
-        "out": options.out / "teacher", "track": None,
+        "method": "ce", "loss": [], "bank_size": 0, "student": options.teacher[number],
+        "teacher": [], "teacher_weights": None, "epochs": options.teacher_epochs,
+        "lr": options.teacher_lr, "seed": options.seed + 1000 * number, "track": None,
+        "onnx": False,
+        "out": options.out / ("teacher" if single else f"teacher{number}"),
     }  # fmt: skip
     return argparse.Namespace(**vars(options) | changes)
 

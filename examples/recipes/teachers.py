@@ -37,6 +37,20 @@ def is_own(name: str) -> bool:
     return ":" in name or name.endswith(".onnx")
 
 
+def named_files(options: argparse.Namespace) -> list[tuple[str, Path | None]]:
+    """Return each ``--teacher`` with its ``--teacher-weights``, None where there are none.
+
+    Raises:
+        DataError: no teacher, or another number of files.
+    """
+    files = options.teacher_weights or [None] * len(options.teacher)
+    if not options.teacher or len(files) != len(options.teacher):
+        raise DataError(
+            f"--teacher-weights: expected a file for each of {options.teacher}; got {len(files)}"
+        )
+    return list(zip(options.teacher, files, strict=True))
+
+
 def torch_teacher(name: str, data: Dataset, *, weights: Path | None = None) -> Any:
     """Return an ``nn.Module`` for a teacher that is not one of the recipe's networks.
 
@@ -87,6 +101,10 @@ def _onnx_module(teacher: OnnxTeacher) -> Any:
     from torch import nn
 
     class OnnxModule(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()  # the file is part of the state: a cache tells two files apart
+            self.register_buffer("file", torch.frombuffer(teacher.content, dtype=torch.uint8))
+
         def forward(self, images: Any) -> Any:
             logits = teacher(images.permute(0, 2, 3, 1).float().cpu().numpy())
             return torch.from_numpy(logits).to(images.device)
@@ -112,8 +130,9 @@ class OnnxTeacher:
         if not path.is_file():
             raise DataError(f"--teacher {path} does not exist")
         try:
+            self.content = bytearray(path.read_bytes())
             self.session = onnxruntime.InferenceSession(
-                str(path), providers=["CPUExecutionProvider"]
+                bytes(self.content), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own types
             raise DataError(f"--teacher {path}: {str(error).splitlines()[0]}") from error
@@ -197,6 +216,8 @@ class Adapter:
     """The teacher's class for each class of the student; None: the same classes."""
     classes: int
     """The student's."""
+    size: int | None
+    """The side that the teacher's images are scaled to; None: the student's."""
 
     def combine(self, answers: Sequence[Any]) -> Any:
         """Return the logits of the student's classes from the logits of one or more teachers.
@@ -244,7 +265,8 @@ def find_adapter(options: argparse.Namespace, data: Dataset) -> Adapter:
     columns = None
     if options.teacher_classes is not None:
         columns = read_classes(options.teacher_classes, data.classes)
-    return Adapter(std / own[1], (mean - own[0]) / own[1], columns, data.classes)
+    scale, shift = std / own[1], (mean - own[0]) / own[1]
+    return Adapter(scale, shift, columns, data.classes, options.teacher_size)
 
 
 def read_classes(path: Path, classes: int) -> list[int]:
@@ -274,6 +296,7 @@ def cached_logits(
     compute: Callable[[], np.ndarray],
     *,
     writes: bool = True,
+    wait: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return what ``compute`` returns, from the folder if it has it, and leave it there.
 
@@ -284,7 +307,8 @@ def cached_logits(
         classes: the width of an answer.
         weights: the teacher's arrays and settings: another teacher gets a file of its own.
         compute: (rows, classes), in the order of the split.
-        writes: whether this process writes the file; the others wait for it before they call.
+        writes: whether this process writes the file.
+        wait: waits until every process is here.
 
     Raises:
         DataError: the file is damaged.
@@ -297,6 +321,7 @@ def cached_logits(
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = np.arange(len(split))
         TeacherCache.write(path, [(rows, compute())], len(rows), classes, fingerprint=mark)
+    wait()
     try:
         cache = TeacherCache.open(path, fingerprint=mark)
     except ValueError as error:

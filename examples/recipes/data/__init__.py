@@ -7,7 +7,7 @@ it needs.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,11 @@ class Dataset:
         """Height, width, channels."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+    def held_out(self) -> dict[str, Split]:
+        """Return the validation split, where there is one, and the test split by their names."""
+        parts = {"validation": self.validation, "test": self.test}
+        return {name: split for name, split in parts.items() if len(split)}
 
     def __str__(self) -> str:
         return (
@@ -176,3 +181,24 @@ def augment(images: Images, rng: np.random.Generator, crop: int, flip: bool) -> 
         mirrored = rng.random(rows) < 0.5
         images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     return images
+
+
+def evaluation_batches(split: Split, batch_size: int) -> Iterator[tuple[Images, int]]:
+    """Yield ``(images, rows)`` in order: full batches, the last one filled up with black images.
+
+    One shape is one compiled program. ``rows`` says how many images of the batch are the split's.
+    """
+    size = min(batch_size, len(split))
+    for start in range(0, len(split), size):
+        images = split.images[start : start + size]
+        yield np.pad(images, ((0, size - len(images)), *[(0, 0)] * 3)), len(images)
+
+
+def accuracies(logits_of: Callable[[Split], np.ndarray], data: Dataset) -> dict[str, float]:
+    """Return the share of right answers on the validation split, if there is one, and the test."""
+    splits = {"validation": data.validation, "test": data.test}
+    return {
+        f"{part}_accuracy": float((logits_of(split).argmax(1) == split.labels).mean())
+        for part, split in splits.items()
+        if len(split)
+    }

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..data import Dataset, Split
 from . import tables as networks
 
 Shape = tuple[int, int, int]
@@ -288,3 +290,47 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trained values."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def list_models() -> str:
+    """Return the models' names and sizes."""
+    lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, and, for 100 classes of colour images:"]
+    for name in networks.CIFAR_MODELS:
+        lines.append(
+            f"  {name:14} {count_parameters(build(name, (32, 32, 3), 100)):>10,} parameters"
+        )
+    return "\n".join(lines)
+
+
+# ---- images to logits ----
+
+
+class Pixels:
+    """Turns (rows, height, width, channels) bytes into normalised tensors on the device."""
+
+    def __init__(self, data: Dataset, device: torch.device, channels_last: bool = False) -> None:
+        self.device = device
+        moments = (data.mean, data.std)
+        self.mean, self.std = (torch.tensor(x, device=device).view(1, -1, 1, 1) for x in moments)
+        self.memory = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, images: np.ndarray) -> Tensor:
+        """Return (rows, channels, height, width) float32."""
+        pixels = torch.from_numpy(images).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, pixels: Pixels, batch_size: int) -> Tensor:
+    """Return the logits of a whole split, in evaluation mode; restores the mode."""
+    was_training = model.training
+    model.to(pixels.device).eval()
+    starts = range(0, len(split), batch_size)
+    parts = [model(pixels(split.images[start : start + batch_size])).float() for start in starts]
+    model.train(was_training)
+    return torch.cat(parts)
+
+
+def accuracy(logits: Tensor, split: Split) -> float:
+    """Return the share of the rows whose arg max is the label."""
+    return float((logits.argmax(1).cpu().numpy() == split.labels).mean())
