@@ -7,7 +7,7 @@ references are in `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..files import load_arrays
-from ..teachers import call_own, is_own
+from ..files import load_arrays, save_arrays
 from . import tables
 from .tables import CIFAR_MODELS as CIFAR_MODELS
 
@@ -33,21 +32,15 @@ class Layers:
     dtype: Any = jnp.float32
 
     def conv(
-        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-    ) -> nnx.Conv:
-        """Return a "same" convolution without bias."""
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1,
+        bias: bool = False,
+    ) -> nnx.Conv:  # fmt: skip
+        """Return a "same" convolution."""
         edge = (kernel // 2, kernel // 2)
         return nnx.Conv(
-            inputs,
-            outputs,
-            (kernel, kernel),
-            stride,
-            padding=(edge, edge),
-            feature_group_count=groups,
-            use_bias=False,
-            dtype=self.dtype,
-            rngs=self.rngs,
-        )
+            inputs, outputs, (kernel, kernel), stride, padding=(edge, edge),
+            feature_group_count=groups, use_bias=bias, dtype=self.dtype, rngs=self.rngs,
+        )  # fmt: skip
 
     def norm(self, width: int) -> nnx.BatchNorm:
         """Return batch norm with PyTorch's momentum and epsilon."""
@@ -246,14 +239,7 @@ def vgg(make: Layers, channels: int, classes: int, *, repeats: int) -> nnx.Modul
     layers: list[Any] = []
     for stage, width in enumerate(tables.VGG_WIDTHS):
         for _ in range(repeats):
-            edge = (1, 1)
-            layers += [
-                nnx.Conv(
-                    channels, width, (3, 3), padding=(edge, edge), dtype=make.dtype, rngs=make.rngs
-                ),
-                make.norm(width),
-                nnx.relu,
-            ]
+            layers += [make.conv(channels, width, 3, bias=True), make.norm(width), nnx.relu]
             channels = width
         layers += [_max_pool] if stage < 3 else []
     return nnx.Sequential(*layers, *make.head(512, classes))
@@ -332,8 +318,8 @@ def build(
     Raises:
         DataError: an unknown name.
     """
-    if is_own(name):
-        own: nnx.Module = call_own(name, "model", shape, classes, seed)
+    if ":" in name:
+        own: nnx.Module = tables.call_own(name, shape, classes, seed=seed)
         return own
     make = Layers(nnx.Rngs(seed), dtype)
     family, settings = tables.describe(name)
@@ -373,6 +359,12 @@ def unnamed(arrays: dict[str, np.ndarray], like: Any) -> Any:
 def _data(leaf: Any) -> Any:
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
+
+
+def save_model(path: Path, params: Any, others: Any, notes: Mapping[str, Any]) -> None:
+    """Write what a model holds (two pure dicts, as `flax.nnx.to_pure_dict` gives) and notes."""
+    state = nnx.merge_state(nnx.State(params), nnx.State(others))
+    save_arrays(path, named(nnx.to_pure_dict(state)), dict(notes))
 
 
 def load_weights(model: nnx.Module, path: Path) -> dict[str, Any]:

@@ -10,13 +10,18 @@ et al. 2017; Keras' own), and every one of ``keras.applications``.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 from keras import layers
 
+from ..files import DataError, write_atomically
 from . import tables
 from .tables import CIFAR_MODELS as CIFAR_MODELS
 
@@ -247,19 +252,15 @@ def build(name: str, shape: Shape, classes: int, seed: int | None = None) -> ker
         seed: of the initial values; None: whatever Keras draws next.
 
     Raises:
-        ValueError: an unknown name.
+        DataError: an unknown name.
     """
     if seed is not None:
         keras.utils.set_random_seed(seed)
-    own = tables.own_model(name)
-    if own is not None:
-        ours = name.startswith("keras.applications:")
-        model: keras.Model = (
-            own(weights=None, input_shape=shape, classes=classes, classifier_activation=None)
-            if ours
-            else own()
-        )
-        return model
+    if name.startswith("keras.applications:"):
+        return _application(name.partition(":")[2], shape, classes)
+    if ":" in name:
+        own: keras.Model = tables.call_own(name, shape, classes, seed=seed or 0)
+        return own
     family, settings = tables.describe(name, {**CIFAR_MODELS, **IMAGENET_MODELS})
     images = keras.Input(shape)
     x = FAMILIES[family](images, **settings)
@@ -268,7 +269,104 @@ def build(name: str, shape: Shape, classes: int, seed: int | None = None) -> ker
     return keras.Model(images, layers.Dense(classes, dtype="float32")(x), name=name)
 
 
+def _application(name: str, shape: Shape, classes: int) -> keras.Model:
+    settings = {"weights": None, "input_shape": shape, "classes": classes}
+    try:
+        make = getattr(keras.applications, name)
+        model: keras.Model = make(classifier_activation=None, **settings)
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"keras.applications:{name} cannot be built: {reason}") from error
+    return model
+
+
 def count_parameters(model: keras.Model) -> int:
     """Return the number of trained values, frozen or not: all but the statistics of the norms."""
     statistics = ("moving_mean", "moving_variance")
     return sum(math.prod(w.shape) for w in model.weights if w.name not in statistics)
+
+
+# ---- models in files ----
+
+NOTES = "notes.json"
+
+
+def save_model(path: Path, model: keras.Model, notes: Mapping[str, Any]) -> None:
+    """Save a model alone, as ``keras.models.load_model`` reads it, with notes inside."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        model.save(file)
+        with zipfile.ZipFile(file, "a") as zipped:
+            zipped.writestr(NOTES, json.dumps(notes))
+        write_atomically(path, lambda out: out.write(file.read_bytes()))
+
+
+def load_model(path: Path) -> tuple[keras.Model, dict[str, Any]]:
+    """Return a model and its notes; none of a model that Keras alone has saved.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; it is the last.keras of an earlier run")
+    try:
+        notes: dict[str, Any] = {}
+        if zipfile.is_zipfile(path):  # the older HDF5 is not
+            with zipfile.ZipFile(path) as zipped:
+                damaged = zipped.testzip()
+                if damaged is not None:
+                    raise ValueError(f"the CRC of {damaged} does not match")
+                if NOTES in zipped.namelist():
+                    notes = json.loads(zipped.read(NOTES))
+        return keras.models.load_model(path, compile=False), notes
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is not a readable Keras model: {reason}") from error
+
+
+def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> keras.Model:
+    """Return a teacher: a ``.keras`` file as it is, or the network ``name`` with its weights.
+
+    Raises:
+        DataError: no such file, a damaged one, or one of another network.
+    """
+    if path is not None and path.suffix == ".keras":
+        model, _ = load_model(path)
+        if tuple(model.input_shape[1:]) != tuple(shape):
+            raise DataError(f"{path} takes images {model.input_shape[1:]}; the data are {shape}")
+        return model
+    model = build(name, shape, classes)
+    if path is not None:
+        try:
+            model.load_weights(path)
+        except (ValueError, OSError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(f"{path} does not fit {name}: {reason}") from error
+    return model
+
+
+def load_student(path: Path) -> tuple[keras.Model, Shape, dict[str, Any]]:
+    """Return a model of the Keras or TensorFlow example in float32, with its shape and notes.
+
+    For ``python -m mcld_core export --load examples.recipes.models.keras:load_student``.
+
+    Raises:
+        DataError: no such file, a damaged one, or one of something else.
+    """
+    model, notes = load_model(path)
+    if not isinstance(model.input_shape, tuple) or len(model.input_shape) != 4:
+        raise DataError(f"{path} takes {model.input_shape}, which are not images")
+    return in_float32(model), tuple(model.input_shape[1:]), notes
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return the same model, computing in float32 as its weights are."""
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def layer(old: Any) -> Any:
+        return type(old).from_config(old.get_config() | {"dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=layer)
+    copy.set_weights(model.get_weights())
+    return copy

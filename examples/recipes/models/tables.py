@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..files import DataError
+from ..logs import best_row
 
 Described = tuple[str, dict[str, Any]]
 """A family of networks and its settings."""
@@ -155,24 +156,10 @@ def shuffle_units(widths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
             inputs = outputs
 
 
-def model_notes(options: argparse.Namespace, data: Any, layout: str = "NHWC") -> dict[str, Any]:
-    """Return what a kept model says of itself, as JSON and the metadata of an ONNX file hold it.
-
-    Args:
-        options: of the training.
-        data: the data set: class names, image shape, mean and deviation.
-        layout: of the model's images, ``NHWC`` or ``NCHW``.
-    """
-    return {
-        "model": options.student,
-        "classes": list(data.class_names),
-        "image_shape": list(data.image_shape),
-        "layout": layout,
-        "dataset": data.name,
-        "normalization": {"mean": list(data.mean), "std": list(data.std)},
-        "method": options.method,
-        "teacher": " ".join(options.teacher) if options.method != "ce" else None,
-    }
+def kept_models(options: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return where the model of the last row is kept: as ``best`` (by validation), as ``last``."""
+    kept = ["best"] if best_row(rows) is rows[-1] else []
+    return [*kept, "last"] if rows[-1]["epoch"] == options.epochs else kept
 
 
 def read_notes(path: Any, notes: Mapping[str, Any]) -> tuple[str, tuple[int, int, int], int]:
