@@ -78,10 +78,12 @@ def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
             images = training.pixels(data.test.images[:SHOWN]).contiguous().cpu().numpy()
             notes = shared.describe(options, data, training.rows) | {"layout": "NCHW"}
             hand_over(options, student, teacher, images, notes, "onnxscript")
+    found = {"teacher_accuracy": teacher.accuracy["test"]} if teacher is not None else {}
+    if teacher is not None:
+        found["teacher_logits"] = lambda: training.predict(teacher, data.test).cpu().numpy()
     return Result(
         training.name, options.out, training.rows, models.count_parameters(student), student,
-        lambda: training.predict(student, data.test).cpu().numpy(),
-        None if teacher is None else teacher.accuracy["test"],
+        lambda: training.predict(student, data.test).cpu().numpy(), **found,
     )  # fmt: skip
 
 

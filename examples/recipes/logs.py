@@ -44,6 +44,8 @@ class Result:
     test_logits: Callable[[], np.ndarray]
     teacher_accuracy: float | None = None
     """On the test split."""
+    teacher_logits: Callable[[], np.ndarray] | None = None
+    """Like ``test_logits``; both None where there was no teacher."""
 
     def __str__(self) -> str:
         if not self.rows:

@@ -22,7 +22,7 @@ from typing import Any
 
 from .data import DATASETS, Dataset, load_dataset
 from .files import DataError, read_json, write_json
-from .logs import Diverged, Result, Row, Stopped, say
+from .logs import Diverged, Row, Stopped, say
 from .methods import METHODS, settings
 
 _SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
@@ -363,11 +363,19 @@ def learning_rate(options: argparse.Namespace, epoch: int) -> float:
 
 
 def run(
-    train: Callable[[argparse.Namespace], Result],
+    train: Callable[[argparse.Namespace], Any],
     options: argparse.Namespace,
     argv: Sequence[str] | None = None,
+    program: str | None = None,
 ) -> int:
-    """Run ``train(options)``; say in one line what went wrong; return the exit status."""
+    """Run ``train(options)``, print what it returns; return the exit status.
+
+    Args:
+        train: of a script.
+        options: its argument.
+        argv: the command line, for the word on how to go on; None: the process's own.
+        program: what Python runs; default: the script.
+    """
     speaks = int(os.environ.get("RANK", "0")) == 0
     try:
         result = train(options)
@@ -376,15 +384,16 @@ def run(
         return 2
     except Stopped as stopped:
         if speaks:
-            words = [*(sys.argv if argv is None else [sys.argv[0], *argv])]
-            print(f"{stopped}\nGo on with: {command_to_resume(words)}", file=sys.stderr)
+            words = [*(sys.argv[1:] if argv is None else argv)]
+            command = command_to_resume(program or shlex.quote(sys.argv[0]), words)
+            print(f"{stopped}\nGo on with: {command}", file=sys.stderr)
         return 130
     if speaks:
         say(str(result))
     return 0
 
 
-def command_to_resume(words: Sequence[str]) -> str:
+def command_to_resume(program: str, words: Sequence[str]) -> str:
     """Return what goes on with the run of these words, by ``torchrun`` where that runs it."""
     launcher = "python"
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -392,4 +401,4 @@ def command_to_resume(words: Sequence[str]) -> str:
         nodes = f"--nnodes {world // local} " if world > local else ""
         launcher = f"torchrun {nodes}--nproc-per-node {local}"
     kept = [word for word in words if word not in ("--overwrite", "--resume")]
-    return f"{launcher} {shlex.join([*kept, '--resume'])}"
+    return f"{launcher} {program} {shlex.join([*kept, '--resume'])}"
