@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from ..files import DataError, write_atomically
 from . import tables
@@ -284,6 +284,26 @@ def count_parameters(model: keras.Model) -> int:
     """Return the number of trained values, frozen or not: all but the statistics of the norms."""
     statistics = ("moving_mean", "moving_variance")
     return sum(math.prod(w.shape) for w in model.weights if w.name not in statistics)
+
+
+class SGD(keras.optimizers.SGD):
+    """SGD whose weight decay is part of the gradient, as in the published recipe.
+
+    Keras' own ``weight_decay`` shrinks the weights beside the momentum: another, weaker rule.
+    """
+
+    def __init__(self, learning_rate: float, momentum: float, decay: float) -> None:
+        super().__init__(learning_rate, momentum=momentum)
+        self.decay = decay
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Update the variables by gradient + decay · variable."""
+        variables = trainable_variables or self._trainable_variables
+        grads = [
+            gradient + ops.cast(self.decay * ops.convert_to_tensor(variable), gradient.dtype)
+            for gradient, variable in zip(grads, variables, strict=True)
+        ]
+        super().apply(grads, trainable_variables)
 
 
 # ---- models in files ----
