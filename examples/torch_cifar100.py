@@ -122,23 +122,20 @@ class Teacher(nn.Module):
 
 def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Teacher:
     """Load each ``--teacher``; one of the recipe's networks without weights is trained first."""
-    loaded: list[nn.Module] = []
-    for number, (name, file) in enumerate(teachers.named_files(options)):
+    adapter, loaded = teachers.find_adapter(options, data), []
+    for name, file in teachers.named_files(options):
         if teachers.is_own(name):
             loaded.append(teachers.torch_teacher(name, data, weights=file))
-        elif file is None and not options.dry_run:
-            loaded.append(train(shared.teacher_options(options, number), data).model)
         else:
             loaded.append(make_model(name, data, options.seed))
             if file is not None:
                 teachers.load_torch_weights(loaded[-1], file)
-    teacher = Teacher(loaded, teachers.find_adapter(options, data)).to(ranks.device)
-    pixels = models.Pixels(data, ranks.device)
-    for part, split in data.held_out().items():
-        logits = models.predict(teacher, split, pixels, options.eval_batch_size)
-        teacher.accuracy[part] = models.accuracy(logits, split)
-    if ranks.first:
-        logs.say_teacher(" + ".join(options.teacher), teacher.accuracy, data.classes)
+    for number in teachers.untrained(options) if not options.dry_run else []:
+        loaded[number] = train(shared.teacher_options(options, number), data).model
+    teacher = Teacher(loaded, adapter).to(ranks.device)
+    pixels, size = models.Pixels(data, ranks.device), options.eval_batch_size
+    answers = partial(models.predict, teacher, pixels=pixels, batch_size=size)
+    teacher.accuracy = teachers.measure(options, data, answers, quiet=not ranks.first)
     return teacher
 
 

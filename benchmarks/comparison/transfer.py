@@ -1,23 +1,23 @@
-"""Transfer: a linear probe on the frozen student's features, on another data set."""
+"""Transfer: a linear probe on the frozen PyTorch students' features, on another data set."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
+from recipes.data import Dataset, Split, load_dataset
+from recipes.files import DataError, write_json, write_text
+from recipes.logs import Result, say
+from recipes.options import load_data
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import torch_checkpoints as checkpoints
-from .data import Dataset, Split, load_dataset
-from .files import write_json, write_text
-from .logs import say
-from .results import spread
-from .torch_inference import pick_device
-from .torch_models import build
+from benchmarks.comparison.tables import spread
+from benchmarks.comparison.trainings import Trainings
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)
+BATCH, VALIDATION = 500, 250
 
 
 class Features(nn.Module):
@@ -37,45 +37,45 @@ class Features(nn.Module):
         return self._kept.pop()
 
 
-def transfer(options: argparse.Namespace, source: Dataset) -> None:
-    """Probe each saved student of the run on ``--transfer`` and write a table.
+def transfer(
+    options: argparse.Namespace, trainings: Trainings, results: Mapping[tuple[str, int], Result]
+) -> str:
+    """Probe each student of the comparison on ``--transfer``; write and return the table.
 
     The images are brought to the students' size and number of channels. The probe is a logistic
     regression; its L2 penalty is chosen on the other data set's validation split.
+
+    Raises:
+        DataError: the students are not of PyTorch, or the data set cannot be read.
     """
-    if options.transfer is None:
-        return
+    base = trainings.base
     target = load_dataset(
         options.transfer,
-        options.data_dir,
-        download=options.download,
+        base.data_dir,
+        download=base.download,
         train_size=options.transfer_size,
-        validation_size=options.transfer_validation_size,
+        validation_size=VALIDATION,
     )
-    device = pick_device(options.device)
-    names = ["untrained", *options.methods]
-    scores: dict[str, list[float]] = {name: [] for name in names}
-    for seed in options.seeds:
-        for name in names:
-            torch.manual_seed(seed)
-            model = build(options.student, source.image_shape, source.classes)
-            if name != "untrained":
-                path = Path(options.out) / f"seed{seed}" / name / "last.pt"
-                checkpoints.load_weights(model, path)
-            scores[name].append(probe(model.to(device).eval(), source, target, options))
-            say(f"transfer to {target.name}: seed {seed} {name} {100 * scores[name][-1]:.2f}%")
+    source = load_data(base)
+    students = {("untrained", options.seeds[0]): trainings.untrained(), **results}
+    scores: dict[str, list[float]] = {}
+    for (name, seed), result in students.items():
+        if not isinstance(result.model, nn.Module):
+            raise DataError("--transfer probes students of PyTorch: --script torch_cifar100")
+        scores.setdefault(name, []).append(probe(result.model.eval(), source, target))
+        say(f"transfer to {target.name}: seed {seed} {name} {100 * scores[name][-1]:.2f}%")
     lines = [f"| student of {source.name} | test % on {target.name} |", "|---|---|"]
     lines += [f"| {name} | {spread(values)} |" for name, values in scores.items()]
     table = "\n".join(lines)
     write_json(options.out / f"transfer_{target.name}.json", scores)
     write_text(options.out / f"transfer_{target.name}.md", table + "\n")
-    print(f"\n{table}")
+    return table
 
 
-def probe(model: nn.Module, source: Dataset, target: Dataset, options: argparse.Namespace) -> float:
+def probe(model: nn.Module, source: Dataset, target: Dataset) -> float:
     """Return the test accuracy of the probe with the penalty that validates best."""
     parts = [target.train, target.validation, target.test]
-    train, validation, test = (features(model, part, source, options) for part in parts)
+    train, validation, test = (features(model, part, source) for part in parts)
     mean, scale = train.mean(0), train.std(0).clamp_min(1e-6)
     train, validation, test = ((part - mean) / scale for part in (train, validation, test))
     labels = [torch.from_numpy(part.labels).to(train.device) for part in parts]
@@ -91,11 +91,9 @@ def probe(model: nn.Module, source: Dataset, target: Dataset, options: argparse.
 
 
 @torch.no_grad()
-def features(
-    model: nn.Module, split: Split, source: Dataset, options: argparse.Namespace
-) -> Tensor:
+def features(model: nn.Module, split: Split, source: Dataset) -> Tensor:
     """Return the model's features of a split of other images, normalised as its own were."""
-    device = pick_device(options.device)
+    device = next(model.parameters()).device
     height, width, channels = source.image_shape
     mean, std = (
         torch.tensor(values, device=device).view(1, -1, 1, 1)
@@ -103,8 +101,8 @@ def features(
     )
     extract = Features(model)
     parts = []
-    for start in range(0, len(split), options.eval_batch_size):
-        rows = split.images[start : start + options.eval_batch_size]
+    for start in range(0, len(split), BATCH):
+        rows = split.images[start : start + BATCH]
         images = torch.from_numpy(rows).to(device).permute(0, 3, 1, 2).float() / 255
         if images.shape[1] != channels:
             images = images.mean(1, keepdim=True).expand(-1, channels, -1, -1)

@@ -10,20 +10,21 @@ Exit status of a script: 0 done, 2 bad input (one line says what), 130 stopped b
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .data import DATASETS, Dataset, load_dataset
 from .files import DataError, read_json, write_json
 from .logs import Diverged, Row, Stopped, say
-from .methods import METHODS, settings
+from .methods import METHODS, mcld_config
 
 _SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
 _CIFAR = {
@@ -155,7 +156,9 @@ def _bank_size(text: str) -> int | str:
 
 
 def parse_options(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    by_dataset: Mapping[str, dict[str, Any]] = DEFAULTS,
 ) -> argparse.Namespace:
     """Parse ``argv`` over the configuration file over the data set's defaults.
 
@@ -165,7 +168,7 @@ def parse_options(
     in_file = {} if path is None else read_config(parser, path)
     parser.set_defaults(**in_file)
     chosen = parser.parse_known_args(argv)[0]
-    defaults = DEFAULTS[chosen.dataset] | {"out": Path("runs", chosen.dataset, chosen.method)}
+    defaults = by_dataset[chosen.dataset] | {"out": Path("runs", chosen.dataset, chosen.method)}
     if (chosen.dataset, chosen.method) in RATES:
         defaults["lr"] = RATES[chosen.dataset, chosen.method]
     if chosen.dataset in ("digits", "fashion_mnist") and chosen.method in FEW_CLASSES:
@@ -195,7 +198,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise DataError("--teacher-cache needs images that stay the same: --crop 0 --no-flip")
     if options.resume and options.overwrite:
         raise DataError("--resume and --overwrite exclude each other")
-    settings(options)
+    mcld_config(options)
 
 
 # ---- configuration files ----
@@ -294,6 +297,11 @@ def begin(options: argparse.Namespace, writes: bool = True) -> None:
             f"--resume: {options.out} is of a run with other options: {differ}. Resume with "
             f"--config {path}, or choose another --out"
         )
+    packages = [options.track] if options.track else []
+    packages += ["tensorboard"] if options.tensorboard else []
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise DataError(f"--track and --tensorboard need: pip install {package}")
     if writes:
         if options.overwrite:
             for name in ("checkpoint.*", "best.*", "last.*"):
@@ -349,17 +357,20 @@ def teacher_options(options: argparse.Namespace, number: int) -> argparse.Namesp
     return argparse.Namespace(**vars(options) | changes)
 
 
-def learning_rate(options: argparse.Namespace, epoch: int) -> float:
+def learning_rate(
+    options: argparse.Namespace, epoch: int, steps: Sequence[float] = (0.625, 0.75, 0.875)
+) -> float:
     """Return the rate of an epoch, counted from 0: warm-up, then the schedule.
 
-    ``cosine`` falls from ``lr`` to 0; ``step`` multiplies by 0.1 at three parts of the training.
+    ``cosine`` falls from ``lr`` to 0; ``step`` multiplies by 0.1 at ``steps``, parts of the
+    training.
     """
     if epoch < options.warmup:
         return float(options.lr * (epoch + 1) / (options.warmup + 1))
     done = epoch / options.epochs
     if options.schedule == "cosine":
         return float(options.lr * 0.5 * (1 + math.cos(math.pi * done)))
-    return float(options.lr * 0.1 ** sum(done >= step for step in (0.625, 0.75, 0.875)))
+    return float(options.lr * 0.1 ** sum(done >= step for step in steps))
 
 
 def run(

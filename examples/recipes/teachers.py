@@ -29,6 +29,7 @@ from mcld_core.extensions.teachers import ensemble
 
 from .data import Dataset, Split
 from .files import DataError, load_torch
+from .logs import say_teacher
 from .models.tables import call_own
 
 
@@ -49,6 +50,15 @@ def named_files(options: argparse.Namespace) -> list[tuple[str, Path | None]]:
             f"--teacher-weights: expected a file for each of {options.teacher}; got {len(files)}"
         )
     return list(zip(options.teacher, files, strict=True))
+
+
+def untrained(options: argparse.Namespace) -> list[int]:
+    """Return the numbers of the teachers that have to be trained first."""
+    return [
+        number
+        for number, (name, file) in enumerate(named_files(options))
+        if file is None and not is_own(name)
+    ]
 
 
 def torch_teacher(name: str, data: Dataset, *, weights: Path | None = None) -> Any:
@@ -148,6 +158,40 @@ class OnnxTeacher:
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         (logits,) = self.session.run([self.output], {self.input.name: images})
         return np.asarray(logits, np.float32)
+
+
+def measure(
+    options: argparse.Namespace, data: Dataset, answer: Callable[[Split], Any], quiet: bool = False
+) -> dict[str, float]:
+    """Return the teacher's accuracy by split, and print it: a bad teacher is seen at once.
+
+    Args:
+        options: of the run.
+        data: the validation split, where there is one, and the test split are asked.
+        answer: the teacher's logits of a split, an array or tensor of any framework.
+        quiet: do not print.
+
+    Raises:
+        DataError: the teacher cannot take these images.
+    """
+    names = " + ".join(options.teacher)
+    found = {}
+    for part, split in data.held_out().items():
+        try:
+            logits = answer(split)
+        except (RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise DataError(
+                f"--teacher {names}: it cannot answer images of {data.image_shape}, scaled to "
+                f"--teacher-size {options.teacher_size}: {reason}"
+            ) from error
+        best = np.asarray(logits.cpu() if hasattr(logits, "cpu") else logits).argmax(1)
+        found[part] = float((best == split.labels).mean())
+    if not quiet:
+        say_teacher(names, found, data.classes)
+    return found
 
 
 # ---- weights ----

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import DataError
 from .logs import Row
 
 
@@ -16,10 +15,8 @@ class Scalars:
     """TensorBoard's scalars, by the package `tensorboard` without TensorFlow."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError as error:
-            raise DataError("--tensorboard needs: pip install tensorboard") from error
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"events.out.tfevents.{time.time_ns()}"
         self._records = RecordWriter(open(path, "wb"))  # noqa: SIM115  (close() closes it)
@@ -51,10 +48,7 @@ class Tracker:
     """A run at Weights & Biases or MLflow, as far as their package is set up."""
 
     def __init__(self, track: str, name: str, options: Mapping[str, Any]) -> None:
-        try:
-            self._package = importlib.import_module(track)
-        except ImportError as error:
-            raise DataError(f"--track {track} needs: pip install {track}") from error
+        self._package = importlib.import_module(track)
         noted = {key: str(value) for key, value in options.items()}
         self._wandb = track == "wandb"
         if self._wandb:
