@@ -114,11 +114,11 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
 
     parameters, test_logits = count_parameters(student), partial(logits_of, data.test)
     check_space(options.out, 20 * parameters)
+    shared.begin(options, writes=first and not options.dry_run)
     if options.dry_run:
         logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
         return logs.Result(name, options.out, [], parameters, student, test_logits)
-    shared.begin(options, writes=first)
-    teach, teacher, accuracy = make_teacher(options, data, devices)
+    teacher = None if options.method == "ce" else make_teacher(options, data, devices)
     step = make_step(graph, optimizer, options, data)
 
     # Where the training is: at the start, or where the checkpoint says.
@@ -158,7 +158,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
             )  # fmt: skip
             for images, labels, index in batches:
                 batch = devices.split(images, labels.astype("int32"), index.astype("int32"))
-                answers = teach(batch[0], batch[2]) if teach else None
+                answers = teacher.answer(batch[0], batch[2]) if teacher else None
                 done = np.float32((epoch * steps + number) / (options.epochs * steps))
                 state, added = step(state, *batch, answers, done, np.float32(rate))
                 sums = jax.tree.map(jnp.add, sums, added) if sums else added
@@ -169,7 +169,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
                     kept = checkpoint if epoch else None
                     logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, kept)
                 if stopping and number < steps:
-                    leave(f"in epoch {epoch + 1} after step {number}")
+                    leave(f"in epoch {epoch + 1}/{options.epochs} after step {number}")
             row: logs.Row = {"epoch": epoch + 1, "lr": rate}
             row |= {key: float(x / sums["rows"]) for key, x in sums.items() if key != "rows"}
             epoch, number, sums = epoch + 1, 0, {}
@@ -184,13 +184,15 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
                         networks.save_model(file, *state[:2], describe(rows))
             save()
             if devices.agree(stop.requested, 0):
-                leave(f"after epoch {epoch}")
+                leave(f"after epoch {epoch}/{options.epochs}")
     nnx.update(student, nnx.State(state.params), nnx.State(state.others))
     student.eval()
     if first and rows and options.onnx and not (options.out / "student.onnx").exists():
         shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:SHOWN])))
-        hand_over(options, student, teacher, shown, describe(rows), "jax2onnx")
-    return logs.Result(name, options.out, rows, parameters, student, test_logits, accuracy)
+        compared = teacher.model if teacher else None
+        hand_over(options, student, compared, shown, describe(rows), "jax2onnx")
+    known = (teacher.accuracy, teacher.test_logits) if teacher else ()
+    return logs.Result(name, options.out, rows, parameters, student, test_logits, *known)
 
 
 def make_step(
@@ -285,15 +287,22 @@ class Devices:
 # ---- the teacher ----
 
 
-def make_teacher(
-    options: argparse.Namespace, data: sets.Dataset, devices: Devices
-) -> tuple[Callable[..., jax.Array] | None, nnx.Module | None, float | None]:
-    """Return ``teach(images, index) -> logits``, the model if it is one, and its test accuracy.
+class Teacher(NamedTuple):
+    """The frozen teachers as one."""
 
-    Where every epoch shows it the same images it answers once, and through ``--teacher-cache``.
+    answer: Callable[[jax.Array, jax.Array], jax.Array]
+    """From images (bytes) and their rows in the training split to logits."""
+    model: nnx.Module | None
+    """It, if it is one, and no ONNX file."""
+    accuracy: float
+    test_logits: Callable[[], np.ndarray]
+
+
+def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devices) -> Teacher:
+    """Load or train the teachers, and say how good they are.
+
+    Where every epoch shows them the same images they answer once, through ``--teacher-cache``.
     """
-    if options.method == "ce":
-        return None, None, None
     adapter, models = find_adapter(options, data), []
     for number, (name, file) in enumerate(named_files(options)):
         if name.endswith(".onnx"):
@@ -330,8 +339,9 @@ def make_teacher(
         shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
         logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
     model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
+    known = (model, found["test_accuracy"], partial(logits_of, data.test))
     if options.crop or options.flip:
-        return lambda images, index: answer(images, variables), model, found["test_accuracy"]
+        return Teacher(lambda images, index: answer(images, variables), *known)
     mark = [" ".join(options.teacher), adapter.scale, adapter.shift, repr(adapter)]
     mark += [x for tree in variables for x in named(tree).values()]
     mark += [Path(name).read_bytes() for name in options.teacher if name.endswith(".onnx")]
@@ -340,7 +350,7 @@ def make_teacher(
         lambda: logits_of(data.train), writes=first, wait=partial(sync_global_devices, "teacher"),
     ))  # fmt: skip
     look_up = jax.jit(lambda table, index: table[index])
-    return lambda images, index: look_up(table, index), model, found["test_accuracy"]
+    return Teacher(lambda images, index: look_up(table, index), *known)
 
 
 def run_model(graph: Any, variables: Sequence[Any], pixels: jax.Array) -> jax.Array:

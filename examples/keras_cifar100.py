@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -37,8 +36,9 @@ from recipes.handover import SHOWN, hand_over
 from recipes.logs import Row, check_finite, stopped
 from recipes.methods import baseline_loss, mcld_config
 from recipes.models import keras as networks
+from recipes.models import keras_files
 from recipes.models.tables import kept_models
-from recipes.teachers import OnnxTeacher, cached_logits, find_adapter, is_own, named_files
+from recipes.teachers import cached_logits, find_adapter
 
 from mcld_core.backends.keras import MCLDDistiller
 
@@ -81,10 +81,10 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     test_logits = partial(predict, student, data.test, data, options.eval_batch_size)
     parameters = networks.count_parameters(student)
     check_space(options.out, 20 * parameters)
+    shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
         logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
         return logs.Result(name, options.out, [], parameters, student, test_logits)
-    shared.begin(options)
     teacher = None if options.method == "ce" else Teacher(options, data)
 
     # What `fit` trains: the distiller for MCLD, the model below for the other losses.
@@ -121,12 +121,12 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     if journal.rows and options.onnx and not (options.out / "student.onnx").exists():
         compared = None if teacher is None else teacher.single
         hand_over(
-            options, networks.in_float32(student), compared,
+            options, keras_files.in_float32(student), compared,
             pixels(data.test.images[:SHOWN], data), journal.describe(),
             EXPORTERS[keras.backend.backend()],
         )  # fmt: skip
-    accuracy = None if teacher is None else teacher.accuracy
-    return logs.Result(name, options.out, journal.rows, parameters, student, test_logits, accuracy)
+    known = () if teacher is None else (teacher.accuracy, teacher.test_logits)
+    return logs.Result(name, options.out, journal.rows, parameters, student, test_logits, *known)
 
 
 class Baseline(keras.Model):
@@ -225,31 +225,26 @@ class Teacher:
 
     def __init__(self, options: argparse.Namespace, data: sets.Dataset) -> None:
         self.adapter, self.data = find_adapter(options, data), data
-        self.models: list[Any] = []
-        mark: list[Any] = [" ".join(options.teacher), repr(self.adapter)]
-        for number, (name, file) in enumerate(named_files(options)):
-            if name.endswith(".onnx"):
-                self.models.append(OnnxTeacher(Path(name)))
-                mark.append(Path(name).read_bytes())
-                continue
-            if file is not None or is_own(name):
-                shape, classes = data.image_shape, data.classes
-                self.models.append(networks.load_teacher(name, file, shape, classes))
-            else:
-                self.models.append(train(shared.teacher_options(options, number), data).model)
-            mark += self.models[-1].get_weights()
+
+        def train_one(number: int) -> keras.Model:
+            model: keras.Model = train(shared.teacher_options(options, number), data).model
+            return model
+
+        self.models, mark = keras_files.load_teachers(options, data, train_one)
+        mark.append(repr(self.adapter))
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
         found = sets.accuracies(logits_of, data)
         shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
         logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
         self.accuracy, self.table = found["test_accuracy"], None
+        self.test_logits = partial(logits_of, data.test)
         if not (options.crop or options.flip):
             self.table = cached_logits(
                 options.teacher_cache, data.name, data.train, data.classes, mark,
                 lambda: logits_of(data.train),
             )  # fmt: skip
         alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
-        self.single = networks.in_float32(self.models[0]) if alone else None
+        self.single = keras_files.in_float32(self.models[0]) if alone else None
         changed = (options.teacher_mean, options.teacher_std, options.teacher_size,
                    options.teacher_classes)  # fmt: skip
         self.inside = self.table is None and alone and not any(changed)
@@ -315,7 +310,7 @@ class Journal(keras.callbacks.Callback):
             check_finite(loss(), self.name, self.epoch + 1, self.options.lr, kept)
         if stopping:
             self.save()
-            where = f"in epoch {self.epoch + 1} after step {self.step}"
+            where = f"in epoch {self.epoch + 1}/{self.options.epochs} after step {self.step}"
             raise stopped(self.name, where, self.options.out)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -332,10 +327,10 @@ class Journal(keras.callbacks.Callback):
             self.bar.epoch(self.rows[-1], options.epochs)
             self.log.write(self.rows)
             for kind in kept_models(options, self.rows):
-                networks.save_model(options.out / f"{kind}.keras", self.student, self.describe())
+                keras_files.save_model(options.out / f"{kind}.keras", self.student, self.describe())
         self.save()
         if self.stop.requested:
-            raise stopped(self.name, f"after epoch {self.epoch}", options.out)
+            raise stopped(self.name, f"after epoch {self.epoch}/{options.epochs}", options.out)
 
     def describe(self) -> dict[str, Any]:
         """Return what a file of the model says of it."""

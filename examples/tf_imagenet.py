@@ -26,8 +26,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import keras
@@ -35,31 +34,20 @@ import numpy as np
 import tensorflow as tf
 from recipes import logs
 from recipes import options as shared
-from recipes.data import Split, pictures, tf_input
+from recipes.data import DATASETS, Split, pictures, tf_input
 from recipes.files import DataError, check_space, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
 from recipes.methods import baseline_loss, mcld_config
 from recipes.models import keras as networks
+from recipes.models import keras_files
 from recipes.models.tables import kept_models
-from recipes.teachers import OnnxTeacher, cached_logits, find_adapter, is_own, named_files
+from recipes.teachers import cached_logits, find_adapter
 
 from mcld_core import TeacherBank, mcld_loss
 from mcld_core.backends.tensorflow import gather_keys
 
 CHECK_EVERY = 50  # steps between two looks at the loss
 POLICIES = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
-IMAGENET = {
-    "teacher": ["resnet34"], "student": "resnet18", "epochs": 100, "teacher_epochs": 100,
-    "batch_size": 512, "eval_batch_size": 250, "lr": 0.2, "teacher_lr": 0.2, "weight_decay": 1e-4,
-    "flip": True, "random_resized_crop": True, "image_size": 224, "crop": 0,
-}  # fmt: skip
-OPENCLIPART = IMAGENET | {
-    "teacher": ["conv-32"], "student": "conv-8", "epochs": 30, "teacher_epochs": 30,
-    "batch_size": 64, "lr": 0.05, "teacher_lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine",
-    "image_size": 64, "validation_size": 200,
-}  # fmt: skip
-DEFAULTS = {"imagenet": IMAGENET, "folder": IMAGENET, "openclipart": OPENCLIPART}
-DEFAULTS["tinyimagenet"] = IMAGENET | {"image_size": 64, "batch_size": 256, "lr": 0.1}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,18 +55,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = shared.build_parser("Distil an ImageNet classifier with TensorFlow.")
     parser.conflict_handler = "resolve"
     add = parser.add_argument_group("TensorFlow").add_argument
-    add("--dataset", choices=("digits", *DEFAULTS), default="digits")
+    add("--dataset", choices=(*DATASETS, "imagenet", "openclipart"), default="digits")
     add("--random-resized-crop", action=argparse.BooleanOptionalAction, default=False,
         help="train on random parts of the pictures, in place of --crop")  # fmt: skip
     add("--first-label", type=int, default=1, help="the least label in the TFRecords")
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
     add("--replicas", type=int, default=0, help="0: all GPUs, or one CPU; n: so many CPU devices")
-    options = shared.parse_options(parser, argv, shared.DEFAULTS | DEFAULTS)
-    if options.teacher_cache is not None and options.dataset != "digits":
+    options = shared.parse_options(parser, argv, shared.DEFAULTS | pictures.DEFAULTS)
+    if options.teacher_cache is not None and options.dataset in pictures.DEFAULTS:
         parser.error("--teacher-cache needs all training images as an array: --dataset digits")
     if options.teacher_cache is not None and options.random_resized_crop:
         parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
-    if options.download and options.dataset != "digits":
+    if options.download and options.dataset in pictures.DEFAULTS:
         parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
                      "image-net.org, and pass --data-dir")  # fmt: skip
     if options.crop and options.random_resized_crop:
@@ -108,19 +96,23 @@ def train(
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
     strategy = strategy or make_strategy(options.replicas)  # before TensorFlow does anything else
-    data = data or load(options)
+    if data is None:
+        data = tf_input.load(options)
+        logs.say(str(data))
+        if strategy.num_replicas_in_sync > 1:
+            logs.say(f"{strategy.num_replicas_in_sync} replicas")
     name = f"{options.student} by {options.method}"
     keras.config.set_dtype_policy(POLICIES[options.amp])
     with strategy.scope():
         student = networks.build(options.student, data.image_shape, data.classes, options.seed)
-    logits = logits_function(student)
-    test_logits = lambda: predict(logits, data.test, data, options.eval_batch_size)[0]  # noqa: E731
+    logits = tf_input.logits_function(student)
+    test_logits = partial(tf_input.test_logits, logits, data, options.eval_batch_size)
     parameters = networks.count_parameters(student)
     check_space(options.out, 20 * parameters)
+    shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
         logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
         return logs.Result(name, options.out, [], parameters, student, test_logits)
-    shared.begin(options)
     teacher = None if options.method == "ce" else Teacher(options, data, strategy)
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
     step = Step(options, data, student, teacher, strategy)
@@ -170,7 +162,7 @@ def train(
                     kept = checkpoint if epoch else None
                     logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, kept)
                 if stopping:
-                    leave(f"in epoch {epoch + 1} after step {number}")
+                    leave(f"in epoch {epoch + 1}/{options.epochs} after step {number}")
             batches.report()
             if not sums:
                 raise DataError(f"{name}: no training picture could be read")
@@ -179,21 +171,21 @@ def train(
             row |= {key: float(x / sums["rows"]) for key, x in sums.items() if key != "rows"}
             epoch, number, sums = epoch + 1, 0, {}
             if epoch % options.eval_every == 0 or epoch == options.epochs:
-                row |= evaluate(logits, data, options.eval_batch_size)
+                row |= tf_input.evaluate(logits, data, options.eval_batch_size)
                 rows.append(row | {"seconds": time.perf_counter() - started})
                 progress.epoch(rows[-1], options.epochs)
                 log.write(rows)
                 for kind in kept_models(options, rows):
-                    networks.save_model(options.out / f"{kind}.keras", student, describe())
+                    keras_files.save_model(options.out / f"{kind}.keras", student, describe())
             save()
             if stop.requested:
-                leave(f"after epoch {epoch}")
+                leave(f"after epoch {epoch}/{options.epochs}")
     if rows and options.onnx and not (options.out / "student.onnx").exists():
         images, _ = next(iter(tf_input.evaluation_input(data.test, data, SHOWN)))
-        alone, compared = networks.in_float32(student), teacher.single if teacher else None
+        alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
         hand_over(options, alone, compared, images.numpy(), describe(), "tf2onnx")
-    accuracy = teacher.accuracy if teacher else None
-    return logs.Result(name, options.out, rows, parameters, student, test_logits, accuracy)
+    known = (teacher.accuracy, teacher.test_logits) if teacher else ()
+    return logs.Result(name, options.out, rows, parameters, student, test_logits, *known)
 
 
 def make_strategy(replicas: int) -> Any:
@@ -215,27 +207,7 @@ def make_strategy(replicas: int) -> Any:
         strategy = tf.distribute.MirroredStrategy()
     else:
         strategy = tf.distribute.get_strategy()
-    logs.say(f"{strategy.num_replicas_in_sync} replicas")
     return strategy
-
-
-def load(options: argparse.Namespace) -> pictures.PictureSet:
-    """Find the pictures; leave out those of validation and test that do not decode."""
-    if options.dataset == "digits":
-        data = pictures.pictures_of(shared.load_data(options))
-    else:
-        data = pictures.load_pictures(
-            options.dataset, options.data_dir, image_size=options.image_size,
-            train_size=options.train_size, validation_size=options.validation_size,
-            first_label=options.first_label,
-        )  # fmt: skip
-    if len(data.train) < options.batch_size:
-        raise DataError(f"{len(data.train)} training pictures make no batch; set --batch-size")
-    for part in ("validation", "test"):
-        data = replace(data, **{part: tf_input.readable(getattr(data, part), data, part)})
-    sizes = [f"{len(getattr(data, part)):,} {part}" for part in ("train", "validation", "test")]
-    logs.say(f"{data.name}: {', '.join(sizes)} pictures, {data.classes} classes")
-    return data
 
 
 class Step:
@@ -351,34 +323,30 @@ class Teacher:
 
     def __init__(self, options: Any, data: pictures.PictureSet, strategy: Any) -> None:
         self.adapter, self.table = find_adapter(options, data), None
-        self.models: list[Any] = []
-        mark: list[Any] = [" ".join(options.teacher), repr(self.adapter)]
-        for number, (name, file) in enumerate(named_files(options)):
-            if name.endswith(".onnx"):
-                self.models.append(OnnxTeacher(Path(name)))
-                mark.append(Path(name).read_bytes())
-                continue
-            if file is not None or is_own(name):
-                shape, classes = data.image_shape, data.classes
-                with strategy.scope():
-                    self.models.append(networks.load_teacher(name, file, shape, classes))
-            else:
-                own = shared.teacher_options(options, number)
-                self.models.append(train(own, data, strategy).model)
-            mark += self.models[-1].get_weights()
+
+        def train_one(number: int) -> keras.Model:
+            model: keras.Model = train(
+                shared.teacher_options(options, number), data, strategy
+            ).model
+            return model
+
+        with strategy.scope():
+            self.models, mark = keras_files.load_teachers(options, data, train_one)
+        mark.append(repr(self.adapter))
         alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
-        self.single = networks.in_float32(self.models[0]) if alone else None
+        self.single = keras_files.in_float32(self.models[0]) if alone else None
         shape = [None, *data.image_shape]
         answer = tf.function(self.answer, input_signature=[tf.TensorSpec(shape, tf.float32)])
-        found = evaluate(answer, data, options.eval_batch_size)
+        found = tf_input.evaluate(answer, data, options.eval_batch_size)
         shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
         logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
         self.accuracy = found["test_accuracy"]
+        self.test_logits = partial(tf_input.test_logits, answer, data, options.eval_batch_size)
         moving = options.crop or options.flip or options.random_resized_crop
         if isinstance(data.train, Split) and not moving:
             self.table = tf.constant(cached_logits(
                 options.teacher_cache, data.name, data.train, data.classes, mark,
-                lambda: predict(answer, data.train, data, options.eval_batch_size)[0],
+                lambda: tf_input.predict(answer, data.train, data, options.eval_batch_size)[0],
             ))  # fmt: skip
 
     def __call__(self, images: Any, index: Any) -> Any:
@@ -398,37 +366,6 @@ class Teacher:
             return tf.cast(model(images, training=False), tf.float32)
         width = model(np.zeros((1, *images.shape[1:]), np.float32)).shape[1]
         return tf.ensure_shape(tf.numpy_function(model, [images], tf.float32), [None, width])
-
-
-def logits_function(model: keras.Model) -> Any:
-    """Return the model in evaluation mode, compiled, with logits in float32."""
-    images = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
-    return tf.function(
-        lambda x: tf.cast(model(x, training=False), tf.float32), input_signature=[images]
-    )
-
-
-def predict(
-    logits: Any, split: pictures.Pictures, data: pictures.PictureSet, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits and labels of a split, in order."""
-    batches = tf_input.evaluation_input(split, data, batch_size)
-    parts = [(logits(images).numpy(), labels.numpy()) for images, labels in batches]
-    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
-
-
-def evaluate(logits: Any, data: pictures.PictureSet, batch_size: int) -> logs.Row:
-    """Return accuracies; where classes are of very different sizes, their mean as well."""
-    row: logs.Row = {}
-    for part in ("validation", "test"):
-        if len(getattr(data, part)):
-            found, labels = predict(logits, getattr(data, part), data, batch_size)
-            right = found.argmax(1) == labels
-            row[f"{part}_accuracy"] = float(right.mean())
-            if part == "test" and data.name == "openclipart":
-                parts = [right[labels == label].mean() for label in np.unique(labels)]
-                row["test_balanced_accuracy"] = float(np.mean(parts))
-    return row
 
 
 if __name__ == "__main__":

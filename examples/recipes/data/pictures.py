@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,24 @@ from .folders import MAX_PIXELS, SUFFIXES, TINY, list_classes, list_tinyimagenet
 OPENCLIPART = Path("/usr/share/openclipart/png")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _NO_CLASSES = re.compile(r"shapes/stars|special|unsorted|computer/icons|logos")
+
+_IMAGENET: dict[str, Any] = {
+    "teacher": ["resnet34"], "student": "resnet18", "epochs": 100, "teacher_epochs": 100,
+    "batch_size": 512, "eval_batch_size": 250, "lr": 0.2, "teacher_lr": 0.2, "weight_decay": 1e-4,
+    "flip": True, "random_resized_crop": True, "image_size": 224, "crop": 0,
+}  # fmt: skip
+_OPENCLIPART = _IMAGENET | {
+    "teacher": ["conv-32"], "student": "conv-8", "epochs": 30, "teacher_epochs": 30,
+    "batch_size": 64, "lr": 0.05, "teacher_lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine",
+    "image_size": 64, "validation_size": 200,
+}  # fmt: skip
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "imagenet": _IMAGENET,
+    "folder": _IMAGENET,
+    "tinyimagenet": _IMAGENET | {"image_size": 64, "batch_size": 256, "lr": 0.1},
+    "openclipart": _OPENCLIPART,
+}
+"""Option values by data set: ImageNet's are the 100-epoch recipe's."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,12 @@ class PictureSet:
     def classes(self) -> int:
         """How many there are."""
         return len(self.class_names)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation, "
+            f"{len(self.test):,} test images, {self.classes} classes"
+        )
 
 
 def load_pictures(

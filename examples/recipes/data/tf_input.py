@@ -5,6 +5,7 @@ A picture that does not decode, or cannot be read, is left out, counted and name
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,19 @@ import numpy as np
 import tensorflow as tf
 
 from ..files import DataError
+from ..options import load_data
 from . import Split
-from .pictures import Files, Pictures, PictureSet, Records, Shard, say_once
+from .pictures import (
+    DEFAULTS,
+    Files,
+    Pictures,
+    PictureSet,
+    Records,
+    Shard,
+    load_pictures,
+    pictures_of,
+    say_once,
+)
 
 FEATURES = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
@@ -92,6 +104,30 @@ class TrainingInput:
         order = rng.permutation(len(split))
         rows = (_in_order(split.take(order)), tf.data.Dataset.from_tensor_slices(order))
         return _decoded(tf.data.Dataset.zip(*rows).map(lambda row, index: (*row, index)))
+
+
+def load(options: argparse.Namespace) -> PictureSet:
+    """Find the pictures; leave out those of validation and test that do not decode.
+
+    Raises:
+        DataError: as `load_pictures` and `readable` say, or too few pictures for a batch.
+    """
+    if options.dataset in DEFAULTS:
+        data = load_pictures(
+            options.dataset,
+            options.data_dir,
+            image_size=options.image_size,
+            train_size=options.train_size,
+            validation_size=options.validation_size,
+            first_label=options.first_label,
+        )
+    else:
+        data = pictures_of(load_data(options))
+    if len(data.train) < options.batch_size:
+        raise DataError(f"{len(data.train)} training pictures make no batch; set --batch-size")
+    for part in ("validation", "test"):
+        data = replace(data, **{part: readable(getattr(data, part), data, part)})
+    return data
 
 
 def evaluation_input(split: Pictures, data: PictureSet, batch_size: int) -> tf.data.Dataset:
@@ -213,3 +249,44 @@ def _centre(image: Any, shape: tuple[int, int, int]) -> Any:
     scale = height * 8 / 7 / tf.reduce_min(size)
     scaled = tf.image.resize(image, tf.cast(tf.math.ceil(size * scale), tf.int32), antialias=True)
     return tf.image.resize_with_crop_or_pad(scaled, height, width)
+
+
+# ---- evaluation ----
+
+
+def logits_function(model: Any) -> Any:
+    """Return a Keras model in evaluation mode, compiled, with logits in float32."""
+    images = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)
+    return tf.function(
+        lambda x: tf.cast(model(x, training=False), tf.float32), input_signature=[images]
+    )
+
+
+def predict(
+    logits: Any, split: Pictures, data: PictureSet, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and labels of a split, in order."""
+    parts = [
+        (logits(images).numpy(), labels.numpy())
+        for images, labels in evaluation_input(split, data, batch_size)
+    ]
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+def test_logits(logits: Any, data: PictureSet, batch_size: int) -> np.ndarray:
+    """Return the logits of the test split."""
+    return predict(logits, data.test, data, batch_size)[0]
+
+
+def evaluate(logits: Any, data: PictureSet, batch_size: int) -> dict[str, float]:
+    """Return accuracies; where classes are of very different sizes, their mean as well."""
+    row: dict[str, float] = {}
+    for part in ("validation", "test"):
+        if len(getattr(data, part)):
+            found, labels = predict(logits, getattr(data, part), data, batch_size)
+            right = found.argmax(1) == labels
+            row[f"{part}_accuracy"] = float(right.mean())
+            if part == "test" and data.name == "openclipart":
+                parts = [right[labels == label].mean() for label in np.unique(labels)]
+                row["test_balanced_accuracy"] = float(np.mean(parts))
+    return row
