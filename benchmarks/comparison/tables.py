@@ -86,7 +86,7 @@ def conclusion(records: Sequence[Record]) -> str:
     seeds = len(scores[best])
     mean = f"{100 * statistics.fmean(scores[best].values()):.2f} %"
     if len(ranked) == 1:
-        return f"{best} reaches {mean} on the test split ({seeds} seeds)."
+        return f"{best} reaches {mean} on the test split ({seeds} seed{'s' * (seeds > 1)})."
     second = ranked[1]
     differences = [100 * (scores[best][seed] - scores[second][seed]) for seed in scores[best]]
     margin = statistics.fmean(differences)

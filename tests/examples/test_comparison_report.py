@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recipes import logs, plots, report, results
+from recipes import logs
 
+from benchmarks.comparison import pictures, report, tables
 from tests.docs.browser import chromium
 
 
@@ -17,36 +18,60 @@ def history(test: list[float], validation: list[float] | None = None) -> list[lo
     rows = []
     for number, value in enumerate(test):
         row = {"epoch": number + 1, "lr": 0.1, "loss": 1.0 / (number + 1), "term_instance": 0.5,
-               "term_ramp": 0.5, "test_accuracy": value, "seconds": 2.0}  # fmt: skip
+               "term_category": 0.5, "test_accuracy": value, "seconds": 2.0}  # fmt: skip
         if validation is not None:
             row["validation_accuracy"] = validation[number]
         rows.append(row)
     return rows
 
 
+def result(rows: list[logs.Row]) -> logs.Result:
+    return logs.Result("x", Path("x"), rows, 10, None, lambda: np.zeros((1, 2), np.float32))
+
+
+def record(method: str, seed: int, value: float) -> tables.Record:
+    return tables.Record(method, seed, 0.1, value, None, None, 1234, 1.0)
+
+
 def test_the_best_epoch_is_chosen_by_validation_never_by_test() -> None:
     rows = history([0.5, 0.9, 0.7], validation=[0.6, 0.5, 0.6])
-    result = results.summarise("kd", 0, 0.1, 10, rows)
-    assert (result.test_last, result.test_best, result.best_epoch) == (0.7, 0.5, 1)
-    assert result.seconds == 6.0
-    unvalidated = results.summarise("kd", 0, 0.1, 10, history([0.5, 0.9]))
+    found = tables.summarise("kd", 0, result(rows))
+    assert (found.test_last, found.test_best, found.best_epoch) == (0.7, 0.5, 1)
+    assert (found.seconds, found.lr) == (6.0, 0.1)
+    unvalidated = tables.summarise("kd", 0, result(history([0.5, 0.9])))
     assert (unvalidated.test_last, unvalidated.test_best) == (0.9, None)
 
 
-def test_the_table_gives_mean_and_sample_deviation() -> None:
+def test_the_table_gives_mean_and_sample_deviation_and_a_loaded_teacher() -> None:
+    records = [record("ce", seed, value) for seed, value in enumerate((0.5, 0.7))]
+    text = tables.table(records, {"mymodels:large": 0.9})
+    assert "| ce | 0.1 | 1,234 | 60.00 ± 14.14 | – |" in text
+    assert "| teacher mymodels:large | – | – | 90.00 | – |" in text
+
+
+def test_the_conclusion_pairs_the_seeds() -> None:
+    """One seed is harder than the other for both: the difference says more than the means."""
+    values = {"ce": (0.50, 0.70, 0.60), "mcld": (0.52, 0.72, 0.63), "teacher": (0.9, 0.9, 0.9)}
     records = [
-        results.Result("ce", seed, 0.1, value, None, None, 1234, 1.0)
-        for seed, value in enumerate((0.5, 0.7))
+        record(method, seed, value)
+        for method, found in values.items()
+        for seed, value in enumerate(found)
     ]
-    assert "| ce | 0.1 | 1,234 | 60.00 ± 14.14 | – |" in results.table(records)
+    text = tables.conclusion(records)
+    assert text.startswith("Best: mcld, 62.33 % on the test split, 2.33 points above ce (± 0.33,")
+    assert "over 3 seeds): more than twice its standard error." in text
+    one = tables.conclusion([entry for entry in records if entry.seed == 0])
+    assert one.endswith("One seed: this says little about which method is better.")
+    alone = tables.conclusion([record("mcld", 0, 0.5)])
+    assert alone == "mcld reaches 50.00 % on the test split (1 seed)."
 
 
 def test_logit_correlations_are_numpy_s() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    correlations = plots.logit_correlations(logits)
+    correlations = pictures.logit_correlations(logits)
     np.testing.assert_allclose(correlations, np.corrcoef(logits.T), atol=1e-6)
     logits[:, 1] = 3.0
-    assert np.isfinite(plots.logit_correlations(logits)).all()
+    assert np.isfinite(pictures.logit_correlations(logits)).all()
 
 
 def test_the_similarity_shows_all_classes_of_a_test_set_in_their_order() -> None:
@@ -54,26 +79,63 @@ def test_the_similarity_shows_all_classes_of_a_test_set_in_their_order() -> None
     labels = np.repeat(np.arange(5), 100)
     rng = np.random.default_rng(0)
     logits = (5 * np.eye(5)[labels] + rng.normal(size=(500, 5))).astype(np.float32)
-    figure = plots.similarity_matrices(logits, {"student": logits}, labels)
+    figure = pictures.similarity_matrices(logits, {"student": logits}, labels, "abcde")
     axes = figure.axes[0]
-    assert [text.get_text() for text in axes.get_xticklabels()] == list("01234")
+    assert [text.get_text() for text in axes.get_xticklabels()] == list("abcde")
     shown = np.asarray(axes.images[0].get_array())
     assert shown.shape == (96, 96)
-    again = plots.similarity_matrices(logits, {"student": logits}, labels)
+    again = pictures.similarity_matrices(logits, {"student": logits}, labels, "abcde")
     np.testing.assert_array_equal(shown, again.axes[0].images[0].get_array())
-    few = plots.similarity_matrices(logits[::20], {"student": logits[::20]}, labels[::20])
+    few = pictures.similarity_matrices(
+        logits[::20], {"student": logits[::20]}, labels[::20], "abcde"
+    )
     assert np.asarray(few.axes[0].images[0].get_array()).shape == (25, 25)
+
+
+def test_confusions_have_the_names_of_the_classes() -> None:
+    logits = np.eye(3, dtype=np.float32)
+    names = ["cat", "dog", "frog"]
+    axes = pictures.confusion(logits, np.arange(3), names, "mcld").axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == names
+
+
+def test_each_loss_has_a_panel_of_its_own() -> None:
+    figure = pictures.curves({"ce": history([0.4, 0.5]), "kd:temperature=1": history([0.4, 0.6])})
+    accuracies, *losses = figure.axes
+    assert len(accuracies.lines) == 2
+    assert [axes.get_title() for axes in losses] == ["ce", "kd:temperature=1"]
+    assert all(len(axes.lines) == 1 for axes in losses)
+
+
+def test_nothing_of_the_similarity_is_cut_off() -> None:
+    """Titles and labels lie within the picture."""
+    labels = np.repeat(np.arange(4), 30)
+    logits = np.random.default_rng(0).normal(size=(120, 4)).astype(np.float32)
+    both = {"before training": logits, "mcld, after": logits}
+    names = ["a long name", "another one", "c", "d"]
+    figure = pictures.similarity_matrices(logits, both, labels, names)
+    figure.draw_without_rendering()
+    whole = figure.bbox
+    for axes in figure.axes[:2]:
+        box = axes.get_tightbbox()
+        assert whole.y0 <= box.y0
+        assert box.y1 <= whole.y1
 
 
 def write(path: Path, classes: int = 4) -> None:
     rng = np.random.default_rng(0)
     teacher, untrained, student = rng.normal(size=(3, 60, classes)).astype(np.float32)
-    predictions = report.Predictions(
-        rng.integers(0, classes, 60), teacher, untrained, {"ce": student, "mcld": teacher}
-    )
-    table = results.table([results.Result("<b>", 0, 0.1, 0.5, None, None, 9, 1.0)])
+    names = [f"class {number}" for number in range(classes)]
+    labels = rng.integers(0, classes, 60)
+    students = {"ce": student, "mcld": teacher}
+    predictions = report.Predictions(labels, names, teacher, untrained, students)
+    records = [record("<b>", 0, 0.5)]
+    table = tables.table(records, {})
     histories = {"ce": history([0.4, 0.5]), "mcld": history([0.4, 0.6], [0.4, 0.5])}
-    report.write_report(path, "A & B", table, histories, predictions, {"lr": ["mcld=0.1"]})
+    for row in histories["ce"]:
+        del row["term_instance"], row["term_category"]
+    options = {"mcld": {"lr": 0.1}}
+    report.write_report(path, "A & B", "<Best>", table, records, histories, predictions, options)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +149,8 @@ def test_the_report_is_one_file_that_asks_for_nothing(written: Path) -> None:
     text = written.read_text()
     assert "<td>&lt;b&gt;</td>" in text
     assert "A &amp; B" in text
-    assert len(re.findall('src="data:image/png;base64,', text)) == 5
+    assert text.index("&lt;Best&gt;") < text.index("<h2>Accuracy</h2>")
+    assert len(re.findall('src="data:image/png;base64,', text)) == 6
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
 
 
@@ -97,7 +160,7 @@ def test_a_report_on_many_classes_is_drawn(tmp_path: Path) -> None:
 
 
 def test_its_pictures_lie_beside_it(written: Path) -> None:
-    names = ["confusion", "curves", "logit_correlation", "similarity", "terms_of_mcld"]
+    names = ["confusion", "curves", "logit_correlation", "pairs", "similarity", "terms_of_mcld"]
     files = sorted(written.with_suffix("").iterdir())
     assert [file.name for file in files] == [f"{name}.png" for name in names]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
@@ -127,7 +190,7 @@ def test_the_report_loads_in_a_browser_and_its_pictures_have_a_size(
     path = tmp_path / "report.html"
     path.write_text(written.read_text().replace("</head>", PROBE, 1))
     title, console = open_in_browser(path, tmp_path / "profile")
-    assert title == "A &amp; B 5 true"
+    assert title == "A &amp; B 6 true"
     assert console == []
 
 
