@@ -48,7 +48,6 @@ from recipes.teachers import OnnxTeacher, cached_logits, find_adapter, is_own, n
 from mcld_core import TeacherBank, mcld_loss
 
 CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
-fetch = partial(process_allgather, tiled=True)  # from all devices of all processes to NumPy
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -77,8 +76,7 @@ class State(NamedTuple):
     """What a step takes and gives back, and a checkpoint holds."""
 
     params: Any
-    others: Any
-    """What else the model holds: statistics of its batch norms, keys of its dropout."""
+    others: Any  # what else the model holds: statistics of batch norms, keys of dropout
     moments: Any
     bank: TeacherBank | None
 
@@ -98,19 +96,19 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     student = build(options.student, data.image_shape, data.classes, options.seed, dtype)
     graph, *variables = nnx.split(student, nnx.Param, ...)
     params, others = map(nnx.to_pure_dict, variables)
-    optimizer, devices, bank = make_optimizer(options), Devices(), None
+    decay = optax.add_decayed_weights(options.weight_decay)  # of SGD: part of the gradient
+    optimizer = optax.chain(decay, optax.trace(options.momentum))  # the step multiplies by −rate
+    if options.optimizer == "adamw":
+        optimizer = optax.chain(optax.scale_by_adam(), decay)
+    devices, bank = Devices(), None
     if options.bank_size and mcld_config(options):  # teacher rows to contrast with as well
         bank_rows = len(data.train) if options.bank_size == "all" else options.bank_size
         bank = TeacherBank.empty(bank_rows, data.classes, like=jnp.zeros(0))
     state = State(params, others, optimizer.init(params), bank)
-    run_student = jax.jit(lambda images, *state: run_model(graph, state, normalise(data, images)))
+    run_student = jax.jit(lambda state, images: run_model(graph, state, normalise(data, images)))
 
     def logits_of(split: sets.Split) -> np.ndarray:
-        answers = [
-            fetch(run_student(*devices.split(images), state.params, state.others))[:rows]
-            for images, rows in sets.evaluation_batches(split, options.eval_batch_size)
-        ]
-        return np.concatenate(answers)
+        return devices.answers(options.eval_batch_size, split, partial(run_student, state[:2]))
 
     parameters, test_logits = count_parameters(student), partial(logits_of, data.test)
     check_space(options.out, 20 * parameters)
@@ -119,7 +117,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
         logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
         return logs.Result(name, options.out, [], parameters, student, test_logits)
     teacher = None if options.method == "ce" else make_teacher(options, data, devices)
-    step = make_step(graph, optimizer, options, data)
+    step = make_step(graph, optimizer, options, data, devices)
 
     # Where the training is: at the start, or where the checkpoint says.
     checkpoint, notes = options.out / "checkpoint.npz", {}
@@ -185,7 +183,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
             save()
             if devices.agree(stop.requested, 0):
                 leave(f"after epoch {epoch}/{options.epochs}")
-    nnx.update(student, nnx.State(state.params), nnx.State(state.others))
+    nnx.update(student, *(nnx.State(unnamed(named(x), x)) for x in state[:2]))
     student.eval()
     if first and rows and options.onnx and not (options.out / "student.onnx").exists():
         shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:SHOWN])))
@@ -196,14 +194,15 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
 
 
 def make_step(
-    graph: Any, optimizer: Any, options: argparse.Namespace, data: sets.Dataset
+    graph: Any, optimizer: Any, options: Any, data: sets.Dataset, devices: Devices
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """Return ``step(state, images, labels, index, answers, progress, rate)``, compiled as a whole.
 
     It gives the next state (the old one is donated) and sums over the batch of what is shown.
     """
     config = mcld_config(options)
-    baseline = None if config else baseline_loss(options, cross_entropy)
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    baseline = None if config else baseline_loss(options, lambda *x: cross_entropy(*x).mean())
 
     def loss_of(logits: Any, answers: Any, labels: Any, keys: Any, progress: Any) -> Any:
         if baseline is not None:
@@ -212,7 +211,7 @@ def make_step(
             logits, answers, labels, config=config, keys=keys, progress=progress, return_terms=True
         )
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, out_shardings=devices.whole)
     def step(
         state: State, images: Any, labels: Any, index: Any, answers: Any, progress: Any, rate: Any
     ) -> tuple[State, dict[str, jax.Array]]:
@@ -241,19 +240,6 @@ def make_step(
     return step
 
 
-def make_optimizer(options: argparse.Namespace) -> optax.GradientTransformation:
-    """Return SGD with its weight decay in the gradient, or AdamW; the step multiplies by −rate."""
-    decay = optax.add_decayed_weights(options.weight_decay)
-    if options.optimizer == "adamw":
-        return optax.chain(optax.scale_by_adam(), decay)
-    return optax.chain(decay, optax.trace(options.momentum))
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the mean over the rows."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
 def normalise(data: sets.Dataset, images: jax.Array) -> jax.Array:
     """Turn bytes into normalised float32 pixels."""
     mean, std = (jnp.asarray(x, "float32")[None, None, None] for x in (data.mean, data.std))
@@ -277,6 +263,14 @@ class Devices:
         where = self.whole if len(arrays[0]) % jax.device_count() else self.rows
         return tuple(jax.make_array_from_callback(x.shape, where, x.__getitem__) for x in arrays)
 
+    def answers(self, size: int, split: sets.Split, function: Any) -> np.ndarray:
+        """Return a function's rows for all images of a split."""
+        parts = [
+            process_allgather(function(*self.split(images)), tiled=True)[:rows]
+            for images, rows in sets.evaluation_batches(split, size)
+        ]
+        return np.concatenate(parts)
+
     def agree(self, requested: bool, step: int) -> bool:
         """Return whether to stop: processes ask one another, but not after each step."""
         if jax.process_count() == 1:
@@ -288,12 +282,10 @@ class Devices:
 
 
 class Teacher(NamedTuple):
-    """The frozen teachers as one."""
+    """The frozen teachers as one: from images and their rows in the training split to logits."""
 
     answer: Callable[[jax.Array, jax.Array], jax.Array]
-    """From images (bytes) and their rows in the training split to logits."""
-    model: nnx.Module | None
-    """It, if it is one, and no ONNX file."""
+    model: nnx.Module | None  # if it is one
     accuracy: float
     test_logits: Callable[[], np.ndarray]
 
@@ -304,21 +296,23 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
     Where every epoch shows them the same images they answer once, through ``--teacher-cache``.
     """
     adapter, models = find_adapter(options, data), []
-    for number, (name, file) in enumerate(named_files(options)):
+    for name, file in named_files(options):
         if name.endswith(".onnx"):
             models.append(OnnxTeacher(Path(name)))
-        elif file is not None or is_own(name):
-            models.append(build(name, data.image_shape, data.classes))
-            if file is not None:
-                networks.load_weights(models[-1], file)
-        else:
-            models.append(train(shared.teacher_options(options, number), data).model)
+            continue
+        sides = (adapter.size,) * 2 if adapter.size else data.image_shape[:2]
+        models.append(build(name, (*sides, data.image_shape[2]), data.classes))
+        if file is not None:
+            networks.load_weights(models[-1], file)
+    for number, (name, file) in enumerate(named_files(options)):
+        if file is None and not is_own(name):  # what others bring is checked by now
+            models[number] = train(shared.teacher_options(options, number), data).model
     parts = [(x, ()) if isinstance(x, OnnxTeacher) else nnx.split(x) for x in models]
     graphs = [graph for graph, _ in parts]
     variables = devices.copy([(nnx.to_pure_dict(found),) if found else () for _, found in parts])
 
     @jax.jit
-    def answer(images: jax.Array, variables: Any) -> jax.Array:
+    def answer(variables: Any, images: jax.Array) -> jax.Array:
         pixels = normalise(data, images) * adapter.scale + adapter.shift
         if adapter.size is not None:
             shape = (len(pixels), adapter.size, adapter.size, pixels.shape[3])
@@ -327,11 +321,7 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
         return adapter.combine([run_model(*pair, pixels) for pair in pairs])
 
     def logits_of(split: sets.Split) -> np.ndarray:
-        batches = sets.evaluation_batches(split, options.eval_batch_size)
-        answers = [
-            fetch(answer(*devices.split(images), variables))[:rows] for images, rows in batches
-        ]
-        return np.concatenate(answers)
+        return devices.answers(options.eval_batch_size, split, partial(answer, variables))
 
     found = sets.accuracies(logits_of, data)
     first = jax.process_index() == 0
@@ -341,7 +331,7 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
     model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
     known = (model, found["test_accuracy"], partial(logits_of, data.test))
     if options.crop or options.flip:
-        return Teacher(lambda images, index: answer(images, variables), *known)
+        return Teacher(lambda images, index: answer(variables, images), *known)
     mark = [" ".join(options.teacher), adapter.scale, adapter.shift, repr(adapter)]
     mark += [x for tree in variables for x in named(tree).values()]
     mark += [Path(name).read_bytes() for name in options.teacher if name.endswith(".onnx")]

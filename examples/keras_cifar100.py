@@ -105,18 +105,19 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     learner.optimizer.build(learner.trainable_variables)
 
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
-    journal = Journal(options, data, student, learner, name, steps)
+    batches = Batches(data, options, teacher)
+    journal = Journal(options, data, student, learner, batches)
     if options.resume and journal.checkpoint.exists():
         journal.restore()
-    batches = Batches(data, options, teacher)
-    with logs.StopSignal() as journal.stop, journal.progress(), journal.log:
+    log = logs.Log(name, options, writes=journal.epoch < options.epochs)
+    done, seconds = journal.epoch * steps + journal.step, options.log_seconds
+    progress = logs.Progress(name, options.epochs * steps, done, seconds=seconds)
+    with logs.StopSignal() as journal.stop, progress as journal.progress, log as journal.log:
         while journal.epoch < options.epochs:
             batches.start = journal.step  # the rest of an epoch, then all the others
             learner.fit(
-                batches, initial_epoch=journal.epoch,
+                batches, callbacks=[journal], shuffle=False, verbose=0, initial_epoch=journal.epoch,
                 epochs=journal.epoch + 1 if journal.step else options.epochs,
-                callbacks=[journal, keras.callbacks.LambdaCallback(on_epoch_begin=batches.begin)],
-                shuffle=False, verbose=0,
             )  # fmt: skip
     if journal.rows and options.onnx and not (options.out / "student.onnx").exists():
         compared = None if teacher is None else teacher.single
@@ -197,10 +198,6 @@ class Batches(keras.utils.PyDataset):
         self.data, self.options, self.teacher = data, options, teacher
         self.epoch = self.start = 0
 
-    def begin(self, epoch: int, logs: Any = None) -> None:
-        """Turn to another epoch."""
-        self.epoch = epoch
-
     def __len__(self) -> int:
         return sets.steps_per_epoch(self.data.train, self.options.batch_size) - self.start
 
@@ -226,9 +223,8 @@ class Teacher:
     def __init__(self, options: argparse.Namespace, data: sets.Dataset) -> None:
         self.adapter, self.data = find_adapter(options, data), data
 
-        def train_one(number: int) -> keras.Model:
-            model: keras.Model = train(shared.teacher_options(options, number), data).model
-            return model
+        def train_one(number: int) -> Any:
+            return train(shared.teacher_options(options, number), data).model
 
         self.models, mark = keras_files.load_teachers(options, data, train_one)
         mark.append(repr(self.adapter))
@@ -271,29 +267,25 @@ class Teacher:
 class Journal(keras.callbacks.Callback):
     """Sets the rate, watches the loss, and ends each epoch with its row and checkpoint."""
 
+    stop: Any
+    progress: Any
+    log: Any
+
     def __init__(
-        self, options: Any, data: sets.Dataset, student: Any, learner: Any, name: str, steps: int
+        self, options: Any, data: sets.Dataset, student: Any, learner: Any, batches: Batches
     ) -> None:
         super().__init__()
         self.options, self.data, self.student, self.learner = options, data, student, learner
-        self.name, self.steps, self.stop = name, steps, logs.StopSignal()
+        self.batches, self.steps = batches, len(batches)
+        self.name = f"{options.student} by {options.method}"
         self.checkpoint = options.out / "checkpoint.npz"
         self.rows: list[Row] = []
         self.epoch = self.step = 0
         self.sums: list[float] = []  # of the epoch's metrics, of the steps before a resumption
 
-    def progress(self) -> logs.Progress:
-        """Begin to tell how far it is."""
-        done, options = self.epoch * self.steps + self.step, self.options
-        self.log = logs.Log(self.name, options, writes=self.epoch < options.epochs)
-        self.bar = logs.Progress(
-            self.name, options.epochs * self.steps, done, seconds=options.log_seconds
-        )
-        return self.bar
-
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Set the rate, and the metrics of a resumed epoch."""
-        self.first, self.started = self.step, time.perf_counter()
+        self.first, self.started, self.batches.epoch = self.step, time.perf_counter(), epoch
         self.rate = shared.learning_rate(self.options, epoch)
         self.learner.optimizer.learning_rate = self.rate
         for variable, value in zip(self.metric_variables(), self.sums, strict=False):
@@ -303,7 +295,7 @@ class Journal(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Look at the loss, and stop where the user asks for it."""
         self.step, loss = self.first + batch + 1, partial(float, logs["loss"])
-        self.bar.step(loss)
+        self.progress.step(loss)
         stopping = self.stop.requested and self.step < self.steps
         if self.step % CHECK_EVERY == 0 or self.step == self.steps or stopping:
             kept = self.checkpoint if self.epoch else None
@@ -324,7 +316,7 @@ class Journal(keras.callbacks.Callback):
             logits_of = partial(predict, self.student, data=self.data, batch_size=size)
             row |= sets.accuracies(logits_of, self.data)
             self.rows.append(row | {"seconds": time.perf_counter() - self.started})
-            self.bar.epoch(self.rows[-1], options.epochs)
+            self.progress.epoch(self.rows[-1], options.epochs)
             self.log.write(self.rows)
             for kind in kept_models(options, self.rows):
                 keras_files.save_model(options.out / f"{kind}.keras", self.student, self.describe())

@@ -125,7 +125,8 @@ def train(
     checkpoint, notes = options.out / "checkpoint.npz", {}
     if options.resume and checkpoint.exists():
         arrays, notes = load_arrays(checkpoint, step.arrays())
-        step.restore(arrays)
+        for key, variable in step.variables().items():
+            variable.assign(arrays[key])
     rows, epoch, number = notes.get("rows", []), notes.get("epoch", 0), notes.get("step", 0)
     sums = {key: np.float32(x) for key, x in notes.get("sums", {}).items()}
     steps = len(data.train) // options.batch_size
@@ -224,7 +225,8 @@ class Step:
         )
         self.config, self.bank = mcld_config(options), None
         if self.config is None:
-            self.baseline = baseline_loss(options, cross_entropy)
+            ce = tf.nn.sparse_softmax_cross_entropy_with_logits
+            self.baseline = baseline_loss(options, lambda x, y: tf.reduce_mean(ce(y, x)))
         with strategy.scope():
             if options.optimizer == "adamw":
                 optimizer: Any = keras.optimizers.AdamW(weight_decay=options.weight_decay)
@@ -296,23 +298,12 @@ class Step:
 
     def variables(self) -> dict[str, Any]:
         """Return everything that a checkpoint holds: weights, moments and bank."""
-        kinds = {"weight": self.student.variables, "moment": self.optimizer.variables}
-        kinds["bank"] = self.bank or ()
-        return {f"{kind}{n}": x for kind, found in kinds.items() for n, x in enumerate(found)}
+        found = [*self.student.variables, *self.optimizer.variables, *(self.bank or ())]
+        return {str(number): variable for number, variable in enumerate(found)}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return their values."""
         return {key: np.asarray(variable) for key, variable in self.variables().items()}
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take back what `arrays` gave."""
-        for key, variable in self.variables().items():
-            variable.assign(arrays[key])
-
-
-def cross_entropy(logits: Any, labels: Any) -> Any:
-    """Return the mean over the rows."""
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
 # ---- the teacher, evaluation ----
@@ -324,14 +315,11 @@ class Teacher:
     def __init__(self, options: Any, data: pictures.PictureSet, strategy: Any) -> None:
         self.adapter, self.table = find_adapter(options, data), None
 
-        def train_one(number: int) -> keras.Model:
-            model: keras.Model = train(
-                shared.teacher_options(options, number), data, strategy
-            ).model
-            return model
+        def train_one(number: int) -> Any:
+            return train(shared.teacher_options(options, number), data, strategy).model
 
-        with strategy.scope():
-            self.models, mark = keras_files.load_teachers(options, data, train_one)
+        scope = strategy.scope
+        self.models, mark = keras_files.load_teachers(options, data, train_one, scope)
         mark.append(repr(self.adapter))
         alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
         self.single = keras_files.in_float32(self.models[0]) if alone else None

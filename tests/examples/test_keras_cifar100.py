@@ -15,7 +15,7 @@ BACKENDS = os.environ.get("MCLD_TEST_KERAS_BACKEND", "torch,tensorflow,jax").spl
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_suite_passes_on(backend: str) -> None:
-    selection = [] if backend == "torch" else ["-k", "quick or decay or killed or earlier"]
+    selection = [] if backend == "torch" else ["-k", "ctrl_c or decay"]
     environment = os.environ | {
         "KERAS_BACKEND": backend,
         "MCLD_TEST_BACKENDS": "numpy",  # the frameworks of the other tests need not be imported
@@ -28,4 +28,4 @@ def test_the_suite_passes_on(backend: str) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"keras on {backend}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
-    assert ("14 passed" if backend == "torch" else "4 passed") in done.stdout
+    assert ("9 passed" if backend == "torch" else "3 passed") in done.stdout

@@ -7,6 +7,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,30 +75,39 @@ def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> ke
 
 
 def load_teachers(
-    options: argparse.Namespace, data: Any, train: Callable[[int], keras.Model]
+    options: argparse.Namespace,
+    data: Any,
+    train: Callable[[int], keras.Model],
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[list[Any], list[Any]]:
     """Return the teachers, Keras models or ONNX files, and what a cache of answers knows them by.
 
     Args:
-        options: ``teacher`` and ``teacher_weights``.
+        options: ``teacher``, ``teacher_weights`` and ``teacher_size``.
         data: image shape and classes.
         train: trains one of the recipe's networks, by its number among the teachers.
+        scope: of the strategy that the models belong to.
 
     Raises:
         DataError: a teacher cannot be loaded.
     """
+    height, width, channels = data.image_shape
+    size = options.teacher_size
+    shape = (height, width, channels) if size is None else (size, size, channels)
+    named = named_files(options)
     teachers: list[Any] = []
-    mark: list[Any] = [" ".join(options.teacher)]
-    for number, (name, file) in enumerate(named_files(options)):
+    for name, file in named:
         if name.endswith(".onnx"):
             teachers.append(OnnxTeacher(Path(name)))
-            mark.append(Path(name).read_bytes())
             continue
-        if file is not None or is_own(name):
-            teachers.append(load_teacher(name, file, data.image_shape, data.classes))
-        else:
-            teachers.append(train(number))
-        mark += teachers[-1].get_weights()
+        with scope():
+            teachers.append(load_teacher(name, file, shape, data.classes))
+    mark: list[Any] = [" ".join(options.teacher)]
+    for number, (name, file) in enumerate(named):
+        if file is None and not is_own(name):  # what others bring is checked by now
+            teachers[number] = train(number)
+        is_file = isinstance(teachers[number], OnnxTeacher)
+        mark += [Path(name).read_bytes()] if is_file else teachers[number].get_weights()
     return teachers, mark
 
 

@@ -82,7 +82,7 @@ def own_model(name: str) -> Callable[..., Any] | None:
     The module is found as ``python -m module`` would find it: installed, or in this folder.
 
     Raises:
-        ValueError: no such module or function.
+        DataError: no such module or function.
     """
     module, colon, function = name.partition(":")
     if not colon:
@@ -92,9 +92,9 @@ def own_model(name: str) -> Callable[..., Any] | None:
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"build: {name!r} needs to be module:function ({error})") from error
+        raise DataError(f"{name!r} needs to be module:function ({error})") from error
     if not callable(found):
-        raise ValueError(f"build: {name!r} is not a function that returns the model")
+        raise DataError(f"{name!r} is not a function that returns the model")
     return found
 
 
@@ -105,7 +105,7 @@ def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -
     ``more`` that it has parameters for, and no others.
 
     Raises:
-        ValueError: there is no such function, or it fails: it is the user's code.
+        DataError: there is no such function, or it fails: it is the user's code.
     """
     function = own_model(name)
     assert function is not None, name
@@ -114,7 +114,7 @@ def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -
         taken = inspect.signature(function).parameters
         return function(**{key: value for key, value in known.items() if key in taken})
     except Exception as error:
-        raise ValueError(f"build: {name}: {type(error).__name__}: {error}") from error
+        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def residual_blocks(widths: Sequence[int], depth: int) -> Iterator[tuple[int, int, int]]:
