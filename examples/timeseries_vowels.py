@@ -14,8 +14,8 @@ downloaded.
 
 Teachers are networks that are trained here, students have a tenth of the weights or less.
 ``--quick`` takes under a minute: few epochs, one seed, no tuning. Everything goes to ``--out``:
-tables, curves, every number, and the students as ONNX files. Data: `recipes/series.py`, models:
-`recipes/torch_series.py`, losses: `recipes/torch_sequence_losses.py`.
+tables, curves, every number, and the students as ONNX files. Data: `recipes/data/series.py`,
+models: `recipes/torch_series.py`, losses: `recipes/torch_sequence_losses.py`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
     from recipes.sequence_export import export_pair
     from recipes.torch_compare import Task, compare
     from recipes.torch_sequence_losses import METHODS, window_loss
-    from recipes.torch_series import WindowClassifier, fit, shuffled
+    from recipes.torch_series import WindowClassifier, shuffled, train_teacher
 
     settings = SETS[name]
     parts = load_classified(settings, folder)
@@ -100,7 +100,7 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
         return {"accuracy %": 100 * float(right.mean())}
 
     torch.manual_seed(0)
-    teacher = fit(
+    teacher = train_teacher(
         model(settings.widths[0]),
         inputs["train"],
         lambda logits, rows: torch.nn.functional.cross_entropy(logits, labels[rows]),
@@ -135,7 +135,7 @@ def forecaster(options: argparse.Namespace, folder: Path) -> None:
     from recipes.sequence_export import export_pair
     from recipes.torch_compare import Task, compare
     from recipes.torch_sequence_losses import METHODS, window_loss
-    from recipes.torch_series import Forecaster, fit, shuffled
+    from recipes.torch_series import Forecaster, shuffled, train_teacher
 
     windows = load_pressure(folder)
     values = {
@@ -157,7 +157,7 @@ def forecaster(options: argparse.Namespace, folder: Path) -> None:
         return {"MAE, mmHg": float(mae), "bins, nats": float(nll)}
 
     torch.manual_seed(0)
-    teacher = fit(
+    teacher = train_teacher(
         Forecaster(160, mean, deviation),
         inputs["train"],
         lambda forecast, rows: (forecast - targets["train"][rows]).abs().mean(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import statistics
 import time
@@ -11,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import write_atomically, write_json, write_text
+from .files import write_json, write_text
 from .logs import Row, say
-from .plots import marker, new_figure, png
+from .plots import marker, new_figure, write_figure
+from .torch_fit import fit, linear
+from .tuning import Tuned, spread, tune_rate
 
 Batch = Any
 Loss = Callable[[str, Any, Batch, float], Any]
@@ -37,7 +38,7 @@ class Task:
     methods: Sequence[str]
     epochs: int
     learning_rates: Sequence[float]
-    """Where the search for each method's rate starts; one: that rate, without a search."""
+    """Around which each method's rate is searched; one: that rate, without a search."""
     higher_is_better: bool = True
 
 
@@ -50,38 +51,31 @@ def train(task: Task, method: str, seed: int, lr: float) -> tuple[Any, list[Row]
     import torch
 
     torch.manual_seed(seed)
-    model = task.student()
-    order = np.random.default_rng(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    rows: list[Row] = []
-    for epoch in range(task.epochs):
-        model.train()
-        batches = list(task.batches(order))
-        losses, start = [], time.process_time()
-        for step, batch in enumerate(batches):
-            progress = (epoch + step / len(batches)) / task.epochs
-            for group in optimizer.param_groups:
-                group["lr"] = lr * (1.0 - progress)
-            loss = task.loss(method, model, batch, progress)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss.detach()))
-        seconds = time.process_time() - start
-        model.eval()
+    model, order, rows = task.student(), np.random.default_rng(seed), list[Row]()
+    started = time.process_time()
+
+    def note(epoch: int, loss: float) -> None:
+        nonlocal started
+        row = {"epoch": epoch, "loss": loss, "seconds": time.process_time() - started}
         with torch.no_grad():
             scores = task.metrics(model, "validation")
-        row = {"epoch": epoch + 1, "loss": statistics.fmean(losses), "seconds": seconds}
         rows.append(row | {f"validation {name}": value for name, value in scores.items()})
+        started = time.process_time()
+
+    fit(
+        model,
+        lambda: task.batches(order),
+        lambda batch, progress: task.loss(method, model, batch, progress),
+        torch.optim.Adam(model.parameters(), lr=lr),
+        task.epochs,
+        schedule=linear,
+        after_epoch=note,
+    )
     return model, rows
 
 
-def tune(task: Task, method: str, seeds: Sequence[int]) -> dict[float, float]:
-    """Return the validation score of each rate that was tried, the mean over the seeds.
-
-    The grid grows by factors of 2 past an edge that is best, until that no longer helps: the
-    best rate lies within it.
-    """
+def tune(task: Task, method: str, seeds: Sequence[int]) -> Tuned:
+    """Choose the rate by the validation score, the mean over the seeds."""
     sign = 1.0 if task.higher_is_better else -1.0
 
     def tried(lr: float) -> float:
@@ -90,22 +84,10 @@ def tune(task: Task, method: str, seeds: Sequence[int]) -> dict[float, float]:
             last = train(task, method, seed, lr)[1][-1]
             values.append(next(last[key] for key in last if key.startswith("validation ")))
         score = statistics.fmean(values)
-        say(f"trial: {task.name} {method} lr {lr:g}: {score:.3f}")
-        return score if math.isfinite(score) else -sign * math.inf
+        say(f"trial: {task.name} {method} lr {lr:.3g}: {score:.3f}")
+        return sign * score
 
-    scores = {lr: tried(lr) for lr in task.learning_rates}
-    while True:
-        best = _best(scores, sign)
-        if best not in (min(scores), max(scores)):
-            return scores
-        beyond = 2 * best if best == max(scores) else best / 2
-        scores[beyond] = tried(beyond)
-        if sign * scores[beyond] <= sign * scores[best]:
-            return scores
-
-
-def _best(scores: dict[float, float], sign: float) -> float:
-    return max(scores, key=lambda lr: sign * scores[lr])
+    return tune_rate(tried, task.learning_rates)
 
 
 def compare(
@@ -129,11 +111,9 @@ def compare(
     exported = None
     baselines = _scores(task, teacher)
     for method in task.methods:
-        lr = task.learning_rates[0]
-        if len(task.learning_rates) > 1:
-            tried = tune(task, method, tune_seeds)
-            tuning[method] = {f"{rate:g}": tried[rate] for rate in sorted(tried)}
-            lr = _best(tried, 1.0 if task.higher_is_better else -1.0)
+        tuned = tune(task, method, tune_seeds)
+        tuning[method] = {f"{values['lr']:.4g}": score for values, score in tuned.trials}
+        lr = tuned.best["lr"]
         for seed in seeds:
             model, rows = train(task, method, seed, lr)
             scores = _scores(task, model)
@@ -143,7 +123,7 @@ def compare(
             )
             curves.setdefault(method, []).append(rows)
             say(
-                f"{task.name} {method} lr {lr:g} seed {seed}: "
+                f"{task.name} {method} lr {lr:.3g} seed {seed}: "
                 + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
             )
         if exported is None or method.startswith("mcld"):
@@ -159,7 +139,7 @@ def compare(
         }
         write_json(out / f"{task.name}.json", {**about, "runs": records})
         write_text(out / f"{task.name}.md", table(records, baselines) + "\n")
-        _write_figure(out / f"{task.name}.png", draw(curves))
+        write_figure(out / f"{task.name}.png", draw(curves))
     say(
         f"\n{task.name}: teacher {_size(teacher):,} parameters, student {_size(exported):,}, "
         f"{task.epochs} epochs, {len(seeds)} seeds\n"
@@ -178,10 +158,6 @@ def _scores(task: Task, model: Any) -> dict[str, float]:
     return test | {f"training {first}": fitted[first]}
 
 
-def _write_figure(path: Path, figure: Any) -> None:
-    write_atomically(path, lambda file: file.write(png(figure)) and None)
-
-
 def _size(model: Any) -> int:
     return sum(p.numel() for p in model.parameters())
 
@@ -196,15 +172,10 @@ def table(records: Sequence[dict[str, Any]], teacher: dict[str, float]) -> str:
         lines.append(f"| teacher | – | {' | '.join(values)} | – |")
     for method in dict.fromkeys(record["method"] for record in records):
         mine = [record for record in records if record["method"] == method]
-        cells = [_spread([record[name] for record in mine]) for name in names]
+        cells = [spread([record[name] for record in mine]) for name in names]
         seconds = statistics.fmean(record["cpu_seconds"] for record in mine)
-        lines.append(f"| {method} | {mine[0]['lr']:g} | {' | '.join(cells)} | {seconds:.1f} |")
+        lines.append(f"| {method} | {mine[0]['lr']:.3g} | {' | '.join(cells)} | {seconds:.1f} |")
     return "\n".join(lines)
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def draw(curves: dict[str, list[list[Row]]]) -> Any:

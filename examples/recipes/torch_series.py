@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .data.series import CONTEXT, HORIZON
+from .torch_fit import by_epoch, fit, linear
 
 
 class WindowClassifier(nn.Module):
@@ -59,7 +60,7 @@ def shuffled(order: np.random.Generator, count: int, size: int) -> Iterator[torc
         yield torch.tensor(rows)
 
 
-def fit(
+def train_teacher(
     model: nn.Module,
     inputs: torch.Tensor,
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
@@ -68,13 +69,11 @@ def fit(
 ) -> nn.Module:
     """Train a teacher on ``loss(outputs, rows)`` by Adam with a rate that falls to 0."""
     order = np.random.default_rng(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 - epoch / epochs)
-    for _ in range(epochs):
-        for rows in shuffled(order, len(inputs), 64):
-            value = loss(model(inputs[rows]), rows)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-        schedule.step()
-    return model.eval()
+    return fit(
+        model,
+        lambda: shuffled(order, len(inputs), 64),
+        lambda rows, progress: loss(model(inputs[rows]), rows),
+        torch.optim.Adam(model.parameters(), lr=lr),
+        epochs,
+        schedule=by_epoch(linear, epochs),
+    )

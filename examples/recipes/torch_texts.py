@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from .data.texts import ALPHABET
 from .files import write_atomically
+from .torch_fit import constant, fit, linear
 
 Tensor = torch.Tensor
 SCALE = 20.0
@@ -139,7 +140,7 @@ def word_teacher(
             rows = (torch.arange(64) + 64 * step) % len(labels)
             yield words["train"][rows], labels[rows]
 
-    _fit(teacher, batches(), 3e-3, lambda step: 1.0)
+    _fit(teacher, batches, 3e-3, 1, constant)
     with torch.no_grad():
         return teacher, {name: teacher(ids) for name, ids in words.items()}
 
@@ -151,32 +152,28 @@ def character_teacher(ids: Tensor, width: int, epochs: int, cache: Path) -> nn.M
     if cache.exists():
         model.load_state_dict(torch.load(cache, weights_only=True))
         return model.eval()
-    steps = epochs * -(-len(ids) // 32)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for _ in range(epochs):
-            for part in ids[torch.randperm(len(ids))].split(32):
-                yield part[:, :-1], part[:, 1:]
+        for part in ids[torch.randperm(len(ids))].split(32):
+            yield part[:, :-1], part[:, 1:]
 
-    _fit(model, batches(), 4e-3, lambda step: 1 - step / steps)
+    _fit(model, batches, 4e-3, epochs, linear)
     write_atomically(cache, lambda file: torch.save(model.state_dict(), file))
     return model
 
 
 def _fit(
     model: nn.Module,
-    batches: Iterator[tuple[Any, Any]],
+    batches: Callable[[], Iterator[tuple[Any, Any]]],
     lr: float,
-    factor: Callable[[int], float],
+    epochs: int,
+    schedule: Callable[[float], float],
 ) -> None:
     """Train by Adam on cross-entropy; leave the model in evaluation mode."""
+
+    def loss(batch: tuple[Any, Any], progress: float) -> Tensor:
+        inputs, labels = batch
+        return cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
+
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    for inputs, labels in batches:
-        loss = cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    model.eval()
+    fit(model, batches, loss, optimizer, epochs, schedule=schedule, clip=1.0)

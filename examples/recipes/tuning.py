@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,3 +70,21 @@ def tune(
     study.optimize(objective, n_trials=trials)
     best, highest = max(tried, key=lambda pair: pair[1])
     return Tuned(best, highest, tried)
+
+
+def tune_rate(score: Callable[[float], float], grid: Sequence[float]) -> Tuned:
+    """Return the learning rate of the highest score, found by a few trials around ``grid``.
+
+    The search reaches from a quarter of its lowest rate to four times its highest, and takes three
+    trials more than the grid has rates; a grid of one rate is taken as it is, untried.
+    """
+    if len(grid) == 1:
+        return Tuned({"lr": grid[0]}, float("nan"))
+    space, first = {"lr": (min(grid) / 4, max(grid) * 4)}, {"lr": sorted(grid)[len(grid) // 2]}
+    return tune(lambda values: score(values["lr"]), space, len(grid) + 3, first=first)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return ``mean ± sd`` of numbers (sample standard deviation; none for one value)."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
