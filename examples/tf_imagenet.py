@@ -3,8 +3,8 @@
     python examples/tf_imagenet.py --dataset digits
 
 takes no download and about a minute; ``--dataset openclipart`` reads 35 classes of colour pictures
-(``apt-get install openclipart-png``). The file is meant to be read from `train` downwards, and to
-be copied: data, student, teacher, step, loop, checkpoint, ONNX. ImageNet, ``folder`` and
+(``apt-get install openclipart-png``). Read it from `train` downwards, and copy it: data, student,
+teacher, step, loop, checkpoint, ONNX. ImageNet, ``folder`` and
 ``tinyimagenet`` are read from ``--data-dir``: class folders, ``train/n01440764/*.JPEG`` and
 ``val/n01440764/*.JPEG``, or TFRecord shards, ``train-00000-of-01024`` and
 ``validation-00000-of-00128``, with the usual feature keys. The defaults are the 100-epoch recipe
@@ -80,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
     options = parse(argv)
     if options.list_models:
-        for name in ("mlp-64", "conv-32", *networks.IMAGENET_MODELS):
-            size = networks.count_parameters(networks.build(name, (224, 224, 3), 1000))
-            print(f"{name:14} {size:>10,} parameters")
+        print(networks.list_models((224, 224, 3), 1000))
         return 0
     return shared.run(train, options, argv)
 
@@ -127,12 +125,12 @@ def train(
         arrays, notes = load_arrays(checkpoint, step.arrays())
         for key, variable in step.variables().items():
             variable.assign(arrays[key])
+        logs.say(f"{name}: resumed after epoch {notes['epoch']}/{options.epochs}")
     rows, epoch, number = notes.get("rows", []), notes.get("epoch", 0), notes.get("step", 0)
     sums = {key: np.float32(x) for key, x in notes.get("sums", {}).items()}
     steps = len(data.train) // options.batch_size
-    progress = logs.Progress(
-        name, options.epochs * steps, epoch * steps + number, seconds=options.log_seconds
-    )
+    place = (options.epochs * steps, epoch * steps + number)
+    progress = logs.Progress(name, *place, seconds=options.log_seconds)
     log = logs.Log(name, options, writes=epoch < options.epochs)
 
     def describe() -> dict[str, Any]:
@@ -203,12 +201,9 @@ def make_strategy(replicas: int) -> Any:
         except RuntimeError:  # an earlier training of this process has set them
             if len(tf.config.list_logical_devices("CPU")) < replicas:
                 raise DataError(f"--replicas {replicas}: start a new process for them") from None
-        strategy: Any = tf.distribute.MirroredStrategy([f"/cpu:{n}" for n in range(replicas)])
-    elif len(tf.config.list_physical_devices("GPU")) > 1:
-        strategy = tf.distribute.MirroredStrategy()
-    else:
-        strategy = tf.distribute.get_strategy()
-    return strategy
+        return tf.distribute.MirroredStrategy([f"/cpu:{n}" for n in range(replicas)])
+    several = len(tf.config.list_physical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
 class Step:
@@ -217,12 +212,8 @@ class Step:
     def __init__(
         self, options: Any, data: pictures.PictureSet, student: Any, teacher: Any, strategy: Any
     ) -> None:
-        self.options, self.student, self.teacher, self.strategy = (
-            options,
-            student,
-            teacher,
-            strategy,
-        )
+        self.options, self.student, self.teacher = options, student, teacher
+        self.strategy = strategy
         self.config, self.bank = mcld_config(options), None
         if self.config is None:
             ce = tf.nn.sparse_softmax_cross_entropy_with_logits
@@ -303,10 +294,7 @@ class Step:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return their values."""
-        return {key: np.asarray(variable) for key, variable in self.variables().items()}
-
-
-# ---- the teacher, evaluation ----
+        return {key: variable.numpy() for key, variable in self.variables().items()}
 
 
 class Teacher:

@@ -15,7 +15,7 @@ from recipes.models.keras import SGD
 
 from tests.examples.test_training_scripts import assert_equal_weights, history, weights
 
-SMALL = ["--teacher", "conv-4", "--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2"]
+SMALL = ["--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2"]
 SMALL += ["--train-size", "300", "--validation-size", "100", "--no-onnx"]
 pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own variables
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own
 
 
 def run(out: Path, *arguments: str) -> int:
-    return keras_cifar100.main([*SMALL, *arguments, "--out", str(out)])
+    teacher = [] if "--teacher" in arguments else ["--teacher", "conv-4"]
+    return keras_cifar100.main([*SMALL, *teacher, *arguments, "--out", str(out)])
 
 
 def interrupt(event: str, epoch: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from mcld_core import export_onnx
 from tests.examples.conftest import EXAMPLES
 from tests.examples.test_training_scripts import assert_equal_weights, signal_after, weights
 
-SMALL = ["--teacher", "mlp-16", "--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2"]
-SMALL += ["--no-onnx"]
+SMALL = ["--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2", "--no-onnx"]
+TEACHER = ["--teacher", "mlp-16"]
 pytestmark = pytest.mark.usefixtures("plain_jax")
 
 
@@ -42,13 +43,14 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def run(out: Path, *arguments: str) -> int:
-    return jax_cifar100.main([*SMALL, *arguments, "--out", str(out)])
+    teacher = [] if "--teacher" in arguments else TEACHER
+    return jax_cifar100.main([*SMALL, *teacher, *arguments, "--out", str(out)])
 
 
 def process(
     out: Path, *arguments: str, flags: str = "", **environment: str
 ) -> subprocess.Popen[str]:
-    script = [sys.executable, str(EXAMPLES / "jax_cifar100.py"), *SMALL, *arguments]
+    script = [sys.executable, str(EXAMPLES / "jax_cifar100.py"), *SMALL, *TEACHER, *arguments]
     variables = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment
     return subprocess.Popen(
         [*script, "--out", str(out)], env=variables, stderr=subprocess.PIPE, text=True
@@ -91,7 +93,7 @@ def test_two_processes_equal_one_and_are_resumed(tmp_path: Path) -> None:
         ]  # fmt: skip
         if not more:  # after the first whole epoch, at whatever step
             while not (tmp_path / "two" / "checkpoint.npz").exists() and pair[0].poll() is None:
-                pass
+                time.sleep(0.05)
             for one in pair:
                 one.kill()
         errors = [one.communicate(timeout=600)[1] for one in pair]

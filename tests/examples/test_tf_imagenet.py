@@ -22,10 +22,10 @@ from tests.examples.conftest import EXAMPLES
 from tests.examples.picture_files import class_folders, shards
 from tests.examples.test_training_scripts import assert_equal_weights, history, weights
 
-SMALL = ["--teacher", "mlp-16", "--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2"]
-SMALL += ["--no-onnx"]
+SMALL = ["--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2", "--no-onnx"]
+TEACHER = ["--teacher", "mlp-16"]
 PICTURES = ["--dataset", "imagenet", "--image-size", "16", "--batch-size", "8", "--lr", "0.05"]
-PICTURES += ["--student", "conv-2", "--teacher", "conv-4", "--teacher-lr", "0.05"]
+PICTURES += ["--student", "conv-2", "--teacher-lr", "0.05"]
 
 
 @pytest.fixture(autouse=True)
@@ -37,12 +37,14 @@ def as_before() -> Iterator[None]:
 
 
 def run(out: Path, *arguments: str) -> int:
-    return tf_imagenet.main([*SMALL, *arguments, "--out", str(out)])
+    teacher = [] if "--teacher" in arguments else TEACHER
+    return tf_imagenet.main([*SMALL, *teacher, *arguments, "--out", str(out)])
 
 
 def run_alone(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run it in a process of its own, where TensorFlow has not started."""
-    script = [sys.executable, str(EXAMPLES / "tf_imagenet.py"), *SMALL, *arguments]
+    teacher = [] if "--teacher" in arguments else TEACHER
+    script = [sys.executable, str(EXAMPLES / "tf_imagenet.py"), *SMALL, *teacher, *arguments]
     return subprocess.run([*script, "--out", str(out)], capture_output=True, text=True, check=False)
 
 
@@ -67,7 +69,8 @@ def test_two_replicas_equal_one(tmp_path: Path) -> None:
 def test_two_replicas_read_image_folders(tmp_path: Path) -> None:
     """The devices are set before TensorFlow looks at a picture; and nothing is traced anew."""
     root = class_folders(tmp_path / "pictures")
-    arguments = [*PICTURES, "--data-dir", str(root), "--replicas", "2", "--epochs", "6"]
+    arguments = [*PICTURES, "--teacher", "conv-4", "--data-dir", str(root), "--replicas", "2"]
+    arguments += ["--epochs", "6"]
     done = run_alone(tmp_path / "run", *arguments)
     assert done.returncode == 0, done.stderr
     assert "2 replicas" in done.stdout
@@ -87,6 +90,7 @@ def test_more_replicas_than_tensorflow_has_started_with_are_one_clear_line(
 def test_folders_and_records_are_learned(tmp_path: Path, make: Any) -> None:
     root = make(tmp_path / "pictures")
     arguments = [*PICTURES, "--data-dir", str(root), "--epochs", "4", "--teacher-epochs", "4"]
+    arguments += ["--teacher", "conv-4"]
     arguments += ["--amp", "bf16", "--validation-size", "4", "--train-size", "32"]
     assert run(tmp_path / "run", *arguments) == 0
     assert history(tmp_path / "run" / "teacher")[-1]["test_accuracy"] > 0.6  # chance is 1/3

@@ -169,14 +169,10 @@ class ShuffleUnitV2(nnx.Module):
             make.conv_norm(half, half, 3, stride, groups=half, relu=False),
             make.conv_norm(half, half, 1),
         )
-        self.side = None if stride == 1 else self._side(make, inputs, half)
-
-    @staticmethod
-    def _side(make: Layers, inputs: int, outputs: int) -> nnx.Sequential:
-        return nnx.Sequential(
-            make.conv_norm(inputs, inputs, 3, 2, groups=inputs, relu=False),
-            make.conv_norm(inputs, outputs, 1),
-        )
+        self.side = None
+        if stride == 2:
+            reduce = make.conv_norm(inputs, inputs, 3, 2, groups=inputs, relu=False)
+            self.side = nnx.Sequential(reduce, make.conv_norm(inputs, half, 1))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the two halves, joined and shuffled."""
@@ -202,9 +198,9 @@ def convnet(make: Layers, channels: int, classes: int, *, width: int) -> nnx.Mod
     """Return three convolutions of width, 2·width, 4·width with batch norm and mean pooling."""
     layers: list[Any] = []
     for number in range(3):
-        layers.append(make.conv_norm(channels, width << number, 3))
-        layers += [_max_pool] if number < 2 else []
+        layers += [make.conv_norm(channels, width << number, 3), _max_pool]
         channels = width << number
+    layers.pop()
     return nnx.Sequential(*layers, *make.head(channels, classes))
 
 
@@ -331,6 +327,15 @@ def build(
 def count_parameters(model: nnx.Module) -> int:
     """Return the number of trained values."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def list_models() -> str:
+    """Return the models' names and sizes."""
+    lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, module:function and, for 100 classes in colour:"]
+    for name in CIFAR_MODELS:
+        shapes = nnx.eval_shape(lambda name=name: build(name, (32, 32, 3), 100))
+        lines.append(f"  {name:14} {count_parameters(shapes):>10,} parameters")
+    return "\n".join(lines)
 
 
 # ---- models in files ----

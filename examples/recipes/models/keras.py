@@ -282,6 +282,16 @@ def count_parameters(model: keras.Model) -> int:
     return sum(math.prod(w.shape) for w in model.weights if w.name not in statistics)
 
 
+def list_models(shape: Shape, classes: int) -> str:
+    """Return the names and sizes of the models for such images and classes."""
+    known = IMAGENET_MODELS if shape[0] > 64 else CIFAR_MODELS
+    lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, keras.applications:NAME, module:function and:"]
+    for name in known:
+        size = count_parameters(build(name, shape, classes))
+        lines.append(f"  {name:14} {size:>10,} parameters")
+    return "\n".join(lines)
+
+
 class SGD(keras.optimizers.SGD):
     """SGD whose weight decay is part of the gradient, as in the published recipe.
 
