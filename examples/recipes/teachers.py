@@ -212,10 +212,14 @@ def load_torch_weights(model: Any, path: Path) -> None:
         state: Mapping[str, Any] = load_file(path)
     else:
         state = unwrap(load_torch(path))
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
-    check_fit(path, wanted, found)
-    model.load_state_dict(state)
+
+    def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Without the counters of batch norm, which files of PyTorch < 0.4.1 lack."""
+        shaped = {name: tuple(getattr(value, "shape", ())) for name, value in values.items()}
+        return {name: shape for name, shape in shaped.items() if not name.endswith("_tracked")}
+
+    check_fit(path, shapes(model.state_dict()), shapes(state))
+    model.load_state_dict(state)  # it sets the counters that are missing
 
 
 def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -175,6 +175,18 @@ def test_weights_in_wrappers_are_unwrapped_and_a_mismatch_names_three(
     assert "more" in error
 
 
+def test_a_checkpoint_from_before_batch_norm_counted_is_loaded(tmp_path: Path) -> None:
+    """As a third party's ResNets for CIFAR-10 are: no num_batches_tracked."""
+    data = load_dataset("digits", tmp_path)
+    model = torch_cifar100.make_model("conv-4", data, 3)
+    state = {f"module.{key}": x for key, x in model.state_dict().items() if "tracked" not in key}
+    torch.save({"state_dict": state}, tmp_path / "old.th")
+    other = torch_cifar100.make_model("conv-4", data, 4)
+    teachers.load_torch_weights(other, tmp_path / "old.th")
+    for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
 def test_another_normalisation_changes_what_the_teacher_sees(
     yours: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
