@@ -26,6 +26,9 @@ SMALL = ["--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2", "--no-o
 TEACHER = ["--teacher", "mlp-16"]
 PICTURES = ["--dataset", "imagenet", "--image-size", "16", "--batch-size", "8", "--lr", "0.05"]
 PICTURES += ["--student", "conv-2", "--teacher-lr", "0.05"]
+pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own variables
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
 
 
 @pytest.fixture(autouse=True)

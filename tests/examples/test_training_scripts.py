@@ -25,6 +25,9 @@ SMALL = ["--dataset", "digits", "--teacher", "mlp-8", "--teacher-epochs", "1", "
          "mlp-16", "--epochs", "3", "--train-size", "512", "--no-onnx"]  # fmt: skip
 STEPS = 8  # an epoch
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.npz", "checkpoint.keras")
+pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own variables
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
 
 
 @pytest.fixture(params=SCRIPTS)
