@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from recipes.models import torch as torch_models
 from recipes.models import jax as jax_models
 from recipes.models import keras as keras_models
+from recipes.models import torch as torch_models
 from recipes.models.tables import CIFAR_MODELS
 
 pytestmark = [

@@ -19,6 +19,10 @@ from recipes import files, logs
 
 from tests.examples.conftest import EXAMPLES
 
+pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own variables
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
 SCRIPTS = ("torch_cifar100", "jax_cifar100", "keras_cifar100", "tf_imagenet")
 
 SMALL = ["--dataset", "digits", "--teacher", "mlp-8", "--teacher-epochs", "1", "--student",
