@@ -137,14 +137,14 @@ def method_loss(method: str, teacher: Teacher, train: Tensors, validation: Tenso
     from mcld_core import MCLDConfig, kd_loss, mcld_loss
     from mcld_core.extensions.teachers import (
         TeacherQuality,
-        adapt,
+        adapt_config,
         adaptive_mcld_loss,
         anneal,
-        bounded,
+        bounded_loss,
         outlier_weights,
         reliability_weights,
         repair_rows,
-        trimmed,
+        trimmed_loss,
     )
 
     y, rows = train.y, teacher.train
@@ -165,18 +165,18 @@ def method_loss(method: str, teacher: Teacher, train: Tensors, validation: Tenso
         )
     if method == "trimmed":
         error = 1.0 - float(quality.accuracy)
-        return lambda s, i, progress: trimmed(
+        return lambda s, i, progress: trimmed_loss(
             mcld_loss(s, rows[i], y[i], progress=progress, reduction="none"),
             anneal(progress, 0.0, error, until=0.5),
         )
     if method == "bounded":
-        return lambda s, i, progress: bounded(
+        return lambda s, i, progress: bounded_loss(
             mcld_loss(s, rows[i], y[i], progress=progress, reduction="none"),
             anneal(progress, 0.0, 0.5),
         )
     config = MCLDConfig()
     if method == "adapt":
-        config = adapt(config, quality)
+        config = adapt_config(config, quality)
     elif method in ("repair", "repair-kd"):
         rows = repair_rows(rows, y, reliability_weights(rows, y, quality))
     elif method == "outliers":

@@ -1,17 +1,21 @@
-"""The contrasts on embeddings, whose width is no number of classes."""
+"""The contrasts on embeddings, whose width is not the number of classes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.arguments import Batch, check_device, check_reduction, check_rows, reduce_rows
-from mcld_core.backends import Backend, backend_for
-from mcld_core.config import MCLDConfig
-from mcld_core.extensions._arguments import fits, row_ids
-from mcld_core.extensions.teachers.rows import like_of, row_weights
-from mcld_core.formulas.contrast import MASKED, category_rows, instance_rows
+from mcld_core.arguments import Arguments, Batch, differ, keep_rows, reduce_rows, wide_dtype
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.formulas.contrast import (
+    Negatives,
+    affinity,
+    category_contrast,
+    instance_contrast,
+)
+from mcld_core.formulas.divergence import MASKED
+from mcld_core.formulas.objective import is_zero
 from mcld_core.formulas.similarity import embed
-from mcld_core.schedule import category_ramp, check_progress
+from mcld_core.losses import Objective, category_ramp, term_weights
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
 
 
@@ -24,8 +28,8 @@ def embedding_contrast(
     temperature: Scalar = 0.07,
     logit_scale: Scalar | None = None,
     progress: Scalar = 1.0,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
 ) -> Any:
     """Contrast embeddings instance- and category-wise: ``S_ij = scale · cos(s_i, t_j)``.
@@ -37,9 +41,9 @@ def embedding_contrast(
     Args:
         student: (batch, width), any float dtype.
         teacher: (batch, width); never receives a gradient.
-        labels: (batch,) int ids ≥ 0 (negative: dropped), or (batch, any) soft, or None: no target
-            mask and no category-wise term. Ids beyond 32 bits need 64-bit integers: in JAX
-            ``jax_enable_x64``.
+        labels: (batch,) int ids ≥ 0 (negative: dropped), or (batch, any) soft (rows sum to 1), or
+            None: no target mask and no category-wise term. Ids beyond 32 bits need 64-bit
+            integers: in JAX ``jax_enable_x64``.
         config: weights, target mask and warm-up.
         temperature: the scale is 1 / temperature, where ``logit_scale`` is None.
         logit_scale: the scale itself. As a zero-dimensional array of the framework it receives a
@@ -66,82 +70,135 @@ def embedding_contrast(
         Supervision", ICML 2021.
     """
     function = "embedding_contrast"
-    check_reduction(function, reduction)
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise ValueError(f"{function}: temperature needs a number > 0; got {temperature!r}")
-    given = (student, teacher, labels, logit_scale, sample_weight, where)
-    ops = backend_for(function, *given)
-    rows = ops.asarray(student, like_of(ops, *given))
-    keys = ops.asarray(teacher, rows)
-    ours, theirs = tuple(rows.shape), tuple(keys.shape)
-    if len(ours) != 2 or len(theirs) != 2 or not fits(ours[1:], theirs[1:]):
+    check_config(function, config)
+    arguments = Arguments(
+        function, student, teacher, labels, temperature, logit_scale, sample_weight, where
+    )
+    arguments.reduction(reduction)
+    batch = embedding_batch(arguments, (student, teacher), labels, sample_weight, where)
+    scale = embedding_scale(arguments, batch, logit_scale, temperature)
+    objective = Objective(config, term_weights(config), progress=progress)
+    losses = contrast_embeddings(arguments, batch, objective, scale)
+    return reduce_rows(arguments.ops, losses, batch, reduction)
+
+
+def embedding_batch(
+    arguments: Arguments,
+    embeddings: tuple[Any, Any],
+    labels: Any,
+    sample_weight: Any = None,
+    where: Any = None,
+) -> Batch:
+    """Return the student's and teacher's embeddings with what comes beside them, checked.
+
+    All is in the dtype computed in, 0 in the rows that do not count. Int labels are ids ≥ 0 and
+    -1, or None.
+    """
+    ops = arguments.ops
+    student = arguments.array("student", embeddings[0], arguments.like)
+    teacher = arguments.array("teacher", embeddings[1], student)
+    _check_pair(arguments, student, teacher)
+    dtype = wide_dtype(ops.dtype(student))
+    kept = ops.arange(ops.size(student, 0), student) >= 0
+    if where is not None:
+        kept = arguments.mask("where", where, student.shape[0], student, "student")
+    if labels is not None:
+        given, labels = labels, arguments.array("labels", labels, student)
+        if labels.ndim == 2:
+            labels = _soft_labels(arguments, labels, student, kept)
+        else:
+            labels = arguments.ids("labels", given, student)
+            kept = kept & (labels >= 0)
+            labels = ops.where(kept, labels, -1)
+    weight = ops.astype(kept, dtype)
+    if sample_weight is not None:
+        weight = arguments.weight(sample_weight, kept, student, dtype, "student")
+    student = keep_rows(ops, ops.astype(student, dtype), kept)
+    teacher = keep_rows(ops, ops.stop_gradient(ops.astype(teacher, dtype)), kept)
+    return Batch(student, teacher, dtype, labels, kept, weight)
+
+
+def embedding_scale(
+    arguments: Arguments, batch: Batch, logit_scale: Scalar | None, temperature: Scalar = 0.07
+) -> Float[Array, ""]:
+    """Return the scale of S, with its gradient: ``logit_scale``, or 1 / temperature.
+
+    Raises:
+        ValueError, TypeError: what is not one finite number above 0.
+    """
+    like, dtype = batch.student, batch.dtype
+    tau = arguments.scalar("temperature", temperature, like, dtype, above=0.0)
+    if logit_scale is None:
+        return 1.0 / tau
+    return arguments.scalar("logit_scale", logit_scale, like, dtype, above=0.0)
+
+
+def contrast_embeddings(
+    arguments: Arguments, batch: Batch, objective: Objective, scale: Scalar
+) -> Float[Array, " batch"]:
+    """Return ``w_ins L_ins,i + ramp w_cat L_cat,i`` a row, 0 where it does not count."""
+    ops, config, weights = arguments.ops, objective.config, objective.weights
+    ramp = category_ramp(arguments, objective, batch)
+    loss = ops.sum(0.0 * batch.student, 1)
+    if isinstance(loss.shape[0], int) and loss.shape[0] == 0:
+        return loss
+    cosine = ops.matmul(
+        embed(ops, batch.student, "cosine"),
+        ops.matrix_transpose(embed(ops, batch.teacher, "cosine")),
+    )
+    kept: Array = batch.kept
+    s = ops.where(kept[None, :], scale * cosine, MASKED)
+    same, hard = None, batch.labels is None or batch.labels.ndim == 1
+    if batch.labels is not None:
+        keys = batch.labels
+        if keys.ndim == 1:
+            keys = ops.where(kept, keys, -2)
+        same = affinity(ops, batch.labels, keys, batch.student.shape[1], batch.dtype)
+
+    def number(weight: Scalar) -> Scalar:
+        return ops.astype(ops.asarray(weight, loss), batch.dtype)
+
+    if not is_zero(weights.instance):
+        own = ops.arange(ops.size(batch.student, 0), batch.student)
+        removed = same if config.target_mask else None
+        negatives = Negatives.of(ops, s, removed, own, hard)
+        contrast = instance_contrast(ops, s, negatives, own)
+        loss = loss + number(weights.instance) * contrast
+    if same is not None and not is_zero(weights.category):
+        loss = loss + ramp * number(weights.category) * category_contrast(ops, s, same, hard)
+    return ops.where(kept, loss, 0.0)
+
+
+def _check_pair(arguments: Arguments, student: Array, teacher: Array) -> None:
+    """Raise unless both are (batch, width) floats of one batch and one width, on one device."""
+    function, ops = arguments.function, arguments.ops
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    if len(ours) != 2 or len(theirs) != 2 or not ours[1] or differ(ours[1], theirs[1]):
         raise ValueError(
             f"{function}: student and teacher need shape (batch, width), one width; got {ours} and "
             f"{theirs}. Project one of them in the model: the loss has no projector"
         )
-    if not fits(ours, theirs):
+    if differ(ours[0], theirs[0]):
         raise ValueError(
             f"{function}: student and teacher need the same batch; got {ours} and {theirs}"
         )
-    for name, x in (("student", rows), ("teacher", keys)):
+    for name, x in (("student", student), ("teacher", teacher)):
         if "float" not in ops.dtype(x):
             raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")
-    check_device(function, ops, "teacher", keys, rows)
-    dtype = "float64" if ops.dtype(rows) == "float64" else "float32"
-    kept, labels = _rows_and_labels(function, ops, rows, labels, where, dtype)
-    rows = ops.where(kept[:, None], ops.astype(rows, dtype), 0.0)
-    keys = ops.where(kept[:, None], ops.stop_gradient(ops.astype(keys, dtype)), 0.0)
-
-    cosine = ops.matmul(
-        embed(ops, rows, "cosine").rows, ops.matrix_transpose(embed(ops, keys, "cosine").rows)
-    )
-    scale = 1.0 / temperature if logit_scale is None else logit_scale
-    if not isinstance(scale, (int, float)):
-        scale = ops.astype(ops.asarray(scale, rows), dtype)
-    s = ops.where(kept[None, :], scale * cosine, MASKED)
-    own = ops.arange(ops.size(rows, 0), rows)
-    same = None if labels is None else _affinity(ops, labels, kept)
-    loss = (
-        config.weight_instance * instance_rows(ops, s, same if config.target_mask else None, own)[0]
-    )
-    if same is not None:
-        check_progress(function, ops, progress, rows)
-        ramp = category_ramp(ops, progress, config.category_warmup, dtype, like=rows)
-        loss = loss + ramp * config.weight_category * category_rows(ops, s, same)[0]
-    loss = ops.where(kept, loss, 0.0)
-    weight = ops.astype(kept, dtype)
-    if sample_weight is not None:
-        weight = row_weights(function, ops, "sample_weight", sample_weight, kept, rows, dtype)
-    return reduce_rows(ops, loss, Batch(loss, loss, dtype, None, None, weight), reduction)
+    arguments.device("teacher", teacher, student, "student")
 
 
-def _rows_and_labels(
-    function: str, ops: Backend, rows: Array, labels: Any, where: Any, dtype: str
-) -> tuple[Array, Array | None]:
-    """Return which rows count, and the labels, int or soft."""
-    kept = ops.arange(ops.size(rows, 0), rows) >= 0
-    if where is not None:
-        kept = ops.asarray(where, rows)
-        check_rows(function, "where", kept, rows.shape[0])
-        if ops.dtype(kept) != "bool":
-            raise TypeError(
-                f"{function}: where needs dtype bool (True = keep); got {ops.dtype(kept)}"
-            )
-        check_device(function, ops, "where", kept, rows)
-    if labels is None:
-        return kept, None
-    given, labels = labels, ops.asarray(labels, rows)
-    check_device(function, ops, "labels", labels, rows)
-    if labels.ndim == 2:
-        labels = ops.stop_gradient(ops.astype(labels, dtype))
-        return kept, ops.where(kept[:, None], labels, 0.0)
-    labels = row_ids(function, ops, "labels", given, rows)
-    return kept & (labels >= 0), labels
-
-
-def _affinity(ops: Backend, labels: Array, kept: Array) -> Array:
-    """Return which rows share a label (bool), or how far soft labels agree; no key dropped."""
-    if labels.ndim == 1:
-        return (labels[:, None] == labels[None, :]) & kept[None, :]
-    inner = ops.matmul(labels, ops.matrix_transpose(labels))
-    return ops.minimum(ops.maximum(inner, 0.0), 1.0)
+def _soft_labels(
+    arguments: Arguments, labels: Array, student: Array, kept: Bool[Array, " batch"]
+) -> Float[Array, "batch any"]:
+    """Return soft labels of any width, 0 in the rows that do not count."""
+    ops = arguments.ops
+    if differ(labels.shape[0], student.shape[0]):
+        raise ValueError(
+            f"{arguments.function}: labels need shape ({student.shape[0]},) for ids or "
+            f"({student.shape[0]}, any) for soft labels; got {tuple(labels.shape)}"
+        )
+    arguments.device("labels", labels, student, "student")
+    arguments.label_values("labels", labels, kept, labels.shape[1], -100)
+    labels = ops.stop_gradient(ops.astype(labels, wide_dtype(ops.dtype(student))))
+    return keep_rows(ops, labels, kept)

@@ -12,7 +12,7 @@ from mcld_core.typing import Array, Float, Int, Scalar
 
 def forecast_bins(
     targets: Float[Array, "..."], bins: int = 16, kind: str = "quantile"
-) -> Float[Array, "edges"]:  # noqa: F821
+) -> Float[Array, " edges"]:
     """Choose the edges between bins from training targets, in NumPy.
 
     ``"quantile"`` (the default) gives each bin the same share of the targets, so that every class
@@ -60,7 +60,7 @@ def forecast_bins(
 
 def bin_labels(
     targets: Float[Array, "batch time"],
-    edges: Float[Array, "edges"],  # noqa: F821
+    edges: Float[Array, " edges"],
     ignore_index: int = -100,
 ) -> Int[Array, "batch time"]:
     """Return the bin of each target, ``ignore_index`` where it is not finite.
@@ -75,6 +75,7 @@ def bin_labels(
 
     Raises:
         TypeError: targets that are no numbers.
+        ValueError: edges that are not increasing and finite, one at least.
         ValueError, ImportError: ``MCLD_BACKEND`` names no backend, or one that is not installed.
 
     Example:
@@ -82,6 +83,7 @@ def bin_labels(
         [[1, 2, -100]]
     """
     ops = backend_for("bin_labels", targets)
+    edges = _checked_edges("bin_labels", edges)
     targets = _floating(ops, ops.asarray(targets))
     above = targets[..., None] > _beside(ops, edges, targets)
     number = ops.sum(ops.astype(above, "int32"), -1)
@@ -90,7 +92,7 @@ def bin_labels(
 
 def forecast_to_logits(
     forecast: Float[Array, "batch time"],
-    edges: Float[Array, "edges"],  # noqa: F821
+    edges: Float[Array, " edges"],
     scale: Scalar | Float[Array, "batch time"] | None = None,
 ) -> Float[Array, "batch time bins"]:
     """Turn real-valued forecasts into log-probabilities over bins, so that the contrasts apply.
@@ -127,11 +129,7 @@ def forecast_to_logits(
     ops = backend_for("forecast_to_logits", forecast, scale)
     x = ops.asarray(forecast, scale if ops.is_tensor(scale) else None)
     x = _floating(ops, x)
-    inner = np.asarray(edges, "float64")
-    if inner.ndim != 1 or inner.size == 0 or not (np.diff(inner) > 0).all():
-        raise ValueError(
-            f"forecast_to_logits: edges need shape (bins - 1,), increasing; got {inner.tolist()}"
-        )
+    inner = _checked_edges("forecast_to_logits", edges)
     if scale is None:
         if inner.size < 2:
             raise ValueError(
@@ -150,6 +148,17 @@ def forecast_to_logits(
     above_lower = ops.where(first, 0.0, -ops.softplus((lower - x[..., None]) / scale))
     between = ops.where(first | last, 0.0, _log_one_minus_exp(ops, width / scale))
     return below_upper + above_lower + between
+
+
+def _checked_edges(function: str, edges: Any) -> np.ndarray[Any, Any]:
+    values = np.asarray(edges, "float64")
+    increase = values.ndim == 1 and bool((np.diff(values) > 0).all())
+    if not increase or values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(
+            f"{function}: edges need shape (bins - 1,), increasing and finite; got "
+            f"{values.tolist()}. Choose them with forecast_bins"
+        )
+    return values
 
 
 def _checked_scale(ops: Backend, scale: Any, x: Array) -> Any:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Batch, check_device, keep_rows, prepare
+from mcld_core.arguments import Arguments, Batch, fits, is_number, keep_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.extensions._arguments import fits
-from mcld_core.formulas.contrast import MASKED
-from mcld_core.formulas.objective import Apart, Weights, is_zero
+from mcld_core.formulas.divergence import MASKED
+from mcld_core.formulas.objective import ExcludedKeys, TermWeights, is_zero
 from mcld_core.formulas.similarity import key_vectors
-from mcld_core.losses import evaluate_batch
+from mcld_core.losses import Objective, evaluate_batch
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 
@@ -30,74 +29,105 @@ class Sequences(NamedTuple):
     length: Any
     """The number of rows of each, padding included."""
 
-    def of_row(self, ops: Backend) -> Int[Array, "rows"]:  # noqa: F821
+    def of_row(self, ops: Backend) -> Int[Array, " rows"]:
         """Return the number of the sequence that each row lies in."""
-        return ops.arange(ops.size(self.rows.student, 0), self.rows.student) // self.length
+        return sequence_of_row(ops, self.count, self.length, self.rows.student)
 
 
 class Groups(NamedTuple):
     """What is known of the sequences as wholes."""
 
-    labels: Int[Array, "batch"] | Float[Array, "batch classes"] | None  # noqa: F821
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"] | None
     """Ids of any kind, negative for none; or soft labels; None: no target mask."""
-    apart: Apart | None = None
+    excluded: ExcludedKeys | None = None
 
 
-def tensors(ops: Backend, student: Any, teacher: Any) -> tuple[Array, Array]:
-    """Convert the first arguments, each beside the other where only that one is a tensor."""
-    student = ops.asarray(student, teacher if ops.is_tensor(teacher) else None)
-    return student, ops.asarray(teacher, student)
+class Levels(NamedTuple):
+    """What is contrasted on which level."""
+
+    config: MCLDConfig
+    category_by_sequence: bool
+    row_contrast: Scalar | None
+    """γ, the weight of the contrast within a sequence beside the divergence; None: 1/T²."""
+    progress: Scalar
 
 
-def flat_mask(
-    function: str, ops: Backend, argument: str, mask: Any, logits: Array, axes: int
-) -> Bool[Array, "rows"]:  # noqa: F821
-    """Return a mask of the logits' first axes, bool or of 0 and 1, as one bool a row.
+class SequenceArguments(Arguments):
+    """The arrays of one call, whose logits have three axes (batch, time, classes)."""
 
-    Raises:
-        ValueError, TypeError: another shape or dtype.
-    """
-    mask = ops.asarray(mask, logits)
-    check_device(function, ops, argument, mask, logits)
-    if not fits(mask.shape, logits.shape[:axes]):
-        raise ValueError(
-            f"{function}: {argument} needs shape {tuple(logits.shape[:axes])}, one entry a row of "
-            f"the logits; got {tuple(mask.shape)}"
-        )
-    dtype = ops.dtype(mask)
-    if dtype != "bool":
-        if "int" not in dtype:
-            raise TypeError(
-                f"{function}: {argument} needs dtype bool or int (True or 1 = keep); got {dtype}"
+    def flat_mask(self, name: str, mask: Any, logits: Array, axes: int = 2) -> Bool[Array, " rows"]:
+        """Return a mask of the logits' first axes, bool or of 0 and 1, as one bool a row.
+
+        Raises:
+            ValueError, TypeError: another shape, dtype or device.
+        """
+        mask = self.ops.asarray(mask, logits)
+        self.device(name, mask, logits)
+        if not fits(mask.shape, logits.shape[:axes]):
+            raise ValueError(
+                f"{self.function}: {name} needs shape {tuple(logits.shape[:axes])}, one entry a "
+                f"row of the logits; got {tuple(mask.shape)}"
             )
-        mask = mask != 0
-    return ops.reshape(mask, (-1,))
+        dtype = self.ops.dtype(mask)
+        if dtype != "bool":
+            if "int" not in dtype:
+                raise TypeError(
+                    f"{self.function}: {name} needs dtype bool or int (True or 1 = keep); got "
+                    f"{dtype}"
+                )
+            mask = mask != 0
+        return self.ops.reshape(mask, (-1,))
 
+    def flat_labels(
+        self, name: str, labels: Any, logits: Array
+    ) -> Int[Array, " rows"] | Float[Array, "rows classes"]:
+        """Return (batch, time) int or (batch, time, classes) soft labels, flattened.
 
-def flat_labels(
-    function: str, ops: Backend, argument: str, labels: Any, logits: Array
-) -> Int[Array, "rows"] | Float[Array, "rows classes"]:  # noqa: F821
-    """Return (batch, time) int or (batch, time, classes) soft labels, flattened.
+        Raises:
+            ValueError: another shape.
+        """
+        labels = self.ops.asarray(labels, logits)
+        ours, shape = tuple(labels.shape), tuple(logits.shape)
+        if not fits(ours, shape[:2]) and not fits(ours, shape):
+            raise ValueError(
+                f"{self.function}: {name} need shape {shape[:2]}, one a row of the logits, or "
+                f"soft labels {shape}; got {ours}"
+            )
+        return flat(self.ops, labels, len(ours) - 2)
 
-    Raises:
-        ValueError: another shape.
-    """
-    labels = ops.asarray(labels, logits)
-    ours, shape = tuple(labels.shape), tuple(logits.shape)
-    if not fits(ours, shape[:2]) and not fits(ours, shape):
-        raise ValueError(
-            f"{function}: {argument} need shape {shape[:2]}, one a row of the logits, or soft "
-            f"labels {shape}; got {ours}"
+    def sequences(
+        self,
+        logits: tuple[Float[Array, "batch time classes"], Float[Array, "batch time classes"]],
+        labels: Int[Array, " rows"] | Float[Array, "rows classes"] | None,
+        kept: Bool[Array, " rows"] | None,
+        ignore_index: int,
+    ) -> Sequences:
+        """Flatten the student's and the teacher's logits; check them with what is flat already."""
+        student, teacher = (flat(self.ops, x, 1) for x in logits)
+        batch = self.batch(
+            student, teacher, labels, sample_weight=None, where=kept, ignore_index=ignore_index
         )
-    return ops.reshape(labels, (-1,) if len(ours) == 2 else (-1, shape[2]))
+        return Sequences(batch, self.ops.size(logits[0], 0), self.ops.size(logits[0], 1))
+
+
+def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[Array, " rows"]:
+    """Return the number of the sequence that each of ``count · length`` rows lies in."""
+    divisor = max(length, 1) if isinstance(length, int) else length
+    return ops.arange(count * length, like) // divisor
+
+
+def flat(ops: Backend, x: Array, axes: int) -> Array:
+    """Return (batch, time, …) with the first two axes as one; ``axes`` follow them (0 or 1)."""
+    rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is no size where there are no rows
+    return ops.reshape(x, (rows, x.shape[2]) if axes else (rows,))
 
 
 def following(
     ops: Backend,
     logits: Float[Array, "batch time classes"],
-    labels: Int[Array, "rows"] | Float[Array, "rows classes"] | None,  # noqa: F821
-    kept: Bool[Array, "rows"] | None,  # noqa: F821
-) -> tuple[Any, Bool[Array, "rows"]]:  # noqa: F821
+    labels: Int[Array, " rows"] | Float[Array, "rows classes"] | None,
+    kept: Bool[Array, " rows"] | None,
+) -> tuple[Any, Bool[Array, " rows"]]:
     """Label each row by what stands after it in its sequence; it counts where both do.
 
     So the last row never counts. The labels move, not the logits: no copy of the logits.
@@ -106,89 +136,51 @@ def following(
     size = ops.size(logits, 0) * length
     place = ops.arange(size, logits)
     after = ops.minimum(place + 1, size - 1)
-    has_next = place % length != length - 1
+    has_next = (place + 1) % length != 0 if not is_zero(length) else place < 0
     labels = None if labels is None else ops.take(labels, after)
     return labels, has_next if kept is None else kept & ops.take(kept, after) & has_next
 
 
-def prepare_sequences(
-    function: str,
-    ops: Backend,
-    student: Float[Array, "batch time classes"],
-    teacher: Float[Array, "batch time classes"],
-    labels: Int[Array, "rows"] | Float[Array, "rows classes"] | None,  # noqa: F821
-    kept: Bool[Array, "rows"] | None,  # noqa: F821
-    ignore_index: int,
-) -> Sequences:
-    """Flatten logits of three axes; check them with what is flat already."""
-    classes = student.shape[2]
-    batch = prepare(
-        function,
-        ops,
-        ops.reshape(student, (-1, classes)),
-        ops.reshape(teacher, (-1, classes)),
-        labels,
-        None,
-        kept,
-        ignore_index,
-    )
-    return Sequences(batch, ops.size(student, 0), ops.size(student, 1))
-
-
 def contrast_sequences(
-    function: str,
-    ops: Backend,
-    sequences: Sequences,
-    groups: Groups,
-    *,
-    config: MCLDConfig,
-    category_by_sequence: bool,
-    row_contrast: Scalar | None,
-    progress: Scalar,
+    arguments: Arguments, sequences: Sequences, groups: Groups, levels: Levels
 ) -> tuple[Array, dict[str, Array]]:
     """Return the loss and its terms.
 
     ``w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; keys of the same
     sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
     """
-    gamma = row_contrast
+    ops, config, gamma = arguments.ops, levels.config, levels.row_contrast
     if gamma is None:
         gamma = 1.0 / (config.sample_temperature * config.sample_temperature)
     of_rows, of_sequences = config.weight_category, 0.0
-    if category_by_sequence:
+    if levels.category_by_sequence:
         of_rows, of_sequences = of_sequences, of_rows
-    loss, terms = evaluate_batch(
-        function,
-        ops,
-        sequences.rows,
-        config=config,
-        weights=Weights(
-            config.weight_sample * gamma, config.weight_sample, of_rows, config.weight_ce
-        ),
-        progress=progress,
-        return_terms=True,
-        apart=Apart(_in_another, (sequences.of_row(ops),)),
+    sample = config.weight_sample
+    by_row = Objective(
+        config,
+        TermWeights(sample * gamma, sample, of_rows, config.weight_ce),
+        progress=levels.progress,
+        excluded=ExcludedKeys(_in_another, (sequences.of_row(ops),)),
     )
+    loss, terms = evaluate_batch(arguments, sequences.rows, by_row, return_terms=True)
     terms["token"] = terms.pop("instance")
-    weights = Weights(instance=config.weight_instance, category=of_sequences)
+    weights = TermWeights(instance=config.weight_instance, category=of_sequences)
     if is_zero(weights.instance) and is_zero(weights.category):
         return loss, {**terms, "instance": 0.0 * terms["ramp"]}
-    whole, whole_terms = evaluate_batch(
-        function,
-        ops,
-        mean_rows(ops, sequences, groups.labels, config),
-        config=replace(
+    by_sequence = Objective(
+        replace(
             config,
             key_temperature=1.0,  # the keys' probabilities are means at that temperature already
             target_mask=config.target_mask and groups.labels is not None,
         ),
-        weights=weights,
-        progress=progress,
-        return_terms=True,
-        apart=groups.apart,
+        weights,
+        progress=levels.progress,
+        excluded=groups.excluded,
     )
+    means = mean_rows(ops, sequences, groups.labels, config)
+    whole, whole_terms = evaluate_batch(arguments, means, by_sequence, return_terms=True)
     terms["instance"] = whole_terms["instance"]
-    if category_by_sequence:
+    if levels.category_by_sequence:
         terms["category"] = whole_terms["category"]
     return loss + whole, terms
 
@@ -199,14 +191,16 @@ def mean_rows(
     """Return one row a sequence: mean student logits and mean key of its kept rows.
 
     Under ``"probability"`` the teacher's row is the logarithm of its mean probabilities, so that
-    its softmax is that mean; under the other similarities the mean of its logits.
+    its softmax is that mean; under the other similarities the mean of its logits. Negative int
+    labels become -1, which no other row shares.
     """
     rows, kept = sequences.rows, sequences.rows.kept
     shape = (sequences.count, sequences.length)
-    if kept is None:
-        valid, size = None, number_like(ops, sequences.length, rows)
+    if kept is None and isinstance(sequences.length, int) and sequences.length > 0:
+        valid, size = None, sequences.length
     else:
-        size = ops.sum(ops.reshape(ops.astype(kept, rows.dtype), shape), 1)
+        counts = 0.0 * rows.student[:, 0] + 1.0 if kept is None else kept
+        size = ops.sum(ops.reshape(ops.astype(counts, rows.dtype), shape), 1)
         valid = size > 0
         size = ops.where(valid, size, 1.0)[:, None]
 
@@ -226,13 +220,15 @@ def mean_rows(
         teacher = mean(teacher)
     if labels is None:
         labels = ops.arange(sequences.count, student)
+    elif len(labels.shape) == 1:
+        labels = ops.maximum(labels, -1)
     weight = None if valid is None else ops.astype(valid, rows.dtype)
     return Batch(student, ops.stop_gradient(teacher), rows.dtype, labels, valid, weight)
 
 
 def number_like(ops: Backend, value: Scalar, rows: Batch) -> Any:
     """Return a Python number as it is, anything else in the dtype computed in."""
-    if isinstance(value, (int, float)):
+    if is_number(value):
         return value
     return ops.astype(ops.asarray(value, rows.student), rows.dtype)
 

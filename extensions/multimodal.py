@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import (
-    Batch,
-    check_device,
-    check_reduction,
-    check_rows,
-    reduce_rows,
-    unless_all,
+from mcld_core.arguments import Arguments, Batch, Checks, differ, reduce_rows, wide_dtype
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.extensions._embeddings import (
+    contrast_embeddings,
+    embedding_batch,
+    embedding_scale,
 )
-from mcld_core.backends import Backend, backend_for
-from mcld_core.config import MCLDConfig
-from mcld_core.extensions._arguments import check_weight, fits, row_ids
 from mcld_core.extensions._embeddings import embedding_contrast as embedding_contrast
-from mcld_core.extensions.teachers.rows import like_of, row_weights
-from mcld_core.formulas.contrast import MASKED
+from mcld_core.extensions._modalities import (
+    Modality,
+    Pair,
+    Sides,
+    check_mapping,
+    check_names,
+    check_widths,
+    given_side,
+    mask_rows,
+    mask_sides,
+    prepare_sides,
+)
+from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.objective import is_zero
-from mcld_core.losses import mcld_loss
-from mcld_core.schedule import number
+from mcld_core.losses import Objective, evaluate, term_weights
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
-
-Pair = tuple[str, str]
-"""A modality of the student and one of the teacher."""
 
 RowLoss = Callable[[Array, Array], Array]
 """``function(student_rows, teacher_rows)`` → (batch,) losses."""
 
 
-class Modality(NamedTuple):
-    """One modality of one side, 0 in the rows that miss it."""
+class Contrast(NamedTuple):
+    """How the rows of each pair are contrasted."""
 
-    rows: Float[Array, "batch width"] | Float[Array, "batch parts width"]
-    present: Bool[Array, "batch"]  # noqa: F821
+    kind: str
+    objective: Objective
+    logit_scale: Scalar | None
+    weight_local: Scalar
+    dtype: str
 
 
 def multimodal_mcld_loss(
@@ -47,12 +55,13 @@ def multimodal_mcld_loss(
     kind: str = "logits",
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
     logit_scale: Scalar | None = None,
-    student_where: Mapping[str, Bool[Array, "batch"]] | None = None,  # noqa: F821
-    teacher_where: Mapping[str, Bool[Array, "batch"]] | None = None,  # noqa: F821
+    student_where: Mapping[str, Bool[Array, " batch"]] | None = None,
+    teacher_where: Mapping[str, Bool[Array, " batch"]] | None = None,
     weight_local: Scalar = 1.0,
+    class_prior: Float[Array, " classes"] | None = None,
     other_losses: Mapping[Pair, tuple[Scalar, RowLoss]] | None = None,
     progress: Scalar = 1.0,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
     return_terms: bool = False,
 ) -> Any:
@@ -89,6 +98,7 @@ def multimodal_mcld_loss(
             not named is everywhere. The content of missing rows plays no part.
         teacher_where: the same of the teacher.
         weight_local: weight of the local level, for rows with parts.
+        class_prior: (classes,) ≥ 0, for logits, as in `mcld_core.mcld_loss`.
         other_losses: pair → (weight, function), such as ``(0.5, feature_mse)`` or ``(1.0, lambda
             s, t: kd_loss(s, t, reduction="none"))``.
         progress: the part of the training that is done, 0 to 1.
@@ -120,112 +130,62 @@ def multimodal_mcld_loss(
         Empirical Study of CLIP Model Distillation", CVPR 2024.
     """
     function = "multimodal_mcld_loss"
-    check_reduction(function, reduction)
-    if kind not in ("logits", "embeddings"):
-        raise ValueError(f"{function}: kind needs 'logits' or 'embeddings'; got {kind!r}")
-    if kind == "logits" and logit_scale is not None:
-        raise ValueError(
-            f"{function}: logit_scale is for kind='embeddings'; got it with logits, whose scale "
-            "is their own (config.temperature divides S)"
-        )
-    if pairs is None:
-        pairs = {(a, b): 1.0 for a in student for b in teacher}
+    checks = Checks(function)
+    checks.reduction(reduction)
+    check_config(function, config)
+    checks.choice("kind", kind, ("logits", "embeddings"))
+    checks.number("weight_local", weight_local, minimum=0.0)
+    _check_kind(function, kind, logit_scale, class_prior)
+    ours = given_side(function, "student", student, student_where)
+    theirs = given_side(function, "teacher", teacher, teacher_where)
+    pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     others = {} if other_losses is None else other_losses
-    if not pairs and not others:
-        raise ValueError(f"{function}: pairs needs at least one pair of modalities; got none")
-    our_masks: Mapping[str, Any] = {} if student_where is None else student_where
-    their_masks: Mapping[str, Any] = {} if teacher_where is None else teacher_where
-    for side, modalities, names in (
-        ("student", student, [a for a, _ in (*pairs, *others)] + list(our_masks)),
-        ("teacher", teacher, [b for _, b in (*pairs, *others)] + list(their_masks)),
-    ):
-        for name in names:
-            if name not in modalities:
-                raise ValueError(
-                    f"{function}: {side} has no modality {name!r}; it has {sorted(modalities)}"
-                )
-    for pair, weight in (*pairs.items(), *((pair, weight) for pair, (weight, _) in others.items())):
-        check_weight(function, f"the weight of {pair!r}", weight)
-    check_weight(function, "weight_local", weight_local)
-    values = (*student.values(), *teacher.values(), *our_masks.values(), *their_masks.values())
-    ops = backend_for(function, *values, labels, sample_weight, logit_scale)
-    like = like_of(ops, *values)
-    ours = {
-        name: _modality(function, ops, f"student[{name!r}]", x, our_masks.get(name), like)
-        for name, x in student.items()
-    }
-    theirs = {
-        name: _modality(function, ops, f"teacher[{name!r}]", x, their_masks.get(name), like)
-        for name, x in teacher.items()
-    }
-    first = next(iter(ours.values())).rows
-    labelled = None if labels is None else _labelled(function, ops, labels, first, kind, config)
+    _check_pairs(checks, pairs, others)
+    asked = (*pairs, *others)
+    check_names(function, ours, (a for a, _ in asked))
+    check_names(function, theirs, (b for _, b in asked))
+
+    given = (*student.values(), *teacher.values(), *ours.masks.values(), *theirs.masks.values())
+    arguments = Arguments(function, *given, labels, sample_weight, logit_scale)
+    ops = arguments.ops
+    sides = prepare_sides(arguments, ours, theirs)
+    for pair in asked:
+        check_widths(function, sides, pair)
+    labelled = _labelled(arguments, labels, sides, kind, config)
     if labelled is not None:
-        ours = {name: _where(ops, one, labelled) for name, one in ours.items()}
-        theirs = {name: _where(ops, one, labelled) for name, one in theirs.items()}
-    for a, b in (*pairs, *others):
-        shapes = tuple(ours[a].rows.shape), tuple(theirs[b].rows.shape)
-        if not fits(shapes[0][1:], shapes[1][1:]):
-            raise ValueError(
-                f"{function}: student[{a!r}] and teacher[{b!r}] need the same width (and parts); "
-                f"got {shapes[0]} and {shapes[1]}. Bring one to the other's width first: a "
-                "projection in the model, or mcld_core.select_classes"
-            )
-    dtypes = {ops.dtype(one.rows) for one in ours.values()}
-    dtype = "float64" if "float64" in dtypes else "float32"
-
-    def rows_of(s: Array, t: Array, labels: Any, where: Array) -> Array:
-        if kind == "embeddings":
-            return embedding_contrast(
-                s, t, labels, config=config, logit_scale=logit_scale, progress=progress,
-                where=where, reduction="none",
-            )  # fmt: skip
-        return mcld_loss(
-            s, t, labels, config=config, progress=progress, where=where, reduction="none"
-        )
-
-    total: Any = 0.0
-    share: Any = 0.0
-    found: dict[Pair, tuple[Array, Array]] = {}
-    for (a, b), weight in pairs.items():
-        both = ours[a].present & theirs[b].present
-        rows = _levels(
-            ops, rows_of, ours[a].rows, theirs[b].rows, labels, both, kind, weight_local, dtype
-        )
-        found[a, b] = rows, both
-        weight = number(ops, weight, dtype, first)
-        total = total + weight * rows
-        share = share + weight * ops.astype(both, dtype)
-    if pairs:
-        total = ops.where(share > 0, total / ops.where(share > 0, share, 1.0), 0.0)
-    counted = share > 0 if pairs else None
-    for (a, b), (weight, loss) in others.items():
-        both = ours[a].present & theirs[b].present
-        s, t = (_where(ops, one, both).rows for one in (ours[a], theirs[b]))
-        rows = loss(s, ops.stop_gradient(t))
-        check_rows(function, f"other_losses[{a!r}, {b!r}]", rows, first.shape[0])
-        rows = ops.where(both, ops.astype(rows, dtype), 0.0)
-        total = total + number(ops, weight, dtype, first) * rows
-        counted = both if counted is None else counted | both
+        sides = mask_sides(ops, sides, labelled)
+    dtype = wide_dtype(*(ops.dtype(one.rows) for one in sides.student.values()))
+    objective = Objective(config, term_weights(config), None, class_prior, progress)
+    contrast = Contrast(kind, objective, logit_scale, weight_local, dtype)
+    found = {
+        pair: _levels(arguments, contrast, sides.rows(pair), labels, sides.both(pair))
+        for pair in pairs
+    }
+    total, counted = _mean_over_pairs(arguments, sides, pairs, found, dtype)
+    if others:
+        added, has_other = _other_losses(arguments, sides, others, dtype)
+        total, counted = total + added, counted | has_other
     weights = None
     if sample_weight is not None:
         every = counted
-        for _, both in found.values():  # a pair of weight 0 has a term, too
-            every = every | both
-        weights = row_weights(function, ops, "sample_weight", sample_weight, every, first, dtype)
+        for pair in found:  # a pair of weight 0 has a term, too
+            every = every | sides.both(pair)
+        weights = arguments.weight(sample_weight, every, total, dtype, "the student")
 
-    def reduced(rows: Array, counts: Array) -> Array:
+    def reduced(losses: Array, counts: Array) -> Array:
         weight = ops.astype(counts, dtype)
         weight = weight if weights is None else weight * weights
-        return reduce_rows(ops, rows, Batch(rows, rows, dtype, None, None, weight), reduction)
+        batch = Batch(losses, losses, dtype, None, None, weight)
+        return reduce_rows(ops, losses, batch, reduction)
 
     value = reduced(total, counted)
     if not return_terms:
         return value
-    return value, {pair: ops.stop_gradient(reduced(*parts)) for pair, parts in found.items()}
+    terms = {pair: reduced(losses, sides.both(pair)) for pair, losses in found.items()}
+    return value, {pair: ops.stop_gradient(term) for pair, term in terms.items()}
 
 
-def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, "batch"]:  # noqa: F821
+def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batch"]:
     """Return the mean squared difference of each row, for ``other_losses``.
 
     Args:
@@ -236,110 +196,172 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, "batch
         (batch,) means over the width, float32 (float64 for float64 student rows).
 
     Raises:
-        ValueError: rows without two axes, or of different widths.
-        TypeError: tensors of two frameworks.
+        ValueError: rows without two axes, of different batches or widths.
+        TypeError: rows that are not floats, tensors of two frameworks.
 
     Example:
         >>> import numpy as np
         >>> feature_mse(np.array([[0.0, 2.0]]), np.zeros((1, 2)))
         array([2.])
     """
-    ops = backend_for("feature_mse", student_rows, teacher_rows)
-    like = like_of(ops, student_rows, teacher_rows)
-    student, teacher = ops.asarray(student_rows, like), ops.asarray(teacher_rows, like)
-    if len(student.shape) != 2 or tuple(student.shape)[1] != tuple(teacher.shape)[1]:
+    arguments = Arguments("feature_mse", student_rows, teacher_rows)
+    ops = arguments.ops
+    student = arguments.array("student_rows", student_rows, arguments.like)
+    teacher = arguments.array("teacher_rows", teacher_rows, student)
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    fits = len(ours) == 2 and len(theirs) == 2 and not differ(ours[0], theirs[0])
+    if not fits or not ours[1] or differ(ours[1], theirs[1]):
         raise ValueError(
-            "feature_mse: student_rows and teacher_rows need shape (batch, width), one width; got "
-            f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+            "feature_mse: student_rows and teacher_rows need shape (batch, width), one batch and "
+            f"one width; got {ours} and {theirs}"
         )
-    dtype = "float64" if ops.dtype(student) == "float64" else "float32"
+    for name, x in (("student_rows", student), ("teacher_rows", teacher)):
+        if "float" not in ops.dtype(x):
+            raise TypeError(f"feature_mse: {name} needs a float dtype; got {ops.dtype(x)}")
+    arguments.device("teacher_rows", teacher, student, "student_rows")
+    dtype = wide_dtype(ops.dtype(student))
     difference = ops.astype(student, dtype) - ops.stop_gradient(ops.astype(teacher, dtype))
     return ops.sum(difference * difference, 1) / float(student.shape[1])
 
 
-def _levels(
-    ops: Backend,
-    rows_of: Callable[[Array, Array, Any, Array], Array],
-    student: Array,
-    teacher: Array,
-    labels: Any,
-    both: Array,
-    kind: str,
-    weight_local: Scalar,
+def _mean_over_pairs(
+    arguments: Arguments,
+    sides: Sides,
+    pairs: Mapping[Pair, Scalar],
+    found: Mapping[Pair, Float[Array, " batch"]],
     dtype: str,
-) -> Float[Array, "batch"]:  # noqa: F821
-    """Return the rows of one pair: of samples, or of their means and of their parts."""
-    if len(student.shape) == 2:
-        return ops.astype(rows_of(student, teacher, labels, both), dtype)
-    student, teacher = ops.astype(student, dtype), ops.astype(teacher, dtype)
+) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
+    """Return each sample's mean over the pairs that it has, and which samples have one."""
+    ops = arguments.ops
+    first = next(iter(sides.student.values())).rows
+    total = share = 0.0 * ops.astype(ops.arange(ops.size(first, 0), first), dtype)
+    for pair, weight in pairs.items():
+        weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
+        total = total + weight * found[pair]
+        share = share + weight * ops.astype(sides.both(pair), dtype)
+    counted = share > 0
+    return ops.where(counted, total / ops.where(counted, share, 1.0), 0.0), counted
+
+
+def _other_losses(
+    arguments: Arguments,
+    sides: Sides,
+    others: Mapping[Pair, tuple[Scalar, RowLoss]],
+    dtype: str,
+) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
+    """Return the weighted sum of the other losses, and which samples have one of their pairs."""
+    ops = arguments.ops
+    total, counted = [], []
+    for pair, (weight, loss) in others.items():
+        both = sides.both(pair)
+        student, teacher = (
+            mask_rows(ops, Modality(rows, both), both).rows for rows in sides.rows(pair)
+        )
+        name = f"the result of other_losses[{pair!r}]"
+        losses = arguments.array(name, loss(student, ops.stop_gradient(teacher)), student)
+        arguments.vector(name, losses, student.shape[0])
+        weight = arguments.scalar(f"the weight of {pair!r}", weight, student, dtype)
+        total.append(weight * ops.where(both, ops.astype(losses, dtype), 0.0))
+        counted.append(both)
+    return functools.reduce(operator.add, total), functools.reduce(operator.or_, counted)
+
+
+def _levels(
+    arguments: Arguments,
+    contrast: Contrast,
+    rows: tuple[Array, Array],
+    labels: Any,
+    both: Bool[Array, " batch"],
+) -> Float[Array, " batch"]:
+    """Return the losses of one pair: of samples, or of their means and of their parts."""
+    ops, dtype = arguments.ops, contrast.dtype
+    if len(rows[0].shape) == 2:
+        return _pair(arguments, contrast, rows, labels, both)
+    student, teacher = (ops.astype(x, dtype) for x in rows)
     count, parts, width = ops.size(student, 0), ops.size(student, 1), student.shape[2]
-    divisor = number(ops, parts, dtype, student)
+    divisor = ops.maximum(ops.astype(ops.asarray(parts, student), dtype), 1.0)
     mean_student = ops.sum(student, 1) / divisor
-    if kind == "logits":
-        teacher = ops.maximum(teacher, MASKED)
-        p = ops.sum(ops.softmax(teacher, 2), 1) / divisor
-        mean_teacher = ops.log(ops.where(p > 0, p, 1.0)) + ops.where(p > 0, 0.0 * p, MASKED)
+    if contrast.kind == "logits":
+        p = ops.sum(ops.softmax(raised(ops, teacher), 2), 1) / divisor
+        mean_teacher = ops.where(p > 0, ops.log(ops.where(p > 0, p, 1.0)), MASKED)
     else:
         mean_teacher = ops.sum(teacher, 1) / divisor
-    rows = rows_of(mean_student, mean_teacher, labels, both)
-    if is_zero(weight_local):
-        return rows
+    losses = _pair(arguments, contrast, (mean_student, mean_teacher), labels, both)
+    if is_zero(contrast.weight_local):
+        return losses
     sample = ops.arange(count * parts, student) // parts
     if labels is not None:
         labels = ops.take(ops.asarray(labels, student), sample)
-    local = rows_of(
-        ops.reshape(student, (-1, width)),
-        ops.reshape(teacher, (-1, width)),
-        labels,
-        ops.take(both, sample),
-    )
+    flat = ops.reshape(student, (-1, width)), ops.reshape(teacher, (-1, width))
+    local = _pair(arguments, contrast, flat, labels, ops.take(both, sample))
     local = ops.sum(ops.reshape(local, (count, parts)), 1) / divisor
-    return rows + number(ops, weight_local, dtype, student) * local
+    weight = arguments.scalar("weight_local", contrast.weight_local, student, dtype)
+    return losses + weight * local
 
 
-def _modality(
-    function: str, ops: Backend, argument: str, x: Any, where: Any, like: Array | None
-) -> Modality:
-    """Check and convert one modality; its missing rows become 0."""
-    rows = ops.asarray(x, like)
-    shape = tuple(rows.shape)
-    if len(shape) not in (2, 3) or not shape[-1] or "float" not in ops.dtype(rows):
+def _pair(
+    arguments: Arguments,
+    contrast: Contrast,
+    rows: tuple[Array, Array],
+    labels: Any,
+    both: Bool[Array, " rows"],
+) -> Float[Array, " rows"]:
+    """Return the loss of each row of one level of one pair."""
+    ops, objective = arguments.ops, contrast.objective
+    if contrast.kind == "logits":
+        arrays = (*rows, labels, None, both)
+        return ops.astype(evaluate(arguments.function, arrays, objective, "none"), contrast.dtype)
+    batch = embedding_batch(arguments, rows, labels, None, both)
+    scale = embedding_scale(arguments, batch, contrast.logit_scale)
+    return ops.astype(contrast_embeddings(arguments, batch, objective, scale), contrast.dtype)
+
+
+def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) -> None:
+    """Raise ValueError for an argument that is for the other kind."""
+    if kind == "logits" and logit_scale is not None:
         raise ValueError(
-            f"{function}: {argument} needs shape (batch, width) or (batch, parts, width), the "
-            f"width known, and a float dtype; got shape {shape}, {ops.dtype(rows)}"
+            f"{function}: logit_scale is for kind='embeddings'; got it with logits, whose scale is "
+            "their own (config.temperature divides S)"
         )
-    if like is not None:
-        check_device(function, ops, argument, rows, like)
-        if not fits(shape[:1], tuple(like.shape)[:1]):
-            raise ValueError(
-                f"{function}: all modalities need the same batch; got {argument} of shape {shape} "
-                f"beside {tuple(like.shape)}. Rows that miss a modality are marked by its where"
+    if kind == "embeddings" and class_prior is not None:
+        raise ValueError(
+            f"{function}: class_prior is for kind='logits'; got it with embeddings, which have no "
+            "entry a class. Leave it out"
+        )
+
+
+def _check_pairs(checks: Checks, pairs: Any, others: Any) -> None:
+    """Raise unless there is a pair, each of two names, with a weight ≥ 0."""
+    function = checks.function
+    check_mapping(function, "pairs", pairs, "(student's modality, teacher's) → weight")
+    check_mapping(function, "other_losses", others, "(student's, teacher's) → (weight, function)")
+    if not pairs and not others:
+        raise ValueError(f"{function}: pairs needs at least one pair of modalities; got none")
+    for name, given in (("pairs", pairs), ("other_losses", others)):
+        for pair in given:
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise TypeError(
+                    f"{function}: each key of {name} needs (student's modality, teacher's); got "
+                    f"{pair!r}"
+                )
+    for pair, entry in others.items():
+        if not isinstance(entry, (tuple, list)) or len(entry) != 2 or not callable(entry[1]):
+            raise TypeError(
+                f"{function}: other_losses[{pair!r}] needs (weight, function); got {entry!r}"
             )
-    every = Modality(rows, ops.arange(ops.size(rows, 0), rows) >= 0)
-    if where is None:
-        return every
-    present = ops.asarray(where, rows)
-    check_rows(function, f"where of {argument}", present, shape[0])
-    if ops.dtype(present) != "bool":
-        raise TypeError(
-            f"{function}: where of {argument} needs dtype bool (True = it has the modality); "
-            f"got {ops.dtype(present)}"
-        )
-    return _where(ops, every, present)
-
-
-def _where(ops: Backend, modality: Modality, kept: Array) -> Modality:
-    """Drop rows: 0 there, so that their content changes neither value nor gradient."""
-    rows = modality.rows
-    keep = ops.reshape(kept, (-1, *(1 for _ in rows.shape[1:])))
-    return Modality(ops.where(keep, rows, 0.0), modality.present & kept)
+    weights = {**pairs}, {pair: weight for pair, (weight, _) in others.items()}
+    for given in weights:
+        for pair, weight in given.items():
+            checks.number(f"the weight of {pair!r}", weight, minimum=0.0)
 
 
 def _labelled(
-    function: str, ops: Backend, labels: Any, first: Array, kind: str, config: MCLDConfig
-) -> Bool[Array, "batch"] | None:  # noqa: F821
+    arguments: Arguments, labels: Any, sides: Sides, kind: str, config: MCLDConfig
+) -> Bool[Array, " batch"] | None:
     """Return the rows whose int label is not to be left out; None where that is every row."""
-    if len(ops.asarray(labels, first).shape) != 1:
+    first = next(iter(sides.student.values())).rows
+    if labels is None or len(arguments.array("labels", labels, first).shape) != 1:
         return None
-    labels = row_ids(function, ops, "labels", labels, first)
-    return unless_all(ops, labels >= 0 if kind == "embeddings" else labels != config.ignore_index)
+    labels = arguments.ids("labels", labels, first)
+    kept = labels >= 0 if kind == "embeddings" else labels != config.ignore_index
+    return arguments.unless_all(kept)

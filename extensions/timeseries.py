@@ -7,24 +7,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import label_kind
-from mcld_core.backends import Backend, backend_for
-from mcld_core.config import MCLDConfig
-from mcld_core.extensions._arguments import check_weight, fits, row_ids
+from mcld_core.arguments import fits
+from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
 from mcld_core.extensions._sequences import (
     Groups,
+    Levels,
+    SequenceArguments,
+    Sequences,
     contrast_sequences,
-    flat_labels,
-    flat_mask,
     mean_rows,
-    prepare_sequences,
-    tensors,
+    sequence_of_row,
 )
-from mcld_core.formulas.objective import Apart, Weights
-from mcld_core.losses import evaluate
+from mcld_core.formulas.objective import ExcludedKeys
+from mcld_core.losses import Objective, evaluate_batch, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Scalar
 
 CATEGORIES = ("window", "step")
@@ -36,10 +34,10 @@ class Windows(NamedTuple):
     values: Float[Array, "batch time channels"]
     """Zeros where a window reaches beyond the end of its series."""
     mask: Bool[Array, "batch time"]
-    starts: Int[Array, "batch"]  # noqa: F821
-    lengths: Int[Array, "batch"]  # noqa: F821
+    starts: Int[Array, " batch"]
+    lengths: Int[Array, " batch"]
     """Steps within the series."""
-    series: Int[Array, "batch"]  # noqa: F821
+    series: Int[Array, " batch"]
     """The place of the window's series in the list."""
 
 
@@ -101,10 +99,10 @@ def window_mcld_loss(
     teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
     labels: Labels | None = None,
     *,
-    starts: Int[Array, "batch"] | None = None,  # noqa: F821
-    lengths: Int[Array, "batch"] | int | None = None,  # noqa: F821
-    series: Int[Array, "batch"] | None = None,  # noqa: F821
-    mask: Bool[Array, "batch"] | Bool[Array, "batch time"] | None = None,  # noqa: F821
+    starts: Int[Array, " batch"] | None = None,
+    lengths: Int[Array, " batch"] | int | None = None,
+    series: Int[Array, " batch"] | None = None,
+    mask: Bool[Array, " batch"] | Bool[Array, "batch time"] | None = None,
     step_labels: Num[Array, "batch time"] | None = None,
     category: str = "window",
     step_contrast: Scalar | None = None,
@@ -165,128 +163,101 @@ def window_mcld_loss(
     References:
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
     """
-    function = "window_mcld_loss"
-    ops = backend_for(
-        function, student_logits, teacher_logits, labels, starts, lengths, series, mask, step_labels
-    )
-    if category not in CATEGORIES:
-        raise ValueError(f"{function}: category needs 'window' or 'step'; got {category!r}")
-    check_weight(function, "step_contrast", step_contrast)
-    student, teacher = tensors(ops, student_logits, teacher_logits)
-    axes = len(student.shape)
-    if axes not in (2, 3) or not fits(student.shape, teacher.shape):
-        raise ValueError(
-            f"{function}: student_logits and teacher_logits need one shape, (batch, classes) or "
-            f"(batch, time, classes); got {tuple(student.shape)} and {tuple(teacher.shape)}"
+    arrays = (student_logits, teacher_logits, labels, starts, lengths, series, mask, step_labels)
+    arguments = SequenceArguments("window_mcld_loss", *arrays)
+    check_config(arguments.function, config)
+    arguments.choice("category", category, CATEGORIES)
+    if step_contrast is not None:
+        arguments.number("step_contrast", step_contrast, minimum=0.0)
+    logits = arguments.tensors(student_logits, teacher_logits)
+    _check_logits(arguments, logits, step_labels)
+    excluded = _overlapping(arguments, logits[0], starts, lengths, series)
+    if len(logits[0].shape) == 2:
+        kept = None if mask is None else arguments.flat_mask("mask", mask, logits[0], 1)
+        batch = arguments.batch(
+            *logits, labels, sample_weight=None, where=kept, ignore_index=config.ignore_index
         )
-    apart = _overlapping(function, ops, student, starts, lengths, series)
-    if axes == 2:
-        if step_labels is not None:
-            raise ValueError(
-                f"{function}: step_labels need logits (batch, time, classes); got "
-                f"{tuple(student.shape)}"
-            )
-        weights = Weights(
-            config.weight_instance, config.weight_sample, config.weight_category, config.weight_ce
-        )
-        return evaluate(
-            function,
-            student,
-            teacher,
-            labels,
-            config=config,
-            weights=weights,
-            keys=None,
-            progress=progress,
-            sample_weight=None,
-            where=None if mask is None else flat_mask(function, ops, "mask", mask, student, 1),
-            reduction="mean",
-            return_terms=return_terms,
-            apart=apart,
-        )
-    loss, terms = _contrast_steps(
-        function,
-        ops,
-        student,
-        teacher,
-        labels=labels,
-        step_labels=step_labels,
-        mask=mask,
-        apart=apart,
-        category=category,
-        step_contrast=step_contrast,
-        config=config,
-        progress=progress,
-    )
+        objective = Objective(config, term_weights(config), progress=progress, excluded=excluded)
+        return evaluate_batch(arguments, batch, objective, return_terms=return_terms)
+    sequences, labels = _steps(arguments, logits, (labels, step_labels, mask), config)
+    levels = Levels(config, category == "window", step_contrast, progress)
+    loss, terms = contrast_sequences(arguments, sequences, Groups(labels, excluded), levels)
     return (loss, terms) if return_terms else loss
 
 
-def _contrast_steps(
-    function: str,
-    ops: Backend,
-    student: Float[Array, "batch time classes"],
-    teacher: Float[Array, "batch time classes"],
-    *,
-    labels: Any,
-    step_labels: Any,
-    mask: Any,
-    apart: Apart | None,
-    category: str,
-    step_contrast: Scalar | None,
+def _check_logits(
+    arguments: SequenceArguments, logits: tuple[Array, Array], step_labels: Any
+) -> None:
+    ours, theirs = (tuple(x.shape) for x in logits)
+    if len(ours) not in (2, 3) or not fits(ours, theirs):
+        raise ValueError(
+            f"{arguments.function}: student_logits and teacher_logits need one shape, (batch, "
+            f"classes) or (batch, time, classes); got {ours} and {theirs}"
+        )
+    if len(ours) == 2 and step_labels is not None:
+        raise ValueError(
+            f"{arguments.function}: step_labels need logits (batch, time, classes); got {ours}"
+        )
+
+
+def _steps(
+    arguments: SequenceArguments,
+    logits: tuple[Float[Array, "batch time classes"], Float[Array, "batch time classes"]],
+    given: tuple[Any, Any, Any],
     config: MCLDConfig,
-    progress: Scalar,
-) -> tuple[Array, dict[str, Array]]:
-    kept = None if mask is None else flat_mask(function, ops, "mask", mask, student, 2)
-    length = ops.size(student, 1)
-    window = ops.arange(ops.size(student, 0) * length, student) // length
+) -> tuple[Sequences, Array]:
+    """Return the steps of the windows, and the windows' labels.
+
+    ``given`` are the labels of the windows, those of the steps, and the mask.
+    """
+    ops, student = arguments.ops, logits[0]
+    labels, step_labels, mask = given
+    kept = None if mask is None else arguments.flat_mask("mask", mask, student)
+    window = sequence_of_row(ops, ops.size(student, 0), ops.size(student, 1), student)
     if labels is not None:
         labels = ops.asarray(labels, student)
-        kind = label_kind(function, "labels", ops, labels, student.shape[0], student.shape[2])
+        kind = arguments.label_kind("labels", labels, student.shape[0], student.shape[2])
         if kind == "int":
-            labels = row_ids(function, ops, "labels", labels, student)
+            labels = arguments.ids("labels", labels, student)
             counts = ops.take(labels != config.ignore_index, window)
             kept = counts if kept is None else kept & counts
     if step_labels is not None:
-        of_steps = flat_labels(function, ops, "step_labels", step_labels, student)
+        of_steps = arguments.flat_labels("step_labels", step_labels, student)
     else:
         of_steps = None if labels is None else ops.take(labels, window)
-    sequences = prepare_sequences(
-        function, ops, student, teacher, of_steps, kept, config.ignore_index
-    )
+    sequences = arguments.sequences(logits, of_steps, kept, config.ignore_index)
     if labels is None:
         labels = ops.argmax(mean_rows(ops, sequences, None, config).teacher, 1)
     elif len(labels.shape) == 2:
         labels = ops.stop_gradient(ops.astype(labels, sequences.rows.dtype))
-    return contrast_sequences(
-        function,
-        ops,
-        sequences,
-        Groups(labels, apart),
-        config=config,
-        category_by_sequence=category == "window",
-        row_contrast=step_contrast,
-        progress=progress,
-    )
+    return sequences, labels
 
 
 def _overlapping(
-    function: str, ops: Backend, student: Array, starts: Any, lengths: Any, series: Any
-) -> Apart | None:
+    arguments: SequenceArguments, student: Array, starts: Any, lengths: Any, series: Any
+) -> ExcludedKeys | None:
     """Return which windows share a step, from their places."""
     if starts is None and lengths is None and series is None:
         return None
     if starts is None or lengths is None:
         raise ValueError(
-            f"{function}: starts and lengths are needed together (series alone does not say which "
-            f"windows overlap); got starts {'None' if starts is None else 'given'}, lengths "
-            f"{'None' if lengths is None else 'given'}"
+            f"{arguments.function}: starts and lengths are needed together (series alone does not "
+            f"say which windows overlap); got starts {'None' if starts is None else 'given'}, "
+            f"lengths {'None' if lengths is None else 'given'}"
         )
-    start = row_ids(function, ops, "starts", starts, student)
-    length = row_ids(function, ops, "lengths", lengths, student, single=True)
+    ops = arguments.ops
+    start = arguments.ids("starts", starts, student)
+    length = arguments.ids("lengths", lengths, student, single=True)
+    spans = ops.host_values(length)
+    if spans is not None and (spans <= 0).any():
+        raise ValueError(
+            f"{arguments.function}: lengths needs numbers of steps > 0; got {spans.min()}"
+        )
     dtype = "int64" if "int64" in (ops.dtype(start), ops.dtype(length)) else "int32"
     start, length = ops.astype(start, dtype), ops.astype(length, dtype)
-    number = 0 * start if series is None else row_ids(function, ops, "series", series, student)
-    return Apart(_share_a_step, (number, start, length + 0 * start), in_category=True)
+    number = 0 * start if series is None else arguments.ids("series", series, student)
+    facts = (number, start, length + 0 * start)
+    return ExcludedKeys(_share_a_step, facts, in_category=True)
 
 
 def _share_a_step(anchor: tuple[Array, ...], key: tuple[Array, ...]) -> Array:

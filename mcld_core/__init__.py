@@ -1,21 +1,25 @@
 """MCLD: multi-perspective contrastive logit distillation, for every framework."""
 
-from importlib.metadata import version as _version
-
+from mcld_core import _clone as _clone  # first: it finds backends and extensions in a clone
 from mcld_core.backends import get_backend as get_backend
 from mcld_core.backends import set_backend as set_backend
 from mcld_core.bank import TeacherBank as TeacherBank
+from mcld_core.baselines import dist_loss as dist_loss
 from mcld_core.baselines import dkd_loss as dkd_loss
 from mcld_core.baselines import kd_loss as kd_loss
+from mcld_core.baselines import nkd_loss as nkd_loss
+from mcld_core.baselines import rld_loss as rld_loss
+from mcld_core.baselines import ttm_loss as ttm_loss
 from mcld_core.cache import TeacherCache as TeacherCache
 from mcld_core.config import MCLDConfig as MCLDConfig
 from mcld_core.export import export_onnx as export_onnx
 from mcld_core.keys import TeacherKeys as TeacherKeys
+from mcld_core.logits import adjust_logits as adjust_logits
 from mcld_core.logits import check_finite as check_finite
 from mcld_core.logits import select_classes as select_classes
+from mcld_core.losses import category_wise as category_wise
+from mcld_core.losses import instance_wise as instance_wise
 from mcld_core.losses import mcld_loss as mcld_loss
-from mcld_core.terms import category_wise as category_wise
-from mcld_core.terms import instance_wise as instance_wise
-from mcld_core.terms import sample_wise as sample_wise
+from mcld_core.losses import sample_wise as sample_wise
 
-__version__ = _version("mcld")
+__version__ = "0.1.0"

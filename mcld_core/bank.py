@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import check_device, check_rows, keep_rows, prepare_teacher, wide_dtype
-from mcld_core.backends import Backend, backend_for
-from mcld_core.config import MCLDConfig, plain_number
+from mcld_core.arguments import Arguments, keep_rows, plain_number, wide_dtype
+from mcld_core.backends import Backend
+from mcld_core.config import MCLDConfig
 from mcld_core.formulas.contrast import one_hot
 from mcld_core.keys import TeacherKeys, class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
@@ -59,9 +59,9 @@ class TeacherBank(NamedTuple):
     """
 
     logits: Float[Array, "capacity classes"]
-    labels: Int[Array, "capacity"] | Float[Array, "capacity classes"]  # noqa: F821
-    where: Bool[Array, "capacity"]  # noqa: F821
-    ids: Int[Array, "capacity"]  # noqa: F821
+    labels: Int[Array, " capacity"] | Float[Array, "capacity classes"]
+    where: Bool[Array, " capacity"]
+    ids: Int[Array, " capacity"]
     cursor: Int[Array, ""]
 
     @classmethod
@@ -93,7 +93,7 @@ class TeacherBank(NamedTuple):
         for name, size in (("capacity", capacity), ("classes", classes)):
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{function}: {name} needs an int > 0; got {size!r}")
-        ops = backend_for(function, like)
+        ops = Arguments(function, like).ops
         if dtype is None:
             dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
         zeros = np.zeros((capacity, classes), "float32")
@@ -115,7 +115,7 @@ class TeacherBank(NamedTuple):
         cls,
         logits: Logits,
         labels: Labels | None = None,
-        index: Int[Array, "batch"] | None = None,  # noqa: F821
+        index: Int[Array, " batch"] | None = None,
         *,
         like: Array | None = None,
         dtype: str | None = None,
@@ -136,9 +136,10 @@ class TeacherBank(NamedTuple):
             ValueError, TypeError: shapes, dtypes, devices or labels that do not fit.
         """
         function = "TeacherBank.from_logits"
-        ops = backend_for(function, logits, labels, index, like)
+        arguments = Arguments(function, logits, labels, index, like)
+        ops = arguments.ops
         rows = ops.asarray(logits, like)
-        batch = _batch(function, ops, rows, None, labels, None, index, ignore_index)
+        batch = _entries(arguments, "logits", rows, (labels, None, index), ignore_index)
         stored = _stored(function, ops, batch.logits, dtype or ops.dtype(rows))
         if ops.dtype(stored) == ops.dtype(rows):
             stored = ops.concat([stored])  # a copy, which no later change of the caller's reaches
@@ -152,17 +153,18 @@ class TeacherBank(NamedTuple):
 
     def keys(
         self,
-        teacher_logits: Logits,
+        teacher_logits: Logits | TeacherKeys,
         labels: Labels | None = None,
         *,
-        where: Bool[Array, "batch"] | None = None,  # noqa: F821
-        index: Int[Array, "batch"] | None = None,  # noqa: F821
+        where: Bool[Array, " batch"] | None = None,
+        index: Int[Array, " batch"] | None = None,
         ignore_index: int = -100,
     ) -> TeacherKeys:
         """Return the batch's rows, then the bank's, as keys.
 
         Args:
-            teacher_logits: (batch, classes).
+            teacher_logits: (batch, classes); or the `TeacherKeys` of ``gather_keys``, whose labels
+                and mask come with them.
             labels: (batch,) int, or (batch, classes) soft, or None: the arg max of each row.
             where: (batch,) bool, True = keep.
             index: (batch,) int sample ids ≥ 0. Bank rows of these ids are left out, so that a
@@ -171,15 +173,16 @@ class TeacherBank(NamedTuple):
             ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
 
         Returns:
-            `TeacherKeys` with ``own_start=0`` and batch + capacity rows.
+            `TeacherKeys` of batch + capacity rows; ``own_start`` is 0, or that of the gathered
+            keys, whose ``normalizer`` they keep too.
 
         Raises:
             ValueError, TypeError: shapes, dtypes, devices or labels that do not fit.
         """
-        function = "TeacherBank.keys"
-        ops, bank = self._converted(function, teacher_logits, labels, where, index)
-        rows = ops.asarray(teacher_logits, bank.logits)
-        batch = _batch(function, ops, rows, bank.logits, labels, where, index, ignore_index)
+        arguments, bank, batch, gathered = self._read(
+            "TeacherBank.keys", teacher_logits, (labels, where, index), ignore_index
+        )
+        ops, rows = arguments.ops, batch.logits
         dtype = _compute_dtype(ops, rows, bank.logits)
         ours, theirs = batch.labels, bank.labels
         if ours.ndim == 2 or theirs.ndim == 2:
@@ -190,7 +193,7 @@ class TeacherBank(NamedTuple):
         others = bank.where
         if index is not None:
             others = others & ~_is_among(ops, bank.ids, batch.ids)
-        return TeacherKeys(
+        return gathered._replace(
             logits=ops.concat([ops.astype(x, dtype) for x in (batch.logits, bank.logits)]),
             labels=ops.concat([ours, theirs]),
             where=ops.concat([batch.kept, others]),
@@ -198,11 +201,11 @@ class TeacherBank(NamedTuple):
 
     def push(
         self,
-        teacher_logits: Logits,
+        teacher_logits: Logits | TeacherKeys,
         labels: Labels | None = None,
         *,
-        where: Bool[Array, "batch"] | None = None,  # noqa: F821
-        index: Int[Array, "batch"] | None = None,  # noqa: F821
+        where: Bool[Array, " batch"] | None = None,
+        index: Int[Array, " batch"] | None = None,
         ignore_index: int = -100,
     ) -> TeacherBank:
         """Return a bank with the batch's kept rows in place of the oldest; call it after `keys`.
@@ -210,7 +213,7 @@ class TeacherBank(NamedTuple):
         Of more rows than the bank holds, the last ones stay.
 
         Args:
-            teacher_logits: (batch, classes).
+            teacher_logits: (batch, classes), or gathered keys, as in `keys`.
             labels: as in `keys`; a bank made with ``soft_labels`` takes both kinds, any other
                 takes int labels only.
             where: (batch,) bool; rows with False are not pushed.
@@ -220,18 +223,18 @@ class TeacherBank(NamedTuple):
         Raises:
             ValueError, TypeError: shapes, dtypes, devices or labels that do not fit.
         """
-        function = "TeacherBank.push"
-        ops, bank = self._converted(function, teacher_logits, labels, where, index)
-        rows = ops.asarray(teacher_logits, bank.logits)
-        batch = _batch(function, ops, rows, bank.logits, labels, where, index, ignore_index)
-        labels = batch.labels
+        arguments, bank, batch, _ = self._read(
+            "TeacherBank.push", teacher_logits, (labels, where, index), ignore_index
+        )
+        ops, labels = arguments.ops, batch.labels
         if labels.ndim == 2 and bank.labels.ndim == 1:
             raise TypeError(
-                f"{function}: labels need to be int, as this bank stores them; got soft labels of "
-                f"shape {tuple(labels.shape)}. Make it with TeacherBank.empty(…, soft_labels=True)"
+                f"{arguments.function}: labels need to be int, as this bank stores them; got soft "
+                f"labels of shape {tuple(labels.shape)}. Make it with "
+                "TeacherBank.empty(…, soft_labels=True)"
             )
         if bank.labels.ndim == 2:
-            labels = one_hot(ops, labels, rows.shape[1], ops.dtype(bank.labels))
+            labels = one_hot(ops, labels, bank.logits.shape[1], ops.dtype(bank.labels))
         target, source, is_new, count = _places(ops, batch.kept, bank)
 
         def put(old: Array, new: Array) -> Array:
@@ -261,7 +264,8 @@ class TeacherBank(NamedTuple):
             array([[nan, nan],
                    [0.5, 0.5]])
         """
-        ops, bank = self._converted("TeacherBank.class_means")
+        arguments, bank = self._converted("TeacherBank.class_means")
+        ops = arguments.ops
         dtype = _compute_dtype(ops, bank.logits)
         logits = keep_rows(ops, ops.astype(bank.logits, dtype), bank.where)
         if bank.labels.ndim == 2:
@@ -271,14 +275,44 @@ class TeacherBank(NamedTuple):
         means, present = class_means(ops, logits, labels, config)
         return ops.where(present[:, None], means, float("nan"))
 
-    def _converted(self, function: str, *values: Any) -> tuple[Backend, TeacherBank]:
-        """Return the backend of the bank and the values, and the bank in its arrays."""
-        ops = backend_for(function, self.logits, *values)
+    def _converted(self, function: str, *values: Any) -> tuple[Arguments, TeacherBank]:
+        """Return the arguments of a call, and the bank in the arrays of their framework."""
+        arguments = Arguments(function, self.logits, *values)
+        ops = arguments.ops
         like = next((x for x in (self.logits, *values) if ops.is_tensor(x)), None)
-        return ops, TeacherBank(*(ops.asarray(x, like) for x in self))
+        return arguments, TeacherBank(*(ops.asarray(x, like) for x in self))
+
+    def _read(
+        self,
+        function: str,
+        teacher_logits: Logits | TeacherKeys,
+        beside: tuple[Any, Any, Any],
+        ignore_index: int,
+    ) -> tuple[Arguments, TeacherBank, _Entries, TeacherKeys]:
+        """Check rows with their labels, mask and ids; the last is what gathered keys came with."""
+        gathered = TeacherKeys(teacher_logits)
+        if isinstance(teacher_logits, TeacherKeys):
+            gathered, (labels, where, index) = teacher_logits, beside
+            if labels is not None or where is not None:
+                raise ValueError(
+                    f"{function}: labels and where come with the TeacherKeys; got them twice. "
+                    "Leave them out"
+                )
+            beside = (gathered.labels, gathered.where, index)
+        arguments, bank = self._converted(function, gathered.logits, *beside)
+        rows = arguments.ops.asarray(gathered.logits, bank.logits)
+        shape = tuple(rows.shape)
+        if len(shape) != 2 or shape[1] != bank.logits.shape[1]:
+            raise ValueError(
+                f"{function}: teacher_logits need shape (batch, {bank.logits.shape[1]}); got "
+                f"{shape}. Map the teacher's classes first: mcld_core.select_classes"
+            )
+        arguments.device("teacher_logits", rows, bank.logits, "the bank")
+        batch = _entries(arguments, "teacher_logits", rows, beside, ignore_index)
+        return arguments, bank, batch, gathered
 
 
-class _Batch(NamedTuple):
+class _Entries(NamedTuple):
     """Rows for a bank, checked and converted."""
 
     logits: Array
@@ -287,52 +321,52 @@ class _Batch(NamedTuple):
     ids: Array
 
 
-def _batch(
-    function: str,
-    ops: Backend,
+def _entries(
+    arguments: Arguments,
+    name: str,
     rows: Array,
-    bank: Array | None,
-    labels: Any,
-    where: Any,
-    index: Any,
+    beside: tuple[Any, Any, Any],
     ignore_index: int,
-) -> _Batch:
+) -> _Entries:
     """Check and convert rows; those with the int label ``ignore_index`` are not kept."""
-    shape, argument = tuple(rows.shape), "logits" if bank is None else "teacher_logits"
-    if len(shape) != 2 or (bank is not None and shape[1] != bank.shape[1]):
-        width = "classes" if bank is None else bank.shape[1]
+    ops, (labels, where, index) = arguments.ops, beside
+    if len(rows.shape) != 2:
         raise ValueError(
-            f"{function}: {argument} need shape (batch, {width}); got {shape}. "
+            f"{arguments.function}: {name} need shape (batch, classes); got {tuple(rows.shape)}. "
             "Map the teacher's classes first: mcld_core.select_classes"
         )
-    if bank is not None:
-        check_device(function, ops, argument, rows, bank, "the bank")
-    rows = ops.stop_gradient(rows)
-    given = prepare_teacher(function, argument, ops, rows, labels, None, where, ignore_index)
+    given = arguments.teacher_batch(
+        name, rows, labels, sample_weight=None, where=where, ignore_index=ignore_index
+    )
     labels = given.labels
     if labels is None:
-        labels = ops.argmax(rows, 1)
+        labels = ops.argmax(given.logits, 1)
     elif labels.ndim == 2:
         labels = ops.astype(labels, _compute_dtype(ops, rows))
     if index is None:
         ids = ops.minimum(ops.arange(ops.size(rows, 0), rows), -1)
     else:
         ids = ops.asarray(index, rows)
-        check_rows(function, "index", ids, shape[0])
+        arguments.vector("index", ids, rows.shape[0])
         if not ops.dtype(ids).startswith(("int", "uint")):
-            raise TypeError(f"{function}: index needs an integer dtype; got {ops.dtype(ids)}")
-        check_device(function, ops, "index", ids, rows, argument)
+            raise TypeError(
+                f"{arguments.function}: index needs an integer dtype; got {ops.dtype(ids)}"
+            )
+        arguments.device("index", ids, rows, name)
         ids = ops.where(given.kept, _narrow_ids(ops, ids), -1)
-    return _Batch(rows, labels, given.kept, ids)
+    return _Entries(given.logits, labels, given.kept, ids)
 
 
 def _narrow_ids(ops: Backend, ids: Array) -> Array:
     """Return ids as int32: those of 64 bits that do not fit are hashed into 31."""
+    unsigned = ops.dtype(ids).startswith("uint")
     if ops.dtype(ids) in ("uint32", "uint64"):
-        ids = ops.astype(ids, "int64")
+        ids = ops.astype(ids, "int64")  # from 2**63 on it wraps to a negative number
     if ops.dtype(ids) == "int64":
         hashed = (ids % _HASHED + (ids // 2**31) * 1540483477) % _HASHED
-        ids = ops.where(ids < 2**31, ops.maximum(ids, -1), hashed)
+        fits = ids < 2**31
+        fits = fits & (ids >= 0) if unsigned else fits
+        ids = ops.where(fits, ops.maximum(ids, -1), hashed)
     return ops.astype(ids, "int32")
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-
+from mcld_core.arguments import Checks, plain_number
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Scalar
 
@@ -39,8 +37,8 @@ class MCLDConfig:
         ignore_index: rows with this int label are dropped.
         block_size: anchor rows evaluated at once where the gradient is formed in the forward
             pass; ``"auto"`` chooses, None takes all rows and lets the framework differentiate.
-            Only the student's logits get a gradient unless it is None: a weight or temperature
-            that is itself trained needs ``block_size=None`` (PyTorch's are refused otherwise).
+            A weight or temperature that is a trained tensor, or a tracer, takes all rows at once
+            whatever this says. JAX's forward mode (``jax.jvp``, ``jacfwd``) needs None.
 
     Raises:
         ValueError: a value out of its range or not finite (checked where it is a Python number).
@@ -64,54 +62,35 @@ class MCLDConfig:
     block_size: int | str | None = "auto"
 
     def __post_init__(self) -> None:
+        checks = Checks("MCLDConfig")
         for field in fields(self):
             value = getattr(self, field.name)
             if plain_number(value) is not value:
                 object.__setattr__(self, field.name, plain_number(value))
         weights = ("weight_instance", "weight_sample", "weight_category", "weight_ce")
         for name in (*weights, "beta", "category_warmup"):
-            check_number("MCLDConfig", name, getattr(self, name), minimum=0.0)
+            checks.number(name, getattr(self, name), minimum=0.0)
         for name in ("temperature", "key_temperature", "sample_temperature"):
             if name != "temperature" or self.temperature is not None:
-                check_number("MCLDConfig", name, getattr(self, name), above=0.0)
-        check_choice("MCLDConfig", "similarity", self.similarity, SIMILARITIES)
-        check_choice("MCLDConfig", "category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
+                checks.number(name, getattr(self, name), above=0.0)
+        checks.choice("similarity", self.similarity, SIMILARITIES)
+        checks.choice("category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
+        for name in ("target_mask", "sample_target_mask"):
+            checks.flag(name, getattr(self, name))
+        checks.integer("ignore_index", self.ignore_index)
         size = self.block_size
-        if size != "auto" and size is not None and not (isinstance(size, int) and size > 0):
+        is_int = isinstance(size, int) and not isinstance(size, bool)
+        if size != "auto" and size is not None and not (is_int and size > 0):
             raise ValueError(
                 f"MCLDConfig: block_size needs 'auto', None or an int > 0; got {size!r}"
             )
 
 
-def plain_number(value: Any) -> Any:
-    """Return a number of NumPy, or an array of one without axes, as Python's; all else as it is."""
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return value.item()
-    return value
-
-
-def check_number(
-    function: str,
-    name: str,
-    value: Scalar,
-    minimum: float | None = None,
-    above: float | None = None,
-) -> None:
-    """Raise for a number out of its range or not finite, and for what is no number."""
-    value = plain_number(value)
-    bound = "" if above is None else f" > {above:g}"
-    bound = bound if minimum is None else f" ≥ {minimum:g}"
-    if value is None or isinstance(value, (str, bytes, list, tuple, dict)):
-        raise TypeError(f"{function}: {name} needs a finite number{bound}; got {value!r}")
-    if not isinstance(value, (int, float)):
-        return  # an array, which may be traced
-    in_range = value >= minimum if minimum is not None else above is None or value > above
-    is_finite = -math.inf < value < math.inf  # isfinite makes a compiler trace each number anew
-    if not (is_finite and in_range):
-        raise ValueError(f"{function}: {name} needs a finite number{bound}; got {value!r}")
-
-
-def check_choice(function: str, name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError for a name that is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{function}: {name} needs one of {', '.join(choices)}; got {value!r}")
+def check_config(function: str, config: Any) -> None:
+    """Raise TypeError unless the settings are an `MCLDConfig`."""
+    if not isinstance(config, MCLDConfig):
+        came = f"the class {config.__name__}" if isinstance(config, type) else repr(config)
+        raise TypeError(
+            f"{function}: config needs an MCLDConfig; got {came}. Pass MCLDConfig(…), or leave it "
+            "out for the defaults"
+        )

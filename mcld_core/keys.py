@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import (
-    Batch,
-    check_device,
-    check_label_values,
-    checked_mask,
-    class_labels,
-    keep_rows,
-    label_kind,
-    unless_all,
-)
+from mcld_core.arguments import Arguments, Batch, keep_rows, plain_number
 from mcld_core.backends import Backend
-from mcld_core.config import MCLDConfig, plain_number
+from mcld_core.config import MCLDConfig
 from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
+from mcld_core.formulas.objective import KeySet
 from mcld_core.formulas.similarity import key_vectors
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Scalar
 
@@ -43,20 +35,10 @@ class TeacherKeys(NamedTuple):
 
     logits: Float[Array, "keys classes"]
     labels: Labels | None = None
-    where: Bool[Array, "keys"] | None = None  # noqa: F821
+    where: Bool[Array, " keys"] | None = None
     own_start: Scalar = 0
     prototypes: Float[Array, "classes classes"] | None = None
     normalizer: Scalar | None = None
-
-
-class KeyRows(NamedTuple):
-    """Keys as the row functions take them: converted, labelled, masked."""
-
-    vectors: Float[Array, "keys classes"]
-    """Raw logits, until they are embedded for the similarity."""
-    labels: Int[Array, "keys"] | Float[Array, "keys classes"]  # noqa: F821
-    """-2, or zeros, where the key does not count: no anchor shares such a label."""
-    kept: Bool[Array, "keys"] | None  # noqa: F821
 
 
 def check_keys(function: str, keys: Any) -> None:
@@ -70,86 +52,69 @@ def check_keys(function: str, keys: Any) -> None:
 
 
 def prepare_keys(
-    function: str, ops: Backend, batch: Batch, keys: TeacherKeys | None, ignore_index: int
-) -> tuple[KeyRows, Any]:
+    arguments: Arguments, batch: Batch, keys: TeacherKeys | None, ignore_index: int
+) -> tuple[KeySet, Any]:
     """Return the keys, converted, with the rows that do not count marked; and own_start.
 
     Raises:
         ValueError, TypeError: shapes, dtypes, devices or labels that do not fit the batch.
     """
+    ops = arguments.ops
     if keys is None:
         labels = _masked_labels(ops, batch.labels, batch.kept)
-        return KeyRows(batch.teacher, labels, batch.kept), 0
-    student = batch.student
-    rows, classes = student.shape
-    logits = ops.asarray(keys.logits, student)
-    _check_key_logits(function, ops, logits, student)
+        return KeySet(batch.teacher, labels, batch.kept), 0
+    logits = ops.asarray(keys.logits, batch.student)
+    _check_key_logits(arguments, logits, batch.student)
     logits = ops.stop_gradient(logits)
-    count = logits.shape[0]
-
     kept = None
     if keys.where is not None:
-        kept = checked_mask(function, "keys.where", ops, keys.where, count, student)
+        kept = arguments.mask("keys.where", keys.where, logits.shape[0], batch.student)
     if keys.labels is None:
         labels = ops.argmax(logits, 1)
     else:
-        labels = ops.asarray(keys.labels, student)
-        kind = label_kind(function, "keys.labels", ops, labels, count, classes)
-        check_device(function, ops, "keys.labels", labels, student)
-        check_label_values(function, "keys.labels", ops, labels, kept, classes, ignore_index)
-        if kind == "soft":
-            labels = ops.stop_gradient(ops.astype(labels, batch.dtype))
-        else:
-            labels, counts = class_labels(ops, labels, classes, ignore_index)
-            kept = unless_all(ops, counts if kept is None else kept & counts)
-
-    own_start = plain_number(keys.own_start)
-    if isinstance(own_start, int):
-        if isinstance(rows, int) and isinstance(count, int) and not 0 <= own_start <= count - rows:
-            raise ValueError(
-                f"{function}: keys.own_start needs own_start + batch ≤ keys; got own_start "
-                f"{own_start} with batch {rows} and {count} keys"
-            )
-    else:
-        own_start = ops.astype(ops.asarray(own_start, student), "int32")
+        labels, counts = arguments.labels(
+            "keys.labels", keys.labels, logits, batch.dtype, kept, ignore_index
+        )
+        if counts is not None:
+            kept = arguments.unless_all(counts if kept is None else kept & counts)
+    own_start = _own_start(arguments, keys, batch, logits)
     if kept is not None or batch.kept is not None:
         kept = _with_own_rows(ops, kept, batch, own_start, logits)
-    return KeyRows(logits, _masked_labels(ops, labels, kept), kept), own_start
+    return KeySet(logits, _masked_labels(ops, labels, kept), kept), own_start
 
 
-def prototype_rows(
-    function: str,
-    ops: Backend,
+def prototype_keys(
+    arguments: Arguments,
     batch: Batch,
     keys: TeacherKeys | None,
-    all_keys: KeyRows,
+    all_keys: KeySet,
     config: MCLDConfig,
-) -> KeyRows:
+) -> KeySet:
     """One key a class: ``keys.prototypes``, else the class means of the kept keys."""
-    classes = batch.student.shape[1]
+    ops, classes = arguments.ops, batch.student.shape[1]
     if keys is not None and keys.prototypes is not None:
         means = ops.asarray(keys.prototypes, batch.student)
         if tuple(means.shape) != (classes, classes):
             raise ValueError(
-                f"{function}: keys.prototypes needs shape (classes, classes) = "
+                f"{arguments.function}: keys.prototypes needs shape (classes, classes) = "
                 f"({classes}, {classes}), one row a class; got {tuple(means.shape)}"
             )
-        check_device(function, ops, "keys.prototypes", means, batch.student)
+        arguments.device("keys.prototypes", means, batch.student)
         means = ops.stop_gradient(ops.astype(means, batch.dtype))
         present = ops.all(ops.isfinite(means), 1)
     else:
         logits = keep_rows(ops, ops.astype(all_keys.vectors, batch.dtype), all_keys.kept)
         means, present = class_means(ops, logits, all_keys.labels, config)
     index = ops.arange(classes, means)
-    return KeyRows(keep_rows(ops, means, present), _masked_labels(ops, index, present), present)
+    return KeySet(keep_rows(ops, means, present), _masked_labels(ops, index, present), present)
 
 
 def class_means(
     ops: Backend,
     logits: Float[Array, "keys classes"],
-    labels: Int[Array, "keys"] | Float[Array, "keys classes"],  # noqa: F821
+    labels: Int[Array, " keys"] | Float[Array, "keys classes"],
     config: MCLDConfig,
-) -> tuple[Float[Array, "classes classes"], Bool[Array, "classes"]]:  # noqa: F821
+) -> tuple[Float[Array, "classes classes"], Bool[Array, " classes"]]:
     """Return the label-weighted mean key of each class, and which classes have a row.
 
     Means of the probabilities under ``"probability"``, of the raw logits otherwise. Rows that do
@@ -164,16 +129,44 @@ def class_means(
     return ops.matmul(membership, rows) / ops.where(present, total, 1.0)[:, None], present
 
 
-def _check_key_logits(function: str, ops: Backend, logits: Array, student: Array) -> None:
+def _check_key_logits(arguments: Arguments, logits: Array, student: Array) -> None:
     shape, classes = tuple(logits.shape), student.shape[1]
     if len(shape) != 2 or shape[1] != classes:
         raise ValueError(
-            f"{function}: keys.logits need shape (keys, {classes}), with the classes of the "
-            f"student; got {shape}. Map the teacher's classes first: mcld_core.select_classes"
+            f"{arguments.function}: keys.logits need shape (keys, {classes}), with the classes of "
+            f"the student; got {shape}. Map the teacher's classes first: mcld_core.select_classes"
         )
-    if "float" not in ops.dtype(logits):
-        raise TypeError(f"{function}: keys.logits need a float dtype; got {ops.dtype(logits)}")
-    check_device(function, ops, "keys.logits", logits, student)
+    dtype = arguments.ops.dtype(logits)
+    if "float" not in dtype:
+        raise TypeError(f"{arguments.function}: keys.logits need a float dtype; got {dtype}")
+    arguments.device("keys.logits", logits, student)
+
+
+def _own_start(arguments: Arguments, keys: TeacherKeys, batch: Batch, logits: Array) -> Any:
+    """Return where the batch's own rows begin: an int, or an array that may be traced."""
+    ops, function = arguments.ops, arguments.function
+    rows, count = batch.student.shape[0], logits.shape[0]
+    start = plain_number(keys.own_start)
+    found = start
+    if not isinstance(start, int):
+        start = ops.asarray(start, batch.student)
+        if len(start.shape) or not ops.dtype(start).startswith(("int", "uint")):
+            raise TypeError(
+                f"{function}: keys.own_start needs one int; got {keys.own_start!r} (shape "
+                f"{tuple(start.shape)}, {ops.dtype(start)})"
+            )
+        values = ops.host_values(start)
+        found = None if values is None else int(values)
+        start = ops.astype(start, "int32")
+    elif isinstance(start, bool):
+        raise TypeError(f"{function}: keys.own_start needs one int; got {start!r}")
+    known = isinstance(rows, int) and isinstance(count, int)
+    if known and found is not None and not 0 <= found <= count - rows:
+        raise ValueError(
+            f"{function}: keys.own_start needs own_start + batch ≤ keys; got own_start "
+            f"{found} with batch {rows} and {count} keys"
+        )
+    return start
 
 
 def _with_own_rows(

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import check_logits, checked_pair, label_kind
-from mcld_core.backends import backend_for
-from mcld_core.config import check_choice
+from mcld_core.arguments import Arguments, wide_dtype
+from mcld_core.backends import Backend, backend_for
 from mcld_core.formulas.similarity import SIMILARITIES
-from mcld_core.typing import Array, Logits
+from mcld_core.typing import Array, Float, Logits
 
 
 def check_finite(
@@ -50,30 +49,80 @@ def check_finite(
         ...
         ValueError: check_finite: teacher_logits has nan in row 0, class 1; fix what makes them
     """
-    check_choice("check_finite", "similarity", similarity, SIMILARITIES)
-    ops = backend_for("check_finite", student_logits, teacher_logits, labels)
-    student, teacher = checked_pair("check_finite", ops, student_logits, teacher_logits)
+    arguments = Arguments("check_finite", student_logits, teacher_logits, labels)
+    arguments.choice("similarity", similarity, SIMILARITIES)
+    student, teacher = arguments.pair(student_logits, teacher_logits)
     if labels is not None:
-        labels = ops.asarray(labels, student)
-        label_kind("check_finite", "labels", ops, labels, *student.shape)
+        labels = arguments.ops.asarray(labels, student)
+        arguments.label_kind("labels", labels, *student.shape)
         labels = _to_numpy(labels)
     ours, theirs = _to_numpy(student), _to_numpy(teacher)
     absent = _absent_classes(theirs, labels) & (similarity == "probability")
     for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
-        bad = ~np.isfinite(values) & ~(absent & np.isneginf(values))
-        if bad.any():
-            row, column = (int(i) for i in np.argwhere(bad)[0])
+        bad = _first_bad(values, absent)
+        if bad is not None:
+            row, column = bad
             raise ValueError(
                 f"check_finite: {argument} has {values[row, column]} in row {row}, class "
                 f"{column}; fix what makes them"
             )
-        if values.size and (values >= 0).all() and np.abs(values.sum(1) - 1).max() <= 1e-3:
+        if _are_probabilities(values, 1e-3):
             warnings.warn(
                 f"check_finite: every row of {argument} is ≥ 0 and sums to 1, like "
                 "probabilities; the losses take logits (pass log-probabilities at least)",
                 UserWarning,
                 stacklevel=2,
             )
+
+
+def doubts(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Any = None,
+    where: Any = None,
+    *,
+    similarity: str = "probability",
+    ignore_index: int = -100,
+) -> list[str] | None:
+    """Return what looks wrong about a batch that a loss has taken, each with its cure.
+
+    For the adapters, which look at their first step: logits that are not finite, and rows that
+    look like probabilities. What stands in rows that are dropped does not count.
+
+    Args:
+        student_logits: (batch, classes).
+        teacher_logits: (batch, classes).
+        labels: (batch,) int, or (batch, classes) soft, or None.
+        where: (batch,) bool, True = keep.
+        similarity: that of the configuration in use.
+        ignore_index: likewise.
+
+    Returns:
+        The texts; None where the teacher's values cannot be read without waiting: traced, or on
+        an accelerator. (A student that is traced alone, as by ``jax.grad``, is left out.)
+    """
+    ops = backend_for("doubts", student_logits, teacher_logits, labels, where)
+    sides = {"student_logits": student_logits, "teacher_logits": teacher_logits}
+    found = {argument: _readable(ops, x) for argument, x in sides.items()}
+    theirs = found["teacher_logits"]
+    if theirs is None:
+        return None
+    kept = _kept_rows(_readable(ops, labels), _readable(ops, where), len(theirs), ignore_index)
+    absent = _absent_classes(theirs, _readable(ops, labels)) & (similarity == "probability")
+    texts = []
+    for argument, values in found.items():
+        if values is not None:
+            half = "float16" in str(getattr(sides[argument], "dtype", ""))  # bfloat16 too
+            tolerance = 1e-2 if half else 1e-3
+            texts += _doubts_of(argument, values.astype("float64"), kept, absent, tolerance)
+    return texts
+
+
+SWAPPED = (
+    "the student needs no gradient and the teacher does, as if the two were swapped. {} (or "
+    "unfreeze the student)"
+)
+"""What the adapters say where nothing of the student learns; to be filled with the cure."""
 
 
 def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
@@ -97,12 +146,48 @@ def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
         >>> select_classes(np.array([[1.0, 2.0, 3.0]]), [2, 0])
         array([[3., 1.]])
     """
-    ops = backend_for("select_classes", logits)
+    arguments = Arguments("select_classes", logits)
+    ops = arguments.ops
     logits = ops.asarray(logits)
-    check_logits("select_classes", "logits", ops, logits)
+    arguments.logits("logits", logits)
     index = _checked_mapping(mapping, logits.shape[1])
     columns = ops.asarray(index, logits)
     return ops.matrix_transpose(ops.take(ops.matrix_transpose(logits), columns))
+
+
+def adjust_logits(logits: Logits, class_prior: Float[Array, " classes"]) -> Array:
+    """Return ``logits + log π``: with them as the student's, a loss trains a balanced classifier.
+
+    Pass the result to any loss in place of the student's logits (cross-entropy, `kd_loss`,
+    `mcld_loss` with the same ``class_prior``). The loss then fits ``log p(y|x)`` by the adjusted
+    logits, so the raw logits become ``log p(y|x) - log π``, which treats all classes alike.
+
+    Args:
+        logits: (batch, classes), any float dtype.
+        class_prior: (classes,) ≥ 0: how often each class stands in the training labels, as counts
+            or probabilities. A class with 0 counts half the smallest positive one.
+
+    Returns:
+        (batch, classes), float32 for half precision, else in the dtype of the logits.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or values that do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> adjust_logits(np.zeros((1, 2)), np.array([3, 1])).round(3)
+        array([[-0.288, -1.386]])
+
+    References:
+        A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
+    """
+    arguments = Arguments("adjust_logits", logits, class_prior)
+    ops = arguments.ops
+    logits = ops.asarray(logits, class_prior if ops.is_tensor(class_prior) else None)
+    arguments.logits("logits", logits)
+    dtype = wide_dtype(ops.dtype(logits))
+    prior = arguments.log_prior(class_prior, logits.shape[1], logits, dtype)
+    return ops.astype(logits, dtype) + prior
 
 
 def _checked_mapping(mapping: Any, classes: int) -> np.ndarray[Any, Any]:
@@ -134,6 +219,62 @@ def _absent_classes(
         targets = labels if labels.ndim == 1 else labels.argmax(1)
         absent &= np.arange(teacher.shape[1]) != targets[:, None]
     return absent
+
+
+def _doubts_of(
+    argument: str,
+    values: np.ndarray[Any, Any],
+    kept: np.ndarray[Any, Any],
+    absent: np.ndarray[Any, Any],
+    tolerance: float,
+) -> list[str]:
+    bad = _first_bad(np.where(kept[:, None], values, 0.0), absent)
+    if bad is not None:
+        row, column = bad
+        return [
+            f"{argument} has {values[row, column]} in row {row}, class {column}: the loss is not a "
+            "number to learn from. Mend what makes it; mcld_core.check_finite finds the first such "
+            "row"
+        ]
+    if _are_probabilities(values[kept], tolerance):
+        return [
+            f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss takes "
+            "logits. Leave out the softmax at the model's end (keras.applications: "
+            "classifier_activation=None), or pass the logarithm of the probabilities"
+        ]
+    return []
+
+
+def _readable(ops: Backend, x: Any) -> np.ndarray[Any, Any] | None:
+    """Return the values of what can be read without waiting for a device."""
+    if x is None:
+        return None
+    return ops.host_values(x) if ops.is_tensor(x) else np.asarray(x)
+
+
+def _kept_rows(
+    labels: np.ndarray[Any, Any] | None,
+    where: np.ndarray[Any, Any] | None,
+    rows: int,
+    ignore_index: int,
+) -> np.ndarray[Any, Any]:
+    kept = np.ones(rows, bool) if where is None else where
+    return kept & (labels != ignore_index) if labels is not None and labels.ndim == 1 else kept
+
+
+def _first_bad(
+    values: np.ndarray[Any, Any], allowed: np.ndarray[Any, Any]
+) -> tuple[int, int] | None:
+    """Return row and class of the first entry that is not finite and not an allowed -inf."""
+    bad = np.argwhere(~np.isfinite(values) & ~(allowed & np.isneginf(values)))
+    return (int(bad[0, 0]), int(bad[0, 1])) if len(bad) else None
+
+
+def _are_probabilities(values: np.ndarray[Any, Any], tolerance: float) -> bool:
+    """Whether every row is ≥ 0 and sums to 1."""
+    if not values.size or values.shape[1] < 2 or (values < 0).any():
+        return False
+    return bool(np.abs(values.sum(1) - 1).max() <= tolerance)
 
 
 def _to_numpy(x: Array) -> np.ndarray[Any, Any]:

@@ -1,32 +1,27 @@
-"""The total objective: `mcld_loss` and its settings `MCLDConfig`."""
+"""The objective `mcld_loss`, and its three terms as losses of their own."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from mcld_core.arguments import (
-    Batch,
-    check_reduction,
-    keep_rows,
-    prepare,
-    reduce_rows,
-    rows_at_once,
-)
-from mcld_core.backends import Backend, backend_for
-from mcld_core.config import MCLDConfig
-from mcld_core.formulas.contrast import bounded, column_rows
+from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, reduce_rows
+from mcld_core.backends import Backend
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.formulas.contrast import column_contrast
+from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.objective import (
     TERMS,
-    Apart,
-    Shared,
-    Weights,
-    block_rows,
+    Block,
+    ExcludedKeys,
+    KeySet,
+    Setup,
+    TermWeights,
     is_present,
     is_zero,
+    weighted_terms,
 )
 from mcld_core.formulas.similarity import default_temperature, embed, key_vectors
-from mcld_core.keys import TeacherKeys, check_keys, prepare_keys, prototype_rows
-from mcld_core.schedule import category_ramp, check_progress, number
+from mcld_core.keys import TeacherKeys, check_keys, prepare_keys, prototype_keys
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
 
 
@@ -37,8 +32,9 @@ def mcld_loss(
     *,
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
     keys: TeacherKeys | None = None,
+    class_prior: Float[Array, " classes"] | None = None,
     progress: Scalar = 1.0,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
     return_terms: bool = False,
@@ -62,6 +58,10 @@ def mcld_loss(
             arg max stands for the label.
         config: the settings.
         keys: all teacher rows to contrast with; None: the batch's own.
+        class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
+            probabilities π. The contrasts whose keys are rows then see ``s - log π``, so that
+            they estimate the same classifier as the other terms where classes are uneven. None:
+            no correction, right for even classes.
         progress: the part of the training that is done, 0 to 1; drives the ramp.
         sample_weight: (batch,) ≥ 0.
         where: (batch,) bool, True = keep. A dropped row is neither anchor nor key.
@@ -87,197 +87,331 @@ def mcld_loss(
         Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
         2024. B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (sample-wise term).
     """
-    weights = Weights(
+    objective = Objective(config, term_weights(config), keys, class_prior, progress)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    return evaluate("mcld_loss", rows, objective, reduction, return_terms)
+
+
+def instance_wise(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    keys: TeacherKeys | None = None,
+    class_prior: Float[Array, " classes"] | None = None,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Contrast each student row with the teacher's row of the same sample against all others.
+
+    ``L_ins,i = -S_i,own(i) + log( exp S_i,own(i) + Σ_{j≠own(i)} (1 - A_ij) exp S_ij )``; with
+    ``config.target_mask=False`` A is taken as 0. A reconstruction; arguments, result and errors
+    as in `mcld_core.mcld_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> logits = np.eye(2)
+        >>> round(float(instance_wise(logits, 20 * logits, np.arange(2))), 4)
+        0.3133
+
+    References:
+        Q. Wang, J. Zhou, arXiv:2411.10693, 2024. A. van den Oord et al., "Representation Learning
+        with Contrastive Predictive Coding", 2018 (InfoNCE).
+    """
+    objective = Objective(config, TermWeights(instance=1.0), keys, class_prior)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    return evaluate("instance_wise", rows, objective, reduction)
+
+
+def sample_wise(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    keys: TeacherKeys | None = None,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Contrast the entries of each student row with the teacher's, the label's split off.
+
+    ``L_sam,i = T² [ KL(b^t_i ‖ b^s_i) + β KL(r^t_i ‖ r^s_i) ]`` at temperature T, with b the
+    target against the rest and r the softmax over the rest: the loss of DKD at α = 1. With
+    ``config.sample_target_mask=False`` it is ``T² KL(softmax(t/T) ‖ softmax(s/T))``. Keys play no
+    part. A reconstruction; arguments, result and errors as in `mcld_core.mcld_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> logits = np.eye(3)
+        >>> float(sample_wise(logits, logits, np.arange(3)))
+        0.0
+
+    References:
+        Q. Wang, J. Zhou, arXiv:2411.10693, 2024. B. Zhao et al., "Decoupled Knowledge
+        Distillation", CVPR 2022.
+    """
+    objective = Objective(config, TermWeights(sample=1.0), keys, None)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    return evaluate("sample_wise", rows, objective, reduction)
+
+
+def category_wise(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    keys: TeacherKeys | None = None,
+    class_prior: Float[Array, " classes"] | None = None,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Contrast each student row with all keys, those of its label being the positives.
+
+    ``L_cat,i = log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w_ij = A_ij / Σ_k A_ik``, 0 where no key
+    shares the label. ``config.category_contrast`` chooses keys that are one a class
+    (``"prototypes"``) or the columns of the batch (``"columns"``) instead. A reconstruction;
+    arguments, result and errors as in `mcld_core.mcld_loss`.
+
+    Example:
+        >>> import numpy as np
+        >>> logits = np.eye(2)
+        >>> round(float(category_wise(logits, 20 * logits, np.arange(2))), 4)
+        0.3133
+
+    References:
+        Q. Wang, J. Zhou, arXiv:2411.10693, 2024. P. Khosla et al., "Supervised Contrastive
+        Learning", NeurIPS 2020.
+    """
+    objective = Objective(config, TermWeights(category=1.0), keys, class_prior, has_ramp=False)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    return evaluate("category_wise", rows, objective, reduction)
+
+
+class Objective(NamedTuple):
+    """What to compute: the settings, the weights of the terms, and what comes beside the batch."""
+
+    config: MCLDConfig
+    weights: TermWeights
+    keys: TeacherKeys | None = None
+    class_prior: Any = None
+    progress: Scalar = 1.0
+    excluded: ExcludedKeys | None = None
+    factors: Float[Array, "batch terms"] | None = None
+    """What each row's terms are multiplied by, in the order of `TERMS`."""
+    has_ramp: bool = True
+    """Whether the category-wise term comes in with the progress."""
+
+
+def term_weights(config: MCLDConfig) -> TermWeights:
+    """Return the weights of the settings."""
+    return TermWeights(
         config.weight_instance, config.weight_sample, config.weight_category, config.weight_ce
-    )
-    return evaluate(
-        "mcld_loss",
-        student_logits,
-        teacher_logits,
-        labels,
-        config=config,
-        weights=weights,
-        keys=keys,
-        progress=progress,
-        sample_weight=sample_weight,
-        where=where,
-        reduction=reduction,
-        return_terms=return_terms,
     )
 
 
 def evaluate(
     function: str,
-    student_logits: Any,
-    teacher_logits: Any,
-    labels: Any,
-    *,
-    config: MCLDConfig,
-    weights: Weights,
-    keys: TeacherKeys | None,
-    progress: Scalar,
-    sample_weight: Any,
-    where: Any,
+    rows: tuple[Any, Any, Any, Any, Any],
+    objective: Objective,
     reduction: Reduction,
     return_terms: bool = False,
-    apart: Apart | None = None,
 ) -> Any:
-    """Compute the weighted terms: the one path that all losses of rows of logits take."""
-    check_reduction(function, reduction)
+    """Check the rows and compute the weighted terms: the one path of all losses of logits.
+
+    ``rows`` are student logits, teacher logits, labels, sample weight and ``where``.
+    """
+    config, keys = objective.config, objective.keys
+    check_config(function, config)
     check_keys(function, keys)
     key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
-    ops = backend_for(
-        function, student_logits, teacher_logits, labels, sample_weight, where, *key_arrays
-    )
-    batch = prepare(
-        function,
-        ops,
-        student_logits,
-        teacher_logits,
+    arguments = Arguments(function, *rows, *key_arrays)
+    arguments.reduction(reduction)
+    student, teacher, labels, sample_weight, where = rows
+    batch = arguments.batch(
+        student,
+        teacher,
         labels,
-        sample_weight,
-        where,
-        config.ignore_index,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=config.ignore_index,
     )
-    return evaluate_batch(
-        function,
-        ops,
-        batch,
-        config=config,
-        weights=weights,
-        keys=keys,
-        progress=progress,
-        reduction=reduction,
-        return_terms=return_terms,
-        apart=apart,
-    )
+    return evaluate_batch(arguments, batch, objective, reduction, return_terms)
 
 
 def evaluate_batch(
-    function: str,
-    ops: Backend,
+    arguments: Arguments,
     batch: Batch,
-    *,
-    config: MCLDConfig,
-    weights: Weights,
-    keys: TeacherKeys | None = None,
-    progress: Scalar = 1.0,
+    objective: Objective,
     reduction: Reduction = "mean",
     return_terms: bool = False,
-    apart: Apart | None = None,
 ) -> Any:
     """Compute the weighted terms of rows that are checked and converted.
 
     Int labels may lie outside the classes here (ids of anything): the contrasts by ``"labels"``
-    only compare them. ``apart`` names keys that are no negatives for another reason than a label.
+    only compare them.
     """
-    check_progress(function, ops, progress, batch.student)
-    ramp = category_ramp(ops, progress, config.category_warmup, batch.dtype, like=batch.student)
-    normalizer = None if keys is None else keys.normalizer
-    with_ce = not is_zero(weights.ce)
+    ops, config, weights = arguments.ops, objective.config, objective.weights
+    ramp = category_ramp(arguments, objective, batch)
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
-        weights = Weights()  # no rows, no terms
+        weights = TermWeights()  # no rows, no terms
+    keys = objective.keys
+    normalizer = None
+    if keys is not None and keys.normalizer is not None:
+        normalizer = arguments.scalar(
+            "keys.normalizer", keys.normalizer, batch.student, batch.dtype
+        )
     columns = is_present(config, weights, "columns")
     if columns and normalizer is not None:
         raise ValueError(
-            f"{function}: category_contrast='columns' cannot be used with gathered keys "
+            f"{arguments.function}: category_contrast='columns' cannot be used with gathered keys "
             "(its student side would have to cross replicas); use 'labels' or 'prototypes'"
         )
-    shared, own = _share(function, ops, batch, keys, config, weights, ramp)
-    shared = shared._replace(apart=apart)
-    rows = (batch.student, batch.teacher, batch.labels, own)
-
-    def embed_shared(shared: Shared) -> Shared:
-        return _embed_shared(ops, config, batch.dtype, shared)
-
-    def block(rows: tuple[Array, ...], shared: Shared, gradient: bool) -> tuple[Array, ...]:
-        return block_rows(ops, config, batch.dtype, rows, shared, gradient)
-
-    keys_count = 1 if shared.keys is None else ops.size(shared.keys.vectors, 0)
-    total, *terms = ops.map_rows(
-        block,
-        embed_shared,
-        rows if batch.kept is None else (*rows, batch.kept),
-        shared,
-        rows_at_once(ops, config.block_size, keys_count, batch.student.shape[1]),
-    )
-    rows_of = dict(zip(TERMS, terms, strict=True))
+    setup, own = _setup(arguments, batch, objective._replace(weights=weights), ramp)
+    values = _by_block(ops, batch, own, objective, setup)
+    total, terms = values[0], dict(zip(TERMS, values[1:], strict=True))
     if columns:
-        rows_of["category"] = _column_rows(ops, batch, config)
-        total = total + shared.weights.category * rows_of["category"]
+        terms["category"] = _columns(ops, batch, config)
+        weighted = setup.weights.category * terms["category"]
+        if objective.factors is not None:
+            weighted = weighted * objective.factors[:, TERMS.index("category")]
+        total = total + weighted
     loss = reduce_rows(ops, total, batch, reduction, normalizer)
     if not return_terms:
         return loss
     reduced = {
-        name: ops.stop_gradient(reduce_rows(ops, rows, batch, reduction, normalizer))
-        for name, rows in rows_of.items()
-        if name != "ce" or with_ce
+        name: ops.stop_gradient(reduce_rows(ops, value, batch, reduction, normalizer))
+        for name, value in terms.items()
+        if name != "ce" or not is_zero(objective.weights.ce)
     }
     return loss, {**reduced, "ramp": ops.stop_gradient(ramp)}
 
 
-def _share(
-    function: str,
-    ops: Backend,
-    batch: Batch,
-    keys: TeacherKeys | None,
-    config: MCLDConfig,
-    weights: Weights,
-    ramp: Array,
-) -> tuple[Shared, Array]:
-    """Return what all rows share, less what no term needs, and where each row's own key is."""
-    key_rows = prototypes = None
+def _setup(
+    arguments: Arguments, batch: Batch, objective: Objective, ramp: Array
+) -> tuple[Setup, Array]:
+    """Return what all rows have in common, less what no term needs, and the place of own keys."""
+    ops, config, weights = arguments.ops, objective.config, objective.weights
+    keys = prototypes = log_prior = None
     own = ops.arange(ops.size(batch.student, 0), batch.student)
     by_prototype = is_present(config, weights, "prototypes")
     by_key = is_present(config, weights, "labels") or not is_zero(weights.instance)
     if by_key or by_prototype:
-        all_keys, own_start = prepare_keys(function, ops, batch, keys, config.ignore_index)
+        all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config.ignore_index)
         own = own + own_start
-        key_rows = all_keys if by_key else None
+        keys = all_keys if by_key else None
         if by_prototype:
-            prototypes = prototype_rows(function, ops, batch, keys, all_keys, config)
+            prototypes = prototype_keys(arguments, batch, objective.keys, all_keys, config)
+    if objective.class_prior is not None:
+        classes = batch.student.shape[1]
+        log_prior = arguments.log_prior(objective.class_prior, classes, batch.student, batch.dtype)
 
-    def scalar(value: Scalar) -> Scalar:
-        is_number = isinstance(value, (int, float))
-        return value if is_number else number(ops, value, batch.dtype, like=batch.student)
+    def number(value: Scalar) -> Scalar:
+        if is_number(value):
+            return value
+        return ops.astype(ops.asarray(value, batch.student), batch.dtype)
 
     temperature = config.temperature
     if temperature is None:
         temperature = default_temperature(config.similarity, batch.student.shape[1])
-    shared = Shared(
-        keys=key_rows,
+    category = 0.0 if is_zero(weights.category) else number(weights.category) * ramp
+    return Setup(
+        keys=keys,
         prototypes=prototypes,
-        weights=Weights(
-            scalar(weights.instance),
-            scalar(weights.sample),
-            0.0 if is_zero(weights.category) else scalar(weights.category) * ramp,
-            scalar(weights.ce),
+        weights=TermWeights(
+            number(weights.instance), number(weights.sample), category, number(weights.ce)
         ),
-        temperature=scalar(temperature),
-        key_temperature=scalar(config.key_temperature),
-        sample_temperature=scalar(config.sample_temperature),
-        beta=scalar(config.beta),
+        temperature=number(temperature),
+        key_temperature=number(config.key_temperature),
+        sample_temperature=number(config.sample_temperature),
+        beta=number(config.beta),
+        log_prior=log_prior,
+        excluded=objective.excluded,
+    ), own
+
+
+def _by_block(
+    ops: Backend, batch: Batch, own: Array, objective: Objective, setup: Setup
+) -> tuple[Array, ...]:
+    """Evaluate the terms of all rows, block after block."""
+    config = objective.config
+    given = Block(batch.student, batch.teacher, batch.labels, own, batch.kept, objective.factors)
+    names = [name for name, x in zip(Block._fields, given, strict=True) if x is not None]
+
+    def terms(rows: tuple[Array, ...], setup: Setup) -> tuple[Array, ...]:
+        block = Block(**dict(zip(names, rows, strict=True)))
+        return weighted_terms(ops, config, batch.dtype, block, setup)
+
+    block_rows: Any = None
+    numbers = (*objective.weights, *setup[3:7])
+    if not any(ops.is_trained(x) for x in numbers):
+        keys_count = 1 if setup.keys is None else ops.size(setup.keys.vectors, 0)
+        block_rows = rows_of_a_block(ops, config.block_size, keys_count, batch.student.shape[1])
+    rows = tuple(x for x in given if x is not None)
+    return ops.by_block(
+        terms, lambda setup: _embed_keys(ops, config, batch.dtype, setup), rows, setup, block_rows
     )
-    return shared, own
 
 
-def _embed_shared(ops: Backend, config: MCLDConfig, dtype: str, shared: Shared) -> Shared:
+def rows_of_a_block(ops: Backend, block_size: int | str | None, keys: Any, classes: int) -> Any:
+    """Return how many anchor rows a block has; None for the plain form, without blocks.
+
+    ``"auto"``: about 8 MB for the largest array of a block, but at least 256 rows, below which
+    the matrix products slow down.
+    """
+    if block_size != "auto":
+        return block_size
+    if isinstance(keys, int):
+        return max(256, 2**21 // max(keys, classes, 1))
+    return ops.maximum(2**21 // ops.maximum(keys, classes), 256)
+
+
+def _embed_keys(ops: Backend, config: MCLDConfig, dtype: str, setup: Setup) -> Setup:
     """Embed the keys once for all blocks; prototypes are class means, so no softmax again."""
-    keys, prototypes = shared.keys, shared.prototypes
-    if keys is not None:
+
+    def embedded(keys: KeySet | None, prototypes: bool) -> KeySet | None:
+        if keys is None:
+            return None
         logits = keep_rows(ops, ops.astype(keys.vectors, dtype), keys.kept)
-        vectors = key_vectors(ops, logits, config.similarity, shared.key_temperature)
-        keys = keys._replace(vectors=vectors)
-    if prototypes is not None and config.similarity != "probability":
-        means = embed(ops, prototypes.vectors, config.similarity).rows
-        prototypes = prototypes._replace(vectors=means)
-    return shared._replace(keys=keys, prototypes=prototypes)
+        if prototypes and config.similarity == "probability":
+            return keys._replace(vectors=logits)
+        if prototypes:
+            return keys._replace(vectors=embed(ops, logits, config.similarity))
+        vectors = key_vectors(ops, logits, config.similarity, setup.key_temperature)
+        return keys._replace(vectors=vectors)
+
+    return setup._replace(
+        keys=embedded(setup.keys, False), prototypes=embedded(setup.prototypes, True)
+    )
 
 
-def _column_rows(ops: Backend, batch: Batch, config: MCLDConfig) -> Array:
+def _columns(ops: Backend, batch: Batch, config: MCLDConfig) -> Float[Array, " batch"]:
     student, teacher = (
         keep_rows(ops, ops.astype(logits, batch.dtype), batch.kept)
         for logits in (batch.student, batch.teacher)
     )
-    student = bounded(ops, student)
-    return column_rows(ops, student, teacher, batch.kept, config.key_temperature)
+    return column_contrast(ops, raised(ops, student), teacher, batch.kept, config.key_temperature)
+
+
+def category_ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Float[Array, ""]:
+    """Return ``clip(progress / warmup, 0, 1)``, without a gradient; 1 where ``warmup`` is 0.
+
+    Raises:
+        ValueError, TypeError: a progress that is not one number in 0 … 1.
+    """
+    ops, like, dtype = arguments.ops, batch.student, batch.dtype
+    warmup, progress = objective.config.category_warmup, objective.progress
+    if not objective.has_ramp:
+        return ops.astype(ops.asarray(1.0, like), dtype)
+    progress = arguments.scalar("progress", progress, like, dtype, maximum=1.0)
+    if is_number(warmup):
+        part = progress / warmup if warmup > 0 else 0.0 * progress + 1.0
+    else:
+        warmup = ops.astype(ops.asarray(warmup, like), dtype)
+        part = progress / ops.where(warmup > 0, warmup, 1.0)
+        part = ops.where(warmup > 0, part, 1.0)
+    return ops.stop_gradient(ops.minimum(ops.maximum(part, 0.0), 1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,10 @@ def bind(
 
     arguments = [array(case.teacher)]
     options |= {"sample_weight": array(case.sample_weight), "where": array(case.where)}
-    if function is not mcld_core.kd_loss:
+    given = signature(function).parameters
+    if "labels" in given:
         arguments.append(array(case.labels))
-    if function not in (mcld_core.kd_loss, mcld_core.dkd_loss):
+    if "config" in given:
         options["config"] = MCLDConfig(**(settings or {}))
         options["keys"] = teacher_keys(backend, case.keys, dtype)
     if function is mcld_core.mcld_loss:

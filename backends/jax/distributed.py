@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from mcld_core.arguments import prepare_teacher
-from mcld_core.backends import backend_for
+from mcld_core.arguments import Arguments
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 
@@ -18,8 +17,8 @@ def gather_keys(
     labels: Labels | None = None,
     *,
     axis_name: str | Sequence[str],
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
 ) -> TeacherKeys:
     """Gather the teacher's rows of all replicas, so that each contrasts with the joined batch.
@@ -31,6 +30,10 @@ def gather_keys(
 
     All replicas have the same number of rows; fill an uneven last batch up with rows that
     ``where`` drops. A replica without a kept row contributes 0 and breaks nothing.
+
+    Several processes run one program, as JAX demands of all that they do together: the number of
+    classes, the dtypes, and whether there are labels, are the same on each. Nothing compares them:
+    a process may trace a function when the others have it compiled, and would wait for them.
 
     Args:
         teacher_logits: (batch, classes), this replica's rows, any float dtype.
@@ -61,9 +64,14 @@ def gather_keys(
     """
     name = axis_name if isinstance(axis_name, str) else tuple(axis_name)
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
-    ops = backend_for("gather_keys", teacher, labels, sample_weight, where)
-    checked = prepare_teacher(
-        "gather_keys", "teacher_logits", ops, teacher, labels, sample_weight, where, ignore_index
+    arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
+    checked = arguments.teacher_batch(
+        "teacher_logits",
+        teacher,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
     )
     return TeacherKeys(
         logits=_all_rows(teacher, name),

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from mcld_core.backends.keras.bank import BankVariables
+from mcld_core.backends.keras.first_look import FirstLook
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import is_zero
@@ -66,6 +67,11 @@ class MCLDDistiller(keras.distillation.Distiller):
         ValueError: models whose shapes do not fit each other, ``total_steps`` < 1,
             ``bank_size`` < 0, or a bank for a student whose output shape is not known yet.
 
+    Warns:
+        UserWarning: a model that ends in a softmax, as those of keras.applications do, or a student
+            without trained weights beside a teacher that has some; at the first eager training
+            step on a CPU, logits that are not finite or look like probabilities.
+
     Example:
         >>> import keras
         >>> import numpy as np
@@ -110,6 +116,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         if bank_size < 0:
             raise ValueError(f"MCLDDistiller: bank_size needs an int ≥ 0; got {bank_size!r}")
         config = MCLDConfig() if config is None else config
+        first_look = FirstLook()
+        first_look.look_at_models(teacher, student)
         super().__init__(
             teacher,
             student,
@@ -118,6 +126,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             name=name,
             **kwargs,
         )
+        self._first_look = first_look
         self.config = config
         self.total_steps = total_steps
         self.bank_size = bank_size
@@ -149,7 +158,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         x: Any = None,
         y: Labels | None = None,
         y_pred: Logits | None = None,
-        sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+        sample_weight: Float[Array, " batch"] | None = None,
         training: bool = True,
     ) -> Array:
         """Return the loss to minimise, and update the three trackers and the step counter.
@@ -251,6 +260,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         progress: Any = 1.0
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
+            progress = ops.minimum(progress, 1.0)
         keys = self._keys(teacher_logits, labels, sample_weight)
         loss, terms = mcld_loss(
             y_pred,
@@ -266,6 +276,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         for name, tracker in self.term_trackers.items():
             tracker.update_state(terms[name], rows)
         if training:
+            self._first_look.look_at_logits(y_pred, teacher_logits, labels, self.config)
             self._finish_step(teacher_logits, labels, keys)
         return loss
 

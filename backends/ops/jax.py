@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.backends.ops.jax_blocks import map_rows as map_rows
+from mcld_core.backends.ops.protocol import RowFunction
 
 Array = Any
 name = "jax"
@@ -20,7 +20,7 @@ def is_tensor(x: Any) -> bool:
 
 
 def is_trained(x: Any) -> bool:
-    return False
+    return isinstance(x, jax.core.Tracer)
 
 
 def asarray(x: Any, like: Array | None = None) -> Array:
@@ -102,6 +102,10 @@ def argmax(x: Array, axis: int) -> Array:
     return jnp.argmax(x, axis=axis).astype("int32")
 
 
+def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
+    return jax.nn.logsumexp(x, axis=axis, keepdims=keepdims)
+
+
 def softmax(x: Array, axis: int) -> Array:
     return jax.nn.softmax(x, axis=axis)
 
@@ -150,3 +154,68 @@ def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
     if indices.shape[1] == 1:  # a comparison fuses with what is around it, a scatter does not
         return jnp.where(jnp.arange(x.shape[1], dtype=indices.dtype)[None, :] == indices, values, x)
     return x.at[arange(x.shape[0], x)[:, None], indices].set(values)
+
+
+def by_block(
+    function: RowFunction,
+    prepare: Callable[[Any], Any],
+    rows: tuple[Array, ...],
+    shared: Any,
+    block_rows: int | None,
+) -> tuple[Array, ...]:
+    if block_rows is None or rows[0].shape[0] <= block_rows:
+        return function(rows, prepare(shared))
+    leaves, structure = jax.tree.flatten(shared)
+    traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+    def ready(arrays: list[Array]) -> Any:
+        # Python numbers stay what they are: a weight of 0 skips its term
+        filled = list(leaves)
+        for i, array in zip(traced, arrays, strict=True):
+            filled[i] = array
+        return prepare(jax.tree.unflatten(structure, filled))
+
+    @jax.custom_vjp
+    def evaluate(student: Array, others: tuple[Array, ...], arrays: list[Array]) -> Any:
+        shared = ready(arrays)
+        return _scanned(lambda block: function(block, shared), (student, *others), block_rows)
+
+    def forward(student: Array, others: tuple[Array, ...], arrays: list[Array]) -> Any:
+        shared = ready(arrays)
+
+        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
+            def total_first(student: Array) -> tuple[Array, tuple[Array, ...]]:
+                total, *results = function((student, *block[1:]), shared)
+                return total, tuple(results)
+
+            total, pull_back, results = jax.vjp(total_first, block[0], has_aux=True)
+            return (total, *results, *pull_back(jnp.ones_like(total)))
+
+        # the slope of half precision too
+        wide = "float64" if student.dtype == "float64" else "float32"
+        values = _scanned(with_gradient, (student.astype(wide), *others), block_rows)
+        return values[:-1], values[-1]
+
+    def backward(slope: Array, cotangents: tuple[Array, ...]) -> Any:
+        return (cotangents[0][:, None] * slope).astype(rows[0].dtype), None, None
+
+    evaluate.defvjp(forward, backward)
+    return evaluate(rows[0], rows[1:], [leaves[i] for i in traced])
+
+
+def _scanned(
+    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    rows: tuple[Array, ...],
+    block_rows: int,
+) -> tuple[Array, ...]:
+    """Scan over blocks of one size, the rows padded with zeros that are cut off again."""
+    count = rows[0].shape[0]
+    blocks = -(-count // block_rows)
+    size = -(-count // blocks)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, blocks * size - count)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(blocks, size, *x.shape[1:])
+
+    results = jax.lax.map(function, tuple(split(x) for x in rows))
+    return tuple(x.reshape(blocks * size, *x.shape[2:])[:count] for x in results)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from mcld_core.backends.ops.numpy_blocks import map_rows as map_rows
+from mcld_core.backends.ops.protocol import RowFunction
 
 Array = Any
 name = "numpy"
@@ -82,6 +82,17 @@ def softmax(x: Array, axis: int) -> Array:
     return exponentials / np.sum(exponentials, axis=axis, keepdims=True)
 
 
+def log_softmax(x: Array, axis: int) -> Array:
+    shifted = x - np.max(x, axis=axis, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+
+
+def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
+    peak = np.max(x, axis=axis, keepdims=True)
+    result = peak + np.log(np.sum(np.exp(x - peak), axis=axis, keepdims=True))
+    return result if keepdims else np.squeeze(result, axis)
+
+
 def cumulative_sum(x: Array) -> Array:
     return np.cumsum(x, dtype=x.dtype)
 
@@ -92,11 +103,6 @@ def sort(x: Array) -> Array:
 
 def searchsorted(x: Array, values: Array) -> Array:
     return np.searchsorted(x, values).astype("int32")
-
-
-def log_softmax(x: Array, axis: int) -> Array:
-    shifted = x - np.max(x, axis=axis, keepdims=True)
-    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
 
 
 def arange(n: int, like: Array) -> Array:
@@ -133,3 +139,20 @@ def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
 
 def stop_gradient(x: Array) -> Array:
     return x
+
+
+def by_block(
+    function: RowFunction,
+    prepare: Callable[[Any], Any],
+    rows: tuple[Array, ...],
+    shared: Any,
+    block_rows: int | None,
+) -> tuple[Array, ...]:
+    shared, count = prepare(shared), rows[0].shape[0]
+    if block_rows is None or count <= block_rows:
+        return function(rows, shared)
+    blocks = [
+        function(tuple(x[start : start + block_rows] for x in rows), shared)
+        for start in range(0, count, block_rows)
+    ]
+    return tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))

@@ -1,6 +1,6 @@
-"""What a backend is: about thirty one-line operations, named as in the Python array API.
+"""What a backend is: one-line operations, named as in the Python array API, and `by_block`.
 
-The modules ``mcld_core.backends.<name>.ops`` satisfy `Backend`. A dtype is passed by its name
+The modules ``mcld_core.backends.ops.<name>`` satisfy `Backend`. A dtype is passed by its name
 (``"float32"``, ``"int32"``, ``"bool"``), an axis is always given (or the array has one), and no
 operation works in place.
 """
@@ -14,8 +14,8 @@ import numpy as np
 
 Array: TypeAlias = Any
 
-RowFunction: TypeAlias = Callable[..., tuple[Array, ...]]
-"""``function(rows, shared, gradient)``: see `Backend.map_rows`."""
+RowFunction: TypeAlias = Callable[[tuple[Array, ...], Any], tuple[Array, ...]]
+"""``function(rows, shared)``: see `Backend.by_block`."""
 
 
 class Backend(Protocol):
@@ -49,6 +49,7 @@ class Backend(Protocol):
     def max(self, x: Array, axis: int, keepdims: bool = False) -> Array: ...
     def all(self, x: Array, axis: int) -> Array: ...
     def argmax(self, x: Array, axis: int) -> Array: ...
+    def logsumexp(self, x: Array, axis: int, keepdims: bool = False) -> Array: ...
     def softmax(self, x: Array, axis: int) -> Array: ...
     def log_softmax(self, x: Array, axis: int) -> Array: ...
     def cumulative_sum(self, x: Array) -> Array: ...
@@ -69,7 +70,7 @@ class Backend(Protocol):
     # gradient
     def stop_gradient(self, x: Array) -> Array: ...
 
-    def map_rows(
+    def by_block(
         self,
         function: RowFunction,
         prepare: Callable[[Any], Any],
@@ -77,16 +78,17 @@ class Backend(Protocol):
         shared: Any,
         block_rows: Any,
     ) -> tuple[Array, ...]:
-        """Evaluate a function of rows, with the gradient of its first result in ``rows[0]``.
+        """Evaluate a function of rows; its first result has a gradient in ``rows[0]``.
 
-        ``function(rows, prepare(shared), gradient)`` returns arrays with one row for each row of
-        ``rows``; with ``gradient=True`` it appends the derivative of the first result with respect
-        to ``rows[0]``, which must depend on the same row alone. Nothing else gets a gradient.
+        ``function(rows, prepare(shared))`` returns arrays with one value a row of ``rows``; the
+        value of a row must depend on that row of ``rows[0]`` alone. It is evaluated on blocks of
+        ``block_rows`` rows, and the framework differentiates each block in the forward pass:
+        all that is kept for the backward pass is the gradient, and no array of rows × keys
+        outlives its block.
 
-        That derivative is computed in the forward pass, by blocks of ``block_rows`` rows, and is
-        all that is kept for the backward pass: no array of rows × keys outlives its block. With
-        ``block_rows=None``, and where the framework needs to see through (a compiler that fuses,
-        a second derivative), the function is evaluated once on all rows and differentiated by
-        the framework.
+        The plain form, the function on all rows, is evaluated and differentiated as it stands
+        where ``block_rows`` is None or one block holds all rows, and where the framework needs
+        to see through: a compiler that fuses, a functional transform, a second derivative. Only
+        there does something in ``shared`` get a gradient. ``is_trained`` says what needs it.
         """
         ...

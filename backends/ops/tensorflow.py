@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.backends.ops.tensorflow_blocks import map_rows as map_rows
+from mcld_core.backends.ops.protocol import RowFunction
 
 Array = Any
 name = "tensorflow"
@@ -19,7 +19,7 @@ def is_tensor(x: Any) -> bool:
 
 
 def is_trained(x: Any) -> bool:
-    return False
+    return is_tensor(x)  # whether a tape watches it cannot be asked
 
 
 def asarray(x: Any, like: Array | None = None) -> Array:
@@ -86,6 +86,10 @@ def argmax(x: Array, axis: int) -> Array:
     return tf.argmax(x, axis=axis, output_type=tf.int32)
 
 
+def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
+    return tf.reduce_logsumexp(x, axis=axis, keepdims=keepdims)
+
+
 def softmax(x: Array, axis: int) -> Array:
     return tf.nn.softmax(x, axis=axis)
 
@@ -133,3 +137,93 @@ def put(x: Array, indices: Array, values: Array) -> Array:
 def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
     rows = tf.broadcast_to(tf.range(size(x, 0), dtype=indices.dtype)[:, None], tf.shape(indices))
     return tf.tensor_scatter_nd_update(x, tf.stack([rows, indices], 2), values)
+
+
+def by_block(
+    function: RowFunction,
+    prepare: Callable[[Any], Any],
+    rows: tuple[Array, ...],
+    shared: Any,
+    block_rows: Any,
+) -> tuple[Array, ...]:
+    def plain(student: Array) -> tuple[Array, ...]:
+        return function((student, *rows[1:]), prepare(shared))
+
+    count = rows[0].shape[0]
+    known = isinstance(block_rows, int) and count is not None
+    if block_rows is None or (known and count <= block_rows):
+        return plain(rows[0])
+
+    @tf.custom_gradient
+    def evaluate(student: Array) -> Any:
+        ready = prepare(shared)
+
+        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
+            with tf.GradientTape() as tape:
+                tape.watch(block[0])
+                total, *results = function(block, ready)
+            return (total, *results, tape.gradient(total, block[0]))
+
+        wide = tf.float64 if student.dtype == tf.float64 else tf.float32
+        blocks = (tf.cast(student, wide), *rows[1:])
+        *results, slope = _mapped(with_gradient, blocks, block_rows)
+
+        def gradient(cotangent: Array, *_: Any) -> Array:
+            return _first_derivative(lambda x: plain(x)[0], student, cotangent, slope)
+
+        return tuple(results), gradient
+
+    return evaluate(rows[0])
+
+
+def _first_derivative(
+    plain: Callable[[Array], Array], student: Array, cotangent: Array, slope: Array
+) -> Array:
+    """Return cotangent × slope, whose own derivative goes through the plain form."""
+
+    @tf.custom_gradient
+    def first(student: Array, cotangent: Array) -> Any:
+        def second(upstream: Array) -> Any:
+            with tf.GradientTape() as outer:
+                outer.watch([student, cotangent])
+                with tf.GradientTape() as inner:
+                    inner.watch(student)
+                    value = plain(student)
+                first = inner.gradient(value, student, output_gradients=cotangent)
+            return outer.gradient(first, [student, cotangent], output_gradients=upstream)
+
+        return tf.cast(cotangent[:, None] * slope, student.dtype), second
+
+    return first(student, cotangent)
+
+
+def _mapped(
+    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    rows: tuple[Array, ...],
+    block_rows: Any,
+) -> tuple[Array, ...]:
+    """Loop over blocks of one size, the rows padded with zeros that are cut off again.
+
+    XLA needs every block to have the same shape: a ragged last slice gives wrong rows there.
+    """
+    count = rows[0].shape[0]
+    if count is None:
+        count = tf.shape(rows[0])[0]
+    blocks = tf.maximum(-(-count // block_rows), 1)
+    size = -(-count // blocks)
+
+    def split(x: Array) -> Array:
+        padding = tf.concat([[blocks * size - count], tf.zeros([x.shape.rank - 1], tf.int32)], 0)
+        padded = tf.pad(x, tf.stack([tf.zeros_like(padding), padding], 1))
+        return tf.reshape(padded, [blocks, size, *x.shape[1:]])
+
+    blocked = tuple(split(x) for x in rows)
+    if tf.executing_eagerly():
+        parts = [function(tuple(x[i] for x in blocked)) for i in range(int(blocks))]
+        results = tuple(tf.stack(values) for values in zip(*parts, strict=True))
+    else:
+        signature = tf.nest.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype), function(tuple(x[0] for x in blocked))
+        )
+        results = tf.map_fn(function, blocked, parallel_iterations=1, fn_output_signature=signature)
+    return tuple(tf.reshape(x, [blocks * size, *x.shape[2:]])[:count] for x in results)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
-from mcld_core.backends.ops.torch_blocks import is_trained as is_trained
-from mcld_core.backends.ops.torch_blocks import map_rows as map_rows
+from mcld_core.backends.ops.protocol import RowFunction
 
 Array = Any
 name = "torch"
@@ -30,9 +30,16 @@ def is_tensor(x: Any) -> bool:
     return isinstance(x, torch.Tensor)
 
 
+def is_trained(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.requires_grad
+
+
 def asarray(x: Any, like: Array | None = None) -> Array:
     if isinstance(x, torch.Tensor):
-        return x
+        if torch.compiler.is_compiling() or not x.is_inference():
+            return x
+        # autograd saves no inference tensor; a copy made outside that mode is a plain one
+        return x if torch.is_inference_mode_enabled() else x.clone()
     device = _accelerator() if like is None else like.device
     narrow = device is not None and device.type in _WITHOUT_FLOAT64
     if isinstance(x, float):  # not rounded to float32 first, where that can be
@@ -89,8 +96,34 @@ log_softmax = torch.log_softmax
 def matmul(x: Array, y: Array) -> Array:
     if not torch.is_autocast_enabled(x.device.type):
         return torch.matmul(x, y)
-    with torch.autocast(x.device.type, enabled=False):  # the loss is float32 inside
-        return torch.matmul(x, y)
+    if torch.compiler.is_compiling():
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.matmul(x, y)
+    return _WideMatmul.apply(x, y)
+
+
+class _WideMatmul(torch.autograd.Function):
+    """A product of matrices that autocast does not narrow, neither forward nor backward."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Array, y: Array) -> Array:
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.matmul(x, y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Array, Array], output: Array) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Array) -> tuple[Array | None, Array | None]:
+        x, y = ctx.saved_tensors
+        by_x, by_y = ctx.needs_input_grad
+        return (
+            _WideMatmul.apply(gradient, y.mT) if by_x else None,
+            _WideMatmul.apply(x.mT, gradient) if by_y else None,
+        )
 
 
 def softplus(x: Array) -> Array:
@@ -119,6 +152,10 @@ def all(x: Array, axis: int) -> Array:
 
 def argmax(x: Array, axis: int) -> Array:
     return torch.argmax(x, dim=axis).to(torch.int32)
+
+
+def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
+    return torch.logsumexp(x, dim=axis, keepdim=keepdims)
 
 
 def cumulative_sum(x: Array) -> Array:
@@ -163,3 +200,94 @@ def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
 
 def stop_gradient(x: Array) -> Array:
     return x.detach()
+
+
+def by_block(
+    function: RowFunction,
+    prepare: Callable[[Any], Any],
+    rows: tuple[Array, ...],
+    shared: Any,
+    block_rows: int | None,
+) -> tuple[Array, ...]:
+    if (
+        block_rows is None
+        or rows[0].shape[0] <= block_rows
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return function(rows, prepare(shared))
+    if torch.is_grad_enabled() and rows[0].requires_grad:
+        leaves, structure = pytree.tree_flatten((rows[1:], shared))
+        return _Blocks.apply(function, prepare, structure, block_rows, rows[0], *leaves)
+    with torch.no_grad(), torch.autocast(rows[0].device.type, enabled=False):
+        ready = prepare(shared)
+        return _joined(lambda block: function(block, ready), rows, block_rows)
+
+
+class _Blocks(torch.autograd.Function):
+    """A function of rows by block; keeps the gradient, and its inputs for a second derivative."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: RowFunction,
+        prepare: Callable[[Any], Any],
+        structure: Any,
+        block_rows: int,
+        student: Array,
+        *leaves: Any,
+    ) -> tuple[Array, ...]:
+        others, shared = pytree.tree_unflatten(leaves, structure)
+
+        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
+            wide = torch.promote_types(student.dtype, torch.float32)
+            anchors = block[0].detach().to(wide).requires_grad_()
+            with torch.enable_grad():
+                total, *results = function((anchors, *block[1:]), ready)
+                (slope,) = torch.autograd.grad(total.sum(), anchors)
+            return tuple(x.detach() for x in (total, *results, slope))
+
+        with torch.autocast(student.device.type, enabled=False):
+            ready = prepare(shared)
+            total, *results, slope = _joined(with_gradient, (student, *others), block_rows)
+        ctx.recipe = (function, prepare, structure)
+        places = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
+        ctx.leaves = [None if i in places else x for i, x in enumerate(leaves)]
+        ctx.places = places
+        # saved so that a change in place is an error
+        ctx.save_for_backward(student, slope, *(leaves[i] for i in places))
+        ctx.mark_non_differentiable(*results)
+        return (total, *results)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array, *_: Any) -> tuple[Any, ...]:
+        student, slope, *tensors = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: through the plain form
+            function, prepare, structure = ctx.recipe
+            leaves = list(ctx.leaves)
+            for i, tensor in zip(ctx.places, tensors, strict=True):
+                leaves[i] = tensor
+            others, shared = pytree.tree_unflatten(leaves, structure)
+            total = function((student, *others), prepare(shared))[0]
+            (gradient,) = torch.autograd.grad(total, student, cotangent, create_graph=True)
+        else:
+            gradient = (cotangent[:, None] * slope).to(student.dtype)
+        return (None, None, None, None, gradient, *[None] * len(ctx.leaves))
+
+
+def _joined(
+    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    rows: tuple[Array, ...],
+    block_rows: int,
+) -> tuple[Array, ...]:
+    """Evaluate block after block into arrays that are made once."""
+    count = rows[0].shape[0]
+    results: tuple[Array, ...] = ()
+    for start in range(0, count, block_rows):
+        block = slice(start, start + block_rows)
+        parts = function(tuple(x[block] for x in rows))
+        if not results:
+            results = tuple(part.new_empty((count, *part.shape[1:])) for part in parts)
+        for result, part in zip(results, parts, strict=True):
+            result[block] = part
+    return results

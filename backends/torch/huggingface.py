@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 from transformers import Trainer
 
 from mcld_core.backends.torch.distributed import gather_keys, world_size
+from mcld_core.backends.torch.first_steps import FirstLook, learns
 from mcld_core.config import MCLDConfig
+from mcld_core.logits import SWAPPED
 from mcld_core.losses import mcld_loss
 
 
@@ -32,6 +35,14 @@ class MCLDTrainer(Trainer):
         *args: as ``Trainer``.
         **kwargs: as ``Trainer``.
 
+    Raises:
+        ValueError: ``compute_loss_func``, or in the arguments a ``label_smoothing_factor`` or
+            ``label_names`` without ``"labels"``: the loss would not heed them.
+
+    Warns:
+        UserWarning: a student without trained weights beside a teacher that has some; at the first
+            training batch on a CPU, logits that are not finite or look like probabilities.
+
     Example::
 
         trainer = MCLDTrainer(
@@ -48,12 +59,37 @@ class MCLDTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._refuse_what_it_does_not_heed()
         self.teacher = teacher
         self.mcld_config = mcld_config
+        self._first_look = FirstLook("MCLDTrainer")
         if teacher is not None:
+            if learns(teacher) and not learns(self.model):
+                cure = SWAPPED.format("Pass the student as model=, the teacher as teacher=")
+                warnings.warn(f"MCLDTrainer: {cure}", UserWarning, stacklevel=2)
             teacher.requires_grad_(False).eval().to(self.args.device)
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
+
+    def _refuse_what_it_does_not_heed(self) -> None:
+        """Raise for settings of the Trainer's own loss."""
+        smoothing, names = self.args.label_smoothing_factor, self.args.label_names
+        if self.compute_loss_func is not None:
+            raise ValueError(
+                f"MCLDTrainer: compute_loss_func needs None; got {self.compute_loss_func!r}. The "
+                "loss is mcld_loss: set it by mcld_config, or override compute_loss"
+            )
+        if smoothing:
+            raise ValueError(
+                f"MCLDTrainer: label_smoothing_factor needs 0; got {smoothing}. The teacher's "
+                "answers are soft already; for smooth labels pass them, (batch, classes), in the "
+                "data"
+            )
+        if names is not None and "labels" not in names:
+            raise ValueError(
+                f"MCLDTrainer: label_names needs 'labels' among them; got {names}. Rename the "
+                "column"
+            )
 
     def compute_loss(
         self,
@@ -95,6 +131,8 @@ class MCLDTrainer(Trainer):
             progress=progress,
             reduction="sum" if by_items else "mean",
         )
+        if model.training:
+            self._first_look.look(student, teacher, labels, None, self.mcld_config, stacklevel=2)
         if by_items:
             # The Trainer counts entries: a soft label has one for each class.
             entries = labels.shape[1] if labels is not None and labels.ndim == 2 else 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
 from mcld_core.backends.ops.torch import asarray
-from mcld_core.backends.torch.distributed import gather_keys, gather_rows, world_size
+from mcld_core.backends.torch.distributed import gather_with_index, world_size
+from mcld_core.backends.torch.first_steps import FirstLook, MissedSteps
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
@@ -29,6 +29,9 @@ class MCLDLoss(nn.Module):
       with the rows of all ranks, and the bank takes those of all ranks, so that it is the same on
       each. The mean over the ranks of loss and gradient, as DDP and FSDP take it, equals the
       result of one process on the joined batch. Call it on every rank, in eval mode too.
+    - **First look.** The first training batch on a CPU is looked at, unless the loss is compiled:
+      a warning tells of rows that look like probabilities, of logits that are not finite, and of a
+      student and a teacher that look swapped; and another, later, of a `step` never called.
 
     Steps and bank are buffers: ``state_dict`` holds them, and a training resumed between two
     optimiser steps gives bit-equal losses. ``loss.to(device)`` moves them with the model and
@@ -84,7 +87,8 @@ class MCLDLoss(nn.Module):
         self.total_steps = total_steps
         self.bank_size = bank_size
         self.rows_per_rank = rows_per_rank
-        self._batches_without_step: int | None = 0  # None once `step` was called
+        self._missed_steps = MissedSteps()
+        self._first_look = FirstLook("MCLDLoss")
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         if bank_size:
             assert classes is not None
@@ -107,7 +111,7 @@ class MCLDLoss(nn.Module):
         """Count an optimiser step (in train mode; in eval mode it does nothing)."""
         if self.training:
             self.steps += 1
-            self._batches_without_step = None
+            self._missed_steps.counted()
 
     def forward(
         self,
@@ -115,10 +119,10 @@ class MCLDLoss(nn.Module):
         teacher: Logits,
         labels: Labels | None = None,
         *,
-        sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        sample_weight: Float[Array, " batch"] | None = None,
+        where: Bool[Array, " batch"] | None = None,
         progress: Scalar | None = None,
-        index: Int[Array, "batch"] | None = None,  # noqa: F821
+        index: Int[Array, " batch"] | None = None,
     ) -> torch.Tensor:
         """Return the mean loss of the batch, a float32 (or float64) scalar.
 
@@ -135,7 +139,7 @@ class MCLDLoss(nn.Module):
             ValueError, TypeError: as `mcld_core.mcld_loss`.
         """
         if progress is None:
-            progress = self._progress()
+            progress = self._progress(student)
         keys = self._keys(student, teacher, labels, sample_weight, where, index)
         result: torch.Tensor = mcld_loss(
             student,
@@ -147,32 +151,21 @@ class MCLDLoss(nn.Module):
             sample_weight=sample_weight,
             where=where,
         )
+        if self.training:
+            self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result
 
     def extra_repr(self) -> str:
         """Return what ``print(loss)`` shows."""
         return f"{self.config}, total_steps={self.total_steps}, bank_size={self.bank_size}"
 
-    def _progress(self) -> Scalar:
+    def _progress(self, student: Any) -> Scalar:
         if self.total_steps is None:
             return 1.0
         if self.training and not torch.compiler.is_compiling():
-            self._look_for_steps(self.total_steps)
-        return self.steps / self.total_steps
-
-    def _look_for_steps(self, total_steps: int) -> None:
-        """Warn once where `step` was never called; a step may take many batches."""
-        if self._batches_without_step is None:
-            return
-        self._batches_without_step += 1
-        if self._batches_without_step == min(max(total_steps, 100), 1000):
-            warnings.warn(
-                f"MCLDLoss: step() needs a call after each optimizer.step(); got none in "
-                f"{self._batches_without_step} training batches, so the ramp of the category-wise "
-                "term stands still",
-                UserWarning,
-                stacklevel=6,
-            )
+            limit = min(max(self.total_steps, 100), 1000)
+            self._missed_steps.look(student if world_size() == 1 else None, limit, stacklevel=5)
+        return (self.steps / self.total_steps).clamp(max=1.0)
 
     def _keys(
         self, student: Any, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any
@@ -180,11 +173,11 @@ class MCLDLoss(nn.Module):
         """Return all keys, None where the batch's rows are the only ones; and fill the bank."""
         ignore_index = self.config.ignore_index
         keys: TeacherKeys | None = None
-        ranks = world_size()
-        if ranks > 1:
-            keys = gather_keys(
+        if world_size() > 1:
+            keys, index = gather_with_index(
                 asarray(teacher, student),
                 labels,
+                index if self.bank_size else None,
                 sample_weight=sample_weight,
                 where=where,
                 ignore_index=ignore_index,
@@ -193,18 +186,14 @@ class MCLDLoss(nn.Module):
         if not self.bank_size:
             return keys
         bank = self.bank
-        rows, own_start, normalizer = (teacher, labels, where), 0, None
-        if keys is not None:
-            rows, own_start, normalizer = keys[:3], keys.own_start, keys.normalizer
-            if index is not None:
-                index = torch.as_tensor(index, device=keys.logits.device)
-                (index,) = gather_rows([index], keys.logits.shape[0] // ranks)
-        teacher, labels, where = rows
-        options = {"where": where, "index": index, "ignore_index": ignore_index}
-        keys = bank.keys(teacher, labels, **options)
+        rows: tuple[Any, ...] = (keys,)
+        options = {"index": index, "ignore_index": ignore_index}
+        if keys is None:
+            rows, options["where"] = (teacher, labels), where
+        keys = bank.keys(*rows, **options)
         if self.training:
-            pushed = bank.push(teacher, labels, **options)
+            pushed = bank.push(*rows, **options)
             with torch.no_grad():
                 for buffer, value in zip(bank, pushed, strict=True):
                     buffer.copy_(value)
-        return keys._replace(own_start=own_start, normalizer=normalizer)
+        return keys

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mcld_core.arguments import Checks, wide_dtype
 from mcld_core.backends import backend_for
-from mcld_core.extensions._arguments import fits
-from mcld_core.extensions.teachers.rows import like_of, teacher_rows
+from mcld_core.extensions.teachers.arguments import TeacherArguments
 from mcld_core.typing import Array, Bool, Float, Logits, Scalar
 
 
@@ -45,14 +45,12 @@ class TeacherAgreement(NamedTuple):
             like: an array whose framework and device the sums take, and float64 if it has that.
 
         Raises:
-            ValueError: a number of teachers that is no int above 0.
+            ValueError, TypeError: a number of teachers that is not an int ≥ 1.
         """
         function = "TeacherAgreement.empty"
-        if not isinstance(teachers, int) or teachers < 1:
-            raise ValueError(f"{function}: teachers needs an int > 0; got {teachers!r}")
+        Checks(function).integer("teachers", teachers, minimum=1)
         ops = backend_for(function, like)
-        dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
-        dtype = "float64" if dtype == "float64" else "float32"
+        dtype = "float32" if like is None else wide_dtype(ops.dtype(ops.asarray(like)))
         shapes: list[tuple[int, ...]] = [(), (teachers, teachers)]
         return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
 
@@ -60,7 +58,7 @@ class TeacherAgreement(NamedTuple):
         self,
         logits_list: Sequence[Logits],
         *,
-        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        where: Bool[Array, " batch"] | None = None,
         decay: Scalar = 1.0,
     ) -> TeacherAgreement:
         """Return the agreement with more rows counted; the old sums are first times ``decay``.
@@ -68,38 +66,29 @@ class TeacherAgreement(NamedTuple):
         Args:
             logits_list: one (batch, classes) array a teacher, all of one shape.
             where: (batch,) bool, True = keep.
-            decay: 1 counts all rows alike; 0.99 a batch remembers about the last 100 batches.
+            decay: in 0 … 1. With 1 all rows count alike; with 0.99 the sums remember about the
+                last 100 batches.
 
         Raises:
             ValueError, TypeError: another number of teachers, or shapes, dtypes or devices that
                 do not fit.
         """
         function = "TeacherAgreement.update"
-        if len(logits_list) != self.same.shape[0]:
-            raise ValueError(
-                f"{function}: logits_list needs one array a teacher, {self.same.shape[0]}; got "
-                f"{len(logits_list)}"
-            )
-        ops = backend_for(function, *self, *logits_list, where)
-        like = like_of(ops, *self, *logits_list, where)
-        rows, same = (ops.asarray(x, like) for x in self)
+        count = int(self.same.shape[0])
+        logits_list = TeacherArguments(function).entries("logits_list", logits_list, count)
+        arguments = TeacherArguments(function, *self, *logits_list, where)
+        ops = arguments.ops
+        rows, same = (ops.asarray(x, arguments.like) for x in self)
         dtype = ops.dtype(same)
-        argument = "each of logits_list"
         teachers = [
-            teacher_rows(function, ops, x, None, where, like=like, dtype=dtype, argument=argument)
-            for x in logits_list
+            arguments.teacher(f"logits_list[{m}]", x, where, dtype=dtype)
+            for m, x in enumerate(logits_list)
         ]
-        shapes = [tuple(teacher.logits.shape) for teacher in teachers]
-        if not all(fits(shape, shapes[0]) for shape in shapes):
-            raise ValueError(
-                f"{function}: logits_list needs arrays of one shape; got {shapes}. Map the classes "
-                "first: mcld_core.select_classes"
-            )
+        arguments.same_shape("logits_list", [teacher.logits for teacher in teachers])
         chosen = ops.concat([ops.argmax(teacher.logits, 1)[None, :] for teacher in teachers])
-        kept = ops.astype(teachers[0].kept, dtype)
+        kept = teachers[0].weight
         alike = ops.astype(chosen[:, None, :] == chosen[None, :, :], dtype)
-        if not isinstance(decay, (int, float)):
-            decay = ops.astype(ops.asarray(decay, like), dtype)
+        decay = arguments.scalar("decay", decay, same, dtype, maximum=1.0)
         return TeacherAgreement(
             decay * rows + ops.sum(kept, None),
             decay * same + ops.sum(alike * kept[None, None, :], 2),
@@ -109,8 +98,13 @@ class TeacherAgreement(NamedTuple):
         """Return the agreement on the rows of both, such as those of two processes.
 
         Raises:
-            ValueError: another number of teachers.
+            ValueError, TypeError: another number of teachers, or what is not an agreement.
         """
+        if not isinstance(other, TeacherAgreement):
+            raise TypeError(
+                "TeacherAgreement.merge: other needs a TeacherAgreement; got "
+                f"{type(other).__name__}"
+            )
         if tuple(self.same.shape) != tuple(other.same.shape):
             raise ValueError(
                 "TeacherAgreement.merge: both need the same teachers; got "
@@ -128,7 +122,7 @@ class TeacherAgreement(NamedTuple):
 def agreement(
     logits_list: Sequence[Logits],
     *,
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    where: Bool[Array, " batch"] | None = None,
 ) -> Float[Array, "teachers teachers"]:
     """Return the ``share`` of `TeacherAgreement` on one batch, or on a whole validation set.
 
@@ -149,9 +143,8 @@ def agreement(
         >>> float(agreement([first, second])[0, 1])
         0.75
     """
-    if not logits_list:
-        raise ValueError("agreement: logits_list needs at least one teacher; got none")
-    ops = backend_for("agreement", *logits_list, where)
-    like = ops.asarray(logits_list[0], like_of(ops, *logits_list, where))
+    logits_list = TeacherArguments("agreement").entries("logits_list", logits_list)
+    arguments = TeacherArguments("agreement", *logits_list, where)
+    like = arguments.array("logits_list[0]", logits_list[0], arguments.like)
     empty = TeacherAgreement.empty(len(logits_list), like=like)
     return empty.update(logits_list, where=where).share

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mcld_core.backends import backend_for
-from mcld_core.extensions.teachers.quality import TeacherQuality
-from mcld_core.extensions.teachers.rows import (
-    TeacherRows,
-    like_of,
-    log_softmax,
-    one_number,
-    row_weights,
-    teacher_rows,
-)
-from mcld_core.formulas.contrast import MASKED
+from mcld_core.arguments import wide_dtype
+from mcld_core.backends import Backend
+from mcld_core.extensions.teachers.arguments import TeacherArguments
+from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
+from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.typing import Array, Bool, Float, Logits, Scalar
 
 
 def ensemble(
     logits_list: Sequence[Logits],
     *,
-    weights: Sequence[Scalar | Float[Array, "batch"]] | None = None,  # noqa: F821
-    where: Sequence[Bool[Array, "batch"] | None] | None = None,  # noqa: F821
+    weights: Sequence[Scalar | Float[Array, " batch"]] | None = None,
+    where: Sequence[Bool[Array, " batch"] | None] | None = None,
     temperatures: Sequence[Scalar] | None = None,
     space: str = "probability",
     return_where: bool = False,
@@ -54,8 +48,8 @@ def ensemble(
         (batch, classes), float32 (float64 if one teacher is), without a gradient.
 
     Raises:
-        ValueError, TypeError: no teacher, sequences of different lengths, shapes that differ, a
-            weight below 0.
+        ValueError, TypeError: no teacher, lists of different lengths, shapes that differ, a weight
+            that is negative or not finite, a temperature that is not one number above 0.
 
     Example:
         >>> import numpy as np
@@ -67,68 +61,34 @@ def ensemble(
         S. You et al., "Learning from Multiple Teacher Networks", KDD 2017.
     """
     function = "ensemble"
+    checks = TeacherArguments(function)
+    logits_list = checks.entries("logits_list", logits_list)
     count = len(logits_list)
-    if not count:
-        raise ValueError(f"{function}: logits_list needs at least one teacher; got none")
-    for name, values in (("weights", weights), ("where", where), ("temperatures", temperatures)):
-        if values is not None and len(values) != count:
-            raise ValueError(
-                f"{function}: {name} needs one entry a teacher, {count}; got {len(values)}"
-            )
-    if space not in ("probability", "logits"):
-        raise ValueError(f"{function}: space needs 'probability' or 'logits'; got {space!r}")
-    weights = [1.0] * count if weights is None else weights
-    masks: Sequence[Any] = [None] * count if where is None else where
-    temperatures = [1.0] * count if temperatures is None else temperatures
-    for name, numbers in (("weights", weights), ("temperatures", temperatures)):
-        for number in numbers:
-            _check_number(function, name, number, above_zero=name == "temperatures")
+    weights = [1.0] * count if weights is None else checks.entries("weights", weights, count)
+    masks = [None] * count if where is None else checks.entries("where", where, count)
+    if temperatures is None:
+        temperatures = [1.0] * count
+    temperatures = checks.entries("temperatures", temperatures, count)
+    checks.choice("space", space, ("probability", "logits"))
 
-    ops = backend_for(function, *logits_list, *weights, *masks, *temperatures)
-    like = like_of(ops, *logits_list, *weights, *masks, *temperatures)
-    given = [ops.asarray(x, like) for x in logits_list]
-    dtype = "float64" if "float64" in [ops.dtype(x) for x in given] else "float32"
-    teachers: list[TeacherRows] = []
-    for rows, mask in zip(given, masks, strict=True):
-        teacher = teacher_rows(
-            function, ops, rows, None, mask, like=like, dtype=dtype, argument="each of logits_list"
-        )
-        if tuple(rows.shape) != tuple(given[0].shape):
-            raise ValueError(
-                f"{function}: logits_list needs arrays of one shape; got {tuple(given[0].shape)} "
-                f"and {tuple(rows.shape)}. Map the classes first: mcld_core.select_classes"
-            )
-        teachers.append(teacher)
-
-    shares = [
-        row_weights(function, ops, "weights", weight, teacher.kept, teacher.logits, dtype)
-        for teacher, weight in zip(teachers, weights, strict=True)
-    ]
-    total = _sum(shares)
-    present = total > 0
-    total = ops.where(present, total, 1.0)[:, None]
-    scaled = [
-        t.logits / one_number(function, ops, "temperatures", temperature, t.logits, dtype)
-        for t, temperature in zip(teachers, temperatures, strict=True)
-    ]
-    if space == "logits":
-        parts = [
-            ops.where((share > 0)[:, None], share[:, None] * z, 0.0)
-            for share, z in zip(shares, scaled, strict=True)
-        ]
-        mean = _sum(parts) / total
-    else:
-        parts = []
-        for share, z in zip(shares, scaled, strict=True):
-            log_p = ops.maximum(log_softmax(ops, ops.maximum(z, MASKED)), MASKED)
-            counts = share > 0
-            log_share = ops.log(ops.where(counts, share, 1.0))
-            parts.append(ops.where(counts[:, None], log_p + log_share[:, None], MASKED))
-        peak = parts[0]
-        for part in parts[1:]:
-            peak = ops.where(part > peak, part, peak)
-        mean = ops.log(_sum([ops.exp(part - peak) for part in parts])) + peak - ops.log(total)
-    logits = ops.where(present[:, None], mean, 0.0)
+    arguments = TeacherArguments(function, *logits_list, *weights, *masks, *temperatures)
+    ops, like = arguments.ops, arguments.like
+    names = [f"logits_list[{m}]" for m in range(count)]
+    given = [arguments.array(*x, like) for x in zip(names, logits_list, strict=True)]
+    dtype = wide_dtype(*(ops.dtype(x) for x in given))
+    teachers = [arguments.teacher(*x, dtype=dtype) for x in zip(names, given, masks, strict=True)]
+    arguments.same_shape("logits_list", given)
+    shares, scaled = [], []
+    for m, (teacher, weight, temperature) in enumerate(
+        zip(teachers, weights, temperatures, strict=True)
+    ):
+        share = arguments.one_a_row(f"weights[{m}]", weight, teacher.kept, dtype, minimum=0.0)
+        tau = arguments.scalar(f"temperatures[{m}]", temperature, teacher.logits, dtype, above=0.0)
+        shares.append(share)
+        scaled.append(teacher.logits / ops.stop_gradient(tau))
+    mean = _mean_logits if space == "logits" else _log_mean_probability
+    logits, present = mean(ops, shares, scaled)
+    logits = ops.where(present[:, None], logits, 0.0)
     return (logits, present) if return_where else logits
 
 
@@ -146,7 +106,8 @@ def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> 
         A list of zero-dimensional arrays in 0 … 1.
 
     Raises:
-        ValueError: a power below 0.
+        ValueError, TypeError: no quality, what is not a `TeacherQuality`, or a power that is not a
+            number ≥ 0.
 
     Example:
         >>> import numpy as np
@@ -155,20 +116,46 @@ def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> 
         >>> [float(weight) for weight in quality_weights(qualities)]
         [1.0, 0.0]
     """
-    if not power >= 0:
-        raise ValueError(f"quality_weights: power needs a number ≥ 0; got {power!r}")
+    checks = TeacherArguments("quality_weights")
+    checks.number("power", power, minimum=0.0)
+    for m, quality in enumerate(checks.entries("qualities", qualities)):
+        check_quality("quality_weights", f"qualities[{m}]", quality)
     return [quality.competence**power for quality in qualities]
 
 
-def _check_number(function: str, name: str, number: Any, above_zero: bool) -> None:
-    if not isinstance(number, (int, float)):
-        return
-    if not (number > 0 if above_zero else number >= 0):
-        wanted = "> 0" if above_zero else "≥ 0"
-        raise ValueError(f"{function}: {name} needs numbers {wanted}; got {number!r}")
+def _mean_logits(
+    ops: Backend, shares: list[Array], logits: list[Array]
+) -> tuple[Float[Array, "batch classes"], Bool[Array, " batch"]]:
+    """Return the mean of the teachers' logits by their shares, and which rows have a teacher."""
+    total = _sum(shares)
+    present = total > 0
+    parts = [
+        ops.where((share > 0)[:, None], share[:, None] * z, 0.0)
+        for share, z in zip(shares, logits, strict=True)
+    ]
+    return _sum(parts) / ops.where(present, total, 1.0)[:, None], present
 
 
-def _sum(arrays: Sequence[Array]) -> Array:
+def _log_mean_probability(
+    ops: Backend, shares: list[Array], logits: list[Array]
+) -> tuple[Float[Array, "batch classes"], Bool[Array, " batch"]]:
+    """Return the logarithm of the mean of the teachers' probabilities, and which rows have one."""
+    total = _sum(shares)
+    present = total > 0
+    parts = []
+    for share, z in zip(shares, logits, strict=True):
+        counts = share > 0
+        log_share = ops.log(ops.where(counts, share, 1.0))
+        log_p = raised(ops, ops.log_softmax(raised(ops, z), 1))
+        parts.append(ops.where(counts[:, None], log_p + log_share[:, None], MASKED))
+    peak = parts[0]
+    for part in parts[1:]:
+        peak = ops.maximum(peak, part)
+    log_sum = ops.log(_sum([ops.exp(part - peak) for part in parts])) + peak
+    return log_sum - ops.log(ops.where(present, total, 1.0))[:, None], present
+
+
+def _sum(arrays: list[Array]) -> Array:
     total = arrays[0]
     for array in arrays[1:]:
         total = total + array

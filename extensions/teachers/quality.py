@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mcld_core.arguments import Checks, wide_dtype
 from mcld_core.backends import Backend, backend_for
-from mcld_core.extensions.teachers.rows import clip01, like_of, target_class, teacher_rows
+from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, target_class
 from mcld_core.formulas.contrast import one_hot
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
 
@@ -39,12 +40,12 @@ class TeacherQuality(NamedTuple):
         C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (calibration error).
     """
 
-    rows: Float[Array, "classes"]  # noqa: F821
-    correct: Float[Array, "classes"]  # noqa: F821
+    rows: Float[Array, " classes"]
+    correct: Float[Array, " classes"]
     entropy: Float[Array, ""]
-    bin_rows: Float[Array, "bins"]  # noqa: F821
-    bin_confidence: Float[Array, "bins"]  # noqa: F821
-    bin_correct: Float[Array, "bins"]  # noqa: F821
+    bin_rows: Float[Array, " bins"]
+    bin_confidence: Float[Array, " bins"]
+    bin_correct: Float[Array, " bins"]
 
     @classmethod
     def empty(cls, classes: int, *, bins: int = 15, like: Array | None = None) -> TeacherQuality:
@@ -56,15 +57,13 @@ class TeacherQuality(NamedTuple):
             like: an array whose framework and device the sums take, and float64 if it has that.
 
         Raises:
-            ValueError: a number of classes or bins that is no int above 0.
+            ValueError, TypeError: a number of classes or bins that is not an int ≥ 1.
         """
         function = "TeacherQuality.empty"
         for name, size in (("classes", classes), ("bins", bins)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{function}: {name} needs an int > 0; got {size!r}")
+            Checks(function).integer(name, size, minimum=1)
         ops = backend_for(function, like)
-        dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
-        dtype = "float64" if dtype == "float64" else "float32"
+        dtype = "float32" if like is None else wide_dtype(ops.dtype(ops.asarray(like)))
         shapes = [(classes,), (classes,), (), (bins,), (bins,), (bins,)]
         return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
 
@@ -74,58 +73,53 @@ class TeacherQuality(NamedTuple):
         teacher_logits: Logits,
         labels: Labels,
         *,
-        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        where: Bool[Array, " batch"] | None = None,
         bins: int = 15,
     ) -> TeacherQuality:
         """Return the quality on a whole validation set: `empty`, then one `update`.
 
         Raises:
-            ValueError, TypeError: as of `update`, or a number of bins that is no int above 0.
+            ValueError, TypeError: as of `update`, or a number of bins that is not an int ≥ 1.
         """
-        function = "TeacherQuality.from_logits"
-        ops = backend_for(function, teacher_logits, labels, where)
-        rows = ops.asarray(teacher_logits, like_of(ops, teacher_logits, labels, where))
-        if len(rows.shape) != 2:
-            raise ValueError(
-                f"{function}: teacher_logits needs two axes (batch, classes); got shape "
-                f"{tuple(rows.shape)}"
-            )
-        return cls.empty(int(rows.shape[1]), bins=bins, like=rows).update(rows, labels, where=where)
+        arguments = TeacherArguments("TeacherQuality.from_logits", teacher_logits, labels, where)
+        given = arguments.array("teacher_logits", teacher_logits, arguments.like)
+        arguments.logits("teacher_logits", given)
+        empty = cls.empty(given.shape[1], bins=bins, like=given)
+        return empty.update(given, labels, where=where)
 
     def update(
         self,
         teacher_logits: Logits,
         labels: Labels,
         *,
-        where: Bool[Array, "batch"] | None = None,  # noqa: F821
+        where: Bool[Array, " batch"] | None = None,
         decay: Scalar = 1.0,
         ignore_index: int = -100,
     ) -> TeacherQuality:
-        """Return the quality with more rows counted; the old sums are first multiplied by decay.
+        """Return the quality with more rows counted; the old sums are first times ``decay``.
 
         Args:
             teacher_logits: (batch, classes), any float dtype.
             labels: (batch,) int, or (batch, classes) soft, whose arg max counts.
             where: (batch,) bool, True = keep.
-            decay: 1 counts all rows alike; 0.99 a batch remembers about the last 100 batches.
+            decay: in 0 … 1. With 1 all rows count alike; with 0.99 the sums remember about the
+                last 100 batches.
             ignore_index: rows with this int label are not counted.
 
         Raises:
-            ValueError, TypeError: shapes, dtypes, devices or labels that do not fit.
+            ValueError, TypeError: shapes, dtypes, devices or labels that do not fit, and labels
+                that are None.
         """
         function = "TeacherQuality.update"
-        ops = backend_for(function, self.rows, teacher_logits, labels, where)
-        like = like_of(ops, self.rows, teacher_logits, labels, where)
-        old = TeacherQuality(*(ops.asarray(x, like) for x in self))
+        arguments = TeacherArguments(function, self.rows, teacher_logits, labels, where)
+        ops = arguments.ops
+        old = TeacherQuality(*(ops.asarray(x, arguments.like) for x in self))
         dtype = ops.dtype(old.rows)
-        batch = teacher_rows(
-            function, ops, teacher_logits, labels, where,
-            like=like, ignore_index=ignore_index, dtype=dtype,
-        )  # fmt: skip
+        batch = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index, dtype=dtype)
         classes, bins = int(old.rows.shape[0]), int(old.bin_rows.shape[0])
         if batch.logits.shape[1] != classes:
             raise ValueError(
-                f"{function}: teacher_logits need {classes} classes, as this quality counts; got "
+                f"{function}: teacher_logits needs {classes} classes, as this quality counts; got "
                 f"shape {tuple(batch.logits.shape)}"
             )
         target = target_class(ops, batch.labels)
@@ -144,16 +138,16 @@ class TeacherQuality(NamedTuple):
             bin_confidence=_by_group(ops, is_bin, counted * confidence),
             bin_correct=_by_group(ops, is_bin, correct),
         )
-        if not isinstance(decay, (int, float)):
-            decay = ops.astype(ops.asarray(decay, like), dtype)
+        decay = arguments.scalar("decay", decay, old.rows, dtype, maximum=1.0)
         return TeacherQuality(*(decay * x + y for x, y in zip(old, new, strict=True)))
 
     def merge(self, other: TeacherQuality) -> TeacherQuality:
         """Return the quality on the rows of both, such as those of two processes.
 
         Raises:
-            ValueError: other classes or bins.
+            ValueError, TypeError: other classes or bins, or what is not a quality.
         """
+        check_quality("TeacherQuality.merge", "other", other)
         shapes = [tuple(x.shape) for x in self], [tuple(x.shape) for x in other]
         if shapes[0] != shapes[1]:
             raise ValueError(
@@ -173,7 +167,7 @@ class TeacherQuality(NamedTuple):
         return ops.where(total > 0, right / ops.where(total > 0, total, 1.0), chance)
 
     @property
-    def class_accuracy(self) -> Float[Array, "classes"]:  # noqa: F821
+    def class_accuracy(self) -> Float[Array, " classes"]:
         """``(correct_c + accuracy) / (rows_c + 1)``: a class not seen has the overall accuracy."""
         return (self.correct + self.accuracy) / (self.rows + 1.0)
 
@@ -199,7 +193,7 @@ class TeacherQuality(NamedTuple):
         return _above_chance(self._ops(), self.accuracy, int(self.rows.shape[0]))
 
     @property
-    def class_competence(self) -> Float[Array, "classes"]:  # noqa: F821
+    def class_competence(self) -> Float[Array, " classes"]:
         """The same of each class's accuracy."""
         return _above_chance(self._ops(), self.class_accuracy, int(self.rows.shape[0]))
 
@@ -210,6 +204,15 @@ class TeacherQuality(NamedTuple):
         ops = self._ops()
         rows = ops.sum(self.rows, None)
         return ops.where(rows > 0, total / ops.where(rows > 0, rows, 1.0), 0.0)
+
+
+def check_quality(function: str, name: str, quality: Any) -> None:
+    """Raise TypeError unless it is a `TeacherQuality`."""
+    if not isinstance(quality, TeacherQuality):
+        raise TypeError(
+            f"{function}: {name} needs a TeacherQuality; got {type(quality).__name__}. "
+            "TeacherQuality.from_logits(teacher_logits, labels) measures it"
+        )
 
 
 def _above_chance(ops: Backend, accuracy: Array, classes: int) -> Array:

@@ -5,24 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mcld_core.arguments import check_reduction, prepare, reduce_rows
-from mcld_core.backends import Backend, backend_for
-from mcld_core.config import MCLDConfig
-from mcld_core.extensions.teachers.quality import TeacherQuality
-from mcld_core.extensions.teachers.rows import (
-    TeacherRows,
-    clip01,
-    like_of,
-    log_softmax,
-    one_number,
-    row_numbers,
-    target_class,
-    teacher_rows,
-)
-from mcld_core.formulas.contrast import MASKED, one_hot
+from mcld_core.arguments import Batch, Checks, TeacherBatch, is_number, wide_dtype
+from mcld_core.backends import Backend
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, target_class
+from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
+from mcld_core.formulas.contrast import one_hot
+from mcld_core.formulas.divergence import MASKED, raised
+from mcld_core.formulas.objective import is_zero
 from mcld_core.keys import TeacherKeys, check_keys
-from mcld_core.losses import mcld_loss
-from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
+from mcld_core.losses import Objective, evaluate_batch, term_weights
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar
 
 
 def reliability_weights(
@@ -32,7 +25,7 @@ def reliability_weights(
     *,
     temperature: Scalar = 0.25,
     strength: Scalar = 1.0,
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
 ) -> Any:
     """Return how far each row of a teacher can be trusted, 0 … 1, from the labels.
@@ -66,34 +59,32 @@ def reliability_weights(
         array([1. , 0. , 0.5])
     """
     function = "reliability_weights"
-    _check_above_zero(function, "temperature", temperature)
-    _check_unit(function, "strength", strength)
-    numbers = (temperature, strength)
-    measured = () if quality is None else tuple(quality)
-    ops = backend_for(function, teacher_logits, labels, where, *measured, *numbers)
-    like = like_of(ops, teacher_logits, labels, where, *measured)
-    rows = teacher_rows(
-        function, ops, teacher_logits, labels, where, like=like, ignore_index=ignore_index
-    )
-    tau, kappa = (
-        one_number(function, ops, name, x, rows.logits, rows.dtype)
-        for name, x in (("temperature", temperature), ("strength", strength))
-    )
-    target = target_class(ops, rows.labels)
-    trust = _sigmoid(ops, _margin(ops, rows, target) / tau)
     if quality is not None:
-        trust = trust * _at_label(function, ops, quality, target, rows)
-    has_label = ops.astype(rows.kept & (target >= 0), rows.dtype)
-    return has_label * (1.0 - kappa * (1.0 - trust))
+        check_quality(function, "quality", quality)
+    measured = () if quality is None else tuple(quality)
+    arguments = TeacherArguments(
+        function, teacher_logits, labels, where, *measured, temperature, strength
+    )
+    ops = arguments.ops
+    rows = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
+    dtype = ops.dtype(rows.logits)
+    tau = arguments.scalar("temperature", temperature, rows.logits, dtype, above=0.0)
+    kappa = arguments.scalar("strength", strength, rows.logits, dtype, maximum=1.0)
+    target = target_class(ops, rows.labels)
+    trust = _sigmoid(ops, _margin(ops, rows.logits, target) / tau)
+    if quality is not None:
+        trust = trust * _at_label(arguments, quality, target, rows)
+    has_label = ops.astype(rows.kept & (target >= 0), dtype)
+    return ops.stop_gradient(has_label * (1.0 - kappa * (1.0 - trust)))
 
 
 def repair_rows(
     teacher_logits: Logits,
     labels: Labels,
-    reliability: Float[Array, "batch"],  # noqa: F821
+    reliability: Float[Array, " batch"],
     *,
     smoothing: Scalar = 0.1,
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
 ) -> Any:
     """Return a teacher's logits with the untrusted part of each row replaced by its label.
@@ -128,29 +119,26 @@ def repair_rows(
         S. Reed et al., "Training Deep Neural Networks on Noisy Labels with Bootstrapping", 2014
         (mixing label and prediction, there to mend the label).
     """
-    function = "repair_rows"
-    _check_unit(function, "smoothing", smoothing)
-    ops = backend_for(function, teacher_logits, labels, reliability, where, smoothing)
-    like = like_of(ops, teacher_logits, labels, reliability, where)
-    rows = teacher_rows(
-        function, ops, teacher_logits, labels, where,
-        like=like, ignore_index=ignore_index, drop_ignored=False,
-    )  # fmt: skip
-    eps = one_number(function, ops, "smoothing", smoothing, rows.logits, rows.dtype)
-    trust = row_numbers(function, ops, "reliability", reliability, rows.logits, rows.dtype)
-    classes = rows.logits.shape[1]
-    zeros = 0.0 * ops.astype(rows.kept, rows.dtype)
-    labelled = rows.kept & (target_class(ops, rows.labels) >= 0)
-    trust = ops.where(labelled, clip01(ops, zeros + trust), 1.0)[:, None]
-    soft = one_hot(ops, rows.labels, classes, rows.dtype)
-    own = _log(ops, trust) + ops.maximum(log_softmax(ops, rows.logits), MASKED)
-    label = _log(ops, 1.0 - trust) + _log(ops, (1.0 - eps) * soft + eps / classes)
-    own, label = ops.maximum(own, MASKED), ops.maximum(label, MASKED)
-    peak = ops.where(own > label, own, label)
-    return ops.log(ops.exp(own - peak) + ops.exp(label - peak)) + peak
+    arguments = TeacherArguments(
+        "repair_rows", teacher_logits, labels, reliability, where, smoothing
+    )
+    ops = arguments.ops
+    labelled = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
+    logits = arguments.teacher("teacher_logits", teacher_logits, where).logits
+    classes, dtype = logits.shape[1], ops.dtype(logits)
+    eps = arguments.scalar("smoothing", smoothing, logits, dtype, maximum=1.0)
+    has_label = labelled.kept & (target_class(ops, labelled.labels) >= 0)
+    trust = arguments.one_a_row("reliability", reliability, has_label, dtype)
+    trust = ops.where(has_label, clip01(ops, trust), 1.0)[:, None]
+    soft = one_hot(ops, labelled.labels, classes, dtype)
+    own = raised(ops, _log(ops, trust) + raised(ops, ops.log_softmax(logits, 1)))
+    label = raised(ops, _log(ops, 1.0 - trust) + _log(ops, (1.0 - eps) * soft + eps / classes))
+    peak = ops.maximum(own, label)
+    repaired = ops.log(ops.exp(own - peak) + ops.exp(label - peak)) + peak
+    return ops.stop_gradient(repaired)
 
 
-def adapt(config: MCLDConfig, quality: TeacherQuality, *, power: float = 1.0) -> MCLDConfig:
+def adapt_config(config: MCLDConfig, quality: TeacherQuality, *, power: float = 1.0) -> MCLDConfig:
     """Return settings in which a teacher of low quality counts less, and the labels more.
 
     With ``q = competence^power``, 0 … 1: ``w_ins ← q w_ins``, ``w_sam ← q w_sam``,
@@ -167,19 +155,22 @@ def adapt(config: MCLDConfig, quality: TeacherQuality, *, power: float = 1.0) ->
         is hashable), else traced.
 
     Raises:
-        ValueError: a power below 0.
+        ValueError, TypeError: what is not an `MCLDConfig` or a `TeacherQuality`, or a power that
+            is not a number ≥ 0.
 
     Example:
         >>> import numpy as np
         >>> half_right = np.array([[1.0, 0, 0], [1, 0, 0]]), np.array([0, 1])
-        >>> adapt(MCLDConfig(), TeacherQuality.from_logits(*half_right)).weight_instance
+        >>> adapt_config(MCLDConfig(), TeacherQuality.from_logits(*half_right)).weight_instance
         0.25
     """
-    if not power >= 0:
-        raise ValueError(f"adapt: power needs a number ≥ 0; got {power!r}")
-    ops = backend_for("adapt", *quality)
+    function = "adapt_config"
+    check_config(function, config)
+    check_quality(function, "quality", quality)
+    arguments = TeacherArguments(function, *quality)
+    arguments.number("power", power, minimum=0.0)
     competence = quality.competence**power
-    value = ops.host_values(competence)
+    value = arguments.ops.host_values(competence)
     q = competence if value is None else float(value)
     return replace(
         config,
@@ -194,12 +185,13 @@ def adaptive_mcld_loss(
     teacher_logits: Logits,
     labels: Labels,
     *,
-    reliability: Float[Array, "batch"],  # noqa: F821
+    reliability: Float[Array, " batch"],
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
     keys: TeacherKeys | None = None,
+    class_prior: Float[Array, " classes"] | None = None,
     progress: Scalar = 1.0,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
 ) -> Any:
     """Weigh, row by row, the terms that rest on the teacher against those that rest on labels.
@@ -213,7 +205,8 @@ def adaptive_mcld_loss(
         teacher_logits: (batch, classes); never receives a gradient.
         labels: (batch,) int, or (batch, classes) soft.
         reliability: (batch,) r in 0 … 1, such as `reliability_weights`; clipped to that.
-        config, keys, progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
+        config, keys, class_prior, progress, sample_weight, where, reduction: as in
+            `mcld_core.mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -229,50 +222,32 @@ def adaptive_mcld_loss(
         1.6071
     """
     function = "adaptive_mcld_loss"
-    check_reduction(function, reduction)
+    check_config(function, config)
     check_keys(function, keys)
     key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
     values = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
-    ops = backend_for(function, *values, *key_arrays)
-    batch = prepare(
-        function, ops, student_logits, teacher_logits, labels, sample_weight, where,
-        config.ignore_index,
-    )  # fmt: skip
-    trust = row_numbers(function, ops, "reliability", reliability, batch.student, batch.dtype)
-    zeros = 0.0 * ops.astype(ops.arange(ops.size(batch.student, 0), batch.student), batch.dtype)
-    trust = clip01(ops, zeros + trust)
-
-    def rows(weight: Array | None, instance: bool, category: bool, ce: Scalar) -> Array:
-        return mcld_loss(
-            batch.student,
-            batch.teacher,
-            labels,
-            config=replace(
-                config,
-                weight_instance=config.weight_instance if instance else 0.0,
-                weight_sample=config.weight_sample if instance else 0.0,
-                weight_category=config.weight_category if category else 0.0,
-                weight_ce=ce,
-            ),
-            keys=keys,
-            progress=progress,
-            sample_weight=weight,
-            where=where,
-            reduction="none",
-        )
-
-    total = (
-        rows(trust, True, False, 0.0)
-        + rows(None, False, True, config.weight_ce)
-        + rows(1.0 - trust, False, False, config.weight_instance)
+    arguments = TeacherArguments(function, *values, *key_arrays)
+    arguments.reduction(reduction)
+    arguments.required_labels(labels)
+    batch = arguments.batch(
+        student_logits,
+        teacher_logits,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=config.ignore_index,
     )
-    return reduce_rows(ops, total, batch, reduction, None if keys is None else keys.normalizer)
+    factors = _factors(arguments, reliability, batch, config)
+    weights = term_weights(config)
+    weights = weights._replace(ce=weights.ce + weights.instance)
+    objective = Objective(config, weights, keys, class_prior, progress, factors=factors)
+    return evaluate_batch(arguments, batch, objective, reduction)
 
 
 def anneal(progress: Scalar, first: float = 0.0, last: float = 1.0, until: float = 1.0) -> Any:
     """Return a number that goes from ``first`` to ``last`` linearly while progress goes to until.
 
-    For the ``strength`` of `reliability_weights`, the ``q`` of `bounded`, an EMA decay …
+    For the ``strength`` of `reliability_weights`, the ``q`` of `bounded_loss`, an EMA decay …
 
     Args:
         progress: the part of the training that is done, 0 to 1, a number or a traced array.
@@ -284,41 +259,75 @@ def anneal(progress: Scalar, first: float = 0.0, last: float = 1.0, until: float
         A number of Python, or an array where the progress is one.
 
     Raises:
-        ValueError: ``until`` not above 0.
+        ValueError, TypeError: a progress that is not one number in 0 … 1, an ``until`` that is not
+            above 0, ends that are not numbers.
 
     Example:
         >>> [anneal(progress, 0.0, 0.5, until=0.5) for progress in (0.0, 0.25, 1.0)]
         [0.0, 0.25, 0.5]
     """
-    if not until > 0:
-        raise ValueError(f"anneal: until needs a number > 0; got {until!r}")
-    if isinstance(progress, (int, float)):
-        return first + (last - first) * min(max(progress / until, 0.0), 1.0)
-    ops = backend_for("anneal", progress)
-    return first + (last - first) * clip01(ops, progress / until)
+    checks = Checks("anneal")
+    checks.number("until", until, above=0.0)
+    checks.number("first", first)
+    checks.number("last", last)
+    checks.number("progress", progress, minimum=0.0, maximum=1.0)
+    if is_number(progress):
+        return first + (last - first) * min(progress / until, 1.0)
+    arguments = TeacherArguments("anneal", progress)
+    ops = arguments.ops
+    given = ops.asarray(progress)
+    part = arguments.scalar("progress", given, given, wide_dtype(ops.dtype(given)), maximum=1.0)
+    return first + (last - first) * clip01(ops, part / until)
 
 
-def _margin(ops: Backend, rows: TeacherRows, target: Array) -> Float[Array, "batch"]:  # noqa: F821
+def _factors(
+    arguments: TeacherArguments, reliability: Any, batch: Batch, config: MCLDConfig
+) -> Float[Array, "batch terms"]:
+    """Return what each row's terms are multiplied by: r, r, 1, and for the cross-entropy
+    ``(w_ce + (1 - r) w_ins) / (w_ce + w_ins) = 1 - r w_ins / (w_ce + w_ins)``.
+    """
+    ops, dtype = arguments.ops, batch.dtype
+    every = ops.arange(ops.size(batch.student, 0), batch.student) >= 0
+    kept = every if batch.kept is None else batch.kept
+    trust = clip01(ops, arguments.one_a_row("reliability", reliability, kept, dtype))
+    total = config.weight_ce + config.weight_instance
+    if is_zero(total):  # no cross-entropy at all
+        share = total
+    else:
+        total = ops.astype(ops.asarray(total, trust), dtype)
+        instance = ops.astype(ops.asarray(config.weight_instance, trust), dtype)
+        share = ops.where(total > 0, instance / ops.where(total > 0, total, 1.0), 0.0)
+    one = 0.0 * trust + 1.0
+    rows = [factor[None, :] for factor in (trust, trust, one, one - share * trust)]
+    return ops.matrix_transpose(ops.concat(rows))
+
+
+def _margin(
+    ops: Backend, logits: Float[Array, "batch classes"], target: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
     """Return how far the target's logit lies above its best rival (far, without a rival)."""
-    classes = ops.arange(rows.logits.shape[1], target)
+    classes = ops.arange(logits.shape[1], target)
     is_target = classes[None, :] == target[:, None]
-    own = ops.sum(ops.where(is_target, rows.logits, 0.0), 1)
-    return own - ops.max(ops.where(is_target, MASKED, rows.logits), 1)
+    own = ops.sum(ops.where(is_target, logits, 0.0), 1)
+    return own - ops.max(ops.where(is_target, MASKED, logits), 1)
 
 
 def _at_label(
-    function: str, ops: Backend, quality: TeacherQuality, target: Array, rows: TeacherRows
-) -> Float[Array, "batch"]:  # noqa: F821
+    arguments: TeacherArguments,
+    quality: TeacherQuality,
+    target: Int[Array, " batch"],
+    rows: TeacherBatch,
+) -> Float[Array, " batch"]:
     """Return the competence of each row's class."""
-    classes = rows.logits.shape[1]
+    ops, classes, dtype = arguments.ops, rows.logits.shape[1], arguments.ops.dtype(rows.logits)
     if quality.rows.shape[0] != classes:
         raise ValueError(
-            f"{function}: quality counts {quality.rows.shape[0]} classes and teacher_logits have "
-            f"{classes}; measure the quality on logits of these classes"
+            f"{arguments.function}: quality counts {quality.rows.shape[0]} classes and "
+            f"teacher_logits have {classes}; measure the quality on logits of these classes"
         )
     quality = TeacherQuality(*(ops.asarray(x, rows.logits) for x in quality))
-    competence = ops.astype(quality.class_competence, rows.dtype)
-    return ops.sum(one_hot(ops, target, classes, rows.dtype) * competence[None, :], 1)
+    competence = ops.astype(quality.class_competence, dtype)
+    return ops.sum(one_hot(ops, target, classes, dtype) * competence[None, :], 1)
 
 
 def _sigmoid(ops: Backend, x: Array) -> Array:
@@ -329,13 +338,3 @@ def _log(ops: Backend, x: Array) -> Array:
     """Return log x, and `MASKED` where x is 0."""
     positive = x > 0
     return ops.where(positive, ops.log(ops.where(positive, x, 1.0)), MASKED)
-
-
-def _check_above_zero(function: str, name: str, value: Any) -> None:
-    if isinstance(value, (int, float)) and not value > 0:
-        raise ValueError(f"{function}: {name} needs a number > 0; got {value!r}")
-
-
-def _check_unit(function: str, name: str, value: Any) -> None:
-    if isinstance(value, (int, float)) and not 0 <= value <= 1:
-        raise ValueError(f"{function}: {name} needs a number in 0 … 1; got {value!r}")

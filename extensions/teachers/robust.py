@@ -6,29 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Batch, check_device, check_reduction, check_rows, reduce_rows
-from mcld_core.backends import Backend, backend_for
-from mcld_core.extensions.teachers.reliability import _check_above_zero
-from mcld_core.extensions.teachers.rows import (
-    clip01,
-    like_of,
-    one_number,
-    row_weights,
-    teacher_rows,
-)
+from mcld_core.arguments import Arguments, Batch, is_number, reduce_rows, wide_dtype
+from mcld_core.backends import Backend
+from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.formulas.contrast import one_hot
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
 
 SERIES = 12
-"""Terms of the series of (1 − e^−x)/x for |x| < 1/4: the rest is below 1e-16."""
+"""Terms of the series of (1 − e^−x)/x for x < 1/4: the rest is below 1e-16."""
+
+ROUNDING = 1e-3
+"""How far below 0 a loss may come out by rounding."""
 
 
-def bounded(
-    rows: Float[Array, "batch"],  # noqa: F821
+def bounded_loss(
+    rows: Float[Array, " batch"],
     q: Scalar,
     *,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
 ) -> Any:
     """Bound the loss of each row: ``(1 − exp(−q L_i)) / q``, at most 1/q; q → 0 is L itself.
@@ -40,7 +36,8 @@ def bounded(
 
     Args:
         rows: (batch,) losses ≥ 0: any loss of the library with ``reduction="none"`` and *without*
-            ``sample_weight``, which belongs outside the bound, that is here.
+            ``sample_weight``, which belongs outside the bound, that is here. A row below 0 has no
+            such bound: it is an error where it can be read, and stays L elsewhere.
         q: ≥ 0, a number or a zero-dimensional array.
         sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
@@ -52,28 +49,29 @@ def bounded(
 
     Example:
         >>> import numpy as np
-        >>> bounded(np.array([0.0, 1.0, 50.0]), 0.5, reduction="none").round(4)
+        >>> bounded_loss(np.array([0.0, 1.0, 50.0]), 0.5, reduction="none").round(4)
         array([0.    , 0.7869, 2.    ])
 
     References:
         Z. Zhang, M. Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks
         with Noisy Labels", NeurIPS 2018.
     """
-    function = "bounded"
-    check_reduction(function, reduction)
-    if isinstance(q, (int, float)) and not q >= 0:
-        raise ValueError(f"{function}: q needs a number ≥ 0; got {q!r}")
-    ops, rows, weight = _loss_rows(function, rows, sample_weight, where, q)
-    q = one_number(function, ops, "q", q, rows, ops.dtype(rows))
+    arguments = Arguments("bounded_loss", rows, sample_weight, where, q)
+    arguments.reduction(reduction)
+    ops = arguments.ops
+    rows, weight = _losses(arguments, rows, sample_weight, where)
+    _check_not_negative(arguments, rows)
+    traced = arguments.scalar("q", q, rows, ops.dtype(rows))
+    q = q if is_number(q) else ops.stop_gradient(traced)
     return _reduce(ops, _bound(ops, rows, q), weight, reduction)
 
 
-def trimmed(
-    rows: Float[Array, "batch"],  # noqa: F821
+def trimmed_loss(
+    rows: Float[Array, " batch"],
     fraction: Scalar,
     *,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
 ) -> Any:
     """Leave out the rows of the highest loss: of n kept rows, the ``floor(fraction n)`` highest.
@@ -95,20 +93,19 @@ def trimmed(
 
     Example:
         >>> import numpy as np
-        >>> float(trimmed(np.array([1.0, 9.0, 2.0, 3.0]), 0.25))
+        >>> float(trimmed_loss(np.array([1.0, 9.0, 2.0, 3.0]), 0.25))
         2.0
 
     References:
         B. Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy
         Labels", NeurIPS 2018 (small-loss rows).
     """
-    function = "trimmed"
-    check_reduction(function, reduction)
-    if isinstance(fraction, (int, float)) and not 0 <= fraction <= 1:
-        raise ValueError(f"{function}: fraction needs a number in 0 … 1; got {fraction!r}")
-    ops, rows, weight = _loss_rows(function, rows, sample_weight, where, fraction)
+    arguments = Arguments("trimmed_loss", rows, sample_weight, where, fraction)
+    arguments.reduction(reduction)
+    ops = arguments.ops
+    rows, weight = _losses(arguments, rows, sample_weight, where)
     dtype = ops.dtype(rows)
-    fraction = one_number(function, ops, "fraction", fraction, rows, dtype)
+    fraction = arguments.scalar("fraction", fraction, rows, dtype, maximum=1.0)
     kept = weight > 0
     ordered = ops.sort(ops.where(kept, ops.stop_gradient(rows), np.inf))
     count = ops.sum(ops.astype(kept, dtype), None)
@@ -126,7 +123,7 @@ def outlier_weights(
     labels: Labels,
     *,
     cutoff: Scalar = 0.5,
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
 ) -> Any:
     """Return how well each teacher row resembles the others of its label, 0 … 1.
@@ -157,17 +154,14 @@ def outlier_weights(
         >>> outlier_weights(teacher, np.array([0, 0, 0, 0])).round(2)
         array([1., 1., 1., 0.])
     """
-    function = "outlier_weights"
-    _check_above_zero(function, "cutoff", cutoff)
-    ops = backend_for(function, teacher_logits, labels, where, cutoff)
-    like = like_of(ops, teacher_logits, labels, where)
-    rows = teacher_rows(
-        function, ops, teacher_logits, labels, where, like=like, ignore_index=ignore_index
-    )
-    cutoff = one_number(function, ops, "cutoff", cutoff, rows.logits, rows.dtype)
-    kept = ops.astype(rows.kept, rows.dtype)[:, None]
+    arguments = TeacherArguments("outlier_weights", teacher_logits, labels, where, cutoff)
+    ops = arguments.ops
+    rows = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
+    dtype = ops.dtype(rows.logits)
+    cutoff = arguments.scalar("cutoff", cutoff, rows.logits, dtype, above=0.0, maximum=1.0)
+    kept = rows.weight[:, None]
     p = kept * ops.softmax(rows.logits, 1)
-    label = kept * one_hot(ops, rows.labels, rows.logits.shape[1], rows.dtype)
+    label = kept * one_hot(ops, rows.labels, rows.logits.shape[1], dtype)
     sums = ops.matmul(ops.matrix_transpose(label), p)
     own = ops.sum(label * label, 1, keepdims=True)  # the affinity of a row with itself
     others = ops.maximum(ops.matmul(label, sums) - own * p, 0.0)
@@ -175,11 +169,15 @@ def outlier_weights(
     length = ops.sqrt(ops.sum(p * p, 1) * ops.sum(others * others, 1))
     alone = (mass[:, 0] <= 1e-6) | (length <= 0)
     cosine = ops.sum(p * others, 1) / ops.where(alone, 1.0, length)
-    return kept[:, 0] * ops.where(alone, 1.0, clip01(ops, cosine / cutoff))
+    weights = rows.weight * ops.where(alone, 1.0, clip01(ops, cosine / cutoff))
+    return ops.stop_gradient(weights)
 
 
 def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
-    """Return ``(1 − e^−qL) / q``; near 0, where the difference cancels, L times its series."""
+    """Return ``(1 − e^−qL) / q``; near 0, where the difference cancels, L times its series.
+
+    Below 0, where rounding may bring a loss, it is L.
+    """
     if isinstance(q, (int, float)):
         if q == 0:
             return rows
@@ -187,8 +185,8 @@ def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
     else:
         x = q * ops.where(q > 0, rows, 0.0)  # at q = 0 an infinite loss too is itself
         divisor = ops.where(q > 0, q, 1.0)
-    near = ops.abs(x) < 0.25
-    close = ops.where(near, x, 0.0)
+    near = x < 0.25
+    close = ops.where(near & (x > 0), x, 0.0)
     series = 0.0 * close + 1.0
     for n in range(SERIES, 1, -1):
         series = 1.0 - close / float(n) * series
@@ -196,34 +194,39 @@ def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
     return ops.where(near, rows * series, far)
 
 
-def _loss_rows(
-    function: str, rows: Any, sample_weight: Any, where: Any, number: Any
-) -> tuple[Backend, Array, Array]:
-    """Return the backend, the rows (0 where dropped), in the dtype computed in, and weights."""
-    ops = backend_for(function, rows, sample_weight, where, number)
-    rows = ops.asarray(rows, like_of(ops, rows, sample_weight, where))
+def _check_not_negative(arguments: Arguments, rows: Float[Array, " batch"]) -> None:
+    """Raise ValueError for a loss below 0, where it can be read."""
+    values = arguments.ops.host_values(rows)
+    if values is None or not (negative := values < -ROUNDING).any():
+        return
+    row = int(np.argmax(negative))
+    raise ValueError(
+        f"{arguments.function}: rows needs losses ≥ 0; got {values[row]} in row {row}. Pass the "
+        "losses themselves, without a sign or an offset (rows of category_contrast='columns' may "
+        "be negative: bound the other terms)"
+    )
+
+
+def _losses(
+    arguments: Arguments, rows: Any, sample_weight: Any, where: Any
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Return the losses, 0 where dropped, in the dtype computed in, and their weights."""
+    ops = arguments.ops
+    rows = arguments.array("rows", rows, arguments.like)
     if len(rows.shape) != 1 or "float" not in ops.dtype(rows):
         raise ValueError(
-            f"{function}: rows needs shape (batch,) and a float dtype, a loss with "
+            f"{arguments.function}: rows needs shape (batch,) and a float dtype, a loss with "
             f"reduction='none'; got shape {tuple(rows.shape)}, {ops.dtype(rows)}"
         )
-    dtype = "float64" if ops.dtype(rows) == "float64" else "float32"
+    dtype = wide_dtype(ops.dtype(rows))
     rows = ops.astype(rows, dtype)
     kept = ops.arange(ops.size(rows, 0), rows) >= 0
     if where is not None:
-        kept = ops.asarray(where, rows)
-        check_rows(function, "where", kept, rows.shape[0])
-        if ops.dtype(kept) != "bool":
-            raise TypeError(
-                f"{function}: where needs dtype bool (True = keep); got {ops.dtype(kept)}"
-            )
-        check_device(function, ops, "where", kept, rows)
+        kept = arguments.mask("where", where, rows.shape[0], rows, "rows")
         rows = ops.where(kept, rows, 0.0)
-    weight = ops.astype(kept, dtype)
-    if sample_weight is not None:
-        check_rows(function, "sample_weight", ops.asarray(sample_weight, rows), rows.shape[0])
-        weight = row_weights(function, ops, "sample_weight", sample_weight, kept, rows, dtype)
-    return ops, rows, weight
+    if sample_weight is None:
+        return rows, ops.astype(kept, dtype)
+    return rows, arguments.weight(sample_weight, kept, rows, dtype, "rows")
 
 
 def _reduce(ops: Backend, rows: Array, weight: Array, reduction: Reduction) -> Array:

@@ -2,103 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from mcld_core.backends import backend_for
-from mcld_core.config import MCLDConfig
+from mcld_core.arguments import Checks, wide_dtype
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.extensions.teachers.arguments import TeacherArguments
 from mcld_core.extensions.teachers.ensemble import ensemble
-from mcld_core.losses import mcld_loss
+from mcld_core.formulas.objective import TermWeights, is_zero
+from mcld_core.losses import Objective, evaluate, term_weights
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
 
 Model = TypeVar("Model")
-
-
-def ema_update(average: Any, value: Any, decay: Scalar) -> Any:
-    """Return the moving average of weights: ``decay · average + (1 − decay) · value``.
-
-    A teacher whose weights are those of the student averaged over the last steps, about
-    ``1 / (1 − decay)`` of them, is steadier than the student and costs one addition a step.
-    Pure: under JAX use it in the jitted step; ``EMATeacher`` of the PyTorch and Keras backends
-    holds such a copy of a model.
-
-    A half-precision average would stand still, for a step of ``1 − decay`` is below its rounding:
-    its leaves come out as float32. Keep them so from step to step (``ema_update(params, params,
-    0.0)`` is a start that has the final dtypes, as a ``scan`` needs), and cast where the teacher
-    is called.
-
-    Args:
-        average: an array, or a dict, list or tuple of them, nested at will (a JAX parameter tree,
-            a ``state_dict``). Leaves that are not floating take the value of ``value``; a None
-            stays.
-        value: the student's, of the same structure.
-        decay: 0 … 1, a number or a traced array; `ema_decay` warms it up.
-
-    Returns:
-        The same structure, floating leaves as float32 (float64 stays), without a gradient.
-
-    Raises:
-        ValueError: structures that differ, or a decay outside 0 … 1.
-
-    Example:
-        >>> import numpy as np
-        >>> ema_update({"w": np.array([1.0])}, {"w": np.array([2.0])}, 0.75)
-        {'w': array([1.25])}
-
-    References:
-        A. Tarvainen, H. Valpola, "Mean teachers are better role models", NeurIPS 2017.
-    """
-    if isinstance(decay, (int, float)) and not 0 <= decay <= 1:
-        raise ValueError(f"ema_update: decay needs a number in 0 … 1; got {decay!r}")
-    if isinstance(average, Mapping):
-        if not isinstance(value, Mapping) or set(average) != set(value):
-            raise _different(average, value)
-        updated = {key: ema_update(average[key], value[key], decay) for key in average}
-        return updated if type(average) is dict else type(average)(updated)  # type: ignore[call-arg]
-    if isinstance(average, (list, tuple)):
-        if type(average) is not type(value) or len(average) != len(value):
-            raise _different(average, value)
-        entries = [ema_update(a, b, decay) for a, b in zip(average, value, strict=True)]
-        return type(average)(*entries) if hasattr(average, "_fields") else type(average)(entries)
-    if average is None or value is None:
-        if average is not value:
-            raise _different(average, value)
-        return None
-    ops = backend_for("ema_update", average, value)
-    average, value = ops.asarray(average), ops.stop_gradient(ops.asarray(value, average))
-    if tuple(average.shape) != tuple(value.shape):
-        raise _different(average, value)
-    dtype = ops.dtype(average)
-    if "float" not in dtype:
-        return value
-    dtype = "float64" if dtype == "float64" else "float32"
-    if not isinstance(decay, (int, float)):
-        decay = ops.astype(ops.asarray(decay, average), dtype)
-    average, value = ops.astype(average, dtype), ops.astype(value, dtype)
-    return ops.stop_gradient(decay * average + (1.0 - decay) * value)
-
-
-def ema_decay(step: Scalar, decay: float = 0.999) -> Any:
-    """Return ``min(decay, (1 + step) / (10 + step))``, so that the first weights are soon forgot.
-
-    Args:
-        step: updates done so far, a number or an array of any int or float dtype (traced, or an
-            optimizer's count of its steps).
-        decay: the final decay, 0 … 1.
-
-    Returns:
-        A number of Python, or a float32 array (float64 for a float64 step) where the step is one.
-
-    Example:
-        >>> [round(ema_decay(step), 3) for step in (0, 90, 10**6)]
-        [0.1, 0.91, 0.999]
-    """
-    if isinstance(step, (int, float)):
-        return min(decay, (1.0 + step) / (10.0 + step))
-    ops = backend_for("ema_decay", step)
-    step = ops.asarray(step)
-    step = ops.astype(step, "float64" if ops.dtype(step) == "float64" else "float32")
-    return ops.minimum((1.0 + step) / (10.0 + step), decay)
 
 
 def generations(
@@ -118,7 +33,7 @@ def generations(
         The students, ``count`` of them, each when its training is done.
 
     Raises:
-        ValueError: a count below 1, when the first student is asked for.
+        ValueError, TypeError: a count that is not an int ≥ 1, when the first student is asked for.
 
     Example:
         >>> list(generations(lambda teacher, number: (teacher or 0) + 10 + number, 3))
@@ -127,8 +42,7 @@ def generations(
     References:
         T. Furlanello et al., "Born Again Neural Networks", ICML 2018.
     """
-    if not count >= 1:
-        raise ValueError(f"generations: count needs a number ≥ 1; got {count!r}")
+    Checks("generations").integer("count", count, minimum=1)
     for generation in range(count):
         teacher = train(teacher, generation)
         yield teacher
@@ -141,9 +55,10 @@ def deep_supervision_loss(
     config: MCLDConfig = MCLDConfig(weight_ce=1.0),  # noqa: B008  (frozen)
     weight_last: Scalar = 1.0,
     weight_heads: Scalar = 1.0,
+    class_prior: Float[Array, " classes"] | None = None,
     progress: Scalar = 1.0,
-    sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
-    where: Bool[Array, "batch"] | None = None,  # noqa: F821
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
 ) -> Any:
     """Distil between the heads of one network: no other teacher, one training.
@@ -159,13 +74,14 @@ def deep_supervision_loss(
         config: the settings of each distillation.
         weight_last: weight of the last head's loss; a Python 0 skips it.
         weight_heads: weight of the other heads' mean loss; a Python 0 skips it.
-        progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
+        class_prior, progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
-        The loss, float32 (float64 for float64 heads).
+        The loss, float32 (float64 if one of the heads is).
 
     Raises:
-        ValueError, TypeError: fewer than two heads, or what does not fit.
+        ValueError, TypeError: fewer than two heads, labels that are None, a weight that is not one
+            number ≥ 0, or what does not fit.
 
     Example:
         >>> import numpy as np
@@ -176,41 +92,39 @@ def deep_supervision_loss(
     References:
         L. Zhang et al., "Be Your Own Teacher", ICCV 2019.
     """
-    if len(heads) < 2:
+    function = "deep_supervision_loss"
+    check_config(function, config)
+    if len(TeacherArguments(function).entries("heads", heads)) < 2:
         raise ValueError(
-            f"deep_supervision_loss: heads needs two or more heads, the last one last; got "
-            f"{len(heads)}"
+            f"{function}: heads needs two or more, the last head last; got {len(heads)}"
         )
+    arguments = TeacherArguments(function, *heads, labels, sample_weight, where)
+    arguments.required_labels(labels)
+    ops = arguments.ops
+    heads = [arguments.array(f"heads[{h}]", x, arguments.like) for h, x in enumerate(heads)]
+    for h, head in enumerate(heads):
+        arguments.logits(f"heads[{h}]", head)
+    arguments.same_shape("heads", heads)
     *early, last = heads
-
-    def distil(student: Array, teacher: Array) -> Any:
-        return mcld_loss(
-            student, teacher, labels, config=config, progress=progress,
-            sample_weight=sample_weight, where=where, reduction=reduction,
-        )  # fmt: skip
-
-    total: Any = 0.0
-    if not (isinstance(weight_last, (int, float)) and weight_last == 0):
-        masks = None if where is None else [where] * len(early)
-        total = total + weight_last * distil(last, ensemble(early, where=masks))
-    if not (isinstance(weight_heads, (int, float)) and weight_heads == 0):
-        for head in early:
-            total = total + weight_heads / len(early) * distil(head, last)
-    return total
-
-
-def _different(average: Any, value: Any) -> ValueError:
-    return ValueError(
-        "ema_update: average and value need the same structure and shapes; got "
-        f"{_describe(average)} and {_describe(value)}"
+    dtype = wide_dtype(*(ops.dtype(head) for head in heads))
+    of_last, of_heads = (
+        arguments.scalar(name, weight, last, dtype)
+        for name, weight in (("weight_last", weight_last), ("weight_heads", weight_heads))
     )
 
+    def distil(student: Array, teacher: Array, weights: TermWeights) -> Any:
+        objective = Objective(config, weights, None, class_prior, progress)
+        rows = (student, teacher, labels, sample_weight, where)
+        return ops.astype(evaluate(function, rows, objective, reduction), dtype)
 
-def _describe(x: Any) -> str:
-    if x is None:
-        return "None"
-    if isinstance(x, Mapping):
-        return f"a dict of {sorted(map(str, x))}"
-    if isinstance(x, (list, tuple)):
-        return f"a {type(x).__name__} of {len(x)}"
-    return f"shape {tuple(getattr(x, 'shape', ()))}"
+    weights = term_weights(config)
+    if is_zero(weight_last) and is_zero(weight_heads):
+        return distil(last, last, TermWeights())
+    total: Any = 0.0
+    if not is_zero(weight_last):
+        masks = None if where is None else [where] * len(early)
+        total = total + of_last * distil(last, ensemble(early, where=masks), weights)
+    if not is_zero(weight_heads):
+        for head in early:
+            total = total + of_heads / len(early) * distil(head, last, weights)
+    return total

@@ -1,35 +1,33 @@
-"""The objective on a block of anchor rows: which terms it has and what they share."""
+"""The objective on a block of anchor rows: which terms it has, and their weighted sum."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mcld_core.arguments import keep_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.contrast import (
-    MASKED,
-    RowsAndGradient,
+    Negatives,
     affinity,
-    bounded,
-    category_rows,
-    cross_entropy_rows,
-    decoupled_kl_rows,
-    divide,
-    instance_rows,
+    category_contrast,
+    instance_contrast,
     one_hot,
-    plain_kl_rows,
-    times,
 )
-from mcld_core.formulas.similarity import embed, pull_back
-from mcld_core.keys import KeyRows
+from mcld_core.formulas.divergence import (
+    MASKED,
+    cross_entropy,
+    decoupled_divergence,
+    kl_divergence,
+    raised,
+)
+from mcld_core.formulas.similarity import divide, embed
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 TERMS = ("instance", "sample", "category", "ce")
 
 
-class Weights(NamedTuple):
+class TermWeights(NamedTuple):
     """The weight of each term, the category-wise one with or without its ramp."""
 
     instance: Scalar = 0.0
@@ -38,33 +36,59 @@ class Weights(NamedTuple):
     ce: Scalar = 0.0
 
 
-class Apart(NamedTuple):
+class KeySet(NamedTuple):
+    """Keys as the formulas take them: converted, labelled, masked."""
+
+    vectors: Float[Array, "keys classes"]
+    """Raw logits, until they are embedded for the similarity."""
+    labels: Int[Array, " keys"] | Float[Array, "keys classes"]
+    """-2, or zeros, where the key does not count: no anchor shares such a label."""
+    kept: Bool[Array, " keys"] | None
+
+
+class ExcludedKeys(NamedTuple):
     """Keys that are no negatives of an anchor, whatever their labels.
 
     For rows with a place: a token is contrasted within its own sequence, a window with windows
-    that it does not overlap. ``excluded(anchor, key)`` gets the facts of a block of anchors,
+    that it does not overlap. ``excludes(anchor, key)`` gets the facts of a block of anchors,
     each (block, 1), and of all keys, each (1, keys), and returns (block, keys) bool; the anchors'
     facts are those of their own keys. The own key always counts.
     """
 
-    excluded: Callable[[tuple[Array, ...], tuple[Array, ...]], Array]
-    facts: tuple[Int[Array, "keys"], ...]  # noqa: F821
+    excludes: Callable[[tuple[Array, ...], tuple[Array, ...]], Array]
+    facts: tuple[Int[Array, " keys"], ...]
     in_category: bool = False
     """Also leave such a key out of the category-wise term, unless it shares the label."""
 
 
-class Shared(NamedTuple):
-    """What all anchor rows share: the key sets and the numbers of the objective."""
+class Block(NamedTuple):
+    """A block of anchor rows."""
 
-    keys: KeyRows | None
-    """The keys of the contrasts by similarity matrix: logits at first, then `embed_keys`."""
-    prototypes: KeyRows | None
-    weights: Weights
+    student: Float[Array, "block classes"]
+    teacher: Float[Array, "block classes"]
+    labels: Int[Array, " block"] | Float[Array, "block classes"]
+    own: Int[Array, " block"]
+    """The place of each anchor's own key among the keys."""
+    kept: Bool[Array, " block"] | None = None
+    """Which rows count; None where all do."""
+    factors: Float[Array, "block terms"] | None = None
+    """What each row's terms (`TERMS`) are multiplied by in the total; None where by 1."""
+
+
+class Setup(NamedTuple):
+    """What all blocks have in common: the key sets and the numbers of the objective."""
+
+    keys: KeySet | None
+    """The teacher's rows."""
+    prototypes: KeySet | None
+    """One key a class."""
+    weights: TermWeights
     temperature: Scalar
     key_temperature: Scalar
     sample_temperature: Scalar
     beta: Scalar
-    apart: Apart | None = None
+    log_prior: Float[Array, " classes"] | None = None
+    excluded: ExcludedKeys | None = None
 
 
 def is_zero(weight: Scalar) -> bool:
@@ -72,128 +96,118 @@ def is_zero(weight: Scalar) -> bool:
     return isinstance(weight, (int, float)) and weight == 0
 
 
-def is_present(config: MCLDConfig, weights: Weights, category_contrast: str) -> bool:
+def is_present(config: MCLDConfig, weights: TermWeights, category_contrast: str) -> bool:
     """Whether the category-wise term is computed, and in this reading."""
     return config.category_contrast == category_contrast and not is_zero(weights.category)
 
 
-def block_rows(
-    ops: Backend,
-    config: MCLDConfig,
-    dtype: str,
-    rows: tuple[Array, ...],
-    shared: Shared,
-    gradient: bool,
-) -> tuple[Array, ...]:
-    """Return total, instance, sample, category and ce rows (and d total / d student).
-
-    Args:
-        ops: the backend.
-        config: the settings.
-        dtype: the dtype to compute in.
-        rows: a block of student logits, teacher logits, labels, place of the own key, and of
-            which rows are kept (left out where all are).
-        shared: the embedded keys and the numbers.
-        gradient: append the gradient in closed form.
-    """
-    student, teacher, labels, own, *kept = rows
-    student = bounded(ops, keep_rows(ops, ops.astype(student, dtype), *kept))
-    teacher = keep_rows(ops, ops.astype(teacher, dtype), *kept)
-    weights = shared.weights
-    terms: dict[str, RowsAndGradient] = {}
-    slope = None
-
-    embedding = embed(ops, student, config.similarity)
-    for keys in (shared.keys, shared.prototypes):
-        if keys is None:
-            continue
-        s = _similarity(ops, embedding.rows, keys, shared.temperature)
-        same = affinity(ops, labels, keys.labels, student.shape[1], dtype)
-        apart = None
-        if keys is shared.keys and shared.apart is not None:
-            apart = _excluded(ops, shared.apart, own)
-        contrasts: dict[str, RowsAndGradient] = {}
-        if keys is shared.keys and not is_zero(weights.instance):
-            mask = _union(ops, same if config.target_mask else None, apart)
-            factor = weights.instance if gradient else None
-            contrasts["instance"] = instance_rows(ops, s, mask, own, factor)
-        if keys is shared.prototypes or is_present(config, weights, "labels"):
-            if apart is not None and shared.apart is not None and shared.apart.in_category:
-                positive = same if ops.dtype(same) == "bool" else same > 0
-                s = ops.where(apart & ~positive, MASKED, s)
-            factor = weights.category if gradient else None
-            contrasts["category"] = category_rows(ops, s, same, factor)
-        if gradient:
-            d_s = _sum([d for _, d in contrasts.values()])
-            slope = _plus(slope, divide(ops.matmul(d_s, keys.vectors), shared.temperature))
-        terms |= contrasts
-    if slope is not None:
-        slope = pull_back(ops, slope, embedding)
-
-    within: dict[str, RowsAndGradient] = {}
-    if not is_zero(weights.sample):
-        within["sample"] = _sample_rows(ops, config, student, teacher, labels, shared, gradient)
-    if not is_zero(weights.ce):
-        soft = one_hot(ops, labels, student.shape[1], dtype)
-        factor = weights.ce if gradient else None
-        within["ce"] = cross_entropy_rows(ops, student, soft, factor)
-    if gradient and within:
-        slope = _plus(slope, _sum([d for _, d in within.values()]))
-    terms |= within
+def weighted_terms(
+    ops: Backend, config: MCLDConfig, dtype: str, block: Block, setup: Setup
+) -> tuple[Float[Array, " block"], ...]:
+    """Return the total of each row, then its four terms in the order of `TERMS`, unweighted."""
+    student = raised(ops, _rows(ops, block.student, dtype, block.kept))
+    teacher = _rows(ops, block.teacher, dtype, block.kept)
+    terms = _contrasts(ops, config, student, block, setup)
+    if not is_zero(setup.weights.sample):
+        terms["sample"] = _sample_wise(ops, config, student, teacher, block.labels, setup)
+    if not is_zero(setup.weights.ce):
+        soft = one_hot(ops, block.labels, student.shape[1], dtype)
+        terms["ce"] = cross_entropy(ops, student, soft)
 
     zero = 0.0 * student[:, 0]
-    total = _sum([times(getattr(weights, name), r) for name, (r, _) in terms.items()] or [zero])
-    results = (total, *(terms[name][0] if name in terms else zero for name in TERMS))
-    if not gradient:
-        return results
-    return (*results, 0.0 * student if slope is None else slope)
+    total = None
+    for place, name in enumerate(TERMS):
+        if name not in terms:
+            continue
+        weight = getattr(setup.weights, name)
+        weighted = terms[name] if _is_one(weight) else weight * terms[name]
+        if block.factors is not None:
+            weighted = weighted * block.factors[:, place]
+        total = weighted if total is None else total + weighted
+    return (zero if total is None else total, *(terms.get(name, zero) for name in TERMS))
 
 
-def _sample_rows(
+def _contrasts(
+    ops: Backend,
+    config: MCLDConfig,
+    student: Float[Array, "block classes"],
+    block: Block,
+    setup: Setup,
+) -> dict[str, Float[Array, " block"]]:
+    """The terms by similarity: instance-wise, and category-wise by labels or prototypes."""
+    terms = {}
+    classes, dtype, keys = student.shape[1], ops.dtype(student), setup.keys
+    if keys is not None:
+        anchors = student if setup.log_prior is None else student - setup.log_prior
+        s = _similarity(ops, config, anchors, keys, setup.temperature)
+        same = affinity(ops, block.labels, keys.labels, classes, dtype)
+        hard = block.labels.ndim == 1 and keys.labels.ndim == 1
+        excluded = negatives = None
+        if setup.excluded is not None:
+            excluded = _is_excluded(ops, setup.excluded, block.own)
+        if not is_zero(setup.weights.instance):
+            removed = same if config.target_mask else None
+            if excluded is not None:
+                removed = ops.where(excluded, 1.0, 0.0 * s if removed is None else removed)
+            negatives = Negatives.of(ops, s, removed, block.own, hard)
+            terms["instance"] = instance_contrast(ops, s, negatives, block.own)
+        if is_present(config, setup.weights, "labels"):
+            split = negatives if excluded is None and config.target_mask else None
+            if excluded is not None and setup.excluded.in_category:
+                s = ops.where(excluded & (same <= 0), MASKED, s)
+            terms["category"] = category_contrast(ops, s, same, hard, split)
+    if setup.prototypes is not None:
+        s = _similarity(ops, config, student, setup.prototypes, setup.temperature)
+        same = affinity(ops, block.labels, setup.prototypes.labels, classes, dtype)
+        terms["category"] = category_contrast(ops, s, same, block.labels.ndim == 1)
+    return terms
+
+
+def _sample_wise(
     ops: Backend,
     config: MCLDConfig,
     student: Float[Array, "block classes"],
     teacher: Float[Array, "block classes"],
     labels: Array,
-    shared: Shared,
-    gradient: bool,
-) -> RowsAndGradient:
+    setup: Setup,
+) -> Float[Array, " block"]:
     """The sample-wise term: decoupled at the label (or its arg max), or plain."""
     if student.shape[1] == 1:
-        return 0.0 * student[:, 0], 0.0 * student if gradient else None
-    temperature, factor = shared.sample_temperature, shared.weights.sample if gradient else None
+        return 0.0 * student[:, 0]
     if not config.sample_target_mask:
-        return plain_kl_rows(ops, student, teacher, temperature, factor)
+        return kl_divergence(ops, student, teacher, setup.sample_temperature)
     target = labels if labels.ndim == 1 else ops.argmax(labels, 1)
-    return decoupled_kl_rows(ops, student, teacher, target, temperature, 1.0, shared.beta, factor)
+    return decoupled_divergence(
+        ops, student, teacher, target, setup.sample_temperature, 1.0, setup.beta
+    )
 
 
 def _similarity(
-    ops: Backend, anchors: Float[Array, "block classes"], keys: KeyRows, temperature: Scalar
+    ops: Backend,
+    config: MCLDConfig,
+    logits: Float[Array, "block classes"],
+    keys: KeySet,
+    temperature: Scalar,
 ) -> Float[Array, "block keys"]:
     """Return S for a block of anchors, `MASKED` at the keys that do not count."""
-    s = ops.matmul(divide(anchors, temperature), ops.matrix_transpose(keys.vectors))
-    return s if keys.kept is None else ops.where(keys.kept[None, :], s, MASKED)
+    anchors = divide(embed(ops, logits, config.similarity), temperature)
+    s = ops.matmul(anchors, ops.matrix_transpose(keys.vectors))
+    if keys.kept is None:
+        return s
+    counts = ops.astype(keys.kept, ops.dtype(s))  # the vectors that do not count are 0
+    return s + MASKED * (1.0 - counts)[None, :]
 
 
-def _excluded(ops: Backend, apart: Apart, own: Array) -> Bool[Array, "block keys"]:
-    anchor = tuple(ops.take(fact, own)[:, None] for fact in apart.facts)
-    return apart.excluded(anchor, tuple(fact[None, :] for fact in apart.facts))
+def _rows(ops: Backend, x: Array, dtype: str, kept: Array | None) -> Array:
+    """Convert rows, with zeros in those that do not count."""
+    x = ops.astype(x, dtype)
+    return x if kept is None else ops.where(kept[:, None], x, 0.0)
 
 
-def _union(ops: Backend, same: Array | None, apart: Array | None) -> Array | None:
-    """Return which keys are no negatives: of the same label (bool or 0 to 1), or apart."""
-    if same is None or apart is None:
-        return apart if same is None else same
-    return same | apart if ops.dtype(same) == "bool" else ops.where(apart, 1.0, same)
+def _is_excluded(ops: Backend, excluded: ExcludedKeys, own: Array) -> Bool[Array, "block keys"]:
+    anchor = tuple(ops.take(fact, own)[:, None] for fact in excluded.facts)
+    return excluded.excludes(anchor, tuple(fact[None, :] for fact in excluded.facts))
 
 
-def _sum(parts: list[Any]) -> Any:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-def _plus(x: Array | None, y: Array) -> Array:
-    return y if x is None else x + y
+def _is_one(weight: Scalar) -> bool:
+    return isinstance(weight, (int, float)) and weight == 1

@@ -55,7 +55,7 @@ def test_total_equals_its_definition(
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 1])
-@pytest.mark.parametrize("progress", [-1.0, 0, 0.25, 1.0, 7.0])
+@pytest.mark.parametrize("progress", [0, 0.25, 1.0])
 def test_ramp(backend: Framework, progress: float, warmup: float) -> None:
     case = make_case(32).but(progress=progress)
     call = bind(backend, mcld_loss, case, settings={"category_warmup": warmup}, return_terms=True)

@@ -160,8 +160,11 @@ def test_ids_of_any_size_and_width(backend: Framework) -> None:
         ({"where": np.ones(BATCH)}, r"where needs dtype bool \(True = keep\); got float"),
         ({"labels": LABELS / 1.0}, "labels needs an integer dtype; got float"),
         ({"sample_weight": np.ones(3)}, "sample_weight"),
-        ({"sample_weight": np.arange(5) - 1.0}, r"sample_weight needs numbers ≥ 0; got -1\.0"),
-        ({"temperature": 0.0}, "temperature needs a number > 0; got 0.0"),
+        (
+            {"sample_weight": np.arange(5) - 1.0},
+            r"sample_weight needs finite numbers ≥ 0; got -1\.0",
+        ),
+        ({"temperature": 0.0}, "temperature needs a finite number > 0; got 0.0"),
     ],
 )
 def test_errors_say_what_came(backend: Framework, options: dict[str, Any], message: str) -> None:

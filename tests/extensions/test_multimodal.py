@@ -346,7 +346,7 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
         (lambda: multimodal_mcld_loss(student, teacher, pairs={}), "at least one pair"),
         (
             lambda: multimodal_mcld_loss(student, teacher, pairs={("smell", "text"): 1.0}),
-            "student has no modality 'smell'; it has ['image', 'sound']",
+            "student has no modality 'smell'; it has 'image', 'sound'",
         ),
         (
             lambda: multimodal_mcld_loss(image, teacher, teacher_where={"taste": None}),
@@ -354,35 +354,38 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
         ),
         (lambda: multimodal_mcld_loss(image, narrow), "need the same width (and parts)"),
         (lambda: multimodal_mcld_loss(student | {"sound": short}, teacher), "the same batch"),
-        (lambda: multimodal_mcld_loss(image, teacher, kind="rows"), "'embeddings'; got 'rows'"),
+        (
+            lambda: multimodal_mcld_loss(image, teacher, kind="rows"),
+            "logits, embeddings; got 'rows'",
+        ),
         (lambda: multimodal_mcld_loss(image, teacher, logit_scale=2.0), "is for kind='embeddings'"),
         (lambda: multimodal_mcld_loss({"image": student["image"][0]}, teacher), "needs shape"),
         (lambda: embedding_contrast(student["image"], narrow["text"]), "Project one of them"),
         (lambda: embedding_contrast(short, teacher["text"]), "need the same batch"),
         (
             lambda: embedding_contrast(student["image"], teacher["text"], temperature=0.0),
-            "temperature needs a number > 0; got 0.0",
+            "temperature needs a finite number > 0; got 0.0",
         ),
         (lambda: feature_mse(student["image"], narrow["text"]), "one width; got (6, 4) and (6, 3)"),
         (
             lambda: multimodal_mcld_loss(image, teacher, pairs={("image", "text"): -1}),
-            "the weight of ('image', 'text') needs a number ≥ 0; got -1",
+            "the weight of ('image', 'text') needs a finite number ≥ 0; got -1",
         ),
         (
             lambda: multimodal_mcld_loss(
                 image, teacher, other_losses={("image", "text"): (-0.5, feature_mse)}
             ),
-            "the weight of ('image', 'text') needs a number ≥ 0; got -0.5",
+            "the weight of ('image', 'text') needs a finite number ≥ 0; got -0.5",
         ),
         (
             lambda: multimodal_mcld_loss(image, teacher, weight_local=-1.0),
-            "weight_local needs a number ≥ 0",
+            "weight_local needs a finite number ≥ 0",
         ),
         (
             lambda: multimodal_mcld_loss(
                 image, teacher, sample_weight=backend.array(WEIGHT - 1.0, "float64")
             ),
-            "sample_weight needs numbers ≥ 0; got -0.75 in row 0",
+            "sample_weight needs finite numbers ≥ 0; got -0.75 in row 0",
         ),
     ]:
         with pytest.raises(ValueError, match=re.escape(text)):

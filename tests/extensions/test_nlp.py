@@ -269,7 +269,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"labels": np.zeros((4, 2), int)}, ValueError, r"labels need shape \(4, 3\).*got \(4, 2\)"),
     ({"attention_mask": np.ones((4, 2))}, ValueError, r"attention_mask needs shape \(4, 3\)"),
     ({"attention_mask": np.ones((4, 3))}, TypeError, "attention_mask needs dtype bool or int"),
-    ({"category": "word"}, ValueError, "category needs 'token' or 'sequence'; got 'word'"),
+    ({"category": "word"}, ValueError, "category needs one of token, sequence; got 'word'"),
     ({"category": "sequence"}, ValueError, "category='sequence' needs sequence_labels"),
     (
         {
@@ -280,7 +280,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "category='sequence' has no prototypes",
     ),
-    ({"token_contrast": -0.5}, ValueError, r"token_contrast needs a number ≥ 0; got -0\.5"),
+    ({"token_contrast": -0.5}, ValueError, r"token_contrast needs a finite number ≥ 0; got -0\.5"),
     ({"sequence_labels": [0.0, 1.0, 0.0, 1.0]}, TypeError, "sequence_labels needs an integer"),
     ({"sequence_labels": [1, 2]}, ValueError, r"sequence_labels needs shape \(4,\)"),
     (

@@ -13,11 +13,11 @@ from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.extensions.teachers import (
     TeacherAgreement,
     TeacherQuality,
-    adapt,
+    adapt_config,
     adaptive_mcld_loss,
     agreement,
     anneal,
-    bounded,
+    bounded_loss,
     deep_supervision_loss,
     ema_decay,
     ema_update,
@@ -26,7 +26,7 @@ from mcld_core.extensions.teachers import (
     quality_weights,
     reliability_weights,
     repair_rows,
-    trimmed,
+    trimmed_loss,
 )
 from tests import oracles
 from tests.cases import make_case, make_keys, teacher_keys
@@ -194,13 +194,13 @@ def test_adapted_settings_move_weight_from_the_teacher_to_the_labels(backend: Fr
         quality = TeacherQuality.from_logits(rows, backend.array(labels))
         q = teacher_oracles.competence(1 - wrong / 40, 4)
         seen.append(q)
-        found.append(adapt(config, quality))
+        found.append(adapt_config(config, quality))
         hash(found[-1])
         assert_value(found[-1].weight_instance, 2.0 * q)
         assert_value(found[-1].weight_sample, 0.5 * q)
         assert_value(found[-1].weight_ce, 0.25 + 2.0 * (1 - q))
         assert found[-1].weight_category == 1.0
-        assert_value(adapt(config, quality, power=2).weight_sample, 0.5 * q**2)
+        assert_value(adapt_config(config, quality, power=2).weight_sample, 0.5 * q**2)
     assert found[0] == config
     assert seen[-1] == 0.0
     assert seen == sorted(seen, reverse=True)
@@ -223,8 +223,8 @@ DROPPED: dict[str, Any] = {
         t, t + 1.0, y, reliability=r, sample_weight=r, where=where
     ),
     "deep_supervision": lambda t, y, r, where: deep_supervision_loss([t, t], y, where=where),
-    "bounded": lambda t, y, r, where: bounded(r, 0.5, sample_weight=r, where=where),
-    "trimmed": lambda t, y, r, where: trimmed(r, 0.25, sample_weight=r, where=where),
+    "bounded": lambda t, y, r, where: bounded_loss(r, 0.5, sample_weight=r, where=where),
+    "trimmed": lambda t, y, r, where: trimmed_loss(r, 0.25, sample_weight=r, where=where),
     "quality": lambda t, y, r, where: tuple(TeacherQuality.from_logits(t, y, where=where)),
     "agreement": lambda t, y, r, where: agreement([t, t + 1.0], where=where)[0],
     "probabilities": lambda t, y, r, where: ensemble([t, t], weights=[r, 1.0], where=[where, None]),
@@ -273,7 +273,11 @@ COMPILED: dict[str, Any] = DROPPED | {
         where=where,
     ),
     "adapt": lambda t, y, r, where: mcld_loss(
-        t, t + 1.0, y, config=adapt(MCLDConfig(), quality_of(t, y, where), power=2.0), where=where
+        t,
+        t + 1.0,
+        y,
+        config=adapt_config(MCLDConfig(), quality_of(t, y, where), power=2.0),
+        where=where,
     ),
     "quality_weights": lambda t, y, r, where: ensemble(
         [t, 2.0 * t],
@@ -309,25 +313,40 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
     for call, text in [
         (lambda: ensemble([]), "at least one teacher; got none"),
         (lambda: ensemble([teacher], weights=[1, 2]), "one entry a teacher, 1; got 2"),
-        (lambda: ensemble([teacher], weights=[-1]), "weights needs numbers ≥ 0; got -1"),
-        (lambda: ensemble([teacher], weights=[negative]), "weights needs numbers ≥ 0; got -0.5 in"),
-        (lambda: ensemble([teacher], temperatures=[trust]), "a zero-dimensional array; got shape"),
-        (lambda: ensemble([teacher], temperatures=[0]), "temperatures needs numbers > 0; got 0"),
-        (lambda: ensemble([teacher], space="log"), "'probability' or 'logits'; got 'log'"),
+        (lambda: ensemble([teacher], weights=[-1]), "weights[0] needs a finite number ≥ 0; got -1"),
+        (
+            lambda: ensemble([teacher], weights=[negative]),
+            "weights[0] needs finite numbers ≥ 0; got -0.5 in",
+        ),
+        (
+            lambda: ensemble([teacher], temperatures=[trust]),
+            "temperatures[0] needs one number; got shape",
+        ),
+        (
+            lambda: ensemble([teacher], temperatures=[0]),
+            "temperatures[0] needs a finite number > 0; got 0",
+        ),
+        (lambda: ensemble([teacher], space="log"), "probability, logits; got 'log'"),
         (lambda: ensemble([teacher, teacher[:, :3]]), "arrays of one shape"),
-        (lambda: quality_weights([quality], power=-1), "power needs a number ≥ 0; got -1"),
-        (lambda: adapt(MCLDConfig(), quality, power=-1), "power needs a number ≥ 0; got -1"),
-        (lambda: anneal(0.5, until=0.0), "until needs a number > 0; got 0.0"),
-        (lambda: quality.update(teacher[:, :3], labels), "need 4 classes, as this quality counts"),
+        (lambda: quality_weights([quality], power=-1), "power needs a finite number ≥ 0; got -1"),
+        (
+            lambda: adapt_config(MCLDConfig(), quality, power=-1),
+            "power needs a finite number ≥ 0; got -1",
+        ),
+        (lambda: anneal(0.5, until=0.0), "until needs a finite number > 0; got 0.0"),
+        (lambda: quality.update(teacher[:, :3], labels), "needs 4 classes, as this quality counts"),
         (lambda: quality.merge(TeacherQuality.empty(3)), "the same classes and bins; got 4 and 3"),
         (lambda: agreement([]), "at least one teacher; got none"),
         (lambda: agreement([teacher, teacher[:, :3]]), "arrays of one shape; got [(12, 4), (12, 3"),
-        (lambda: TeacherAgreement.empty(0), "teachers needs an int > 0; got 0"),
-        (lambda: TeacherAgreement.empty(2).update([teacher]), "one array a teacher, 2; got 1"),
+        (lambda: TeacherAgreement.empty(0), "teachers needs an int ≥ 1; got 0"),
+        (lambda: TeacherAgreement.empty(2).update([teacher]), "one entry a teacher, 2; got 1"),
         (lambda: TeacherAgreement.empty(2).merge(TeacherAgreement.empty(3)), "got 2 and 3"),
-        (lambda: TeacherQuality.empty(0), "classes needs an int > 0; got 0"),
+        (lambda: TeacherQuality.empty(0), "classes needs an int ≥ 1; got 0"),
         (lambda: reliability_weights(teacher[:, :3], labels, quality), "counts 4 classes and"),
-        (lambda: reliability_weights(teacher, labels, temperature=0), "needs a number > 0; got 0"),
+        (
+            lambda: reliability_weights(teacher, labels, temperature=0),
+            "needs a finite number > 0; got 0",
+        ),
         (lambda: reliability_weights(teacher, labels, strength=2), "in 0 … 1; got 2"),
         (lambda: reliability_weights(teacher[0], labels), "two axes (batch, classes)"),
         (lambda: repair_rows(teacher, labels, trust), "reliability needs shape (12,)"),

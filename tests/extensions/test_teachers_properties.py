@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mcld_core.extensions.teachers import TeacherQuality, bounded, ensemble, reliability_weights
+from mcld_core.extensions.teachers import (
+    TeacherQuality,
+    bounded_loss,
+    ensemble,
+    reliability_weights,
+)
 from tests.core.test_properties import eighths
 from tests.extensions import teacher_oracles
 from tests.frameworks import Framework
@@ -124,7 +129,7 @@ def test_a_bounded_loss_is_below_the_loss_and_goes_to_it_with_q(
     backend: Framework, rows: np.ndarray, q: float
 ) -> None:
     """``L − q L² / 2 ≤ (1 − exp(−q L)) / q ≤ min(L, 1 / q)``."""
-    found = backend.to_numpy(bounded(backend.array(rows, "float64"), q, reduction="none"))
+    found = backend.to_numpy(bounded_loss(backend.array(rows, "float64"), q, reduction="none"))
     rounding = 1e-12 * np.maximum(rows, 1.0)
     assert (found <= np.minimum(rows, 1 / q) + rounding).all()
     assert (found >= rows - q * rows**2 / 2 - rounding).all()

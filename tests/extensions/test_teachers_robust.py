@@ -11,14 +11,12 @@ import pytest
 
 from mcld_core import MCLDConfig, instance_wise, mcld_loss
 from mcld_core.extensions.teachers import (
-    bounded,
+    bounded_loss,
     deep_supervision_loss,
-    ema_decay,
-    ema_update,
     ensemble,
     generations,
     outlier_weights,
-    trimmed,
+    trimmed_loss,
 )
 from tests import oracles
 from tests.cases import logits, make_case, soft_labels
@@ -37,7 +35,7 @@ def test_bounded_equals_its_formula_is_bounded_and_is_the_loss_at_q_0(
 ) -> None:
     previous = np.full(len(LOSSES), np.inf)
     for q in QS:
-        found = backend.to_numpy(bounded(backend.array(LOSSES, dtype), q, reduction="none"))
+        found = backend.to_numpy(bounded_loss(backend.array(LOSSES, dtype), q, reduction="none"))
         # relative, also where 1 − exp(−x) cancels
         expected = teacher_oracles.bounded(LOSSES, q)
         assert (
@@ -48,7 +46,7 @@ def test_bounded_equals_its_formula_is_bounded_and_is_the_loss_at_q_0(
         assert (np.diff(found) >= 0).all()
         assert (found <= previous * (1 + 1e-6)).all()
         previous = found
-    traced = bounded(backend.array(LOSSES, dtype), backend.array(np.asarray(0.7), dtype))
+    traced = bounded_loss(backend.array(LOSSES, dtype), backend.array(np.asarray(0.7), dtype))
     assert_value(backend.to_numpy(traced), teacher_oracles.bounded(LOSSES, 0.7).mean(), dtype)
 
 
@@ -57,31 +55,31 @@ def test_an_infinite_loss_is_bounded_or_trimmed_and_a_nan_is_shown(backend: Fram
         return backend.array(np.array(values), "float64")
 
     for q in (0.5, backend.array(np.asarray(0.5), "float64")):
-        found = backend.to_numpy(bounded(rows(0.0, np.inf), q, reduction="none"))
+        found = backend.to_numpy(bounded_loss(rows(0.0, np.inf), q, reduction="none"))
         np.testing.assert_array_equal(found, [0.0, 2.0])
     for q in (0.0, backend.array(np.asarray(0.0), "float64")):
-        found = backend.to_numpy(bounded(rows(1.0, np.inf), q, reduction="none"))
+        found = backend.to_numpy(bounded_loss(rows(1.0, np.inf), q, reduction="none"))
         np.testing.assert_array_equal(found, [1.0, np.inf])
     where = backend.array(np.array([True, True, False]))
     for third in (3.0, np.inf, np.nan):
-        kept = trimmed(rows(1.0, np.inf, third), 0.0, where=where, reduction="none")
+        kept = trimmed_loss(rows(1.0, np.inf, third), 0.0, where=where, reduction="none")
         np.testing.assert_array_equal(backend.to_numpy(kept), [1.0, np.inf, 0.0])
-        assert backend.to_numpy(trimmed(rows(1.0, np.inf, third), 0.5, where=where)) == 1.0
-    for loss in (bounded, trimmed):
+        assert backend.to_numpy(trimmed_loss(rows(1.0, np.inf, third), 0.5, where=where)) == 1.0
+    for loss in (bounded_loss, trimmed_loss):
         assert np.isnan(backend.to_numpy(loss(rows(1.0, np.nan, 2.0), 0.5)))
 
 
-@pytest.mark.parametrize("loss", [bounded, trimmed])
+@pytest.mark.parametrize("loss", [bounded_loss, trimmed_loss])
 def test_a_dropped_or_infinite_row_spoils_no_gradient(differentiable: Framework, loss: Any) -> None:
     losses, where = np.array([1.0, np.nan, 2.0, np.inf]), np.array([True, False, True, True])
     _, gradient = differentiable.value_and_grad(
         lambda x: loss(x, 0.4, where=differentiable.array(where), reduction="sum"), losses
     )
-    expected = [1, 0, 1, 0] if loss is trimmed else [np.exp(-0.4), 0, np.exp(-0.8), 0]
+    expected = [1, 0, 1, 0] if loss is trimmed_loss else [np.exp(-0.4), 0, np.exp(-0.8), 0]
     assert_value(gradient, np.array(expected))
 
 
-@pytest.mark.parametrize("loss", [bounded, trimmed])
+@pytest.mark.parametrize("loss", [bounded_loss, trimmed_loss])
 def test_half_precision_rows_are_computed_in_float32(backend: Framework, loss: Any) -> None:
     losses = np.linspace(0.0, 8.0, 33)  # exact in half precision
     for dtype in set(backend.dtypes) - {"float32", "float64"}:
@@ -99,11 +97,13 @@ def test_half_precision_rows_are_computed_in_float32(backend: Framework, loss: A
 @pytest.mark.parametrize("q", [0.0, 1e-6, 0.3, 2.0])
 def test_bounded_pulls_by_exp_of_minus_q_l(differentiable: Framework, q: float) -> None:
     losses = LOSSES[1:8]  # 0.25 / q lies among them
-    _, gradient = differentiable.value_and_grad(lambda x: bounded(x, q, reduction="sum"), losses)
+    _, gradient = differentiable.value_and_grad(
+        lambda x: bounded_loss(x, q, reduction="sum"), losses
+    )
     assert_value(gradient, np.exp(-q * losses))
 
 
-@pytest.mark.parametrize("loss", [bounded, trimmed])
+@pytest.mark.parametrize("loss", [bounded_loss, trimmed_loss])
 def test_a_bounded_or_trimmed_term_has_the_gradient_of_its_definition(
     differentiable: Framework, loss: Any
 ) -> None:
@@ -124,7 +124,7 @@ def test_a_bounded_or_trimmed_term_has_the_gradient_of_its_definition(
 
     def reference(student: np.ndarray) -> float:
         rows = oracles.instance_wise(case.but(student=student, sample_weight=None), "none")
-        if loss is trimmed:
+        if loss is trimmed_loss:
             return teacher_oracles.trimmed(rows, where, case.sample_weight, strength)
         weight = np.where(where, case.sample_weight, 0.0)
         return float((teacher_oracles.bounded(rows, strength) * weight).sum() / weight.sum())
@@ -142,7 +142,7 @@ def test_trimmed_leaves_out_the_highest_rows(backend: Framework, fraction: float
     rows[1] = np.nan  # a dropped row
     expected = teacher_oracles.trimmed(rows, where, weights, fraction)
     for given in (fraction, backend.array(np.asarray(fraction), "float64")):
-        found = trimmed(
+        found = trimmed_loss(
             backend.array(rows, "float64"),
             given,
             sample_weight=backend.array(weights, "float64"),
@@ -153,7 +153,7 @@ def test_trimmed_leaves_out_the_highest_rows(backend: Framework, fraction: float
 
 def test_a_row_that_wants_to_stay_out_has_no_gradient(differentiable: Framework) -> None:
     losses = np.array([1.0, 9.0, 2.0, 3.0])
-    _, gradient = differentiable.value_and_grad(lambda x: trimmed(x, 0.25), losses)
+    _, gradient = differentiable.value_and_grad(lambda x: trimmed_loss(x, 0.25), losses)
     assert_value(gradient, np.array([1, 0, 1, 1]) / 3)
 
 
@@ -198,65 +198,6 @@ def test_outlier_weights_are_one_for_typical_rows_and_fall_with_the_distance(
 
 
 # ---- self-distillation ----
-
-
-def test_ema_moves_every_leaf_and_copies_counters(backend: Framework) -> None:
-    def tree(scale: float, step: int) -> Any:
-        return {
-            "w": backend.array(np.full((2, 2), scale), "float32"),
-            "layers": [(backend.array(np.full(3, -scale), "float64"),), {}],
-            "step": backend.array(np.asarray(step)),
-        }
-
-    average = tree(1.0, 0)
-    for step in (1, 2):
-        average = ema_update(average, tree(2.0, step), 0.75)
-    expected = 1 * 0.75**2 + 2 * (1 - 0.75**2)
-    assert_value(backend.to_numpy(average["w"]), np.full((2, 2), expected), "float32")
-    assert_value(backend.to_numpy(average["layers"][0][0]), np.full(3, -expected))
-    assert backend.dtype(average["w"]) == "float32"
-    assert int(backend.to_numpy(average["step"])) == 2
-    assert average["layers"][1] == {}
-
-
-@pytest.mark.parametrize("decay", [0.999, 0.99])
-def test_ema_of_half_precision_weights_moves_in_float32(backend: Framework, decay: float) -> None:
-    for dtype in set(backend.dtypes) - {"float32", "float64"}:
-        average, value = (backend.array(np.full(3, x), dtype) for x in (1.0, 1.125))
-        for _ in range(50):
-            average = ema_update(average, value, decay)
-        assert backend.dtype(average) == "float32"
-        expected = np.full(3, 1.125 - 0.125 * decay**50)
-        assert_value(backend.to_numpy(average), expected, "float32", scale=16.0)
-        start = ema_update({"w": value}, {"w": value}, 0.0)["w"]
-        assert backend.dtype(start) == "float32"
-        assert_value(backend.to_numpy(start), np.full(3, 1.125), "float32")
-
-
-def test_ema_leaves_a_none_as_it_is(backend: Framework) -> None:
-    weight = backend.array(np.ones(2), "float32")
-    assert ema_update({"bias": None, "w": weight}, {"bias": None, "w": weight}, 0.5)["bias"] is None
-    with pytest.raises(ValueError, match=re.escape("got None and shape (2,)")):
-        ema_update([None], [weight], 0.5)
-
-
-def test_ema_decay_takes_an_integer_step(backend: Framework) -> None:
-    for dtype in ("int32", "int64"):
-        step = backend.array(np.asarray(90, dtype))
-        assert_value(backend.to_numpy(ema_decay(step, 0.99)), 0.91, "float32")
-
-
-def test_ema_decay_warms_up_to_its_end(backend: Framework) -> None:
-    for step, expected in ((0, 0.1), (90, 0.91), (10**6, 0.99)):
-        assert ema_decay(step, 0.99) == pytest.approx(expected)
-        traced = ema_decay(backend.array(np.asarray(float(step)), "float64"), 0.99)
-        assert_value(backend.to_numpy(traced), expected)
-    average = ema_update(
-        backend.array(np.ones(2), "float64"),
-        backend.array(np.zeros(2), "float64"),
-        ema_decay(backend.array(np.asarray(0.0), "float64")),
-    )
-    assert_value(backend.to_numpy(average), np.full(2, 0.1))
 
 
 def test_each_generation_has_the_one_before_as_teacher() -> None:
@@ -319,20 +260,22 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
     labels = backend.array(np.zeros(10, int))
     negative = backend.array(np.where(np.arange(9) == 2, -0.5, 1.0), "float64")
     for call, text in [
-        (lambda: bounded(rows, 1.0, sample_weight=negative), "numbers ≥ 0; got -0.5 in row 2"),
-        (lambda: trimmed(rows, 0.5, sample_weight=negative), "numbers ≥ 0; got -0.5 in row 2"),
-        (lambda: bounded(rows, rows), "q needs a number or a zero-dimensional array; got shape"),
-        (lambda: bounded(rows, -1.0), "q needs a number ≥ 0; got -1.0"),
-        (lambda: bounded(matrix, 1.0), "a loss with reduction='none'; got shape (10, 4)"),
-        (lambda: bounded(rows, 1.0, reduction="median"), "got 'median'"),
-        (lambda: trimmed(rows, 1.5), "fraction needs a number in 0 … 1; got 1.5"),
-        (lambda: outlier_weights(matrix, labels, cutoff=0.0), "needs a number > 0; got 0.0"),
-        (lambda: ema_update(rows, rows, 2.0), "decay needs a number in 0 … 1; got 2.0"),
-        (lambda: ema_update({"a": rows}, {"b": rows}, 0.5), "a dict of ['a'] and a dict of ['b']"),
-        (lambda: ema_update([rows], [rows, rows], 0.5), "a list of 1 and a list of 2"),
-        (lambda: ema_update(matrix, rows, 0.5), "shape (10, 4) and shape (9,)"),
-        (lambda: deep_supervision_loss([matrix], labels), "two or more heads"),
-        (lambda: list(generations(lambda t, g: t, 0)), "count needs a number ≥ 1; got 0"),
+        (lambda: bounded_loss(rows, 1.0, sample_weight=negative), "numbers ≥ 0; got -0.5 in row 2"),
+        (lambda: trimmed_loss(rows, 0.5, sample_weight=negative), "numbers ≥ 0; got -0.5 in row 2"),
+        (
+            lambda: bounded_loss(rows, rows),
+            "q needs one number; got shape (9,)",
+        ),
+        (lambda: bounded_loss(rows, -1.0), "q needs a finite number ≥ 0; got -1.0"),
+        (lambda: bounded_loss(matrix, 1.0), "a loss with reduction='none'; got shape (10, 4)"),
+        (lambda: bounded_loss(rows, 1.0, reduction="median"), "got 'median'"),
+        (lambda: trimmed_loss(rows, 1.5), "fraction needs a finite number in 0 … 1; got 1.5"),
+        (
+            lambda: outlier_weights(matrix, labels, cutoff=0.0),
+            "needs a finite number > 0 and ≤ 1; got 0.0",
+        ),
+        (lambda: deep_supervision_loss([matrix], labels), "heads needs two or more"),
+        (lambda: list(generations(lambda t, g: t, 0)), "count needs an int ≥ 1; got 0"),
     ]:
         with pytest.raises(ValueError, match=re.escape(text)):
             call()

@@ -305,9 +305,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"starts": [0, 1], "lengths": 2}, r"starts needs shape \(4,\)"),
     ({"starts": [0.0, 1.0, 2.0, 3.0], "lengths": 2}, "starts needs an integer dtype; got float"),
     ({"starts": [0, 1, 2, 3], "lengths": 2.0}, "lengths needs an integer dtype; got float"),
-    ({"step_contrast": -1.0}, r"step_contrast needs a number ≥ 0; got -1\.0"),
+    ({"step_contrast": -1.0}, r"step_contrast needs a finite number ≥ 0; got -1\.0"),
     ({"mask": np.ones((4, 2), bool)}, r"mask needs shape \(4, 3\)"),
-    ({"category": "token"}, "category needs 'window' or 'step'; got 'token'"),
+    ({"category": "token"}, "category needs one of window, step; got 'token'"),
     ({"labels": np.zeros((4, 2))}, r"labels need shape \(4,\)"),
     ({"step_labels": np.zeros((4, 2), int)}, r"step_labels need shape \(4, 3\)"),
 ]

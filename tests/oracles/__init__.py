@@ -5,13 +5,19 @@ not repeated. `handwritten` is something else: the loss as a PyTorch user would 
 baseline of the benchmarks.
 """
 
+from tests.oracles.baselines import (
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    nkd_loss,
+    rld_loss,
+    ttm_loss,
+)
 from tests.oracles.case import DEFAULTS, Case, Keys
 from tests.oracles.objective import (
     category_wise,
     cross_entropy,
-    dkd_loss,
     instance_wise,
-    kd_loss,
     mcld_loss,
     ramp,
     sample_wise,
@@ -25,12 +31,16 @@ __all__ = [
     "Keys",
     "category_wise",
     "cross_entropy",
+    "dist_loss",
     "dkd_loss",
     "instance_wise",
     "kd_loss",
     "mcld_loss",
+    "nkd_loss",
     "ramp",
+    "rld_loss",
     "sample_wise",
     "scale",
     "terms",
+    "ttm_loss",
 ]

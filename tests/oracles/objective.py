@@ -13,11 +13,8 @@ from tests.oracles.rows import key_vector, similarity
 from tests.oracles.terms import (
     category_row,
     cross_entropy_row,
-    decoupled_row,
     instance_row,
-    plain_row,
     sample_row,
-    target_class,
 )
 
 
@@ -30,22 +27,22 @@ def ramp(progress: float, warmup: float) -> float:
 
 def instance_wise(case: Case, reduction: str = "mean", **settings: Any) -> Any:
     """L_ins of a case."""
-    return _reduced(view(case, settings), instance_row, reduction)
+    return reduced(view(case, settings), instance_row, reduction)
 
 
 def category_wise(case: Case, reduction: str = "mean", **settings: Any) -> Any:
     """L_cat of a case."""
-    return _reduced(view(case, settings), category_row, reduction)
+    return reduced(view(case, settings), category_row, reduction)
 
 
 def sample_wise(case: Case, reduction: str = "mean", **settings: Any) -> Any:
     """L_sam of a case."""
-    return _reduced(view(case, settings), sample_row, reduction)
+    return reduced(view(case, settings), sample_row, reduction)
 
 
 def cross_entropy(case: Case, reduction: str = "mean", **settings: Any) -> Any:
     """L_ce of a case."""
-    return _reduced(view(case, settings), cross_entropy_row, reduction)
+    return reduced(view(case, settings), cross_entropy_row, reduction)
 
 
 def mcld_loss(case: Case, reduction: str = "mean", **settings: Any) -> Any:
@@ -66,7 +63,7 @@ def mcld_loss(case: Case, reduction: str = "mean", **settings: Any) -> Any:
             loss += s["weight_ce"] * cross_entropy_row(v, i)
         return loss
 
-    return _reduced(v, total, reduction)
+    return reduced(v, total, reduction)
 
 
 def terms(case: Case, reduction: str = "mean", **settings: Any) -> dict[str, Any]:
@@ -78,34 +75,9 @@ def terms(case: Case, reduction: str = "mean", **settings: Any) -> dict[str, Any
     found = {}
     for name, row in rows.items():
         used = v.settings[f"weight_{name}"] != 0
-        found[name] = _reduced(v, row if used else _zero, reduction)
+        found[name] = reduced(v, row if used else _zero, reduction)
     found["ramp"] = ramp(case.progress, v.settings["category_warmup"])
     return found
-
-
-def kd_loss(case: Case, reduction: str = "mean", temperature: float = 4.0) -> Any:
-    """T² KL( softmax(t/T) ‖ softmax(s/T) ); labels play no part."""
-
-    def row(v: View, i: int) -> float:
-        return plain_row(v.student[i], v.teacher[i], temperature)
-
-    return _reduced(view(case.but(labels=None, keys=None), {}), row, reduction)
-
-
-def dkd_loss(
-    case: Case,
-    reduction: str = "mean",
-    alpha: float = 1.0,
-    beta: float = 8.0,
-    temperature: float = 4.0,
-) -> Any:
-    """The decoupled loss with its two weights."""
-
-    def row(v: View, i: int) -> float:
-        target = target_class(v.labels[i])
-        return decoupled_row(v.student[i], v.teacher[i], target, alpha, beta, temperature)
-
-    return _reduced(view(case.but(keys=None), {}), row, reduction)
 
 
 def scale(case: Case, **settings: Any) -> float:
@@ -120,7 +92,7 @@ def scale(case: Case, **settings: Any) -> float:
     return largest
 
 
-def _reduced(v: View, row: Callable[[View, int], float], reduction: str) -> Any:
+def reduced(v: View, row: Callable[[View, int], float], reduction: str) -> Any:
     """v_i L_i, their sum, or their sum over Σ v_i (or the normalizer): 0 where that is 0."""
     rows = [v.values[i] * row(v, i) if v.kept[i] else 0.0 for i in range(len(v.student))]
     if reduction == "none":

@@ -1,0 +1,158 @@
+"""`token_mcld_loss`: the three contrasts on the logits of language models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcld_core.arguments import fits
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.extensions._sequences import (
+    Groups,
+    Levels,
+    SequenceArguments,
+    contrast_sequences,
+    following,
+)
+from mcld_core.extensions.nlp.stored import TopKLogits, dense_logits
+from mcld_core.typing import Array, Bool, Float, Int, Num, Scalar
+
+CATEGORIES = ("token", "sequence")
+
+
+def token_mcld_loss(
+    student_logits: Float[Array, "batch tokens vocab"],
+    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    labels: Num[Array, "batch tokens"] | None = None,
+    *,
+    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
+    sequence_labels: Int[Array, " batch"] | None = None,
+    category: str = "token",
+    token_contrast: Scalar | None = None,
+    shift: bool = False,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    progress: Scalar = 1.0,
+    return_terms: bool = False,
+) -> Any:
+    """Contrast a language model's logits with a teacher's: by sequence, token and category.
+
+    For valid tokens i of sequences b, a reconstruction that carries the three contrasts over:
+
+    ``L = w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; p_j of the
+    same sequence) ] + ramp · w_cat · mean_i L_cat,i + w_ce · mean_i L_ce,i``
+
+    - instance-wise: ``s̄_b`` is the mean of a sequence's student logits, ``p̄_b`` of its teacher
+      probabilities; sequences of the same ``sequence_labels`` are no negatives;
+    - sample-wise: the decoupled divergence of each token, and the contrast of each token with the
+      other tokens of its sequence, those of the same label left out;
+    - category-wise: each token against all valid tokens of the batch, those of its label being
+      the positives; with ``category="sequence"`` each sequence against all sequences.
+
+    The means are over what is valid in the batch, so padding changes nothing. For the
+    classification of whole texts `mcld_core.mcld_loss` itself is the loss. Memory grows with
+    tokens · vocabulary and with one block of anchors · tokens, never tokens²; but the form that
+    ``torch.compile`` fuses holds tokens² numbers. ``torch.compiler.disable(token_mcld_loss)``
+    beside a compiled model keeps to blocks.
+
+    Args:
+        student_logits: (batch, tokens, vocab), any float dtype.
+        teacher_logits: the same shape, or `TopKLogits`; never receives a gradient.
+        labels: (batch, tokens) int, -100 where a token does not count, or (batch, tokens, vocab)
+            soft; None: the teacher's arg max.
+        attention_mask: (batch, tokens), True or 1 = keep; None keeps all.
+        sequence_labels: (batch,) int ids, such as a topic; negative: shared with no other. Ids
+            beyond 32 bits need 64-bit integers: in JAX ``jax_enable_x64``.
+        category: ``"token"`` or ``"sequence"`` (not with ``category_contrast="prototypes"``).
+        token_contrast: γ; None: 1/T², which offsets the factor T² of the divergence beside it.
+        shift: ``labels`` are the inputs themselves: the label of token i is ``labels[i + 1]``, as
+            in the causal models of transformers. Otherwise labels are already aligned.
+        config: weights and settings; a weight of 0 switches its term off.
+        progress: the part of the training that is done, 0 to 1; drives the ramp.
+        return_terms: also return the parts.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits). With ``return_terms`` a pair of it and a
+        dict: ``"instance"``, ``"sample"`` (the divergence), ``"token"`` (the contrast within the
+        sequence), ``"category"`` (``"ce"`` when used), each without weight, and ``"ramp"``.
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> logits = np.log(np.full((1, 2, 2), 0.5))
+        >>> round(float(token_mcld_loss(logits, logits, np.array([[0, 1]]))), 4)
+        0.704
+
+    References:
+        Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
+    """
+    stored = teacher_logits if isinstance(teacher_logits, TopKLogits) else None
+    parts = (teacher_logits,) if stored is None else stored
+    arguments = SequenceArguments(
+        "token_mcld_loss", student_logits, *parts, labels, attention_mask, sequence_labels
+    )
+    _check_settings(arguments, config, category, sequence_labels)
+    arguments.flag("shift", shift)
+    if token_contrast is not None:
+        arguments.number("token_contrast", token_contrast, minimum=0.0)
+    ops = arguments.ops
+    student, teacher = arguments.tensors(student_logits, parts[0])
+    theirs = tuple(teacher.shape)
+    if stored is not None:
+        theirs = (*theirs[:2], student.shape[-1])
+    _check_shapes(arguments.function, tuple(student.shape), theirs)
+    if labels is not None:
+        labels = arguments.flat_labels("labels", labels, student)
+    kept = None
+    if attention_mask is not None:
+        kept = arguments.flat_mask("attention_mask", attention_mask, student)
+    if shift:
+        labels, kept = following(ops, student, labels, kept)
+    if stored is not None:
+        counts = kept
+        if labels is not None and len(labels.shape) == 1:
+            labelled = labels != config.ignore_index
+            counts = labelled if kept is None else kept & labelled
+        teacher = dense_logits(ops, stored, teacher, student.shape[-1], counts)
+    if sequence_labels is not None:
+        sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
+    sequences = arguments.sequences((student, teacher), labels, kept, config.ignore_index)
+    levels = Levels(config, category == "sequence", token_contrast, progress)
+    loss, terms = contrast_sequences(arguments, sequences, Groups(sequence_labels), levels)
+    return (loss, terms) if return_terms else loss
+
+
+def _check_settings(
+    arguments: SequenceArguments, config: Any, category: Any, sequence_labels: Any
+) -> None:
+    function = arguments.function
+    check_config(function, config)
+    arguments.choice("category", category, CATEGORIES)
+    if category == "sequence" and sequence_labels is None:
+        raise ValueError(
+            f"{function}: category='sequence' needs sequence_labels, (batch,) int; got None"
+        )
+    if category == "sequence" and config.category_contrast == "prototypes":
+        raise ValueError(
+            f"{function}: category='sequence' has no prototypes, which are one a token of the "
+            "vocabulary; use category='token' or category_contrast='labels'"
+        )
+
+
+def _check_shapes(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
+    for argument, shape in (("student_logits", ours), ("teacher_logits", theirs)):
+        if len(shape) != 3:
+            raise ValueError(
+                f"{function}: {argument} needs three axes (batch, tokens, vocab); got {shape}. "
+                "For one row of logits a text use mcld_core.mcld_loss"
+            )
+    if not fits(ours[2:], theirs[2:]):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same vocabulary; got {ours} "
+            f"and {theirs}. Map the teacher's first: mcld_core.extensions.nlp.align_vocabulary"
+        )
+    if not fits(ours, theirs):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same shape; got {ours} and "
+            f"{theirs}"
+        )

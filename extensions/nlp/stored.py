@@ -1,0 +1,182 @@
+"""Teachers of language models that are stored as the largest entries of each row of logits."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mcld_core.arguments import Checks, fits, wide_dtype
+from mcld_core.backends import Backend
+from mcld_core.extensions._sequences import SequenceArguments, flat
+from mcld_core.typing import Array, Bool, Float, Int
+
+
+class TopKLogits(NamedTuple):
+    """A teacher's logits stored by their largest entries: k of a vocabulary, and the rest's mass.
+
+    The mass of the rest is spread evenly over the other ``vocabulary - k`` tokens; without it the
+    top k are renormalised and every other token has probability 0.
+
+    Args:
+        values: (batch, tokens, k) logits (or log-probabilities) of the top tokens.
+        indices: (batch, tokens, k) int, their ids, each at most once a row. Padded tokens may
+            hold anything.
+        tail: (batch, tokens) probability of all other tokens together; None: 0.
+
+    Example:
+        >>> import numpy as np
+        >>> stored = TopKLogits.from_logits(np.log([[[0.5, 0.2, 0.2, 0.1]]]), k=1)
+        >>> [round(float(p), 3) for p in np.exp(stored.dense(4)[0, 0]) / 1.0]
+        [0.5, 0.167, 0.167, 0.167]
+    """
+
+    values: Float[Array, "batch tokens k"]
+    indices: Int[Array, "batch tokens k"]
+    tail: Float[Array, "batch tokens"] | None = None
+
+    @classmethod
+    def from_logits(cls, logits: Float[Array, "batch tokens vocab"], k: int) -> TopKLogits:
+        """Keep the k largest logits of each token, and the mass of the rest (NumPy, for storage).
+
+        Args:
+            logits: (batch, tokens, vocab), any float dtype.
+            k: how many, 1 … vocab.
+
+        Raises:
+            ValueError, TypeError: k is no int in 1 … vocabulary.
+        """
+        Checks("TopKLogits.from_logits").integer("k", k)
+        x = np.asarray(logits, "float64" if _is_double(logits) else "float32")
+        if not 1 <= k <= x.shape[-1]:
+            raise ValueError(
+                f"TopKLogits.from_logits: k needs a number in 1 … {x.shape[-1]}, the size of the "
+                f"vocabulary; got {k}"
+            )
+        indices = np.argsort(-x, axis=-1, kind="stable")[..., :k].astype("int32")
+        values = np.take_along_axis(x, indices, -1)
+        shifted = np.exp(x - x.max(-1, keepdims=True))
+        rest = shifted.copy()
+        np.put_along_axis(rest, indices, 0.0, -1)
+        return cls(values, indices, rest.sum(-1) / shifted.sum(-1))
+
+    def dense(
+        self,
+        vocabulary: int,
+        where: Bool[Array, "batch tokens"] | None = None,
+    ) -> Float[Array, "batch tokens vocab"]:
+        """Return logits over the vocabulary, -inf where a token has probability 0.
+
+        Args:
+            vocabulary: how many.
+            where: (batch, tokens), True or 1 = keep: what is padded may hold anything, and is
+                anything in the result.
+
+        Raises:
+            ValueError, TypeError: shapes that differ; ids that are no ints, lie outside the
+                vocabulary or stand twice in a row; a tail outside 0 … 1.
+        """
+        arguments = SequenceArguments("TopKLogits.dense", *self, where)
+        arguments.integer("vocabulary", vocabulary, minimum=1)
+        values, _ = arguments.tensors(self.values, self.indices)
+        kept = None if where is None else arguments.flat_mask("where", where, values)
+        return dense_logits(arguments.ops, self, values, vocabulary, kept)
+
+
+def dense_logits(
+    ops: Backend,
+    stored: TopKLogits,
+    values: Array,
+    vocabulary: int,
+    kept: Bool[Array, " rows"] | None,
+) -> Float[Array, "batch tokens vocab"]:
+    """Return the dense logits; the top values as they are, the rest at the level of the tail.
+
+    ``values`` are the stored ones, converted. Rows that are not kept may hold anything and hold
+    anything in the result.
+    """
+    indices, top, tail = _flat_parts(ops, stored, values, vocabulary, kept)
+    dtype, k = ops.dtype(top), top.shape[1]
+    peak = ops.max(top, 1, keepdims=True)
+    if tail is None or k == vocabulary:
+        rest = 0.0 * peak - float("inf")
+    else:
+        log_sum = ops.log(ops.sum(ops.exp(top - peak), 1, keepdims=True)) + peak
+        positive = tail > 0
+        odds = ops.where(positive, tail, 0.5) / ops.maximum(1.0 - tail, 1e-30)
+        level = log_sum + ops.log(odds / float(vocabulary - k))
+        rest = ops.where(positive, level, float("-inf"))
+    columns = 0.0 * ops.astype(ops.arange(vocabulary, values), dtype)[None, :]
+    dense = ops.put_along_axis(rest + columns, indices, top)
+    return ops.reshape(dense, (ops.size(values, 0), ops.size(values, 1), vocabulary))
+
+
+def _flat_parts(
+    ops: Backend, stored: TopKLogits, values: Array, vocabulary: int, kept: Array | None
+) -> tuple[Int[Array, "rows k"], Float[Array, "rows k"], Float[Array, "rows 1"] | None]:
+    """Return indices, values and tail by row, checked and converted."""
+    indices = ops.asarray(stored.indices, values)
+    if len(values.shape) != 3 or not fits(values.shape, indices.shape) or not values.shape[2]:
+        raise ValueError(
+            "TopKLogits: values and indices need one shape (batch, tokens, k), with k ≥ 1 known "
+            f"when traced; got {tuple(values.shape)} and {tuple(indices.shape)}"
+        )
+    if not ops.dtype(indices).startswith(("int", "uint")):
+        raise TypeError(f"TopKLogits: indices need an integer dtype; got {ops.dtype(indices)}")
+    indices = flat(ops, indices, 1)
+    _check_indices(ops, indices, kept, vocabulary)
+    indices = ops.astype(indices, "int32")
+    if kept is not None:
+        indices = ops.where(kept[:, None], indices, 0)
+    dtype = wide_dtype(ops.dtype(values))
+    top = ops.stop_gradient(ops.astype(flat(ops, values, 1), dtype))
+    if stored.tail is None:
+        return indices, top, None
+    tail = ops.stop_gradient(ops.astype(ops.asarray(stored.tail, values), dtype))
+    if not fits(tail.shape, values.shape[:2]):
+        raise ValueError(
+            f"TopKLogits: tail needs shape {tuple(values.shape[:2])}, one mass a token; got "
+            f"{tuple(tail.shape)}"
+        )
+    tail = flat(ops, tail, 0)
+    _check_tail(ops, tail, kept)
+    return indices, top, tail[:, None]
+
+
+def _readable(ops: Backend, x: Array, kept: Array | None) -> np.ndarray[Any, Any] | None:
+    """Return the kept rows' values where they can be read without waiting for a device."""
+    values, mask = ops.host_values(x), None if kept is None else ops.host_values(kept)
+    if values is None or (kept is not None and mask is None):
+        return None
+    return values if mask is None else values[mask]
+
+
+def _check_indices(ops: Backend, ids: Array, kept: Array | None, vocabulary: int) -> None:
+    indices = _readable(ops, ids, kept)
+    if indices is None or indices.size == 0:
+        return
+    if indices.min() < 0 or indices.max() >= vocabulary:
+        raise ValueError(
+            f"TopKLogits: indices need ids in 0 … {vocabulary - 1}, the student's vocabulary; got "
+            f"{indices.min()} … {indices.max()}. Align the vocabularies before storing, or densify "
+            "over the teacher's: TopKLogits.dense, then align_vocabulary"
+        )
+    ordered = np.sort(indices, -1)
+    if (ordered[..., 1:] == ordered[..., :-1]).any():
+        raise ValueError("TopKLogits: indices need each id at most once a token; got one twice")
+
+
+def _check_tail(ops: Backend, tail: Array, kept: Array | None) -> None:
+    masses = _readable(ops, tail, kept)
+    if masses is None:
+        return
+    bad = ~((masses >= 0.0) & (masses <= 1.0 + 1e-3))  # what is rounded to half precision
+    if bad.any():
+        raise ValueError(
+            "TopKLogits: tail needs masses in 0 … 1, the probability of all other tokens; got "
+            f"{masses[bad][0]}"
+        )
+
+
+def _is_double(logits: Any) -> bool:
+    return "float64" in str(getattr(logits, "dtype", "float64"))

@@ -1,0 +1,143 @@
+"""A teacher's rows and what is measured on them, checked and converted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mcld_core.arguments import (
+    Arguments,
+    TeacherBatch,
+    differ,
+    is_number,
+    keep_rows,
+    wide_dtype,
+)
+from mcld_core.backends import Backend
+from mcld_core.formulas.divergence import MASKED
+from mcld_core.typing import Array, Bool, Float, Int
+
+
+class TeacherArguments(Arguments):
+    """The arguments of one call of the functions of `teachers`."""
+
+    def entries(self, name: str, values: Any, count: int | None = None) -> Sequence[Any]:
+        """Return a list with one entry a teacher; raise for another length, or none at all."""
+        if not hasattr(values, "__len__") or isinstance(values, (dict, str)):
+            raise TypeError(
+                f"{self.function}: {name} needs a list with one entry a teacher; got {values!r}"
+            )
+        if count is None and not len(values):
+            raise ValueError(f"{self.function}: {name} needs at least one teacher; got none")
+        if count is not None and len(values) != count:
+            raise ValueError(
+                f"{self.function}: {name} needs one entry a teacher, {count}; got {len(values)}"
+            )
+        return values
+
+    def teacher(
+        self, name: str, logits: Any, where: Any = None, *, dtype: str | None = None
+    ) -> TeacherBatch:
+        """Return the rows of one teacher without labels, in ``dtype`` (None: its own, widened).
+
+        The logits are finite below (-inf is `MASKED`), 0 in rows that do not count, and have no
+        gradient.
+        """
+        return self._teacher(name, logits, None, where, -100, dtype)
+
+    def labelled_teacher(
+        self, logits: Any, labels: Any, where: Any, ignore_index: int, *, dtype: str | None = None
+    ) -> TeacherBatch:
+        """Return the rows of `teacher` with their labels; int ones are -1 where they name no class.
+
+        Raises:
+            TypeError: labels that are None.
+        """
+        self.required_labels(labels)
+        self.integer("ignore_index", ignore_index)
+        return self._teacher("teacher_logits", logits, labels, where, ignore_index, dtype)
+
+    def required_labels(self, labels: Any) -> None:
+        """Raise TypeError for None: measured against its own arg max a teacher is always right."""
+        if labels is None:
+            raise TypeError(
+                f"{self.function}: labels needs (batch,) int or (batch, classes) soft labels; got "
+                "None. Pass the true labels: the teacher's own arg max cannot stand for them here"
+            )
+
+    def _teacher(
+        self, name: str, logits: Any, labels: Any, where: Any, ignore_index: int, dtype: str | None
+    ) -> TeacherBatch:
+        ops = self.ops
+        given = self.array(name, logits, self.like)
+        self.logits(name, given)
+        classes = given.shape[1]
+        if not classes:
+            raise ValueError(
+                f"{self.function}: {name} needs at least one class, their number known when "
+                f"traced; got shape {tuple(given.shape)}"
+            )
+        if self.like is not None:
+            self.device(name, given, self.like, "another argument")
+        batch = self.teacher_batch(
+            name, given, labels, sample_weight=None, where=where, ignore_index=ignore_index
+        )
+        dtype = wide_dtype(ops.dtype(given)) if dtype is None else dtype
+        rows = keep_rows(ops, ops.astype(batch.logits, dtype), batch.kept)
+        labels = batch.labels
+        if labels is not None and labels.ndim == 2:
+            labels = keep_rows(ops, ops.astype(labels, dtype), batch.kept)
+        elif labels is not None:
+            labels = ops.where((labels >= 0) & (labels < classes), labels, -1)
+        kept = ops.astype(batch.kept, dtype)
+        return TeacherBatch(ops.maximum(rows, MASKED), labels, batch.kept, kept)
+
+    def same_shape(self, name: str, logits_list: Sequence[Float[Array, "batch classes"]]) -> None:
+        """Raise ValueError unless all logits have as many rows and classes."""
+        shapes = [tuple(logits.shape) for logits in logits_list]
+        for shape in shapes:
+            if differ(shape[0], shapes[0][0]) or differ(shape[1], shapes[0][1]):
+                raise ValueError(
+                    f"{self.function}: {name} needs arrays of one shape; got {shapes}. Map the "
+                    "classes first: mcld_core.select_classes"
+                )
+
+    def one_a_row(
+        self,
+        name: str,
+        value: Any,
+        kept: Bool[Array, " batch"],
+        dtype: str,
+        *,
+        minimum: float | None = None,
+    ) -> Float[Array, " batch"]:
+        """Return (batch,) numbers, or one number for all rows, 0 in rows that do not count.
+
+        Raises:
+            ValueError, TypeError: another shape, and in a row that counts a number that is not
+                finite or below ``minimum``, where it can be read.
+        """
+        ops = self.ops
+        if is_number(value):
+            self.number(name, value, minimum=minimum)
+        numbers = self.array(name, value, kept)
+        self.device(name, numbers, kept, "the logits")
+        whole = 0.0 * ops.astype(kept, dtype)
+        if not len(numbers.shape):
+            self.number(name, numbers)
+            numbers = whole + ops.astype(numbers, dtype)
+        self.vector(name, numbers, kept.shape[0])
+        self.finite(name, numbers, kept, minimum=minimum)
+        return ops.where(kept, ops.stop_gradient(ops.astype(numbers, dtype)), 0.0)
+
+
+def target_class(
+    ops: Backend, labels: Int[Array, " batch"] | Float[Array, "batch classes"]
+) -> Int[Array, " batch"]:
+    """Return int labels as they are and the arg max of soft ones."""
+    return labels if labels.ndim == 1 else ops.argmax(labels, 1)
+
+
+def clip01(ops: Backend, x: Array) -> Array:
+    """Return x limited to 0 … 1."""
+    return ops.minimum(ops.maximum(x, 0.0), 1.0)

@@ -1,0 +1,250 @@
+"""Losses that treat the label's entry apart from the others: DKD, NKD, RLD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcld_core.arguments import Arguments
+from mcld_core.baselines.evaluation import reduced, target_of
+from mcld_core.formulas.divergence import (
+    MASKED,
+    Softmax,
+    at_target,
+    binary_divergence,
+    decoupled_divergence,
+    log_odds,
+    raised,
+)
+from mcld_core.formulas.similarity import divide
+from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
+
+
+def dkd_loss(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    alpha: Scalar = 1.0,
+    beta: Scalar = 8.0,
+    temperature: Scalar = 4.0,
+    ignore_index: int = -100,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Decoupled distillation: ``T² [ α KL(b^t ‖ b^s) + β KL(r^t ‖ r^s) ]``.
+
+    b is the target's probability against the rest, r the softmax over the rest. With soft labels
+    the target is their arg max; without labels, the teacher's.
+
+    Args:
+        student_logits: (batch, classes), any float dtype.
+        teacher_logits: (batch, classes); never receives a gradient.
+        labels: (batch,) int, (batch, classes) soft, or None.
+        alpha: weight of the target part, ≥ 0.
+        beta: weight of the non-target part, ≥ 0.
+        temperature: T > 0.
+        ignore_index: rows with this int label are dropped.
+        sample_weight: (batch,) ≥ 0.
+        where: (batch,) bool, True = keep.
+        reduction: as in `mcld_core.mcld_loss`.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> float(dkd_loss(np.eye(3), np.eye(3), np.arange(3)))
+        0.0
+
+    References:
+        B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
+    """
+    arguments = Arguments("dkd_loss", student_logits, teacher_logits, labels, sample_weight, where)
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.number("alpha", alpha, minimum=0.0)
+    arguments.number("beta", beta, minimum=0.0)
+    arguments.reduction(reduction)
+    batch = arguments.batch(
+        student_logits,
+        teacher_logits,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
+    )
+    ops = arguments.ops
+
+    def values(
+        student: Array, teacher: Array, labels: Array, t: Scalar, a: Scalar, b: Scalar
+    ) -> Array:
+        return decoupled_divergence(ops, student, teacher, target_of(ops, labels), t, a, b)
+
+    return reduced(arguments, batch, values, (temperature, alpha, beta), reduction)
+
+
+def nkd_loss(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    gamma: Scalar = 1.5,
+    temperature: Scalar = 1.0,
+    ignore_index: int = -100,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Normalised KD: ``-p_y log q_y - γ T² Σ_{c≠y} p̂_c log q̂_c``.
+
+    p and q are the teacher's and the student's softmax, at temperature 1 at the target y; p̂ and q̂
+    are at T, normalised over the other classes. A cross-entropy, so not 0 where the student equals
+    the teacher. With soft labels y is their arg max; without labels, the teacher's.
+
+    Args:
+        student_logits: (batch, classes), any float dtype.
+        teacher_logits: (batch, classes); never receives a gradient.
+        labels: (batch,) int, (batch, classes) soft, or None.
+        gamma: weight of the other classes, ≥ 0.
+        temperature: T > 0.
+        ignore_index: rows with this int label are dropped.
+        sample_weight: (batch,) ≥ 0.
+        where: (batch,) bool, True = keep.
+        reduction: as in `mcld_core.mcld_loss`.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> round(float(nkd_loss(np.eye(2), 9 * np.eye(2), np.arange(2))), 4)
+        0.3132
+
+    References:
+        Z. Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
+        Approach with Normalized Loss and Customized Soft Labels", ICCV 2023.
+    """
+    arguments = Arguments("nkd_loss", student_logits, teacher_logits, labels, sample_weight, where)
+    arguments.number("gamma", gamma, minimum=0.0)
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.reduction(reduction)
+    batch = arguments.batch(
+        student_logits,
+        teacher_logits,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
+    )
+    ops = arguments.ops
+
+    def values(student: Array, teacher: Array, labels: Array, g: Scalar, t: Scalar) -> Array:
+        teacher = raised(ops, teacher)
+        target = target_of(ops, labels)
+        is_target, index, has_target = at_target(ops, target, student)
+        p_target = ops.exp(ops.take_along_axis(ops.log_softmax(teacher, 1), index, 1)[:, 0])
+        log_q_target = ops.take_along_axis(ops.log_softmax(student, 1), index, 1)[:, 0]
+        rest, teacher_rest = (
+            ops.where(is_target, MASKED, divide(z, t)) for z in (student, raised(ops, teacher))
+        )
+        log_q = ops.log_softmax(rest, 1)
+        p = ops.exp(ops.log_softmax(teacher_rest, 1))
+        has_rest = ops.astype(ops.max(teacher_rest, 1) > MASKED / 2, ops.dtype(student))
+        others = ops.sum(p * ops.where(is_target, 0.0, log_q), 1)
+        return -has_target * p_target * log_q_target - g * t * t * has_rest * others
+
+    return reduced(arguments, batch, values, (gamma, temperature), reduction)
+
+
+def rld_loss(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    alpha: Scalar = 1.0,
+    beta: Scalar = 8.0,
+    temperature: Scalar = 4.0,
+    alpha_temperature: Scalar = 1.0,
+    ignore_index: int = -100,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Refined logit distillation: the teacher's confidence at the label, and the classes below it.
+
+    ``α T_α² KL( b(max_c p_c) ‖ b(q_y) ) + β T² KL( p ‖ q over {c: t_c < t_y} )``, b the pair of a
+    probability and the rest of it, the first part at T_α, both p and q of the second at T and
+    normalised over that set; 0 where it is empty. So a teacher that errs does not teach its error.
+    With soft labels y is their arg max; without labels, the teacher's.
+
+    Args:
+        student_logits: (batch, classes), any float dtype.
+        teacher_logits: (batch, classes); never receives a gradient.
+        labels: (batch,) int, (batch, classes) soft, or None.
+        alpha: weight of the confidence part, ≥ 0.
+        beta: weight of the classes below the label, ≥ 0.
+        temperature: T > 0.
+        alpha_temperature: T_α > 0.
+        ignore_index: rows with this int label are dropped.
+        sample_weight: (batch,) ≥ 0.
+        where: (batch,) bool, True = keep.
+        reduction: as in `mcld_core.mcld_loss`.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> float(rld_loss(np.eye(3), np.eye(3), np.arange(3)))
+        0.0
+
+    References:
+        W. Sun et al., "Knowledge Distillation with Refined Logits", ICCV 2025.
+    """
+    arguments = Arguments("rld_loss", student_logits, teacher_logits, labels, sample_weight, where)
+    for name, weight in (("alpha", alpha), ("beta", beta)):
+        arguments.number(name, weight, minimum=0.0)
+    for name, t in (("temperature", temperature), ("alpha_temperature", alpha_temperature)):
+        arguments.number(name, t, above=0.0)
+    arguments.reduction(reduction)
+    batch = arguments.batch(
+        student_logits,
+        teacher_logits,
+        labels,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
+    )
+    ops = arguments.ops
+
+    def values(student: Array, teacher: Array, labels: Array, *numbers: Scalar) -> Array:
+        weight, weight_below, t, t_confidence = numbers
+        teacher = raised(ops, teacher)
+        is_target, index, has_target = at_target(ops, target_of(ops, labels), student)
+        best = ops.argmax(teacher, 1)
+        is_best = at_target(ops, best, teacher)[0]
+        confidence = binary_divergence(
+            ops,
+            log_odds(ops, divide(teacher, t_confidence), is_best, best[:, None]),
+            log_odds(ops, divide(student, t_confidence), is_target, index),
+        )
+        below = teacher < ops.take_along_axis(teacher, index, 1)
+        below = below & (has_target > 0)[:, None] & (teacher > MASKED / 2)
+        lower, teacher_lower = (
+            Softmax.of(ops, ops.where(below, divide(z, t), MASKED)) for z in (student, teacher)
+        )
+        some_below = ops.astype(~ops.all(~below, 1), ops.dtype(student))
+        value = weight * t_confidence * t_confidence * has_target * confidence
+        return value + weight_below * t * t * some_below * teacher_lower.kl_to(ops, lower)
+
+    numbers = (alpha, beta, temperature, alpha_temperature)
+    return reduced(arguments, batch, values, numbers, reduction)

@@ -1,0 +1,130 @@
+"""KD by temperature: forward, reverse or Jensen-Shannon, with or without standardised logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcld_core.arguments import Arguments
+from mcld_core.backends import Backend
+from mcld_core.baselines.evaluation import reduced
+from mcld_core.formulas.divergence import MASKED, Softmax, kl_divergence, raised
+from mcld_core.formulas.similarity import divide
+from mcld_core.typing import Array, Float, Logits, Reduction, Scalar
+
+
+def kd_loss(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    *,
+    temperature: Scalar = 4.0,
+    standardize: bool = False,
+    divergence: str = "forward",
+    mix: Scalar = 0.5,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Distil softened probabilities: ``T² KL(softmax(t/T) ‖ softmax(s/T))``.
+
+    The factor T² keeps the size of the gradient independent of the temperature. With p the
+    teacher's and q the student's softmax of z/T, ``divergence`` is one of
+
+    - ``"forward"``: ``T² KL(p ‖ q)``;
+    - ``"reverse"``: ``T² KL(q ‖ p)``, +inf where the teacher rules out (by a logit of -inf) a
+      class that the student does not;
+    - ``"jsd"``: ``T² [ μ KL(p ‖ m) + (1 - μ) KL(q ‖ m) ]``, ``m = μ p + (1 - μ) q``.
+
+    Args:
+        student_logits: (batch, classes), any float dtype.
+        teacher_logits: (batch, classes); never receives a gradient.
+        temperature: T > 0.
+        standardize: first ``z ← (z - mean) / (std + 1e-7)`` on both sides, with the unbiased
+            standard deviation over the finite logits of a row (logit standardisation).
+        divergence: ``"forward"``, ``"reverse"`` or ``"jsd"``.
+        mix: μ of ``"jsd"``, in (0, 1).
+        sample_weight: (batch,) ≥ 0.
+        where: (batch,) bool, True = keep.
+        reduction: as in `mcld_core.mcld_loss`.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> float(kd_loss(np.eye(3), np.eye(3)))
+        0.0
+
+    References:
+        G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+        S. Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024. R. Agarwal et
+        al., "On-Policy Distillation of Language Models", ICLR 2024 (the generalised JSD).
+    """
+    arguments = Arguments("kd_loss", student_logits, teacher_logits, sample_weight, where)
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.flag("standardize", standardize)
+    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
+    arguments.number("mix", mix, above=0.0, maximum=1.0)
+    if mix == 1:
+        raise ValueError(f"kd_loss: mix needs a number in (0, 1), ends left out; got {mix!r}")
+    arguments.reduction(reduction)
+    batch = arguments.batch(
+        student_logits,
+        teacher_logits,
+        None,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=None,
+    )
+    ops = arguments.ops
+
+    def values(student: Array, teacher: Array, _: None, t: Scalar, mu: Scalar) -> Array:
+        if standardize:
+            student, teacher = (standardized(ops, raised(ops, z)) for z in (student, teacher))
+        return DIVERGENCES[divergence](ops, student, teacher, t, mu)
+
+    return reduced(arguments, batch, values, (temperature, mix), reduction)
+
+
+def standardized(ops: Backend, z: Float[Array, "rows classes"]) -> Float[Array, "rows classes"]:
+    """Return ``(z - mean) / (std + 1e-7)`` over the finite logits of each row; others `MASKED`."""
+    dtype = ops.dtype(z)
+    finite = z > MASKED / 2
+    count = ops.sum(ops.astype(finite, dtype), 1, keepdims=True)
+    mean = ops.sum(ops.where(finite, z, 0.0), 1, keepdims=True) / ops.maximum(count, 1.0)
+    centred = ops.where(finite, z - mean, 0.0)
+    variance = ops.sum(centred * centred, 1, keepdims=True) / ops.maximum(count - 1.0, 1.0)
+    spread = variance > 0  # a constant row has no derivative of its root
+    std = ops.where(spread, ops.sqrt(ops.where(spread, variance, 1.0)), 0.0)
+    return ops.where(finite, centred / (std + 1e-7), MASKED)
+
+
+def _forward(ops: Backend, student: Array, teacher: Array, t: Scalar, _: Scalar) -> Array:
+    return kl_divergence(ops, student, teacher, t)
+
+
+def _reverse(ops: Backend, student: Array, teacher: Array, t: Scalar, _: Scalar) -> Array:
+    q = Softmax.of(ops, divide(student, t))
+    p = Softmax.of(ops, raised(ops, divide(teacher, t)))
+    absent = teacher <= MASKED
+    fits = ops.all(~absent | (q.weights == 0), 1)
+    finite = Softmax(ops.where(absent, 0.0, p.logits), *p[1:])
+    return ops.where(fits, t * t * q.kl_to(ops, finite), float("inf"))
+
+
+def _jsd(ops: Backend, student: Array, teacher: Array, t: Scalar, mu: Scalar) -> Array:
+    log_q = ops.log_softmax(divide(student, t), 1)
+    log_p = ops.log_softmax(raised(ops, divide(teacher, t)), 1)
+    mu = ops.astype(ops.asarray(mu, student), ops.dtype(student))
+    ours, theirs = log_q + ops.log(1.0 - mu), log_p + ops.log(mu)
+    first = theirs >= ours
+    high, low = ops.where(first, theirs, ours), ops.where(first, ours, theirs)
+    log_m = high + ops.softplus(low - high)
+    kl_p = ops.sum(ops.exp(log_p) * (log_p - log_m), 1)
+    kl_q = ops.sum(ops.exp(log_q) * (log_q - log_m), 1)
+    return t * t * (mu * kl_p + (1.0 - mu) * kl_q)
+
+
+DIVERGENCES = {"forward": _forward, "reverse": _reverse, "jsd": _jsd}

@@ -1,0 +1,76 @@
+"""KD without a temperature of the student: TTM and WTTM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcld_core.arguments import Arguments
+from mcld_core.baselines.evaluation import reduced
+from mcld_core.formulas.divergence import Softmax, raised
+from mcld_core.typing import Array, Float, Logits, Reduction, Scalar
+
+
+def ttm_loss(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    *,
+    gamma: Scalar = 0.1,
+    weighted: bool = True,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+) -> Any:
+    """Transformed teacher matching: ``U_i KL( p_i^γ / U_i ‖ q_i )``, ``U_i = Σ_c p_ic^γ``.
+
+    p and q are the softmax of the logits; only the teacher's is flattened, by the power γ. With
+    ``weighted=False`` (TTM) the factor U in front is left out.
+
+    Args:
+        student_logits: (batch, classes), any float dtype.
+        teacher_logits: (batch, classes); never receives a gradient.
+        gamma: γ > 0; 1 is no change.
+        weighted: whether U multiplies the divergence (WTTM).
+        sample_weight: (batch,) ≥ 0.
+        where: (batch,) bool, True = keep.
+        reduction: as in `mcld_core.mcld_loss`.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> float(ttm_loss(np.eye(3), np.eye(3), gamma=1.0))
+        0.0
+
+    References:
+        K. Zheng, E.-H. Yang, "Knowledge Distillation Based on Transformed Teacher Matching",
+        ICLR 2024.
+    """
+    arguments = Arguments("ttm_loss", student_logits, teacher_logits, sample_weight, where)
+    arguments.number("gamma", gamma, above=0.0)
+    arguments.flag("weighted", weighted)
+    arguments.reduction(reduction)
+    batch = arguments.batch(
+        student_logits,
+        teacher_logits,
+        None,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=None,
+    )
+    ops = arguments.ops
+
+    def values(student: Array, teacher: Array, _: None, g: Scalar) -> Array:
+        teacher = raised(ops, teacher)
+        flat = Softmax.of(ops, raised(ops, g * teacher))
+        value = flat.kl_to(ops, Softmax.of(ops, student))
+        if not weighted:
+            return value
+        whole = Softmax.of(ops, teacher)
+        log_power = flat.log_total + flat.peak - g * (whole.log_total + whole.peak)
+        return ops.exp(log_power) * value
+
+    return reduced(arguments, batch, values, (gamma,), reduction)

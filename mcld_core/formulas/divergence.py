@@ -1,0 +1,133 @@
+"""Divergences of one row of logits from another, and the cross-entropy: one value a row.
+
+All in log space: ``log_softmax``, ``logsumexp`` and ``softplus``, no epsilon in a logarithm.
+``0 · log 0 = 0``: teacher logits of -inf are raised to `MASKED`, whose probability is 0 and
+whose logarithm is finite.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mcld_core.backends import Backend
+from mcld_core.formulas.similarity import divide
+from mcld_core.typing import Array, Bool, Float, Int, Scalar
+
+MASKED = -1e30
+"""The logit of what does not count; finite, so that a row of only such logits has no NaN."""
+
+
+def raised(ops: Backend, logits: Array) -> Array:
+    """Return logits with `MASKED` for those below it: -inf, or the lowest of a dtype.
+
+    Times a probability of 0 that is 0, and no temperature makes -inf of it.
+    """
+    return ops.maximum(logits, MASKED)
+
+
+class Softmax(NamedTuple):
+    """A softmax in its parts, ``weights / total``, so that its exponentials are formed once."""
+
+    logits: Float[Array, "block classes"]
+    """Less the row's largest."""
+    weights: Float[Array, "block classes"]
+    total: Float[Array, " block"]
+    log_total: Float[Array, " block"]
+    peak: Float[Array, " block"]
+
+    @classmethod
+    def of(cls, ops: Backend, z: Float[Array, "block classes"]) -> Softmax:
+        """Return the softmax of logits."""
+        peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
+        logits = z - peak
+        weights = ops.exp(logits)
+        total = ops.sum(weights, 1)
+        return cls(logits, weights, total, ops.log(total), peak[:, 0])
+
+    def kl_to(self, ops: Backend, other: Softmax) -> Float[Array, " block"]:
+        """Return ``Σ p (log p - log q)``; a weight of exactly 0 adds exactly 0."""
+        apart = ops.sum(self.weights * (self.logits - other.logits), 1) / self.total
+        return apart - self.log_total + other.log_total
+
+
+def kl_divergence(
+    ops: Backend,
+    student: Float[Array, "block classes"],
+    teacher: Float[Array, "block classes"],
+    temperature: Scalar,
+) -> Float[Array, " block"]:
+    """Plain distillation: ``T² KL(softmax(t/T) ‖ softmax(s/T))``."""
+    q = Softmax.of(ops, divide(student, temperature))
+    p = Softmax.of(ops, raised(ops, divide(teacher, temperature)))
+    return temperature * temperature * p.kl_to(ops, q)
+
+
+def at_target(
+    ops: Backend, target: Int[Array, " block"], logits: Float[Array, "block classes"]
+) -> tuple[Bool[Array, "block classes"], Int[Array, "block 1"], Float[Array, " block"]]:
+    """Return where the target stands, its index (0 if it is no class), and 1 if it is a class."""
+    classes = logits.shape[1]
+    is_target = ops.arange(classes, target)[None, :] == target[:, None]
+    has_target = (target >= 0) & (target < classes)
+    index = ops.where(has_target, target, 0)[:, None]
+    return is_target, index, ops.astype(has_target, ops.dtype(logits))
+
+
+def binary_divergence(
+    ops: Backend, p: Float[Array, " block"], q: Float[Array, " block"]
+) -> Float[Array, " block"]:
+    """Return ``KL( (b, 1 - b) ‖ (b', 1 - b') )`` of the log odds of b and b'."""
+    log_b, log_not = -ops.softplus(-p), -ops.softplus(p)
+    at_event = ops.exp(log_b) * (log_b + ops.softplus(-q))
+    return at_event + ops.exp(log_not) * (log_not + ops.softplus(q))
+
+
+def log_odds(
+    ops: Backend,
+    z: Float[Array, "block classes"],
+    is_target: Bool[Array, "block classes"],
+    index: Int[Array, "block 1"],
+) -> Float[Array, " block"]:
+    """Return the log odds of one class of each row against the rest."""
+    rest = Softmax.of(ops, ops.where(is_target, MASKED, z))
+    return ops.take_along_axis(z, index, 1)[:, 0] - (rest.log_total + rest.peak)
+
+
+def decoupled_divergence(
+    ops: Backend,
+    student: Float[Array, "block classes"],
+    teacher: Float[Array, "block classes"],
+    target: Int[Array, " block"],
+    temperature: Scalar,
+    alpha: Scalar,
+    beta: Scalar,
+) -> Float[Array, " block"]:
+    """Decoupled distillation (Zhao et al. 2022): ``T² [α KL(b^t ‖ b^s) + β KL(r^t ‖ r^s)]``.
+
+    ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is no class
+    has no target part; its rest is the whole row.
+    """
+    is_target, index, has_target = at_target(ops, target, student)
+    student = divide(student, temperature)
+    teacher = raised(ops, divide(teacher, temperature))
+    rest, teacher_rest = (
+        Softmax.of(ops, ops.where(is_target, MASKED, z)) for z in (student, teacher)
+    )
+    odds, teacher_odds = (
+        ops.take_along_axis(z, index, 1)[:, 0] - (r.log_total + r.peak)
+        for z, r in ((student, rest), (teacher, teacher_rest))
+    )
+    has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
+    has_rest = ops.astype(has_rest, ops.dtype(student))
+    value = alpha * has_target * binary_divergence(ops, teacher_odds, odds)
+    value = value + beta * has_rest * teacher_rest.kl_to(ops, rest)
+    return temperature * temperature * value
+
+
+def cross_entropy(
+    ops: Backend,
+    student: Float[Array, "block classes"],
+    labels: Float[Array, "block classes"],
+) -> Float[Array, " block"]:
+    """Cross-entropy with the labels, ``-Σ_c y_c log softmax(s)_c``."""
+    return -ops.sum(labels * ops.log_softmax(student, 1), 1)

@@ -1,0 +1,79 @@
+"""A number of the objective that is itself trained gets its true gradient, blocks or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcld_core import MCLDConfig, dkd_loss, kd_loss, mcld_loss
+from tests.cases import make_case
+from tests.frameworks import Framework
+from tests.tolerance import assert_gradient
+
+NUMBERS = (
+    "weight_instance",
+    "weight_sample",
+    "weight_category",
+    "weight_ce",
+    "temperature",
+    "key_temperature",
+    "sample_temperature",
+    "beta",
+)
+
+
+def slope(function: Callable[[float], float], at: float) -> float:
+    """Return the derivative by a central difference of fourth order."""
+    h = 1e-3
+    near, far = function(at + h) - function(at - h), function(at + 2 * h) - function(at - 2 * h)
+    return (8 * near - far) / (12 * h)
+
+
+def compare(differentiable: Framework, loss_at: Callable[[Any], Any], at: float) -> None:
+    _, gradient = differentiable.gradient(loss_at, differentiable.array(np.asarray(at), "float64"))
+    expected = slope(lambda x: float(loss_at(x)), at)
+    assert abs(expected) > 1e-4
+    assert abs(float(gradient) - expected) <= 1e-8 * max(1.0, abs(expected))
+
+
+@pytest.mark.parametrize("block_size", [2, "auto"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_settings(differentiable: Framework, name: str, block_size: Any) -> None:
+    """JAX gave 0 and TensorFlow None, in silence."""
+    case = make_case(211, batch=6, weights=True)
+    arrays = [differentiable.array(x) for x in (case.student, case.teacher, case.labels)]
+    weight = differentiable.array(case.sample_weight)
+
+    def loss_at(number: Any) -> Any:
+        config = MCLDConfig(**{"weight_ce": 0.5, name: number, "block_size": block_size})
+        return mcld_loss(*arrays, config=config, sample_weight=weight, progress=0.7)
+
+    compare(differentiable, loss_at, 0.8)
+
+
+@pytest.mark.parametrize("name", ["temperature", "alpha", "beta"])
+def test_baselines(differentiable: Framework, name: str) -> None:
+    case = make_case(212, batch=6)
+    arrays = [differentiable.array(x) for x in (case.student, case.teacher, case.labels)]
+    compare(differentiable, lambda number: dkd_loss(*arrays, **{name: number}), 0.8)
+    if name == "temperature":
+        compare(differentiable, lambda number: kd_loss(*arrays[:2], temperature=number), 0.8)
+
+
+def test_the_student_too_gets_its_gradient_beside_a_trained_number(
+    differentiable: Framework,
+) -> None:
+    case = make_case(213, batch=6)
+    teacher, labels = (differentiable.array(x) for x in (case.teacher, case.labels))
+
+    def loss(student: Any, number: Any) -> Any:
+        config = MCLDConfig(temperature=number, block_size=2)
+        return mcld_loss(student, teacher, labels, config=config)
+
+    half = differentiable.array(np.asarray(0.5), "float64")
+    _, found = differentiable.value_and_grad(lambda x: loss(x, half), case.student)
+    _, expected = differentiable.value_and_grad(lambda x: loss(x, 0.5), case.student)
+    assert_gradient(found, expected)

@@ -1,0 +1,240 @@
+"""What embeddings and several modalities refuse, and what becomes of those with nothing in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcld_core import MCLDConfig
+from mcld_core.extensions.multimodal import embedding_contrast, feature_mse, multimodal_mcld_loss
+from tests.frameworks import Framework
+from tests.tolerance import assert_gradient, assert_value, assert_zero
+
+BATCH, WIDTH = 4, 3
+RNG = np.random.default_rng(8)
+STUDENT, TEACHER = RNG.normal(size=(2, BATCH, WIDTH))
+LABELS = np.array([0, 1, 2, 0])
+PAIR = ("image", "image")
+
+
+class Given:
+    """The arrays of one backend."""
+
+    def __init__(self, backend: Framework) -> None:
+        self.s, self.t = (backend.array(x, "float64") for x in (STUDENT, TEACHER))
+        self.array = lambda x: backend.array(np.asarray(x), "float64")
+
+    def contrast(self, labels: Any = LABELS, **options: Any) -> Any:
+        return embedding_contrast(self.s, self.t, labels, **options)
+
+    def modal(self, **options: Any) -> Any:
+        options = {"student": {"image": self.s}, "teacher": {"image": self.t}} | options
+        return multimodal_mcld_loss(options.pop("student"), options.pop("teacher"), **options)
+
+
+Case = tuple[Callable[[Given], Any], type[Exception], str]
+
+
+def soft(**changes: float) -> np.ndarray:
+    rows = np.eye(3)[LABELS]
+    rows[1] = [changes.get("first", 0.0), changes.get("second", 1.0), 0.0]
+    return rows
+
+
+CASES: dict[str, Case] = {
+    "features, one row": (
+        lambda g: feature_mse(g.s[:1], g.t), ValueError,
+        "feature_mse: student_rows and teacher_rows need shape (batch, width), one batch and one "
+        "width; got (1, 3) and (4, 3)"),
+    "features, one teacher": (lambda g: feature_mse(g.s, g.t[:1]), ValueError, "one batch"),
+    "features, a vector": (lambda g: feature_mse(g.s, g.t[0]), ValueError, "one batch"),
+    "features, no width": (lambda g: feature_mse(g.s[:, :0], g.t[:, :0]), ValueError, "one batch"),
+    "features, None": (
+        lambda g: feature_mse(g.s, None), TypeError, "feature_mse: teacher_rows needs an array"),
+    "features, ints": (
+        lambda g: feature_mse(g.array(np.eye(3, dtype=int)), g.t[:3]), TypeError,
+        "feature_mse: student_rows needs a float dtype; got int"),
+    "soft labels above 1": (
+        lambda g: g.contrast(g.array(soft(first=0.5))), ValueError,
+        "embedding_contrast: labels needs soft labels that are ≥ 0 and sum to 1 in each row"),
+    "soft labels below 0": (
+        lambda g: g.contrast(g.array(soft(first=-0.5, second=1.5))), ValueError, "in row 1"),
+    "soft labels of NaN": (
+        lambda g: g.contrast(g.array(soft(first=np.nan))), ValueError, "in row 1"),
+    "soft labels of another batch": (
+        lambda g: g.contrast(g.array(np.eye(3))), ValueError,
+        "embedding_contrast: labels need shape (4,) for ids or (4, any) for soft labels"),
+    "student None": (
+        lambda g: embedding_contrast(None, g.t), TypeError, "student needs an array; got None"),
+    "no width": (
+        lambda g: embedding_contrast(g.s[:, :0], g.t[:, :0]), ValueError, "(batch, width)"),
+    "embeddings, config": (
+        lambda g: g.contrast(config={}), TypeError,
+        "embedding_contrast: config needs an MCLDConfig"),
+    "embeddings, NaN weight": (
+        lambda g: g.contrast(sample_weight=g.array([1.0, np.nan, 1.0, 1.0])), ValueError,
+        "sample_weight needs finite numbers ≥ 0; got nan in row 1"),
+    "pair weight inf": (
+        lambda g: g.modal(pairs={PAIR: np.inf}), ValueError,
+        "the weight of ('image', 'image') needs a finite number ≥ 0; got inf"),
+    "pair weight text": (
+        lambda g: g.modal(pairs={PAIR: "1"}), TypeError,
+        "the weight of ('image', 'image') needs a finite number ≥ 0; got '1'"),
+    "pair weight vector": (
+        lambda g: g.modal(pairs={PAIR: g.array([1.0, 2.0])}), ValueError, "needs one number"),
+    "pair weight array": (
+        lambda g: g.modal(pairs={PAIR: g.array(-1.0)}), ValueError,
+        "the weight of ('image', 'image') needs a finite number ≥ 0; got -1.0"),
+    "pairs as a list": (
+        lambda g: g.modal(pairs=[PAIR]), TypeError, "pairs needs a dict (student's modality"),
+    "pairs by one name": (
+        lambda g: g.modal(pairs={"image": 1.0}), TypeError, "each key of pairs needs (student's"),
+    "other losses without a weight": (
+        lambda g: g.modal(other_losses={PAIR: feature_mse}), TypeError,
+        "other_losses[('image', 'image')] needs (weight, function)"),
+    "other losses, a mean": (
+        lambda g: g.modal(other_losses={PAIR: (1.0, lambda s, t: 0.0)}), ValueError,
+        "the result of other_losses[('image', 'image')] needs shape (4,)"),
+    "other losses, None": (
+        lambda g: g.modal(other_losses={PAIR: (1.0, lambda s, t: None)}), TypeError,
+        "the result of other_losses[('image', 'image')] needs an array; got None"),
+    "student as an array": (
+        lambda g: g.modal(student=g.s), TypeError, "student needs a dict modality → array; got"),
+    "teacher None": (
+        lambda g: g.modal(teacher=None), TypeError, "teacher needs a dict modality → array"),
+    "a modality None": (
+        lambda g: g.modal(student={"image": None}), TypeError, "student['image'] needs an array"),
+    "a mask for all": (
+        lambda g: g.modal(student_where=np.ones(4, bool)), TypeError, "student_where needs a dict"),
+    "a mask of floats": (
+        lambda g: g.modal(student_where={"image": g.array(np.ones(4))}), TypeError,
+        "where of student['image'] needs dtype bool"),
+    "weight_local": (
+        lambda g: g.modal(weight_local=None), TypeError, "weight_local needs a finite number ≥ 0"),
+    "modalities, config": (
+        lambda g: g.modal(config=None), TypeError,
+        "multimodal_mcld_loss: config needs an MCLDConfig; got None"),
+    "modalities, labels": (
+        lambda g: g.modal(labels=g.array(np.array([0, 1, 9, 0]))), ValueError,
+        "multimodal_mcld_loss: labels needs labels in 0 … 2"),
+    "modalities, progress": (
+        lambda g: g.modal(progress=3.0), ValueError,
+        "multimodal_mcld_loss: progress needs a finite number in 0 … 1; got 3.0"),
+    "modalities, soft labels": (
+        lambda g: g.modal(labels=g.array(soft(first=0.5)), kind="embeddings"), ValueError,
+        "multimodal_mcld_loss: labels needs soft labels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nonsense_is_refused(backend: Framework, name: str) -> None:
+    call, error, text = CASES[name]
+    given = Given(backend)
+    with pytest.raises(error, match=re.escape(text)):
+        call(given)
+
+
+SCALES: dict[str, Callable[[Given, Any], Any]] = {
+    "embedding_contrast: logit_scale": lambda g, x: g.contrast(logit_scale=x),
+    "embedding_contrast: temperature": lambda g, x: g.contrast(temperature=x),
+    "multimodal_mcld_loss: logit_scale": lambda g, x: g.modal(kind="embeddings", logit_scale=x),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_the_scale_is_one_number_above_zero(backend: Framework, name: str) -> None:
+    given, call = Given(backend), SCALES[name]
+    for bad in (0.0, -2.0, np.nan, np.inf):
+        for scale in (bad, given.array(bad)):
+            with pytest.raises(ValueError, match=f"{name} needs a finite number > 0; got"):
+                call(given, scale)
+    with pytest.raises(ValueError, match=f"{name} needs one number; got shape"):
+        call(given, given.array([1.0, 2.0]))
+    with pytest.raises(TypeError, match=f"{name} needs a finite number > 0; got '1'"):
+        call(given, "1")
+
+
+def test_soft_labels_of_a_dropped_row_may_be_anything(backend: Framework) -> None:
+    given, where = Given(backend), np.arange(BATCH) != 1
+    found, expected = (
+        backend.to_numpy(given.contrast(given.array(labels), where=backend.array(where)))
+        for labels in (soft(first=7.0), soft())
+    )
+    assert_value(found, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("labels", [None, LABELS[:0], np.eye(3)[LABELS[:0]]])
+def test_no_embeddings_give_zero_with_a_zero_gradient(
+    differentiable: Framework, labels: Any, reduction: str
+) -> None:
+    backend = differentiable
+    teacher = backend.array(np.zeros((0, 4)), "float64")
+
+    def loss(x: Any) -> Any:
+        found = embedding_contrast(x, teacher, backend.array(labels), reduction=reduction)
+        return found if reduction != "none" else embedding_contrast(x, teacher, reduction="sum")
+
+    value, gradient = backend.value_and_grad(loss, np.zeros((0, 4)))
+    assert value == 0
+    assert gradient.shape == (0, 4)
+    rows = embedding_contrast(teacher, teacher, backend.array(labels), reduction="none")
+    assert tuple(rows.shape) == (0,)
+
+
+@pytest.mark.parametrize("kind", ["logits", "embeddings"])
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_no_parts_give_zero_with_a_zero_gradient(
+    differentiable: Framework, kind: str, labels: Any
+) -> None:
+    """A modality without any part is missing in every row, whatever else there is."""
+    backend, empty = differentiable, np.zeros((BATCH, 0, WIDTH))
+    given = backend.array(empty, "float64")
+    labels = backend.array(labels)
+
+    def loss(x: Any, text: Any = None) -> Any:
+        student, pairs = {"image": x}, {PAIR: 1.0}
+        if text is not None:
+            student["text"], pairs["text", "text"] = text, 1.0
+        teacher = {"image": given, "text": backend.array(TEACHER, "float64")}
+        return multimodal_mcld_loss(
+            student, teacher, labels, pairs=pairs, kind=kind, return_terms=True
+        )
+
+    value, gradient = backend.value_and_grad(lambda x: loss(x)[0], empty)
+    assert value == 0
+    assert gradient.shape == empty.shape
+    assert_zero(backend.to_numpy(loss(given)[1][PAIR]))
+    value, gradient = backend.value_and_grad(lambda x: loss(given, x)[0], STUDENT)
+    alone = backend.value_and_grad(
+        lambda x: multimodal_mcld_loss(
+            {"text": x}, {"text": backend.array(TEACHER, "float64")}, labels, kind=kind
+        ),
+        STUDENT,
+    )
+    assert_value(value, alone[0], scale=16.0)
+    assert_gradient(gradient, alone[1], scale=16.0)
+
+
+def test_no_samples_give_zero(backend: Framework) -> None:
+    for shape in ((0, WIDTH), (0, 2, WIDTH)):
+        rows = backend.array(np.zeros(shape), "float64")
+        for kind in ("logits", "embeddings"):
+            found = multimodal_mcld_loss(
+                {"image": rows}, {"image": rows}, backend.array(LABELS[:0]), kind=kind
+            )
+            assert backend.to_numpy(found) == 0
+    features = backend.array(np.zeros((0, WIDTH)), "float64")
+    assert tuple(feature_mse(features, features).shape) == (0,)
+
+
+def test_a_weight_of_zero_skips_its_term_of_embeddings(backend: Framework) -> None:
+    given = Given(backend)
+    labels = backend.array(LABELS)
+    one = MCLDConfig(weight_category=0.0), MCLDConfig(weight_instance=0.0)
+    parts = [backend.to_numpy(given.contrast(labels, config=config)) for config in one]
+    assert_value(backend.to_numpy(given.contrast(labels)), parts[0] + parts[1], scale=16.0)
