@@ -12,56 +12,67 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from mcld_core import MCLDConfig, dkd_loss, kd_loss, mcld_loss
+from mcld_core import (
+    MCLDConfig,
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    mcld_loss,
+    nkd_loss,
+    rld_loss,
+    ttm_loss,
+)
 from mcld_core.backends import backend_for
 
 from .files import DataError
 
 
-def standardised_kd_loss(student: Any, teacher: Any, *, temperature: float) -> Any:
-    """Return `kd_loss` of logits that are standardised a row: ``(z − mean z) / std z``."""
-    return kd_loss(standardise(student), standardise(teacher), temperature=temperature)
-
-
-def standardise(logits: Any) -> Any:
-    """Return each row minus its mean, over its sample standard deviation (a constant row: 0)."""
-    ops = backend_for("standardise", logits)
-    logits = ops.astype(logits, "float64" if ops.dtype(logits) == "float64" else "float32")
-    classes = logits.shape[1]
-    centred = logits - ops.sum(logits, 1, keepdims=True) / classes
-    variance = ops.sum(centred**2, 1, keepdims=True) / (classes - 1)
-    return centred / (ops.sqrt(ops.maximum(variance, 1e-12)) + 1e-7)  # √ has no slope at 0
-
-
 class Method(NamedTuple):
-    """A function of `mcld_core` (None: the cross-entropy alone), its settings and its weights."""
+    """A function of `mcld_core` (None: the cross-entropy alone), changed defaults, and weights."""
 
     loss: Callable[..., Any] | None
-    settings: Mapping[str, Any] = {}
+    changes: Mapping[str, Any] = {}
     weight: float = 1.0
     weight_ce: float = 1.0
     warmup: float = 0.0
-    labels: bool = False
-    """Whether the function takes the labels as its third argument."""
 
+    def settings(self) -> dict[str, Any]:
+        """Return what ``--loss`` may change, with its defaults."""
+        if self.loss is None:
+            return {}
+        if self.loss is mcld_loss:
+            return asdict(MCLDConfig()) | dict(self.changes)
+        parameters = inspect.signature(self.loss).parameters.values()
+        own = {item.name: item.default for item in parameters if item.kind == item.KEYWORD_ONLY}
+        common = ("sample_weight", "where", "reduction")
+        weights = {"weight": self.weight, "weight_ce": self.weight_ce, "warmup": self.warmup}
+        own = {name: value for name, value in own.items() if name not in common}
+        return own | dict(self.changes) | weights
 
-MCLD = asdict(MCLDConfig())
+    def takes_labels(self) -> bool:
+        """Whether the function has labels as its third argument."""
+        return self.loss is not None and "labels" in inspect.signature(self.loss).parameters
+
 
 METHODS = {
     "ce": Method(None),
     "kd": Method(kd_loss, {"temperature": 4.0}, weight=0.9, weight_ce=0.1),
-    "kd-ls": Method(standardised_kd_loss, {"temperature": 2.0}, weight=9.0, weight_ce=0.1),
-    "dkd": Method(
-        dkd_loss, {"alpha": 1.0, "beta": 8.0, "temperature": 4.0}, warmup=20 / 240, labels=True
-    ),
-    "mcld": Method(mcld_loss, MCLD),
-    "mcld-ce": Method(mcld_loss, MCLD | {"weight_ce": 1.0}),
+    "kd-ls": Method(kd_loss, {"temperature": 2.0, "standardize": True}, weight=9.0, weight_ce=0.1),
+    "dkd": Method(dkd_loss, warmup=20 / 240),
+    "dist": Method(dist_loss, {"beta": 2.0, "gamma": 2.0, "temperature": 4.0}),
+    "nkd": Method(nkd_loss),
+    "ttm": Method(ttm_loss, weight=45.0),
+    "rld": Method(rld_loss),
+    "mcld": Method(mcld_loss),
+    "mcld-ce": Method(mcld_loss, {"weight_ce": 1.0}),
 }
-"""Hinton et al. 2015; Sun et al. 2024; Zhao et al. 2022; `mcld_core.mcld_loss`."""
+"""Hinton et al. 2015; Sun et al. 2024; Zhao et al. 2022; Huang et al. 2022; Yang et al. 2023; Zheng
+& Yang 2024; Sun et al. 2025; `mcld_core.mcld_loss`. ``--loss divergence=reverse`` changes kd's."""
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,10 +81,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         DataError: a setting that the method does not have, or one of another kind.
     """
-    method = METHODS[options.method]
-    known = dict(method.settings)
-    if method.loss not in (None, mcld_loss):
-        known |= {"weight": method.weight, "weight_ce": method.weight_ce, "warmup": method.warmup}
+    known = METHODS[options.method].settings()
     for text in options.loss:
         key, equals, written = text.partition("=")
         if not equals or key not in known:
@@ -131,7 +139,7 @@ def baseline_loss(
         total = weight_ce * cross_entropy(student, labels)
         if method.loss is None:
             return total
-        given = (student, teacher, labels) if method.labels else (student, teacher)
+        given = (student, teacher, labels) if method.takes_labels() else (student, teacher)
         return total + weight * ramp(progress, warmup) * method.loss(*given, **found)
 
     return loss

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import pytest
 import torch
-from recipes.methods import baseline_loss, mcld_config, standardise
+from recipes.methods import METHODS, baseline_loss, mcld_config
 from recipes.options import build_parser, parse_options
 from torch.nn import functional
+
+from mcld_core import kd_loss, mcld_loss, ttm_loss
 
 CE = functional.cross_entropy
 
@@ -82,13 +85,27 @@ def test_cross_entropy_needs_no_teacher() -> None:
     assert len(calls) == 1
 
 
-def test_standardised_rows_and_the_slope_of_a_constant_one() -> None:
-    student, _, _ = logits()
-    rows = torch.cat([student, torch.ones_like(student[:1])]).requires_grad_()
-    result = standardise(rows)
-    expected = (student - student.mean(1, keepdim=True)) / student.std(1, keepdim=True)
-    torch.testing.assert_close(result[:-1], expected)
-    assert not result[-1].any()
-    result.square().sum().backward()
-    assert rows.grad is not None
-    assert rows.grad.isfinite().all()
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_finite_loss_and_gradient(method: str) -> None:
+    student, teacher, labels = logits()
+    student.requires_grad_()
+    chosen = options(method)
+    config = mcld_config(chosen)
+    if config is not None:
+        loss = mcld_loss(student, teacher, labels, config=config)
+    else:
+        loss = baseline_loss(chosen, CE)(student, teacher, labels, 0.5)
+    loss.backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    assert student.grad.abs().max() > 0
+
+
+def test_a_setting_of_every_kind_reaches_the_library_s_function() -> None:
+    student, teacher, labels = logits()
+    loss = baseline_loss(options("kd", "divergence=reverse", "weight=1", "weight_ce=0"), CE)
+    wanted = kd_loss(student, teacher, temperature=4.0, divergence="reverse")
+    torch.testing.assert_close(loss(student, teacher, labels, 0.5), wanted)
+    loss = baseline_loss(options("ttm", "weighted=False", "weight_ce=0"), CE)
+    wanted = ttm_loss(student, teacher, weighted=False)
+    torch.testing.assert_close(loss(student, teacher, labels, 0.5), wanted)
