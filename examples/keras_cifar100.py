@@ -230,9 +230,8 @@ class Teacher:
             )  # fmt: skip
         alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
         self.single = keras_files.in_float32(self.models[0]) if alone else None
-        changed = (options.teacher_mean, options.teacher_std, options.teacher_size,
-                   options.teacher_classes)  # fmt: skip
-        self.inside = self.table is None and alone and not any(changed)
+        adapted = [getattr(options, f"teacher_{x}") for x in ("mean", "std", "size", "classes")]
+        self.inside = self.table is None and alone and not any(adapted)
 
     def answer(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of normalised images."""
@@ -267,21 +266,23 @@ class Journal(keras.callbacks.Callback):
         self.name = f"{options.student} by {options.method}"
         self.checkpoint = options.out / "checkpoint.npz"
         self.rows: list[Row] = []
-        self.epoch = self.step = 0
         self.sums: list[float] = []  # of the epoch's metrics, of the steps before a resumption
+        self.epoch = self.step = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Set the rate, and the metrics of a resumed epoch."""
+        """Set the rate."""
         self.first, self.started, self.batches.epoch = self.step, time.perf_counter(), epoch
         self.rate = shared.learning_rate(self.options, epoch)
         self.learner.optimizer.learning_rate = self.rate
-        for variable, value in zip(self.metric_variables(), self.sums, strict=False):
-            variable.assign(value)
-        self.sums = []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Look at the loss, and stop where the user asks for it."""
         self.step, loss = self.first + batch + 1, partial(float, logs["loss"])
+        if self.sums:  # by now all metrics have variables: sums and counts
+            _ = self.model  # on JAX, reading it brings the variables up to date with the step
+            for variable, value in zip(self.metric_variables(), self.sums, strict=True):
+                variable.assign(ops.convert_to_tensor(variable) + value)
+            self.sums = []
         self.progress.step(loss)
         stopping = self.stop.requested and self.step < self.steps
         if self.step % CHECK_EVERY == 0 or self.step == self.steps or stopping:
@@ -321,15 +322,14 @@ class Journal(keras.callbacks.Callback):
 
     def state(self) -> dict[str, Any]:
         """Return the variables to keep: weights, seeds, step, bank, optimiser; no teacher's."""
-        left_out = {id(x) for x in self.metric_variables()}
-        if self.learner.teacher is not None:
-            left_out |= {id(x) for x in self.learner.teacher.variables}
+        others = self.learner.teacher.variables if self.learner.teacher is not None else []
+        left_out = {id(x) for x in (*self.metric_variables(), *others)}
         found = [*self.learner.variables, *self.learner.optimizer.variables]
         return {f"{n}": x for n, x in enumerate(x for x in found if id(x) not in left_out)}
 
     def save(self) -> None:
         """Write the checkpoint."""
-        _ = self.model  # on JAX, reading it brings the variables up to date with the step
+        _ = self.model
         sums = [float(ops.convert_to_numpy(x)) for x in self.metric_variables()]
         notes = {"epoch": self.epoch, "step": self.step, "rows": self.rows}
         arrays = {key: ops.convert_to_numpy(x) for key, x in self.state().items()}
@@ -342,8 +342,8 @@ class Journal(keras.callbacks.Callback):
         arrays, notes = load_arrays(self.checkpoint, like)
         for key, variable in variables.items():
             variable.assign(arrays[key])
-        self.rows, self.epoch, self.step = notes["rows"], notes["epoch"], notes["step"]
-        self.sums = notes["sums"]
+        for key in ("rows", "epoch", "step", "sums"):
+            setattr(self, key, notes[key])
 
 
 if __name__ == "__main__":

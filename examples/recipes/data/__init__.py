@@ -186,12 +186,12 @@ def augment(images: Images, rng: np.random.Generator, crop: int, flip: bool) -> 
 def evaluation_batches(split: Split, batch_size: int) -> Iterator[tuple[Images, int]]:
     """Yield ``(images, rows)`` in order: full batches, the last one filled up with black images.
 
-    One shape is one compiled program. ``rows`` says how many images of the batch are the split's.
+    One shape, of whatever split, is one compiled program. ``rows`` says how many images of the
+    batch are the split's.
     """
-    size = min(batch_size, len(split))
-    for start in range(0, len(split), size):
-        images = split.images[start : start + size]
-        yield np.pad(images, ((0, size - len(images)), *[(0, 0)] * 3)), len(images)
+    for start in range(0, len(split), batch_size):
+        images = split.images[start : start + batch_size]
+        yield np.pad(images, ((0, batch_size - len(images)), *[(0, 0)] * 3)), len(images)
 
 
 def accuracies(logits_of: Callable[[Split], np.ndarray], data: Dataset) -> dict[str, float]:

@@ -169,10 +169,11 @@ class ShuffleUnitV2(nnx.Module):
             make.conv_norm(half, half, 3, stride, groups=half, relu=False),
             make.conv_norm(half, half, 1),
         )
-        self.side = None
+        side = None
         if stride == 2:
             reduce = make.conv_norm(inputs, inputs, 3, 2, groups=inputs, relu=False)
-            self.side = nnx.Sequential(reduce, make.conv_norm(inputs, half, 1))
+            side = nnx.Sequential(reduce, make.conv_norm(inputs, half, 1))
+        self.side = side
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the two halves, joined and shuffled."""

@@ -59,6 +59,8 @@ def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> ke
     Raises:
         DataError: no such file, a damaged one, or one of another network.
     """
+    if path is not None and not path.exists():
+        raise DataError(f"{path} does not exist")
     if path is not None and path.suffix == ".keras":
         model, _ = load_model(path)
         if tuple(model.input_shape[1:]) != tuple(shape):
