@@ -29,7 +29,7 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from recipes import torch_fit as loops  # noqa: E402
+from recipes import fit as loops  # noqa: E402
 from recipes.data import load_dataset  # noqa: E402
 from recipes.tuning import tune_rate  # noqa: E402
 

@@ -231,7 +231,7 @@ def fit(
 ) -> None:
     """Train by SGD on drawings that are shifted by up to a pixel and mirrored at random."""
     import torch
-    from recipes import torch_fit
+    from recipes import fit as loops
 
     rng, size = np.random.default_rng(seed), options.batch_size
 
@@ -246,7 +246,7 @@ def fit(
     optimizer = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    torch_fit.fit(model, batches, of_images, optimizer, epochs)
+    loops.fit(model, batches, of_images, optimizer, epochs)
 
 
 def tune(options: argparse.Namespace, splits: dict[str, Split], classes: int) -> dict[str, float]:

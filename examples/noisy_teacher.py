@@ -289,7 +289,7 @@ def fit(
 ) -> Any:
     """Train a student (one hidden layer of 64) or a teacher (two of 128) by SGD."""
     import torch
-    from recipes import torch_fit as loops
+    from recipes import fit as loops
     from torch import nn
 
     torch.manual_seed(seed)

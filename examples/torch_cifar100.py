@@ -58,8 +58,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
     """Train one student by one method; without ``data``, on those that the options name.
 
-    Raises:
-        DataError, Diverged, Stopped: the input is bad, the loss is not finite, the user stopped.
+    Raises DataError, Diverged or Stopped; `recipes.options.run` says them in a line.
     """
     ranks = Ranks(options.device)
     if data is None:
@@ -116,8 +115,7 @@ class Teacher(nn.Module):
         images, size = images * self.scale + self.shift, self.adapter.size
         if size is not None:
             images = functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
-        answers: Tensor = self.adapter.combine([model(images).float() for model in self.models])
-        return answers
+        return self.adapter.combine([model(images).float() for model in self.models])
 
 
 def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Teacher:

@@ -9,7 +9,7 @@ import nlp_newsgroups
 import numpy as np
 import pytest
 import timeseries_vowels
-from recipes import torch_compare
+from recipes import tasks
 
 RUN = {"method", "seed", "lr", "cpu_seconds"}
 
@@ -106,7 +106,7 @@ def test_time_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_padded_steps_do_not_change_the_logits() -> None:
     import torch
-    from recipes.torch_series import WindowClassifier
+    from recipes.models.series import WindowClassifier
 
     torch.manual_seed(0)
     model = WindowClassifier(2, 4, 3, (1, 4, 16)).eval()
@@ -124,9 +124,9 @@ def test_the_rate_of_the_best_score_is_taken(
     def train(task: object, method: str, seed: int, lr: float) -> tuple[None, list[dict]]:
         return None, [{"epoch": 1, "validation score": -sign * abs(np.log(lr / 0.02))}]
 
-    monkeypatch.setattr(torch_compare, "train", train)
-    task = torch_compare.Task("t", *[lambda: None] * 4, ["ce"], 1, (0.01, 0.02), higher_is_better)  # type: ignore[list-item]
-    found = torch_compare.tune(task, "ce", [100])
+    monkeypatch.setattr(tasks, "train", train)
+    task = tasks.Task("t", *[lambda: None] * 4, ["ce"], 1, (0.01, 0.02), higher_is_better)  # type: ignore[list-item]
+    found = tasks.tune(task, "ce", [100])
     assert found.best == {"lr": pytest.approx(0.02)}
     assert len(found.trials) == 5
 
@@ -138,7 +138,7 @@ def test_one_epoch_is_drawn_as_a_point(epochs: int, marker: str) -> None:
         {"loss": 2.0, "validation accuracy %": 50.0, "epoch": number + 1}
         for number in range(epochs)
     ]
-    figure = torch_compare.draw({"ce": [rows, rows]})
+    figure = tasks.draw({"ce": [rows, rows]})
     lines = [line for axes in figure.axes for line in axes.lines]
     assert [line.get_marker() for line in lines] == [marker] * 2
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .data.series import CONTEXT, HORIZON
-from .torch_fit import by_epoch, fit, linear
+from ..data.series import CONTEXT, HORIZON
+from ..fit import by_epoch, fit, linear
 
 
 class WindowClassifier(nn.Module):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .files import write_json, write_text
+from .fit import fit, linear
 from .logs import Row, say
 from .plots import marker, new_figure, write_figure
-from .torch_fit import fit, linear
 from .tuning import Tuned, spread, tune_rate
 
 Batch = Any

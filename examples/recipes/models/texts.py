@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from .data.texts import ALPHABET
-from .files import write_atomically
-from .torch_fit import constant, fit, linear
+from ..data.texts import ALPHABET
+from ..files import write_atomically
+from ..fit import constant, fit, linear
 
 Tensor = torch.Tensor
 SCALE = 20.0
