@@ -76,17 +76,17 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
                for seed in options.seeds if seed in trainings.teachers]  # fmt: skip
     records += [summarise(name, seed, result) for (name, seed), result in results.items()]
     loaded = {} if records[0].method == "teacher" else _loaded_teacher(base, results)
-    found, text = table(records, loaded), conclusion(records)
+    rows, sentence = table(records, loaded), conclusion(records)
     heading = _heading(argv, base, options)
     write_json(options.out / "results.json", as_json(records))
-    write_text(options.out / "results.md", f"{heading}\n\n{text}\n\n{found}\n")
-    _report(options, trainings, results, text, found)
+    write_text(options.out / "results.md", f"{heading}\n\n{sentence}\n\n{rows}\n")
+    _report(options, trainings, results, sentence, rows)
     if options.transfer:
         from benchmarks.comparison.transfer import transfer
 
-        found += f"\n\n{transfer(options, trainings, results)}"
+        rows += f"\n\n{transfer(options, trainings, results)}"
     return (
-        f"\n{found}\n\n{text}\nTable: {options.out / 'results.md'}\n"
+        f"\n{rows}\n\n{sentence}\nTable: {options.out / 'results.md'}\n"
         f"Report: {options.out / 'report.html'}"
     )
 
@@ -100,8 +100,8 @@ def _report(
     options: argparse.Namespace,
     trainings: Trainings,
     results: dict[tuple[str, int], Result],
-    text: str,
-    found: str,
+    sentence: str,
+    rows: str,
 ) -> None:
     """Write the report on the first seed's trainings."""
     seed, base = options.seeds[0], trainings.base
@@ -123,7 +123,7 @@ def _report(
     title = f"{data.name}: {' + '.join(base.teacher)} teaches {base.student}"
     records = [summarise(name, number, result) for (name, number), result in results.items()]
     path = options.out / "report.html"
-    write_report(path, title, text, found, records, histories, predictions, _shown(trainings))
+    write_report(path, title, sentence, rows, records, histories, predictions, _shown(trainings))
 
 
 def _shown(trainings: Trainings) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def yours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a module of the reader's own, in which the script runs."""
     (tmp_path / "your_models.py").write_text(YOURS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "your_models", raising=False)
+    monkeypatch.delitem(sys.modules, "your_models", raising=False)
     return tmp_path
 
 
@@ -230,6 +232,45 @@ def test_an_onnx_file_teaches_what_its_model_does(
     capsys.readouterr()
     assert run("--teacher", str(path), *words, out=tmp_path / "bad") == 2
     assert capsys.readouterr().err.startswith(f"error: --teacher {path}: ")
+
+
+def test_a_folder_of_hugging_face_is_a_teacher(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(image_size=8, patch_size=4, num_channels=1, intermediate_size=8,
+                       num_labels=10, **sizes)  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    words = ("--teacher", f"hf:{tmp_path / 'vit'}", "--epochs", "1")
+    assert run(*words, out=tmp_path / "out") == 0
+    assert f"teacher hf:{tmp_path / 'vit'}: validation" in capsys.readouterr().out
+    assert run("--teacher", f"hf:{tmp_path / 'none'}", out=tmp_path / "a") == 2
+    assert capsys.readouterr().err.startswith(f"error: --teacher hf:{tmp_path / 'none'}: ")
+
+
+def test_timm_by_its_name(
+    yours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for the package: which weights are pretrained is asked of it."""
+    asked = []
+
+    def create_model(name: str, pretrained: bool) -> torch.nn.Module:
+        asked.append((name, pretrained))
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    timm = types.ModuleType("timm")
+    monkeypatch.setattr(timm, "create_model", create_model, raising=False)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    torch.save(create_model("", False).state_dict(), yours / "weights.pt")
+    words = ("--teacher", "timm:tiny", "--epochs", "1")
+    assert run(*words, out=yours / "a") == 0
+    assert run(*words, "--teacher-weights", str(yours / "weights.pt"), out=yours / "b") == 0
+    assert asked[1:] == [("tiny", True), ("tiny", False)]
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert run(*words, out=yours / "c") == 2
+    assert "--teacher timm:tiny needs: pip install timm" in capsys.readouterr().err
 
 
 def test_several_teachers_are_their_mean(tmp_path: Path, teacher: Path) -> None:
