@@ -120,7 +120,11 @@ def test_the_student_of_the_example_and_of_the_command(
     # Pixels, normalisation and layout are right only if the pictures give the run's own accuracy.
     assert right == pytest.approx(ended.metadata["accuracy"], abs=1.5 / len(files))
     assert (ended.metadata["method"], ended.metadata["teacher"]) == ("mcld", "mlp-64")
-    assert commanded.metadata == ended.metadata
+    said = [
+        {key: x for key, x in one.metadata.items() if key not in ("epoch", "image_shape")}
+        for one in (ended, commanded)
+    ]
+    assert said[0] == said[1]
     rows = np.concatenate([ended.input.read(file) for file in files[:32]])
     one, other = (onnxruntime.InferenceSession(str(path)).run(None, {"input": rows})[0]
                   for path in paths)  # fmt: skip
