@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.ipc
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from recipes import data
 from recipes.data import folders
 from recipes.files import DataError
@@ -190,3 +196,59 @@ def test_damaged_class_folders_are_named(
     damage(root)
     with pytest.raises(DataError, match=message):
         data.load_dataset("folder", root)
+
+
+# ---- data sets of Hugging Face ----
+
+
+def hugging_face(folder: Path, kind: str) -> Path:
+    """Write a data set as the package `datasets` does: the schema says what the columns are."""
+    features = {
+        "picture": {"_type": "Image"},
+        "kind": {"names": ["ash", "birch"], "_type": "ClassLabel"},
+    }
+    notes = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    for part, rows in (("train", 6), ("test", 4)):
+        pictures = []
+        for row in range(rows):
+            content = io.BytesIO()
+            Image.new("RGB", (24, 20), (60 + 100 * (row % 2),) * 3).save(content, "PNG")
+            pictures.append({"bytes": content.getvalue(), "path": None})
+        columns = {"picture": pictures, "kind": [row % 2 for row in range(rows)]}
+        table = pyarrow.table(columns).replace_schema_metadata(notes)
+        if kind == "parquet":
+            parquet.write_table(table, folder / f"{part}-00000-of-00001.parquet")
+        else:
+            (folder / part).mkdir()
+            path = folder / part / "data-00000-of-00001.arrow"
+            with pyarrow.ipc.new_stream(path, table.schema) as writer:
+                writer.write_table(table)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
+def test_data_sets_of_hugging_face(tmp_path: Path, kind: str) -> None:
+    read = data.load_dataset("huggingface", hugging_face(tmp_path, kind), image_size=12)
+    assert list(read.class_names) == ["ash", "birch"]
+    assert (len(read.train), len(read.test), read.image_shape) == (6, 4, (12, 12, 3))
+    for split in (read.train, read.test):
+        np.testing.assert_allclose(split.images.mean((1, 2, 3)), 60 + 100 * split.labels)
+
+
+def test_damaged_data_sets_of_hugging_face_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"needs train\*.parquet and test\*.parquet.*found neither"):
+        data.load_dataset("huggingface", tmp_path)
+    hugging_face(tmp_path, "parquet")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(DataError, match="needs: pip install pyarrow"):
+            data.load_dataset("huggingface", tmp_path)
+    path = tmp_path / "train-00000-of-00001.parquet"
+    parquet.write_table(pyarrow.table({"x": [1]}), path)
+    with pytest.raises(DataError, match="has no column of pictures and of class numbers"):
+        data.load_dataset("huggingface", tmp_path)
+    path.write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"train-00000.*ArrowInvalid"):
+        data.load_dataset("huggingface", tmp_path)
