@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, fits, is_number, keep_rows
+from mcld_core.arguments import Arguments, Batch, fits, is_number, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.objective import ExcludedKeys, TermWeights, is_zero
 from mcld_core.formulas.similarity import key_vectors
+from mcld_core.formulas.stored import StoredRows, stored_probabilities
 from mcld_core.losses import Objective, evaluate_batch
-from mcld_core.typing import Array, Bool, Float, Int, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
 
 
 class Sequences(NamedTuple):
@@ -50,6 +51,10 @@ class Levels(NamedTuple):
     row_contrast: Scalar | None
     """γ, the weight of the contrast within a sequence beside the divergence; None: 1/T²."""
     progress: Scalar
+    class_prior: Any = None
+    reduction: Reduction = "mean"
+    normalizer: Scalar | None = None
+    """What ``"mean"`` divides by; None: the number of rows that count."""
 
 
 class SequenceArguments(Arguments):
@@ -97,16 +102,27 @@ class SequenceArguments(Arguments):
 
     def sequences(
         self,
-        logits: tuple[Float[Array, "batch time classes"], Float[Array, "batch time classes"]],
+        logits: tuple[Float[Array, "batch time classes"], Array | StoredRows],
         labels: Int[Array, " rows"] | Float[Array, "rows classes"] | None,
         kept: Bool[Array, " rows"] | None,
         ignore_index: int,
     ) -> Sequences:
-        """Flatten the student's and the teacher's logits; check them with what is flat already."""
-        student, teacher = (flat(self.ops, x, 1) for x in logits)
+        """Flatten the student's and the teacher's logits; check them with what is flat already.
+
+        A stored teacher's rows are flat and checked.
+        """
+        ops, teacher = self.ops, logits[1]
+        student = flat(ops, logits[0], 1)
+        stored = teacher if isinstance(teacher, StoredRows) else None
+        if stored is not None and labels is None:
+            best = ops.argmax(stored.values, 1)[:, None]
+            labels = ops.take_along_axis(stored.indices, best, 1)[:, 0]
+        teacher = student if stored is not None else flat(ops, teacher, 1)
         batch = self.batch(
             student, teacher, labels, sample_weight=None, where=kept, ignore_index=ignore_index
         )
+        if stored is not None:
+            batch = batch._replace(teacher=stored)
         return Sequences(batch, self.ops.size(logits[0], 0), self.ops.size(logits[0], 1))
 
 
@@ -148,6 +164,7 @@ def contrast_sequences(
 
     ``w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; keys of the same
     sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
+    What is one value of the batch is added to each row that counts, and then reduced with it.
     """
     ops, config, gamma = arguments.ops, levels.config, levels.row_contrast
     if gamma is None:
@@ -159,30 +176,61 @@ def contrast_sequences(
     by_row = Objective(
         config,
         TermWeights(sample * gamma, sample, of_rows, config.weight_ce),
+        class_prior=levels.class_prior,
         progress=levels.progress,
         excluded=ExcludedKeys(_in_another, (sequences.of_row(ops),)),
     )
-    loss, terms = evaluate_batch(arguments, sequences.rows, by_row, return_terms=True)
+    values, terms = evaluate_batch(arguments, sequences.rows, by_row, "none", return_terms=True)
+    ramp = terms.pop("ramp")
     terms["token"] = terms.pop("instance")
+    terms["instance"] = 0.0 * terms["token"]
     weights = TermWeights(instance=config.weight_instance, category=of_sequences)
-    if is_zero(weights.instance) and is_zero(weights.category):
-        return loss, {**terms, "instance": 0.0 * terms["ramp"]}
-    by_sequence = Objective(
-        replace(
-            config,
-            key_temperature=1.0,  # the keys' probabilities are means at that temperature already
-            target_mask=config.target_mask and groups.labels is not None,
-        ),
+    if not (is_zero(weights.instance) and is_zero(weights.category)):
+        whole, whole_terms = _by_sequence(arguments, sequences, groups, levels, weights)
+        values = values + whole
+        terms["instance"] = terms["instance"] + whole_terms["instance"]
+        if levels.category_by_sequence:
+            terms["category"] = 0.0 * terms["category"] + whole_terms["category"]
+    terms = {name: reduce_sequences(arguments, sequences, x, levels) for name, x in terms.items()}
+    return reduce_sequences(arguments, sequences, values, levels), {**terms, "ramp": ramp}
+
+
+def _by_sequence(
+    arguments: Arguments,
+    sequences: Sequences,
+    groups: Groups,
+    levels: Levels,
+    weights: TermWeights,
+) -> tuple[Array, dict[str, Array]]:
+    """Return the terms that contrast whole sequences, means over those with a row that counts."""
+    config = replace(
+        levels.config,
+        key_temperature=1.0,  # the keys' probabilities are means at that temperature already
+        target_mask=levels.config.target_mask and groups.labels is not None,
+    )
+    objective = Objective(
+        config,
         weights,
+        class_prior=levels.class_prior,
         progress=levels.progress,
         excluded=groups.excluded,
     )
-    means = mean_rows(ops, sequences, groups.labels, config)
-    whole, whole_terms = evaluate_batch(arguments, means, by_sequence, return_terms=True)
-    terms["instance"] = whole_terms["instance"]
-    if levels.category_by_sequence:
-        terms["category"] = whole_terms["category"]
-    return loss + whole, terms
+    means = mean_rows(arguments.ops, sequences, groups.labels, levels.config)
+    return evaluate_batch(arguments, means, objective, return_terms=True)
+
+
+def reduce_sequences(
+    arguments: Arguments, sequences: Sequences, values: Float[Array, " rows"], levels: Levels
+) -> Array:
+    """Reduce one value a row; ``"none"`` gives (batch, time), 0 where a row does not count."""
+    ops, rows = arguments.ops, sequences.rows
+    normalizer = levels.normalizer
+    if normalizer is not None:
+        normalizer = arguments.scalar("normalizer", normalizer, rows.student, rows.dtype)
+    values = reduce_rows(ops, values, rows, levels.reduction, normalizer)
+    if levels.reduction == "none":
+        return ops.reshape(values, (sequences.count, sequences.length))
+    return values
 
 
 def mean_rows(
@@ -194,36 +242,66 @@ def mean_rows(
     its softmax is that mean; under the other similarities the mean of its logits. Negative int
     labels become -1, which no other row shares.
     """
-    rows, kept = sequences.rows, sequences.rows.kept
-    shape = (sequences.count, sequences.length)
-    if kept is None and isinstance(sequences.length, int) and sequences.length > 0:
-        valid, size = None, sequences.length
+    rows = sequences.rows
+    valid, size = _sizes(ops, sequences)
+    student = _mean(ops, sequences, ops.astype(rows.student, rows.dtype), size)
+    temperature = number_like(ops, config.key_temperature, rows)
+    if isinstance(rows.teacher, StoredRows):
+        teacher = _mean_of_stored(ops, sequences, size, temperature)
     else:
-        counts = 0.0 * rows.student[:, 0] + 1.0 if kept is None else kept
-        size = ops.sum(ops.reshape(ops.astype(counts, rows.dtype), shape), 1)
-        valid = size > 0
-        size = ops.where(valid, size, 1.0)[:, None]
-
-    def mean(x: Array) -> Array:
-        x = ops.reshape(keep_rows(ops, x, kept), (*shape, x.shape[1]))
-        return ops.sum(x, 1) / size
-
-    student = mean(ops.astype(rows.student, rows.dtype))
-    teacher = keep_rows(ops, ops.astype(rows.teacher, rows.dtype), kept)
+        teacher = keep_rows(ops, ops.astype(rows.teacher, rows.dtype), rows.kept)
+        if config.similarity == "probability":
+            teacher = key_vectors(ops, teacher, "probability", temperature)
+        teacher = _mean(ops, sequences, teacher, size)
     if config.similarity == "probability":
-        temperature = number_like(ops, config.key_temperature, rows)
-        probability = mean(key_vectors(ops, teacher, "probability", temperature))
-        positive = probability > 0
-        log_p = ops.log(ops.where(positive, probability, 1.0))
+        positive = teacher > 0
+        log_p = ops.log(ops.where(positive, teacher, 1.0))
         teacher = ops.where(positive, log_p, MASKED)
-    else:
-        teacher = mean(teacher)
     if labels is None:
         labels = ops.arange(sequences.count, student)
     elif len(labels.shape) == 1:
         labels = ops.maximum(labels, -1)
     weight = None if valid is None else ops.astype(valid, rows.dtype)
     return Batch(student, ops.stop_gradient(teacher), rows.dtype, labels, valid, weight)
+
+
+def _sizes(ops: Backend, sequences: Sequences) -> tuple[Array | None, Any]:
+    """Return which sequences have rows that count (None: all), and how many, at least 1."""
+    rows, length = sequences.rows, sequences.length
+    if rows.kept is None and isinstance(length, int) and length > 0:
+        return None, length
+    kept = rows.kept
+    if kept is None:
+        kept = ops.arange(sequences.count * length, rows.student) >= 0
+    size = ops.sum(ops.reshape(ops.astype(kept, rows.dtype), (sequences.count, length)), 1)
+    valid = size > 0
+    return valid, ops.where(valid, size, 1.0)[:, None]
+
+
+def _mean(
+    ops: Backend, sequences: Sequences, x: Float[Array, "rows classes"], size: Any
+) -> Float[Array, "batch classes"]:
+    x = keep_rows(ops, x, sequences.rows.kept)
+    return ops.sum(ops.reshape(x, (sequences.count, sequences.length, x.shape[1])), 1) / size
+
+
+def _mean_of_stored(
+    ops: Backend, sequences: Sequences, size: Any, temperature: Scalar
+) -> Float[Array, "batch classes"]:
+    """Return the mean probabilities of each sequence's stored rows."""
+    rows = sequences.rows
+    classes, k = rows.student.shape[1], rows.teacher.indices.shape[1]
+    weights, rest = stored_probabilities(ops, rows.teacher, rows.dtype, classes, temperature)
+    weights = keep_rows(ops, weights, rows.kept)
+    rest = 0.0 * weights[:, :1] if rest is None else keep_rows(ops, rest, rows.kept)
+    per_sequence = (sequences.count, sequences.length * k)
+    columns = 0.0 * ops.astype(ops.arange(classes, weights), rows.dtype)[None, :]
+    total = ops.add_along_axis(
+        _mean(ops, sequences, rest, 1.0) + columns,
+        ops.reshape(rows.teacher.indices, per_sequence),
+        ops.reshape(weights, per_sequence),
+    )
+    return total / size
 
 
 def number_like(ops: Backend, value: Scalar, rows: Batch) -> Any:

@@ -23,7 +23,7 @@ from mcld_core.extensions._sequences import (
 )
 from mcld_core.formulas.objective import ExcludedKeys
 from mcld_core.losses import Objective, evaluate_batch, term_weights
-from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar
 
 CATEGORIES = ("window", "step")
 
@@ -107,7 +107,10 @@ def window_mcld_loss(
     category: str = "window",
     step_contrast: Scalar | None = None,
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    class_prior: Float[Array, " classes"] | None = None,
     progress: Scalar = 1.0,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
     return_terms: bool = False,
 ) -> Any:
     """Contrast a student's logits on time-series windows with a teacher's.
@@ -141,7 +144,16 @@ def window_mcld_loss(
         category: ``"window"``, or ``"step"``: each step against all valid steps of the batch.
         step_contrast: γ; None: 1/T².
         config: weights and settings; a weight of 0 switches its term off.
+        class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
+            probabilities π: the contrasts then see ``s - log π``. None: no correction.
         progress: the part of the training that is done, 0 to 1; drives the ramp.
+        reduction: with n steps that count (windows, where a window is one row), and each term that
+            is one value of the batch counted once a step: ``"sum"``, ``"mean"`` (the sum over
+            ``normalizer``, else over n) or ``"none"``: (batch, time).
+        normalizer: what ``"mean"`` divides by, such as the number of steps that count in all
+            micro-batches and ranks of a step (``num_items_in_batch`` of a trainer). Their sum
+            then has the gradient of the joined batch in every term that is a mean over steps;
+            each contrast stays within its micro-batch.
         return_terms: also return the parts.
 
     Returns:
@@ -169,6 +181,7 @@ def window_mcld_loss(
     arguments.choice("category", category, CATEGORIES)
     if step_contrast is not None:
         arguments.number("step_contrast", step_contrast, minimum=0.0)
+    arguments.reduction(reduction)
     logits = arguments.tensors(student_logits, teacher_logits)
     _check_logits(arguments, logits, step_labels)
     excluded = _overlapping(arguments, logits[0], starts, lengths, series)
@@ -177,10 +190,19 @@ def window_mcld_loss(
         batch = arguments.batch(
             *logits, labels, sample_weight=None, where=kept, ignore_index=config.ignore_index
         )
-        objective = Objective(config, term_weights(config), progress=progress, excluded=excluded)
-        return evaluate_batch(arguments, batch, objective, return_terms=return_terms)
+        objective = Objective(
+            config,
+            term_weights(config),
+            class_prior=class_prior,
+            progress=progress,
+            excluded=excluded,
+            normalizer=normalizer,
+        )
+        return evaluate_batch(arguments, batch, objective, reduction, return_terms)
     sequences, labels = _steps(arguments, logits, (labels, step_labels, mask), config)
-    levels = Levels(config, category == "window", step_contrast, progress)
+    levels = Levels(
+        config, category == "window", step_contrast, progress, class_prior, reduction, normalizer
+    )
     loss, terms = contrast_sequences(arguments, sequences, Groups(labels, excluded), levels)
     return (loss, terms) if return_terms else loss
 

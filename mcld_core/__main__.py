@@ -1,4 +1,4 @@
-"""``python -m mcld_core``: versions, devices and backends; or ``export`` / ``predict``."""
+"""``python -m mcld_core``: versions, devices and backends; or the command ``export``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import sys
 from mcld_core import __version__, get_backend
 from mcld_core.backends import how_to_install
 
-USAGE = """usage: python -m mcld_core [export ... | predict ... | --help | --version]
+USAGE = """usage: python -m mcld_core [export ... | --help | --version]
 
 Without a command: versions, devices and backends.
 export   write a student as an ONNX file that is verified
-predict  classify pictures by such a file
-Each command has a --help of its own."""
+It has a --help of its own."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,12 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         from mcld_core.export import cli
 
         return cli.main(rest)
-    if command == "predict":
-        from mcld_core.export import predict
-
-        return predict.main(rest)
     print(
-        f"mcld_core: the commands are 'export' and 'predict'; got {command!r}. "
+        f"mcld_core: the command is 'export'; got {command!r}. "
         "Without a command it prints versions, devices and backends",
         file=sys.stderr,
     )

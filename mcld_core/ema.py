@@ -12,20 +12,20 @@ from mcld_core.typing import Scalar
 def ema_update(average: Any, value: Any, decay: Scalar) -> Any:
     """Return the moving average of weights: ``decay · average + (1 − decay) · value``.
 
-    A teacher whose weights are those of the student averaged over the last steps, about
-    ``1 / (1 − decay)`` of them, is steadier than the student and costs one addition a step.
-    Pure: under JAX use it in the jitted step; ``EMATeacher`` of the PyTorch and Keras backends
-    holds such a copy of a model.
+    The average of the student's weights over about the last ``1 / (1 − decay)`` steps makes a
+    teacher that is steadier than the student and costs one addition a step. The function is pure:
+    under JAX use it in the jitted step. ``EMATeacher`` of the PyTorch and Keras backends holds
+    such a copy of a model.
 
-    A half-precision average would stand still, for a step of ``1 − decay`` is below its rounding:
-    its leaves come out as float32. Keep them so from step to step (``ema_update(params, params,
-    0.0)`` is a start that has the final dtypes, as a ``scan`` needs), and cast where the teacher
-    is called.
+    Leaves in half precision come out as float32, because in half precision a step of
+    ``1 − decay`` is lost in rounding and the average stands still. Keep the float32 leaves from
+    step to step, and cast where the teacher is called. ``ema_update(params, params, 0.0)`` is a
+    start with the final dtypes, which a ``scan`` needs.
 
     Args:
         average: an array, or a dict, list or tuple of them, nested at will (a JAX parameter tree,
-            a ``state_dict``). Leaves that are not floating take the value of ``value``; a None
-            stays.
+            a ``state_dict``). A leaf that does not hold floats is replaced by that of ``value``; a
+            None stays.
         value: the student's, of the same structure.
         decay: 0 … 1, a number or a traced array; `ema_decay` warms it up.
 
@@ -63,6 +63,8 @@ def _average(average: Any, value: Any, decay: Scalar) -> Any:
         if average is not value:
             raise _different(average, value)
         return None
+    if isinstance(value, (Mapping, str)) or isinstance(average, str):
+        raise _different(average, value)
     arguments = Arguments("ema_update", average, value)
     ops = arguments.ops
     average, value = ops.asarray(average), ops.stop_gradient(ops.asarray(value, average))

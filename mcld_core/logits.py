@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, wide_dtype
+from mcld_core.arguments import Arguments, Checks, wide_dtype
 from mcld_core.backends import Backend, backend_for
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Float, Logits
@@ -188,6 +188,31 @@ def adjust_logits(logits: Logits, class_prior: Float[Array, " classes"]) -> Arra
     dtype = wide_dtype(ops.dtype(logits))
     prior = arguments.log_prior(class_prior, logits.shape[1], logits, dtype)
     return ops.astype(logits, dtype) + prior
+
+
+def checked_prior(function: str, class_prior: Any, balanced: Any) -> np.ndarray[Any, Any] | None:
+    """Return the class prior of a loss that keeps it, as (classes,) float32 of NumPy; or None.
+
+    Raises:
+        ValueError, TypeError: values that do not fit; ``balanced`` without a prior, or not a bool.
+    """
+    checks = Checks(function)
+    checks.flag("balanced", balanced)
+    if class_prior is None:
+        if balanced:
+            raise ValueError(
+                f"{function}: balanced=True needs class_prior; got None. Pass the counts of the "
+                "training labels"
+            )
+        return None
+    values = _to_numpy(class_prior)
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if values.ndim != 1 or bad.any() or not (values > 0).any():
+        raise ValueError(
+            f"{function}: class_prior needs shape (classes,), finite numbers ≥ 0 with a positive "
+            f"one among them; got {values.tolist()}"
+        )
+    return values.astype("float32")
 
 
 def _checked_mapping(mapping: Any, classes: int) -> np.ndarray[Any, Any]:

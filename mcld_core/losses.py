@@ -21,6 +21,7 @@ from mcld_core.formulas.objective import (
     weighted_terms,
 )
 from mcld_core.formulas.similarity import default_temperature, embed, key_vectors
+from mcld_core.formulas.stored import StoredRows, stored_keys
 from mcld_core.keys import TeacherKeys, check_keys, prepare_keys, prototype_keys
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
 
@@ -203,6 +204,8 @@ class Objective(NamedTuple):
     excluded: ExcludedKeys | None = None
     factors: Float[Array, "batch terms"] | None = None
     """What each row's terms are multiplied by, in the order of `TERMS`."""
+    normalizer: Scalar | None = None
+    """What ``"mean"`` divides by, unless the keys say it; None: Σ v."""
     has_ramp: bool = True
     """Whether the category-wise term comes in with the progress."""
 
@@ -231,6 +234,7 @@ def evaluate(
     key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
     arguments = Arguments(function, *rows, *key_arrays)
     arguments.reduction(reduction)
+    arguments.flag("return_terms", return_terms)
     student, teacher, labels, sample_weight, where = rows
     batch = arguments.batch(
         student,
@@ -259,14 +263,14 @@ def evaluate_batch(
     ramp = category_ramp(arguments, objective, batch)
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
         weights = TermWeights()  # no rows, no terms
-    keys = objective.keys
-    normalizer = None
-    if keys is not None and keys.normalizer is not None:
-        normalizer = arguments.scalar(
-            "keys.normalizer", keys.normalizer, batch.student, batch.dtype
-        )
+    keys, name, normalizer = objective.keys, "normalizer", objective.normalizer
+    gathered = keys is not None and keys.normalizer is not None
+    if gathered:
+        name, normalizer = "keys.normalizer", keys.normalizer
+    if normalizer is not None:
+        normalizer = arguments.scalar(name, normalizer, batch.student, batch.dtype)
     columns = is_present(config, weights, "columns")
-    if columns and normalizer is not None:
+    if columns and gathered:
         raise ValueError(
             f"{arguments.function}: category_contrast='columns' cannot be used with gathered keys "
             "(its student side would have to cross replicas); use 'labels' or 'prototypes'"
@@ -339,25 +343,34 @@ def _by_block(
 ) -> tuple[Array, ...]:
     """Evaluate the terms of all rows, block after block."""
     config = objective.config
-    given = Block(batch.student, batch.teacher, batch.labels, own, batch.kept, objective.factors)
-    names = [name for name, x in zip(Block._fields, given, strict=True) if x is not None]
+    teacher, is_stored = batch.teacher, isinstance(batch.teacher, StoredRows)
+    of_teacher = [x for x in (teacher if is_stored else (teacher,)) if x is not None]
+    beside = {"labels": batch.labels, "own": own, "kept": batch.kept, "factors": objective.factors}
+    beside = {name: x for name, x in beside.items() if x is not None}
 
     def terms(rows: tuple[Array, ...], setup: Setup) -> tuple[Array, ...]:
-        block = Block(**dict(zip(names, rows, strict=True)))
+        student, rows, others = rows[0], rows[1 : 1 + len(of_teacher)], rows[1 + len(of_teacher) :]
+        teacher = StoredRows(*rows) if is_stored else rows[0]
+        block = Block(student, teacher, **dict(zip(beside, others, strict=True)))
         return weighted_terms(ops, config, batch.dtype, block, setup)
 
     block_rows: Any = None
     numbers = (*objective.weights, *setup[3:7])
     if not any(ops.is_trained(x) for x in numbers):
-        keys_count = 1 if setup.keys is None else ops.size(setup.keys.vectors, 0)
-        block_rows = rows_of_a_block(ops, config.block_size, keys_count, batch.student.shape[1])
-    rows = tuple(x for x in given if x is not None)
-    return ops.by_block(
-        terms, lambda setup: _embed_keys(ops, config, batch.dtype, setup), rows, setup, block_rows
-    )
+        keys_count = 1 if setup.keys is None else ops.size(setup.keys.labels, 0)
+        classes, least = batch.student.shape[1], 64 if is_stored else 256
+        block_rows = rows_of_a_block(ops, config.block_size, keys_count, classes, least)
+    rows = (batch.student, *of_teacher, *beside.values())
+
+    def prepare(setup: Setup) -> Setup:
+        return _embed_keys(ops, config, batch.dtype, batch.student.shape[1], setup)
+
+    return ops.by_block(terms, prepare, rows, setup, block_rows)
 
 
-def rows_of_a_block(ops: Backend, block_size: int | str | None, keys: Any, classes: int) -> Any:
+def rows_of_a_block(
+    ops: Backend, block_size: int | str | None, keys: Any, classes: int, least: int = 256
+) -> Any:
     """Return how many anchor rows a block has; None for the plain form, without blocks.
 
     ``"auto"``: about 8 MB for the largest array of a block, but at least 256 rows, below which
@@ -366,16 +379,19 @@ def rows_of_a_block(ops: Backend, block_size: int | str | None, keys: Any, class
     if block_size != "auto":
         return block_size
     if isinstance(keys, int):
-        return max(256, 2**21 // max(keys, classes, 1))
-    return ops.maximum(2**21 // ops.maximum(keys, classes), 256)
+        return max(least, 2**21 // max(keys, classes, 1))
+    return ops.maximum(2**21 // ops.maximum(keys, classes), least)
 
 
-def _embed_keys(ops: Backend, config: MCLDConfig, dtype: str, setup: Setup) -> Setup:
+def _embed_keys(ops: Backend, config: MCLDConfig, dtype: str, classes: int, setup: Setup) -> Setup:
     """Embed the keys once for all blocks; prototypes are class means, so no softmax again."""
 
     def embedded(keys: KeySet | None, prototypes: bool) -> KeySet | None:
         if keys is None:
             return None
+        if isinstance(keys.vectors, StoredRows):
+            stored = stored_keys(ops, keys.vectors, dtype, classes, setup.key_temperature)
+            return keys._replace(vectors=stored)
         logits = keep_rows(ops, ops.astype(keys.vectors, dtype), keys.kept)
         if prototypes and config.similarity == "probability":
             return keys._replace(vectors=logits)

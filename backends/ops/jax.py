@@ -156,6 +156,19 @@ def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
     return x.at[arange(x.shape[0], x)[:, None], indices].set(values)
 
 
+def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    return x.at[arange(x.shape[0], x)[:, None], indices].add(values)
+
+
+def sparse(values: Array, indices: Array, columns: int) -> Any:
+    return values, indices
+
+
+def sparse_matmul(x: Array, y: Any) -> Array:
+    values, indices = y
+    return jnp.sum(values[:, :, None] * jnp.take(x.T, indices, axis=0), 1).T
+
+
 def by_block(
     function: RowFunction,
     prepare: Callable[[Any], Any],

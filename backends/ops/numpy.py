@@ -137,6 +137,23 @@ def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
     return x
 
 
+def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    x = x.copy()
+    np.add.at(x, (np.arange(x.shape[0])[:, None], indices), values)
+    return x
+
+
+def sparse(values: Array, indices: Array, columns: int) -> Any:
+    return values, indices
+
+
+def sparse_matmul(x: Array, y: Any) -> Array:
+    products = np.zeros((x.shape[0], y[0].shape[0]), x.dtype)
+    for values, indices in zip(y[0].T, y[1].T, strict=True):
+        products += np.take(x, indices, axis=1) * values
+    return products
+
+
 def stop_gradient(x: Array) -> Array:
     return x
 

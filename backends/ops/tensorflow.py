@@ -139,6 +139,20 @@ def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
     return tf.tensor_scatter_nd_update(x, tf.stack([rows, indices], 2), values)
 
 
+def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    rows = tf.broadcast_to(tf.range(size(x, 0), dtype=indices.dtype)[:, None], tf.shape(indices))
+    return tf.tensor_scatter_nd_add(x, tf.stack([rows, indices], 2), values)
+
+
+def sparse(values: Array, indices: Array, columns: int) -> Any:
+    return values, indices
+
+
+def sparse_matmul(x: Array, y: Any) -> Array:
+    values, indices = y
+    return tf.transpose(tf.einsum("nk,nkr->nr", values, tf.gather(tf.transpose(x), indices)))
+
+
 def by_block(
     function: RowFunction,
     prepare: Callable[[Any], Any],

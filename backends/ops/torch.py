@@ -24,6 +24,8 @@ _DTYPES = {
     "bool": torch.bool,
 }
 _WITHOUT_FLOAT64 = ("mps",)
+_FUSED_BLOCKS = 16
+"""Up to so many blocks a compiler fuses the plain form, faster than a loop."""
 
 
 def is_tensor(x: Any) -> bool:
@@ -198,6 +200,52 @@ def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
     return torch.scatter(x, 1, indices.long(), values)
 
 
+def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    return torch.scatter_add(x, 1, indices.long(), values)
+
+
+def sparse(values: Array, indices: Array, columns: int) -> Any:
+    """Return the entries by row and by column, each as `embedding_bag` takes them."""
+    rows, k = indices.shape
+    flat = indices.reshape(-1)
+    order = torch.argsort(flat, stable=True)
+    places = torch.arange(columns, device=flat.device, dtype=flat.dtype)
+    starts = torch.searchsorted(flat[order], places)
+    by_row = (values.reshape(-1), flat.long(), torch.arange(0, rows * k, k, device=flat.device))
+    return by_row, (values.reshape(-1)[order], order // k, starts)
+
+
+def sparse_matmul(x: Array, y: Any) -> Array:
+    if torch.compiler.is_compiling():
+        return _bags(x.mT, *y[0]).mT
+    return _SparseMatmul.apply(x, *y[0], *y[1])
+
+
+def _bags(x: Array, values: Array, places: Array, starts: Array) -> Array:
+    return torch.nn.functional.embedding_bag(
+        places, x.contiguous(), starts, mode="sum", per_sample_weights=values
+    )
+
+
+class _SparseMatmul(torch.autograd.Function):
+    """The product by row, whose gradient is the product by column."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Array, *entries: Array) -> Array:
+        return _bags(x.mT, *entries[:3]).mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Array, ...], output: Array) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Array) -> tuple[Array | None, ...]:
+        entries = ctx.saved_tensors
+        return _SparseMatmul.apply(gradient, *entries[3:], *entries[:3]), *[None] * 6
+
+
 def stop_gradient(x: Array) -> Array:
     return x.detach()
 
@@ -212,10 +260,13 @@ def by_block(
     if (
         block_rows is None
         or rows[0].shape[0] <= block_rows
-        or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
     ):
         return function(rows, prepare(shared))
+    if torch.compiler.is_compiling():
+        if rows[0].shape[0] <= _FUSED_BLOCKS * block_rows:
+            return function(rows, prepare(shared))
+        return _by_loop(function, prepare, rows, shared, block_rows)
     if torch.is_grad_enabled() and rows[0].requires_grad:
         leaves, structure = pytree.tree_flatten((rows[1:], shared))
         return _Blocks.apply(function, prepare, structure, block_rows, rows[0], *leaves)
@@ -273,6 +324,47 @@ class _Blocks(torch.autograd.Function):
         else:
             gradient = (cotangent[:, None] * slope).to(student.dtype)
         return (None, None, None, None, gradient, *[None] * len(ctx.leaves))
+
+
+def _by_loop(
+    function: RowFunction,
+    prepare: Callable[[Any], Any],
+    rows: tuple[Array, ...],
+    shared: Any,
+    block_rows: int,
+) -> tuple[Array, ...]:
+    """Evaluate blocks in a loop of the compiled graph, each differentiated within the loop."""
+    from torch._higher_order_ops.map import map as loop  # torch has no public name for it
+
+    student, count = rows[0], rows[0].shape[0]
+    wide = torch.promote_types(student.dtype, torch.float32)
+    blocks = _FUSED_BLOCKS
+    while blocks * block_rows < count:  # a power of two, so that few sizes are compiled
+        blocks *= 2
+    size = -(-count // blocks)
+
+    def split(x: Array) -> Array:
+        x = torch.cat((x, x.new_zeros((blocks * size - count, *x.shape[1:]))))
+        return x.reshape(blocks, size, *x.shape[1:])
+
+    def with_gradient(block: tuple[Array, ...]) -> tuple[Array, Array]:
+        def total_first(anchors: Array) -> tuple[Array, tuple[Array, ...]]:
+            total, *results = function((anchors, *block[1:]), ready)
+            return total, tuple(results)
+
+        total, pull_back, results = torch.func.vjp(total_first, block[0], has_aux=True)
+        (slope,) = pull_back(torch.ones_like(total))
+        return torch.stack((total, *results), 1), slope.clone()  # no result may alias another
+
+    with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
+        ready = prepare(shared)
+        anchors = student.detach().to(wide)
+        values, slope = loop(with_gradient, tuple(split(x) for x in (anchors, *rows[1:])))
+    total, *results = values.reshape(blocks * size, -1)[:count].unbind(1)
+    slope = slope.reshape(blocks * size, -1)[:count]
+    moved = torch.where(torch.isfinite(student), student, 0.0).to(wide)
+    # adds 0; its gradient is the slope (tracing a Function of autograd warns)
+    return total + torch.sum(slope * (moved - moved.detach()), 1), *results
 
 
 def _joined(

@@ -11,8 +11,8 @@ from transformers import Trainer
 
 from mcld_core.backends.torch.distributed import gather_keys, world_size
 from mcld_core.backends.torch.first_steps import FirstLook, learns
-from mcld_core.config import MCLDConfig
-from mcld_core.logits import SWAPPED
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.logits import SWAPPED, adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 
 
@@ -32,6 +32,8 @@ class MCLDTrainer(Trainer):
         teacher: a model that answers the student's inputs; None if the data brings its logits. It
             is moved to the Trainer's device, frozen and set to eval mode.
         mcld_config: the settings.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
+        balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
         *args: as ``Trainer``.
         **kwargs: as ``Trainer``.
 
@@ -56,12 +58,18 @@ class MCLDTrainer(Trainer):
         *args: Any,
         teacher: nn.Module | None = None,
         mcld_config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+        class_prior: Any = None,
+        balanced: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_config("MCLDTrainer", mcld_config)
+        prior = checked_prior("MCLDTrainer", class_prior, balanced)
         super().__init__(*args, **kwargs)
         self._refuse_what_it_does_not_heed()
         self.teacher = teacher
         self.mcld_config = mcld_config
+        self.class_prior = None if prior is None else torch.from_numpy(prior).to(self.args.device)
+        self.balanced = balanced
         self._first_look = FirstLook("MCLDTrainer")
         if teacher is not None:
             if learns(teacher) and not learns(self.model):
@@ -123,11 +131,12 @@ class MCLDTrainer(Trainer):
             keys = gather_keys(teacher, labels, ignore_index=self.mcld_config.ignore_index)
         by_items = num_items_in_batch is not None
         loss = mcld_loss(
-            student,
+            adjust_logits(student, self.class_prior) if self.balanced else student,
             teacher,
             labels,
             config=self.mcld_config,
             keys=keys,
+            class_prior=self.class_prior,
             progress=progress,
             reduction="sum" if by_items else "mean",
         )

@@ -11,8 +11,9 @@ from mcld_core.backends.ops.torch import asarray
 from mcld_core.backends.torch.distributed import gather_with_index, world_size
 from mcld_core.backends.torch.first_steps import FirstLook, MissedSteps
 from mcld_core.bank import TeacherBank
-from mcld_core.config import MCLDConfig
+from mcld_core.config import MCLDConfig, check_config
 from mcld_core.keys import TeacherKeys
+from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
 
@@ -44,11 +45,16 @@ class MCLDLoss(nn.Module):
         bank_size: how many teacher rows the bank holds; 0: no bank.
         classes: the width of a row; a bank needs it.
         soft_labels: whether the bank stores labels as (batch, classes), for mixed labels.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`; a
+            buffer.
+        balanced: whether to train a balanced classifier: the student's logits are adjusted by the
+            prior, see `mcld_core.adjust_logits`, so that the raw ones treat all classes alike.
         rows_per_rank: the largest batch of a rank, where it is known. It saves the exchange of
             sizes in each step; ``torch.compile(fullgraph=True)`` with several ranks needs it.
 
     Raises:
-        ValueError: a number out of its range, or a bank without ``classes``.
+        ValueError, TypeError: a number out of its range, a bank without ``classes``, ``balanced``
+            without a prior, a ``config`` that is not an `MCLDConfig`.
 
     Example:
         >>> loss_function = MCLDLoss(total_steps=100, bank_size=64, classes=10)
@@ -61,6 +67,7 @@ class MCLDLoss(nn.Module):
     """
 
     steps: torch.Tensor
+    class_prior: torch.Tensor | None
 
     def __init__(
         self,
@@ -70,9 +77,13 @@ class MCLDLoss(nn.Module):
         bank_size: int = 0,
         classes: int | None = None,
         soft_labels: bool = False,
+        class_prior: Float[Array, " classes"] | None = None,
+        balanced: bool = False,
         rows_per_rank: int | None = None,
     ) -> None:
         super().__init__()
+        check_config("MCLDLoss", config)
+        prior = checked_prior("MCLDLoss", class_prior, balanced)
         for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
             if value is not None and not value > 0:
                 raise ValueError(f"MCLDLoss: {name} needs an int > 0 or None; got {value!r}")
@@ -89,7 +100,9 @@ class MCLDLoss(nn.Module):
         self.rows_per_rank = rows_per_rank
         self._missed_steps = MissedSteps()
         self._first_look = FirstLook("MCLDLoss")
+        self.balanced = balanced
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("class_prior", None if prior is None else torch.from_numpy(prior))
         if bank_size:
             assert classes is not None
             empty = TeacherBank.empty(
@@ -141,12 +154,14 @@ class MCLDLoss(nn.Module):
         if progress is None:
             progress = self._progress(student)
         keys = self._keys(student, teacher, labels, sample_weight, where, index)
+        logits = adjust_logits(student, self.class_prior) if self.balanced else student
         result: torch.Tensor = mcld_loss(
-            student,
+            logits,
             teacher,
             labels,
             config=self.config,
             keys=keys,
+            class_prior=self.class_prior,
             progress=progress,
             sample_weight=sample_weight,
             where=where,

@@ -13,8 +13,8 @@ from mcld_core.extensions._sequences import (
     contrast_sequences,
     following,
 )
-from mcld_core.extensions.nlp.stored import TopKLogits, dense_logits
-from mcld_core.typing import Array, Bool, Float, Int, Num, Scalar
+from mcld_core.extensions.nlp.stored import TopKLogits, check_stored, stored_rows
+from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar
 
 CATEGORIES = ("token", "sequence")
 
@@ -30,7 +30,10 @@ def token_mcld_loss(
     token_contrast: Scalar | None = None,
     shift: bool = False,
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    class_prior: Float[Array, " vocab"] | None = None,
     progress: Scalar = 1.0,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
     return_terms: bool = False,
 ) -> Any:
     """Contrast a language model's logits with a teacher's: by sequence, token and category.
@@ -49,9 +52,8 @@ def token_mcld_loss(
 
     The means are over what is valid in the batch, so padding changes nothing. For the
     classification of whole texts `mcld_core.mcld_loss` itself is the loss. Memory grows with
-    tokens · vocabulary and with one block of anchors · tokens, never tokens²; but the form that
-    ``torch.compile`` fuses holds tokens² numbers. ``torch.compiler.disable(token_mcld_loss)``
-    beside a compiled model keeps to blocks.
+    tokens · vocabulary and with one block of anchors · tokens, never tokens². Of a stored teacher
+    no dense row is made: it costs k a token.
 
     Args:
         student_logits: (batch, tokens, vocab), any float dtype.
@@ -66,13 +68,23 @@ def token_mcld_loss(
         shift: ``labels`` are the inputs themselves: the label of token i is ``labels[i + 1]``, as
             in the causal models of transformers. Otherwise labels are already aligned.
         config: weights and settings; a weight of 0 switches its term off.
+        class_prior: (vocab,) ≥ 0, how often each token stands among the keys, as counts or
+            probabilities π: the contrasts then see ``s - log π``. None: no correction.
         progress: the part of the training that is done, 0 to 1; drives the ramp.
+        reduction: with n tokens that count, and each term that is one value of the batch counted
+            once a token: ``"sum"``, ``"mean"`` (the sum over ``normalizer``, else over n) or
+            ``"none"``: (batch, tokens).
+        normalizer: what ``"mean"`` divides by, such as the number of tokens that count in all
+            micro-batches and ranks of a step (``num_items_in_batch`` of a trainer). Their sum
+            then has the gradient of the joined batch in every term that is a mean over tokens;
+            each contrast stays within its micro-batch.
         return_terms: also return the parts.
 
     Returns:
         The loss, float32 (float64 for float64 logits). With ``return_terms`` a pair of it and a
         dict: ``"instance"``, ``"sample"`` (the divergence), ``"token"`` (the contrast within the
-        sequence), ``"category"`` (``"ce"`` when used), each without weight, and ``"ramp"``.
+        sequence), ``"category"`` (``"ce"`` when used), each without weight but with the same
+        reduction, and ``"ramp"``.
 
     Raises:
         ValueError, TypeError: what does not fit, what came, and what to do.
@@ -92,7 +104,10 @@ def token_mcld_loss(
         "token_mcld_loss", student_logits, *parts, labels, attention_mask, sequence_labels
     )
     _check_settings(arguments, config, category, sequence_labels)
+    if stored is not None:
+        check_stored(arguments.function, config)
     arguments.flag("shift", shift)
+    arguments.reduction(reduction)
     if token_contrast is not None:
         arguments.number("token_contrast", token_contrast, minimum=0.0)
     ops = arguments.ops
@@ -113,11 +128,13 @@ def token_mcld_loss(
         if labels is not None and len(labels.shape) == 1:
             labelled = labels != config.ignore_index
             counts = labelled if kept is None else kept & labelled
-        teacher = dense_logits(ops, stored, teacher, student.shape[-1], counts)
+        teacher = stored_rows(ops, stored, teacher, student.shape[-1], counts)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
     sequences = arguments.sequences((student, teacher), labels, kept, config.ignore_index)
-    levels = Levels(config, category == "sequence", token_contrast, progress)
+    levels = Levels(
+        config, category == "sequence", token_contrast, progress, class_prior, reduction, normalizer
+    )
     loss, terms = contrast_sequences(arguments, sequences, Groups(sequence_labels), levels)
     return (loss, terms) if return_terms else loss
 

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Checks, fits, wide_dtype
+from mcld_core.arguments import Checks, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
+from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import SequenceArguments, flat
+from mcld_core.formulas.divergence import MASKED
+from mcld_core.formulas.stored import StoredRows
 from mcld_core.typing import Array, Bool, Float, Int
 
 
@@ -80,35 +83,46 @@ class TopKLogits(NamedTuple):
         arguments.integer("vocabulary", vocabulary, minimum=1)
         values, _ = arguments.tensors(self.values, self.indices)
         kept = None if where is None else arguments.flat_mask("where", where, values)
-        return dense_logits(arguments.ops, self, values, vocabulary, kept)
+        ops = arguments.ops
+        top, indices, rest = stored_rows(ops, self, values, vocabulary, kept)
+        rest = 0.0 * top[:, :1] + MASKED if rest is None else rest
+        columns = 0.0 * ops.astype(ops.arange(vocabulary, values), ops.dtype(top))[None, :]
+        dense = ops.put_along_axis(rest + columns, indices, top)
+        dense = ops.where(dense > MASKED / 2, dense, float("-inf"))
+        return ops.reshape(dense, (ops.size(values, 0), ops.size(values, 1), vocabulary))
 
 
-def dense_logits(
+def check_stored(function: str, config: MCLDConfig) -> None:
+    """Raise ValueError for settings whose formulas need all of a teacher's logits."""
+    for name, needed in (("similarity", "probability"), ("category_contrast", "labels")):
+        if getattr(config, name) != needed:
+            raise ValueError(
+                f"{function}: {name}={getattr(config, name)!r} needs all logits of the teacher, "
+                f"TopKLogits are for {needed!r}. Pass teacher_logits.dense(vocabulary)"
+            )
+
+
+def stored_rows(
     ops: Backend,
     stored: TopKLogits,
     values: Array,
     vocabulary: int,
     kept: Bool[Array, " rows"] | None,
-) -> Float[Array, "batch tokens vocab"]:
-    """Return the dense logits; the top values as they are, the rest at the level of the tail.
+) -> StoredRows:
+    """Return the rows one after the other, checked, with zeros in those that are not kept.
 
-    ``values`` are the stored ones, converted. Rows that are not kept may hold anything and hold
-    anything in the result.
+    ``values`` are the stored ones, converted.
     """
     indices, top, tail = _flat_parts(ops, stored, values, vocabulary, kept)
-    dtype, k = ops.dtype(top), top.shape[1]
-    peak = ops.max(top, 1, keepdims=True)
+    k = top.shape[1]
     if tail is None or k == vocabulary:
-        rest = 0.0 * peak - float("inf")
-    else:
-        log_sum = ops.log(ops.sum(ops.exp(top - peak), 1, keepdims=True)) + peak
-        positive = tail > 0
-        odds = ops.where(positive, tail, 0.5) / ops.maximum(1.0 - tail, 1e-30)
-        level = log_sum + ops.log(odds / float(vocabulary - k))
-        rest = ops.where(positive, level, float("-inf"))
-    columns = 0.0 * ops.astype(ops.arange(vocabulary, values), dtype)[None, :]
-    dense = ops.put_along_axis(rest + columns, indices, top)
-    return ops.reshape(dense, (ops.size(values, 0), ops.size(values, 1), vocabulary))
+        return StoredRows(top, indices)
+    peak = ops.max(top, 1, keepdims=True)
+    log_sum = ops.log(ops.sum(ops.exp(top - peak), 1, keepdims=True)) + peak
+    positive = tail > 0
+    odds = ops.where(positive, tail, 0.5) / ops.maximum(1.0 - tail, 1e-30)
+    level = log_sum + ops.log(odds / float(vocabulary - k))
+    return StoredRows(top, indices, ops.where(positive, level, MASKED))
 
 
 def _flat_parts(
@@ -129,7 +143,7 @@ def _flat_parts(
     if kept is not None:
         indices = ops.where(kept[:, None], indices, 0)
     dtype = wide_dtype(ops.dtype(values))
-    top = ops.stop_gradient(ops.astype(flat(ops, values, 1), dtype))
+    top = keep_rows(ops, ops.stop_gradient(ops.astype(flat(ops, values, 1), dtype)), kept)
     if stored.tail is None:
         return indices, top, None
     tail = ops.stop_gradient(ops.astype(ops.asarray(stored.tail, values), dtype))
@@ -140,7 +154,7 @@ def _flat_parts(
         )
     tail = flat(ops, tail, 0)
     _check_tail(ops, tail, kept)
-    return indices, top, tail[:, None]
+    return indices, top, keep_rows(ops, tail[:, None], kept)
 
 
 def _readable(ops: Backend, x: Array, kept: Array | None) -> np.ndarray[Any, Any] | None:

@@ -33,7 +33,8 @@ def generations(
         The students, ``count`` of them, each when its training is done.
 
     Raises:
-        ValueError, TypeError: a count that is not an int ≥ 1, when the first student is asked for.
+        ValueError, TypeError: a count that is not an int ≥ 1 or a train that is not a function,
+            when the first student is asked for.
 
     Example:
         >>> list(generations(lambda teacher, number: (teacher or 0) + 10 + number, 3))
@@ -43,6 +44,8 @@ def generations(
         T. Furlanello et al., "Born Again Neural Networks", ICML 2018.
     """
     Checks("generations").integer("count", count, minimum=1)
+    if not callable(train):
+        raise TypeError(f"generations: train needs a function; got {type(train).__name__}")
     for generation in range(count):
         teacher = train(teacher, generation)
         yield teacher
@@ -63,10 +66,10 @@ def deep_supervision_loss(
 ) -> Any:
     """Distil between the heads of one network: no other teacher, one training.
 
-    With heads h = 1 … H, the last being the one that is kept, and ``MCLD(s; t)``:
-    ``w_last MCLD(z_H; ensemble(z_1 … z_{H-1})) + w_heads mean_h<H MCLD(z_h; z_H)``. No gradient
-    passes through a head as teacher. Early in a training every head is a poor teacher, hence the
-    cross-entropy in the default settings.
+    ``w_last MCLD(z_H; ensemble(z_1 … z_{H-1})) + w_heads mean_h<H MCLD(z_h; z_H)``, where z_H are
+    the logits of the head that is kept, and ``MCLD(s; t)`` is `mcld_core.mcld_loss` of student s
+    and teacher t. A head gets no gradient from where it is the teacher. Early in a training every
+    head is a poor teacher: hence the cross-entropy in the default settings.
 
     Args:
         heads: two or more (batch, classes) arrays, the last head last.
@@ -105,6 +108,8 @@ def deep_supervision_loss(
     for h, head in enumerate(heads):
         arguments.logits(f"heads[{h}]", head)
     arguments.same_shape("heads", heads)
+    if where is not None:
+        arguments.mask("where", where, heads[-1].shape[0], heads[-1], "heads[-1]")
     *early, last = heads
     dtype = wide_dtype(*(ops.dtype(head) for head in heads))
     of_last, of_heads = (

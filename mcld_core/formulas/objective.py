@@ -12,7 +12,6 @@ from mcld_core.formulas.contrast import (
     affinity,
     category_contrast,
     instance_contrast,
-    one_hot,
 )
 from mcld_core.formulas.divergence import (
     MASKED,
@@ -22,6 +21,13 @@ from mcld_core.formulas.divergence import (
     raised,
 )
 from mcld_core.formulas.similarity import divide, embed
+from mcld_core.formulas.stored import (
+    StoredKeys,
+    StoredRows,
+    stored_decoupled_divergence,
+    stored_kl_divergence,
+    stored_products,
+)
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 TERMS = ("instance", "sample", "category", "ce")
@@ -39,7 +45,7 @@ class TermWeights(NamedTuple):
 class KeySet(NamedTuple):
     """Keys as the formulas take them: converted, labelled, masked."""
 
-    vectors: Float[Array, "keys classes"]
+    vectors: Float[Array, "keys classes"] | StoredRows | StoredKeys
     """Raw logits, until they are embedded for the similarity."""
     labels: Int[Array, " keys"] | Float[Array, "keys classes"]
     """-2, or zeros, where the key does not count: no anchor shares such a label."""
@@ -65,7 +71,7 @@ class Block(NamedTuple):
     """A block of anchor rows."""
 
     student: Float[Array, "block classes"]
-    teacher: Float[Array, "block classes"]
+    teacher: Float[Array, "block classes"] | StoredRows
     labels: Int[Array, " block"] | Float[Array, "block classes"]
     own: Int[Array, " block"]
     """The place of each anchor's own key among the keys."""
@@ -106,13 +112,14 @@ def weighted_terms(
 ) -> tuple[Float[Array, " block"], ...]:
     """Return the total of each row, then its four terms in the order of `TERMS`, unweighted."""
     student = raised(ops, _rows(ops, block.student, dtype, block.kept))
-    teacher = _rows(ops, block.teacher, dtype, block.kept)
+    teacher = block.teacher
+    if not isinstance(teacher, StoredRows):  # whose rows that do not count hold zeros already
+        teacher = _rows(ops, teacher, dtype, block.kept)
     terms = _contrasts(ops, config, student, block, setup)
     if not is_zero(setup.weights.sample):
         terms["sample"] = _sample_wise(ops, config, student, teacher, block.labels, setup)
     if not is_zero(setup.weights.ce):
-        soft = one_hot(ops, block.labels, student.shape[1], dtype)
-        terms["ce"] = cross_entropy(ops, student, soft)
+        terms["ce"] = cross_entropy(ops, student, block.labels)
 
     zero = 0.0 * student[:, 0]
     total = None
@@ -138,7 +145,7 @@ def _contrasts(
     terms = {}
     classes, dtype, keys = student.shape[1], ops.dtype(student), setup.keys
     if keys is not None:
-        anchors = student if setup.log_prior is None else student - setup.log_prior
+        anchors = student if setup.log_prior is None else student - setup.log_prior[None, :]
         s = _similarity(ops, config, anchors, keys, setup.temperature)
         same = affinity(ops, block.labels, keys.labels, classes, dtype)
         hard = block.labels.ndim == 1 and keys.labels.ndim == 1
@@ -167,19 +174,21 @@ def _sample_wise(
     ops: Backend,
     config: MCLDConfig,
     student: Float[Array, "block classes"],
-    teacher: Float[Array, "block classes"],
+    teacher: Float[Array, "block classes"] | StoredRows,
     labels: Array,
     setup: Setup,
 ) -> Float[Array, " block"]:
     """The sample-wise term: decoupled at the label (or its arg max), or plain."""
     if student.shape[1] == 1:
         return 0.0 * student[:, 0]
+    temperature, is_stored = setup.sample_temperature, isinstance(teacher, StoredRows)
     if not config.sample_target_mask:
-        return kl_divergence(ops, student, teacher, setup.sample_temperature)
+        divergence = stored_kl_divergence if is_stored else kl_divergence
+        return divergence(ops, student, teacher, temperature)
     target = labels if labels.ndim == 1 else ops.argmax(labels, 1)
-    return decoupled_divergence(
-        ops, student, teacher, target, setup.sample_temperature, 1.0, setup.beta
-    )
+    if is_stored:
+        return stored_decoupled_divergence(ops, student, teacher, target, temperature, setup.beta)
+    return decoupled_divergence(ops, student, teacher, target, temperature, 1.0, setup.beta)
 
 
 def _similarity(
@@ -191,10 +200,13 @@ def _similarity(
 ) -> Float[Array, "block keys"]:
     """Return S for a block of anchors, `MASKED` at the keys that do not count."""
     anchors = divide(embed(ops, logits, config.similarity), temperature)
-    s = ops.matmul(anchors, ops.matrix_transpose(keys.vectors))
+    if isinstance(keys.vectors, StoredKeys):
+        s = stored_products(ops, anchors, keys.vectors)
+    else:
+        s = ops.matmul(anchors, ops.matrix_transpose(keys.vectors))
     if keys.kept is None:
         return s
-    counts = ops.astype(keys.kept, ops.dtype(s))  # the vectors that do not count are 0
+    counts = ops.astype(keys.kept, ops.dtype(s))  # the vectors that do not count are finite
     return s + MASKED * (1.0 - counts)[None, :]
 
 

@@ -16,8 +16,10 @@ from recipes import files, teachers
 from recipes.data import load_dataset
 
 from mcld_core import MCLDConfig, export_onnx
-from mcld_core.export.cli import load_student
+from mcld_core.export.student import load_student
 from tests.examples.test_training_scripts import SMALL, assert_equal_weights, history, weights
+
+BUILD = "recipes.models.torch:build"
 
 YOURS = """
 import torch
@@ -70,12 +72,14 @@ def test_all_methods_train(tmp_path: Path, teacher: Path) -> None:
 def test_the_checkpoint_is_what_the_export_command_reads(tmp_path: Path, teacher: Path) -> None:
     assert run("--teacher-weights", str(teacher), out=tmp_path) == 0
     for file in ("last.pt", "best.pt"):
-        _, shape, known = load_student(tmp_path / file)
+        _, shape, known = load_student(tmp_path / file, model=BUILD)
         assert shape == (1, 8, 8)
         assert (known["method"], known["teacher"]) == ("mcld", "mlp-8")
         assert known["classes"] == [str(number) for number in range(10)]
     rows = history(tmp_path)
-    assert load_student(tmp_path / "last.pt")[2]["accuracy"] == rows[-1]["test_accuracy"]
+    assert (
+        load_student(tmp_path / "last.pt", model=BUILD)[2]["accuracy"] == rows[-1]["test_accuracy"]
+    )
     assert rows[-1]["term_instance"] > 0
 
 
@@ -219,7 +223,7 @@ def test_another_normalisation_changes_what_the_teacher_sees(
 def test_an_onnx_file_teaches_what_its_model_does(
     tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, _, known = load_student(teacher)
+    model, _, known = load_student(teacher, model=BUILD)
     path = tmp_path / "teacher.onnx"
     export_onnx(model, path, input_shape=(1, 8, 8), metadata=known)
     words = ("--epochs", "2")

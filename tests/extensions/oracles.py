@@ -63,9 +63,12 @@ def token_terms(
     token_contrast: float | None = None,
     apart: Callable[[int, int], bool] = lambda b, c: False,
     progress: float = 1.0,
+    class_prior: Any = None,
     **settings: Any,
 ) -> dict[str, float]:
     """All terms, and their weighted sum as "total".
+
+    With a `class_prior` the contrasts see the student's logits less its logarithm.
 
     `apart(b, c)` names pairs of sequences that are never each other's negatives;
     `by_sequence` contrasts the categories of whole sequences.
@@ -80,19 +83,23 @@ def token_terms(
         label = teacher[b, i].argmax() if labels is None else labels[b][i + shift]
         label_of[b, i] = int(label) if np.ndim(label) == 0 else [float(y) for y in label]
 
+    adjusted = student if class_prior is None else student - np.asarray(log_prior(class_prior))
     within, sample, category, ce = [], [], [], []
     for place in places:
         s, t, label = student[place].tolist(), teacher[place].tolist(), label_of[place]
         near = [p for p in places if p[0] == place[0]]
-        within.append(_info_nce(s, place, near, teacher, label_of, chosen, lambda p: False))
+        anchor = adjusted[place].tolist()
+        within.append(_info_nce(anchor, place, near, teacher, label_of, chosen, lambda p: False))
         sample.append(_sample(s, t, label, chosen))
-        category.append(_one_to_many(s, label, places, teacher, label_of, chosen))
+        category.append(_one_to_many(anchor, label, places, teacher, label_of, chosen))
         weights = class_weights(label, len(s))
         ce.append(-math.fsum(w * v for w, v in zip(weights, log_softmax(s), strict=True) if w > 0))
 
     sequences = sorted({b for b, _ in places})
     keys = {b: _mean_key([teacher[p] for p in places if p[0] == b], chosen) for b in sequences}
-    anchors = {b: np.mean([student[p] for p in places if p[0] == b], 0).tolist() for b in sequences}
+    anchors = {
+        b: np.mean([adjusted[p] for p in places if p[0] == b], 0).tolist() for b in sequences
+    }
     instance, sequence_category = [], []
     for b in sequences:
         same = {c: _same(sequence_labels, b, c, student.shape[2]) for c in sequences}
@@ -130,6 +137,13 @@ def token_terms(
         + chosen["weight_ce"] * terms["ce"]
     )
     return terms
+
+
+def log_prior(counts: Any) -> list[float]:
+    """The logarithm of the frequencies; a class without any counts half the smallest."""
+    least = min(float(n) for n in counts if n > 0)
+    counts = [float(n) if n > 0 else least / 2 for n in counts]
+    return [math.log(n / math.fsum(counts)) for n in counts]
 
 
 def overlap(starts: Any, lengths: Any, series: Any) -> Callable[[int, int], bool]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from mcld_core import MCLDConfig, mcld_loss
+from mcld_core import MCLDConfig, adjust_logits, mcld_loss
 from tests.backends.torch.tiny_trainer import (
     CLASSES,
     make_data,
@@ -191,3 +191,20 @@ def test_a_softmax_of_the_teacher_is_said_once(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="MCLDTrainer: every row of teacher_logits") as found:
         trainer.train()
     assert len(found) == 1
+
+
+def test_the_class_prior(tmp_path: Path) -> None:
+    counts = [3.0, 1.0, 2.0]
+    teacher = make_teacher()
+    trainer = make_trainer(tmp_path, batch=6, teacher=teacher, class_prior=counts, balanced=True)
+    rows = trainer.data_collator(make_data(6))
+    model = trainer.model.eval()
+    with torch.no_grad():
+        found = float(trainer.compute_loss(model, dict(rows)))
+        given = {name: x for name, x in rows.items() if name != "labels"}
+        student, taught = model(**given).logits, teacher(**given)["logits"]
+    adjusted = adjust_logits(student, counts)
+    expected = mcld_loss(adjusted, taught, rows["labels"], class_prior=counts)
+    assert found == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(ValueError, match="MCLDTrainer: balanced=True needs class_prior"):
+        make_trainer(tmp_path, batch=6, balanced=True)
