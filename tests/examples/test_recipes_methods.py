@@ -106,6 +106,6 @@ def test_a_setting_of_every_kind_reaches_the_library_s_function() -> None:
     loss = baseline_loss(options("kd", "divergence=reverse", "weight=1", "weight_ce=0"), CE)
     wanted = kd_loss(student, teacher, temperature=4.0, divergence="reverse")
     torch.testing.assert_close(loss(student, teacher, labels, 0.5), wanted)
-    loss = baseline_loss(options("ttm", "weighted=False", "weight_ce=0"), CE)
+    loss = baseline_loss(options("ttm", "weighted=False", "weight=1", "weight_ce=0"), CE)
     wanted = ttm_loss(student, teacher, weighted=False)
     torch.testing.assert_close(loss(student, teacher, labels, 0.5), wanted)
