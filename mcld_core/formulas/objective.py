@@ -145,7 +145,7 @@ def _contrasts(
     terms = {}
     classes, dtype, keys = student.shape[1], ops.dtype(student), setup.keys
     if keys is not None:
-        anchors = student if setup.log_prior is None else student - setup.log_prior
+        anchors = student if setup.log_prior is None else student - setup.log_prior[None, :]
         s = _similarity(ops, config, anchors, keys, setup.temperature)
         same = affinity(ops, block.labels, keys.labels, classes, dtype)
         hard = block.labels.ndim == 1 and keys.labels.ndim == 1
