@@ -1,9 +1,17 @@
-"""What to run: ``nox -l`` lists it. Each session makes its own environment from nothing."""
+"""What to run: ``nox -l`` lists it.
+
+The tests have two environments, made once and brought up to date by each run: ``.nox/numpy`` with
+NumPy alone, and ``.nox/frameworks`` with every framework. All other sessions make one of their own
+from nothing. That the library works beside one framework alone, ``nox -s build`` shows.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import nox
@@ -12,24 +20,67 @@ nox.needs_version = ">=2024.10"
 nox.options.sessions = ["tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-FRAMEWORKS = {"numpy": [], "torch": ["torch"], "tensorflow": ["tensorflow"], "jax": ["jax"]}
-KERAS_BACKENDS = ("tensorflow", "jax", "torch")
-EVERYTHING = ("torch", "tensorflow", "jax", "flax", "keras", "examples", "export")
+FRAMEWORKS = ("torch", "tensorflow", "jax")
+ENVIRONMENTS = {
+    "numpy": ("test",),
+    "frameworks": (
+        *("test", "coverage", *FRAMEWORKS, "flax", "keras", "idioms", "examples", "export"),
+        "benchmarks",
+    ),
+}
 LIBRARY = ("mcld_core", "backends", "extensions")
 # Extras without a framework of their own, and the one that they are tried with.
 COMPANIONS = {"keras": ["jax"], "onnx": ["torch"], "examples": ["torch"]}
-SUITES = [*FRAMEWORKS, *(f"keras-{name}" for name in KERAS_BACKENDS), "distributed"]
+SUITES = ["numpy", *FRAMEWORKS, *(f"keras-{name}" for name in FRAMEWORKS), "distributed"]
+# Tests of no framework, which run with NumPy.
+ONCE = ("core/test_clone.py", "docs/test_docs_commands.py")
+PARALLEL = ("-n", "logical", "--maxprocesses=4", "--dist=worksteal")
+UP_TO_DATE: set[str] = set()
 
 
-def install(session: nox.Session, *groups: str) -> None:
-    """Install the library, editable, with dependency groups of pyproject.toml."""
-    session.install("-e", ".", *nox.project.dependency_groups(PYPROJECT, *groups))
+def groups(*names: str) -> list[str]:
+    """List the packages of dependency groups of pyproject.toml."""
+    return list(nox.project.dependency_groups(PYPROJECT, *names))
 
 
-def ignored(*suites: str) -> list[str]:
-    """List the options that leave out the folders of tests that these suites are not."""
-    folders = ("distributed", "examples", "export")
-    return [f"--ignore=tests/{name}" for name in folders if name not in suites]
+def python_in(folder: Path) -> str:
+    """Name the Python of an environment."""
+    return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
+def environment(session: nox.Session, name: str) -> str:
+    """Make the environment of this name, or bring it up to date; return its Python."""
+    folder = Path(".nox", name).resolve()
+    python = python_in(folder)
+    if not Path(python).is_file():
+        session.run(sys.executable, "-m", "venv", "--clear", str(folder), external=True)
+    if name not in UP_TO_DATE:
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        session.run(*pip, "-e", ".", *groups(*ENVIRONMENTS[name]), external=True)
+        UP_TO_DATE.add(name)
+    return python
+
+
+def pytest(
+    session: nox.Session, name: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> None:
+    """Run pytest, on all cores, in the environment of this name."""
+    python = environment(session, name)
+    session.run(python, "-m", "pytest", *PARALLEL, *arguments, env=env, external=True)
+
+
+def suite_of(name: str) -> tuple[list[str], dict[str, str]]:
+    """Return what pytest is given for a suite: paths with options, and the environment."""
+    if name.startswith("keras-"):
+        env = {"KERAS_BACKEND": name.removeprefix("keras-"), "MCLD_TEST_BACKENDS": "keras"}
+        return ["tests/backends/keras", "tests/docs/test_docstrings.py"], env
+    if name == "distributed":
+        env = {"MCLD_TEST_BACKENDS": ",".join(FRAMEWORKS)}
+        return ["tests/distributed", "tests/core/test_several_frameworks.py"], env
+    apart = [f"tests/{folder}" for folder in ("clone", "distributed", "examples", "export")]
+    once = [] if name == "numpy" else [f"tests/{file}" for file in ONCE]
+    options = [f"--ignore={path}" for path in (*apart, *once)]
+    return ["tests", *options], {"MCLD_TEST_BACKENDS": name}
 
 
 def library_sources() -> list[Path]:
@@ -37,60 +88,44 @@ def library_sources() -> list[Path]:
     return [path for folder in LIBRARY for path in Path(folder).rglob("*.py")]
 
 
-@nox.session
+@nox.session(venv_backend="none")
 @nox.parametrize("suite", SUITES, ids=SUITES)
 def tests(session: nox.Session, suite: str) -> None:
     """Run the tests of one backend, of Keras on one of its backends, or across processes."""
-    if suite == "distributed":
-        install(session, "test", "torch", "tensorflow", "jax")
-        session.run("pytest", "tests/distributed", *session.posargs)
-        # only here are all frameworks together, so that mixing them can be refused
-        env = {"MCLD_TEST_BACKENDS": "torch,tensorflow,jax"}
-        mixed = [
-            "tests/core/test_dispatch.py",
-            "tests/core/test_bank.py",
-            "-k",
-            "two_frameworks or not_mix",
-        ]
-        session.run("pytest", *mixed, env=env)
-    elif suite.startswith("keras-"):
-        framework = suite.removeprefix("keras-")
-        install(session, "test", "keras", framework)
-        env = {"KERAS_BACKEND": framework, "MCLD_TEST_BACKENDS": "keras"}
-        examples = "tests/docs/test_docstrings.py"  # of the docstrings, Keras' among them
-        session.run("pytest", "tests/backends/keras", examples, *session.posargs, env=env)
-    else:
-        install(session, "test", *FRAMEWORKS[suite], *(["idioms"] if suite == "torch" else []))
-        env = {"MCLD_TEST_BACKENDS": suite}
-        once = [] if suite == "numpy" else ["--ignore=tests/docs/test_docs_commands.py"]
-        session.run("pytest", "tests", *ignored(suite), *once, *session.posargs, env=env)
+    paths, env = suite_of(suite)
+    name = "numpy" if suite == "numpy" else "frameworks"
+    pytest(session, name, *paths, *session.posargs, env=env)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def examples(session: nox.Session) -> None:
     """Run the quick command of each example, and the tests of what they share."""
-    install(session, "test", *EVERYTHING)
-    session.run("pytest", "tests/examples", *session.posargs)
+    pytest(session, "frameworks", "tests/examples", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def export(session: nox.Session) -> None:
     """Export students from every framework to ONNX and verify them; run the notebook."""
-    install(session, "test", *EVERYTHING)
-    session.run("pytest", "tests/export", *session.posargs)
+    pytest(session, "frameworks", "tests/export", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def clone(session: nox.Session) -> None:
+    """Install a fresh clone, editable and not, and run README's code at its root and elsewhere."""
+    pytest(session, "frameworks", "tests/clone", *session.posargs)
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
     """Distil a student on the embedded digits by CE, KD, DKD and MCLD, and plot the curves."""
-    install(session, "examples", "torch")
+    session.install("-e", ".", *groups("examples", "torch"))
     session.run("python", "examples/torch_cifar100.py", "--dataset", "digits", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff, and the workflow with actionlint."""
-    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.install(*groups("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("actionlint", *map(str, sorted(Path(".github", "workflows").glob("*.yml"))))
@@ -99,7 +134,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typecheck(session: nox.Session) -> None:
     """Type-check the installed wheel: the source tree hides the package mapping from mypy."""
-    session.install(*nox.project.dependency_groups(PYPROJECT, "typecheck"))
+    session.install(*groups("typecheck"))
     shutil.rmtree("build", ignore_errors=True)  # a stale build folder gets into the wheel
     session.install(".")
     sources = library_sources()
@@ -111,36 +146,26 @@ def typecheck(session: nox.Session) -> None:
         session.error(f"mypy did not see all {len(sources)} files of the package")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def coverage(session: nox.Session) -> None:
-    """Report how much of the library the suites run, with every framework in one environment.
+    """Report how much of the library the suites run.
 
-    ``nox -s coverage -- export`` runs the named parts alone and asks for no percentage.
+    ``nox -s coverage -- export`` runs the named suites alone and asks for no percentage.
     """
-    install(session, "test", *EVERYTHING, "idioms", "coverage")
-    session.env["COVERAGE_FILE"] = str(Path(".coverage").resolve())
-    pages = [f"--ignore=tests/docs/test_{name}.py" for name in ("readme", "docs", "docs_commands")]
-    frameworks = ("numpy", "torch", "tensorflow")
-    parts: dict[str, tuple[list[str], dict[str, str]]] = {
-        ",".join(frameworks): (["tests", *ignored(*frameworks), *pages], {}),
-        "jax": (["tests", *ignored("jax"), *pages], {}),
-        "torch,tensorflow,jax": (["tests/distributed"], {}),
-        "export": (["tests/export"], {"MCLD_TEST_BACKENDS": ""}),
-    }
-    for name in KERAS_BACKENDS:
-        env = {"MCLD_TEST_BACKENDS": "keras", "KERAS_BACKEND": name}
-        parts[f"keras-{name}"] = (["tests/backends/keras"], env)
-    session.run("coverage", "erase")
-    for name in session.posargs or parts:
-        paths, env = parts[name]
-        few = ["-m", "pytest", "--hypothesis-profile=coverage", *paths]
-        session.run("coverage", "run", *few, env={"MCLD_TEST_BACKENDS": name} | env)
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report")
+    coverage = [environment(session, "frameworks"), "-m", "coverage"]
+    file = {"COVERAGE_FILE": str(Path(".coverage").resolve())}
+    session.run(*coverage, "erase", env=file, external=True)
+    suites = {name: suite_of(name) for name in SUITES} | {"export": (["tests/export"], {})}
+    few = ["-m", "pytest", *PARALLEL, "--hypothesis-profile=coverage"]
+    for name in session.posargs or suites:
+        paths, env = suites[name]
+        session.run(*coverage, "run", *few, *paths, env=env | file, external=True)
+    session.run(*coverage, "combine", "--quiet", env=file, external=True)
+    session.run(*coverage, "report", env=file, external=True)
     for folder in [] if session.posargs else LIBRARY:  # each of them, and so the total
         session.log(f"percentage of {folder}, at least 95")
-        total = ["--format=total", "--fail-under=95"]
-        session.run("coverage", "report", f"--include={folder}/*", *total)
+        total = ["--format=total", "--fail-under=95", f"--include={folder}/*"]
+        session.run(*coverage, "report", *total, env=file, external=True)
 
 
 @nox.session
@@ -150,7 +175,7 @@ def docs(session: nox.Session) -> None:
     Without a Chromium its tests are skipped, and fail if MCLD_REQUIRE_CHROMIUM is set. A folder
     named by MCLD_SCREENSHOTS takes a picture of each page.
     """
-    session.install(*nox.project.dependency_groups(PYPROJECT, "docs", "test"))
+    session.install(*groups("docs", "test"))
     shutil.rmtree("build", ignore_errors=True)  # a stale build folder gets into the wheel
     session.install(".")  # mkdocstrings reads the installed package
     env = {"NO_MKDOCS_2_WARNING": "1"}  # the theme's advertisement
@@ -184,7 +209,7 @@ def build(session: nox.Session) -> None:
     ``nox -s build -- torch`` tries the wheel alone and that extra; ``-- none`` the wheel alone.
     The versions are those that the suites run with.
     """
-    session.install(*nox.project.dependency_groups(PYPROJECT, "build"))
+    session.install(*groups("build"))
     wheel = packages(session)
     extras = session.posargs or list(PYPROJECT["project"]["optional-dependencies"])
     folder = Path(session.create_tmp()).resolve()
@@ -192,23 +217,30 @@ def build(session: nox.Session) -> None:
         pin for group in PYPROJECT["dependency-groups"].values() for pin in group if "==" in pin
     }
     (folder / "pins.txt").write_text("\n".join(sorted(pins)), "utf-8")
-    smoke = Path(".ci", "smoke.py").resolve()
     for extra in ["none", *(name for name in extras if name != "none")]:
-        empty = folder / "empty"
-        session.run("python", "-m", "venv", "--clear", str(empty))
-        python = str(empty / "bin" / "python")
-        chosen = [] if extra == "none" else [extra, *COMPANIONS.get(extra, [])]
-        named = f"{wheel}[{','.join(chosen)}]" if chosen else str(wheel)
-        pip = [python, "-m", "pip", "install", "--quiet", "--constraint", str(folder / "pins.txt")]
-        session.run(*pip, named, external=True)
-        session.run(python, str(smoke), extra, str(empty), external=True)
-        shutil.rmtree(empty)
+        try:
+            try_extra(session, wheel, extra, folder)
+        finally:  # gigabytes
+            shutil.rmtree(folder / "empty", ignore_errors=True)
 
 
-@nox.session
+def try_extra(session: nox.Session, wheel: Path, extra: str, folder: Path) -> None:
+    """Install the wheel with one extra into an empty environment and use what it is for."""
+    empty = folder / "empty"
+    session.run("python", "-m", "venv", "--clear", str(empty))
+    chosen = [] if extra == "none" else [extra, *COMPANIONS.get(extra, [])]
+    named = f"{wheel}[{','.join(chosen)}]" if chosen else str(wheel)
+    python = python_in(empty)
+    pip = [python, "-m", "pip", "install", "--quiet", "--constraint", str(folder / "pins.txt")]
+    session.run(*pip, named, external=True)
+    session.run(python, str(Path(".ci", "smoke.py").resolve()), extra, str(empty), external=True)
+
+
+@nox.session(venv_backend="none")
 def benchmarks(session: nox.Session) -> None:
     """Run a short version of the benchmarks (no assertion on times)."""
-    install(session, "torch", "tensorflow", "jax", "benchmarks")
-    for framework in ("torch", "tensorflow", "jax"):
-        session.run("python", "benchmarks/speed.py", "--framework", framework, "--quick")
-        session.run("python", "benchmarks/memory.py", "--framework", framework, "--quick")
+    python = environment(session, "frameworks")
+    for framework in FRAMEWORKS:
+        for script in ("speed", "memory"):
+            command = [python, f"benchmarks/{script}.py", "--framework", framework, "--quick"]
+            session.run(*command, external=True)

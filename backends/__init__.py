@@ -10,7 +10,7 @@ from __future__ import annotations
 if __name__ != "mcld_core.backends":
     raise ImportError(
         f"this package is imported as 'mcld_core.backends', not as {__name__!r}: "
-        "install it (pip install -e .) and write `import mcld_core.backends`"
+        "install the clone (pip install .) and write `import mcld_core.backends`"
     )
 
 import importlib.util
@@ -89,6 +89,11 @@ def backend_for(function: str, *values: Any) -> Backend:
     return _load(get_backend() if found is None else found)
 
 
+def how_to_install(*extras: str) -> str:
+    """Return the command that brings extras along; MCLD is installed from a clone, not an index."""
+    return f"in a clone of MCLD, pip install '.[{','.join(extras)}]'"
+
+
 def _checked_name(name: str, argument: str) -> str:
     if name not in NAMES:
         raise ValueError(
@@ -101,7 +106,7 @@ def _checked_name(name: str, argument: str) -> str:
 def _load(name: str) -> Backend:
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         raise ImportError(
-            f"the {name!r} backend needs {name}, which is not installed: pip install 'mcld[{name}]'"
+            f"the {name!r} backend needs {name}, which is not installed: {how_to_install(name)}"
         )
     if name == "torch":
         from mcld_core.backends.ops import torch as torch_ops
@@ -120,4 +125,12 @@ def _load(name: str) -> Backend:
     return cast(Backend, numpy_ops)
 
 
-__all__ = ["NAMES", "Backend", "backend_for", "framework_of", "get_backend", "set_backend"]
+__all__ = [
+    "NAMES",
+    "Backend",
+    "backend_for",
+    "framework_of",
+    "get_backend",
+    "how_to_install",
+    "set_backend",
+]

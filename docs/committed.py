@@ -1,18 +1,26 @@
-"""Read committed files of results, and make of them what pages show: tables, charts, the gallery.
+"""Make tables, charts and the gallery of results from the committed files in benchmarks/results.
 
-A page asks for it in a comment, which docs/hooks.py replaces, so that no number is typed by hand.
+``python docs/committed.py`` writes them into the pages, between two comments, so that no number is
+typed by hand; tests/docs/test_docs_made.py compares what is committed with what this makes.
 """
 
 from __future__ import annotations
 
-import html
 import itertools
 import math
 import re
+import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS))
+
+from drawing import Drawing, write  # noqa: E402
+
+RESULTS = DOCS.parent / "benchmarks" / "results"
+CHARTS = DOCS / "assets" / "charts"
 PICTURES = (".svg", ".png")
 DEFAULT = "all (the default)"
 LAST = "test % (last epoch)"
@@ -75,7 +83,8 @@ def differences(folder: Path = RESULTS) -> str:
     found = {path: numbers for path, numbers in found.items() if DEFAULT in numbers}
     names = dict.fromkeys(name for numbers in found.values() for name in numbers if name != DEFAULT)
     heads = [
-        f"[{title(path.read_text('utf-8')).removeprefix('Accuracy on ')}](results/{path.name})"
+        f"[{title(path.read_text('utf-8')).removeprefix('Accuracy on ')}]"
+        f"(../benchmarks/results/{path.name})"
         for path in found
     ]
     lines = [f"| setting | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
@@ -97,54 +106,88 @@ def _difference(numbers: dict[str, Spread], name: str) -> str:
     return f"**{cell}**" if abs(less) > 2 * spread else cell
 
 
-def chart(what: str, numbers: dict[str, Spread]) -> str:
-    """Return a picture of the numbers as inline SVG: a dot a method, a line of ± one deviation."""
+def chart(what: str, numbers: dict[str, Spread]) -> Drawing:
+    """Draw the numbers: a dot a method, and a line of ± one deviation."""
+    names = {name: textwrap.wrap(name.replace("`", ""), 26) for name in numbers}
     low = math.floor(min(mean - deviation for mean, deviation in numbers.values()))
     high = max(low + 1, math.ceil(max(mean + deviation for mean, deviation in numbers.values())))
-    left, right, step = min(200, 20 + 6 * max(map(len, numbers))), 330, 22
-    bottom = step * len(numbers) + 8
+    left = 26 + 6.6 * max(len(line) for lines in names.values() for line in lines)
+    right = left + 230
+    bottom = 12 + sum(10 + 14 * len(lines) for lines in names.values())
+    picture = Drawing(right + 28, bottom + 26, f"{what}: means and standard deviations")
 
     def x(value: float) -> float:
         return round(left + (right - left) * (value - low) / (high - low), 1)
 
-    parts = [
-        f'<svg class="chart" viewBox="0 0 350 {bottom + 22}" role="img">'
-        f"<title>{html.escape(what)}: means and standard deviations</title>"
-    ]
-    ticks = sorted({low, high, *range(low, high, max(1, math.ceil((high - low) / 4)))})
-    for tick in ticks:
-        parts.append(
-            f'<line class="grid-line" x1="{x(tick)}" x2="{x(tick)}" y1="0" y2="{bottom}"/>'
-        )
+    for tick in sorted({low, high, *range(low, high, max(1, math.ceil((high - low) / 4)))}):
+        picture.line((x(tick), 8), (x(tick), bottom), "faint")
         if tick == high or high - tick >= (high - low) / 6:
-            parts.append(f'<text x="{x(tick)}" y="{bottom + 15}" class="tick">{tick} %</text>')
-    for i, (name, (mean, deviation)) in enumerate(numbers.items()):
-        y = step * i + 15
-        mark = "ours" if name.lower().startswith("mcld") else "other"
-        parts.append(
-            f'<text x="{left - 10}" y="{y + 4}" class="label">{html.escape(name)}</text>'
-            f'<g class="{mark}"><line x1="{x(mean - deviation)}" x2="{x(mean + deviation)}" '
-            f'y1="{y}" y2="{y}"/><circle cx="{x(mean)}" cy="{y}" r="4"/></g>'
-        )
-    return "".join([*parts, "</svg>"])
+            picture.text(x(tick), bottom + 17, f"{tick} %", "ink middle")
+    y = 12.0
+    for name, (mean, deviation) in numbers.items():
+        middle = y + 5 + 7 * len(names[name])
+        for i, line in enumerate(names[name]):
+            picture.text(left - 12, y + 16 + 14 * i, line, "ink end")
+        kind = "pull" if name.lower().startswith("mcld") else "other"
+        picture.line((x(mean - deviation), middle), (x(mean + deviation), middle), kind)
+        picture.dot(x(mean), middle, kind)
+        y += 10 + 14 * len(names[name])
+    return picture
+
+
+def charts(folder: Path = RESULTS) -> dict[str, Drawing]:
+    """Return a chart for each page of results that has a table of spreads and no picture."""
+    found = {}
+    for path in sorted(folder.glob("*.md")):
+        text = path.read_text("utf-8")
+        head, numbers = table(section(text, "Comparison") or text)
+        if len(numbers) > 1 and not pictures_of(path):
+            found[path.stem] = chart(head, numbers)
+    return found
 
 
 def gallery(folder: Path = RESULTS) -> str:
     """Return a card for each page of results: its title, and its first picture or a chart."""
-    cards = []
+    drawn, cards = charts(folder), []
     for path in sorted(folder.glob("*.md")):
-        text = path.read_text("utf-8")
-        lines = [f"-   **[{title(text)}]({path.name})**"]
-        pictures = pictures_of(path)
-        head, numbers = table(section(text, "Comparison") or text)
-        if pictures:
-            lines.append(f"![{path.stem}]({pictures[0].name})")
-        elif len(numbers) > 1:
-            lines += [head, chart(head, numbers)]
+        text, name = path.read_text("utf-8"), path.stem
+        lines = [f"-   **[{title(text)}](../../benchmarks/results/{path.name})**"]
+        if pictures := sorted(pictures_of(path), key=lambda picture: shown_at(picture, text)):
+            lines.append(f"![{title(text)}](../../benchmarks/results/{pictures[0].name})")
+        elif name in drawn:
+            head, _ = table(section(text, "Comparison") or text)
+            lines += [head, f"![{title(text)}](../assets/charts/{name}.svg)"]
         else:
             lines += re.findall(r"`python \S+\.py`", text)[:1]
         cards.append("\n\n    ".join(lines))
     return '<div class="grid cards" markdown>\n\n' + "\n\n".join(cards) + "\n\n</div>"
+
+
+def shown_at(picture: Path, text: str) -> float:
+    """Return where a page shows a picture, infinity if it does not."""
+    at = text.find(f"]({picture.name})")
+    return at if at >= 0 else math.inf
+
+
+def filled(page: str, name: str, content: str) -> str:
+    """Return a page with what stands between its comments of that name replaced."""
+    begin, end = f"<!-- begin {name}: python docs/committed.py -->", f"<!-- end {name} -->"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    if not after:
+        raise ValueError(f"filled: the page needs the lines {begin!r} and {end!r}")
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """Return each file that is made from the results, with what it should hold."""
+    made = {CHARTS / f"{name}.svg": str(picture) for name, picture in charts().items()}
+    for page, name, content in (
+        ("hyperparameters.md", "differences", differences()),
+        ("results/index.md", "gallery", gallery()),
+    ):
+        made[DOCS / page] = filled((DOCS / page).read_text("utf-8"), name, content)
+    return made
 
 
 def pictures_of(page: Path) -> list[Path]:
@@ -163,3 +206,11 @@ def further_pictures(page: Path, text: str) -> str:
     further = [path.name for path in pictures_of(page) if f"]({path.name})" not in text]
     shown = [f"![{name}]({name})\n\n`{name}`" for name in further]
     return "\n\n".join(["\n\n## Pictures", *shown, ""]) if shown else ""
+
+
+if __name__ == "__main__":
+    CHARTS.mkdir(exist_ok=True)
+    for path, text in pages().items():
+        write(path, text)
+    for path in set(CHARTS.glob("*.svg")) - set(pages()):
+        path.unlink()

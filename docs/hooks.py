@@ -1,4 +1,4 @@
-"""What the site needs beyond docs/: pages from the rest of the repository, formulas as MathML.
+"""What the site needs beyond docs/: pages from the rest of the repository, formulas that are drawn.
 
 MkDocs calls the ``on_…`` functions. Pages are written so that their links work in the repository;
 where a page stands elsewhere on the site, its links are moved with it.
@@ -7,10 +7,10 @@ where a page stands elsewhere on the site, its links are moved with it.
 from __future__ import annotations
 
 import html
+import importlib.util
 import posixpath
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,13 @@ FROM_NETWORK = re.compile(
 )
 CELL = re.compile(r"<td\b[^>]*>.*?</td>", re.DOTALL)
 CODE = re.compile(r"<code>[^<]+</code>")
+TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+HEAD = re.compile(r"<th\b[^>]*>(.*?)</th>", re.DOTALL)
+ROW = re.compile(r"<tr>.*?</tr>", re.DOTALL)
+TAG = re.compile(r"<[^>]+>")
+FEW_COLUMNS = 3
 BREAK = re.compile(r"(?<=[^\W\d][_./=(])(?=[\w\"])|(?<=[a-z])(?=[A-Z])")
-INSERT = re.compile(r"<!-- insert (\w+) -->")
-INSERTS: dict[str, Callable[[], str]] = {
-    "differences": committed.differences,
-    "gallery": committed.gallery,
-}
+MATH_FONT = "STIXTwoMath-Regular.ttf"
 
 
 def pages_from_elsewhere() -> dict[str, str]:
@@ -75,14 +76,23 @@ def on_config(config: Any) -> None:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages from outside docs/."""
+    """Add the pages from outside docs/, and the font of the formulas from its package."""
     for source, uri in pages_from_elsewhere().items():
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
+    files.append(File.generated(config, f"assets/{MATH_FONT}", abs_src_path=str(math_font())))
     return files
 
 
+def math_font() -> Path:
+    """Return a font with the table MATH, by which browsers stretch sums and brackets."""
+    package = importlib.util.find_spec("ziamath")
+    if package is None or package.origin is None:
+        raise PluginError("formulas need a font that comes with ziamath: pip install ziamath")
+    return Path(package.origin).parent / "fonts" / MATH_FONT
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put in what the page asks for of the results, and move the links."""
+    """Move the links of a page, and add the pictures of a page of results."""
     moved = pages_from_elsewhere()
     sources = {uri: source for source, uri in moved.items()}
     uri = page.file.src_uri
@@ -103,7 +113,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     if source in sources.values():
         markdown += committed.further_pictures(ROOT / source, markdown)
-    return INSERT.sub(lambda match: INSERTS[match[1]](), LINK.sub(link, markdown))
+    return LINK.sub(link, markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -118,12 +128,32 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Let code in tables break between its words; the style makes use of that on a phone alone."""
+    """Prepare tables for a phone; the style makes use of it there alone.
+
+    Code in a cell may break between its words. In a table of many columns each cell knows the head
+    of its column, so that a row can be a list.
+    """
 
     def breakable(code: re.Match[str]) -> str:
         return "<code>" + BREAK.sub("<wbr>", code[0].removeprefix("<code>"))
 
-    return CELL.sub(lambda cell: CODE.sub(breakable, cell[0]), output)
+    output = CELL.sub(lambda cell: CODE.sub(breakable, cell[0]), output)
+    return TABLE.sub(lambda table: with_labels(table[0]), output)
+
+
+def with_labels(table: str) -> str:
+    """Return a table of more than three columns with the head of its column in each cell."""
+    heads = [html.unescape(TAG.sub("", head)).strip() for head in HEAD.findall(table)]
+    if len(heads) <= FEW_COLUMNS:
+        return table
+
+    def row(match: re.Match[str]) -> str:
+        labels = iter(heads)
+        return re.sub(
+            "<td", lambda _: f'<td data-label="{html.escape(next(labels, ""))}"', match[0]
+        )
+
+    return ROW.sub(row, table.replace("<table", "<table data-wide", 1))
 
 
 def on_post_build(config: Any) -> None:

@@ -3,5 +3,5 @@
 if __name__ != "mcld_core.extensions":
     raise ImportError(
         f"this package is imported as 'mcld_core.extensions', not as {__name__!r}: "
-        "install it (pip install -e .) and write `import mcld_core.extensions`"
+        "install the clone (pip install .) and write `import mcld_core.extensions`"
     )

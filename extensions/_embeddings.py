@@ -35,20 +35,19 @@ def embedding_contrast(
     """Contrast embeddings instance- and category-wise: ``S_ij = scale · cos(s_i, t_j)``.
 
     ``L_i = w_ins L_ins,i + ramp w_cat L_cat,i``, the terms of `mcld_core.mcld_loss` with this S.
-    An embedding has no class entries, hence no sample-wise term, cross-entropy or ramp of its
-    own; ``similarity``, ``temperature`` and ``block_size`` of the config play no part.
+    An embedding has no entry a class, so there is no sample-wise term and no cross-entropy. Of
+    the config, ``similarity``, ``temperature`` and ``block_size`` play no part.
 
     Args:
         student: (batch, width), any float dtype.
         teacher: (batch, width); never receives a gradient.
-        labels: (batch,) int ids ≥ 0 (negative: dropped), or (batch, any) soft (rows sum to 1), or
-            None: no target mask and no category-wise term. Ids beyond 32 bits need 64-bit
-            integers: in JAX ``jax_enable_x64``.
+        labels: (batch,) int ids ≥ 0, or (batch, any) soft labels, whose rows sum to 1. A row with
+            a negative id is dropped. None: no target mask and no category-wise term. Ids beyond
+            32 bits need 64-bit integers: in JAX ``jax_enable_x64``.
         config: weights, target mask and warm-up.
-        temperature: the scale is 1 / temperature, where ``logit_scale`` is None.
-        logit_scale: the scale itself. As a zero-dimensional array of the framework it receives a
-            gradient, ``Σ_ij dL/dS_ij · cos_ij``: keep its logarithm as the parameter and pass the
-            exponential.
+        temperature: > 0; the scale is 1 / temperature where ``logit_scale`` is None.
+        logit_scale: the scale itself, > 0. It may be trained: keep its logarithm as the parameter
+            and pass the exponential. Its gradient is ``Σ_ij dL/dS_ij · cos_ij``.
         progress: the part of the training that is done, 0 to 1.
         sample_weight: (batch,) ≥ 0.
         where: (batch,) bool, True = keep; a dropped row is neither anchor nor key.

@@ -1,4 +1,4 @@
-"""Several modalities: each of the student's against each of the teacher's, with rows missing."""
+"""Several modalities: each of the student's is contrasted with each of the teacher's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RowLoss = Callable[[Array, Array], Array]
 """``function(student_rows, teacher_rows)`` → (batch,) losses."""
 
 
-class Contrast(NamedTuple):
+class _Contrast(NamedTuple):
     """How the rows of each pair are contrasted."""
 
     kind: str
@@ -72,31 +72,36 @@ def multimodal_mcld_loss(
 
     ``L_i = Σ_ab w_ab m_ab,i L_ab,i / Σ_ab w_ab m_ab,i + Σ_ab u_ab m_ab,i f_ab,i``
 
-    a mean over the pairs that the sample has, so that one with a missing modality weighs as much
-    as any other, plus other losses f. A sample with no pair counts for nothing. A sample that
-    lacks a modality is, in the pairs of it, as if it were not in the batch: no anchor and no key;
-    in the pairs of its other modalities it is like any other.
+    The first part is the mean over the pairs that the sample has, so a sample that misses a
+    modality weighs as much as any other. The second part adds other losses f. A sample without
+    any pair does not count. Where a sample misses a modality, the pairs of that modality treat it
+    as if it were not in the batch: it is neither anchor nor key. In all other pairs it is like
+    any other sample.
 
     - ``kind="logits"``: ``L_ab`` is `mcld_core.mcld_loss`.
-    - ``kind="embeddings"``: it is `embedding_contrast`, rows of equal width in place of logits.
-    - Levels: arrays (batch, parts, width) on both sides are local rows (patches, regions, words).
-      Their means over the parts are contrasted as above and, with ``weight_local``, the part rows
-      among all part rows of the batch, each with its sample's label; the mean over the parts
-      counts. Under logits the teacher's mean is that of the probabilities.
+    - ``kind="embeddings"``: ``L_ab`` is `embedding_contrast`; the rows need one width, which is
+      not a number of classes.
+    - Levels: arrays (batch, parts, width) on both sides hold a sample's parts (patches, regions,
+      words). The means over the parts are contrasted as above; under logits the teacher's mean is
+      that of its probabilities. With ``weight_local`` each part is contrasted too, with all parts
+      of the batch as keys and with its sample's label; the sample's value is the mean over its
+      parts. A modality without any part is missing in every row.
 
     Args:
         student: modality → (batch, classes) or (batch, parts, classes).
-        teacher: modality → the same; never receives a gradient. A fused row is one more modality
-            (`mcld_core.extensions.teachers.ensemble` makes one).
-        labels: (batch,) int, or (batch, classes) soft, or None: each teacher modality's arg max
-            (logits), no mask and no category-wise term (embeddings).
+        teacher: modality → the same; never receives a gradient. A fused modality is one more
+            entry (`mcld_core.extensions.teachers.ensemble` makes its logits).
+        labels: (batch,) int, or (batch, classes) soft. None: under logits the arg max of each
+            teacher modality stands for the label; under embeddings there is no target mask and
+            no category-wise term.
         pairs: (student's modality, teacher's) → weight ≥ 0; None: all pairs, weight 1.
         kind: ``"logits"`` or ``"embeddings"``.
         config: the settings of each pair.
-        logit_scale: multiplies S, for embeddings; learnable, see `embedding_contrast`.
-        student_where: modality → (batch,) bool, True where the sample has it; a modality that is
-            not named is everywhere. The content of missing rows plays no part.
-        teacher_where: the same of the teacher.
+        logit_scale: the scale of S, for embeddings only; it may be trained, see
+            `embedding_contrast`.
+        student_where: modality → (batch,) bool, True where the sample has it. A modality that is
+            not named is there in every row. The content of missing rows plays no part.
+        teacher_where: the same for the teacher.
         weight_local: weight of the local level, for rows with parts.
         class_prior: (classes,) ≥ 0, for logits, as in `mcld_core.mcld_loss`.
         other_losses: pair → (weight, function), such as ``(0.5, feature_mse)`` or ``(1.0, lambda
@@ -108,12 +113,12 @@ def multimodal_mcld_loss(
 
     Returns:
         The loss, float32 (float64 if one of the student's modalities is). With ``return_terms`` a
-        pair of it and a dict pair → ``L_ab`` reduced over the samples that have it, without
-        gradient.
+        tuple of the loss and a dict: pair → ``L_ab``, reduced over the samples that have the pair,
+        without a gradient.
 
     Raises:
         ValueError, TypeError: no pair, a modality that is not there, batches or widths that
-            differ, a mask of the wrong shape, a weight below 0.
+            differ, a mask of the wrong shape, a weight that is not one finite number ≥ 0.
 
     Example:
         >>> import numpy as np
@@ -132,6 +137,7 @@ def multimodal_mcld_loss(
     function = "multimodal_mcld_loss"
     checks = Checks(function)
     checks.reduction(reduction)
+    checks.flag("return_terms", return_terms)
     check_config(function, config)
     checks.choice("kind", kind, ("logits", "embeddings"))
     checks.number("weight_local", weight_local, minimum=0.0)
@@ -156,7 +162,7 @@ def multimodal_mcld_loss(
         sides = mask_sides(ops, sides, labelled)
     dtype = wide_dtype(*(ops.dtype(one.rows) for one in sides.student.values()))
     objective = Objective(config, term_weights(config), None, class_prior, progress)
-    contrast = Contrast(kind, objective, logit_scale, weight_local, dtype)
+    contrast = _Contrast(kind, objective, logit_scale, weight_local, dtype)
     found = {
         pair: _levels(arguments, contrast, sides.rows(pair), labels, sides.both(pair))
         for pair in pairs
@@ -268,7 +274,7 @@ def _other_losses(
 
 def _levels(
     arguments: Arguments,
-    contrast: Contrast,
+    contrast: _Contrast,
     rows: tuple[Array, Array],
     labels: Any,
     both: Bool[Array, " batch"],
@@ -301,7 +307,7 @@ def _levels(
 
 def _pair(
     arguments: Arguments,
-    contrast: Contrast,
+    contrast: _Contrast,
     rows: tuple[Array, Array],
     labels: Any,
     both: Bool[Array, " rows"],

@@ -1,7 +1,6 @@
 """MCLD: multi-perspective contrastive logit distillation, for every framework."""
 
-from importlib.metadata import version as _version
-
+from mcld_core import _clone as _clone  # first: it finds backends and extensions in a clone
 from mcld_core.backends import get_backend as get_backend
 from mcld_core.backends import set_backend as set_backend
 from mcld_core.bank import TeacherBank as TeacherBank
@@ -23,4 +22,4 @@ from mcld_core.losses import instance_wise as instance_wise
 from mcld_core.losses import mcld_loss as mcld_loss
 from mcld_core.losses import sample_wise as sample_wise
 
-__version__ = _version("mcld")
+__version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m mcld_core``: versions, devices and backends; or ``export`` / ``predict``."""
+"""``python -m mcld_core``: versions, devices and backends; or the command ``export``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import platform
 import sys
 
 from mcld_core import __version__, get_backend
+from mcld_core.backends import how_to_install
+
+USAGE = """usage: python -m mcld_core [export ... | --help | --version]
+
+Without a command: versions, devices and backends.
+export   write a student as an ONNX file that is verified
+It has a --help of its own."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,16 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
         _report()
         return 0
     command, *rest = arguments
+    if command in ("-h", "--help", "--version"):
+        print(f"mcld {__version__}" if command == "--version" else USAGE)
+        return 0
     if command == "export":
         from mcld_core.export import cli
 
         return cli.main(rest)
-    if command == "predict":
-        from mcld_core.export import predict
-
-        return predict.main(rest)
     print(
-        f"mcld_core: the commands are 'export' and 'predict'; got {command!r}. "
+        f"mcld_core: the command is 'export'; got {command!r}. "
         "Without a command it prints versions, devices and backends",
         file=sys.stderr,
     )
@@ -38,14 +44,15 @@ def _report() -> None:
     print(f"mcld        {__version__}   (Python {platform.python_version()})")
     for framework in ("numpy", "torch", "tensorflow", "jax", "keras", "onnx", "onnxruntime"):
         if importlib.util.find_spec(framework) is None:
-            print(f"{framework:<12}not installed: pip install 'mcld[{_extra(framework)}]'")
+            print(f"{framework:<12}not installed: {how_to_install(*_extras(framework))}")
         else:
             print(f"{framework:<12}{_version(framework):<12}{_devices(framework)}")
     print(f"\nbackend for plain arrays: {get_backend()}   (MCLD_BACKEND or mcld_core.set_backend)")
 
 
-def _extra(framework: str) -> str:
-    return "onnx" if framework == "onnxruntime" else framework
+def _extras(framework: str) -> tuple[str, ...]:
+    """The extras that bring a framework along; Keras comes with one that it computes on."""
+    return {"onnxruntime": ("onnx",), "keras": ("keras", "jax")}.get(framework, (framework,))
 
 
 def _version(framework: str) -> str:
@@ -71,6 +78,13 @@ def _devices(framework: str) -> str:
         import jax
 
         return ", ".join(str(device) for device in jax.devices())
+    if framework == "keras":
+        from mcld_core.backends.keras import import_keras
+
+        try:
+            return f"on {import_keras().backend.backend()} (KERAS_BACKEND)"
+        except ImportError as error:
+            return str(error)
     return ""
 
 

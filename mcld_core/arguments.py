@@ -87,7 +87,7 @@ class Checks:
 
     def choice(self, name: str, value: Any, choices: tuple[str, ...]) -> None:
         """Raise ValueError for a name that is none of the choices."""
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise ValueError(
                 f"{self.function}: {name} needs one of {', '.join(choices)}; got {value!r}"
             )
@@ -107,7 +107,7 @@ class Checks:
 
     def reduction(self, reduction: Any) -> None:
         """Raise ValueError unless the reduction is one of the three."""
-        if reduction not in REDUCTIONS:
+        if not isinstance(reduction, str) or reduction not in REDUCTIONS:
             raise ValueError(
                 f"{self.function}: reduction needs one of 'mean', 'sum', 'none'; got {reduction!r}"
             )
@@ -130,10 +130,26 @@ class Arguments(Checks):
         """The first tensor of the values: a plain array becomes a tensor on its device."""
 
     def array(self, name: str, value: Any, like: Array | None = None) -> Array:
-        """Return an array, converted; raise TypeError for None, a text or a dict."""
-        if value is None or isinstance(value, (dict, str)):
-            raise TypeError(f"{self.function}: {name} needs an array; got {value!r}")
-        return self.ops.asarray(value, like)
+        """Return an array of real numbers or bools, converted.
+
+        Raises:
+            ValueError, TypeError: None, a text, a dict and whatever else is not such an array.
+        """
+        needs = f"{self.function}: {name} needs an array of numbers"
+        is_text = isinstance(value, (str, bytes))
+        if is_text or not (hasattr(value, "shape") or isinstance(value, (Sequence, int, float))):
+            came = repr(value) if value is None or is_text else type(value).__name__
+            raise TypeError(f"{needs}; got {came}")
+        try:
+            found = self.ops.asarray(value, like)
+        except ValueError as error:
+            raise ValueError(f"{needs}: {error}") from error
+        except TypeError as error:
+            raise TypeError(f"{needs}: {error}") from error
+        dtype = self.ops.dtype(found)
+        if not dtype.startswith(("float", "bfloat", "int", "uint", "bool")):
+            raise TypeError(f"{needs}, real ones; got dtype {dtype}")
+        return found
 
     # one number
 
@@ -178,15 +194,9 @@ class Arguments(Checks):
     def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
         """Convert both logits, each beside the other where only that one is a tensor."""
         ops = self.ops
-        for name, x in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
-            if x is None or isinstance(x, (dict, str)):
-                raise TypeError(
-                    f"{self.function}: {name} needs an array of logits; got {type(x).__name__}. "
-                    "Pass the logits themselves"
-                )
         like = teacher_logits if ops.is_tensor(teacher_logits) else None
-        student = ops.asarray(student_logits, like)
-        return student, ops.asarray(teacher_logits, student)
+        student = self.array("student_logits", student_logits, like)
+        return student, self.array("teacher_logits", teacher_logits, student)
 
     def pair(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
         """Return both logits, converted; raise unless they are float rows of the same classes."""
@@ -265,7 +275,7 @@ class Arguments(Checks):
             kept = self.mask("where", where, rows, logits, name)
         dtype = wide_dtype(ops.dtype(logits))
         if labels is not None:
-            labels = ops.asarray(labels, logits)
+            labels = self.array("labels", labels, logits)
             kind = self.label_kind("labels", labels, rows, classes)
             self.device("labels", labels, logits, name)
             self.label_values("labels", labels, kept, classes, ignore_index)
@@ -281,7 +291,7 @@ class Arguments(Checks):
         if sample_weight is None:
             weight = ops.astype(kept, wide_dtype(dtype))
         else:
-            weight = ops.asarray(sample_weight, logits)
+            weight = self.array("sample_weight", sample_weight, logits)
             dtype = wide_dtype(dtype, ops.dtype(weight))
             weight = self.weight(weight, kept, logits, dtype, name)
         return TeacherBatch(ops.stop_gradient(logits), labels, kept, weight)
@@ -310,7 +320,7 @@ class Arguments(Checks):
         self, name: str, where: Any, rows: Any, like: Array, like_name: str = "student_logits"
     ) -> Bool[Array, " rows"]:
         """Return a mask of rows, converted; raise for another shape, dtype or device."""
-        kept = self.ops.asarray(where, like)
+        kept = self.array(name, where, like)
         self.vector(name, kept, rows)
         if self.ops.dtype(kept) != "bool":
             raise TypeError(
@@ -330,7 +340,7 @@ class Arguments(Checks):
     ) -> Float[Array, " rows"]:
         """Return ``sample_weight`` times kept; raise where shape, device or values do not fit."""
         ops = self.ops
-        weight = ops.asarray(sample_weight, like)
+        weight = self.array("sample_weight", sample_weight, like)
         self.vector("sample_weight", weight, like.shape[0])
         self.device("sample_weight", weight, like, like_name)
         self.finite("sample_weight", weight, kept, minimum=0.0)
@@ -399,7 +409,7 @@ class Arguments(Checks):
                 read).
         """
         ops = self.ops
-        prior = ops.stop_gradient(ops.astype(ops.asarray(class_prior, like), dtype))
+        prior = ops.stop_gradient(ops.astype(self.array("class_prior", class_prior, like), dtype))
         if tuple(prior.shape) != (classes,):
             raise ValueError(
                 f"{self.function}: class_prior needs shape ({classes},), one count or probability "
@@ -461,7 +471,7 @@ class Arguments(Checks):
         """
         ops = self.ops
         rows, classes = logits.shape
-        labels = ops.asarray(labels, logits)
+        labels = self.array(name, labels, logits)
         kind = self.label_kind(name, labels, rows, classes)
         self.device(name, labels, logits)
         self.label_values(name, labels, kept, classes, ignore_index)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from mcld_core.config import plain_number
+from mcld_core.arguments import plain_number
+from mcld_core.files import replacement, reserve
 from mcld_core.typing import Array, Float, Int
 
 DTYPES = ("float16", "float32")
@@ -46,7 +48,7 @@ class TeacherCache:
             keys = bank.keys(cache[index], labels[index], index=index)
     """
 
-    def __init__(self, path: Path, logits: np.ndarray[Any, Any], fingerprint: str) -> None:
+    def __init__(self, path: Path, logits: np.ndarray[Any, Any], fingerprint: Any) -> None:
         self.path = path
         self.logits = logits
         self.fingerprint = fingerprint
@@ -55,14 +57,18 @@ class TeacherCache:
     def write(
         cls,
         path: str | os.PathLike[str],
-        batches: Iterable[tuple[Int[Array, "batch"], Float[Array, "batch classes"]]],  # noqa: F821
+        batches: Iterable[tuple[Int[Array, " batch"], Float[Array, "batch classes"]]],
         count: int,
         classes: int,
         *,
-        fingerprint: str,
+        fingerprint: Any,
         dtype: str = "float32",
     ) -> TeacherCache:
         """Write the logits of all samples and open the file.
+
+        Several writers, of one process too, do not disturb each other: each writes a file of its
+        own, and the last one to end has its file under the name. The disk is asked for the space
+        before the first batch.
 
         Args:
             path: the file; replaced if it exists, once the new one is complete.
@@ -71,12 +77,15 @@ class TeacherCache:
                 sampler that pads does that); the last row stays.
             count: the number of samples.
             classes: the width of a row.
-            fingerprint: of the data's order and the teacher, see `fingerprint`.
+            fingerprint: of the data's order and the teacher, see `fingerprint`: a text, or what
+                JSON can hold (a tuple is the list that it becomes).
             dtype: ``"float32"``, or ``"float16"`` for half the space (about 3 digits).
 
         Raises:
             ValueError: an index or a width that does not fit, a NaN, a logit too large for
-                float16, or samples that no batch has.
+                float16, samples that no batch has, or a path that is a folder.
+            TypeError: logits that are not float, or a fingerprint that JSON cannot hold.
+            OSError: the disk is full, or the folder takes no files. No error leaves a file.
         """
         if dtype not in DTYPES:
             raise ValueError(
@@ -84,25 +93,22 @@ class TeacherCache:
             )
         count, classes = plain_number(count), plain_number(classes)
         for name, size in (("count", count), ("classes", classes)):
-            if not isinstance(size, int) or size < 1:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"TeacherCache.write: {name} needs an int > 0; got {size!r}")
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            _write_rows(partial, batches, count, classes, dtype)
-            settings = {"shape": [count, classes], "fingerprint": fingerprint}
-            with open(partial, "ab") as file:
-                file.write(json.dumps(settings).encode() + _END)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        mark = _as_json("TeacherCache.write", fingerprint)
+        path = _not_a_folder("TeacherCache.write", path)
+        with replacement(path) as file:
+            np.lib.format.write_array_header_1_0(file, _header(count, classes, dtype))
+            start, end = file.tell(), file.tell() + count * classes * np.dtype(dtype).itemsize
+            reserve(file, end)
+            _write_rows(file, start, batches, count, classes, dtype)
+            file.seek(end)
+            settings = {"shape": [count, classes], "fingerprint": json.loads(mark)}
+            file.write(json.dumps(settings).encode() + _END)
         return cls.open(path, fingerprint=fingerprint)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, fingerprint: str | None) -> TeacherCache:
+    def open(cls, path: str | os.PathLike[str], *, fingerprint: Any) -> TeacherCache:
         """Open a complete cache of this data and this teacher.
 
         Args:
@@ -111,11 +117,14 @@ class TeacherCache:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is incomplete, or carries another fingerprint.
+            ValueError: the file is incomplete, damaged or of another kind, a folder, or carries
+                another fingerprint.
+            TypeError: a fingerprint that JSON cannot hold.
         """
-        path = Path(path)
+        path = _not_a_folder("TeacherCache.open", path)
+        mark = None if fingerprint is None else _as_json("TeacherCache.open", fingerprint)
         logits, found = _open(path)
-        if fingerprint is not None and found != fingerprint:
+        if mark is not None and json.dumps(found, sort_keys=True) != mark:
             raise ValueError(
                 f"TeacherCache.open: the fingerprint of {path} needs to be {fingerprint!r}; got "
                 f"{found!r}: it was made from other data, in another order, or by another "
@@ -162,7 +171,7 @@ def fingerprint(*parts: Any) -> str:
         64 hexadecimal digits.
 
     Raises:
-        TypeError: a part that is no text, number or array.
+        TypeError: a part that is not a text, a number or an array.
 
     Example:
         >>> fingerprint("teacher", np.arange(3)) == fingerprint("teacher", np.arange(3))
@@ -172,66 +181,138 @@ def fingerprint(*parts: Any) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
-        array = np.asarray(part) if isinstance(part, (str, bytes)) else _to_numpy(part)
-        if array.dtype.kind not in "biufcSU":
+        try:
+            array = np.asarray(part) if isinstance(part, (str, bytes)) else _to_numpy(part)
+            beside_numpy = "float" in array.dtype.name  # bfloat16 and its like are of kind V
+            if array.dtype.kind not in "biufcSU" and not beside_numpy:
+                raise ValueError
+        except ValueError:  # NumPy's own for lists in which the lengths differ
             raise TypeError(
                 f"fingerprint: parts need to be texts, numbers or arrays; got {type(part).__name__}"
-            )
+            ) from None
         array = np.ascontiguousarray(array)
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        dtype = array.dtype.name if array.dtype.kind == "V" else array.dtype.str
+        digest.update(f"{dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def _write_rows(name: Path, batches: Any, count: int, classes: int, dtype: str) -> None:
-    rows = np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=(count, classes))
+def _write_rows(
+    file: BinaryIO, start: int, batches: Any, count: int, classes: int, dtype: str
+) -> None:
+    """Write each row to its place in the file, by writes that can fail: no memory map can."""
     written = np.zeros(count, "bool")
     for index, logits in batches:
         index, logits = _to_numpy(index), _to_numpy(logits)
-        if index.ndim != 1 or index.dtype.kind not in "iu" or logits.shape != (len(index), classes):
-            raise ValueError(
-                "TeacherCache.write: batches need int indices (batch,) and logits "
-                f"(batch, {classes}); got {index.dtype} {index.shape} and {logits.shape}"
-            )
-        _check_range("TeacherCache.write: index", index, count, ValueError)
-        with np.errstate(over="ignore"):
-            stored = logits.astype(dtype)
-        bad = np.isnan(stored) | (np.isinf(stored) & ~np.isinf(logits))
-        if bad.any():
-            row, column = (int(i) for i in np.argwhere(bad)[0])
-            raise ValueError(
-                f"TeacherCache.write: logits need numbers that {dtype} can hold; got "
-                f"{logits[row, column]} for sample {index[row]}, class {column}. "
-                "Mend the teacher, or write float32"
-            )
-        rows[index] = stored
+        _check_batch(index, logits, count, classes)
+        stored = _stored(index, logits, dtype)
+        order = np.argsort(index, kind="stable")  # of a sample that comes twice the last row stays
+        for run in np.split(order, np.flatnonzero(np.diff(index[order]) != 1) + 1):
+            if len(run):
+                file.seek(start + int(index[run[0]]) * stored[0].nbytes)
+                file.write(stored[run].tobytes())
         written[index] = True
     if not written.all():
         raise ValueError(
             f"TeacherCache.write: batches need all {count} samples; got {int(written.sum())}, "
             f"sample {int(np.argmin(written))} is the first that is missing. No file was written"
         )
-    rows.flush()
 
 
-def _open(path: Path) -> tuple[np.ndarray[Any, Any], str]:
+def _check_batch(
+    index: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], count: int, classes: int
+) -> None:
+    if index.ndim != 1 or index.dtype.kind not in "iu" or logits.shape != (len(index), classes):
+        raise ValueError(
+            "TeacherCache.write: batches need int indices (batch,) and logits "
+            f"(batch, {classes}); got {index.dtype} {index.shape} and {logits.shape}"
+        )
+    if "float" not in logits.dtype.name:
+        raise TypeError(
+            f"TeacherCache.write: logits need a float dtype; got {logits.dtype}. "
+            "Pass the teacher's logits, not labels"
+        )
+    _check_range("TeacherCache.write: index", index, count, ValueError)
+
+
+def _stored(
+    index: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], dtype: str
+) -> np.ndarray[Any, Any]:
+    """Return the logits in the dtype of the file; raise for NaN and for what it cannot hold."""
+    with np.errstate(over="ignore"):
+        stored = logits.astype(dtype)
+    bad = np.isnan(stored) | (np.isinf(stored) & ~np.isinf(logits))
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"TeacherCache.write: logits need numbers that {dtype} can hold; got "
+            f"{logits[row, column]} for sample {index[row]}, class {column}. "
+            "Mend the teacher, or write float32"
+        )
+    return stored
+
+
+def _header(count: int, classes: int, dtype: str) -> dict[str, Any]:
+    """Return what stands at the head of the ``.npy`` file."""
+    return {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, classes)}
+
+
+def _open(path: Path) -> tuple[np.ndarray[Any, Any], Any]:
     """Return rows and fingerprint; raise where the file is not what `TeacherCache.write` leaves."""
     try:
-        rows = np.load(path, mmap_mode="r")
-        with open(path, "rb") as file:
-            file.seek(rows.offset + rows.nbytes)
-            tail = file.read()
-        if not tail.endswith(_END):
-            raise ValueError("no mark of completeness")
-        settings = json.loads(tail.removesuffix(_END))
-        if tuple(settings["shape"]) != rows.shape:
-            raise ValueError("another shape")
-    except (ValueError, EOFError, AttributeError, KeyError) as error:
+        return _read(path)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file may raise anything: RecursionError, KeyError, …
         raise ValueError(
-            f"TeacherCache.open: path needs a complete teacher cache; got {path}, which is "
-            f"cut off or another kind of file ({error}). Write it again"
+            f"TeacherCache.open: path needs a complete teacher cache; got {path}, which is cut "
+            f"off, damaged or another kind of file ({str(error)[:200]}). Write it again"
         ) from error
+
+
+def _read(path: Path) -> tuple[np.ndarray[Any, Any], Any]:
+    with open(path, "rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of the format")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        count, classes = shape
+        if dtype not in (np.dtype(name) for name in DTYPES) or fortran or min(shape) < 1:
+            raise ValueError(f"an array of {dtype} {shape}")
+        start = file.tell()
+        end = start + count * classes * dtype.itemsize
+        if end > os.fstat(file.fileno()).st_size:
+            raise ValueError("fewer rows than its head says")
+        file.seek(end)
+        tail = file.read()
+    if not tail.endswith(_END):
+        raise ValueError("no mark of completeness")
+    settings = json.loads(tail.removesuffix(_END))
+    if settings["shape"] != [count, classes]:
+        raise ValueError("another shape")
+    rows = np.memmap(path, dtype, "r", start, (count, classes))
     return rows, settings["fingerprint"]
+
+
+def _as_json(function: str, fingerprint: Any) -> str:
+    """Return the text that two fingerprints share where they are equal once they are stored."""
+    try:
+        if fingerprint is None:
+            raise TypeError("None is none")
+        return json.dumps(json.loads(json.dumps(fingerprint, allow_nan=False)), sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{function}: fingerprint needs a text, or what JSON can hold; got "
+            f"{reprlib.repr(fingerprint)} ({error}). mcld_core.cache.fingerprint makes a text of "
+            "texts, numbers and arrays"
+        ) from None
+
+
+def _not_a_folder(function: str, path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{function}: path needs a file; got {path}, which is a folder")
+    return path
 
 
 def _check_range(
@@ -253,5 +334,5 @@ def _to_numpy(x: Any) -> np.ndarray[Any, Any]:
     return np.asarray(x)
 
 
-def _reopen(path: Path, mark: str) -> TeacherCache:
+def _reopen(path: Path, mark: Any) -> TeacherCache:
     return TeacherCache.open(path, fingerprint=mark)

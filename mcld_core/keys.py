@@ -63,7 +63,7 @@ def prepare_keys(
     if keys is None:
         labels = _masked_labels(ops, batch.labels, batch.kept)
         return KeySet(batch.teacher, labels, batch.kept), 0
-    logits = ops.asarray(keys.logits, batch.student)
+    logits = arguments.array("keys.logits", keys.logits, batch.student)
     _check_key_logits(arguments, logits, batch.student)
     logits = ops.stop_gradient(logits)
     kept = None
@@ -93,7 +93,7 @@ def prototype_keys(
     """One key a class: ``keys.prototypes``, else the class means of the kept keys."""
     ops, classes = arguments.ops, batch.student.shape[1]
     if keys is not None and keys.prototypes is not None:
-        means = ops.asarray(keys.prototypes, batch.student)
+        means = arguments.array("keys.prototypes", keys.prototypes, batch.student)
         if tuple(means.shape) != (classes, classes):
             raise ValueError(
                 f"{arguments.function}: keys.prototypes needs shape (classes, classes) = "

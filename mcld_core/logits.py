@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, wide_dtype
+from mcld_core.arguments import Arguments, Checks, wide_dtype
+from mcld_core.backends import Backend, backend_for
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Float, Logits
 
@@ -58,20 +59,70 @@ def check_finite(
     ours, theirs = _to_numpy(student), _to_numpy(teacher)
     absent = _absent_classes(theirs, labels) & (similarity == "probability")
     for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
-        bad = ~np.isfinite(values) & ~(absent & np.isneginf(values))
-        if bad.any():
-            row, column = (int(i) for i in np.argwhere(bad)[0])
+        bad = _first_bad(values, absent)
+        if bad is not None:
+            row, column = bad
             raise ValueError(
                 f"check_finite: {argument} has {values[row, column]} in row {row}, class "
                 f"{column}; fix what makes them"
             )
-        if values.size and (values >= 0).all() and np.abs(values.sum(1) - 1).max() <= 1e-3:
+        if _are_probabilities(values, 1e-3):
             warnings.warn(
                 f"check_finite: every row of {argument} is ≥ 0 and sums to 1, like "
                 "probabilities; the losses take logits (pass log-probabilities at least)",
                 UserWarning,
                 stacklevel=2,
             )
+
+
+def doubts(
+    student_logits: Logits,
+    teacher_logits: Logits,
+    labels: Any = None,
+    where: Any = None,
+    *,
+    similarity: str = "probability",
+    ignore_index: int = -100,
+) -> list[str] | None:
+    """Return what looks wrong about a batch that a loss has taken, each with its cure.
+
+    For the adapters, which look at their first step: logits that are not finite, and rows that
+    look like probabilities. What stands in rows that are dropped does not count.
+
+    Args:
+        student_logits: (batch, classes).
+        teacher_logits: (batch, classes).
+        labels: (batch,) int, or (batch, classes) soft, or None.
+        where: (batch,) bool, True = keep.
+        similarity: that of the configuration in use.
+        ignore_index: likewise.
+
+    Returns:
+        The texts; None where the teacher's values cannot be read without waiting: traced, or on
+        an accelerator. (A student that is traced alone, as by ``jax.grad``, is left out.)
+    """
+    ops = backend_for("doubts", student_logits, teacher_logits, labels, where)
+    sides = {"student_logits": student_logits, "teacher_logits": teacher_logits}
+    found = {argument: _readable(ops, x) for argument, x in sides.items()}
+    theirs = found["teacher_logits"]
+    if theirs is None:
+        return None
+    kept = _kept_rows(_readable(ops, labels), _readable(ops, where), len(theirs), ignore_index)
+    absent = _absent_classes(theirs, _readable(ops, labels)) & (similarity == "probability")
+    texts = []
+    for argument, values in found.items():
+        if values is not None:
+            half = "float16" in str(getattr(sides[argument], "dtype", ""))  # bfloat16 too
+            tolerance = 1e-2 if half else 1e-3
+            texts += _doubts_of(argument, values.astype("float64"), kept, absent, tolerance)
+    return texts
+
+
+SWAPPED = (
+    "the student needs no gradient and the teacher does, as if the two were swapped. {} (or "
+    "unfreeze the student)"
+)
+"""What the adapters say where nothing of the student learns; to be filled with the cure."""
 
 
 def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
@@ -139,6 +190,31 @@ def adjust_logits(logits: Logits, class_prior: Float[Array, " classes"]) -> Arra
     return ops.astype(logits, dtype) + prior
 
 
+def checked_prior(function: str, class_prior: Any, balanced: Any) -> np.ndarray[Any, Any] | None:
+    """Return the class prior of a loss that keeps it, as (classes,) float32 of NumPy; or None.
+
+    Raises:
+        ValueError, TypeError: values that do not fit; ``balanced`` without a prior, or not a bool.
+    """
+    checks = Checks(function)
+    checks.flag("balanced", balanced)
+    if class_prior is None:
+        if balanced:
+            raise ValueError(
+                f"{function}: balanced=True needs class_prior; got None. Pass the counts of the "
+                "training labels"
+            )
+        return None
+    values = _to_numpy(class_prior)
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if values.ndim != 1 or bad.any() or not (values > 0).any():
+        raise ValueError(
+            f"{function}: class_prior needs shape (classes,), finite numbers ≥ 0 with a positive "
+            f"one among them; got {values.tolist()}"
+        )
+    return values.astype("float32")
+
+
 def _checked_mapping(mapping: Any, classes: int) -> np.ndarray[Any, Any]:
     index = np.asarray(mapping.tolist() if hasattr(mapping, "tolist") else mapping)
     if index.size and index.dtype.kind not in "iu":
@@ -168,6 +244,62 @@ def _absent_classes(
         targets = labels if labels.ndim == 1 else labels.argmax(1)
         absent &= np.arange(teacher.shape[1]) != targets[:, None]
     return absent
+
+
+def _doubts_of(
+    argument: str,
+    values: np.ndarray[Any, Any],
+    kept: np.ndarray[Any, Any],
+    absent: np.ndarray[Any, Any],
+    tolerance: float,
+) -> list[str]:
+    bad = _first_bad(np.where(kept[:, None], values, 0.0), absent)
+    if bad is not None:
+        row, column = bad
+        return [
+            f"{argument} has {values[row, column]} in row {row}, class {column}: the loss is not a "
+            "number to learn from. Mend what makes it; mcld_core.check_finite finds the first such "
+            "row"
+        ]
+    if _are_probabilities(values[kept], tolerance):
+        return [
+            f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss takes "
+            "logits. Leave out the softmax at the model's end (keras.applications: "
+            "classifier_activation=None), or pass the logarithm of the probabilities"
+        ]
+    return []
+
+
+def _readable(ops: Backend, x: Any) -> np.ndarray[Any, Any] | None:
+    """Return the values of what can be read without waiting for a device."""
+    if x is None:
+        return None
+    return ops.host_values(x) if ops.is_tensor(x) else np.asarray(x)
+
+
+def _kept_rows(
+    labels: np.ndarray[Any, Any] | None,
+    where: np.ndarray[Any, Any] | None,
+    rows: int,
+    ignore_index: int,
+) -> np.ndarray[Any, Any]:
+    kept = np.ones(rows, bool) if where is None else where
+    return kept & (labels != ignore_index) if labels is not None and labels.ndim == 1 else kept
+
+
+def _first_bad(
+    values: np.ndarray[Any, Any], allowed: np.ndarray[Any, Any]
+) -> tuple[int, int] | None:
+    """Return row and class of the first entry that is not finite and not an allowed -inf."""
+    bad = np.argwhere(~np.isfinite(values) & ~(allowed & np.isneginf(values)))
+    return (int(bad[0, 0]), int(bad[0, 1])) if len(bad) else None
+
+
+def _are_probabilities(values: np.ndarray[Any, Any], tolerance: float) -> bool:
+    """Whether every row is ≥ 0 and sums to 1."""
+    if not values.size or values.shape[1] < 2 or (values < 0).any():
+        return False
+    return bool(np.abs(values.sum(1) - 1).max() <= tolerance)
 
 
 def _to_numpy(x: Array) -> np.ndarray[Any, Any]:

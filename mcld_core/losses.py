@@ -234,6 +234,7 @@ def evaluate(
     key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
     arguments = Arguments(function, *rows, *key_arrays)
     arguments.reduction(reduction)
+    arguments.flag("return_terms", return_terms)
     student, teacher, labels, sample_weight, where = rows
     batch = arguments.batch(
         student,

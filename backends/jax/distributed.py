@@ -31,6 +31,10 @@ def gather_keys(
     All replicas have the same number of rows; fill an uneven last batch up with rows that
     ``where`` drops. A replica without a kept row contributes 0 and breaks nothing.
 
+    Several processes run one program, as JAX demands of all that they do together: the number of
+    classes, the dtypes, and whether there are labels, are the same on each. Nothing compares them:
+    a process may trace a function when the others have it compiled, and would wait for them.
+
     Args:
         teacher_logits: (batch, classes), this replica's rows, any float dtype.
         labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max.

@@ -16,22 +16,40 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcld_core.backends.jax.onnx_pooling import free_the_batch
-from mcld_core.export.inputs import Arrays, ExportRequest
-from mcld_core.export.packages import require
-from mcld_core.export.student import call
+from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of
+
+PACKAGES = ("jax2onnx",)
 
 MODES = ("deterministic", "use_running_average")
 """The attributes by which nnx's dropout and batch norm know their mode."""
 
 WINDOW = ("window_shape", "strides", "padding", "count_include_pad")
-"""What nnx's pooling takes after its inputs, in this order."""
+"""What flax' pooling takes after its inputs, in this order."""
 
 BORDERS = {"max_pool": -np.inf, "avg_pool": 0.0}
-"""nnx's pooling, and what lies around its inputs."""
+"""flax' pooling, and what lies around its inputs."""
+
+
+class Student:
+    """A student, and its call compiled once a shape: uncompiled, XLA compiles each operation."""
+
+    def __init__(self, student: Any) -> None:
+        self.student = student
+        self.compiled = jax.jit(self.__call__)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return self.student(*inputs, **named)
+
+    def run(self, *inputs: Any, **named: Any) -> Any:
+        """The outputs; what cannot be traced is for the exporter to say."""
+        try:
+            return self.compiled(*inputs, **named)
+        except Exception:
+            return self(*inputs, **named)
 
 
 @contextmanager
-def evaluation(student: Any) -> Iterator[Any]:
+def evaluation(student: Any) -> Iterator[Student]:
     """An nnx module in eval mode, restored after; a function as it is, one of inference."""
     modes = []
     if "flax" in sys.modules:
@@ -48,7 +66,7 @@ def evaluation(student: Any) -> Iterator[Any]:
             network: Any = student
             network.eval()
     try:
-        yield student
+        yield Student(student)
     finally:
         for module, mode, value in modes:
             setattr(module, mode, value)
@@ -56,26 +74,21 @@ def evaluation(student: Any) -> Iterator[Any]:
 
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The student's own outputs."""
-    outputs = call(student, request, [jnp.asarray(array) for array in inputs.values()])
-    return {name: np.asarray(array) for name, array in outputs.items()}
+    return outputs_of(student.run, request, [*map(jnp.asarray, inputs.values())], np.asarray)
 
 
 @contextmanager
-def _pooling_of_nnx() -> Iterator[None]:
-    """Give back to nnx's pooling what jax2onnx 0.17 takes from it: positions, widths of borders."""
-    if "flax" not in sys.modules:
-        yield
-        return
-    from flax import nnx
-
-    replaced = {name: getattr(nnx, name) for name in BORDERS}
-    for name, function in replaced.items():
-        setattr(nnx, name, partial(_pool, function, BORDERS[name]))
+def _pooling_of_flax() -> Iterator[None]:
+    """Give back to flax' pooling what jax2onnx 0.17 takes from it: positions, widths of borders."""
+    homes = [sys.modules[name] for name in ("flax.nnx", "flax.linen") if name in sys.modules]
+    replaced = [(home, name, getattr(home, name)) for home in homes for name in BORDERS]
+    for home, name, function in replaced:
+        setattr(home, name, partial(_pool, function, BORDERS[name]))
     try:
         yield
     finally:
-        for name, function in replaced.items():
-            setattr(nnx, name, function)
+        for home, name, function in replaced:
+            setattr(home, name, function)
 
 
 def _pool(function: Any, border: float, inputs: Any, *window: Any, **others: Any) -> Any:
@@ -109,12 +122,11 @@ def _without_its_warnings() -> Iterator[None]:
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and convert."""
-    require("jax2onnx", "jax2onnx")
     with _without_its_warnings():
         import jax2onnx
 
     def forward(*inputs: Any) -> Any:
-        with _pooling_of_nnx():
+        with _pooling_of_flax():
             outputs = tuple(call(student, request, inputs).values())
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -137,7 +149,25 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
             **options,
         )
     free_the_batch(model)
+    _take_the_examples_types(model, request)
     # Where it has moved a transpose past an operation, the shape noted in between is the old one.
     del model.graph.value_info[:]
     path.write_bytes(model.SerializeToString())
     return "jax2onnx"
+
+
+def _take_the_examples_types(model: Any, request: ExportRequest) -> None:
+    """Cast inputs whose type JAX narrows (int64 and float64, unless ``jax_enable_x64``)."""
+    import onnx
+
+    for value in model.graph.input:
+        array = request.example.get(value.name)
+        kind = value.type.tensor_type
+        if array is None or kind.elem_type == onnx.helper.np_dtype_to_tensor_dtype(array.dtype):
+            continue
+        narrow = f"{value.name}/narrow"
+        for node in model.graph.node:
+            node.input[:] = [narrow if name == value.name else name for name in node.input]
+        cast = onnx.helper.make_node("Cast", [value.name], [narrow], to=kind.elem_type)
+        model.graph.node.insert(0, cast)
+        kind.elem_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mcld_core.backends import how_to_install
+
 if TYPE_CHECKING:
     from mcld_core.backends.keras.distiller import MCLDDistiller as MCLDDistiller
     from mcld_core.backends.keras.loss import MCLDDistillation as MCLDDistillation
@@ -16,6 +18,8 @@ __all__ = ["MCLDDistillation", "MCLDDistiller", "MCLDLoss"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in __all__:
+        import_keras()
     if name == "MCLDDistiller":
         from mcld_core.backends.keras.distiller import MCLDDistiller
 
@@ -25,3 +29,23 @@ def __getattr__(name: str) -> Any:
 
         return getattr(loss, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def import_keras() -> Any:
+    """Return Keras, which needs one of its three frameworks beside it.
+
+    Raises:
+        ImportError: Keras, or the framework that it computes on, is not installed; the text says
+            what to install.
+    """
+    try:
+        import keras
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        framework = missing if missing in ("tensorflow", "jax", "torch") else "jax"
+        raise ImportError(
+            f"mcld_core.backends.keras needs {missing}, which is not installed: "
+            f"{how_to_install('keras', framework)}. Keras computes on the framework that "
+            "KERAS_BACKEND names: tensorflow (the default), jax or torch"
+        ) from error
+    return keras

@@ -9,10 +9,12 @@ import keras
 from keras import ops
 
 from mcld_core.backends.keras.bank import BankVariables
-from mcld_core.backends.keras.loss import MCLDDistillation, as_rows
-from mcld_core.config import MCLDConfig
+from mcld_core.backends.keras.first_look import FirstLook
+from mcld_core.backends.keras.loss import MCLDDistillation, as_rows, prior_config
+from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import is_zero
 from mcld_core.keys import TeacherKeys
+from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
 
@@ -59,12 +61,19 @@ class MCLDDistiller(keras.distillation.Distiller):
         show_terms: also log the parts of MCLD, unweighted: ``term_instance``, ``term_sample``,
             ``term_category`` (``term_ce`` where it is used) and ``term_ramp``.
         evaluate_distillation: also run the teacher in ``evaluate``; its ``loss`` is then MCLD.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
+        balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
         name: the model's name.
         **kwargs: as for every `keras.Model`.
 
     Raises:
         ValueError: models whose shapes do not fit each other, ``total_steps`` < 1,
             ``bank_size`` < 0, or a bank for a student whose output shape is not known yet.
+
+    Warns:
+        UserWarning: a model that ends in a softmax, as those of keras.applications do, or a student
+            without trained weights beside a teacher that has some; at the first eager training
+            step on a CPU, logits that are not finite or look like probabilities.
 
     Example:
         >>> import keras
@@ -100,6 +109,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         soft_labels: bool = False,
         show_terms: bool = False,
         evaluate_distillation: bool = False,
+        class_prior: Any = None,
+        balanced: bool = False,
         name: str = "mcld_distiller",
         **kwargs: Any,
     ) -> None:
@@ -110,6 +121,10 @@ class MCLDDistiller(keras.distillation.Distiller):
         if bank_size < 0:
             raise ValueError(f"MCLDDistiller: bank_size needs an int ≥ 0; got {bank_size!r}")
         config = MCLDConfig() if config is None else config
+        check_config("MCLDDistiller", config)
+        prior = checked_prior("MCLDDistiller", class_prior, balanced)
+        first_look = FirstLook()
+        first_look.look_at_models(teacher, student)
         super().__init__(
             teacher,
             student,
@@ -118,12 +133,15 @@ class MCLDDistiller(keras.distillation.Distiller):
             name=name,
             **kwargs,
         )
+        self._first_look = first_look
         self.config = config
         self.total_steps = total_steps
         self.bank_size = bank_size
         self.soft_labels = soft_labels
         self.show_terms = show_terms
         self.evaluate_distillation = evaluate_distillation
+        self.class_prior = prior
+        self.balanced = balanced
         self.steps_done = self.add_weight(
             shape=(),
             initializer="zeros",
@@ -149,7 +167,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         x: Any = None,
         y: Labels | None = None,
         y_pred: Logits | None = None,
-        sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+        sample_weight: Float[Array, " batch"] | None = None,
         training: bool = True,
     ) -> Array:
         """Return the loss to minimise, and update the three trackers and the step counter.
@@ -207,6 +225,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             "soft_labels": self.soft_labels,
             "show_terms": self.show_terms,
             "evaluate_distillation": self.evaluate_distillation,
+            **prior_config(self),
         }
 
     @classmethod
@@ -252,13 +271,17 @@ class MCLDDistiller(keras.distillation.Distiller):
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
             progress = ops.minimum(progress, 1.0)
-        keys = self._keys(teacher_logits, labels, sample_weight)
+        gathered = keys = self._gathered(teacher_logits, labels, sample_weight)
+        rows_of_all = (teacher_logits, labels) if gathered is None else (gathered,)
+        if self.bank is not None:
+            keys = self.bank.value.keys(*rows_of_all, ignore_index=self.config.ignore_index)
         loss, terms = mcld_loss(
-            y_pred,
+            adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
             teacher_logits,
             labels,
             config=self.config,
             keys=keys,
+            class_prior=self.class_prior,
             progress=progress,
             sample_weight=sample_weight,
             return_terms=True,
@@ -267,50 +290,27 @@ class MCLDDistiller(keras.distillation.Distiller):
         for name, tracker in self.term_trackers.items():
             tracker.update_state(terms[name], rows)
         if training:
-            self._finish_step(teacher_logits, labels, keys)
+            self._first_look.look_at_logits(y_pred, teacher_logits, labels, self.config)
+            self.steps_done.assign_add(1)
+        if training and self.bank is not None:  # all replicas hold the same bank
+            pushed = self.bank.value.push(*rows_of_all, ignore_index=self.config.ignore_index)
+            self.bank.assign(pushed)
         return loss
 
-    def _keys(
+    def _gathered(
         self, teacher_logits: Logits, labels: Labels | None, sample_weight: Array | None
     ) -> TeacherKeys | None:
-        """The rows to contrast with: of all replicas, then of the bank. None: the batch's own."""
-        keys = None
-        if replicas() > 1:
-            from mcld_core.backends.tensorflow.distributed import gather_keys
+        """The teacher's rows of all replicas; None where there is one."""
+        if replicas() == 1:
+            return None
+        from mcld_core.backends.tensorflow.distributed import gather_keys
 
-            keys = gather_keys(
-                teacher_logits,
-                labels,
-                sample_weight=sample_weight,
-                ignore_index=self.config.ignore_index,
-            )
-        if self.bank is None:
-            return keys
-        ignore_index = self.config.ignore_index
-        if keys is None:
-            return self.bank.value.keys(teacher_logits, labels, ignore_index=ignore_index)
-        banked = self.bank.value.keys(
-            keys.logits, keys.labels, where=keys.where, ignore_index=ignore_index
+        return gather_keys(
+            teacher_logits,
+            labels,
+            sample_weight=sample_weight,
+            ignore_index=self.config.ignore_index,
         )
-        return banked._replace(own_start=keys.own_start, normalizer=keys.normalizer)
-
-    def _finish_step(
-        self, teacher_logits: Logits, labels: Labels | None, keys: TeacherKeys | None
-    ) -> None:
-        self.steps_done.assign_add(1)
-        if self.bank is None:
-            return
-        where = None
-        if replicas() > 1 and keys is not None:  # all replicas hold the same bank
-            rows = ops.shape(keys.logits)[0] - self.bank_size
-            teacher_logits, labels, where = (
-                None if part is None else part[:rows]
-                for part in (keys.logits, keys.labels, keys.where)
-            )
-        bank = self.bank.value.push(
-            teacher_logits, labels, where=where, ignore_index=self.config.ignore_index
-        )
-        self.bank.assign(bank)
 
     def _validate_dtype_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
         """Accept models of two dtypes (Keras refuses them): the loss converts to float32."""

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from mcld_core.extensions.teachers import ema_decay
+from mcld_core.ema import ema_decay
 
 
 class EMATeacher(keras.callbacks.Callback):
@@ -29,7 +29,7 @@ class EMATeacher(keras.callbacks.Callback):
             as the loaded ``distiller.teacher``: its weights are kept. None: a clone of the student,
             with its weights. (For a student that ``keras.models.clone_model`` cannot clone, give
             a second one its weights by ``set_weights``.)
-        decay: of `mcld_core.extensions.teachers.ema_update`, 0 … 1.
+        decay: of `mcld_core.ema.ema_update`, 0 … 1.
         warm_up: start from a lower decay: ``min(decay, (1 + updates) / (10 + updates))``.
 
     Raises:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from mcld_core.export.inputs import Arrays, ExportRequest
-from mcld_core.export.student import call, named_outputs
+from mcld_core.export.inputs import Arrays, ExportRequest, named_outputs, outputs_of
+
+EXPORTERS = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
+PACKAGES = (EXPORTERS.get(keras.backend.backend(), "onnxscript"),)
 
 
-class _Inference:
+class Inference:
     """The model in inference, called with a list or a dict as Keras has it."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.run: Callable[..., Any] = self.__call__
+        if keras.backend.backend() == "jax":
+            from mcld_core.backends.jax.export import Student
+
+            self.run = Student(self).run
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         single = values[0] if len(values) == 1 else list(values)
@@ -27,22 +33,21 @@ class _Inference:
 
 
 @contextmanager
-def evaluation(student: Any) -> Iterator[Any]:
+def evaluation(student: Any) -> Iterator[Inference]:
     """The model as it is: inference is an argument of the call (on torch, also a mode)."""
     if keras.backend.backend() != "torch":
-        yield student
+        yield Inference(student)
         return
     from mcld_core.backends.torch import export as torch_export
 
     with torch_export.eval_mode(student):
-        yield student
+        yield Inference(student)
 
 
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The model's own outputs, with ``training=False``."""
     values = [keras.ops.convert_to_tensor(array) for array in inputs.values()]
-    outputs = call(_Inference(student), request, values)
-    return {name: _as_numpy(value) for name, value in outputs.items()}
+    return outputs_of(student.run, request, values, _as_numpy)
 
 
 def _as_numpy(value: Any) -> np.ndarray[Any, Any]:
@@ -52,44 +57,22 @@ def _as_numpy(value: Any) -> np.ndarray[Any, Any]:
 
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
-    """Call ``model.export(format="onnx")`` on TensorFlow, the backend's own exporter elsewhere.
+    """Call the exporter of the backend.
 
-    Keras 3.15 would call the same exporters, but with a free batch axis it hands torch to the old
-    TorchScript one, which fails on attention, and to JAX it gives each input's time axis a size
-    of its own, so that tokens and their mask no longer fit.
+    So does Keras 3.15's ``model.export``, but with a free batch axis it hands torch to the old
+    TorchScript one, which fails on attention, to JAX it gives each input's time axis a size of its
+    own, so that tokens and their mask no longer fit, and of TensorFlow's captures it makes inputs.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        return _write_tensorflow(student, request, path)
+        from mcld_core.backends.tensorflow import export as tensorflow_export
+
+        return tensorflow_export.write(student, request, output_names, path)
     if backend == "jax":
         from mcld_core.backends.jax import export as jax_export
 
-        return jax_export.write(_Inference(student), request, output_names, path)
+        return jax_export.write(student, request, output_names, path)
     return _write_torch(student, request, output_names, path)
-
-
-def _write_tensorflow(student: Any, request: ExportRequest, path: Path) -> str:
-    from mcld_core.backends.tensorflow.export import import_tf2onnx, without_xla
-
-    import_tf2onnx()
-    specs = {
-        name: keras.InputSpec(shape=request.open_shape(name), dtype=str(array.dtype), name=name)
-        for name, array in request.example.items()
-    }
-    if request.by_keyword:
-        signature: Any = specs
-    else:
-        signature = list(specs.values()) if len(specs) > 1 else next(iter(specs.values()))
-    with without_xla(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        student.export(
-            str(path),
-            format="onnx",
-            verbose=False,
-            input_signature=[signature],
-            opset_version=request.opset,
-        )
-    return "keras.Model.export and tf2onnx"
 
 
 def _write_torch(
@@ -99,12 +82,12 @@ def _write_torch(
 
     from mcld_core.backends.torch import export as torch_export
 
-    class Inference(torch.nn.Module):
+    class Module(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = student
+            self.model = student.model  # for its parameters
 
         def forward(self, *values: Any, **named: Any) -> Any:
-            return named_outputs(_Inference(self.model)(*values, **named))
+            return named_outputs(student(*values, **named))
 
-    return torch_export.write(Inference(), request, output_names, path)
+    return torch_export.write(Module(), request, output_names, path)

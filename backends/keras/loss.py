@@ -8,7 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.config import MCLDConfig
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
 
@@ -35,6 +36,8 @@ class MCLDLoss(keras.losses.Loss):
     Args:
         config: the settings; None: ``MCLDConfig()``.
         progress: the part of the training that is done, 0 to 1; drives the ramp.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
+        balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
         reduction: as in every Keras loss; ``"mean_with_sample_weight"`` is Σ v L / Σ v.
         name: the loss's name.
         dtype: the dtype to compute in, float32 (the default unless Keras' ``floatx`` is float64)
@@ -61,6 +64,8 @@ class MCLDLoss(keras.losses.Loss):
         config: MCLDConfig | None = None,
         *,
         progress: float = 1.0,
+        class_prior: Any = None,
+        balanced: bool = False,
         reduction: str | None = "mean_with_sample_weight",
         name: str = "mcld_loss",
         dtype: Any = None,
@@ -74,13 +79,16 @@ class MCLDLoss(keras.losses.Loss):
                 "hold the labels in y_true. Half-precision predictions need no setting"
             )
         self.config = MCLDConfig() if config is None else config
+        check_config("MCLDLoss", self.config)
         self.progress = progress
+        self.class_prior = checked_prior("MCLDLoss", class_prior, balanced)
+        self.balanced = balanced
 
     def __call__(
         self,
         y_true: Float[Array, "batch targets"],
         y_pred: Logits,
-        sample_weight: Float[Array, "batch"] | None = None,  # noqa: F821
+        sample_weight: Float[Array, " batch"] | None = None,
     ) -> Array:
         """Return the reduced loss; the rows that `ignore_index` drops weigh 0."""
         y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
@@ -96,10 +104,11 @@ class MCLDLoss(keras.losses.Loss):
         """Return the loss of each row, (batch,)."""
         teacher, labels = self._split(y_true, y_pred)
         return mcld_loss(
-            y_pred,
+            adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
             teacher,
             labels,
             config=self.config,
+            class_prior=self.class_prior,
             progress=self.progress,
             reduction="none",
         )
@@ -110,6 +119,7 @@ class MCLDLoss(keras.losses.Loss):
             **super().get_config(),
             "config": asdict(self.config),
             "progress": self.progress,
+            **prior_config(self),
             "dtype": self.dtype,
         }
 
@@ -144,6 +154,8 @@ class MCLDDistillation(keras.distillation.DistillationLoss):
     Args:
         config: the settings; None: ``MCLDConfig()``.
         progress: the part of the training that is done, 0 to 1; a constant.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
+        balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
 
     Example:
         >>> import numpy as np
@@ -155,24 +167,52 @@ class MCLDDistillation(keras.distillation.DistillationLoss):
         1.6071
     """
 
-    def __init__(self, config: MCLDConfig | None = None, *, progress: float = 1.0) -> None:
+    def __init__(
+        self,
+        config: MCLDConfig | None = None,
+        *,
+        progress: float = 1.0,
+        class_prior: Any = None,
+        balanced: bool = False,
+    ) -> None:
         self.config = MCLDConfig() if config is None else config
+        check_config("MCLDDistillation", self.config)
         self.progress = progress
+        self.class_prior = checked_prior("MCLDDistillation", class_prior, balanced)
+        self.balanced = balanced
 
     def compute_loss(self, teacher_outputs: Logits, student_outputs: Logits, **_: Any) -> Array:
         """Return the mean loss of the batch; teacher first, as Keras has it."""
+        logits = student_outputs
         return mcld_loss(
-            student_outputs, teacher_outputs, config=self.config, progress=self.progress
+            adjust_logits(logits, self.class_prior) if self.balanced else logits,
+            teacher_outputs,
+            config=self.config,
+            class_prior=self.class_prior,
+            progress=self.progress,
         )
 
     def get_config(self) -> dict[str, Any]:
         """Return what the constructor needs to make this loss again."""
-        return {"config": asdict(self.config), "progress": self.progress}
+        return {
+            "config": asdict(self.config),
+            "progress": self.progress,
+            **prior_config(self),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MCLDDistillation:
         """Make the loss that `get_config` described."""
-        return cls(MCLDConfig(**config["config"]), progress=config["progress"])
+        return cls(**{**config, "config": MCLDConfig(**config["config"])})
+
+
+def prior_config(keeper: Any) -> dict[str, Any]:
+    """Return the class prior of a loss or a model as `get_config` has it."""
+    prior = keeper.class_prior
+    return {
+        "class_prior": None if prior is None else prior.tolist(),
+        "balanced": keeper.balanced,
+    }
 
 
 def as_rows(x: Array) -> Array:

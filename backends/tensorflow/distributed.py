@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import tensorflow as tf
 
 from mcld_core.arguments import Arguments
@@ -43,6 +45,8 @@ def gather_keys(
     Raises:
         RuntimeError: called outside of a replica context.
         ValueError, TypeError: shapes, dtypes or labels that do not fit.
+        ValueError: another number of classes, dtype or kind of labels on another replica. Between
+            workers it is a ``tf.errors.InvalidArgumentError`` with the same text.
 
     Example:
         >>> import tensorflow as tf
@@ -66,8 +70,10 @@ def gather_keys(
         where=where,
         ignore_index=ignore_index,
     )
+    kind = None if checked.labels is None else checked.labels.dtype.name
+    signature = _Signature(teacher.shape[1], teacher.dtype.name, kind)
     rows = tf.shape(teacher)[0]
-    largest = tf.reduce_max(context.all_gather(rows[None], axis=0))
+    largest = tf.reduce_max(_agreed_sizes(context, tf.shape(teacher), signature))
 
     def all_rows(x: Array) -> Array:
         """Pad to the largest replica; a padded row is 0, hence False in the mask."""
@@ -83,3 +89,44 @@ def gather_keys(
         own_start=tf.cast(context.replica_id_in_sync_group, tf.int32) * largest,
         normalizer=context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.reduce_sum(checked.weight)),
     )
+
+
+class _Signature(NamedTuple):
+    """What has to be the same on every replica."""
+
+    classes: int | str | None
+    logits: str
+    labels: str | None
+    """The dtype: int32 for int labels, a float one for soft labels; None: no labels."""
+
+
+_WANTED = (
+    "gather_keys: the number of classes, the dtype of teacher_logits and the kind of labels need "
+    "to be the same on every replica; got "
+)
+
+
+def _agreed_sizes(context: Any, shape: Array, signature: _Signature) -> Array:
+    """Return the rows of each replica; raise unless the signatures of all are equal.
+
+    The replicas of this process are compared when the step is traced, because what they gather
+    after that pairs by its order alone; the workers when it runs.
+    """
+
+    def compare(strategy: Any, *parts: Any) -> None:
+        values = [strategy.experimental_local_results(part) for part in parts]
+        found = [_Signature(*each) for each in zip(*values, strict=True)]
+        if any(each != found[0] for each in found):
+            raise ValueError(_WANTED + " and ".join(map(_text, dict.fromkeys(found))))
+
+    context.merge_call(compare, args=tuple(map(str, signature)))  # texts: a None is lost
+    dtypes = [0 if x is None else tf.as_dtype(x).as_datatype_enum for x in signature[1:]]
+    table = context.all_gather(tf.concat([shape, dtypes], 0)[None], axis=0)
+    equal = tf.reduce_all(table[:, 1:] == table[:1, 1:])
+    problem = [_WANTED, "(classes and the numbers of two dtypes, a row a replica)", table[:, 1:]]
+    with tf.control_dependencies([tf.debugging.Assert(equal, problem, summarize=64)]):
+        return tf.identity(table[:, 0])
+
+
+def _text(signature: _Signature) -> str:
+    return f"{signature.classes} classes in {signature.logits} with labels {signature.labels}"

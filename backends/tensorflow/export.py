@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.export.inputs import Arrays, ExportRequest
-from mcld_core.export.packages import require
-from mcld_core.export.student import call, named_outputs
+from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, outputs_of
+
+PACKAGES = ("tf2onnx",)
 
 SIGNATURE = "serving_default"
 
@@ -51,12 +51,12 @@ def _positional(signature: Any) -> Callable[..., Any]:
 
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The student's own outputs."""
-    outputs = call(student, request, [tf.constant(array) for array in inputs.values()])
-    return {name: tensor.numpy() for name, tensor in outputs.items()}
+    values = [tf.constant(array) for array in inputs.values()]
+    return outputs_of(student, request, values, lambda tensor: tensor.numpy())
 
 
 @contextmanager
-def without_xla() -> Iterator[None]:
+def _without_xla() -> Iterator[None]:
     """Trace functions that ask for XLA as others: tf2onnx cannot look into compiled ones.
 
     Keras makes one of each grouped convolution.
@@ -75,7 +75,7 @@ def without_xla() -> Iterator[None]:
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and convert."""
-    import_tf2onnx()
+    _import_tf2onnx()
     import tf2onnx
 
     specs = [
@@ -87,20 +87,32 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
         outputs = call(student, request, inputs).values()
         return tuple(tf.identity(tensor) for tensor in outputs)
 
-    with without_xla(), warnings.catch_warnings():
+    with _without_xla(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
-        tf2onnx.convert.from_function(
-            tf.function(forward, input_signature=specs),
-            input_signature=specs,
-            opset=request.opset,
-            output_path=str(path),
-        )
+        function = tf.function(forward, input_signature=specs)
+        model, _ = tf2onnx.convert.from_function(function, specs, opset=request.opset)
+    _keep_captures(model, function.get_concrete_function(*specs))
+    path.write_bytes(model.SerializeToString())
     return "tf2onnx"
 
 
-def import_tf2onnx() -> None:
+def _keep_captures(model: Any, function: Any) -> None:
+    """Make weights of the tensors that the function captures; tf2onnx makes inputs of them.
+
+    Keras' Normalization captures its mean and variance.
+    """
+    from onnx import numpy_helper
+
+    inputs = {value.name: value for value in model.graph.input}
+    for tensor, placeholder in function.graph.captures:
+        if placeholder.name in inputs:
+            weight = numpy_helper.from_array(np.asarray(tensor), placeholder.name)
+            model.graph.initializer.append(weight)
+            model.graph.input.remove(inputs[placeholder.name])
+
+
+def _import_tf2onnx() -> None:
     """Import tf2onnx and, where it lacks ``Erfc``, add it: TensorFlow's GELU is made of it."""
-    require("tf2onnx", "tf2onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         from tf2onnx.handler import tf_op

@@ -10,8 +10,10 @@ from torch.nn import functional
 
 from mcld_core.arguments import Arguments
 from mcld_core.backends.ops import torch as torch_ops
+from mcld_core.backends.torch import agreement
+from mcld_core.backends.torch.agreement import Signature, signature_of
 from mcld_core.keys import TeacherKeys
-from mcld_core.typing import Array, Bool, Float, Labels, Logits
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
 if dist.is_available():
     from torch.distributed import _functional_collectives as collectives
@@ -49,8 +51,8 @@ def gather_keys(
         sample_weight: (batch,) ≥ 0, as given to the loss.
         where: (batch,) bool, True = keep, as given to the loss.
         ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
-        rows: the largest batch of a rank, where it is known and the same on all ranks. It saves
-            the wait for the sizes of the others (a device synchronisation), and
+        rows: the largest batch of a rank, where it is known, the same number on all ranks. It
+            saves the wait for the sizes of the others (a device synchronisation), and
             ``torch.compile(fullgraph=True)`` needs it.
         group: the process group; None: the default one.
 
@@ -60,48 +62,112 @@ def gather_keys(
 
     Raises:
         ValueError, TypeError: a batch of more than ``rows``; shapes, dtypes, devices or labels that
-            do not fit. All ranks need to raise alike: one that waits for another waits on.
+            do not fit.
+        ValueError: another number of classes, dtype, kind of labels or ``rows`` on another rank,
+            or arguments that do not fit there. Every rank raises then, and none waits for rows
+            that do not come. (With ``rows`` on an accelerator the ranks are compared at the first
+            call of a kind, in a compiled graph never.)
 
     Example:
         >>> keys = gather_keys(torch.eye(3), torch.tensor([0, 1, -100]))
         >>> keys.where.tolist(), keys.own_start, keys.normalizer.item()
         ([True, True, False], 0, 2.0)
     """
-    given = (teacher_logits, labels, sample_weight, where)
-    like = next((x for x in given if isinstance(x, torch.Tensor)), None)
-    teacher = torch_ops.asarray(teacher_logits, like).detach()
-    arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
-    checked = arguments.teacher_batch(
-        "teacher_logits",
-        teacher,
+    keys, _ = gather_with_index(
+        teacher_logits,
         labels,
+        None,
         sample_weight=sample_weight,
         where=where,
         ignore_index=ignore_index,
+        rows=rows,
+        group=group,
     )
+    return keys
+
+
+def gather_with_index(
+    teacher_logits: Logits,
+    labels: Labels | None,
+    index: Int[Array, " batch"] | None,
+    *,
+    sample_weight: Float[Array, " batch"] | None,
+    where: Bool[Array, " batch"] | None,
+    ignore_index: int,
+    rows: int | None,
+    group: dist.ProcessGroup | None = None,
+) -> tuple[TeacherKeys, torch.Tensor | None]:
+    """Return `gather_keys` and the sample ids of its rows."""
+    given = (teacher_logits, labels, sample_weight, where)
+    like = next((x for x in given if isinstance(x, torch.Tensor)), None)
+    teacher = torch_ops.asarray(teacher_logits, like).detach()
     ranks, rank = _place(group)
-    batch = teacher.shape[0]
-    if ranks > 1 and rows is not None and batch > rows:
-        raise ValueError(
-            f"gather_keys: rows needs the largest batch of a rank; got {rows} and a batch of "
-            f"{batch}"
+    try:
+        arguments = Arguments("gather_keys", teacher, labels, sample_weight, where, index)
+        checked = arguments.teacher_batch(
+            "teacher_logits",
+            teacher,
+            labels,
+            sample_weight=sample_weight,
+            where=where,
+            ignore_index=ignore_index,
         )
-    weight = checked.weight
-    own_sizes = torch.stack([weight.new_full((), batch), weight.sum()])[None]
-    (sizes,) = gather_rows([own_sizes], 1, group)
-    largest = batch if ranks == 1 else rows
-    if largest is None:
-        largest = int(sizes[:, 0].max().item())
+        batch = teacher.shape[0]
+        if index is not None:
+            index = arguments.ids("index", index, teacher)
+        if ranks > 1 and rows is not None and batch > rows:
+            raise ValueError(
+                f"gather_keys: rows needs the largest batch of a rank; got {rows} and a batch of "
+                f"{batch}"
+            )
+    except (TypeError, ValueError):
+        _exchange(teacher.new_zeros(()), 0, Signature(fits=0), group)
+        raise
+    signature = signature_of(teacher, checked.labels, index, rows)
+    table = _exchange(checked.weight.sum(), batch, signature, group)
+    largest = _largest(table, batch, signature, group)
     parts = [teacher, checked.kept.to(torch.uint8)]
-    parts += [] if labels is None else [checked.labels]
-    logits, counts, *key_labels = gather_rows(parts, largest, group)
-    return TeacherKeys(
+    parts += [x for x in (checked.labels, index) if x is not None]
+    logits, counts, *others = gather_rows(parts, largest, group)
+    keys = TeacherKeys(
         logits=logits,
-        labels=key_labels[0] if key_labels else None,
+        labels=None if checked.labels is None else others[0],
         where=counts != 0,
         own_start=rank * largest,
-        normalizer=sizes[:, 1].mean(),
+        normalizer=table[:, 1].mean().to(checked.weight.dtype),
     )
+    return keys, None if index is None else others[-1]
+
+
+def _exchange(
+    weight: torch.Tensor, batch: int, signature: Signature, group: dist.ProcessGroup | None
+) -> torch.Tensor:
+    """Return each rank's number of rows, their weight and the signature, in float64."""
+    numbers = [weight.new_full((), x, dtype=torch.float64) for x in (batch, *signature)]
+    own = torch.stack([numbers[0], weight.double(), *numbers[1:]])[None]
+    return gather_rows([own], 1, group)[0]
+
+
+def _largest(
+    table: torch.Tensor, batch: int, signature: Signature, group: dist.ProcessGroup | None
+) -> int:
+    """Return the largest batch of a rank; raise where the ranks do not agree.
+
+    Reading the table waits for the device. Where the rows are known it is read once a signature:
+    a rank that changes its arguments later raises, though the others may wait for it.
+    """
+    if len(table) == 1:
+        return batch
+    rows, known = signature.rows, signature.rows >= 0
+    if torch.compiler.is_compiling():
+        return rows if known else int(table[:, 0].max().item())
+    group = group or dist.group.WORLD
+    if known and not agreement.reads_at_once(table) and not agreement.is_new(signature, group):
+        return rows
+    lines = table.tolist()
+    agreement.check_agreement([line[2:] for line in lines])
+    agreement.remember(signature, group)
+    return rows if known else int(max(line[0] for line in lines))
 
 
 def gather_rows(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mcld_core.extensions.teachers import ema_decay, ema_update
+from mcld_core.ema import ema_decay, ema_update
 
 
 class EMATeacher(nn.Module):
@@ -22,7 +22,7 @@ class EMATeacher(nn.Module):
 
     Args:
         student: the module to follow; it must not be wrapped (pass ``ddp.module``).
-        decay: of `mcld_core.extensions.teachers.ema_update`, 0 … 1.
+        decay: of `mcld_core.ema.ema_update`, 0 … 1.
         warm_up: start from a lower decay: ``min(decay, (1 + updates) / (10 + updates))``.
 
     Raises:

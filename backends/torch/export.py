@@ -12,20 +12,39 @@ from typing import Any
 
 import torch
 
-from mcld_core.export.inputs import Arrays, ExportRequest
-from mcld_core.export.packages import require
-from mcld_core.export.student import call
+from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of
+
+PACKAGES = ("onnxscript",)
+
+QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+"""Where modules with int8 weights come from, which the exporter cannot read."""
 
 
 @contextmanager
 def evaluation(student: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """The student in eval mode and on the CPU."""
+    _check(student)
     tensors = [*student.parameters(), *student.buffers()]
     if any(tensor.device.type != "cpu" for tensor in tensors):
         # A copy: onnxruntime compares on the CPU, and the student stays where it is.
         student = copy.deepcopy(student).cpu()
     with eval_mode(student):
         yield student
+
+
+def _check(student: torch.nn.Module) -> None:
+    """Refuse what torch.export does not take, with the way round."""
+    traced = isinstance(student, torch.jit.TopLevelTracedModule)
+    for name, module in student.named_modules():
+        said = "pass the module that it was made from"
+        if type(module).__module__.startswith(QUANTISED):
+            said = "export the module before its quantisation, then call quantize_int8"
+        elif traced or not isinstance(module, torch.jit.ScriptModule):
+            continue
+        raise TypeError(
+            "export_onnx: student needs torch modules that are neither scripted nor quantised; got "
+            f"a {type(module).__name__} as {name or 'the student'!r}; {said}."
+        )
 
 
 @contextmanager
@@ -44,8 +63,7 @@ def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The student's own outputs."""
     values = [torch.from_numpy(array) for array in inputs.values()]
     with torch.no_grad():
-        outputs = call(student, request, values)
-    return {name: tensor.detach().cpu().numpy() for name, tensor in outputs.items()}
+        return outputs_of(student, request, values, lambda tensor: tensor.detach().cpu().numpy())
 
 
 class _Traced(torch.nn.Module):
@@ -62,7 +80,6 @@ class _Traced(torch.nn.Module):
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and save, weights in the same file."""
-    require("onnxscript", "onnxscript")
     axes = tuple(dict(request.dynamic_axes[name]) for name in request.example)
     with _quiet():
         program = torch.onnx.export(

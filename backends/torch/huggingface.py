@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 from transformers import Trainer
 
 from mcld_core.backends.torch.distributed import gather_keys, world_size
-from mcld_core.config import MCLDConfig
+from mcld_core.backends.torch.first_steps import FirstLook, learns
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.logits import SWAPPED, adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 
 
@@ -29,8 +32,18 @@ class MCLDTrainer(Trainer):
         teacher: a model that answers the student's inputs; None if the data brings its logits. It
             is moved to the Trainer's device, frozen and set to eval mode.
         mcld_config: the settings.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
+        balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
         *args: as ``Trainer``.
         **kwargs: as ``Trainer``.
+
+    Raises:
+        ValueError: ``compute_loss_func``, or in the arguments a ``label_smoothing_factor`` or
+            ``label_names`` without ``"labels"``: the loss would not heed them.
+
+    Warns:
+        UserWarning: a student without trained weights beside a teacher that has some; at the first
+            training batch on a CPU, logits that are not finite or look like probabilities.
 
     Example::
 
@@ -45,15 +58,46 @@ class MCLDTrainer(Trainer):
         *args: Any,
         teacher: nn.Module | None = None,
         mcld_config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+        class_prior: Any = None,
+        balanced: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_config("MCLDTrainer", mcld_config)
+        prior = checked_prior("MCLDTrainer", class_prior, balanced)
         super().__init__(*args, **kwargs)
+        self._refuse_what_it_does_not_heed()
         self.teacher = teacher
         self.mcld_config = mcld_config
+        self.class_prior = None if prior is None else torch.from_numpy(prior).to(self.args.device)
+        self.balanced = balanced
+        self._first_look = FirstLook("MCLDTrainer")
         if teacher is not None:
+            if learns(teacher) and not learns(self.model):
+                cure = SWAPPED.format("Pass the student as model=, the teacher as teacher=")
+                warnings.warn(f"MCLDTrainer: {cure}", UserWarning, stacklevel=2)
             teacher.requires_grad_(False).eval().to(self.args.device)
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
+
+    def _refuse_what_it_does_not_heed(self) -> None:
+        """Raise for settings of the Trainer's own loss."""
+        smoothing, names = self.args.label_smoothing_factor, self.args.label_names
+        if self.compute_loss_func is not None:
+            raise ValueError(
+                f"MCLDTrainer: compute_loss_func needs None; got {self.compute_loss_func!r}. The "
+                "loss is mcld_loss: set it by mcld_config, or override compute_loss"
+            )
+        if smoothing:
+            raise ValueError(
+                f"MCLDTrainer: label_smoothing_factor needs 0; got {smoothing}. The teacher's "
+                "answers are soft already; for smooth labels pass them, (batch, classes), in the "
+                "data"
+            )
+        if names is not None and "labels" not in names:
+            raise ValueError(
+                f"MCLDTrainer: label_names needs 'labels' among them; got {names}. Rename the "
+                "column"
+            )
 
     def compute_loss(
         self,
@@ -87,14 +131,17 @@ class MCLDTrainer(Trainer):
             keys = gather_keys(teacher, labels, ignore_index=self.mcld_config.ignore_index)
         by_items = num_items_in_batch is not None
         loss = mcld_loss(
-            student,
+            adjust_logits(student, self.class_prior) if self.balanced else student,
             teacher,
             labels,
             config=self.mcld_config,
             keys=keys,
+            class_prior=self.class_prior,
             progress=progress,
             reduction="sum" if by_items else "mean",
         )
+        if model.training:
+            self._first_look.look(student, teacher, labels, None, self.mcld_config, stacklevel=2)
         if by_items:
             # The Trainer counts entries: a soft label has one for each class.
             entries = labels.shape[1] if labels is not None and labels.ndim == 2 else 1

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
 from mcld_core.backends.ops.torch import asarray
-from mcld_core.backends.torch.distributed import gather_keys, gather_rows, world_size
+from mcld_core.backends.torch.distributed import gather_with_index, world_size
+from mcld_core.backends.torch.first_steps import FirstLook, MissedSteps
 from mcld_core.bank import TeacherBank
-from mcld_core.config import MCLDConfig
+from mcld_core.config import MCLDConfig, check_config
 from mcld_core.keys import TeacherKeys
+from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
 
@@ -29,6 +30,9 @@ class MCLDLoss(nn.Module):
       with the rows of all ranks, and the bank takes those of all ranks, so that it is the same on
       each. The mean over the ranks of loss and gradient, as DDP and FSDP take it, equals the
       result of one process on the joined batch. Call it on every rank, in eval mode too.
+    - **First look.** The first training batch on a CPU is looked at, unless the loss is compiled:
+      a warning tells of rows that look like probabilities, of logits that are not finite, and of a
+      student and a teacher that look swapped; and another, later, of a `step` never called.
 
     Steps and bank are buffers: ``state_dict`` holds them, and a training resumed between two
     optimiser steps gives bit-equal losses. ``loss.to(device)`` moves them with the model and
@@ -41,11 +45,16 @@ class MCLDLoss(nn.Module):
         bank_size: how many teacher rows the bank holds; 0: no bank.
         classes: the width of a row; a bank needs it.
         soft_labels: whether the bank stores labels as (batch, classes), for mixed labels.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`; a
+            buffer.
+        balanced: whether to train a balanced classifier: the student's logits are adjusted by the
+            prior, see `mcld_core.adjust_logits`, so that the raw ones treat all classes alike.
         rows_per_rank: the largest batch of a rank, where it is known. It saves the exchange of
             sizes in each step; ``torch.compile(fullgraph=True)`` with several ranks needs it.
 
     Raises:
-        ValueError: a number out of its range, or a bank without ``classes``.
+        ValueError, TypeError: a number out of its range, a bank without ``classes``, ``balanced``
+            without a prior, a ``config`` that is not an `MCLDConfig`.
 
     Example:
         >>> loss_function = MCLDLoss(total_steps=100, bank_size=64, classes=10)
@@ -58,6 +67,7 @@ class MCLDLoss(nn.Module):
     """
 
     steps: torch.Tensor
+    class_prior: torch.Tensor | None
 
     def __init__(
         self,
@@ -67,9 +77,13 @@ class MCLDLoss(nn.Module):
         bank_size: int = 0,
         classes: int | None = None,
         soft_labels: bool = False,
+        class_prior: Float[Array, " classes"] | None = None,
+        balanced: bool = False,
         rows_per_rank: int | None = None,
     ) -> None:
         super().__init__()
+        check_config("MCLDLoss", config)
+        prior = checked_prior("MCLDLoss", class_prior, balanced)
         for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
             if value is not None and not value > 0:
                 raise ValueError(f"MCLDLoss: {name} needs an int > 0 or None; got {value!r}")
@@ -84,8 +98,11 @@ class MCLDLoss(nn.Module):
         self.total_steps = total_steps
         self.bank_size = bank_size
         self.rows_per_rank = rows_per_rank
-        self._batches_without_step: int | None = 0  # None once `step` was called
+        self._missed_steps = MissedSteps()
+        self._first_look = FirstLook("MCLDLoss")
+        self.balanced = balanced
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("class_prior", None if prior is None else torch.from_numpy(prior))
         if bank_size:
             assert classes is not None
             empty = TeacherBank.empty(
@@ -107,7 +124,7 @@ class MCLDLoss(nn.Module):
         """Count an optimiser step (in train mode; in eval mode it does nothing)."""
         if self.training:
             self.steps += 1
-            self._batches_without_step = None
+            self._missed_steps.counted()
 
     def forward(
         self,
@@ -135,44 +152,35 @@ class MCLDLoss(nn.Module):
             ValueError, TypeError: as `mcld_core.mcld_loss`.
         """
         if progress is None:
-            progress = self._progress()
+            progress = self._progress(student)
         keys = self._keys(student, teacher, labels, sample_weight, where, index)
+        logits = adjust_logits(student, self.class_prior) if self.balanced else student
         result: torch.Tensor = mcld_loss(
-            student,
+            logits,
             teacher,
             labels,
             config=self.config,
             keys=keys,
+            class_prior=self.class_prior,
             progress=progress,
             sample_weight=sample_weight,
             where=where,
         )
+        if self.training:
+            self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result
 
     def extra_repr(self) -> str:
         """Return what ``print(loss)`` shows."""
         return f"{self.config}, total_steps={self.total_steps}, bank_size={self.bank_size}"
 
-    def _progress(self) -> Scalar:
+    def _progress(self, student: Any) -> Scalar:
         if self.total_steps is None:
             return 1.0
         if self.training and not torch.compiler.is_compiling():
-            self._look_for_steps(self.total_steps)
+            limit = min(max(self.total_steps, 100), 1000)
+            self._missed_steps.look(student if world_size() == 1 else None, limit, stacklevel=5)
         return (self.steps / self.total_steps).clamp(max=1.0)
-
-    def _look_for_steps(self, total_steps: int) -> None:
-        """Warn once where `step` was never called; a step may take many batches."""
-        if self._batches_without_step is None:
-            return
-        self._batches_without_step += 1
-        if self._batches_without_step == min(max(total_steps, 100), 1000):
-            warnings.warn(
-                f"MCLDLoss: step() needs a call after each optimizer.step(); got none in "
-                f"{self._batches_without_step} training batches, so the ramp of the category-wise "
-                "term stands still",
-                UserWarning,
-                stacklevel=6,
-            )
 
     def _keys(
         self, student: Any, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any
@@ -180,11 +188,11 @@ class MCLDLoss(nn.Module):
         """Return all keys, None where the batch's rows are the only ones; and fill the bank."""
         ignore_index = self.config.ignore_index
         keys: TeacherKeys | None = None
-        ranks = world_size()
-        if ranks > 1:
-            keys = gather_keys(
+        if world_size() > 1:
+            keys, index = gather_with_index(
                 asarray(teacher, student),
                 labels,
+                index if self.bank_size else None,
                 sample_weight=sample_weight,
                 where=where,
                 ignore_index=ignore_index,
@@ -192,15 +200,11 @@ class MCLDLoss(nn.Module):
             )
         if not self.bank_size:
             return keys
-        bank, rows = self.bank, (keys,)
-        if keys is None:
-            rows = (teacher, labels)
-        elif index is not None:
-            index = torch.as_tensor(index, device=keys.logits.device)
-            (index,) = gather_rows([index], keys.logits.shape[0] // ranks)
+        bank = self.bank
+        rows: tuple[Any, ...] = (keys,)
         options = {"index": index, "ignore_index": ignore_index}
         if keys is None:
-            options["where"] = where
+            rows, options["where"] = (teacher, labels), where
         keys = bank.keys(*rows, **options)
         if self.training:
             pushed = bank.push(*rows, **options)

@@ -1,8 +1,7 @@
-"""ONNX of the PyTorch recipe: models from their checkpoints, and the end of a run.
+r"""ONNX of the PyTorch recipe: models from their checkpoints, and the end of a run.
 
-    python -m mcld_core export --checkpoint runs/digits/seed0/mcld/last.pt --out student.onnx
-
-needs no ``--load``: this is what it does by itself.
+python -m mcld_core export --checkpoint runs/digits/seed0/mcld/last.pt --out student.onnx \
+        --model examples.recipes.torch_models:build
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def load_student(path: Path) -> Loaded:
     Raises:
         DataError: no such file, a damaged one, or one of something else.
     """
-    from mcld_core.export.cli import load_student as load
+    from mcld_core.export.student import load_student as load
 
     try:
         student, shape, known = load(path, model=f"{__package__}.torch_models:build")

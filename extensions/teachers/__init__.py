@@ -7,6 +7,8 @@ What is measured: `TeacherQuality`, `TeacherAgreement`, `agreement`. Several tea
 `deep_supervision_loss`. What names no paper is a form of this library's own.
 """
 
+from mcld_core.ema import ema_decay as ema_decay
+from mcld_core.ema import ema_update as ema_update
 from mcld_core.extensions.teachers.agreement import TeacherAgreement as TeacherAgreement
 from mcld_core.extensions.teachers.agreement import agreement as agreement
 from mcld_core.extensions.teachers.ensemble import ensemble as ensemble
@@ -23,6 +25,4 @@ from mcld_core.extensions.teachers.robust import trimmed_loss as trimmed_loss
 from mcld_core.extensions.teachers.self_distillation import (
     deep_supervision_loss as deep_supervision_loss,
 )
-from mcld_core.extensions.teachers.self_distillation import ema_decay as ema_decay
-from mcld_core.extensions.teachers.self_distillation import ema_update as ema_update
 from mcld_core.extensions.teachers.self_distillation import generations as generations

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Checks, wide_dtype
+from mcld_core.arguments import Arguments, wide_dtype
 from mcld_core.backends import backend_for
 from mcld_core.extensions.teachers.arguments import TeacherArguments
 from mcld_core.typing import Array, Bool, Float, Logits, Scalar
@@ -48,9 +48,11 @@ class TeacherAgreement(NamedTuple):
             ValueError, TypeError: a number of teachers that is not an int ≥ 1.
         """
         function = "TeacherAgreement.empty"
-        Checks(function).integer("teachers", teachers, minimum=1)
-        ops = backend_for(function, like)
-        dtype = "float32" if like is None else wide_dtype(ops.dtype(ops.asarray(like)))
+        arguments = Arguments(function, like)
+        arguments.integer("teachers", teachers, minimum=1)
+        ops, dtype = arguments.ops, "float32"
+        if like is not None:
+            dtype = wide_dtype(ops.dtype(arguments.array("like", like)))
         shapes: list[tuple[int, ...]] = [(), (teachers, teachers)]
         return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
 
@@ -77,22 +79,11 @@ class TeacherAgreement(NamedTuple):
         count = int(self.same.shape[0])
         logits_list = TeacherArguments(function).entries("logits_list", logits_list, count)
         arguments = TeacherArguments(function, *self, *logits_list, where)
-        ops = arguments.ops
-        rows, same = (ops.asarray(x, arguments.like) for x in self)
-        dtype = ops.dtype(same)
-        teachers = [
-            arguments.teacher(f"logits_list[{m}]", x, where, dtype=dtype)
-            for m, x in enumerate(logits_list)
-        ]
-        arguments.same_shape("logits_list", [teacher.logits for teacher in teachers])
-        chosen = ops.concat([ops.argmax(teacher.logits, 1)[None, :] for teacher in teachers])
-        kept = teachers[0].weight
-        alike = ops.astype(chosen[:, None, :] == chosen[None, :, :], dtype)
+        rows, same = (arguments.ops.asarray(x, arguments.like) for x in self)
+        dtype = arguments.ops.dtype(same)
         decay = arguments.scalar("decay", decay, same, dtype, maximum=1.0)
-        return TeacherAgreement(
-            decay * rows + ops.sum(kept, None),
-            decay * same + ops.sum(alike * kept[None, None, :], 2),
-        )
+        more_rows, more_same = _counts(arguments, logits_list, where, dtype)
+        return TeacherAgreement(decay * rows + more_rows, decay * same + more_same)
 
     def merge(self, other: TeacherAgreement) -> TeacherAgreement:
         """Return the agreement on the rows of both, such as those of two processes.
@@ -145,6 +136,22 @@ def agreement(
     """
     logits_list = TeacherArguments("agreement").entries("logits_list", logits_list)
     arguments = TeacherArguments("agreement", *logits_list, where)
-    like = arguments.array("logits_list[0]", logits_list[0], arguments.like)
-    empty = TeacherAgreement.empty(len(logits_list), like=like)
-    return empty.update(logits_list, where=where).share
+    first = arguments.array("logits_list[0]", logits_list[0], arguments.like)
+    dtype = wide_dtype(arguments.ops.dtype(first))
+    return TeacherAgreement(*_counts(arguments, logits_list, where, dtype)).share
+
+
+def _counts(
+    arguments: TeacherArguments, logits_list: Sequence[Logits], where: Any, dtype: str
+) -> tuple[Float[Array, ""], Float[Array, "teachers teachers"]]:
+    """Return the number of kept rows, and on how many each two have the same arg max."""
+    ops = arguments.ops
+    teachers = [
+        arguments.teacher(f"logits_list[{m}]", x, where, dtype=dtype)
+        for m, x in enumerate(logits_list)
+    ]
+    arguments.same_shape("logits_list", [teacher.logits for teacher in teachers])
+    chosen = ops.concat([ops.argmax(teacher.logits, 1)[None, :] for teacher in teachers])
+    alike = ops.astype(chosen[:, None, :] == chosen[None, :, :], dtype)
+    kept = teachers[0].weight
+    return ops.sum(kept, None), ops.sum(alike * kept[None, None, :], 2)

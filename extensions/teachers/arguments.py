@@ -23,7 +23,8 @@ class TeacherArguments(Arguments):
 
     def entries(self, name: str, values: Any, count: int | None = None) -> Sequence[Any]:
         """Return a list with one entry a teacher; raise for another length, or none at all."""
-        if not hasattr(values, "__len__") or isinstance(values, (dict, str)):
+        is_array = len(getattr(values, "shape", ())) > 0
+        if not (is_array or isinstance(values, (list, tuple))):
             raise TypeError(
                 f"{self.function}: {name} needs a list with one entry a teacher; got {values!r}"
             )

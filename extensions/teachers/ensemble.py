@@ -69,6 +69,7 @@ def ensemble(
     if temperatures is None:
         temperatures = [1.0] * count
     temperatures = checks.entries("temperatures", temperatures, count)
+    checks.flag("return_where", return_where)
     checks.choice("space", space, ("probability", "logits"))
 
     arguments = TeacherArguments(function, *logits_list, *weights, *masks, *temperatures)

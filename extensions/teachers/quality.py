@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Checks, wide_dtype
+from mcld_core.arguments import Arguments, TeacherBatch, wide_dtype
 from mcld_core.backends import Backend, backend_for
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, target_class
 from mcld_core.formulas.contrast import one_hot
@@ -60,10 +60,12 @@ class TeacherQuality(NamedTuple):
             ValueError, TypeError: a number of classes or bins that is not an int ≥ 1.
         """
         function = "TeacherQuality.empty"
+        arguments = Arguments(function, like)
         for name, size in (("classes", classes), ("bins", bins)):
-            Checks(function).integer(name, size, minimum=1)
-        ops = backend_for(function, like)
-        dtype = "float32" if like is None else wide_dtype(ops.dtype(ops.asarray(like)))
+            arguments.integer(name, size, minimum=1)
+        ops, dtype = arguments.ops, "float32"
+        if like is not None:
+            dtype = wide_dtype(ops.dtype(arguments.array("like", like)))
         shapes = [(classes,), (classes,), (), (bins,), (bins,), (bins,)]
         return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
 
@@ -82,10 +84,10 @@ class TeacherQuality(NamedTuple):
             ValueError, TypeError: as of `update`, or a number of bins that is not an int ≥ 1.
         """
         arguments = TeacherArguments("TeacherQuality.from_logits", teacher_logits, labels, where)
-        given = arguments.array("teacher_logits", teacher_logits, arguments.like)
-        arguments.logits("teacher_logits", given)
-        empty = cls.empty(given.shape[1], bins=bins, like=given)
-        return empty.update(given, labels, where=where)
+        arguments.integer("bins", bins, minimum=1)
+        batch = arguments.labelled_teacher(teacher_logits, labels, where, -100)
+        empty = cls.empty(batch.logits.shape[1], bins=bins, like=batch.logits)
+        return _counted(arguments, empty, batch)
 
     def update(
         self,
@@ -116,30 +118,14 @@ class TeacherQuality(NamedTuple):
         old = TeacherQuality(*(ops.asarray(x, arguments.like) for x in self))
         dtype = ops.dtype(old.rows)
         batch = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index, dtype=dtype)
-        classes, bins = int(old.rows.shape[0]), int(old.bin_rows.shape[0])
+        classes = int(old.rows.shape[0])
         if batch.logits.shape[1] != classes:
             raise ValueError(
                 f"{function}: teacher_logits needs {classes} classes, as this quality counts; got "
                 f"shape {tuple(batch.logits.shape)}"
             )
-        target = target_class(ops, batch.labels)
-        kept = batch.kept & (target >= 0)
-        counted = ops.astype(kept, dtype)
-        correct = ops.astype(kept & (ops.argmax(batch.logits, 1) == target), dtype)
-        p = ops.softmax(batch.logits, 1)
-        confidence = ops.max(p, 1)
-        is_class = one_hot(ops, target, classes, dtype)
-        is_bin = ops.astype(_in_bin(ops, confidence, bins), dtype)
-        new = TeacherQuality(
-            rows=_by_group(ops, is_class, counted),
-            correct=_by_group(ops, is_class, correct),
-            entropy=ops.sum(counted * _entropy(ops, p), None),
-            bin_rows=_by_group(ops, is_bin, counted),
-            bin_confidence=_by_group(ops, is_bin, counted * confidence),
-            bin_correct=_by_group(ops, is_bin, correct),
-        )
         decay = arguments.scalar("decay", decay, old.rows, dtype, maximum=1.0)
-        return TeacherQuality(*(decay * x + y for x, y in zip(old, new, strict=True)))
+        return _counted(arguments, TeacherQuality(*(decay * x for x in old)), batch)
 
     def merge(self, other: TeacherQuality) -> TeacherQuality:
         """Return the quality on the rows of both, such as those of two processes.
@@ -204,6 +190,31 @@ class TeacherQuality(NamedTuple):
         ops = self._ops()
         rows = ops.sum(self.rows, None)
         return ops.where(rows > 0, total / ops.where(rows > 0, rows, 1.0), 0.0)
+
+
+def _counted(
+    arguments: TeacherArguments, old: TeacherQuality, batch: TeacherBatch
+) -> TeacherQuality:
+    """Return the quality with the rows of a batch, in the dtype of the sums, added."""
+    ops, dtype = arguments.ops, arguments.ops.dtype(old.rows)
+    classes, bins = int(old.rows.shape[0]), int(old.bin_rows.shape[0])
+    target = target_class(ops, batch.labels)
+    kept = batch.kept & (target >= 0)
+    counted = ops.astype(kept, dtype)
+    correct = ops.astype(kept & (ops.argmax(batch.logits, 1) == target), dtype)
+    p = ops.softmax(batch.logits, 1)
+    confidence = ops.max(p, 1)
+    is_class = one_hot(ops, target, classes, dtype)
+    is_bin = ops.astype(_in_bin(ops, confidence, bins), dtype)
+    new = TeacherQuality(
+        rows=_by_group(ops, is_class, counted),
+        correct=_by_group(ops, is_class, correct),
+        entropy=ops.sum(counted * _entropy(ops, p), None),
+        bin_rows=_by_group(ops, is_bin, counted),
+        bin_confidence=_by_group(ops, is_bin, counted * confidence),
+        bin_correct=_by_group(ops, is_bin, correct),
+    )
+    return TeacherQuality(*(x + y for x, y in zip(old, new, strict=True)))
 
 
 def check_quality(function: str, name: str, quality: Any) -> None:

@@ -28,19 +28,21 @@ def reliability_weights(
     where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
 ) -> Any:
-    """Return how far each row of a teacher can be trusted, 0 … 1, from the labels.
+    """Return how far each row of a teacher can be trusted, 0 … 1, as the labels judge it.
 
-    ``r_i = 1 − κ (1 − Q_y σ( (t_iy − max_{c≠y} t_ic) / τ ))`` with y the label of row i. The
-    margin of the label over its best rival says whether the teacher agrees on this row (τ → 0:
-    1 or 0); ``Q_y = clip((a_y − 1/C) / (1 − 1/C), 0, 1)`` with a_y the measured accuracy of the
-    class says how often it is right there (1 without ``quality``). r rises with the margin and
-    with the accuracy. κ is a schedule: 0 trusts the teacher blindly.
+    ``r_i = 1 − κ (1 − Q_y σ( (t_iy − max_{c≠y} t_ic) / τ ))`` with y the label of row i.
+
+    - The margin of the label over its best rival says whether the teacher agrees with the label
+      on this row. Where τ → 0 the sigmoid is 1 or 0.
+    - ``Q_y = clip((a_y − 1/C) / (1 − 1/C), 0, 1)``, with a_y the measured accuracy in class y,
+      says how often the teacher is right there. Without ``quality`` it is 1.
+    - κ is a schedule: at 0 every row is trusted, r = 1.
 
     Args:
         teacher_logits: (batch, classes), any float dtype.
         labels: (batch,) int, or (batch, classes) soft, whose arg max counts. They must be more
-            reliable than the teacher: r measures disagreement with them.
-        quality: of this teacher, best measured on a validation set.
+            reliable than the teacher, for r measures how far it disagrees with them.
+        quality: of this teacher; measure it on a validation set.
         temperature: τ > 0, in units of a logit.
         strength: κ in 0 … 1, perhaps `anneal` of the training's progress.
         where: (batch,) bool, True = keep.
@@ -89,10 +91,10 @@ def repair_rows(
 ) -> Any:
     """Return a teacher's logits with the untrusted part of each row replaced by its label.
 
-    ``log( r_i softmax(t_i) + (1 − r_i) ((1 − ε) y_i + ε / C) )``: a row that is trusted (r = 1)
-    keeps its distribution, one that is not (r = 0) becomes a label-smoothed one-hot, with which
-    the contrasts are a cross-entropy with the label. So anchors *and* keys are repaired, where a
-    weight on the loss would still leave wrong rows among the keys of the others.
+    ``log( r_i softmax(t_i) + (1 − r_i) ((1 − ε) y_i + ε / C) )``. A trusted row (r = 1) keeps its
+    distribution. An untrusted row (r = 0) becomes the smoothed one-hot of its label; with such
+    rows the contrasts are a cross-entropy with the label. This repairs the keys too: with a weight
+    on the loss the wrong rows would stay among the keys of all others.
 
     Args:
         teacher_logits: (batch, classes), any float dtype.
@@ -100,7 +102,7 @@ def repair_rows(
         reliability: (batch,) in 0 … 1, such as `reliability_weights`; clipped to that.
         smoothing: ε in 0 … 1.
         where: (batch,) bool, True = keep; other rows come out uniform, whatever they hold.
-        ignore_index: rows with this int label stay the teacher's.
+        ignore_index: rows with this int label keep the teacher's distribution.
 
     Returns:
         (batch, classes) log probabilities, float32 (float64 for float64 logits), without a
@@ -117,7 +119,7 @@ def repair_rows(
 
     References:
         S. Reed et al., "Training Deep Neural Networks on Noisy Labels with Bootstrapping", 2014
-        (mixing label and prediction, there to mend the label).
+        (it mixes label and prediction, too, but to mend the label).
     """
     arguments = TeacherArguments(
         "repair_rows", teacher_logits, labels, reliability, where, smoothing
@@ -142,17 +144,18 @@ def adapt_config(config: MCLDConfig, quality: TeacherQuality, *, power: float = 
     """Return settings in which a teacher of low quality counts less, and the labels more.
 
     With ``q = competence^power``, 0 … 1: ``w_ins ← q w_ins``, ``w_sam ← q w_sam``,
-    ``w_ce ← w_ce + (1 − q) w_ins``; the category-wise term, whose positives come from the labels,
-    stays. So q = 1 changes nothing, and at q = 0 the teacher's rows are only keys of that term.
+    ``w_ce ← w_ce + (1 − q) w_ins``. The category-wise term keeps its weight, for its positives
+    come from the labels. So q = 1 changes nothing; at q = 0 the teacher's rows only serve as keys
+    of the category-wise term.
 
     Args:
         config: the settings for a perfect teacher.
         quality: of the teacher.
-        power: ≥ 0; above 1 distrusts sooner.
+        power: ≥ 0; the higher it is, the less a teacher of middling quality counts.
 
     Returns:
-        A new `MCLDConfig`. Its weights are Python numbers where the quality can be read (so it
-        is hashable), else traced.
+        A new `MCLDConfig`. Where the quality can be read its weights are Python numbers, so that
+        it is hashable; else they are traced.
 
     Raises:
         ValueError, TypeError: what is not an `MCLDConfig` or a `TeacherQuality`, or a power that
@@ -197,8 +200,8 @@ def adaptive_mcld_loss(
     """Weigh, row by row, the terms that rest on the teacher against those that rest on labels.
 
     ``L_i = r_i (w_ins L_ins,i + w_sam L_sam,i) + ramp w_cat L_cat,i
-    + (w_ce + (1 − r_i) w_ins) L_ce,i``: with r = 1 it is `mcld_core.mcld_loss`. It only weighs;
-    `repair_rows` also mends the keys.
+    + (w_ce + (1 − r_i) w_ins) L_ce,i``. Where r = 1 it is `mcld_core.mcld_loss`. The keys stay
+    as they are: `repair_rows` mends those too.
 
     Args:
         student_logits: (batch, classes), any float dtype.

@@ -29,15 +29,15 @@ def bounded_loss(
 ) -> Any:
     """Bound the loss of each row: ``(1 − exp(−q L_i)) / q``, at most 1/q; q → 0 is L itself.
 
-    Its derivative is ``exp(−q L_i)`` times that of L: the higher the loss of a row, the less it
-    pulls. On a cross-entropy this is the generalised cross-entropy ``(1 − p^q) / q``. It needs no
-    labels that are better than the teacher, but a loss that starts high learns slowly: raise q
-    from 0 during the training (`anneal`) rather than start with it.
+    Its derivative is ``exp(−q L_i)`` times that of L: the higher the loss of a row, the less the
+    row pulls. On a cross-entropy this is the generalised cross-entropy ``(1 − p^q) / q``. It works
+    without labels that are better than the teacher. But a loss that starts high learns slowly:
+    let q rise from 0 during the training (`anneal`).
 
     Args:
         rows: (batch,) losses ≥ 0: any loss of the library with ``reduction="none"`` and *without*
-            ``sample_weight``, which belongs outside the bound, that is here. A row below 0 has no
-            such bound: it is an error where it can be read, and stays L elsewhere.
+            ``sample_weight``; pass the weights here, for they belong outside the bound. A loss
+            below 0 is an error where it can be read; elsewhere it comes out unchanged.
         q: ≥ 0, a number or a zero-dimensional array.
         sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
@@ -76,8 +76,8 @@ def trimmed_loss(
 ) -> Any:
     """Leave out the rows of the highest loss: of n kept rows, the ``floor(fraction n)`` highest.
 
-    Early in a training the rows on which teacher and labels disagree are those of high loss.
-    Rows as high as the highest one that stays, stay too.
+    Early in a training, high losses are mostly those of rows on which teacher and labels
+    disagree. Ties stay: a row whose loss equals the highest one kept is kept too.
 
     Args:
         rows: (batch,) losses with ``reduction="none"``.
@@ -128,11 +128,11 @@ def outlier_weights(
 ) -> Any:
     """Return how well each teacher row resembles the others of its label, 0 … 1.
 
-    With p = softmax(t) and the affinity A of the labels, m_i the mean of the p_j of the same label
-    without row i itself: ``w_i = min(1, cos(p_i, m_i) / cutoff)``. It rises with the similarity;
-    rows that look like their class have exactly 1, and so has a row without another of its label.
-    The statistics are the teacher's own: it works in a batch, and better on the whole training
-    set at once. It finds single wrong rows, not a teacher that is wrong in a whole class.
+    ``w_i = min(1, cos(p_i, m_i) / cutoff)``, with p = softmax(t) and m_i the mean of p over the
+    other rows of the same label (soft labels: weighted by their affinity). A row that looks like
+    its class has exactly 1, and so has the only row of a label. All statistics are those of the
+    teacher's rows given: a batch will do, the whole training set at once is better. It finds
+    single wrong rows, but not a teacher that is wrong in a whole class.
 
     Args:
         teacher_logits: (batch, classes), any float dtype.
@@ -142,8 +142,8 @@ def outlier_weights(
         ignore_index: rows with this int label are left out.
 
     Returns:
-        (batch,) for ``sample_weight``, or as ``reliability`` of `repair_rows`; float32 (float64
-        for float64 logits), without a gradient; 0 in dropped rows.
+        (batch,), to pass as ``sample_weight`` or as the ``reliability`` of `repair_rows`; float32
+        (float64 for float64 logits), without a gradient; 0 in dropped rows.
 
     Raises:
         ValueError, TypeError: what does not fit, what came, and what to do.
@@ -201,9 +201,8 @@ def _check_not_negative(arguments: Arguments, rows: Float[Array, " batch"]) -> N
         return
     row = int(np.argmax(negative))
     raise ValueError(
-        f"{arguments.function}: rows needs losses ≥ 0; got {values[row]} in row {row}. Pass the "
-        "losses themselves, without a sign or an offset (rows of category_contrast='columns' may "
-        "be negative: bound the other terms)"
+        f"{arguments.function}: rows needs losses ≥ 0; got {values[row]} in row {row}. Check "
+        "its sign. (With category_contrast='columns' a row may be below 0: bound the other terms.)"
     )
 
 

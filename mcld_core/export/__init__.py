@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mcld_core.export.deploy import (
     Deployed,
@@ -17,11 +15,16 @@ from mcld_core.export.deploy import (
     convert_float16,
     quantize_int8,
 )
-from mcld_core.export.graph import check_path, decode_metadata, drafted, encode_metadata, finish
-from mcld_core.export.inputs import Arrays, ExportRequest, build_request
-from mcld_core.export.packages import require
-from mcld_core.export.student import Exporter, find_exporter, resolve_student
-from mcld_core.export.verify import verify
+from mcld_core.export.graph import check_metadata, check_path, describe, drafted, finish
+from mcld_core.export.inputs import build_request, logits_among, require
+from mcld_core.export.student import (
+    find_exporter,
+    references,
+    resolve_student,
+    run_student,
+    write_graph,
+)
+from mcld_core.export.verify import ExportReport, as_probabilities, check_rows, verify
 
 __all__ = [
     "Deployed",
@@ -32,40 +35,6 @@ __all__ = [
     "export_onnx",
     "quantize_int8",
 ]
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What `export_onnx` wrote, and how close it is.
-
-    Args:
-        path: the file.
-        framework: the student's framework.
-        exporter: the exporter that made the graph.
-        opset: the ONNX operator set.
-        size: bytes of the file.
-        max_relative_error: the largest that the verification saw.
-        batch_sizes: the batches that it ran.
-        inputs: names of the inputs.
-        outputs: names of the outputs.
-    """
-
-    path: Path
-    framework: str
-    exporter: str
-    opset: int
-    size: int
-    max_relative_error: float
-    batch_sizes: tuple[int, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.path.name}: {self.size / 1e3:,.0f} kB, {self.framework} by {self.exporter}, "
-            f"opset {self.opset}, relative error {self.max_relative_error:.1e} on batches of "
-            f"{', '.join(map(str, self.batch_sizes))}"
-        )
 
 
 def export_onnx(
@@ -112,7 +81,7 @@ def export_onnx(
         dynamic_axes: other axes of free size, ``{"tokens": {1: "time"}}`` (axis 0 is the batch).
             The example's size is the largest that is checked.
         opset: the operator set; default: the exporter's own.
-        metadata: what `python -m mcld_core predict` and a reader need: ``classes`` (names),
+        metadata: what a reader of the file needs: ``classes`` (names),
             ``normalization`` (``{"mean": [...], "std": [...]}`` of channels in 0..1),
             ``layout`` (``"NCHW"`` or ``"NHWC"``), ``center_crop`` (which share of an image's
             shorter side is kept, such as 0.875), teacher, accuracy, anything that JSON holds.
@@ -134,15 +103,13 @@ def export_onnx(
         report = export_onnx(student, "student.onnx", input_shape=(3, 32, 32))
         ```
     """
-    require("onnx", "onnx")
-    require("onnxruntime", "onnxruntime")
-    target = Path(path)
-    check_path(target, "export_onnx")
-    known = _check_metadata(metadata or {})
     if not tolerance > 0:
         raise ValueError(f"export_onnx: tolerance needs to be above 0; got {tolerance}.")
     model = resolve_student(student)
     framework, exporter = find_exporter(model)
+    require("onnx", "onnxruntime", *exporter.PACKAGES)
+    target = Path(path)
+    check_path(target, "export_onnx")
     request = build_request(
         input_shape=input_shape,
         example_input=example_input,
@@ -153,17 +120,23 @@ def export_onnx(
         dynamic_axes=dynamic_axes,
         opset=opset,
     )
+    known = check_metadata(metadata or {}, request)
     inputs = list(request.check_inputs())
     with exporter.evaluation(model) as inference, drafted(target) as draft:
         # The student runs before its exporter, so that one that changes it is found out as well.
-        expected = _references(inference, exporter, request, inputs)
+        expected = references(inference, exporter, request, inputs)
+        check_rows(
+            partial(run_student, inference, exporter, request),
+            request, inputs[-1], expected[-1], tolerance, "student",
+        )  # fmt: skip
         names = list(expected[0])
-        tool = _write(inference, exporter, framework, request, names, draft)
-        described = _describe(known, framework, tool, softmax, expected[0])
+        tool = write_graph(inference, exporter, framework, request, names, draft)
+        described = describe(known, framework, tool, softmax, expected[0])
         version = finish(draft, request, names, softmax=softmax, metadata=described)
         if softmax:
-            expected = [{n: _softmax(a) for n, a in found.items()} for found in expected]
-        error = verify(draft, inputs, expected, tolerance)
+            for found in expected:
+                found |= {name: as_probabilities(found[name]) for name in logits_among(found)}
+        error = verify(draft, request, inputs, expected, tolerance)
     return ExportReport(
         path=target,
         framework=framework,
@@ -175,79 +148,3 @@ def export_onnx(
         inputs=tuple(request.example),
         outputs=tuple(names),
     )
-
-
-def _references(
-    student: Any, exporter: Exporter, request: ExportRequest, inputs: Sequence[Arrays]
-) -> list[Arrays]:
-    """The student's own outputs under the names that the file shall have."""
-    found = [exporter.run(student, request, feeds) for feeds in inputs]
-    names = request.output_names or tuple(found[0])
-    if len(names) != len(found[0]):
-        raise ValueError(
-            f"export_onnx: output_names needs {len(found[0])} names, one an output of the student "
-            f"({list(found[0])}); got {list(names)}."
-        )
-    return [dict(zip(names, outputs.values(), strict=True)) for outputs in found]
-
-
-def _write(
-    student: Any,
-    exporter: Exporter,
-    framework: str,
-    request: ExportRequest,
-    names: Sequence[str],
-    draft: Path,
-) -> str:
-    try:
-        return exporter.write(student, request, names, draft)
-    except ImportError:
-        raise
-    except Exception as error:
-        raise RuntimeError(
-            f"export_onnx: the exporter of {framework} fails on the student; got "
-            f"{type(error).__name__}: {error}; no file was written. Try another opset, or "
-            "rewrite the layer that it names."
-        ) from error
-
-
-def _softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
-
-
-def _check_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata as the file will hold them."""
-    known = decode_metadata(encode_metadata(metadata))
-    classes = known.get("classes")
-    if classes is not None and not isinstance(classes, list):
-        raise ValueError(
-            f"export_onnx: metadata classes needs a list of names; got {classes!r}; leave it out "
-            "where there are none."
-        )
-    return known
-
-
-def _describe(
-    metadata: Mapping[str, Any],
-    framework: str,
-    exporter: str,
-    softmax: bool,
-    outputs: Arrays,
-) -> dict[str, Any]:
-    from mcld_core import __version__
-
-    classes = metadata.get("classes")
-    widths = {name: array.shape[-1] for name, array in outputs.items()}
-    if classes is not None and set(widths.values()) != {len(classes)}:
-        raise ValueError(
-            f"export_onnx: metadata classes needs one name for each logit; got {len(classes)} "
-            f"names, the last axes of the outputs are {widths}."
-        )
-    return {
-        **metadata,
-        "mcld_version": __version__,
-        "framework": framework,
-        "exporter": exporter,
-        "softmax": softmax,
-    }

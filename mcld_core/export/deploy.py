@@ -11,9 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.export.graph import check_path, drafted, encode_metadata, write_single
-from mcld_core.export.inputs import Arrays
-from mcld_core.export.verify import session
+from mcld_core.export.graph import (
+    check_path,
+    decode_metadata,
+    drafted,
+    encode_metadata,
+    write_single,
+)
+from mcld_core.export.inputs import Arrays, require
+from mcld_core.export.verify import find_logits, session
 
 ROWS = 128
 """Rows at a time in evaluation and calibration."""
@@ -33,6 +39,7 @@ class Deployed:
         source_size: bytes of the file it comes from.
         accuracy: share of the evaluation set that the new file gets right.
         source_accuracy: the same for the file it comes from.
+        output: the output whose arg max was compared with the labels.
     """
 
     path: Path
@@ -41,6 +48,7 @@ class Deployed:
     source_size: int
     accuracy: float
     source_accuracy: float
+    output: str
 
     @property
     def accuracy_drop(self) -> float:
@@ -51,7 +59,7 @@ class Deployed:
         return (
             f"{self.path.name}: {self.kind}, {self.size / 1e3:,.0f} kB of "
             f"{self.source_size / 1e3:,.0f} kB, accuracy {100 * self.accuracy:.2f} % of "
-            f"{100 * self.source_accuracy:.2f} %"
+            f"{100 * self.source_accuracy:.2f} % by {self.output}"
         )
 
 
@@ -99,6 +107,7 @@ def convert_float16(
     *,
     evaluation: tuple[Any, Any],
     max_accuracy_drop: float = 0.01,
+    output: str | None = None,
 ) -> Deployed:
     """Write a file with float16 weights and arithmetic; inputs and outputs stay float32.
 
@@ -108,12 +117,15 @@ def convert_float16(
         evaluation: ``(inputs, labels)``; inputs: an array (rows, ...), or a dict of them by
             input name; labels: (rows,) int.
         max_accuracy_drop: the largest loss of accuracy, as a share of 1, that is accepted.
+        output: the name of the output that holds the logits. Default: the only one, else
+            ``logits``, else the only one as wide as there are classes (by the metadata, else by
+            the labels).
 
     Returns:
         Sizes and accuracies.
 
     Raises:
-        ValueError: the accuracy falls by more; no file is written.
+        ValueError: the accuracy falls by more, or the source is damaged; no file is written.
     """
 
     def convert(draft: Path) -> None:
@@ -125,7 +137,8 @@ def convert_float16(
         )
         write_single(model, draft)
 
-    return _deploy("float16", Path(source), Path(path), convert, evaluation, max_accuracy_drop)
+    files = Path(source), Path(path)
+    return _deploy("float16", *files, convert, evaluation, max_accuracy_drop, output)
 
 
 def quantize_int8(
@@ -135,6 +148,7 @@ def quantize_int8(
     evaluation: tuple[Any, Any],
     calibration: Any = None,
     max_accuracy_drop: float = 0.01,
+    output: str | None = None,
 ) -> Deployed:
     """Write a file with int8 weights, by onnxruntime's quantiser.
 
@@ -148,12 +162,14 @@ def quantize_int8(
         evaluation: ``(inputs, labels)`` as in `convert_float16`.
         calibration: rows like the inputs, some hundreds from the training set.
         max_accuracy_drop: the largest loss of accuracy, as a share of 1, that is accepted.
+        output: as in `convert_float16`.
 
     Returns:
         Sizes and accuracies.
 
     Raises:
-        ValueError: the accuracy falls by more, or nothing could be quantised; no file is written.
+        ValueError: the accuracy falls by more, nothing could be quantised, or the source is
+            damaged; no file is written.
     """
     kind = "int8 dynamic" if calibration is None else "int8 static"
 
@@ -185,12 +201,20 @@ def quantize_int8(
         )
         _check_quantised(draft, kind)
 
-    return _deploy(kind, Path(source), Path(path), convert, evaluation, max_accuracy_drop)
+    files = Path(source), Path(path)
+    return _deploy(kind, *files, convert, evaluation, max_accuracy_drop, output)
 
 
-def accuracy(path: str | os.PathLike[str], inputs: Any, labels: Any) -> float:
-    """The share of rows whose largest logit is the label's."""
-    runner = session(Path(path))
+def accuracy(
+    path: str | os.PathLike[str], inputs: Any, labels: Any, output: str | None = None
+) -> float:
+    """The share of rows whose largest logit is the label's; `output` as in `convert_float16`."""
+    return _measure(Path(path), inputs, labels, output)[0]
+
+
+def _measure(path: Path, inputs: Any, labels: Any, output: str | None) -> tuple[float, str]:
+    """The accuracy, and the output that it is of."""
+    runner = session(path)
     feeds = _named(runner, inputs)
     wanted = np.asarray(labels)
     rows = len(next(iter(feeds.values())))
@@ -199,8 +223,11 @@ def accuracy(path: str | os.PathLike[str], inputs: Any, labels: Any) -> float:
             f"accuracy: evaluation needs one int label for each row; got {wanted.shape} labels "
             f"and {rows} rows."
         )
-    found = [runner.run(None, part)[0].argmax(axis=-1) for part in _parts(feeds)]
-    return float((np.concatenate(found) == wanted).mean())
+    names = decode_metadata(runner.get_modelmeta().custom_metadata_map).get("classes")
+    classes = len(names) if names else int(wanted.max()) + 1
+    output = find_logits(runner, output=output, classes=classes)
+    found = [runner.run([output], part)[0].argmax(axis=-1) for part in _parts(feeds)]
+    return float((np.concatenate(found) == wanted).mean()), output
 
 
 def compare_latency(
@@ -223,6 +250,7 @@ def compare_latency(
     Returns:
         Medians, fastest calls and sizes.
     """
+    require("onnxruntime", purpose="compare_latency")
     paths = [Path(student), Path(teacher)]
     runners = [session(path, threads) for path in paths]
     feeds = [_named(runner, inputs) for runner in runners]
@@ -251,15 +279,18 @@ def _deploy(
     convert: Callable[[Path], None],
     evaluation: tuple[Any, Any],
     limit: float,
+    output: str | None,
 ) -> Deployed:
     """Convert under a temporary name, measure, and only then rename."""
+    require("onnx", "onnxruntime", purpose=kind)
     import onnx
 
     check_path(target, kind)
-    before = accuracy(source, *evaluation)
+    before, output = _measure(source, *evaluation, output)
     with drafted(target) as draft:
         convert(draft)
-        after = accuracy(draft, *evaluation)
+        write_single(onnx.load(str(draft)), draft)
+        after, _ = _measure(draft, *evaluation, output)
         if not before - after <= limit:
             raise ValueError(
                 f"{kind}: max_accuracy_drop is {limit:.4f}; got {before - after:.4f} "
@@ -273,7 +304,7 @@ def _deploy(
         )
         write_single(model, draft)
         sizes = draft.stat().st_size, source.stat().st_size
-    return Deployed(target, kind, *sizes, after, before)
+    return Deployed(target, kind, *sizes, after, before, output)
 
 
 def _named(runner: Any, inputs: Any) -> Arrays:

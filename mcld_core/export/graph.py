@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mcld_core.export.inputs import ExportRequest
+from mcld_core.export.inputs import Arrays, ExportRequest, logits_among
 
 LARGEST = 2**31 - 1
 """Bytes that a protobuf message, and so an ONNX file without a second one, can hold."""
+
+DIGEST = "mcld_sha256"
+"""The key of the metadata under which a file says what its network's bytes are."""
 
 
 def check_path(path: Path, function: str) -> None:
@@ -26,9 +35,10 @@ def check_path(path: Path, function: str) -> None:
     """
     from onnx.serialization import registry
 
-    if not path.parent.is_dir():
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
         raise FileNotFoundError(
-            f"{function}: path needs a folder that exists; got {path}; create {path.parent}."
+            f"{function}: path needs a folder that exists; got {path}; create {folder}."
         )
     if path.is_dir():
         raise IsADirectoryError(f"{function}: path needs a file; got {path}, a folder.")
@@ -44,12 +54,35 @@ def check_path(path: Path, function: str) -> None:
 def drafted(path: Path) -> Iterator[Path]:
     """A draft to write to, alone in a folder; it becomes `path` where no error comes.
 
-    Its name is short and its end says the format, whatever those of `path`.
+    Its name is short and its end says the format, whatever those of `path`. Where `path` is a
+    link, the file behind it is replaced. SIGTERM removes the draft, too.
     """
-    with tempfile.TemporaryDirectory(prefix=".mcld.", dir=path.parent) as folder:
+    target = Path(os.path.realpath(path))
+    with (
+        _unwinding_at_sigterm(),
+        tempfile.TemporaryDirectory(prefix=".mcld.", dir=target.parent) as folder,
+    ):
         draft = Path(folder) / "draft.onnx"
         yield draft
-        os.replace(draft, path)
+        os.replace(draft, target)
+
+
+@contextmanager
+def _unwinding_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the process by an exception, unless somebody else has a handler."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def finish(
@@ -69,7 +102,7 @@ def finish(
     _rename_all(model.graph, [value.name for value in model.graph.output], output_names)
     _name_axes(model.graph, request)
     if softmax:
-        for name in output_names:
+        for name in logits_among(output_names):
             _append_softmax(model.graph, name)
     versions = {entry.domain: entry.version for entry in model.opset_import}
     opset = int(versions.get("", versions.get("ai.onnx", 0)))
@@ -85,7 +118,7 @@ def finish(
 
 
 def write_single(model: Any, path: Path) -> None:
-    """Write the model as one file, weights included."""
+    """Write the model as one file, weights included, with the digest that `check_digest` reads."""
     size = model.ByteSize()
     if size > LARGEST:
         raise ValueError(
@@ -95,7 +128,32 @@ def write_single(model: Any, path: Path) -> None:
     for stale in path.parent.iterdir():  # external data, which the model now holds itself
         if stale != path and stale.is_file():
             stale.unlink()
+    import onnx
+
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, known | {DIGEST: ""})
+    size = _network_size(model)
+    content = model.SerializeToString()
+    entry = next(entry for entry in model.metadata_props if entry.key == DIGEST)
+    entry.value = f"{hashlib.sha256(memoryview(content)[:size]).hexdigest()} {size}"
     path.write_bytes(model.SerializeToString())
+
+
+def _network_size(model: Any) -> int:
+    """Bytes before the metadata, which other tools may edit; protobuf orders fields by number."""
+    rest = type(model)()
+    first = rest.DESCRIPTOR.fields_by_name["metadata_props"].number
+    for field, values in model.ListFields():
+        if field.number >= first:
+            getattr(rest, field.name).extend(values)
+    return int(model.ByteSize() - rest.ByteSize())
+
+
+def is_intact(path: Path, metadata: Mapping[str, str]) -> bool:
+    """Whether the network's bytes are those that `write_single` wrote; True where none says."""
+    digest, _, size = metadata.get(DIGEST, "").partition(" ")
+    with path.open("rb") as file:
+        return not size or hashlib.sha256(file.read(int(size))).hexdigest() == digest
 
 
 def encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -129,6 +187,109 @@ def _decode(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def check_metadata(metadata: Mapping[str, Any], request: ExportRequest) -> dict[str, Any]:
+    """The metadata as the file will hold them, for inputs of this kind."""
+    known = decode_metadata(encode_metadata(metadata))
+    classes = known.get("classes")
+    if classes is not None and not isinstance(classes, list):
+        raise ValueError(
+            f"export_onnx: metadata classes needs a list of names; got {classes!r}; leave it out "
+            "where there are none."
+        )
+    shapes = [array.shape for array in request.example.values()]
+    if len(shapes) == 1 and len(shapes[0]) == 4:
+        image_format(shapes[0], known, "export_onnx")
+    return known
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What the metadata say of an input of images.
+
+    Args:
+        layout: ``"NCHW"`` or ``"NHWC"``.
+        channels: how many.
+        center_crop: which part of the shorter side is kept; None: all of the image.
+        mean: by channel, or one for all, of pixels in 0..1.
+        std: the same.
+    """
+
+    layout: str
+    channels: int
+    center_crop: float | None
+    mean: list[float]
+    std: list[float]
+
+
+def image_format(shape: Sequence[Any], metadata: Mapping[str, Any], function: str) -> ImageFormat:
+    """Read and check the metadata of images.
+
+    Args:
+        shape: of the input, (batch, ...): four axes; a free one is no int.
+        metadata: of the file: ``layout`` (else 1 or 3 channels tell it), ``normalization`` and
+            ``center_crop``, each where present.
+        function: who asks, for the errors.
+
+    Raises:
+        ValueError: they do not fit the shape, or are of another kind.
+    """
+    pictures = {layout: shape[layout.index("C")] in (1, 3) for layout in ("NCHW", "NHWC")}
+    layout = metadata.get("layout") or ("NCHW" if pictures["NCHW"] else "NHWC")
+    if layout not in pictures or (any(pictures.values()) and not pictures[layout]):
+        raise ValueError(
+            f"{function}: metadata layout needs to be 'NCHW' or 'NHWC', as the input's channels "
+            f"stand; got {layout!r} for the shape {tuple(shape)}; correct it."
+        )
+    channels = shape[layout.index("C")]
+    crop = metadata.get("center_crop")
+    if crop is not None and not (isinstance(crop, (int, float)) and 0 < crop <= 1):
+        raise ValueError(
+            f"{function}: metadata center_crop needs a share above 0, up to 1; got {crop!r}; "
+            "correct it, or leave it out."
+        )
+    known = metadata.get("normalization") or {}
+    if not isinstance(known, Mapping):
+        raise ValueError(
+            f"{function}: metadata normalization needs a dict of mean and std; got {known!r}; "
+            "correct it, or leave it out."
+        )
+    numbers = []
+    for key, default in (("mean", 0.0), ("std", 1.0)):
+        given = known.get(key, default)
+        values = given if isinstance(given, list) else [given]
+        finite = all(isinstance(x, (int, float)) and math.isfinite(x) for x in values)
+        if not finite or len(values) not in (1, channels) or (key == "std" and min(values) <= 0):
+            raise ValueError(
+                f"{function}: metadata normalization needs one {key} for each of {channels} "
+                f"channels, or one for all, finite (std: above 0); got {given!r}; correct it."
+            )
+        numbers.append([float(x) for x in values])
+    return ImageFormat(layout, channels, crop, *numbers)
+
+
+def describe(
+    metadata: Mapping[str, Any],
+    framework: str,
+    exporter: str,
+    softmax: bool,
+    outputs: Arrays,
+) -> dict[str, Any]:
+    classes = metadata.get("classes")
+    widths = {name: array.shape[-1] for name, array in outputs.items()}
+    if classes is not None and len(classes) not in [widths[n] for n in logits_among(widths)]:
+        raise ValueError(
+            f"export_onnx: metadata classes needs one name for each logit; got {len(classes)} "
+            f"names, the last axes of the outputs are {widths}."
+        )
+    return {
+        **metadata,
+        "mcld_version": version("mcld"),
+        "framework": framework,
+        "exporter": exporter,
+        "softmax": softmax,
+    }
 
 
 def _rename_inputs(graph: Any, names: Sequence[str]) -> None:

@@ -1,15 +1,26 @@
-"""What to export: the inputs' names, shapes, types and dynamic axes, and inputs to check with."""
+"""What to export: the inputs' names, shapes, types and dynamic axes, and inputs to check with.
+
+The ground of this folder: ``backends/<framework>/export.py`` imports it and nothing above it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 """One array for each input or output, by name."""
+
+LOGITS = "logits"
+"""The output of a student with one, and that of the logits where there are several."""
+
+NUMBERS = re.compile(r"\b(float(16|32|64)|u?int(8|16|32|64)|bool)\b")
+"""Types that NumPy, onnxruntime and every framework hold, in any framework's spelling."""
 
 BATCH_SIZES = (1, 3, 8)
 """Batches to check with; the one that the exporter has seen is left out."""
@@ -38,6 +49,11 @@ class ExportRequest:
         """Rows of the example."""
         return int(next(iter(self.example.values())).shape[0])
 
+    @property
+    def free_batch(self) -> bool:
+        """Whether the batch may have any size."""
+        return any(0 in axes for axes in self.dynamic_axes.values())
+
     def symbolic_shape(self, name: str) -> tuple[int | str, ...]:
         """The shape of an input, dynamic axes by name."""
         axes = self.dynamic_axes[name]
@@ -54,8 +70,7 @@ class ExportRequest:
         example's size, then at three quarters, then at half of it (the example is their largest
         size). Without a dynamic batch, two other inputs of the example's size.
         """
-        free_batch = any(0 in axes for axes in self.dynamic_axes.values())
-        sizes = [b for b in BATCH_SIZES if b != self.batch] if free_batch else [self.batch] * 2
+        sizes = [b for b in BATCH_SIZES if b != self.batch] if self.free_batch else [self.batch] * 2
         generator = np.random.default_rng(0)
         for step, rows in enumerate(sizes):
             drawn = generator.integers(0, self.batch, size=rows)
@@ -178,15 +193,15 @@ def _example(shape: Sequence[int], dtype: Any, seed: int) -> np.ndarray[Any, Any
 
 
 def _as_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-    array = np.asarray(value)
-    if array.ndim == 0 or array.shape[0] == 0 or array.dtype == object:
+    if not hasattr(value, "dtype"):
+        value = np.asarray(value)
+    if not value.shape or value.shape[0] == 0 or not NUMBERS.search(str(value.dtype)):
         raise ValueError(
-            f"export_onnx: example_input needs arrays of one row or more; got {name} of shape "
-            f"{array.shape} and dtype {array.dtype}; give it with the batch axis first."
+            f"export_onnx: example_input needs arrays of numbers, of one row or more; got {name} "
+            f"of shape {tuple(value.shape)} and dtype {value.dtype}; give it with the batch axis "
+            "first, in a type that NumPy holds."
         )
-    return array
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
 def _check_batch(example: Arrays) -> None:
@@ -223,3 +238,73 @@ def _axes(
                 )
             axes[name][axis] = label
     return axes
+
+
+def named_outputs(result: Any) -> dict[str, Any]:
+    """A student's outputs by name: one is ``logits``, a tuple ``output_0``, a dict has its keys."""
+    if hasattr(result, "logits"):  # the model outputs of Hugging Face
+        return {LOGITS: result.logits}
+    if isinstance(result, Mapping):
+        return {str(name): value for name, value in result.items()}
+    if isinstance(result, (tuple, list)):
+        if len(result) == 1:
+            return {LOGITS: result[0]}
+        return {f"output_{i}": value for i, value in enumerate(result)}
+    return {LOGITS: result}
+
+
+def logits_among(names: Iterable[str]) -> list[str]:
+    """The names of the outputs that are logits: ``logits``, else all."""
+    names = list(names)
+    return [LOGITS] if LOGITS in names else names
+
+
+def call(student: Any, request: ExportRequest, values: Sequence[Any]) -> dict[str, Any]:
+    """Call the student with one value for each input, by position or by name."""
+    if request.by_keyword:
+        return named_outputs(student(**dict(zip(request.example, values, strict=True))))
+    return named_outputs(student(*values))
+
+
+def outputs_of(
+    student: Any, request: ExportRequest, values: Sequence[Any], as_numpy: Callable[[Any], Any]
+) -> Arrays:
+    """What the student gives, by name: each a tensor of numbers whose first axis is the batch.
+
+    Raises:
+        ValueError: something else is among the outputs; the text names it.
+    """
+    found = {}
+    for name, value in call(student, request, values).items():
+        shape = None if not hasattr(value, "shape") else tuple(value.shape)
+        if not shape or shape[0] != len(values[0]):
+            kind = type(value).__name__ + ("" if shape is None else f" of shape {shape}")
+            raise ValueError(
+                "export_onnx: the student needs to give a tensor, a tuple or a dict of tensors, "
+                f"with the batch as their first axis; got {name!r}, a {kind}, for a batch of "
+                f"{len(values[0])}; wrap the student so that it gives the logits alone."
+            )
+        if not NUMBERS.search(str(value.dtype)):
+            raise ValueError(
+                f"export_onnx: the student's outputs need a type that NumPy holds; got {name!r} of "
+                f"{value.dtype}; convert the student to float32."
+            )
+        found[name] = as_numpy(value)
+    return found
+
+
+def require(*packages: str, purpose: str = "export_onnx") -> None:
+    """Raise an ImportError that names all that are missing, and how to install them."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ImportError(
+            f"{purpose}: packages are needed that are not installed: {', '.join(missing)}; run "
+            f"`pip install {' '.join(missing)}`."
+        )
+
+
+def brief(error: BaseException) -> str:
+    """An error's kind and text on one line, without the colours and advice of exporters."""
+    cause = error.__cause__ or error
+    text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(cause)).split())
+    return f"{type(cause).__name__}: {text[:400]}{'…' if len(text) > 400 else ''}"

@@ -2,23 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mcld_core.export.inputs import Arrays
+from mcld_core.export.graph import DIGEST, is_intact
+from mcld_core.export.inputs import LOGITS, Arrays, ExportRequest, brief
+
+HALF_TOLERANCE = 1e-2
+"""The largest relative error to accept of a student in float16."""
 
 SMALL_ROW = 1e-3
 """A row's scale is at least this share of the batch's, so that a row of zeros can be compared."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_onnx` wrote, and how close it is.
+
+    Args:
+        path: the file.
+        framework: the student's framework.
+        exporter: the exporter that made the graph.
+        opset: the ONNX operator set.
+        size: bytes of the file.
+        max_relative_error: the largest that the verification saw.
+        batch_sizes: the batches that it ran.
+        inputs: names of the inputs.
+        outputs: names of the outputs.
+    """
+
+    path: Path
+    framework: str
+    exporter: str
+    opset: int
+    size: int
+    max_relative_error: float
+    batch_sizes: tuple[int, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path.name}: {self.size / 1e3:,.0f} kB, {self.framework} by {self.exporter}, "
+            f"opset {self.opset}, relative error {self.max_relative_error:.1e} on batches of "
+            f"{', '.join(map(str, self.batch_sizes))}"
+        )
 
 
 def session(path: str | Path, threads: int = 1) -> Any:
     """An onnxruntime session on the CPU.
 
     Raises:
-        ValueError: onnxruntime cannot load the file.
+        ValueError: onnxruntime cannot load the file, or its network is not what was written.
     """
     import onnxruntime
 
@@ -27,12 +66,20 @@ def session(path: str | Path, threads: int = 1) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        runner = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # types of its own
         raise ValueError(
-            f"onnxruntime: {path} cannot be loaded: {' '.join(str(error).split())}; it is no ONNX "
+            f"onnxruntime: {path} cannot be loaded: {brief(error)}; it is not an ONNX "
             "file, a damaged one, or one with operators that onnxruntime lacks; export it again."
         ) from error
+    if not is_intact(Path(path), runner.get_modelmeta().custom_metadata_map):
+        raise ValueError(
+            f"onnxruntime: {path} is damaged, or another tool has changed its network: it does not "
+            f"fit the {DIGEST} in its metadata; copy or export it again, or remove that entry."
+        )
+    return runner
 
 
 def check_model(path: Path) -> None:
@@ -43,8 +90,8 @@ def check_model(path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
         raise ValueError(
-            f"export_onnx: the exported file is not valid ONNX; onnx.checker says: {error}; no "
-            "file was written. Try another opset, or rewrite the layer that it names."
+            f"export_onnx: the exported file is not valid ONNX; onnx.checker says {brief(error)}; "
+            "no file was written. Try another opset, or rewrite the layer that it names."
         ) from error
 
 
@@ -56,9 +103,9 @@ def relative_error(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) ->
     """
     if not expected.size:
         return 0.0
-    scale = np.abs(expected).max(axis=-1, keepdims=True)
+    scale = np.abs(expected.astype(np.float64)).max(axis=-1, keepdims=True)
     least = max(SMALL_ROW * float(scale.max()), float(np.finfo(np.float32).tiny))
-    error = np.abs(got.astype(np.float64) - expected) / np.maximum(scale, least)
+    error = np.abs(got.astype(np.float64) - expected.astype(np.float64)) / np.maximum(scale, least)
     return float(np.nan_to_num(error, nan=np.inf).max())
 
 
@@ -71,20 +118,56 @@ def decisions_differ(
     return int((expected.max(axis=-1) - chosen > tolerance * scale).sum())
 
 
+def find_logits(runner: Any, *, output: str | None = None, classes: int | None = None) -> str:
+    """The name of the output that holds the logits.
+
+    The one that is asked for; else the only one; else the one called ``logits``; else the only one
+    with an axis of classes.
+
+    Args:
+        runner: an onnxruntime session.
+        output: its name, where the caller knows it.
+        classes: how many there are.
+
+    Raises:
+        ValueError: no output, or more than one, fits.
+    """
+    widths = {value.name: (value.shape or [None])[-1] for value in runner.get_outputs()}
+    fitting = [name for name, width in widths.items() if width == classes]
+    for names in [[output]] if output else [list(widths), [LOGITS], fitting]:
+        if len(names) == 1 and names[0] in widths:
+            return names[0]
+    raise ValueError(
+        f"onnxruntime: which output holds the logits needs to be known; got {widths}, names and "
+        f"last axes, {'no name' if output is None else repr(output)} and {classes} classes; give "
+        "output, the name of one, or export the student with the name 'logits'."
+    )
+
+
+def as_probabilities(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
 def verify(
-    path: Path, inputs: Sequence[Arrays], expected: Sequence[Arrays], tolerance: float
+    path: Path,
+    request: ExportRequest,
+    inputs: Sequence[Arrays],
+    expected: Sequence[Arrays],
+    tolerance: float,
 ) -> float:
     """Compare onnxruntime with the framework; return the largest relative error.
 
     Args:
         path: the ONNX file.
+        request: what was exported.
         inputs: for each check, an array for each input.
         expected: for each check, the framework's output in evaluation mode.
         tolerance: the largest relative error that passes, see `relative_error`.
 
     Raises:
-        ValueError: the file is invalid, an output's shape, value or arg max is another, or the
-            framework's own output is not finite.
+        ValueError: the file is invalid, an output's shape, value or arg max is another, a row
+            depends on its batch, or the framework's own output is not finite.
     """
     check_model(path)
     try:
@@ -97,11 +180,8 @@ def verify(
     worst = 0.0
     for feeds, wanted in zip(inputs, expected, strict=True):
         batch = next(iter(feeds.values())).shape[0]
-        outputs = dict(
-            zip(wanted, _run(runner, list(wanted), feeds), strict=True),
-        )
+        outputs = _run(runner, list(wanted), feeds)
         for name, reference in wanted.items():
-            _check_reference(name, reference)
             got = outputs[name]
             if got.shape != reference.shape:
                 raise ValueError(
@@ -111,29 +191,73 @@ def verify(
                     "dynamic_axes."
                 )
             worst = max(worst, _compare(name, got, reference, batch, tolerance))
+    last = list(expected[-1])
+    check_rows(
+        lambda feeds: _run(runner, last, feeds),
+        request,
+        inputs[-1],
+        outputs,
+        tolerance,
+        "ONNX file",
+    )
     return worst
 
 
-def _run(runner: Any, names: list[str], feeds: Arrays) -> list[Any]:
+def check_rows(
+    run: Callable[[Arrays], Arrays],
+    request: ExportRequest,
+    feeds: Arrays,
+    outputs: Arrays,
+    tolerance: float,
+    what: str,
+) -> None:
+    """Compare rows alone with the same rows in their batch.
+
+    In a batch of fixed size, copies of the row are its company.
+
+    Args:
+        run: gives the outputs by name.
+        request: what is exported.
+        feeds: a batch.
+        outputs: what `run` gives for it, under the same names or in the same order.
+        tolerance: the largest relative error that passes.
+        what: has the rows; for the error.
+
+    Raises:
+        ValueError: a row's output depends on the other rows, or is random.
+    """
+    batch = len(next(iter(feeds.values())))
+    rows = sorted({0, batch // 2, batch - 1})
+    copies = 1 if request.free_batch else batch
+    alone = [
+        list(
+            run({n: np.repeat(array[[row]], copies, axis=0) for n, array in feeds.items()}).values()
+        )
+        for row in rows
+    ]
+    for index, (name, together) in enumerate(outputs.items()):
+        error = relative_error(np.stack([found[index][0] for found in alone]), together[rows])
+        if error > tolerance:
+            raise ValueError(
+                f"export_onnx: a row's output {name!r} needs to be the same alone as in a batch; "
+                f"the {what} gives a relative error of {error:.2e} in a batch of {batch}, the "
+                f"tolerance is {tolerance:.1e}; no file was written. It uses statistics of the "
+                "batch (such as batch norm in training), its size, or chance: use those of "
+                "training, in evaluation mode."
+            )
+
+
+def _run(runner: Any, names: list[str], feeds: Arrays) -> Arrays:
     batch = next(iter(feeds.values())).shape[0]
     try:
-        outputs: list[Any] = runner.run(names, feeds)
+        return dict(zip(names, runner.run(names, feeds), strict=True))
     except Exception as error:
         shapes = {name: array.shape for name, array in feeds.items()}
         raise ValueError(
-            f"export_onnx: onnxruntime fails at a batch of {batch} with inputs {shapes}: {error}; "
-            "no file was written. An axis was exported as a constant: see dynamic_batch and "
-            "dynamic_axes."
+            f"export_onnx: onnxruntime fails at a batch of {batch} with inputs {shapes}; got "
+            f"{brief(error)}; no file was written. An axis was exported as a constant: see "
+            "dynamic_batch and dynamic_axes."
         ) from error
-    return outputs
-
-
-def _check_reference(name: str, reference: np.ndarray[Any, Any]) -> None:
-    if not np.isfinite(reference).all():
-        raise ValueError(
-            f"export_onnx: the student's own output {name!r} is not finite; nothing can be "
-            "verified and no file was written. Give real rows as example_input."
-        )
 
 
 def _compare(
@@ -143,12 +267,28 @@ def _compare(
     batch: int,
     tolerance: float,
 ) -> float:
+    if reference.dtype.kind != "f":
+        if not np.array_equal(got, reference):
+            raise ValueError(
+                f"export_onnx: output {name!r} of {reference.dtype} differs between ONNX and the "
+                f"student in {int((got != reference).sum())} places at a batch of {batch}; no file "
+                "was written. Leave it out: it can be made of the logits."
+            )
+        return 0.0
+    if reference.ndim == 1:  # a number a row
+        got, reference = got[:, None], reference[:, None]
     error = relative_error(got, reference)
     if error > tolerance:
+        cure = "Is the student deterministic in evaluation mode?"
+        if reference.dtype == np.float16:
+            cure = (
+                f"float16 holds three digits: give tolerance={HALF_TOLERANCE}, or export float32 "
+                "and use convert_float16."
+            )
         raise ValueError(
             f"export_onnx: output {name!r} differs between ONNX and the student; got a relative "
             f"error of {error:.2e} at a batch of {batch}, the tolerance is {tolerance:.1e}; no "
-            "file was written. Is the student deterministic in evaluation mode?"
+            f"file was written. {cure}"
         )
     differing = decisions_differ(got, reference, tolerance)
     if differing:

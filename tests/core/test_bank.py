@@ -10,8 +10,8 @@ import pytest
 
 from mcld_core import MCLDConfig, TeacherBank, mcld_loss
 from tests import oracles
-from tests.banks import CLASSES, ListBank, arrays, batches, empty, entries
 from tests.cases import logits, make_case, soft_labels
+from tests.core.banks import CLASSES, ListBank, arrays, batches, empty, entries
 from tests.frameworks import Framework, only
 from tests.oracles import Keys
 from tests.tolerance import assert_value

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mcld_core import TeacherBank, mcld_loss
-from tests.banks import arrays, empty
 from tests.cases import make_case
+from tests.core.banks import arrays, empty
 from tests.frameworks import Framework, only
 
 

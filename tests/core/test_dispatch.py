@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +15,7 @@ from mcld_core import TeacherKeys, kd_loss, mcld_loss
 from mcld_core.__main__ import main
 from tests import oracles
 from tests.cases import make_case
-from tests.frameworks import DIFFERENTIABLE, REQUESTED, Framework, load, only
+from tests.frameworks import Framework, only, run_without
 from tests.tolerance import assert_value
 
 CASE = make_case(121, weights=True, where=True)
@@ -80,22 +76,6 @@ def test_a_tensor_anywhere_decides(differentiable: Framework) -> None:
     assert_value(differentiable.to_numpy(loss), EXPECTED, "float32")
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(DIFFERENTIABLE, 2)))
-def test_two_frameworks_are_an_error_that_names_both(first: str, second: str) -> None:
-    one, other = load(first), load(second)
-    student, teacher = one.array(CASE.student), other.array(CASE.teacher)
-    with pytest.raises(TypeError, match=r"^mcld_loss: .*to one framework") as error:
-        mcld_loss(student, teacher)
-    assert first in str(error.value)
-    assert second in str(error.value)
-    keys = TeacherKeys(teacher)
-    for options in ({"labels": other.array(CASE.labels)}, {"keys": keys}):
-        with pytest.raises(TypeError, match=rf"{first}.*{second}|{second}.*{first}"):
-            mcld_loss(student, CASE.teacher, **options)
-    with pytest.raises(TypeError, match=r"^kd_loss: "):
-        kd_loss(student, teacher)
-
-
 @pytest.mark.usefixtures("backend")
 def test_plain_arrays_are_numpys_without_a_default() -> None:
     loss = plain_loss()
@@ -141,55 +121,24 @@ def test_an_unknown_name_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) -
         plain_loss()
 
 
-WITHOUT = """
-import importlib.machinery as machinery
-real = machinery.PathFinder.find_spec
-machinery.PathFinder.find_spec = lambda name, *rest: (
-    None if name.partition(".")[0] == {missing!r} else real(name, *rest)
-)
-import numpy, mcld_core
-try:
-    {action}
-except ImportError as error:
-    print(error)
-"""
-
-
 @pytest.mark.parametrize("missing", ["torch", "tensorflow", "jax"])
 @pytest.mark.parametrize("how", ["set_backend", "MCLD_BACKEND"])
 def test_a_framework_that_is_not_installed_says_what_to_install(missing: str, how: str) -> None:
     call = "mcld_core.kd_loss(numpy.zeros((2, 2)), numpy.zeros((2, 2)))"
     action = f"mcld_core.set_backend({missing!r})" if how == "set_backend" else call
-    environment = os.environ | ({"MCLD_BACKEND": missing} if how == "MCLD_BACKEND" else {})
-    text = WITHOUT.format(missing=missing, action=action)
-    run = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, env=environment, check=True
-    )
-    assert f"pip install 'mcld[{missing}]'" in run.stdout
-    assert f"needs {missing}" in run.stdout
+    said = run_without(missing, action, **({how: missing} if how == "MCLD_BACKEND" else {}))
+    assert f"in a clone of MCLD, pip install '.[{missing}]'" in said
+    assert f"needs {missing}" in said
 
 
-def test_the_report_names_versions_devices_and_backends() -> None:
-    environment = os.environ | {"MCLD_BACKEND": "numpy"}
-    run = subprocess.run(
-        [sys.executable, "-m", "mcld_core"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-    )
-    assert mcld_core.__version__ in run.stdout
-    lines = {line.split()[0]: line for line in run.stdout.splitlines() if line.strip()}
-    for name in REQUESTED:
-        assert importlib.metadata.version(name) in lines[name]
-        if name not in ("numpy", "keras"):
-            assert "cpu" in lines[name].lower()
-    assert "MCLD_BACKEND" in run.stdout
-    unknown = subprocess.run(
-        [sys.executable, "-m", "mcld_core", "no-such-command"], capture_output=True, text=True
-    )
-    assert unknown.returncode != 0
-    assert "no-such-command" in unknown.stderr
+def test_what_the_command_line_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mcld {mcld_core.__version__}\n"
+    for option in ("-h", "--help"):
+        assert main([option]) == 0
+        assert "python -m mcld_core [export" in capsys.readouterr().out
+    assert main(["no-such-command"]) == 2
+    assert "no-such-command" in capsys.readouterr().err
 
 
 def test_the_report_of_a_module_whose_distribution_has_another_name(
@@ -203,7 +152,10 @@ def test_the_report_of_a_module_whose_distribution_has_another_name(
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "numpy" or None)
     assert main([]) == 0
-    assert np.__version__ in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert np.__version__ in said
+    for extras in ("torch", "keras,jax", "onnx"):
+        assert f"not installed: in a clone of MCLD, pip install '.[{extras}]'" in said
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)

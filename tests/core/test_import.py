@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 import mcld_core
-from tests.frameworks import ARRAY_BACKENDS
+from tests.frameworks import ARRAY_BACKENDS, only
 
 HEAVY = [
     "torch",
@@ -104,6 +106,30 @@ def test_the_backends_folder_is_not_a_second_package() -> None:
     assert "mcld_core.backends" in run.stderr or "No module named" in run.stderr
 
 
+def test_no_backend_imports_an_extension() -> None:
+    """Imports run downwards: `extensions` stands on `backends`."""
+    folder = Path(mcld_core.backends.__file__).parent
+    found, files = [], list(folder.rglob("*.py"))
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [f"{file}: {name}" for name in names if "mcld_core.extensions" in name]
+    assert len(files) > 20
+    assert found == []
+
+
+@pytest.mark.parametrize("name", only("torch"))
+def test_an_ema_teacher_brings_no_extension(name: str) -> None:
+    program = f"import sys, mcld_core.backends.{name}.ema; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "mcld_core.ema" in run.stdout.split()
+    assert "mcld_core.extensions" not in run.stdout
+
+
 def test_the_loss_does_not_change_its_arguments() -> None:
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(size=(2, 4, 3))
@@ -112,3 +138,9 @@ def test_the_loss_does_not_change_its_arguments() -> None:
     mcld_core.mcld_loss(student, teacher, labels, where=where)
     for old, new in zip(before, (student, teacher, labels, where), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_the_library_names_no_example() -> None:
+    files = list(Path(mcld_core.__file__).parent.rglob("*.py"))
+    assert len(files) > 20
+    assert [path for path in files if re.search(r"\bexamples\b", path.read_text("utf-8"))] == []

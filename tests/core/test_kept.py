@@ -61,7 +61,7 @@ def test_backward_keeps_the_gradient_and_no_array_of_rows_by_keys(
 def test_the_compiled_step_holds_no_array_of_rows_by_keys(backend: Framework) -> None:
     import jax
 
-    batch = 2048
+    batch = 4096
 
     def temporaries(block_size: Any) -> int:
         config = MCLDConfig(block_size=block_size)

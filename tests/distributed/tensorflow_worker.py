@@ -97,7 +97,7 @@ def evaluate(strategy: tf.distribute.Strategy, joined: Joined) -> dict[str, np.n
 
 def run_guide(strategy: tf.distribute.Strategy) -> dict[str, np.ndarray]:
     """Run the guide's code for several devices, and return what it leaves behind."""
-    made = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)[1]
+    made = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)[-1]
     code = made.replace("= tf.distribute.MirroredStrategy()", "= two_devices")
     assert code != made
     guide: dict[str, Any] = {"two_devices": strategy}

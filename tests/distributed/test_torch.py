@@ -139,7 +139,9 @@ def test_plain_arrays_go_to_the_device_of_the_tensors(
     assert gather_keys(logits, labels).logits.device.type == "meta"
     given = []
     monkeypatch.setattr(loss_module, "world_size", lambda: 2)
-    monkeypatch.setattr(loss_module, "gather_keys", lambda x, *_, **__: given.append(x))
+    monkeypatch.setattr(
+        loss_module, "gather_with_index", lambda x, *_, **__: (given.append(x), None)
+    )
     monkeypatch.setattr(loss_module, "mcld_loss", lambda *_, **__: None)
     MCLDLoss()(torch.ones(3, 4, device="meta"), logits)
     assert given[0].device.type == "meta"

@@ -1,34 +1,20 @@
-"""Headless Chromium over the pipe of its DevTools protocol, and what a page shows in it."""
+"""Headless Chromium by Playwright, and what a page shows in it."""
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import select
 import shutil
-import subprocess
-import tempfile
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from playwright.sync_api import ConsoleMessage, Page, Request, Response, sync_playwright
 
+Scheme = Literal["light", "dark"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SECONDS = 60.0
+OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 TALLEST = 16_000
-OPTIONS = (
-    "--headless=new",
-    "--remote-debugging-pipe",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-    "--hide-scrollbars",
-)
+OWN = ("http://127.0.0.1:", "file:", "data:", "blob:", "about:")
 
 # What is wrong with a laid-out page, as a list of sentences.
 FAULTS = r"""
@@ -70,13 +56,18 @@ FAULTS = r"""
       + "article math, article pre, article h1, article h2, article h3, article code"))
     if (part.checkVisibility() && cut(part))
       faults.push(`beyond the right edge: ${part.tagName} "${part.textContent.slice(0, 60)}"`);
+  for (const table of document.querySelectorAll("article table")) {
+    const box = table.closest(".md-typeset__scrollwrap") || table.parentElement;
+    if (width < 600 && box.scrollWidth > box.clientWidth + 1)
+      faults.push(`table to be scrolled: ${table.textContent.trim().slice(0, 60)}`);
+  }
   return faults;
 })()
 """
-LINKS = """[...document.querySelectorAll("a[href]")].map((a) => a.href)"""
-SETTLED = """document.fonts.ready.then(() => new Promise(
+LINKS = """() => [...document.querySelectorAll("a[href]")].map((a) => a.href)"""
+SETTLED = """() => document.fonts.ready.then(() => new Promise(
   (done) => requestAnimationFrame(() => setTimeout(done, 50))))"""
-ANCHORS = """[...document.querySelectorAll("[id]")].map((e) => e.id)"""
+ANCHORS = """() => [...document.querySelectorAll("[id]")].map((e) => e.id)"""
 
 
 def chromium() -> str:
@@ -100,116 +91,60 @@ class Browser:
     """One tab. Use it as a context manager; ``complaints`` is what the last page logged."""
 
     def __init__(self, program: str) -> None:
-        self._profile = tempfile.TemporaryDirectory()
-        read_commands, self._commands = os.pipe()
-        self._answers, write_answers = os.pipe()
-
-        def pipes() -> None:  # the protocol's pipes are file descriptors 3 and 4
-            first, second = os.dup(read_commands), os.dup(write_answers)
-            os.dup2(first, 3)
-            os.dup2(second, 4)
-
-        self._process = subprocess.Popen(
-            [program, *OPTIONS, f"--user-data-dir={self._profile.name}", "about:blank"],
-            preexec_fn=pipes,
-            close_fds=False,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(read_commands)
-        os.close(write_answers)
-        self._buffer = b""
-        self._number = 0
-        self._session: str | None = None
-        self._loaded = False
+        self._playwright = sync_playwright().start()
+        self._browser = self._playwright.chromium.launch(executable_path=program, args=OPTIONS)
+        self._tabs: dict[tuple[bool, Scheme], Page] = {}
         self.complaints: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
 
     def __enter__(self) -> Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session = None
-        self.call("Browser.close")
-        self._process.wait(SECONDS)
-        os.close(self._commands)
-        os.close(self._answers)
-        self._profile.cleanup()
+        self._browser.close()
+        self._playwright.stop()
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command and return its result."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._commands, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._receive(SECONDS)
-            if answer.get("id") == self._number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
-                return answer["result"]  # type: ignore[no-any-return]
-
-    def open(self, url: str, width: int, height: int = 900) -> None:
+    def open(self, url: str, width: int, height: int = 900, scheme: Scheme = "light") -> None:
         """Load a page in a window of that width, and wait until it is drawn."""
-        self._resize(width, height)
-        self.complaints, self._loaded = [], False
-        self.call("Page.navigate", url=url)
-        end = time.monotonic() + SECONDS
-        while not self._loaded:
-            self._receive(end - time.monotonic())
+        kind = (width < 600, scheme)  # the theme remembers a scheme, so each has a tab of its own
+        if kind not in self._tabs:
+            self._tabs[kind] = self._new_tab(*kind)
+        self._tab = self._tabs[kind]
+        self._tab.set_viewport_size({"width": width, "height": height})
+        self._tab.goto("about:blank")
+        self.complaints = []
+        self._tab.goto(url, wait_until="load")
         self.evaluate(SETTLED)
 
     def evaluate(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression, promises awaited."""
-        answer = self.call(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
-        if "exceptionDetails" in answer:
-            raise RuntimeError(f"{answer['exceptionDetails']}")
-        return answer["result"].get("value")
+        """Return the value of a JavaScript expression or function, promises awaited."""
+        return self._tab.evaluate(expression)
 
     def screenshot(self, path: Path) -> None:
         """Write the page as a PNG, in a window as tall as it, up to what Chromium can draw."""
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        self._resize(int(size["width"]), min(int(size["height"]), TALLEST))
+        size = self._tab.viewport_size
+        assert size is not None
+        tall = self.evaluate("document.documentElement.scrollHeight")
+        self._tab.set_viewport_size({"width": size["width"], "height": min(tall, TALLEST)})
         self.evaluate(SETTLED)
-        answer = self.call("Page.captureScreenshot")
-        path.write_bytes(base64.b64decode(answer["data"]))
+        self._tab.screenshot(path=path)
 
-    def _resize(self, width: int, height: int) -> None:
-        shape = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.call("Emulation.setDeviceMetricsOverride", **shape)
+    def _new_tab(self, phone: bool, scheme: Scheme) -> Page:
+        tab = self._browser.new_context(is_mobile=phone, color_scheme=scheme).new_page()
+        tab.on("pageerror", lambda error: self.complaints.append(f"exception: {error}"))
+        tab.on("console", self._note_message)
+        tab.on("request", self._note_request)
+        tab.on("response", self._note_response)
+        tab.on("requestfailed", lambda r: self.complaints.append(f"{r.failure}: {r.url}"))
+        return tab
 
-    def _receive(self, seconds: float) -> dict[str, Any]:
-        end = time.monotonic() + seconds
-        while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._answers], [], [], max(0.0, end - time.monotonic()))
-            piece = os.read(self._answers, 1 << 20) if ready else b""
-            if not piece:
-                raise TimeoutError("chromium does not answer")
-            self._buffer += piece
-        message, self._buffer = self._buffer.split(b"\0", 1)
-        event: dict[str, Any] = json.loads(message)
-        self._note(event.get("method", ""), event.get("params", {}))
-        return event
+    def _note_message(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"console: {message.text} {message.location.get('url')}")
 
-    def _note(self, method: str, params: dict[str, Any]) -> None:
-        if method == "Page.loadEventFired":
-            self._loaded = True
-        elif method == "Runtime.exceptionThrown":
-            self.complaints.append(f"exception: {params['exceptionDetails']}")
-        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
-            self.complaints.append(f"console: {params['args']}")
-        elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
-            self.complaints.append(f"log: {params['entry']['text']} {params['entry'].get('url')}")
-        elif method == "Network.responseReceived" and params["response"]["status"] >= 400:
-            self.complaints.append(f"{params['response']['status']}: {params['response']['url']}")
-        elif method == "Network.requestWillBeSent":
-            url = params["request"]["url"]
-            if not url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:")):
-                self.complaints.append(f"request to {url}")
+    def _note_request(self, request: Request) -> None:
+        if not request.url.startswith(OWN):
+            self.complaints.append(f"request to {request.url}")
+
+    def _note_response(self, response: Response) -> None:
+        if response.status >= 400:
+            self.complaints.append(f"{response.status}: {response.url}")

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-if not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))):
+TOOLS = ("mkdocs", "material", "mkdocstrings", "ziamath", "playwright")
+if not all(map(importlib.util.find_spec, TOOLS)):
     collect_ignore = ["test_site.py"]

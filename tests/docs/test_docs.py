@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.frameworks import ARRAY_BACKENDS, KNOWN, only
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "docs/index.md",
+    "docs/faq.md",
     "docs/method.md",
     "docs/hyperparameters.md",
     "docs/backends.md",
@@ -37,7 +40,11 @@ BLOCKS = [
     for page in PAGES
     for number, match in enumerate(BLOCK.finditer((ROOT / page).read_text("utf-8")))
 ]
-PLAIN_KD = ("docs/migrating.md:0", "docs/migrating.md:1")
+GUIDES_FOUND = sorted((ROOT / "docs" / "guides").glob("*.md"))
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+    "optional-dependencies"
+]
+PLAIN_KD = ("docs/migrating.md:1", "docs/migrating.md:2")
 
 
 def run(place: str, code: str) -> dict[str, Any]:
@@ -75,6 +82,38 @@ def test_every_page_with_code_has_a_test() -> None:
     for folder, names in GUIDES.items():
         tests = "".join(path.read_text("utf-8") for path in (ROOT / folder).glob("test_*guide*.py"))
         assert all(f'"{name}' in tests for name in names), folder
+
+
+@pytest.mark.parametrize("guide", GUIDES_FOUND, ids=lambda p: p.stem)
+def test_a_guide_says_what_to_install_and_opens_with_a_short_block(guide: Path) -> None:
+    before, block, *_ = re.split(r"^```(?:python)?$", guide.read_text("utf-8"), flags=re.MULTILINE)
+    assert "pip install" in before
+    assert len([line for line in block.splitlines() if line.strip()]) <= 9
+
+
+def installed_by(text: str) -> set[str]:
+    """Return the modules that the commands of a page install, and what the library itself needs."""
+    words = {"mcld_core", "numpy"}
+    for extras in re.findall(r"'\.\[([\w,]+)\]'", text):
+        words |= {package for extra in extras.split(",") for package in EXTRAS[extra]}
+    for packages in re.findall(r"`pip install ([\w -]+)`", text):
+        words |= set(packages.split())
+    return {re.split("[>=-]", word)[0] for word in words}
+
+
+@pytest.mark.parametrize("guide", GUIDES_FOUND, ids=lambda p: p.stem)
+def test_a_guide_names_the_packages_that_its_code_imports(guide: Path) -> None:
+    text = guide.read_text("utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    imported = set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
+    assert imported - installed_by(text) - sys.stdlib_module_names == set()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.stem)
+def test_a_page_is_written_as_github_shows_it(page: Path) -> None:
+    """Tabs, boxes and what a build puts in are seen on the site alone."""
+    text = page.read_text("utf-8")
+    assert re.findall(r"^ *(?:===|!!!|\?\?\?\+?) .*|<!-- insert.*|^\$\$", text, re.MULTILINE) == []
 
 
 def test_pages_that_keras_runs() -> None:

@@ -108,7 +108,12 @@ def test_there_are_commands_of_each_kind() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_the_commands_of_a_page_name_what_exists(page: Path) -> None:
-    assert {kind for kind, _ in BLOCK.findall(page.read_text("utf-8"))} <= {"bash", "python"}
+    assert {kind for kind, _ in BLOCK.findall(page.read_text("utf-8"))} <= {
+        "bash",
+        "python",
+        "math",
+        "bibtex",
+    }
     wrong = {command: faults(command) for of, command in COMMANDS if of == page}
     assert {command: found for command, found in wrong.items() if found} == {}
 

@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import mcld_core
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 CITATION = (ROOT / "CITATION.cff").read_text("utf-8")
@@ -19,7 +21,7 @@ def cited(field: str) -> str:
 
 
 def test_the_citation_is_of_this_version() -> None:
-    assert cited("version") == PROJECT["version"]
+    assert cited("version") == mcld_core.__version__
     assert cited("license") == PROJECT["license"]
     software = CITATION.split("references:")[0]
     assert [f"  - name: {author['name']}" for author in PROJECT["authors"]] == [
@@ -31,4 +33,4 @@ def test_the_citation_is_of_this_version() -> None:
 
 def test_the_newest_release_of_the_changelog_is_this_version() -> None:
     releases = re.findall(r"^## (\d\S*) - (\d{4}-\d\d-\d\d)$", CHANGELOG, re.MULTILINE)
-    assert releases[0] == (PROJECT["version"], cited("date-released"))
+    assert releases[0] == (mcld_core.__version__, cited("date-released"))

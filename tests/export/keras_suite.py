@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+from examples.predict import Classifier
 from examples.recipes import keras_models
 from mcld_core.export import cli, export_onnx
-from mcld_core.export.predict import Classifier
 from tests.export.families import (
     FAMILIES,
     TOKENS,
@@ -95,7 +95,7 @@ def test_a_keras_file(tmp_path: Path) -> None:
     assert report.max_relative_error < 1e-5
     command = ["--checkpoint", str(tmp_path / "student.keras"), "--out", str(tmp_path / "b.onnx")]
     assert cli.main(command) == 0  # the model knows its shape
-    assert Classifier(tmp_path / "b.onnx").input.layout == "NHWC"
+    assert Classifier(tmp_path / "b.onnx").input.format.layout == "NHWC"
 
 
 def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None
     assert cli.main([*command, "--load", "examples.recipes.keras_onnx:load_student"]) == 0
     classifier = Classifier(tmp_path / "a.onnx")
     assert classifier.metadata["dataset"] == "digits"
-    assert classifier.input.std == 0.25
+    assert classifier.input.format.std == [0.25]
     images = feeds("cnn", channels_last=True)["input"]
     (got,) = classifier.runner.run(None, {"input": images})
     exact = build("cnn")
@@ -128,15 +128,58 @@ def test_a_damaged_keras_file_is_named(tmp_path: Path, capsys: pytest.CaptureFix
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_normalization_layer(tmp_path: Path) -> None:
+    """Its mean and variance are no variables of the model: EfficientNetV2 begins with one."""
+    normalize = keras.layers.Normalization()
+    normalize.adapt(np.random.default_rng(0).normal(3.0, 2.0, (20, *SHAPE)).astype("float32"))
+    student = keras.Sequential([keras.Input(SHAPE), normalize, *build("cnn").layers[1:]])
+    report = export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE)
+    assert report.inputs == ("input",)
+    assert report.max_relative_error < 1e-5
+
+
+def test_statistics_of_the_batch_are_refused(tmp_path: Path) -> None:
+    inputs = keras.Input(SHAPE)
+    values = inputs - keras.ops.mean(inputs, axis=0, keepdims=True)
+    values = keras.layers.GlobalMaxPooling2D()(values)
+    with pytest.raises(ValueError, match="a row's output 'logits' needs to be the same alone"):
+        export_onnx(keras.Model(inputs, values), tmp_path / "a.onnx", input_shape=SHAPE)
+
+
+def test_a_damaged_weight_of_a_keras_file(tmp_path: Path) -> None:
+    path = tmp_path / "student.keras"
+    build("cnn").save(path)
+    content = bytearray(path.read_bytes())
+    at = len(content) - len(content) // 3
+    content[at : at + 7] = b"bbbbbbb"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged, the checksum of a part does not fit"):
+        export_onnx(path, tmp_path / "a.onnx", input_shape=SHAPE)
+
+
+def test_each_shape_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On JAX, a call of a model that is not compiled compiles each of its operations."""
+    calls = []
+    call = keras.Model.__call__
+    monkeypatch.setattr(
+        keras.Model, "__call__", lambda *x, **named: calls.append(1) or call(*x, **named)
+    )
+    export_onnx(build("cnn"), tmp_path / "a.onnx", input_shape=SHAPE)
+    if keras.backend.backend() == "jax":
+        assert len(calls) == 3 + 1  # three batches, and the exporter
+    else:
+        assert len(calls) > 3
+
+
 def test_a_perturbed_export_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from mcld_core.backends.keras import export as keras_export
 
     write = keras_export.write
 
     def perturbed(student: Any, request: Any, names: Any, path: Path) -> str:
-        other = keras.models.clone_model(student)
-        other.set_weights([weight * 1.01 for weight in student.get_weights()])
-        return write(other, request, names, path)
+        other = keras.models.clone_model(student.model)
+        other.set_weights([weight * 1.01 for weight in student.model.get_weights()])
+        return write(keras_export.Inference(other), request, names, path)
 
     monkeypatch.setattr(keras_export, "write", perturbed)
     with pytest.raises(ValueError, match=r"relative error of .* no file was written"):

@@ -11,7 +11,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from mcld_core.export import cli, predict
+from examples import predict
+from mcld_core.export import cli
+from mcld_core.export.student import load_student
 from tests.export.torch_students import from_checkpoint
 
 BUILDER = "tests.export.torch_students:from_checkpoint"
@@ -45,8 +47,8 @@ def test_a_checkpoint_becomes_a_classifier(tmp_path: Path, capsys: pytest.Captur
     assert classifier.metadata["classes"] == NAMES
     assert classifier.metadata["model"] == "small"
     assert {"method", "accuracy", "teacher"}.isdisjoint(classifier.metadata)
-    assert classifier.input.layout == "NCHW"
-    np.testing.assert_allclose(classifier.input.std, 0.2)
+    assert classifier.input.format.layout == "NCHW"
+    np.testing.assert_allclose(classifier.input.format.std, 0.2)
 
 
 def test_what_a_checkpoint_says_of_its_training_goes_along(tmp_path: Path) -> None:
@@ -57,22 +59,22 @@ def test_what_a_checkpoint_says_of_its_training_goes_along(tmp_path: Path) -> No
     assert {key: metadata[key] for key in said} == said
 
 
-def test_a_checkpoint_of_the_examples_needs_no_model(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_examples(tmp_path: Path) -> None:
     from examples.recipes.torch_models import build
 
+    model = "examples.recipes.torch_models:build"
     weights = build("mlp-16", (8, 8, 1), 10).state_dict()
     checkpoint = tmp_path / "a.pt"
     save(checkpoint, name="mlp-16", image_shape=[8, 8, 1], classes=10, model=weights, student=None)
     out = tmp_path / "student.onnx"
-    options = ["--mean", "0.3", "--std", "0.4"]
-    assert cli.main(["--checkpoint", str(checkpoint), "--out", str(out), *options]) == 0
-    assert predict.Classifier(out).input.channels == 1
+    assert export(checkpoint, out, "--mean", "0.3", "--std", "0.4", model=model) == 0
+    assert predict.Classifier(out).input.format.channels == 1
 
 
 def test_smaller_files_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     images = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)
     checkpoint = save(tmp_path / "a.pt")
-    student = cli.load_student(checkpoint, model=BUILDER)[0].eval()
+    student = load_student(checkpoint, model=BUILDER)[0].eval()
     with torch.no_grad():
         labels = student(torch.from_numpy(images)).argmax(1).numpy()
     data = tmp_path / "data.npz"
@@ -162,7 +164,9 @@ def test_names_and_a_normalisation_beside_the_checkpoints(
     assert export(checkpoint, out, "--class-names", str(file), "--std", "0.3") == 0
     classifier = predict.Classifier(out)
     assert classifier.metadata["classes"] == names
-    np.testing.assert_allclose((classifier.input.mean[0], classifier.input.std[0]), (0.5, 0.3))
+    np.testing.assert_allclose(
+        (classifier.input.format.mean[0], classifier.input.format.std[0]), (0.5, 0.3)
+    )
     file.write_text("größer", encoding="latin-1")
     assert export(checkpoint, out, "--class-names", str(file)) == 2
     assert f"--class-names needs text in UTF-8; {file}: " in capsys.readouterr().err
@@ -237,6 +241,14 @@ def test_a_torch_file_that_is_no_dict(tmp_path: Path, capsys: pytest.CaptureFixt
     torch.save([torch.zeros(2)], tmp_path / "a.pt")
     assert export(tmp_path / "a.pt", tmp_path / "b.onnx") == 2
     assert f"{tmp_path / 'a.pt'} holds a list" in capsys.readouterr().err
+
+
+def test_a_torch_checkpoint_needs_a_function_that_makes_its_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = save(tmp_path / "a.pt")
+    assert cli.main(["--checkpoint", str(path), "--out", str(tmp_path / "b.onnx")]) == 2
+    assert f"model or load is needed for {path}; got neither" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_imported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from flax import nnx
 
@@ -90,6 +91,39 @@ def test_pooling_by_position(tmp_path: Path) -> None:
     assert report.max_relative_error < 1e-5
     assert {"MaxPool", "AveragePool"} <= {node.op_type for node in onnx.load(path).graph.node}
     assert nnx.max_pool is pooling
+
+
+@pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
+def test_pooling_by_position_in_linen(kind: str, tmp_path: Path) -> None:
+    from flax import linen
+
+    class Pooled(linen.Module):
+        @linen.compact
+        def __call__(self, images: Any) -> Any:
+            values = linen.Conv(4, (3, 3))(images)
+            values = getattr(linen, kind)(values, (2, 2), (2, 2))
+            return linen.Dense(3)(values.mean((1, 2)))
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        student, pooling = Pooled(), getattr(linen, kind)
+        variables = student.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+        path = tmp_path / "a.onnx"
+        report = export_onnx(lambda x: student.apply(variables, x), path, input_shape=(8, 8, 3))
+    assert report.max_relative_error < 1e-5
+    assert getattr(linen, kind) is pooling
+
+
+def test_tokens_of_int64_stay_int64(tmp_path: Path) -> None:
+    """JAX takes them as int32 unless it is told otherwise."""
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(50, 8)), jnp.float32)
+    tokens, path = np.arange(24).reshape(4, 6) * 2, tmp_path / "a.onnx"
+    with jax.enable_x64(False):
+        report = export_onnx(lambda rows: table[rows].mean(1), path, example_input=tokens)
+    assert report.max_relative_error < 1e-5
+    runner = onnxruntime.InferenceSession(path)
+    assert runner.get_inputs()[0].type == "tensor(int64)"
+    expected = np.asarray(table)[tokens].mean(1)
+    np.testing.assert_allclose(runner.run(None, {"input": tokens})[0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("count_include_pad", [True, False])

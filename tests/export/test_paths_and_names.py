@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mcld_core.export import cli, convert_float16, export_onnx, predict, quantize_int8
-from mcld_core.export.predict import Classifier
+from examples import predict
+from examples.predict import Classifier
+from mcld_core.export import cli, convert_float16, export_onnx, quantize_int8
+from mcld_core.export.graph import drafted
 
 NAMES = ["cat, tabby", "\"dog\" 'hound'", "größer\nkleiner", "猫", "null", "3", "", "a\tb"]
 NAMES += ["é", "\\"]
@@ -98,6 +103,56 @@ def test_an_older_file_survives_a_failed_conversion(
         write(source, path)
     assert path.read_bytes() == b"older"
     assert set(source.parent.iterdir()) == {source, path}
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    """The file behind it is replaced, and its folder is the one that needs the space."""
+    real, link = tmp_path / "real" / "a.onnx", tmp_path / "link.onnx"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    for _ in range(2):  # to nothing, then to a file
+        report = export_onnx(student(), link, input_shape=SHAPE)
+        assert link.is_symlink()
+        assert real.stat().st_size == report.size
+    link.unlink()
+    link.symlink_to(tmp_path / "missing" / "a.onnx")
+    with pytest.raises(FileNotFoundError, match=r"create .*missing"):
+        export_onnx(student(), link, input_shape=SHAPE)
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+from mcld_core.export.graph import drafted
+with drafted(Path(sys.argv[1])) as draft:
+    draft.write_bytes(b"half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_terminated_export_leaves_no_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path / "a.onnx")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.terminate()
+        assert process.wait(30) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_handler_of_the_callers_stays(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with drafted(tmp_path / "a.onnx") as draft:
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+            draft.write_bytes(b"whole")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with drafted(tmp_path / "a.onnx") as draft:
+            draft.write_bytes(b"whole")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_what_a_string_looks_like_it_stays_a_string(tmp_path: Path) -> None:

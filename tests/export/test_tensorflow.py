@@ -66,6 +66,25 @@ def test_a_saved_model_without_a_serving_signature(tmp_path: Path) -> None:
         export_onnx(tmp_path / "saved", tmp_path / "a.onnx", input_shape=SHAPE)
 
 
+def test_a_tensor_from_outside_the_function_becomes_a_weight(tmp_path: Path) -> None:
+    """tf2onnx makes an input of it, so that Keras' Normalization failed by every route."""
+    weight, path = tf.random.stateless_normal((6, 200), (0, 0)), tmp_path / "a.onnx"
+    report = export_onnx(tf.function(lambda rows: rows @ weight), path, input_shape=(6,))
+    assert report.inputs == ("input",)
+    assert report.max_relative_error < 1e-5
+
+
+def test_statistics_of_the_batch_are_refused(tmp_path: Path) -> None:
+    @tf.function
+    def student(images: tf.Tensor) -> tf.Tensor:
+        mean, variance = tf.nn.moments(images, (0, 1, 2))
+        values = tf.nn.batch_normalization(images, mean, variance, None, None, 1e-3)
+        return tf.reduce_max(values, (1, 2))
+
+    with pytest.raises(ValueError, match="a row's output 'logits' needs to be the same alone"):
+        export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE)
+
+
 def test_a_function_compiled_by_xla_within_the_student(tmp_path: Path) -> None:
     """As Keras makes one of each grouped convolution."""
     function = tf.function

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,6 +102,87 @@ def test_the_teacher_is_never_in_the_graph(wrap: str, tmp_path: Path) -> None:
     assert (10, 16) not in shapes
     count = sum(int(np.prod(weight.dims)) for weight in weights)
     assert count <= sum(tensor.numel() for tensor in student.state_dict().values()) + 8
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    dist = torch.distributed
+    dist.init_process_group("gloo", f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrap", ["distributed", "parallel", "compiled", "around a distiller"])
+def test_wrappers_of_torch_stand_for_the_module(
+    wrap: str, one_process: None, tmp_path: Path
+) -> None:
+    student = build("cnn")
+    distributed = nn.parallel.DistributedDataParallel
+    wrapped = {
+        "distributed": lambda: distributed(student),
+        "parallel": lambda: nn.DataParallel(student),
+        "compiled": lambda: compiled(distributed(student)),
+        "around a distiller": lambda: distributed(nn.ModuleDict({"student": student})),
+    }[wrap]()
+    if wrap == "around a distiller":
+        wrapped.module.student = student
+    export_onnx(wrapped, tmp_path / "a.onnx", input_shape=SHAPE)
+    names = {weight.name for weight in onnx.load(tmp_path / "a.onnx").graph.initializer}
+    assert not [name for name in names if "module" in name or "orig_mod" in name]
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecation
+        return torch.compile(module)
+
+
+def quantised() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecation
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(6, 3)), {nn.Linear})
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecation
+        return torch.jit.script(nn.Sequential(nn.Linear(6, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (scripted, "got a RecursiveScriptModule as 'the student'; pass the module"),
+        (quantised, "got a Linear as '0'; export the module before its quantisation"),
+    ],
+)
+def test_scripted_and_quantised_modules_are_refused_in_one_line(
+    make: Callable[[], nn.Module], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=f"^export_onnx: student needs .*{said}"):
+        export_onnx(make(), tmp_path / "a.onnx", input_shape=(6,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exporters_error_is_one_line_without_colours(tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows if float(rows.abs().sum()) >= 0 else -rows
+
+    with pytest.raises(RuntimeError, match="the exporter of torch fails") as error:
+        export_onnx(Branching(), tmp_path / "a.onnx", input_shape=(6,))
+    assert "\n" not in str(error.value)
+    assert "\x1b" not in str(error.value)
+    assert len(str(error.value)) < 800
+
+
+def test_a_student_in_float16_is_told_of_the_tolerance(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 10)).half()
+    arguments = {"input_shape": (512,), "dtype": "float16"}
+    with pytest.raises(ValueError, match=r"float16 holds three digits: give tolerance=0.01"):
+        export_onnx(student, tmp_path / "a.onnx", **arguments, tolerance=1e-6)
+    export_onnx(student, tmp_path / "a.onnx", **arguments, tolerance=1e-2)
 
 
 def test_inputs_by_keyword_in_any_order(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from mcld_core.export import export_onnx
+from mcld_core.export import compare_latency, convert_float16, export_onnx
 from tests.export.families import assert_names_its_exporter, token_rows
 from tests.export.torch_students import build
 
@@ -80,12 +83,62 @@ def test_an_opset_that_the_exporter_does_not_write(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tensor_from_outside_a_tensorflow_function(tmp_path: Path) -> None:
-    """tf2onnx makes an input of it."""
-    import tensorflow as tf
+def test_all_missing_packages_are_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match="run `pip install onnx onnxruntime onnxscript`"):
+        export_onnx(build("cnn"), tmp_path / "a.onnx", input_shape=(3, 12, 12))
+    with pytest.raises(ImportError, match=r"float16: .*run `pip install onnx onnxruntime`"):
+        convert_float16("a.onnx", tmp_path / "b.onnx", evaluation=(np.ones(1), np.ones(1)))
+    with pytest.raises(ImportError, match=r"compare_latency: .*run `pip install onnxruntime`"):
+        compare_latency("a.onnx", "b.onnx", np.ones(1))
 
-    weight = tf.ones((6, 2))
-    student = tf.function(lambda rows: rows @ weight)
-    with pytest.raises(ValueError, match="captures a tensor: make it a variable"):
-        export_onnx(student, tmp_path / "a.onnx", input_shape=(6,))
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ({"layout": "HWC"}, r"'NCHW' or 'NHWC'.*got 'HWC' for the shape \(4, 3, 12, 12\)"),
+        ({"layout": "NHWC"}, "as the input's channels stand; got 'NHWC'"),
+        (
+            {"normalization": {"mean": [0.1, 0.2]}},
+            r"one mean for each of 3 channels.*got \[0.1, 0.2",
+        ),
+        ({"normalization": {"std": [0.1, 0.2, 0.0]}}, "std: above 0"),
+        ({"normalization": {"std": "wide"}}, "got 'wide'; correct it"),
+        ({"normalization": [0.5, 0.2]}, r"needs a dict of mean and std; got \[0.5, 0.2\]"),
+        ({"center_crop": 224}, "a share above 0, up to 1; got 224"),
+    ],
+)
+def test_metadata_that_no_reader_could_use(
+    metadata: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    arguments = {"input_shape": (3, 12, 12), "metadata": metadata}
+    with pytest.raises(ValueError, match=f"^export_onnx: metadata .*{text}"):
+        export_onnx(build("cnn"), tmp_path / "a.onnx", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("student", "arguments", "text"),
+    [
+        (nn.Linear(6, 3).half(), {}, "the inputs {'input': .'float32'.*got RuntimeError: .*dtype"),
+        (nn.Linear(5, 3), {}, "shapes cannot be multiplied"),
+        (nn.BatchNorm1d(6, track_running_stats=False), {}, "Expected more than 1 value"),
+        (nn.Linear(6, 3), {"dtype": "bool"}, "inputs of dtype bool need example_input"),
+    ],
+)
+def test_a_student_that_fails_by_itself(
+    student: nn.Module, arguments: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"^export_onnx: .*{text}") as error:
+        export_onnx(student, tmp_path / "a.onnx", input_shape=(6,), **arguments)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_example_in_bfloat16(tmp_path: Path) -> None:
+    rows = torch.ones(4, 6, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"a type that NumPy holds|dtype torch.bfloat16"):
+        export_onnx(nn.Linear(6, 3).bfloat16(), tmp_path / "a.onnx", example_input=rows)

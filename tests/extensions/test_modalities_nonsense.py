@@ -69,7 +69,8 @@ CASES: dict[str, Case] = {
         lambda g: g.contrast(g.array(np.eye(3))), ValueError,
         "embedding_contrast: labels need shape (4,) for ids or (4, any) for soft labels"),
     "student None": (
-        lambda g: embedding_contrast(None, g.t), TypeError, "student needs an array; got None"),
+        lambda g: embedding_contrast(None, g.t), TypeError,
+        "student needs an array of numbers; got None"),
     "no width": (
         lambda g: embedding_contrast(g.s[:, :0], g.t[:, :0]), ValueError, "(batch, width)"),
     "embeddings, config": (
@@ -101,7 +102,7 @@ CASES: dict[str, Case] = {
         "the result of other_losses[('image', 'image')] needs shape (4,)"),
     "other losses, None": (
         lambda g: g.modal(other_losses={PAIR: (1.0, lambda s, t: None)}), TypeError,
-        "the result of other_losses[('image', 'image')] needs an array; got None"),
+        "the result of other_losses[('image', 'image')] needs an array of numbers; got None"),
     "student as an array": (
         lambda g: g.modal(student=g.s), TypeError, "student needs a dict modality → array; got"),
     "teacher None": (

@@ -354,10 +354,7 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
         ),
         (lambda: multimodal_mcld_loss(image, narrow), "need the same width (and parts)"),
         (lambda: multimodal_mcld_loss(student | {"sound": short}, teacher), "the same batch"),
-        (
-            lambda: multimodal_mcld_loss(image, teacher, kind="rows"),
-            "logits, embeddings; got 'rows'",
-        ),
+        (lambda: multimodal_mcld_loss(image, teacher, kind="rows"), "embeddings; got 'rows'"),
         (lambda: multimodal_mcld_loss(image, teacher, logit_scale=2.0), "is for kind='embeddings'"),
         (lambda: multimodal_mcld_loss({"image": student["image"][0]}, teacher), "needs shape"),
         (lambda: embedding_contrast(student["image"], narrow["text"]), "Project one of them"),

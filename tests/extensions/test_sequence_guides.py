@@ -22,7 +22,7 @@ RUN = [(f"{name}-{framework}", code) for name, framework, code in CODE if framew
 
 def test_every_block_is_tested() -> None:
     texts = [(GUIDES / f"{name}.md").read_text("utf-8") for name in ("nlp", "timeseries")]
-    assert len(CODE) == sum(text.count("```python") for text in texts) == 7
+    assert len(CODE) == sum(text.count("```python") for text in texts) > 0
 
 
 if RUN:

@@ -182,7 +182,7 @@ WEIGHTS: dict[str, Case] = {
         "ensemble: weights[0] needs finite numbers ≥ 0; got inf in row 2"),
     "None": (
         lambda g: ensemble([g.t], weights=[None]), TypeError,
-        "ensemble: weights[0] needs an array; got None"),
+        "ensemble: weights[0] needs an array of numbers; got None"),
     "one number for all": (
         lambda g: ensemble([g.t], weights=2.0), TypeError,
         "ensemble: weights needs a list with one entry a teacher; got 2.0"),
@@ -256,22 +256,25 @@ KINDS: dict[str, Case] = {
     "agreement, None": (
         lambda g: agreement(None), TypeError, "agreement: logits_list needs a list"),
     "agreement, an entry": (
-        lambda g: agreement([g.t, None]), TypeError, "logits_list[1] needs an array; got None"),
+        lambda g: agreement([g.t, None]), TypeError,
+        "logits_list[1] needs an array of numbers; got None"),
     "ensemble, None": (
         lambda g: ensemble(None), TypeError, "ensemble: logits_list needs a list"),
     "ensemble, an entry": (
-        lambda g: ensemble([g.t, None]), TypeError, "logits_list[1] needs an array; got None"),
+        lambda g: ensemble([g.t, None]), TypeError,
+        "logits_list[1] needs an array of numbers; got None"),
     "ensemble, no classes": (
         lambda g: ensemble([g.t[:, :0]]), ValueError, "logits_list[0] needs at least one class"),
     "reliability_weights, None": (
         lambda g: reliability_weights(None, g.y), TypeError, "teacher_logits needs an array"),
     "repair_rows, None": (
-        lambda g: repair_rows(g.t, g.y, None), TypeError, "reliability needs an array; got None"),
+        lambda g: repair_rows(g.t, g.y, None), TypeError,
+        "reliability needs an array of numbers; got None"),
     "repair_rows, a matrix": (
         lambda g: repair_rows(g.t, g.y, g.t), ValueError, "reliability needs shape (6,)"),
     "adaptive_mcld_loss, None": (
         lambda g: adaptive_mcld_loss(g.t, g.t, g.y, reliability=None), TypeError,
-        "adaptive_mcld_loss: reliability needs an array; got None"),
+        "adaptive_mcld_loss: reliability needs an array of numbers; got None"),
     "adaptive_mcld_loss, the class": (
         lambda g: adaptive_mcld_loss(g.t, g.t, g.y, reliability=g.r, config=MCLDConfig), TypeError,
         "adaptive_mcld_loss: config needs an MCLDConfig; got the class MCLDConfig"),

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.parametrize("backend", only("jax"), indirect=True)
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "jax.md"
 CODE = re.findall(r"<!-- test: jax -->\n```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+STEP, BANK, SHARDED, MAPPED = range(1, 5)  # the blocks after the first
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +42,15 @@ def fresh(guide: dict[str, Any]) -> Any:
 
 
 def test_every_block_is_tested(backend: Framework) -> None:
-    assert len(CODE) == GUIDE.read_text("utf-8").count("```python") == 3
+    assert len(CODE) == GUIDE.read_text("utf-8").count("```python") == 5
+
+
+def test_the_student_of_the_simple_step_learns(backend: Framework, names: Any) -> None:
+    assert names[STEP]["accuracy"] > 0.8
 
 
 def test_a_scan_is_single_steps_traced_once(backend: Framework, names: Any) -> None:
-    guide = names[0]
+    guide = names[BANK]
     traces: list[Any] = []
 
     def counted(state: Any, batch: Any) -> Any:
@@ -67,7 +72,7 @@ def test_a_scan_is_single_steps_traced_once(backend: Framework, names: Any) -> N
 
 def test_the_bank_is_in_the_loss(backend: Framework, names: Any) -> None:
     """The second step's keys are its own rows and the first batch's."""
-    guide = names[0]
+    guide = names[BANK]
     state = fresh(guide)
     first, second = (tuple(x[number] for x in guide["batches"]) for number in range(2))
     step = jax.jit(guide["step"])
@@ -79,7 +84,7 @@ def test_the_bank_is_in_the_loss(backend: Framework, names: Any) -> None:
 
 
 def test_the_state_is_donated(backend: Framework, names: Any) -> None:
-    guide = names[0]
+    guide = names[BANK]
     state = fresh(guide)
     new, _ = guide["steps"](state, guide["batches"])
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
@@ -87,7 +92,7 @@ def test_the_state_is_donated(backend: Framework, names: Any) -> None:
 
 
 def test_a_restored_state_goes_on_bit_by_bit(backend: Framework, names: Any) -> None:
-    guide = names[0]
+    guide = names[BANK]
     state, losses = guide["steps"](fresh(guide), guide["batches"])
     state, more_losses = guide["steps"](state, guide["batches"])
     assert_equal(guide["losses"], losses)
@@ -107,17 +112,17 @@ def one_device(guide: dict[str, Any], rows: int) -> tuple[jax.Array, ...]:
 
 
 def test_sharded_arrays_agree_with_one_device(backend: Framework, names: Any) -> None:
-    expected = gradient(jnp.zeros((20, 10), "float32"), None, *one_device(names[1], 32))
-    np.testing.assert_allclose(names[1]["slope"], expected, atol=1e-6)
+    expected = gradient(jnp.zeros((20, 10), "float32"), None, *one_device(names[SHARDED], 32))
+    np.testing.assert_allclose(names[SHARDED]["slope"], expected, atol=1e-6)
 
 
 def test_shard_map_agrees_with_one_device(backend: Framework, names: Any) -> None:
     """Two steps with a bank; the padding is in neither the loss nor the bank."""
     params = jnp.zeros((20, 10), "float32")
-    bank = names[2]["TeacherBank"].empty(capacity=64, classes=10, like=params)
-    inputs, teacher, labels = one_device(names[2], 30)
+    bank = names[MAPPED]["TeacherBank"].empty(capacity=64, classes=10, like=params)
+    inputs, teacher, labels = one_device(names[MAPPED], 30)
     for _ in range(2):
         params = params - 0.1 * gradient(params, bank, inputs, teacher, labels)
         bank = bank.push(teacher, labels)
-    np.testing.assert_allclose(names[2]["params"], params, atol=1e-6)
-    assert_equal(names[2]["bank"], bank)
+    np.testing.assert_allclose(names[MAPPED]["params"], params, atol=1e-6)
+    assert_equal(names[MAPPED]["bank"], bank)

@@ -13,7 +13,7 @@ import warnings
 
 import pytest
 
-from tests.frameworks import REQUESTED
+from tests.frameworks import QUICK_XLA, REQUESTED
 
 if REQUESTED != ["keras"]:
     collect_ignore_glob = ["test_*.py"]
@@ -24,6 +24,8 @@ else:
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    if os.environ["KERAS_BACKEND"] == "jax":
+        os.environ.setdefault("XLA_FLAGS", QUICK_XLA)
     with warnings.catch_warnings():  # those of the frameworks' own imports
         warnings.simplefilter("ignore")
         import keras

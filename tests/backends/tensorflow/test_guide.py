@@ -1,6 +1,6 @@
 """The code of docs/guides/tensorflow.md runs, and does what the text says of it.
 
-That its second block does the same on two devices is in tests/distributed/test_tensorflow.py.
+That its last block does the same on two devices is in tests/distributed/test_tensorflow.py.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.parametrize("backend", only("tensorflow"), indirect=Tru
 
 TEXT = (Path(__file__).parents[3] / "docs" / "guides" / "tensorflow.md").read_text("utf-8")
 CODE = re.findall(r"<!-- test: tensorflow -->\n```python\n(.*?)```", TEXT, re.DOTALL)
+STEP, BANK, DEVICES = range(1, 4)  # the blocks after the first
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,15 @@ def names() -> list[dict[str, Any]]:
 
 
 def test_every_block_is_tested(backend: Framework) -> None:
-    assert len(CODE) == TEXT.count("```python") == 2
+    assert len(CODE) == TEXT.count("```python") == 4
+
+
+def test_the_student_of_the_simple_step_learns(backend: Framework, names: Any) -> None:
+    assert names[STEP]["accuracy"] > 0.8
 
 
 def test_one_trace_for_every_batch_size(backend: Framework, names: Any) -> None:
-    guide = names[0]
+    guide = names[BANK]
     assert [batch[0].shape[0] for batch in guide["batches"]] == [30] * 26 + [20]
     assert guide["step"].experimental_get_tracing_count() == 1
     agrees = tf.argmax(guide["student"](guide["inputs"]), 1) == tf.argmax(
@@ -47,7 +52,7 @@ def test_one_trace_for_every_batch_size(backend: Framework, names: Any) -> None:
 
 
 def test_a_restored_checkpoint_goes_on_bit_by_bit(backend: Framework, names: Any) -> None:
-    guide = names[0]
+    guide = names[BANK]
     assert guide["same_losses"] == guide["more_losses"]
     assert guide["more_losses"] != guide["losses"]
     assert int(guide["bank"].cursor) == 2 * 800 % 512
@@ -59,7 +64,7 @@ def test_the_step_compiled_or_not_is_the_loss_with_the_bank(
     backend: Framework, names: Any, xla: bool
 ) -> None:
     """A graph, and one XLA program, with the bank in variables equal the eager loss."""
-    guide = names[0]
+    guide = names[BANK]
     before = guide["TeacherBank"](*map(tf.identity, guide["bank"]))
     weights, moments = guide["student"].get_weights(), guide["optimizer"].variables
     saved = [tf.identity(variable) for variable in moments]
@@ -79,7 +84,7 @@ def test_the_step_compiled_or_not_is_the_loss_with_the_bank(
 
 
 def test_several_devices(backend: Framework, names: Any) -> None:
-    guide = names[1]
+    guide = names[DEVICES]
     assert len(guide["losses"]) == 3
     assert np.isfinite(guide["losses"]).all()
     assert guide["bank"].cursor.numpy() == 95

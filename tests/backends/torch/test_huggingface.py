@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
-from mcld_core import MCLDConfig, mcld_loss
+from mcld_core import MCLDConfig, adjust_logits, mcld_loss
 from tests.backends.torch.tiny_trainer import (
     CLASSES,
     make_data,
@@ -154,3 +155,56 @@ def test_errors(tmp_path: Path) -> None:
     token_logits = lambda **_: {"logits": torch.zeros(2, 6, CLASSES)}  # noqa: E731
     with pytest.raises(ValueError, match=r"logits of the model need shape .* got \(2, 6, 3\)"):
         trainer.compute_loss(token_logits, batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"compute_loss_func": print}, "compute_loss_func needs None; got <built-in function pri"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor needs 0; got 0.1"),
+        ({"label_names": ["targets"]}, r"label_names needs 'labels' among them; got \['targets'\]"),
+    ],
+    ids=["compute_loss_func", "label_smoothing_factor", "label_names"],
+)
+def test_what_it_does_not_heed_is_refused(tmp_path: Path, options: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=f"MCLDTrainer: {text}"):
+        make_trainer(tmp_path, batch=4, teacher=make_teacher(), **options)
+
+
+def test_swapped_models_are_said(tmp_path: Path) -> None:
+    student, teacher = make_model(8, seed=0), make_teacher()
+    student.requires_grad_(False)
+    with pytest.warns(UserWarning, match="MCLDTrainer: the student needs no gradient and the tea"):
+        make_trainer(tmp_path, batch=4, model=student, teacher=teacher)
+
+
+def test_a_softmax_of_the_teacher_is_said_once(tmp_path: Path) -> None:
+    class Softmax(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = make_teacher()
+
+        def forward(self, **inputs: Any) -> Any:
+            return {"logits": self.model(**inputs).logits.softmax(1)}
+
+    trainer = make_trainer(tmp_path, batch=4, teacher=Softmax())
+    with pytest.warns(UserWarning, match="MCLDTrainer: every row of teacher_logits") as found:
+        trainer.train()
+    assert len(found) == 1
+
+
+def test_the_class_prior(tmp_path: Path) -> None:
+    counts = [3.0, 1.0, 2.0]
+    teacher = make_teacher()
+    trainer = make_trainer(tmp_path, batch=6, teacher=teacher, class_prior=counts, balanced=True)
+    rows = trainer.data_collator(make_data(6))
+    model = trainer.model.eval()
+    with torch.no_grad():
+        found = float(trainer.compute_loss(model, dict(rows)))
+        given = {name: x for name, x in rows.items() if name != "labels"}
+        student, taught = model(**given).logits, teacher(**given)["logits"]
+    adjusted = adjust_logits(student, counts)
+    expected = mcld_loss(adjusted, taught, rows["labels"], class_prior=counts)
+    assert found == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(ValueError, match="MCLDTrainer: balanced=True needs class_prior"):
+        make_trainer(tmp_path, batch=6, balanced=True)

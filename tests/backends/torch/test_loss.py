@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from mcld_core import MCLDConfig, TeacherKeys, dkd_loss, kd_loss, mcld_loss
+from mcld_core import (
+    MCLDConfig,
+    TeacherKeys,
+    adjust_logits,
+    dkd_loss,
+    kd_loss,
+    mcld_loss,
+)
 from mcld_core.backends.torch import MCLDLoss
 
 BATCH, CLASSES, FEATURES = 6, 5, 7
@@ -293,3 +300,22 @@ def test_the_baselines_train_their_temperature() -> None:
     for loss in (kd_loss(*batch()[:2], temperature=number), dkd_loss(*batch(), beta=number)):
         (gradient,) = torch.autograd.grad(loss, number)
         assert gradient.abs() > 1e-4
+
+
+def test_the_class_prior_is_a_buffer_and_balances() -> None:
+    student, teacher, labels = batch()
+    prior = torch.arange(1.0, CLASSES + 1)
+    loss = MCLDLoss(class_prior=prior.tolist())
+    expected = mcld_loss(student, teacher, labels, class_prior=prior)
+    torch.testing.assert_close(loss(student, teacher, labels), expected)
+    torch.testing.assert_close(loss.state_dict()["class_prior"], prior)
+    balanced = MCLDLoss(class_prior=prior, balanced=True)
+    adjusted = adjust_logits(student, prior)
+    expected = mcld_loss(adjusted, teacher, labels, class_prior=prior)
+    torch.testing.assert_close(balanced(student, teacher, labels), expected)
+    with pytest.raises(ValueError, match="MCLDLoss: balanced=True needs class_prior"):
+        MCLDLoss(balanced=True)
+    with pytest.raises(TypeError, match="MCLDLoss: config needs an MCLDConfig; got the class"):
+        MCLDLoss(MCLDConfig)
+    with pytest.raises(TypeError, match=r"MCLDLoss: config needs an MCLDConfig; got \{\}"):
+        MCLDLoss({})

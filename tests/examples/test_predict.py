@@ -1,4 +1,4 @@
-"""``python -m mcld_core predict``."""
+"""`examples/predict.py`: images to classes, by an exported file alone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from examples import predict
 from examples.recipes.tf_input import evaluation_input
 from examples.recipes.tf_pictures import IMAGENET_MEAN, IMAGENET_STD, Files, PictureSet
-from mcld_core.export import export_onnx, predict
+from mcld_core.export import export_onnx
+from tests.examples.conftest import EXAMPLES
 from tests.export.trained import MEAN, STD, convnet, digits
 
 NAMES = [f"digit {number}" for number in range(10)]
@@ -52,8 +54,9 @@ def test_predict_needs_no_framework(student: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'tensorflow', 'jax', 'keras', 'onnx'): sys.modules[name] = None\n"
-        "from mcld_core.export.predict import main\n"
-        "sys.exit(main(sys.argv[1:]))"
+        "import runpy\n"
+        f"sys.argv[0] = {str(EXAMPLES / 'predict.py')!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, str(student), *files, "--top", "2"],
@@ -126,11 +129,13 @@ def test_predict_crops_as_the_imagenet_example_does(
     assert np.median(difference) < 0.01
 
 
-def test_a_crop_that_is_no_share(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path = tmp_path / "a.onnx"
-    export_onnx(Mean(), path, input_shape=(8, 8, 3), metadata={"center_crop": 224})
-    assert predict.main([str(path), "a.png"]) == 2
-    assert "center_crop needs a share above 0, up to 1; got 224" in capsys.readouterr().err
+def with_metadata(source: Path, path: Path, **changes: str) -> Path:
+    """The same network with other metadata, as other tools write them."""
+    model = onnx.load(source)
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, known | changes)
+    onnx.save(model, path)
+    return path
 
 
 @pytest.mark.parametrize("kind", ["cut", "a picture", "empty"])
@@ -193,12 +198,6 @@ class Sum(torch.nn.Module):
     [
         ({"example_input": np.ones((2, 1, 8, 8), np.float32), "dynamic_batch": False}, "a batch"),
         ({"input_shape": (1, 8, 8), "dtype": "float64"}, "needs float32 images"),
-        (
-            {"input_shape": (1, 8, 8), "metadata": {"normalization": {"mean": [0.1, 0.2, 0.3]}}},
-            "one mean for each of 1 channels",
-        ),
-        ({"input_shape": (1, 8, 8), "metadata": {"normalization": [0.1]}}, "one mean for each"),
-        ({"input_shape": (1, 8, 8), "metadata": {"normalization": {"std": "x"}}}, "got x; export"),
     ],
 )
 def test_predict_says_what_a_model_lacks(
@@ -210,15 +209,29 @@ def test_predict_says_what_a_model_lacks(
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("normalization", '{"mean": [0.1, 0.2, 0.3]}', "one mean for each of 1 channels"),
+        ("normalization", "[0.1]", "normalization needs a dict"),
+        ("normalization", '{"std": "x"}', "got 'x'; correct it"),
+        ("center_crop", "224", "center_crop needs a share above 0, up to 1; got 224"),
+        ("layout", "HWC", "'NCHW' or 'NHWC', as the input's channels stand; got 'HWC'"),
+    ],
+)
+def test_predict_says_what_is_wrong_in_the_metadata(
+    key: str, value: str, text: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = with_metadata(student, tmp_path / "a.onnx", **{key: value})
+    assert predict.main([str(path), *map(str, image_files(tmp_path, range(1)))]) == 2
+    assert text in capsys.readouterr().err
+
+
 def test_predict_of_another_number_of_names(
     student: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    model = onnx.load(student)
-    known = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, known | {"classes": '["one", "two"]'})
-    onnx.save(model, tmp_path / "a.onnx")
-    files = map(str, image_files(tmp_path, range(1)))
-    assert predict.main([str(tmp_path / "a.onnx"), *files]) == 2
+    path = with_metadata(student, tmp_path / "a.onnx", classes='["one", "two"]')
+    assert predict.main([str(path), *map(str, image_files(tmp_path, range(1)))]) == 2
     assert "10 logits and the names of 2 classes" in capsys.readouterr().err
 
 

@@ -1,4 +1,6 @@
-"""``python -m mcld_core predict model.onnx image…``: classify images by an exported student.
+"""Classify images by an exported student, by its file alone.
+
+    python examples/predict.py student.onnx cat.png dog.png --top 3
 
 Needs onnxruntime, NumPy and Pillow, and no framework: the file's metadata say how pixels become
 inputs and what the classes are called.
@@ -11,14 +13,15 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mcld_core.export.graph import decode_metadata
-from mcld_core.export.packages import require
-from mcld_core.export.verify import session
+from mcld_core.export.graph import ImageFormat, decode_metadata, image_format
+from mcld_core.export.inputs import require
+from mcld_core.export.verify import find_logits, session
 
 CHANNELS = (1, 3)
 
@@ -32,42 +35,32 @@ class ImageInput:
 
     Args:
         name: the input's name.
-        layout: ``"NCHW"`` or ``"NHWC"``.
-        channels: 1 (grey) or 3 (red, green, blue).
         size: height and width; None where the axis is free, so that the image keeps its own.
-        center_crop: which part of the shorter side is kept, the middle; None: all of the image,
-            brought to the size whatever its sides.
-        mean: by channel, of pixels in 0..1.
-        std: by channel, of pixels in 0..1.
+        format: layout, channels, crop and normalisation.
     """
 
     name: str
-    layout: str
-    channels: int
     size: tuple[int | None, int | None]
-    center_crop: float | None
-    mean: np.ndarray[Any, Any]
-    std: np.ndarray[Any, Any]
+    format: ImageFormat
 
     def read(self, path: str | Path) -> np.ndarray[Any, Any]:
         """One image as a batch of one, float32; what is transparent in it lies on white."""
         from PIL import Image
 
-        image = _open(path, "L" if self.channels == 1 else "RGB")
+        image = _open(path, "L" if self.format.channels == 1 else "RGB")
         height, width = self.size[0] or image.height, self.size[1] or image.width
-        if self.center_crop is not None:
-            image = _scaled(
-                image, max(height / image.height, width / image.width) / self.center_crop
-            )
+        crop = self.format.center_crop
+        if crop is not None:
+            image = _scaled(image, max(height / image.height, width / image.width) / crop)
             left, top = (image.width - width) // 2, (image.height - height) // 2
             image = image.crop((left, top, left + width, top + height))
         elif (width, height) != image.size:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image, dtype=np.float32).reshape(height, width, self.channels) / 255
-        values = ((pixels - self.mean) / self.std).astype(np.float32)[None]
-        return (
-            values if self.layout == "NHWC" else np.ascontiguousarray(values.transpose(0, 3, 1, 2))
-        )
+        pixels = np.asarray(image, dtype=np.float32).reshape(height, width, -1) / 255
+        values = ((pixels - self.format.mean) / self.format.std).astype(np.float32)[None]
+        if self.format.layout == "NHWC":
+            return values
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
 def _open(path: str | Path, mode: str) -> Any:
@@ -127,20 +120,23 @@ class Classifier:
     """
 
     def __init__(self, path: str | Path) -> None:
-        require("onnxruntime", "onnxruntime", "predict")
-        require("PIL", "pillow", "predict")
+        require("onnxruntime", purpose="predict")
+        if find_spec("PIL") is None:
+            raise ImportError("predict: Pillow is needed; got none; run `pip install pillow`.")
         if not Path(path).is_file():
             raise FileNotFoundError(f"predict: the model {path} does not exist.")
         self.runner = session(path)
         properties = self.runner.get_modelmeta().custom_metadata_map
         self.metadata = decode_metadata(properties)
         self.input = _image_input(self.runner.get_inputs(), self.metadata)
+        classes = self.metadata.get("classes")
+        self.output = find_logits(self.runner, classes=len(classes) if classes else None)
 
     def __call__(self, image: str | Path, top: int = 5) -> list[tuple[str, float]]:
         """The most probable classes of an image file, with their probabilities."""
         pixels = self.input.read(image)
         try:
-            outputs = self.runner.run(None, {self.input.name: pixels})
+            outputs = self.runner.run([self.output], {self.input.name: pixels})
         except Exception as error:  # types of onnxruntime's own
             raise ValueError(
                 f"predict: the model fails on {image}, as an input of {pixels.shape}: {error}"
@@ -172,58 +168,20 @@ def _image_input(inputs: Sequence[Any], metadata: Mapping[str, Any]) -> ImageInp
             f"predict: the model needs float32 images and a batch of any size, or of one; got "
             f"{inputs[0].type} and {shape}; run it with onnxruntime directly."
         )
-    layout = metadata.get("layout") or ("NCHW" if shape[1] in CHANNELS else "NHWC")
-    if layout not in ("NCHW", "NHWC") or shape[layout.index("C")] not in CHANNELS:
+    known = image_format(shape, metadata, "predict")
+    if known.channels not in CHANNELS:
         raise ValueError(
-            f"predict: the model's images need 1 or 3 channels; got the layout {layout!r} for "
-            f"the shape {shape}; give layout in the metadata of export_onnx."
+            f"predict: the model's images need 1 or 3 channels; got the layout {known.layout!r} "
+            f"for the shape {shape}; give layout in the metadata of export_onnx."
         )
-    sizes = [shape[layout.index(axis)] for axis in "HW"]
+    sizes = [shape[known.layout.index(axis)] for axis in "HW"]
     height, width = (size if isinstance(size, int) else None for size in sizes)
-    channels = int(shape[layout.index("C")])
-    return ImageInput(
-        name=inputs[0].name,
-        layout=layout,
-        channels=channels,
-        size=(height, width),
-        center_crop=_center_crop(metadata),
-        mean=_by_channel(metadata, "mean", 0.0, channels),
-        std=_by_channel(metadata, "std", 1.0, channels),
-    )
-
-
-def _by_channel(
-    metadata: Mapping[str, Any], key: str, default: float, channels: int
-) -> np.ndarray[Any, Any]:
-    known = metadata.get("normalization") or {}
-    given = known.get(key, default) if isinstance(known, Mapping) else known
-    try:
-        values = np.asarray(given, dtype=np.float32).reshape(-1)
-    except (TypeError, ValueError):
-        values = np.zeros(0, dtype=np.float32)
-    if values.size not in (1, channels) or not isinstance(known, Mapping):
-        raise ValueError(
-            f"predict: the model's normalization needs one {key} for each of {channels} channels, "
-            f"or one for all; got {given}; export it again."
-        )
-    return values
-
-
-def _center_crop(metadata: Mapping[str, Any]) -> float | None:
-    share = metadata.get("center_crop")
-    if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
-        raise ValueError(
-            f"predict: the model's center_crop needs a share above 0, up to 1; got {share!r}; "
-            "export it again with another, or without."
-        )
-    return share
+    return ImageInput(inputs[0].name, (height, width), known)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mcld_core predict", description="Classify images by an exported student."
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model", help="an ONNX file of export_onnx")
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument("--top", type=int, default=3, help="classes to print (default: 3)")
@@ -232,6 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--top needs a number from 1; got {options.top}")
     try:
         classifier = Classifier(options.model)
+        if len(classifier.runner.get_outputs()) > 1:
+            print(f"the classes are those of the output {classifier.output!r}", file=sys.stderr)
         for image in options.images:
             found = classifier(image, options.top)
             named = (f"{' '.join(name.split())} {share:.3f}" for name, share in found)
@@ -240,3 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

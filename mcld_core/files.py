@@ -1,0 +1,77 @@
+"""Files that are the old version or the whole new one, whoever else writes beside."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacement(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of ``path`` when the block ends without an error.
+
+    The file is made in the same folder under a name of its own, which must not exist: writers with
+    one process id (threads, containers that share a disk) never share a file, and a symbolic link
+    is not followed there. Where ``path`` itself is a link, the file that it points to is replaced.
+    After an error or an interrupt the new file is removed and the old one is untouched.
+
+    Args:
+        path: the file; its folder must exist.
+
+    Yields:
+        A binary file to write and read.
+
+    Raises:
+        ValueError: ``path`` is a folder.
+        OSError: the folder does not exist or takes no files, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "note")
+        >>> with replacement(path) as file:
+        ...     _ = file.write(b"done")
+        ...     os.path.exists(path)
+        False
+        >>> os.listdir(os.path.dirname(path))
+        ['note']
+    """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise ValueError(f"path needs a file to write; got {path}, which is a folder")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
+    draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    file = open(draft, "x+b")  # noqa: SIM115  (closed below, before the rename)
+    try:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):  # a full disk again: what is in the buffer is not written
+            file.close()
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Make a file ``size`` bytes long; where the system can, the disk sets them aside now.
+
+    Raises:
+        OSError: the disk has less, or the file may not be so large.
+    """
+    file.truncate(size)
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except AttributeError:  # not on Windows and macOS
+        return
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
+            needed = f"{error.strerror} ({size:,} bytes are needed)"
+            raise OSError(error.errno, needed, file.name) from error

@@ -1,0 +1,222 @@
+"""The class prior: what it leaves alone, its tie to the cross-entropy, what a training finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcld_core import (
+    MCLDConfig,
+    TeacherBank,
+    TeacherKeys,
+    adjust_logits,
+    category_wise,
+    instance_wise,
+    mcld_loss,
+)
+from tests import oracles
+from tests.cases import make_case, make_keys, value, value_and_grad
+from tests.frameworks import Framework, only
+from tests.tolerance import assert_gradient, assert_value
+
+COUNTS = np.array([8.0, 4.0, 0.0, 2.0])
+LOG_PRIOR = np.log(np.array([8.0, 4.0, 1.0, 2.0]) / 15.0)  # no count: half the least
+LOSSES = (mcld_loss, instance_wise, category_wise)
+
+
+@pytest.mark.parametrize("labels", ["int", "soft", "none"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_contrasts_see_the_logits_less_the_prior(
+    backend: Framework, loss: Callable[..., Any], labels: str
+) -> None:
+    case = make_case(241, labels=labels, weights=True, where=True)
+    case = case.but(keys=make_keys(case, labels=labels, own_start=2))
+    prior = backend.array(COUNTS)
+    found = value(backend, loss, case, reduction="none", class_prior=prior)
+    shifted = case.but(student=case.student - LOG_PRIOR)
+    if loss is not mcld_loss:
+        assert_value(found, getattr(oracles, loss.__name__)(shifted, "none"))
+        return
+    expected = oracles.instance_wise(shifted, "none") + oracles.category_wise(shifted, "none")
+    assert_value(found, expected + 0.25 * oracles.sample_wise(case, "none"))
+
+
+@pytest.mark.parametrize("contrast", ["prototypes", "columns"])
+def test_other_readings_of_the_category_see_the_logits_themselves(
+    backend: Framework, contrast: str
+) -> None:
+    case = make_case(242)
+    settings = {"category_contrast": contrast}
+    expected = value(backend, category_wise, case, settings=settings)
+    found = value(backend, category_wise, case, settings=settings, class_prior=COUNTS)
+    assert_value(found, expected)
+
+
+def test_a_uniform_prior_and_the_scale_of_counts_change_no_gradient(
+    differentiable: Framework,
+) -> None:
+    case = make_case(243)
+    _, expected = value_and_grad(differentiable, mcld_loss, case)
+    _, uniform = value_and_grad(differentiable, mcld_loss, case, class_prior=np.full(4, 7.0))
+    assert_gradient(uniform, expected)
+    few = value_and_grad(differentiable, mcld_loss, case, class_prior=COUNTS)
+    many = value_and_grad(differentiable, mcld_loss, case, class_prior=1000 * COUNTS)
+    assert_value(many[0], few[0])
+    assert_gradient(many[1], few[1])
+    assert np.abs(few[1] - expected).max() > 1e-3
+
+
+def test_with_one_hot_keys_it_is_the_cross_entropy_and_a_constant_a_class(
+    differentiable: Framework,
+) -> None:
+    """``L_cat(s - log π) = CE + log n_y`` where the batch's counts n are the prior."""
+    labels = np.array([0, 0, 0, 1, 1, 2, 3, 3])
+    counts = np.bincount(labels)
+    case = make_case(244, batch=8).but(labels=labels, teacher=1000.0 * np.eye(4)[labels])
+    found = value(differentiable, category_wise, case, class_prior=counts, reduction="none")
+    ce = oracles.cross_entropy(case, "none")
+    assert_value(found, ce + np.log(counts[labels]))
+    settings = {"weight_instance": 0.0, "weight_sample": 0.0, "weight_category": 0.0}
+    settings["weight_ce"] = 1.0
+    _, expected = value_and_grad(differentiable, mcld_loss, case, settings=settings)
+    _, gradient = value_and_grad(differentiable, category_wise, case, class_prior=counts)
+    assert_gradient(gradient, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_adjusted_logits(backend: Framework, dtype: str) -> None:
+    case = make_case(245)
+    student = backend.array(case.student, dtype)
+    found = adjust_logits(student, COUNTS)
+    assert backend.owns(found)
+    assert backend.dtype(found) == ("float64" if dtype == "float64" else "float32")
+    assert_value(backend.to_numpy(found), case.student + LOG_PRIOR, dtype)
+
+
+def test_with_a_bank_blocks_and_a_compiler(differentiable: Framework) -> None:
+    case = make_case(246, batch=7)
+    student, teacher, labels = (
+        differentiable.array(x, "float32") for x in (case.student, case.teacher, case.labels)
+    )
+    bank = TeacherBank.from_logits(teacher, labels)
+    prior = differentiable.array(COUNTS, "float32")
+
+    def loss(student: Any, block_size: Any) -> Any:
+        keys = bank.keys(teacher, labels)
+        config = MCLDConfig(block_size=block_size)
+        return mcld_loss(student, teacher, labels, keys=keys, config=config, class_prior=prior)
+
+    compiled = differentiable.jit(lambda student: loss(student, 3))
+    joined = case.but(
+        student=case.student - LOG_PRIOR,
+        keys=oracles.Keys(np.tile(case.teacher, (2, 1)), np.tile(case.labels, 2)),
+    )
+    expected = oracles.instance_wise(joined) + oracles.category_wise(joined)
+    expected = expected + 0.25 * oracles.sample_wise(case)
+    for found in (loss(student, 3), loss(student, None), compiled(student)):
+        assert_value(differentiable.to_numpy(found), expected, "float32", scale=8.0)
+
+
+def test_the_prior_gets_no_gradient(differentiable: Framework) -> None:
+    case = make_case(247)
+    student, teacher, labels = (
+        differentiable.array(x) for x in (case.student, case.teacher, case.labels)
+    )
+
+    def by_prior(prior: Any) -> Any:
+        loss = mcld_loss(student, teacher, labels, class_prior=prior)
+        return loss + 0.0 * (prior * prior)[0]
+
+    _, gradient = differentiable.gradient(by_prior, differentiable.array(COUNTS))
+    np.testing.assert_array_equal(differentiable.to_numpy(gradient), np.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("prior", "text"),
+    [
+        (np.ones(3), r"class_prior needs shape \(4,\).*got \(3,\)"),
+        (np.ones((1, 4)), r"class_prior needs shape \(4,\)"),
+        (np.array([1.0, -2.0, 1, 1]), "finite numbers ≥ 0; got -2.0 for class 1"),
+        (np.array([1.0, np.nan, 1, 1]), "finite numbers ≥ 0; got nan for class 1"),
+        (np.zeros(4), "needs a positive entry"),
+    ],
+)
+def test_errors(backend: Framework, prior: np.ndarray, text: str) -> None:
+    case = make_case(248)
+    for loss in LOSSES:
+        with pytest.raises(ValueError, match=f"{loss.__name__}: .*{text}"):
+            value(backend, loss, case, class_prior=prior)
+    with pytest.raises(ValueError, match=f"adjust_logits: .*{text}"):
+        adjust_logits(backend.array(case.student), prior)
+
+
+@pytest.mark.parametrize("backend", only("torch"), indirect=True)
+def test_what_a_training_finds(backend: Framework) -> None:
+    """A Zipf problem with a known posterior: the slope of ``s - log p(y|x)`` on ``log π``.
+
+    0 is the posterior, -1 the balanced classifier. The batch's rows as keys lead to the latter
+    and, with the prior, to the former.
+    """
+    import torch
+
+    classes, width, steps = 20, 10, 700
+    generator = torch.Generator().manual_seed(0)
+    means = 1.2 * torch.randn(classes, width, generator=generator)
+    prior = 1.0 / torch.arange(1, classes + 1)
+    prior = prior / prior.sum()
+
+    def draw(rows: int, generator: Any) -> tuple[Any, Any, Any]:
+        y = torch.multinomial(prior, rows, True, generator=generator)
+        x = means[y] + torch.randn(rows, width, generator=generator)
+        joint = x @ means.T - 0.5 * (means**2).sum(1) + prior.log()
+        return x, y, torch.log_softmax(joint, 1)
+
+    def trained(loss: Callable[..., Any]) -> tuple[float, float]:
+        """Return the slope and the balanced accuracy."""
+        generator = torch.Generator().manual_seed(1)
+        weight = torch.zeros(width, classes, requires_grad=True)
+        bias = torch.zeros(classes, requires_grad=True)
+        optimizer = torch.optim.Adam([weight, bias], lr=0.1)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            x, y, log_posterior = draw(256, generator)
+            optimizer.zero_grad()
+            loss(x @ weight + bias, log_posterior, y).backward()
+            optimizer.step()
+            schedule.step()
+        x, y, log_posterior = draw(20_000, torch.Generator().manual_seed(2))
+        with torch.no_grad():
+            logits = x @ weight + bias
+        off = (logits - log_posterior).mean(0)
+        log_prior = prior.log() - prior.log().mean()
+        right = logits.argmax(1) == y
+        balanced = torch.stack([right[y == c].float().mean() for c in range(classes)]).mean()
+        return float((off * log_prior).sum() / (log_prior**2).sum()), float(balanced)
+
+    def one_hot(y: Any) -> Any:
+        return 50.0 * torch.nn.functional.one_hot(y, classes)
+
+    cross_entropy = torch.nn.functional.cross_entropy
+    ce, ce_balanced = trained(lambda s, t, y: cross_entropy(s, y))
+    without, _ = trained(lambda s, t, y: category_wise(s, one_hot(y), y))
+    with_prior, _ = trained(lambda s, t, y: category_wise(s, one_hot(y), y, class_prior=prior))
+    assert abs(with_prior - ce) < 0.15
+    assert without < ce - 0.6
+    whole, _ = trained(lambda s, t, y: mcld_loss(s, t, y, class_prior=prior))
+    assert abs(whole) < max(abs(ce), 0.15)
+    _, balanced = trained(
+        lambda s, t, y: mcld_loss(adjust_logits(s, prior), t, y, class_prior=prior)
+    )
+    assert balanced > ce_balanced + 0.01
+
+
+def test_gathered_and_other_keys_take_it_too(backend: Framework) -> None:
+    case = make_case(249)
+    keys = TeacherKeys(backend.array(case.teacher), backend.array(case.labels), normalizer=2.5)
+    student, teacher, labels = (backend.array(x) for x in (case.student, case.teacher, case.labels))
+    found = mcld_loss(student, teacher, labels, keys=keys, class_prior=COUNTS)
+    own = mcld_loss(student, teacher, labels, class_prior=COUNTS)
+    assert_value(backend.to_numpy(found), 2.0 * backend.to_numpy(own))

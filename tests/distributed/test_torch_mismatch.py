@@ -1,0 +1,86 @@
+"""Ranks whose arguments do not fit each other raise, all of them, and nothing hangs or aborts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.frameworks import Framework, only
+
+ROOT = Path(__file__).parents[2]
+TORCH = pytest.mark.parametrize("backend", only("torch"), indirect=True)
+
+SAME = "ValueError: gather_keys: {} on every rank; got {} on rank 0 and {} on rank 1. "
+ALIKE = {
+    "classes": ("teacher_logits needs the same number of classes", "4", "5"),
+    "classes, rows known": ("teacher_logits needs the same number of classes", "4", "5"),
+    "dtype": ("teacher_logits needs the same dtype", "float32", "float64"),
+    "half dtype": ("teacher_logits needs the same dtype", "bfloat16", "float16"),
+    "no labels": ("labels needs the same kind", "None", "int labels"),
+    "soft labels": ("labels needs the same kind", "soft labels in float32", "int labels"),
+    "soft labels' dtype": (
+        "labels needs the same kind",
+        "soft labels in float32",
+        "soft labels in float64",
+    ),
+    "rows": ("rows needs the same number", "3", "4"),
+    "rows on one rank": ("rows needs the same number", "None", "4"),
+    "index": ("index needs the same dtype", "int64", "None"),
+    "index's dtype": ("index needs the same dtype", "int64", "int32"),
+    "a bank": ("index needs the same dtype", "int64", "None"),
+}
+OF_ONE = {
+    "index's length": r"ValueError: gather_keys: index needs shape (3,)",
+    "a label": "ValueError: gather_keys: labels needs labels in 0 … 3",
+    "int logits": "TypeError: gather_keys: teacher_logits needs a float dtype; got int64",
+    "no rows": "ValueError: gather_keys: teacher_logits needs two axes",
+    "many rows": "ValueError: gather_keys: rows needs the largest batch of a rank; got 3",
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the two ranks raised."""
+    out = tmp_path_factory.mktemp("worker") / "errors.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    worker = subprocess.run(
+        [*command, "-m", "tests.distributed.torch_mismatch_worker", str(out)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert worker.returncode == 0, worker.stdout + worker.stderr
+    return json.loads(out.read_text("utf-8"))
+
+
+@TORCH
+@pytest.mark.parametrize("name", ALIKE)
+def test_both_ranks_raise_the_same_error(backend: Framework, found: Any, name: str) -> None:
+    first, second = (errors[name] for errors in found)
+    assert first.startswith(SAME.format(*ALIKE[name]))
+    assert second == first
+
+
+@TORCH
+@pytest.mark.parametrize("name", OF_ONE)
+def test_an_error_of_one_rank_stops_the_other(backend: Framework, found: Any, name: str) -> None:
+    first, second = (errors[name] for errors in found)
+    assert second.startswith(OF_ONE[name])
+    assert first.startswith("ValueError: gather_keys: the arguments need to fit on every rank; ")
+    assert "rank 1" in first
+
+
+@TORCH
+def test_known_rows_are_waited_for_once(backend: Framework, found: Any) -> None:
+    """On an accelerator, at the first call of a signature; without `rows` always."""
+    for errors in found:
+        assert errors["reads"] == [1, 1, 2, 2, 3]

@@ -1,0 +1,94 @@
+"""A student whose rows depend on the batch is refused: in use they come in other company."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from mcld_core.backends.torch import export as torch_export
+from mcld_core.export import export_onnx
+
+SHAPE = (3, 6, 6)
+SAID = "a row's output 'logits' needs to be the same alone as in a batch; the student gives"
+
+
+class Then(nn.Module):
+    """A linear student after something done to its images."""
+
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.change, self.head = change, nn.Linear(108, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.change(images).flatten(1))
+
+
+STUDENTS = {
+    "batch norm without running statistics": nn.BatchNorm2d(3, track_running_stats=False),
+    "the batch's mean": lambda x: x - x.mean(0),
+    "the batch's size": lambda x: x / x.shape[0],
+    "batch norm in training": lambda x: nn.functional.batch_norm(x, None, None, training=True),
+    "dropout in training": lambda x: nn.functional.dropout(x, training=True),
+    "attention over the batch": lambda x: x.flatten(1).T.matmul(x.flatten(1)).mean() + x,
+}
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_rows_that_depend_on_their_batch_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=SAID):
+        export_onnx(Then(STUDENTS[name]), tmp_path / "a.onnx", input_shape=SHAPE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_of_fixed_size_is_filled_with_copies_of_the_row(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)
+    path = tmp_path / "a.onnx"
+    arguments: dict[str, Any] = {"example_input": rows, "dynamic_batch": False}
+    with pytest.raises(ValueError, match=SAID):
+        export_onnx(Then(STUDENTS["the batch's mean"]), path, **arguments)
+    export_onnx(Then(STUDENTS["the batch's size"]), path, **arguments)  # it is always 4
+
+
+def test_group_and_layer_norm_pass(tmp_path: Path) -> None:
+    """They normalise each row by itself."""
+    student = nn.Sequential(nn.GroupNorm(3, 3), nn.LayerNorm(6), nn.Flatten(), nn.Linear(108, 4))
+    assert export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE).max_relative_error < 1e-5
+
+
+def test_a_graph_whose_rows_depend_on_the_batch_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write = torch_export.write
+
+    def spoilt(student: Any, request: Any, names: Any, path: Path) -> str:
+        tool = write(student, request, names, path)
+        model = onnx.load(path)
+        (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+        gemm.output[0] = "plain"
+        node = onnx.helper.make_node
+        model.graph.node.extend(
+            [
+                node("ReduceMean", ["plain", "first"], ["mean"], keepdims=1),
+                node("Mul", ["mean", "share"], ["part"]),
+                node("Add", ["plain", "part"], ["logits"]),
+            ]
+        )
+        for name, value in (("first", np.array([0])), ("share", np.float32(0.5))):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+        onnx.save(model, path)
+        return tool
+
+    monkeypatch.setattr(torch_export, "write", spoilt)
+    module = importlib.import_module("mcld_core.export.verify")
+    monkeypatch.setattr(module, "_compare", lambda *_: 0.0)
+    with pytest.raises(ValueError, match="the ONNX file gives a relative error"):
+        export_onnx(Then(torch.relu), tmp_path / "a.onnx", input_shape=(108,))
+    assert list(tmp_path.iterdir()) == []
