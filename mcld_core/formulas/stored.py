@@ -171,7 +171,7 @@ def stored_decoupled_divergence(
     teacher_at_target = ops.sum(ops.where(is_target, rows.values, 0.0), 1, keepdims=True)
     teacher_log_sum = ops.logsumexp(entries, 1, keepdims=True)
     if rows.rest is None:
-        teacher_at_target = teacher_at_target + ops.where(outside > 0, MASKED, 0.0)
+        teacher_at_target = teacher_at_target + MASKED * outside
     else:
         teacher_at_target = teacher_at_target + ops.where(outside > 0, rows.rest, 0.0)
         count = float(classes - rows.values.shape[1]) - outside
