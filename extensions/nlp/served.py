@@ -39,8 +39,8 @@ def read_prompt_logprobs(
     Example:
         >>> answer = [None, {"5": {"logprob": -0.5, "rank": 1}, "2": {"logprob": -1.5, "rank": 2}}]
         >>> stored = read_prompt_logprobs([answer], k=1)
-        >>> stored.indices[0].tolist(), stored.tail[0].round(3).tolist()
-        ([[5], [0]], [0.393, 0.0])
+        >>> stored.indices[0].tolist(), round(float(stored.tail[0, 0]), 3)
+        ([[5], [0]], 0.393)
     """
     checks = Checks("read_prompt_logprobs")
     checks.integer("k", k, minimum=1)
