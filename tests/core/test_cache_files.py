@@ -94,7 +94,7 @@ def test_a_file_system_that_reserves_nothing(
 @pytest.mark.parametrize(
     "mark",
     [{1, 2}, np.int64(3), object(), None, float("nan"), {"epoch": np.float32(1)}, b"teacher"],
-    ids=str,
+    ids=lambda mark: type(mark).__name__,
 )
 def test_a_fingerprint_that_json_cannot_hold_is_refused_at_once(tmp_path: Path, mark: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"TeacherCache.write: fingerprint needs"):
