@@ -44,7 +44,8 @@ INTRODUCTION = """# Classes of uneven size
     python benchmarks/long_tail.py --data-dir data
 
 The class sizes of the training rows fall exponentially; the ratio is that of the largest class to
-the smallest. Which class is large depends on the seed, as do the training rows. Students have one
+the smallest (the largest class of `udhr`, 200 languages, has 28 rows, so that 50 is 28 : 1 there;
+Fashion-MNIST has 500, digits 95). Which class is large depends on the seed, as do the training rows. Students have one
 hidden layer, teachers a wider one; each teacher learned from the same uneven rows by cross-entropy.
 Adam, {steps} steps of 128 rows, cosine schedule. The rate of each row was chosen from {rates} by
 balanced accuracy on a balanced validation split, with a seed of its own: three trials each.
