@@ -1,6 +1,6 @@
 """The loss of another revision beside this one's, in one process: old and new in turns.
 
-    python benchmarks/against.py c32b1b2 --framework torch --json benchmarks/results/against-torch.json
+    python benchmarks/against.py c32b1b2 --json benchmarks/results/against-torch.json
 
 The other revision's library is unpacked into a temporary folder under the name `mcld_other`.
 """
@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import measure
 
+ROOT = Path(__file__).parent.parent
 SHAPES = measure.SHAPES[:5]
 
 
