@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measure import LIMIT, Shape
-from mcld_core import MCLDConfig, TeacherKeys, dkd_loss, instance_wise, kd_loss, mcld_loss
+from mcld_core import (
+    MCLDConfig,
+    TeacherKeys,
+    dist_loss,
+    dkd_loss,
+    instance_wise,
+    kd_loss,
+    mcld_loss,
+    nkd_loss,
+    rld_loss,
+    ttm_loss,
+)
 from tests.oracles import handwritten
 
 PACKAGES = ["torch", "pytorch-metric-learning"]
@@ -63,10 +74,8 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
             lambda: handwritten.instance_wise(student, teacher, labels, key_logits, key_labels)
         ),
         "instance_wise": backward(lambda: instance_wise(student, teacher, labels, keys=contrast)),
-        "one KD loss by hand": backward(lambda: handwritten.kd_loss(student, teacher)),
-        "kd_loss": backward(lambda: kd_loss(student, teacher)),
-        "dkd_loss": backward(lambda: dkd_loss(student, teacher, labels)),
     }
+    found |= {name: backward(run) for name, run in _baselines(student, teacher, labels).items()}
     if compiled:
         loss = torch.compile(mcld_loss, fullgraph=True, dynamic=False)
         found["mcld_loss, torch.compile"] = backward(
@@ -77,6 +86,33 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
     if device == "cuda":
         return {name: _synchronised(run) for name, run in found.items()}
     return found
+
+
+def _baselines(
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """Each baseline beside the same formula by hand."""
+    two, three = (student, teacher), (student, teacher, labels)
+    return {
+        "one KD loss by hand": lambda: handwritten.kd_loss(*two),
+        "kd_loss": lambda: kd_loss(*two),
+        "LSKD by hand": lambda: handwritten.lskd_loss(*two),
+        "kd_loss, standardize": lambda: kd_loss(*two, temperature=2.0, standardize=True),
+        "reverse KL by hand": lambda: handwritten.reverse_kl(*two),
+        "kd_loss, reverse": lambda: kd_loss(*two, divergence="reverse"),
+        "JSD by hand": lambda: handwritten.jsd(*two),
+        "kd_loss, jsd": lambda: kd_loss(*two, divergence="jsd"),
+        "DKD by hand": lambda: handwritten.dkd_loss(*three),
+        "dkd_loss": lambda: dkd_loss(*three),
+        "DIST by hand": lambda: handwritten.dist_loss(*two),
+        "dist_loss": lambda: dist_loss(*two),
+        "NKD by hand": lambda: handwritten.nkd_loss(*three),
+        "nkd_loss": lambda: nkd_loss(*three),
+        "WTTM by hand": lambda: handwritten.ttm_loss(*two),
+        "ttm_loss": lambda: ttm_loss(*two),
+        "RLD by hand": lambda: handwritten.rld_loss(*three),
+        "rld_loss": lambda: rld_loss(*three),
+    }
 
 
 def _peers(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
