@@ -125,16 +125,36 @@ def _peers(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -
         s, t = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
         return 0.5 * (F.cross_entropy(10 * s @ t.T, own) + F.cross_entropy(10 * t @ s.T, own))
 
-    supcon, ntxent = SupConLoss(), NTXentLoss()
+    supcon, ntxent = SupConLoss(temperature=0.1), NTXentLoss(temperature=0.1)
+    # copies: of the same tensor as `ref_labels` these losses leave out each row's own reference
+    same, own_again = labels.clone(), own.clone()
+
+    def supcon_loss() -> torch.Tensor:
+        return supcon(student, labels, ref_emb=teacher, ref_labels=same)
+
+    def ntxent_loss() -> torch.Tensor:
+        return ntxent(student, own, ref_emb=teacher, ref_labels=own_again)
+
+    log_p = (10 * F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T).log_softmax(1)
+    positives = F.normalize((labels[:, None] == labels).to(log_p.dtype), p=1, dim=1)
+    assert_same("SupConLoss", supcon_loss(), -(positives * log_p).sum(1).mean(), student)
+    assert_same("NTXentLoss", ntxent_loss(), -log_p.diagonal().mean(), student)
     return {
         "CLIP loss formula": clip_loss,
-        "pytorch-metric-learning SupConLoss": lambda: supcon(
-            student, labels, ref_emb=teacher, ref_labels=labels
-        ),
-        "pytorch-metric-learning NTXentLoss": lambda: ntxent(
-            student, own, ref_emb=teacher, ref_labels=own
-        ),
+        "pytorch-metric-learning SupConLoss": supcon_loss,
+        "pytorch-metric-learning NTXentLoss": ntxent_loss,
     }
+
+
+def assert_same(
+    name: str, found: torch.Tensor, expected: torch.Tensor, student: torch.Tensor
+) -> None:
+    """Raise AssertionError unless a peer's value and gradient are those of the formula."""
+    pair = (found, expected)
+    gradients = (torch.autograd.grad(x, student, retain_graph=True)[0] for x in pair)
+    message = f"{name} does not compute what is timed"
+    torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-6, msg=message)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6, msg=message)
 
 
 def _synchronised(run: Callable[[], Any]) -> Callable[[], Any]:
