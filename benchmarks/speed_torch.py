@@ -138,12 +138,11 @@ def _peers(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -
     log_p = (10 * F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T).log_softmax(1)
     positives = F.normalize((labels[:, None] == labels).to(log_p.dtype), p=1, dim=1)
     assert_same("SupConLoss", supcon_loss(), -(positives * log_p).sum(1).mean(), student)
-    assert_same("NTXentLoss", ntxent_loss(), -log_p.diagonal().mean(), student)
-    return {
-        "CLIP loss formula": clip_loss,
-        "pytorch-metric-learning SupConLoss": supcon_loss,
-        "pytorch-metric-learning NTXentLoss": ntxent_loss,
-    }
+    found = {"CLIP loss formula": clip_loss, "pytorch-metric-learning SupConLoss": supcon_loss}
+    if len(student) <= 512:  # it pairs each positive with all negatives: memory for batch³ numbers
+        assert_same("NTXentLoss", ntxent_loss(), -log_p.diagonal().mean(), student)
+        found["pytorch-metric-learning NTXentLoss"] = ntxent_loss
+    return found
 
 
 def assert_same(
