@@ -88,6 +88,7 @@ def mcld_loss(
         Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
         2024. B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (sample-wise term).
     """
+    check_config("mcld_loss", config)
     objective = Objective(config, term_weights(config), keys, class_prior, progress)
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     return evaluate("mcld_loss", rows, objective, reduction, return_terms)
