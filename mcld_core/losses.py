@@ -213,9 +213,7 @@ class Objective(NamedTuple):
 
 def term_weights(config: MCLDConfig) -> TermWeights:
     """Return the weights of the settings."""
-    return TermWeights(
-        config.weight_instance, config.weight_sample, config.weight_category, config.weight_ce
-    )
+    return TermWeights(*[getattr(config, f"weight_{name}") for name in TERMS])
 
 
 def evaluate(
@@ -327,9 +325,7 @@ def _setup(
     return Setup(
         keys=keys,
         prototypes=prototypes,
-        weights=TermWeights(
-            number(weights.instance), number(weights.sample), category, number(weights.ce)
-        ),
+        weights=TermWeights(*map(number, weights))._replace(category=category),
         temperature=number(temperature),
         key_temperature=number(config.key_temperature),
         sample_temperature=number(config.sample_temperature),
