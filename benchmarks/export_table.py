@@ -37,12 +37,12 @@ TEACHER_SCALE = 8
 BATCH = 32
 CALIBRATION = 300
 TRAINING = ["--dataset", "digits", "--teacher", "conv-32", "--teacher-epochs", "4",
-            "--student", "conv-8", "--epochs", "10", "--methods", "mcld"]  # fmt: skip
+            "--student", "conv-8", "--epochs", "10", "--no-onnx"]  # fmt: skip
 EXAMPLES = {
     "torch": ("torch_cifar100", "torch_onnx", "last.pt"),
-    "tensorflow": ("tf_imagenet", "tf_onnx", "last.npz"),
-    "jax": ("jax_cifar100", "jax_onnx", "last.npz"),
-    "keras": ("keras_cifar100", "keras_onnx", "last.keras"),
+    "tensorflow": ("tf_imagenet", "keras_files", "last.keras"),
+    "jax": ("jax_cifar100", "jax", "last.npz"),
+    "keras": ("keras_cifar100", "keras_files", "last.keras"),
 }
 """The example of a framework, the module with its loader, its checkpoint."""
 
@@ -151,10 +151,10 @@ def measure_trained(framework: str, folder: Path, repeats: int) -> list[dict[str
     command = [sys.executable, str(ROOT / "examples" / f"{script}.py"), *TRAINING]
     subprocess.run([*command, "--out", str(folder / "run")], stdout=sys.stderr, check=True)
     data = load_dataset("digits", Path("data"))  # the test images are the same, whatever validates
-    load = importlib.import_module(f"examples.recipes.{module}").load_student
+    load = importlib.import_module(f"examples.recipes.models.{module}").load_student
     reports = {}
-    for which in ("mcld", "teacher"):
-        model, _, known = load(folder / "run" / "seed0" / which / file)
+    for which, place in (("mcld", "."), ("teacher", "teacher")):
+        model, _, known = load(folder / "run" / place / file)
         inputs = normalised(data.test.images, known)
         path = folder / f"{which}.onnx"
         reports[which] = export_onnx(model, path, example_input=inputs[:BATCH], metadata=known)

@@ -29,9 +29,9 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
+from recipes import fit as loops  # noqa: E402
 from recipes.data import load_dataset  # noqa: E402
-from recipes.training import learning_rate  # noqa: E402
-from recipes.tuning import search_rate  # noqa: E402
+from recipes.tuning import tune_rate  # noqa: E402
 
 import mcld_core  # noqa: E402
 from mcld_core import MCLDConfig, mcld_loss  # noqa: E402
@@ -106,19 +106,23 @@ def fit(train: Split, loss: Loss, seed: int, lr: float, epochs: int) -> tuple[He
     optimizer = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    steps = len(y) // BATCH
-    for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = learning_rate("cosine", lr, epoch / epochs)
-        order = torch.randperm(len(y))
-        for step in range(steps):
-            index = order[step * BATCH : (step + 1) * BATCH]
-            progress = (epoch + step / steps) / epochs
-            value = loss(model(x[index]), index, progress, average)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            average.update(model)
-    return model.eval(), average
+
+    def batches() -> list[torch.Tensor]:
+        return list(torch.randperm(len(y))[: len(y) // BATCH * BATCH].split(BATCH))
+
+    def of_rows(index: torch.Tensor, progress: float) -> torch.Tensor:
+        return loss(model(x[index]), index, progress, average)
+
+    loops.fit(
+        model,
+        batches,
+        of_rows,
+        optimizer,
+        epochs,
+        schedule=loops.by_epoch(loops.cosine, epochs),
+        after_step=lambda: average.update(model),
+    )
+    return model, average
 
 
 def logits(model: Any, x: torch.Tensor) -> torch.Tensor:
@@ -182,7 +186,9 @@ def choose_rates(
                 for seed, loss in zip(seeds, losses, strict=True)
             )
 
-        rates[method], scores[method] = search_rate(score, (0.03, 0.1, 0.3))
+        found = tune_rate(score, (0.03, 0.1, 0.3))
+        rates[method] = found.best["lr"]
+        scores[method] = {values["lr"]: value for values, value in found.trials}
     return rates, scores
 
 
@@ -198,7 +204,7 @@ def table(found: dict[int, dict[str, float]], rates: dict[str, float]) -> str:
     lines = ["| | lr | test % | average of the weights, test % |", "|---|---|---|---|"]
     names = dict.fromkeys(key.split("|")[0] for one in found.values() for key in one)
     for name in names:
-        rate = next((f"{lr:g}" for method, lr in rates.items() if name.startswith(method)), "–")
+        rate = next((f"{lr:.3g}" for method, lr in rates.items() if name.startswith(method)), "–")
         lines.append(f"| {name} | {rate} | {cell(f'{name}|student')} | {cell(f'{name}|average')} |")
     return "\n".join(lines)
 

@@ -2,12 +2,11 @@
 
     python benchmarks/token_memory.py
 
-PyTorch as it is, PyTorch under ``torch.compile``, compiled around a loss that stays outside
-(``torch.compiler.disable``), JAX under jit, and TensorFlow in a ``tf.function``. Each row runs in a
-process of its own; the peak is the process's largest resident set during the call, less the one
-before it with both arrays of logits made. A call on a small shape comes first, for what is loaded
-or compiled once. The shape of 8,192 tokens shows whether an array of tokens × tokens (256 MiB
-there) outlives its block. Linux.
+PyTorch as it is, PyTorch under ``torch.compile``, JAX under jit, and TensorFlow in a
+``tf.function``. Each row runs in a process of its own; the peak is the process's largest resident
+set during the call, less the one before it with both arrays of logits made. A call on a small
+shape comes first, for what is loaded or compiled once. The shape of 8,192 tokens shows whether an
+array of tokens × tokens (256 MiB there) outlives its block. Linux.
 """
 
 from __future__ import annotations
@@ -37,12 +36,11 @@ def torch_step(kind: str) -> tuple[Step, Step]:
     from mcld_core.extensions.nlp import token_mcld_loss
 
     torch.set_num_threads(1)
-    function = torch.compiler.disable(token_mcld_loss) if "outside" in kind else token_mcld_loss
 
     def loss(student: Any, teacher: Any, labels: Any) -> Any:
-        return function(student, teacher, labels, shift=True)
+        return token_mcld_loss(student, teacher, labels, shift=True)
 
-    compiled = loss if kind == "torch" else torch.compile(loss, fullgraph="outside" not in kind)
+    compiled = loss if kind == "torch" else torch.compile(loss, fullgraph=True)
 
     def step(student: Any, teacher: Any, labels: Any) -> Any:
         compiled(student.requires_grad_(), teacher, labels).backward()
@@ -86,7 +84,6 @@ def tensorflow_step(kind: str) -> tuple[Step, Step]:
 FRAMEWORKS = {
     "torch": torch_step,
     "torch, compiled": torch_step,
-    "torch, compiled outside the loss": torch_step,
     "jax, jit": jax_step,
     "tensorflow, tf.function": tensorflow_step,
 }

@@ -1,169 +1,349 @@
-"""Train a teacher, then the same student by cross-entropy, KD, DKD and MCLD, with JAX and Flax.
+"""Distil one student from a teacher with JAX and Flax, from the data to an ONNX file.
 
     pip install '.[jax,examples,onnx]' flax optax jax2onnx
     python examples/jax_cifar100.py --dataset digits
 
-takes no download and about a minute on two cores. Data, methods, options and what is written are
-those of the PyTorch example; the models are Flax NNX, the optimiser is optax, the whole step
-(teacher, student, loss, update, bank) is one compiled program, and each batch is split over the
-local devices. On CIFAR-100 the defaults are the published recipe, on 45,000 images, the other 5,000
-for validation; add ``--validation-size 0`` for the published 50,000 training images:
+takes no download and less than a minute. Read it from `train` downwards, and copy it: data,
+student, teacher, step (one compiled program), loop, checkpoint, ONNX. ``--dataset cifar100
+--download --amp bf16`` is the published recipe, on 45,000 images, the other 5,000 for validation.
 
-    python examples/jax_cifar100.py --dataset cifar100 --download --seeds 0 1 2 --amp bf16
-
-``--resume`` goes on where a run stopped and ends as if it had not. Where onnx and jax2onnx are
-installed, the run ends with ``student.onnx``, verified, its size and latency against the teacher's.
+A teacher without ``--teacher-weights`` is trained first, by this same script. Your own models are
+``--teacher module:function`` and ``--student module:function``, which return a `nnx.Module`. Each
+batch is split over all devices; where ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
+``JAX_PROCESS_ID`` are set, over those of several processes. ``--resume`` goes on where a run
+stopped, or was killed, and ends as if it had not.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from recipes import comparison
-from recipes.comparison import Trained
-from recipes.data import Dataset
-from recipes.options import build_parser
-from recipes.readers import DataError
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.experimental.multihost_utils import process_allgather, sync_global_devices
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from recipes import data as sets
+from recipes import logs
+from recipes import options as shared
+from recipes.files import check_space, load_arrays, save_arrays
+from recipes.handover import SHOWN, hand_over
+from recipes.methods import baseline_loss, mcld_config
+from recipes.models import jax as networks
+from recipes.models.jax import build, count_parameters, named, unnamed
+from recipes.models.tables import kept_models
+from recipes.teachers import OnnxTeacher, cached_logits, find_adapter, is_own, named_files
+
+from mcld_core import TeacherBank, mcld_loss
+
+CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of a command line."""
+    parser = shared.build_parser("Distil an image classifier with JAX and Flax.")
+    add = parser.add_argument_group("JAX").add_argument
+    add("--amp", choices=("off", "bf16"), default="off", help="what the layers compute in")
+    return shared.parse_options(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; return the process's exit status."""
-    parser = build_parser("Distil image classifiers by CE, KD, DKD and MCLD, with JAX.")
-    add = parser.add_argument_group("JAX").add_argument
-    add("--amp", choices=("off", "bf16"), default="off", help="what the layers compute in")
-    add(
-        "--teacher-checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="load the teacher instead of training it",
-    )
-    return comparison.run(parser, argv, JaxTrainer, list_models, hand_on)
+    """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
+    options = parse(argv)
+    if options.list_models:
+        print(networks.list_models())
+        return 0
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        count, rank = (int(os.environ[f"JAX_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
+        jax.distributed.initialize(num_processes=count, process_id=rank)
+    return shared.run(train, options, argv)
 
 
-def hand_on(options: argparse.Namespace, data: Dataset) -> None:
-    """Export the student to ONNX."""
-    from recipes.jax_onnx import export_student
+class State(NamedTuple):
+    """What a step takes and gives back, and a checkpoint holds."""
 
-    export_student(options, data)
+    params: Any
+    others: Any  # what else the model holds: statistics of batch norms, keys of dropout
+    moments: Any
+    bank: TeacherBank | None
 
 
-class JaxTrainer:
-    """Builds, trains and resumes the models; see `recipes.array_loop` for the loop."""
+def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs.Result:
+    """Train a student as the options say, and return it with its history.
 
-    speaks = True
+    Raises:
+        DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
+    """
+    first = jax.process_index() == 0  # this process writes and speaks
+    if data is None:
+        data = shared.load_data(options)
+        logs.say(str(data))
+    name = f"{options.student} by {options.method}"
+    dtype = jnp.bfloat16 if options.amp == "bf16" else jnp.float32
+    student = build(options.student, data.image_shape, data.classes, options.seed, dtype)
+    graph, *variables = nnx.split(student, nnx.Param, ...)
+    params, others = map(nnx.to_pure_dict, variables)
+    decay = optax.add_decayed_weights(options.weight_decay)  # of SGD: part of the gradient
+    optimizer = optax.chain(decay, optax.trace(options.momentum))  # the step multiplies by −rate
+    if options.optimizer == "adamw":
+        optimizer = optax.chain(optax.scale_by_adam(), decay)
+    devices, bank = Devices(), None
+    if options.bank_size and mcld_config(options):  # teacher rows to contrast with as well
+        bank_rows = len(data.train) if options.bank_size == "all" else options.bank_size
+        bank = TeacherBank.empty(bank_rows, data.classes, like=jnp.zeros(0))
+    state = State(params, others, optimizer.init(params), bank)
+    run_student = jax.jit(lambda state, images: run_model(graph, state, normalise(data, images)))
 
-    def __init__(self, options: argparse.Namespace, data: Dataset) -> None:
-        from recipes.jax_network import Devices, Predictor
+    def logits_of(split: sets.Split) -> np.ndarray:
+        return devices.answers(options.eval_batch_size, split, partial(run_student, state[:2]))
 
-        self.options, self.data = options, data
-        self.devices = Devices()
-        self.predict = Predictor(data, self.devices, options.eval_batch_size)
-        self.steps: dict[Any, Callable[..., Any]] = {}  # compiled once for all seeds
+    parameters, test_logits = count_parameters(student), partial(logits_of, data.test)
+    check_space(options.out, 20 * parameters)
+    shared.begin(options, writes=first and not options.dry_run)
+    if options.dry_run:
+        logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
+        return logs.Result(name, options.out, [], parameters, student, test_logits)
+    teacher = None if options.method == "ce" else make_teacher(options, data, devices)
+    step = make_step(graph, optimizer, options, data, devices)
 
-    def train(
-        self, method: str, seed: int, lr: float, folder: Path | None, teacher: Trained | None
-    ) -> Trained:
-        """Train one model by one method."""
-        from recipes.array_loop import Loop
-        from recipes.handover import describe
-        from recipes.jax_step import Teaching, make_step
-        from recipes.jax_teacher import teach
-        from recipes.jax_training import JaxLearner
-        from recipes.training import Job
+    # Where the training is: at the start, or where the checkpoint says.
+    checkpoint, notes = options.out / "checkpoint.npz", {}
+    if options.resume and checkpoint.exists():
+        arrays, notes = load_arrays(checkpoint, named(state))
+        state = unnamed(arrays, state)
+        logs.say(f"{name}: resumed after epoch {notes['epoch']}/{options.epochs}")
+    state = devices.copy(state)
+    rows, epoch, number = notes.get("rows", []), notes.get("epoch", 0), notes.get("step", 0)
+    sums = {key: jnp.float32(x) for key, x in notes.get("sums", {}).items()}
+    steps = sets.steps_per_epoch(data.train, options.batch_size)
+    place = (options.epochs * steps, epoch * steps + number)
+    progress = logs.Progress(name, *place, seconds=options.log_seconds, quiet=not first)
+    log = logs.Log(name, options, writes=first and epoch < options.epochs)
 
-        options = self.options
-        if method == "teacher":
-            if options.teacher_checkpoint is not None:
-                return self._load_teacher()
-            name, loss, epochs = options.teacher, "ce", options.teacher_epochs
-        else:
-            name, loss, epochs = options.student, method, options.epochs
-        job = Job(f"seed {seed} {method}", loss, name, seed, lr, epochs, folder)
-        network, variables = self._build(name, seed)
-        teaching, teacher_network = Teaching(), None
-        if loss != "ce" and teacher is not None:
-            teacher_network, teacher_variables = teacher.model
-            teaching = teach(
-                teacher_network,
-                teacher_variables,
-                self.data,
-                options,
-                self.devices,
-                self.predict,
-                contrasts=loss.startswith("mcld"),
-            )
-        step = self.steps.setdefault(
-            (loss, network, teacher_network),
-            make_step(loss, network, teacher_network, self.data, options),
+    def describe(rows: Sequence[logs.Row]) -> dict[str, Any]:
+        return shared.describe(options, data, rows) | {"layout": "NHWC"}
+
+    def save() -> None:
+        kept = {key: float(x) for key, x in sums.items()}
+        notes = {"epoch": epoch, "step": number, "rows": rows, "sums": kept}
+        if first:
+            save_arrays(checkpoint, named(state), notes)
+
+    def leave(where: str) -> None:
+        save()
+        raise logs.stopped(name, where, options.out)
+
+    with logs.StopSignal() as stop, progress, log:
+        while epoch < options.epochs:
+            started, rate = time.perf_counter(), shared.learning_rate(options, epoch)
+            batches = sets.training_batches(
+                data.train, options.batch_size, seed=options.seed, epoch=epoch, crop=options.crop,
+                flip=options.flip, start=number,
+            )  # fmt: skip
+            for images, labels, index in batches:
+                batch = devices.split(images, labels.astype("int32"), index.astype("int32"))
+                answers = teacher.answer(batch[0], batch[2]) if teacher else None
+                done = np.float32((epoch * steps + number) / (options.epochs * steps))
+                state, added = step(state, *batch, answers, done, np.float32(rate))
+                sums = jax.tree.map(jnp.add, sums, added) if sums else added
+                number += 1
+                progress.step(lambda sums=sums: float(sums["loss"] / sums["rows"]))
+                stopping = devices.agree(stop.requested, number)
+                if number % CHECK_EVERY == 0 or number == steps or stopping:
+                    kept = checkpoint if epoch else None
+                    logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, kept)
+                if stopping and number < steps:
+                    leave(f"in epoch {epoch + 1}/{options.epochs} after step {number}")
+            row: logs.Row = {"epoch": epoch + 1, "lr": rate}
+            row |= {key: float(x / sums["rows"]) for key, x in sums.items() if key != "rows"}
+            epoch, number, sums = epoch + 1, 0, {}
+            if epoch % options.eval_every == 0 or epoch == options.epochs:
+                row |= sets.accuracies(logits_of, data)
+                rows.append(row | {"seconds": time.perf_counter() - started})
+                if first:
+                    progress.epoch(rows[-1], options.epochs)
+                    log.write(rows)
+                    for kind in kept_models(options, rows):
+                        file = options.out / f"{kind}.npz"
+                        networks.save_model(file, *state[:2], describe(rows))
+            save()
+            if devices.agree(stop.requested, 0):
+                leave(f"after epoch {epoch}/{options.epochs}")
+    nnx.update(student, *(nnx.State(unnamed(named(x), x)) for x in state[:2]))
+    student.eval()
+    if first and rows and options.onnx and not (options.out / "student.onnx").exists():
+        shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:SHOWN])))
+        compared = teacher.model if teacher else None
+        hand_over(options, student, compared, shown, describe(rows), "jax2onnx")
+    known = (teacher.accuracy, teacher.test_logits) if teacher else ()
+    return logs.Result(name, options.out, rows, parameters, student, test_logits, *known)
+
+
+def make_step(
+    graph: Any, optimizer: Any, options: Any, data: sets.Dataset, devices: Devices
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """Return ``step(state, images, labels, index, answers, progress, rate)``, compiled as a whole.
+
+    It gives the next state (the old one is donated) and sums over the batch of what is shown.
+    """
+    config = mcld_config(options)
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    baseline = None if config else baseline_loss(options, lambda *x: cross_entropy(*x).mean())
+
+    def loss_of(logits: Any, answers: Any, labels: Any, keys: Any, progress: Any) -> Any:
+        if baseline is not None:
+            return baseline(logits, answers, labels, progress), {}
+        return mcld_loss(
+            logits, answers, labels, config=config, keys=keys, progress=progress, return_terms=True
         )
-        learner = JaxLearner(
-            job,
-            network,
-            variables,
-            step,
-            teaching,
-            self.data,
-            options,
-            self.devices,
-            self.predict,
-        )
-        notes = describe(self.data, loss, options.teacher)
-        loop = Loop(job, learner, notes, options.tensorboard)
-        if folder is not None and options.resume:
-            loop.resume()
-        rows = loop.run()
-        return self._trained(network, learner.state.variables, rows)
 
-    def untrained_logits(self, seed: int) -> Any:
-        """Return the test logits of the student before its training."""
-        return self._trained(*self._build(self.options.student, seed), []).test_logits()
+    @partial(jax.jit, donate_argnums=0, out_shardings=devices.whole)
+    def step(
+        state: State, images: Any, labels: Any, index: Any, answers: Any, progress: Any, rate: Any
+    ) -> tuple[State, dict[str, jax.Array]]:
+        pixels, keys, bank = normalise(data, images), None, state.bank
+        if bank is not None:
+            keys = bank.keys(answers, labels, index=index)
+            bank = bank.push(answers, labels, index=index)
 
-    def _build(self, name: str, seed: int) -> Any:
-        import jax.numpy as jnp
-        from recipes.jax_models import build
-        from recipes.jax_network import take_apart
+        def objective(params: Any) -> Any:
+            model = nnx.merge(graph, nnx.State(params), nnx.State(state.others))
+            model.train()
+            logits = model(pixels).astype("float32")
+            others = nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[2])
+            loss, terms = loss_of(logits, answers, labels, keys, progress)
+            return loss, (terms, logits, others)
 
-        dtype = jnp.bfloat16 if self.options.amp == "bf16" else jnp.float32
-        try:
-            model = build(name, self.data.image_shape, self.data.classes, seed, dtype)
-        except ValueError as error:
-            raise DataError(str(error)) from error
-        return take_apart(model)
+        found, gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+        loss, (terms, logits, others) = found
+        updates, moments = optimizer.update(gradient, state.moments, state.params)
+        params = optax.apply_updates(state.params, jax.tree.map(lambda x: -rate * x, updates))
+        means = {"loss": loss, **{f"term_{key}": x for key, x in terms.items()}}
+        means["train_accuracy"] = (logits.argmax(1) == labels).mean()
+        sums = {key: len(labels) * jnp.float32(x) for key, x in means.items()}
+        return State(params, others, moments, bank), sums | {"rows": jnp.float32(len(labels))}
 
-    def _load_teacher(self) -> Trained:
-        from recipes import npz
-        from recipes.jax_training import named, unnamed
-
-        network, variables = self._build(self.options.teacher, 0)
-        like = self.devices.copy(variables)
-        arrays, _ = npz.load(self.options.teacher_checkpoint, named(like))
-        return self._trained(network, unnamed(arrays, like), [])
-
-    def _trained(self, network: Any, variables: Any, rows: list[comparison.Row]) -> Trained:
-        import jax
-
-        return Trained(
-            (network, variables),
-            rows,
-            sum(leaf.size for leaf in jax.tree.leaves(variables.params)),
-            lambda: self.predict(network, variables, self.data.test),
-        )
+    return step
 
 
-def list_models() -> str:
-    """Return the models' names and sizes."""
-    from flax import nnx
-    from recipes.jax_models import CIFAR_MODELS, build, count_parameters
+def normalise(data: sets.Dataset, images: jax.Array) -> jax.Array:
+    """Turn bytes into normalised float32 pixels."""
+    mean, std = (jnp.asarray(x, "float32")[None, None, None] for x in (data.mean, data.std))
+    return (images.astype("float32") / 255 - mean) / std
 
-    lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, and, for 100 classes of colour images:"]
-    for name in CIFAR_MODELS:
-        shapes = nnx.eval_shape(lambda name=name: build(name, (32, 32, 3), 100))
-        lines.append(f"  {name:14} {count_parameters(shapes):>10,} parameters")
-    return "\n".join(lines)
+
+class Devices:
+    """All devices of all processes: batches are split over them, everything else is on each."""
+
+    def __init__(self) -> None:
+        mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+        self.rows = NamedSharding(mesh, PartitionSpec("data"))
+        self.whole = NamedSharding(mesh, PartitionSpec())
+
+    def copy(self, tree: Any) -> Any:
+        """Put arrays on every device."""
+        return jax.device_put(tree, self.whole)
+
+    def split(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
+        """Split the rows over the devices; a number that does not divide goes to each whole."""
+        where = self.whole if len(arrays[0]) % jax.device_count() else self.rows
+        return tuple(jax.make_array_from_callback(x.shape, where, x.__getitem__) for x in arrays)
+
+    def answers(self, size: int, split: sets.Split, function: Any) -> np.ndarray:
+        """Return a function's rows for all images of a split."""
+        parts = [
+            process_allgather(function(*self.split(images)), tiled=True)[:rows]
+            for images, rows in sets.evaluation_batches(split, size)
+        ]
+        return np.concatenate(parts)
+
+    def agree(self, requested: bool, step: int) -> bool:
+        """Return whether to stop: processes ask one another, but not after each step."""
+        if jax.process_count() == 1:
+            return requested
+        return not step % CHECK_EVERY and bool(process_allgather(np.asarray(requested)).any())
+
+
+class Teacher(NamedTuple):
+    """The frozen teachers as one: from images and their rows in the training split to logits."""
+
+    answer: Callable[[jax.Array, jax.Array], jax.Array]
+    model: nnx.Module | None  # if it is one
+    accuracy: float
+    test_logits: Callable[[], np.ndarray]
+
+
+def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devices) -> Teacher:
+    """Load or train the teachers, and say how good they are.
+
+    Where every epoch shows them the same images they answer once, through ``--teacher-cache``.
+    """
+    adapter, models = find_adapter(options, data), []
+    for name, file in named_files(options):
+        if name.endswith(".onnx"):
+            models.append(OnnxTeacher(Path(name)))
+            continue
+        sides = (adapter.size,) * 2 if adapter.size else data.image_shape[:2]
+        models.append(build(name, (*sides, data.image_shape[2]), data.classes))
+        if file is not None:
+            networks.load_weights(models[-1], file)
+    for number, (name, file) in enumerate(named_files(options)):
+        if file is None and not is_own(name):  # what others bring is checked by now
+            models[number] = train(shared.teacher_options(options, number), data).model
+    parts = [(x, ()) if isinstance(x, OnnxTeacher) else nnx.split(x) for x in models]
+    graphs = [graph for graph, _ in parts]
+    variables = devices.copy([(nnx.to_pure_dict(found),) if found else () for _, found in parts])
+
+    @jax.jit
+    def answer(variables: Any, images: jax.Array) -> jax.Array:
+        pixels = normalise(data, images) * adapter.scale + adapter.shift
+        if adapter.size is not None:
+            shape = (len(pixels), adapter.size, adapter.size, pixels.shape[3])
+            pixels = jax.image.resize(pixels, shape, "cubic")
+        pairs = zip(graphs, variables, strict=True)
+        return adapter.combine([run_model(*pair, pixels) for pair in pairs])
+
+    def logits_of(split: sets.Split) -> np.ndarray:
+        return devices.answers(options.eval_batch_size, split, partial(answer, variables))
+
+    found = sets.accuracies(logits_of, data)
+    first = jax.process_index() == 0
+    if first:
+        shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
+        logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
+    model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
+    known = (model, found["test_accuracy"], partial(logits_of, data.test))
+    if options.crop or options.flip:
+        return Teacher(lambda images, index: answer(variables, images), *known)
+    mark = [" ".join(options.teacher), adapter.scale, adapter.shift, repr(adapter)]
+    mark += [x for tree in variables for x in named(tree).values()]
+    mark += [Path(name).read_bytes() for name in options.teacher if name.endswith(".onnx")]
+    table = devices.copy(cached_logits(
+        options.teacher_cache, data.name, data.train, data.classes, mark,
+        lambda: logits_of(data.train), writes=first, wait=partial(sync_global_devices, "teacher"),
+    ))  # fmt: skip
+    look_up = jax.jit(lambda table, index: table[index])
+    return Teacher(lambda images, index: look_up(table, index), *known)
+
+
+def run_model(graph: Any, variables: Sequence[Any], pixels: jax.Array) -> jax.Array:
+    """Return the logits of a model in evaluation mode, or of an ONNX file, in float32."""
+    if isinstance(graph, OnnxTeacher):
+        width = graph(np.zeros((1, *pixels.shape[1:]), np.float32)).shape[1]
+        answer = jax.ShapeDtypeStruct((len(pixels), width), "float32")
+        return jax.pure_callback(lambda x: graph(np.asarray(x)), answer, pixels)
+    model = nnx.merge(graph, *map(nnx.State, variables))
+    model.eval()
+    return model(pixels).astype("float32")
 
 
 if __name__ == "__main__":

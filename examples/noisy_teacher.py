@@ -18,17 +18,16 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from recipes.data import Dataset, Split, load_dataset
+from recipes.files import DataError
 from recipes.logs import say
 from recipes.noisy_report import METHODS, NOISE, TEACHERS, WITHOUT_TEACHER, write_report
-from recipes.readers import DataError
-from recipes.training import learning_rate
-from recipes.tuning import search_rate
+from recipes.tuning import tune_rate
 
 TUNE_SEED, TUNE_TEACHERS = 100, ("0 %", "40 %")
 
@@ -290,6 +289,7 @@ def fit(
 ) -> Any:
     """Train a student (one hidden layer of 64) or a teacher (two of 128) by SGD."""
     import torch
+    from recipes import fit as loops
     from torch import nn
 
     torch.manual_seed(seed)
@@ -302,22 +302,23 @@ def fit(
     optimizer = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=decay
     )
-    rows, size = len(train.y), min(options.batch_size, len(train.y))
     epochs = options.teacher_epochs if teacher else options.epochs
-    steps = math.ceil(options.train_size / options.batch_size) * epochs
-    order = torch.empty(0, dtype=torch.int64)
-    for step in range(steps):
-        if len(order) < size:
-            order = torch.randperm(rows)
-        index, order = order[:size], order[size:]
-        progress = step / steps
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate("cosine", lr, progress)
-        value = loss(model(train.x[index]), index, progress)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-    return model.eval()
+    steps = math.ceil(options.train_size / options.batch_size)
+    size, order = min(options.batch_size, len(train.y)), torch.empty(0, dtype=torch.int64)
+
+    def batches() -> Iterator[Any]:
+        """Yield as many batches whatever the number of rows: a weak teacher sees its own often."""
+        nonlocal order
+        for _ in range(steps):
+            if len(order) < size:
+                order = torch.randperm(len(train.y))
+            index, order = order[:size], order[size:]
+            yield index
+
+    def of_rows(index: Any, progress: float) -> Any:
+        return loss(model(train.x[index]), index, progress)
+
+    return loops.fit(model, batches, of_rows, optimizer, epochs)
 
 
 def logits(model: Any, x: Any) -> Any:
@@ -349,9 +350,10 @@ def tune(
                 accuracy(logits(student, validation.x), validation) for student in students
             )
 
-        chosen[method], scores = search_rate(score, options.lr_grid)
-        listed = ", ".join(f"{lr:g}: {100 * score:.2f} %" for lr, score in scores.items())
-        say(f"validation, {method}: {listed}")
+        found = tune_rate(score, options.lr_grid)
+        chosen[method] = found.best["lr"]
+        tried = ", ".join(f"{at['lr']:.3g}: {100 * value:.2f} %" for at, value in found.trials)
+        say(f"validation, {method}: {tried}")
     return chosen
 
 

@@ -1,271 +1,347 @@
-"""Distil ImageNet classifiers by CE, KD, DKD and MCLD, with TensorFlow: tf.data to checkpoints.
+"""Distil one ImageNet classifier with TensorFlow: tf.data, tf.distribute, ONNX.
 
     python examples/tf_imagenet.py --dataset digits
 
-takes no download and about a minute. ``--dataset openclipart`` reads 35 classes of colour pictures
-(``apt-get install openclipart-png``). ImageNet is read from ``--data-dir``: class folders,
-``train/n01440764/*.JPEG`` and ``val/n01440764/*.JPEG``, or TFRecord shards,
-``train-00000-of-01024`` and ``validation-00000-of-00128``, with the usual feature keys. The
-defaults are the 100-epoch recipe (rate 0.2 at batch 512, ×0.1 at 30, 60 and 90 % of the epochs,
-which is also what ``--schedule step`` means here); pairs of the literature:
+takes no download and about a minute; ``--dataset openclipart`` reads 35 classes of colour pictures
+(``apt-get install openclipart-png``). Read it from `train` downwards, and copy it: data, student,
+teacher, step, loop, checkpoint, ONNX. ImageNet, ``folder`` and
+``tinyimagenet`` are read from ``--data-dir``: class folders, ``train/n01440764/*.JPEG`` and
+``val/n01440764/*.JPEG``, or TFRecord shards, ``train-00000-of-01024`` and
+``validation-00000-of-00128``, with the usual feature keys. The defaults are the 100-epoch recipe
+(rate 0.2 at batch 512, ×0.1 at 30, 60 and 90 % of the epochs); a pair of the literature:
 
-    python examples/tf_imagenet.py --dataset imagenet --data-dir /data/imagenet --amp bf16
-    python examples/tf_imagenet.py --dataset imagenet --teacher resnet50 --student mobilenet_v1
+    python examples/tf_imagenet.py --dataset imagenet --data-dir DIR --amp bf16 \
+        --teacher resnet50 --student mobilenet_v1
 
-All GPUs are used, each contrasting with the teacher's rows of all. A picture that does not decode
-is skipped and counted. ``--resume`` goes on where a run stopped and ends as if it had not. Where
-onnx and tf2onnx are installed, the run ends with ``student.onnx``, verified, its size and latency
-against the teacher's.
+A teacher without ``--teacher-weights`` is trained first, by this same script. Your own models are
+``--teacher module:function`` and ``--student module:function``; a teacher may also be
+``keras.applications:NAME`` or a file ``.onnx``. All GPUs are used, each contrasting with the
+teacher's rows of all. A picture that does not decode is skipped, counted and named. ``--resume``
+goes on where a run stopped, or was killed, and ends as if it had not.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from recipes import comparison
-from recipes.comparison import Trained
-from recipes.defaults import DATASET_DEFAULTS, Defaults
-from recipes.logs import Diverged, Stopped, say
-from recipes.methods import METHODS
-from recipes.options import build_parser, parse_options
-from recipes.readers import DataError
+import keras
+import numpy as np
+import tensorflow as tf
+from recipes import logs
+from recipes import options as shared
+from recipes.data import DATASETS, Split, pictures, tf_input
+from recipes.files import DataError, check_space, load_arrays, save_arrays
+from recipes.handover import SHOWN, hand_over
+from recipes.methods import baseline_loss, mcld_config
+from recipes.models import keras as networks
+from recipes.models import keras_files
+from recipes.models.tables import kept_models
+from recipes.teachers import cached_logits, find_adapter
 
-PICTURES = {
-    "imagenet": Defaults(
-        {
-            "teacher": "resnet34",
-            "student": "resnet18",
-            "epochs": 100,
-            "teacher_epochs": 100,
-            "batch_size": 512,
-            "eval_batch_size": 250,
-            "teacher_lr": 0.2,
-            "weight_decay": 1e-4,
-            "flip": True,
-            "random_resized_crop": True,
-            "lr_grid": [0.05, 0.1, 0.2, 0.4],
-        },
-        dict.fromkeys(METHODS, 0.2),
-    ),
-    "openclipart": Defaults(
-        {
-            "teacher": "conv-32",
-            "student": "conv-8",
-            "epochs": 30,
-            "teacher_epochs": 30,
-            "batch_size": 64,
-            "eval_batch_size": 250,
-            "teacher_lr": 0.05,
-            "schedule": "cosine",
-            "image_size": 64,
-            "flip": True,
-            "random_resized_crop": True,
-            "validation_size": 200,
-            "lr_grid": [0.01, 0.03, 0.1, 0.3],
-        },
-        dict.fromkeys(METHODS, 0.05),
-    ),
-}
+from mcld_core import TeacherBank, mcld_loss
+from mcld_core.backends.tensorflow import gather_keys
+
+CHECK_EVERY = 50  # steps between two looks at the loss
+POLICIES = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
-    DATASET_DEFAULTS.update(PICTURES)
-    parser = build_parser("Distil ImageNet classifiers by CE, KD, DKD and MCLD, with TensorFlow.")
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of a command line."""
+    parser = shared.build_parser("Distil an ImageNet classifier with TensorFlow.")
     parser.conflict_handler = "resolve"
-    parser.epilog = (
-        "--teacher-cache and --bank-size all need all training images as an array: digits."
-    )
     add = parser.add_argument_group("TensorFlow").add_argument
-    add("--dataset", choices=("digits", "openclipart", "imagenet"), default="digits")
-    add("--download", action="store_true",
-        help="refused: digits are embedded, openclipart is a Debian package, and ImageNet is given "
-        "on request, at image-net.org")  # fmt: skip
-    add("--validation-size", type=int, default=0,
-        help="training pictures set apart for choices (learning rate, best epoch): of TFRecords, "
-        "the first of every shard; of ImageNet none unless told, and then there is no best epoch: "
-        "--validation-size 10000 holds 10,000 out")  # fmt: skip
-    add("--image-size", type=int, default=224,
-        help="height and width that the models take; digits stay as they are")  # fmt: skip
+    add("--dataset", choices=(*DATASETS, "imagenet", "openclipart"), default="digits")
     add("--random-resized-crop", action=argparse.BooleanOptionalAction, default=False,
         help="train on random parts of the pictures, in place of --crop")  # fmt: skip
     add("--first-label", type=int, default=1, help="the least label in the TFRecords")
-    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
+    add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
     add("--replicas", type=int, default=0, help="0: all GPUs, or one CPU; n: so many CPU devices")
-    add("--teacher-checkpoint", type=Path, metavar="FILE",
-        help="load the teacher instead of training it")  # fmt: skip
-    options = parse_options(parser, argv)
-    if options.list_models:
-        print(list_models())
-        return 0
-    if options.dataset != "digits":
-        for given, name in ((options.bank_size == "all", "--bank-size all"),
-                            (options.teacher_cache is not None, "--teacher-cache")):  # fmt: skip
-            if given:
-                parser.error(f"{name} needs all training images as an array: --dataset digits")
+    options = shared.parse_options(parser, argv, shared.DEFAULTS | pictures.DEFAULTS)
+    if options.teacher_cache is not None and options.dataset in pictures.DEFAULTS:
+        parser.error("--teacher-cache needs all training images as an array: --dataset digits")
     if options.teacher_cache is not None and options.random_resized_crop:
         parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
-    if options.download and options.dataset != "digits":
+    if options.download and options.dataset in pictures.DEFAULTS:
         parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
                      "image-net.org, and pass --data-dir")  # fmt: skip
     if options.crop and options.random_resized_crop:
         parser.error("--crop shifts whole pictures: pass --no-random-resized-crop as well")
     if options.batch_size % max(options.replicas, 1):
         parser.error(f"--batch-size {options.batch_size} does not divide by --replicas")
-    from recipes.tf_onnx import export_student
-
-    try:
-        data = load(options)
-        trainer = TfTrainer(options, data)
-        if options.tune_lr:
-            options.learning_rates |= comparison.tune(trainer, options)
-        comparison.compare(trainer, options, data)
-        export_student(options, data)
-    except (DataError, Diverged, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        print(f"{stopped}\nGo on with the same command and --resume", file=sys.stderr)
-        return 130
-    return 0
+    return options
 
 
-def load(options: argparse.Namespace) -> Any:
-    """Find the pictures; leave out those of validation and test that do not decode."""
-    from recipes.tf_input import readable
-    from recipes.tf_pictures import Records, load_pictures
-
-    data = load_pictures(
-        options.dataset,
-        options.data_dir,
-        image_size=options.image_size,
-        train_size=options.train_size,
-        validation_size=options.validation_size,
-        first_label=options.first_label,
-    )
-    if len(data.train) < options.batch_size:
-        raise DataError(f"{len(data.train)} training pictures make no batch; set --batch-size")
-    for part in ("validation", "test"):
-        split, skipped = readable(getattr(data, part), data)
-        data = replace(data, **{part: split})
-        if skipped:
-            say(f"skipped {skipped} {part} pictures that do not decode")
-    if isinstance(data.validation, Records) and data.validation.labels is not None:
-        held_out = len(set(data.validation.labels.tolist()))
-        say(f"validation: the first records of the shards, of {held_out} classes")
-    say(
-        f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
-        f"{len(data.test):,} test pictures, {data.classes} classes"
-    )
-    return data
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
+    options = parse(argv)
+    if options.list_models:
+        print(networks.list_models((224, 224, 3), 1000))
+        return 0
+    return shared.run(train, options, argv)
 
 
-class TfTrainer:
-    """Builds, trains and resumes the models; see `recipes.array_loop` for the loop."""
+def train(
+    options: argparse.Namespace, data: pictures.PictureSet | None = None, strategy: Any = None
+) -> logs.Result:
+    """Train a student as the options say, and return it with its history.
 
-    speaks = True
+    Raises:
+        DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
+    """
+    strategy = strategy or make_strategy(options.replicas)  # before TensorFlow does anything else
+    if data is None:
+        data = tf_input.load(options)
+        logs.say(str(data))
+        if strategy.num_replicas_in_sync > 1:
+            logs.say(f"{strategy.num_replicas_in_sync} replicas")
+    name = f"{options.student} by {options.method}"
+    keras.config.set_dtype_policy(POLICIES[options.amp])
+    with strategy.scope():
+        student = networks.build(options.student, data.image_shape, data.classes, options.seed)
+    logits = tf_input.logits_function(student)
+    test_logits = partial(tf_input.test_logits, logits, data, options.eval_batch_size)
+    parameters = networks.count_parameters(student)
+    check_space(options.out, 20 * parameters)
+    shared.begin(options, writes=not options.dry_run)
+    if options.dry_run:
+        logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
+        return logs.Result(name, options.out, [], parameters, student, test_logits)
+    teacher = None if options.method == "ce" else Teacher(options, data, strategy)
+    keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
+    step = Step(options, data, student, teacher, strategy)
+    batches = tf_input.TrainingInput(
+        data, options.batch_size, seed=options.seed, crop=options.crop, flip=options.flip,
+        resized_crop=options.random_resized_crop,
+    )  # fmt: skip
 
-    def __init__(self, options: argparse.Namespace, data: Any) -> None:
-        import keras
-        import tensorflow as tf
+    # Where the training is: at the start, or where the checkpoint says.
+    checkpoint, notes = options.out / "checkpoint.npz", {}
+    if options.resume and checkpoint.exists():
+        arrays, notes = load_arrays(checkpoint, step.arrays())
+        for key, variable in step.variables().items():
+            variable.assign(arrays[key])
+        logs.say(f"{name}: resumed after epoch {notes['epoch']}/{options.epochs}")
+    rows, epoch, number = notes.get("rows", []), notes.get("epoch", 0), notes.get("step", 0)
+    sums = {key: np.float32(x) for key, x in notes.get("sums", {}).items()}
+    steps = len(data.train) // options.batch_size
+    place = (options.epochs * steps, epoch * steps + number)
+    progress = logs.Progress(name, *place, seconds=options.log_seconds)
+    log = logs.Log(name, options, writes=epoch < options.epochs)
 
-        self.options, self.data = options, data
-        policies = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
-        keras.mixed_precision.set_global_policy(policies[options.amp])
-        self.strategy: Any = tf.distribute.get_strategy()
-        if options.replicas:
-            cpu = tf.config.list_physical_devices("CPU")[0]
-            devices = [tf.config.LogicalDeviceConfiguration() for _ in range(options.replicas)]
-            tf.config.set_logical_device_configuration(cpu, devices)
-            names = [f"/cpu:{number}" for number in range(options.replicas)]
-            self.strategy = tf.distribute.MirroredStrategy(names)
-        elif len(tf.config.list_physical_devices("GPU")) > 1:
-            self.strategy = tf.distribute.MirroredStrategy()
-        say(f"{self.strategy.num_replicas_in_sync} replicas")
+    def describe() -> dict[str, Any]:
+        share = None if isinstance(data.test, Split) else 7 / 8  # of the shorter side, in the test
+        return shared.describe(options, data, rows) | {"layout": "NHWC", "center_crop": share}
 
-    def train(
-        self, method: str, seed: int, lr: float, folder: Path | None, teacher: Trained | None
-    ) -> Trained:
-        """Train one model by one method."""
-        from recipes.array_loop import Loop
-        from recipes.handover import describe
-        from recipes.tf_onnx import centre_share
-        from recipes.tf_teacher import Teaching, teach
-        from recipes.tf_training import TfLearner
-        from recipes.training import Job
+    def save() -> None:
+        kept = {key: float(x) for key, x in sums.items()}
+        notes = {"epoch": epoch, "step": number, "rows": rows, "sums": kept}
+        save_arrays(checkpoint, step.arrays(), notes)
 
-        options = self.options
-        if method == "teacher":
-            if options.teacher_checkpoint is not None:
-                return self._load_teacher()
-            name, loss, epochs = options.teacher, "ce", options.teacher_epochs
-        else:
-            name, loss, epochs = options.student, method, options.epochs
-        job = Job(f"seed {seed} {method}", loss, name, seed, lr, epochs, folder)
-        model = self._build(name, seed)
-        teaches = None if loss == "ce" or teacher is None else teacher.model
-        teaching = Teaching()
-        if teaches is not None:
-            teaching = teach(teaches, self.data, options, contrasts=loss.startswith("mcld"))
-        learner = TfLearner(job, model, teaches, teaching, self.data, options, self.strategy)
-        notes = describe(self.data, loss, options.teacher) | {
-            "center_crop": centre_share(self.data)
-        }
-        loop = Loop(job, learner, notes, options.tensorboard)
-        if folder is not None and options.resume:
-            loop.resume()
-        return self._trained(model, loop.run())
+    def leave(where: str) -> None:
+        save()
+        raise logs.stopped(name, where, options.out)
 
-    def untrained_logits(self, seed: int) -> Any:
-        """Return the test logits of the student before its training."""
-        return self._trained(self._build(self.options.student, seed), []).test_logits()
+    with logs.StopSignal() as stop, progress, log:
+        while epoch < options.epochs:
+            started = time.perf_counter()
+            rate = shared.learning_rate(options, epoch, (0.3, 0.6, 0.9))
+            for batch in strategy.experimental_distribute_dataset(batches.epoch(epoch, number)):
+                done = (epoch * steps + number) / (options.epochs * steps)
+                added = step(batch, done, rate)
+                sums = {key: sums[key] + x for key, x in added.items()} if sums else added
+                number += 1
+                progress.step(lambda sums=sums: float(sums["loss"] / sums["rows"]))
+                stopping = stop.requested and number < steps
+                if number % CHECK_EVERY == 0 or number == steps or stopping:
+                    kept = checkpoint if epoch else None
+                    logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, kept)
+                if stopping:
+                    leave(f"in epoch {epoch + 1}/{options.epochs} after step {number}")
+            batches.report()
+            if not sums:
+                raise DataError(f"{name}: no training picture could be read")
+            logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, None)
+            row: logs.Row = {"epoch": epoch + 1, "lr": rate}
+            row |= {key: float(x / sums["rows"]) for key, x in sums.items() if key != "rows"}
+            epoch, number, sums = epoch + 1, 0, {}
+            if epoch % options.eval_every == 0 or epoch == options.epochs:
+                row |= tf_input.evaluate(logits, data, options.eval_batch_size)
+                rows.append(row | {"seconds": time.perf_counter() - started})
+                progress.epoch(rows[-1], options.epochs)
+                log.write(rows)
+                for kind in kept_models(options, rows):
+                    keras_files.save_model(options.out / f"{kind}.keras", student, describe())
+            save()
+            if stop.requested:
+                leave(f"after epoch {epoch}/{options.epochs}")
+    if rows and options.onnx and not (options.out / "student.onnx").exists():
+        images, _ = next(iter(tf_input.evaluation_input(data.test, data, SHOWN)))
+        alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
+        hand_over(options, alone, compared, images.numpy(), describe(), "tf2onnx")
+    known = (teacher.accuracy, teacher.test_logits) if teacher else ()
+    return logs.Result(name, options.out, rows, parameters, student, test_logits, *known)
 
-    def _build(self, name: str, seed: int) -> Any:
-        from recipes.tf_models import build
 
+def make_strategy(replicas: int) -> Any:
+    """Return what spreads a step: over all GPUs, over so many devices of the CPU, or not.
+
+    Raises:
+        DataError: TensorFlow has started with fewer devices of the CPU.
+    """
+    if replicas:
+        cpu = tf.config.list_physical_devices("CPU")[0]
         try:
-            with self.strategy.scope():
-                return build(name, self.data.image_shape, self.data.classes, seed)
-        except ValueError as error:
-            raise DataError(str(error)) from error
-
-    def _load_teacher(self) -> Trained:
-        from recipes import npz
-        from recipes.tf_training import assign, named
-
-        model = self._build(self.options.teacher, 0)
-        like = named("weight", model.weights)
-        arrays, _ = npz.load(self.options.teacher_checkpoint, like)
-        assign("weight", model.weights, arrays)
-        return self._trained(model, [])
-
-    def _trained(self, model: Any, rows: list[comparison.Row]) -> Trained:
-        from recipes.tf_models import count_parameters
-        from recipes.tf_training import logits_function, predict
-
-        batch_size = self.options.eval_batch_size
-        return Trained(
-            model,
-            rows,
-            count_parameters(model),
-            lambda: predict(logits_function(model), self.data.test, self.data, batch_size)[0],
-        )
+            devices = [tf.config.LogicalDeviceConfiguration() for _ in range(replicas)]
+            tf.config.set_logical_device_configuration(cpu, devices)
+        except RuntimeError:  # an earlier training of this process has set them
+            if len(tf.config.list_logical_devices("CPU")) < replicas:
+                raise DataError(f"--replicas {replicas}: start a new process for them") from None
+        return tf.distribute.MirroredStrategy([f"/cpu:{n}" for n in range(replicas)])
+    several = len(tf.config.list_physical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
-def list_models() -> str:
-    """Return the models' names and sizes."""
-    from recipes.tf_models import MODELS, build, count_parameters
+class Step:
+    """One step of all replicas together: teacher, student, loss, update, bank."""
 
-    lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, and, for 1,000 classes of 224 pixels:"]
-    for name in MODELS:
-        size = count_parameters(build(name, (224, 224, 3), 1000))
-        lines.append(f"  {name:14} {size:>10,} parameters")
-    return "\n".join(lines)
+    def __init__(
+        self, options: Any, data: pictures.PictureSet, student: Any, teacher: Any, strategy: Any
+    ) -> None:
+        self.options, self.student, self.teacher = options, student, teacher
+        self.strategy = strategy
+        self.config, self.bank = mcld_config(options), None
+        if self.config is None:
+            ce = tf.nn.sparse_softmax_cross_entropy_with_logits
+            self.baseline = baseline_loss(options, lambda x, y: tf.reduce_mean(ce(y, x)))
+        with strategy.scope():
+            if options.optimizer == "adamw":
+                optimizer: Any = keras.optimizers.AdamW(weight_decay=options.weight_decay)
+            else:
+                optimizer = keras.optimizers.SGD(momentum=options.momentum)
+            if options.amp == "fp16":
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer.build(student.trainable_variables)
+            self.optimizer = optimizer
+            if options.bank_size and self.config:  # teacher rows to contrast with as well
+                size = len(data.train) if options.bank_size == "all" else options.bank_size
+                empty = TeacherBank.empty(size, data.classes, like=tf.zeros([]))
+                first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+                self.bank = TeacherBank(*(tf.Variable(x, aggregation=first) for x in empty))
+        self.compiled = tf.function(self.all_replicas, autograph=False)
+
+    def __call__(self, batch: Any, progress: float, rate: float) -> dict[str, Any]:
+        """Train on a batch; return sums over its rows of what is shown."""
+        self.optimizer.learning_rate.assign(rate)
+        sums = self.compiled(*batch, tf.constant(progress, tf.float32))
+        return {key: value.numpy() for key, value in sums.items()}
+
+    def all_replicas(self, *arguments: Any) -> dict[str, Any]:
+        """Run `replica` everywhere and add its sums up."""
+        sums = self.strategy.run(self.replica, arguments)
+        return {key: self.strategy.reduce("SUM", x, axis=None) for key, x in sums.items()}
+
+    def replica(self, images: Any, labels: Any, index: Any, progress: Any) -> dict[str, Any]:
+        """Do one replica's part."""
+        answers = None if self.teacher is None else self.teacher(images, index)
+        keys = self.keys(answers, labels) if self.config else None
+        replicas = self.strategy.num_replicas_in_sync
+        scale = self.optimizer.scale_loss if self.options.amp == "fp16" else lambda x: x
+        with tf.GradientTape() as tape:
+            logits, terms = tf.cast(self.student(images, training=True), tf.float32), {}
+            if self.config is None:
+                loss = self.baseline(logits, answers, labels, progress)
+            else:
+                loss, terms = mcld_loss(logits, answers, labels, config=self.config, keys=keys,
+                                        progress=progress, return_terms=True)  # fmt: skip
+            share = scale(loss / replicas)  # the optimiser adds the replicas up
+        variables = self.student.trainable_variables
+        gradients = tape.gradient(share, variables)
+        if self.options.optimizer == "sgd":  # decay is part of the gradient, as in the recipes
+            decay = scale(self.options.weight_decay / replicas)
+            gradients = [x + decay * y for x, y in zip(gradients, variables, strict=True)]
+        self.optimizer.apply(gradients, variables)
+        rows = tf.cast(tf.shape(labels)[0], tf.float32)
+        right = tf.cast(tf.argmax(logits, 1, labels.dtype) == labels, tf.float32)
+        means = {"loss": loss, **{f"term_{key}": x for key, x in terms.items()}}
+        sums = {key: rows * x for key, x in means.items()}
+        return sums | {"train_accuracy": tf.reduce_sum(right), "rows": rows}
+
+    def keys(self, answers: Any, labels: Any) -> Any:
+        """Return the teacher's rows of all replicas and of the bank, and move the bank on."""
+        own, where = None, None
+        if self.strategy.num_replicas_in_sync > 1:
+            own = gather_keys(answers, labels)
+            answers, labels, where = own.logits, own.labels, own.where
+        if self.bank is None:
+            return own
+        keys = self.bank.keys(answers, labels, where=where)
+        pushed = self.bank.push(answers, labels, where=where)
+        for variable, value in zip(self.bank, pushed, strict=True):
+            variable.assign(value)
+        if own is None:
+            return keys
+        return keys._replace(own_start=own.own_start, normalizer=own.normalizer)
+
+    def variables(self) -> dict[str, Any]:
+        """Return everything that a checkpoint holds: weights, moments and bank."""
+        found = [*self.student.variables, *self.optimizer.variables, *(self.bank or ())]
+        return {str(number): variable for number, variable in enumerate(found)}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return their values."""
+        return {key: variable.numpy() for key, variable in self.variables().items()}
+
+
+class Teacher:
+    """The frozen teachers as one function; of arrays that stay the same, a table of its answers."""
+
+    def __init__(self, options: Any, data: pictures.PictureSet, strategy: Any) -> None:
+        self.adapter, self.table = find_adapter(options, data), None
+
+        def train_one(number: int) -> Any:
+            return train(shared.teacher_options(options, number), data, strategy).model
+
+        scope = strategy.scope
+        self.models, mark = keras_files.load_teachers(options, data, train_one, scope)
+        mark.append(repr(self.adapter))
+        alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
+        self.single = keras_files.in_float32(self.models[0]) if alone else None
+        shape = [None, *data.image_shape]
+        answer = tf.function(self.answer, input_signature=[tf.TensorSpec(shape, tf.float32)])
+        found = tf_input.evaluate(answer, data, options.eval_batch_size)
+        shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
+        logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
+        self.accuracy = found["test_accuracy"]
+        self.test_logits = partial(tf_input.test_logits, answer, data, options.eval_batch_size)
+        moving = options.crop or options.flip or options.random_resized_crop
+        if isinstance(data.train, Split) and not moving:
+            self.table = tf.constant(cached_logits(
+                options.teacher_cache, data.name, data.train, data.classes, mark,
+                lambda: tf_input.predict(answer, data.train, data, options.eval_batch_size)[0],
+            ))  # fmt: skip
+
+    def __call__(self, images: Any, index: Any) -> Any:
+        """Return (batch, classes) in float32 for normalised images, rows of the training split."""
+        return self.answer(images) if self.table is None else tf.gather(self.table, index)
+
+    def answer(self, images: Any) -> Any:
+        """Ask the teachers."""
+        own, size = images * self.adapter.scale + self.adapter.shift, self.adapter.size
+        if size is not None:
+            own = tf.image.resize(own, (size, size), "bicubic")
+        return self.adapter.combine([self.ask(model, own) for model in self.models])
+
+    def ask(self, model: Any, images: Any) -> Any:
+        """Return the logits of a Keras model, or of an ONNX file."""
+        if isinstance(model, keras.Model):
+            return tf.cast(model(images, training=False), tf.float32)
+        width = model(np.zeros((1, *images.shape[1:]), np.float32)).shape[1]
+        return tf.ensure_shape(tf.numpy_function(model, [images], tf.float32), [None, width])
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ downloaded.
 
 Teachers are networks that are trained here, students have a tenth of the weights or less.
 ``--quick`` takes under a minute: few epochs, one seed, no tuning. Everything goes to ``--out``:
-tables, curves, every number, and the students as ONNX files. Data: `recipes/series.py`, models:
-`recipes/torch_series.py`, losses: `recipes/torch_sequence_losses.py`.
+tables, curves, every number, and the students as ONNX files. Data: `recipes/data/series.py`,
+models: `recipes/models/series.py`, losses: `recipes/sequence_losses.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recipes.data.series import CONTEXT, SETS, load_classified, load_pressure, packaged_data
 from recipes.logs import say
-from recipes.series import CONTEXT, SETS, load_classified, load_pressure, packaged_data
 
 from mcld_core.extensions.timeseries import (
     Windows,
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
 
     import torch
-    from recipes.torch_compare import environment
+    from recipes.tasks import environment
 
     torch.set_num_threads(options.threads)
     say(environment())
@@ -75,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
     """Compare the losses on classified windows; a series has the class of its mean logits."""
     import torch
+    from recipes.models.series import WindowClassifier, shuffled, train_teacher
     from recipes.sequence_export import export_pair
-    from recipes.torch_compare import Task, compare
-    from recipes.torch_sequence_losses import METHODS, window_loss
-    from recipes.torch_series import WindowClassifier, fit, shuffled
+    from recipes.sequence_losses import METHODS, window_loss
+    from recipes.tasks import Task, compare
 
     settings = SETS[name]
     parts = load_classified(settings, folder)
@@ -100,7 +100,7 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
         return {"accuracy %": 100 * float(right.mean())}
 
     torch.manual_seed(0)
-    teacher = fit(
+    teacher = train_teacher(
         model(settings.widths[0]),
         inputs["train"],
         lambda logits, rows: torch.nn.functional.cross_entropy(logits, labels[rows]),
@@ -132,10 +132,10 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
 def forecaster(options: argparse.Namespace, folder: Path) -> None:
     """Compare the losses on forecasts, real-valued and turned into distributions over bins."""
     import torch
+    from recipes.models.series import Forecaster, shuffled, train_teacher
     from recipes.sequence_export import export_pair
-    from recipes.torch_compare import Task, compare
-    from recipes.torch_sequence_losses import METHODS, window_loss
-    from recipes.torch_series import Forecaster, fit, shuffled
+    from recipes.sequence_losses import METHODS, window_loss
+    from recipes.tasks import Task, compare
 
     windows = load_pressure(folder)
     values = {
@@ -157,7 +157,7 @@ def forecaster(options: argparse.Namespace, folder: Path) -> None:
         return {"MAE, mmHg": float(mae), "bins, nats": float(nll)}
 
     torch.manual_seed(0)
-    teacher = fit(
+    teacher = train_teacher(
         Forecaster(160, mean, deviation),
         inputs["train"],
         lambda forecast, rows: (forecast - targets["train"][rows]).abs().mean(),

@@ -1,146 +1,349 @@
-"""Train a teacher, then the same student by cross-entropy, KD, DKD and MCLD, and compare them.
+r"""Distil one image classifier into a smaller one with PyTorch: from the data to an ONNX file.
 
     python examples/torch_cifar100.py --dataset digits
 
-takes no download and under two minutes on two cores. Other data: ``fashion_mnist``, ``cifar10``,
-``cifar100`` read their official files from ``--data-dir`` (``--download`` fetches them). On
-CIFAR-100 the defaults are the published recipe, on 45,000 images, the other 5,000 for validation;
-add ``--validation-size 0`` for the published 50,000 training images:
+takes no download and less than a minute. Your own data and models, several GPUs:
 
-    python examples/torch_cifar100.py --dataset cifar100 --download --seeds 0 1 2
+    python examples/torch_cifar100.py --dataset cifar100 --download --method mcld
+    python examples/torch_cifar100.py --dataset folder --data-dir DIR --student mymodels:small \
+        --teacher mymodels:large --teacher-weights large.pt
     torchrun --nproc-per-node 4 examples/torch_cifar100.py --dataset cifar100 --amp bf16
 
-Everything goes to ``--out``: the resolved options, a CSV and checkpoints a training, the table,
-the curves, a report and, where onnx is installed, the student as a verified ONNX file.
-``--resume`` goes on where a run stopped and ends as if it had not.
+On CIFAR-100 the defaults are the published recipe, with 5,000 images for validation. ``--out`` gets
+the options, a CSV, checkpoints and the student as a verified ONNX file; ``--resume`` goes on where
+a run stopped and ends as if it had not. For many methods and seeds: benchmarks/comparison.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from recipes import comparison
-from recipes.comparison import Trained
-from recipes.data import TRANSFER_DATASETS, Dataset
-from recipes.options import build_parser
-from recipes.readers import DataError
+import numpy as np
+import torch
+from recipes import logs, teachers
+from recipes import options as shared
+from recipes.data import Dataset, steps_per_epoch, training_batches
+from recipes.files import DataError, check_space, load_torch, save_torch
+from recipes.handover import SHOWN, hand_over
+from recipes.logs import Result, Row, StopSignal
+from recipes.methods import baseline_loss, mcld_config
+from recipes.models import torch as models
+from recipes.ranks import Ranks, share_norms
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mcld_core import mcld_loss
+from mcld_core.backends.torch import MCLDLoss
+
+CHECK_EVERY = 50  # steps between two looks at the loss and at other ranks: they wait
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; return the process's exit status."""
-    parser = build_parser("Distil image classifiers by CE, KD, DKD and MCLD, with PyTorch.")
-    add_torch_options(parser)
-    return comparison.run(parser, argv, TorchTrainer, list_models, hand_on)
-
-
-def add_torch_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only this framework has."""
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options: those of every framework, and PyTorch's own."""
+    parser = shared.build_parser("Distil an image classifier with PyTorch.")
     add = parser.add_argument_group("PyTorch").add_argument
     add("--device", default="auto", help="cpu, cuda, mps …")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
-    add(
-        "--teacher-checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="load the teacher instead of training it",
-    )
-    add(
-        "--transfer",
-        choices=TRANSFER_DATASETS,
-        help="then train a linear probe on the frozen students' features of this data set; stl10 "
-        "and tinyimagenet (the folder tiny-imagenet-200) are read from --data-dir, too",
-    )
-    add("--transfer-size", type=int, help="training images of the probe; default all")
-    add("--transfer-validation-size", type=int, default=250)
+    add("--channels-last", action="store_true", help="the memory order that GPUs like best")
+    add("--compile", action="store_true", help="compile the student by torch.compile")
+    add("--sync-bn", action="store_true", help="batch norm over all processes, not each its own")
+    return shared.parse_options(parser, argv)
 
 
-def hand_on(options: argparse.Namespace, data: Dataset) -> None:
-    """Export the student to ONNX; probe it on another data set, where ``--transfer`` names one."""
-    from recipes.torch_onnx import export_student
-    from recipes.torch_transfer import transfer
+def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
+    """Train one student by one method; without ``data``, on those that the options name.
 
-    export_student(options, data)
-    transfer(options, data)
+    Raises DataError, Diverged or Stopped; `recipes.options.run` says them in a line.
+    """
+    ranks = Ranks(options.device)
+    if data is None:
+        data = shared.load_data(options)
+        ranks.say(str(data))
+    student = make_model(options.student, data, options.seed)
+    check_space(options.out, 32 * models.count_parameters(student))
+    shared.begin(options, writes=ranks.first and not options.dry_run)
+    teacher = None if options.method == "ce" else load_teacher(options, data, ranks)
+    training = Training(options, data, student, teacher, ranks)
+    if options.dry_run:
+        ranks.say(f"dry run: {options.student} has {models.count_parameters(student):,} parameters")
+    else:
+        training.run()
+        if ranks.first and training.rows and options.onnx:
+            images = training.pixels(data.test.images[:SHOWN]).contiguous().cpu().numpy()
+            notes = shared.describe(options, data, training.rows) | {"layout": "NCHW"}
+            hand_over(options, student, teacher, images, notes, "onnxscript")
+    found = {"teacher_accuracy": teacher.accuracy["test"]} if teacher is not None else {}
+    if teacher is not None:
+        found["teacher_logits"] = lambda: training.predict(teacher, data.test).cpu().numpy()
+    return Result(
+        training.name, options.out, training.rows, models.count_parameters(student), student,
+        lambda: training.predict(student, data.test).cpu().numpy(), **found,
+    )  # fmt: skip
 
 
-class TorchTrainer:
-    """Builds, trains and resumes the models; see `recipes.torch_training` for the loop."""
+def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
+    """Build a model by its name or ``module:function``, its weights drawn from ``seed``."""
+    torch.manual_seed(seed)
+    try:
+        return models.build(name, data.image_shape, data.classes)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
-    def __init__(self, options: argparse.Namespace, data: Dataset) -> None:
-        from recipes.torch_ranks import find_ranks
 
-        self.options, self.data = options, data
-        self.ranks = find_ranks(options.device)
-        self.speaks = self.ranks.first
+# ---- the teacher ----
 
-    def train(
-        self, method: str, seed: int, lr: float, folder: Path | None, teacher: Trained | None
-    ) -> Trained:
-        """Train one model by one method."""
-        from recipes.torch_training import Training
-        from recipes.training import Job
 
-        options = self.options
-        if method == "teacher":
-            if options.teacher_checkpoint is not None:
-                return self._load_teacher()
-            name, loss, epochs = options.teacher, "ce", options.teacher_epochs
+class Teacher(nn.Module):
+    """The frozen teachers as one: the student's images in, logits of the student's classes out."""
+
+    def __init__(self, models: list[nn.Module], adapter: teachers.Adapter) -> None:
+        super().__init__()
+        self.models, self.adapter = nn.ModuleList(models), adapter
+        for name in ("scale", "shift"):
+            self.register_buffer(name, torch.from_numpy(getattr(adapter, name)).view(-1, 1, 1))
+        self.accuracy: dict[str, float] = {}
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (batch, classes) for the student's normalised images."""
+        images, size = images * self.scale + self.shift, self.adapter.size
+        if size is not None:
+            images = functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
+        return self.adapter.combine([model(images).float() for model in self.models])
+
+
+def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Teacher:
+    """Load each ``--teacher``; one of the recipe's networks without weights is trained first."""
+    adapter, loaded = teachers.find_adapter(options, data), []
+    for name, file in teachers.named_files(options):
+        if teachers.is_own(name):
+            loaded.append(teachers.torch_teacher(name, data, weights=file))
         else:
-            name, loss, epochs = options.student, method, options.epochs
-        job = Job(f"seed {seed} {method}", loss, name, seed, lr, epochs, folder)
-        teaches = None if loss == "ce" or teacher is None else teacher.model
-        training = Training(job, self._build(name, seed), teaches, self.data, options, self.ranks)
-        if folder is not None and options.resume and training.resume():
-            self.ranks.say(f"{job.name}: resumed after epoch {training.epoch}/{job.epochs}")
-        return self._trained(training.model, training.run())
+            loaded.append(make_model(name, data, options.seed))
+            if file is not None:
+                teachers.load_torch_weights(loaded[-1], file)
+    for number in teachers.untrained(options) if not options.dry_run else []:
+        loaded[number] = train(shared.teacher_options(options, number), data).model
+    teacher = Teacher(loaded, adapter).to(ranks.device)
+    pixels, size = models.Pixels(data, ranks.device), options.eval_batch_size
+    answers = partial(models.predict, teacher, pixels=pixels, batch_size=size)
+    teacher.accuracy = teachers.measure(options, data, answers, quiet=not ranks.first)
+    return teacher
 
-    def untrained_logits(self, seed: int) -> Any:
-        """Return the test logits of the student before its training."""
-        return self._trained(self._build(self.options.student, seed), []).test_logits()
 
-    def _build(self, name: str, seed: int) -> Any:
-        import torch
-        from recipes.torch_models import build
+# ---- the training ----
 
-        torch.manual_seed(seed)
-        try:
-            return build(name, self.data.image_shape, self.data.classes)
-        except ValueError as error:
-            raise DataError(str(error)) from error
 
-    def _load_teacher(self) -> Trained:
-        from recipes.torch_checkpoints import load_weights
+class Training:
+    """The state of one training and the loop over it.
 
-        model = self._build(self.options.teacher, 0)
-        load_weights(model, self.options.teacher_checkpoint)
-        return self._trained(model, [])
+    Batches and augmentation depend on (seed, epoch, step) alone and the checkpoint holds the rest:
+    a run that was killed and resumed ends with the parameters of one that was not, to the bit.
+    """
 
-    def _trained(self, model: Any, rows: list[comparison.Row]) -> Trained:
-        from recipes.torch_inference import test_logits
-        from recipes.torch_models import count_parameters
-
-        return Trained(
-            model,
-            rows,
-            count_parameters(model),
-            lambda: test_logits(model, self.data, self.options),
+    def __init__(
+        self, options: argparse.Namespace, data: Dataset, student: nn.Module,
+        teacher: Teacher | None, ranks: Ranks,
+    ) -> None:  # fmt: skip
+        self.options, self.data, self.teacher, self.ranks = options, data, teacher, ranks
+        torch.manual_seed(options.seed)  # whatever the teacher drew
+        self.name = f"{options.student} by {options.method}"
+        self.steps = steps_per_epoch(data.train, options.batch_size)
+        self.pixels = models.Pixels(data, ranks.device, channels_last=options.channels_last)
+        size = options.eval_batch_size
+        self.predict = partial(models.predict, pixels=self.pixels, batch_size=size)
+        self.table = self.teacher_table()
+        memory = torch.channels_last if options.channels_last else torch.preserve_format
+        self.model = student.to(ranks.device, memory_format=memory).train()
+        if options.sync_bn:
+            share_norms(self.model)
+        parallel = ranks.wrap(self.model)
+        self.forward = torch.compile(parallel) if options.compile else parallel
+        kind = partial(torch.optim.SGD, momentum=options.momentum)
+        self.optimizer = (torch.optim.AdamW if options.optimizer == "adamw" else kind)(
+            self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.amp)
+        self.autocast = partial(torch.autocast, ranks.device.type, half, half is not None)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
+
+        self.config, self.mcld = mcld_config(options), None  # None: another method
+        if self.config is None:
+            self.baseline = baseline_loss(options, functional.cross_entropy)
+        else:
+            self.mcld = MCLDLoss(
+                self.config,
+                total_steps=max(1, options.epochs * self.steps),
+                bank_size=len(data.train) if options.bank_size == "all" else options.bank_size,
+                classes=data.classes,
+            ).to(ranks.device)
+        self.rows: list[Row] = []
+        self.epoch = self.step = 0
+        self.sums: dict[str, Any] = {}
+
+    def teacher_table(self) -> Tensor | None:
+        """Return the teacher's logits of all training images, where they stay the same images."""
+        options, data, teacher = self.options, self.data, self.teacher
+        if teacher is None or options.crop or options.flip or options.dry_run:
+            return None
+        table = teachers.cached_logits(
+            options.teacher_cache, data.name, data.train, data.classes,
+            [value.cpu() for value in teacher.state_dict().values()],
+            lambda: self.predict(teacher, data.train).cpu().numpy(),
+            writes=self.ranks.first, wait=self.ranks.wait,
+        )  # fmt: skip
+        return torch.from_numpy(table).to(self.ranks.device)
+
+    def run(self) -> None:
+        """Train to the last epoch."""
+        options, epochs = self.options, self.options.epochs
+        if options.resume and (options.out / "checkpoint.pt").exists():
+            self.load()
+            self.ranks.say(f"{self.name}: resumed after epoch {self.epoch}/{epochs}")
+        first, done = self.ranks.first, self.epoch * self.steps + self.step
+        log = logs.Log(self.name, options, writes=first and self.epoch < epochs)
+        steps, seconds = epochs * self.steps, options.log_seconds
+        self.progress = logs.Progress(self.name, steps, done, seconds=seconds, quiet=not first)
+        with StopSignal() as stop, log, self.progress:
+            while self.epoch < epochs:
+                self.train_epoch(stop)
+                if self.evaluated():
+                    self.progress.epoch(self.rows[-1], epochs)
+                    log.write(self.rows)
+                self.save()
+                if self.ranks.any(stop.requested):  # after the last epoch, too
+                    raise logs.stopped(self.name, f"after epoch {self.epoch}/{epochs}", options.out)
+
+    def train_epoch(self, stop: StopSignal) -> None:
+        """Train on the rest of the epoch, and evaluate."""
+        options, started = self.options, time.perf_counter()
+        lr = shared.learning_rate(options, self.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        for images, labels, index in training_batches(
+            self.data.train, options.batch_size, seed=options.seed, epoch=self.epoch,
+            crop=options.crop, flip=options.flip, start=self.step,
+        ):  # fmt: skip
+            if len(labels) >= self.ranks.world:
+                self.train_step(*map(self.ranks.share, (images, labels, index)))
+            self.step += 1
+            self.progress.step(lambda: float(self.sums["loss"] / self.sums["rows"]))
+            due = self.step % CHECK_EVERY == 0 or self.step == self.steps
+            asks = self.step < self.steps and (due or self.ranks.world == 1)
+            stops = asks and self.ranks.any(stop.requested)
+            if stops or due:
+                kept = options.out / "checkpoint.pt" if self.epoch else None
+                loss = float(self.ranks.total(self.sums["loss"]))
+                logs.check_finite(loss, self.name, self.epoch + 1, options.lr, kept)
+            if stops:
+                self.sums = {key: self.ranks.total(value) for key, value in self.sums.items()}
+                self.save()
+                where = f"in epoch {self.epoch + 1}/{options.epochs} after step {self.step}"
+                raise logs.stopped(self.name, where, options.out)
+        self.epoch, self.step = self.epoch + 1, 0
+        if self.epoch % options.eval_every == 0 or self.epoch == options.epochs:
+            sums = {key: float(self.ranks.total(value)) for key, value in self.sums.items()}
+            row: Row = {"epoch": self.epoch, "lr": lr}
+            row |= {key: sums[key] / sums["rows"] for key in ("loss", "train_accuracy")}
+            row |= self.ranks.agree(self.evaluate() if self.ranks.first else None)
+            self.rows.append(row | {"seconds": time.perf_counter() - started})
+        self.sums = {}
+
+    def train_step(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> None:
+        """Take one step on this process's rows of a batch."""
+        inputs = self.pixels(images)
+        targets, numbers = (torch.from_numpy(x).to(self.ranks.device) for x in (labels, index))
+        with self.autocast():
+            if self.table is not None:
+                teacher = self.table[numbers]
+            else:
+                teacher = None if self.teacher is None else self.teacher(inputs)
+            student = self.forward(inputs)
+            if self.mcld is not None:
+                loss = self.mcld(student, teacher, targets, index=numbers)
+            else:
+                progress = (self.epoch + self.step / self.steps) / self.options.epochs
+                loss = self.baseline(student, teacher, targets, progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.mcld is not None:
+            self.mcld.step()
+        rows = torch.tensor(float(len(labels)), device=loss.device)
+        right = (student.detach().argmax(1) == targets).sum().float()
+        seen = {"rows": rows, "loss": rows * loss.detach().float(), "train_accuracy": right}
+        self.sums = {key: self.sums.get(key, 0) + value for key, value in seen.items()}
+
+    def evaluate(self) -> Row:
+        """Return the accuracies; and for the curves, the terms of MCLD on held-out batches."""
+        row: Row = {}
+        for part, held in reversed(self.data.held_out().items()):  # the last one: validation
+            row[f"{part}_accuracy"] = models.accuracy(self.predict(self.model, held), held)
+        if self.config is not None and self.teacher is not None:
+            few = held.take(np.arange(min(len(held), 4 * self.options.batch_size)))
+            student, teacher = (self.predict(model, few) for model in (self.model, self.teacher))
+            labels = torch.from_numpy(few.labels).to(student.device)
+            _, terms = mcld_loss(student, teacher, labels, config=self.config, return_terms=True)
+            row |= {f"term_{key}": float(terms[key]) for key in ("instance", "sample", "category")}
+        return row
+
+    # ---- files ----
+
+    def evaluated(self) -> bool:
+        """Whether an epoch has just been evaluated."""
+        return bool(self.rows) and self.step == 0 and self.rows[-1]["epoch"] == self.epoch
+
+    def save(self) -> None:
+        """Write what a resumed run needs; and the model alone, if it is the best or the last."""
+        folder = self.options.out
+        if not self.ranks.first:
+            return
+        if self.evaluated() and logs.best_row(self.rows) is self.rows[-1]:
+            save_torch(folder / "best.pt", self.model_file())
+        if self.epoch == self.options.epochs:
+            save_torch(folder / "last.pt", self.model_file())
+        state = {name: getattr(self, name) for name in ("rows", "epoch", "step", "sums")}
+        for name in ("model", "optimizer", "scaler", "mcld"):
+            part = getattr(self, name)
+            state[name] = None if part is None else part.state_dict()
+        state["random"] = torch.get_rng_state()
+        state["random_cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        save_torch(folder / "checkpoint.pt", state)
+
+    def model_file(self) -> dict[str, Any]:
+        """Return the model alone, as `python -m mcld_core export` reads it."""
+        notes = shared.describe(self.options, self.data, self.rows)
+        more = {"name": notes["model"], "image_shape": list(self.data.image_shape)}
+        return notes | more | {"model": self.model.state_dict()}
+
+    def load(self) -> None:
+        """Go back to the checkpoint."""
+        state = load_torch(self.options.out / "checkpoint.pt")
+        for name in ("model", "optimizer", "scaler", "mcld"):
+            if state[name] is not None:
+                getattr(self, name).load_state_dict(state[name])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.rows, self.epoch, self.step = state["rows"], state["epoch"], state["step"]
+        share = float(self.ranks.first)  # the sums are those of all ranks
+        self.sums = {key: share * x.to(self.ranks.device) for key, x in state["sums"].items()}
 
 
-def list_models() -> str:
-    """Return the models' names and sizes."""
-    from recipes.cifar_networks import CIFAR_MODELS
-    from recipes.torch_models import build, count_parameters
-
-    lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, and, for 100 classes of colour images:"]
-    for name in CIFAR_MODELS:
-        size = count_parameters(build(name, (32, 32, 3), 100))
-        lines.append(f"  {name:14} {size:>10,} parameters")
-    return "\n".join(lines)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; return the process's exit status."""
+    options = parse(argv)
+    if options.list_models:
+        print(models.list_models())
+        return 0
+    return shared.run(train, options, argv)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ class Sequences(NamedTuple):
     """The number of sequences (a tensor where TensorFlow does not know it when tracing)."""
     length: Any
     """The number of rows of each, padding included."""
+    like: Float[Array, "batch time classes"]
+    """The student's logits as they came."""
 
     def of_row(self, ops: Backend) -> Int[Array, " rows"]:
         """Return the number of the sequence that each row lies in."""
@@ -123,7 +125,7 @@ class SequenceArguments(Arguments):
         )
         if stored is not None:
             batch = batch._replace(teacher=stored)
-        return Sequences(batch, self.ops.size(logits[0], 0), self.ops.size(logits[0], 1))
+        return Sequences(batch, ops.size(logits[0], 0), ops.size(logits[0], 1), logits[0])
 
 
 def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[Array, " rows"]:
@@ -191,8 +193,12 @@ def contrast_sequences(
         terms["instance"] = terms["instance"] + whole_terms["instance"]
         if levels.category_by_sequence:
             terms["category"] = 0.0 * terms["category"] + whole_terms["category"]
-    terms = {name: reduce_sequences(arguments, sequences, x, levels) for name, x in terms.items()}
-    return reduce_sequences(arguments, sequences, values, levels), {**terms, "ramp": ramp}
+
+    def reduced(values: Array) -> Array:
+        return reduce_sequences(arguments, sequences, values, levels.reduction, levels.normalizer)
+
+    terms = {name: reduced(x) for name, x in terms.items()}
+    return reduced(values), {**terms, "ramp": ramp}
 
 
 def _by_sequence(
@@ -220,15 +226,18 @@ def _by_sequence(
 
 
 def reduce_sequences(
-    arguments: Arguments, sequences: Sequences, values: Float[Array, " rows"], levels: Levels
+    arguments: Arguments,
+    sequences: Sequences,
+    values: Float[Array, " rows"],
+    reduction: Reduction,
+    normalizer: Scalar | None,
 ) -> Array:
     """Reduce one value a row; ``"none"`` gives (batch, time), 0 where a row does not count."""
     ops, rows = arguments.ops, sequences.rows
-    normalizer = levels.normalizer
     if normalizer is not None:
         normalizer = arguments.scalar("normalizer", normalizer, rows.student, rows.dtype)
-    values = reduce_rows(ops, values, rows, levels.reduction, normalizer)
-    if levels.reduction == "none":
+    values = reduce_rows(ops, values, rows, reduction, normalizer)
+    if reduction == "none":
         return ops.reshape(values, (sequences.count, sequences.length))
     return values
 

@@ -21,7 +21,7 @@ from mcld_core.formulas.objective import (
     weighted_terms,
 )
 from mcld_core.formulas.similarity import default_temperature, embed, key_vectors
-from mcld_core.formulas.stored import StoredRows, stored_keys
+from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys
 from mcld_core.keys import TeacherKeys, check_keys, prepare_keys, prototype_keys
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
 
@@ -340,15 +340,14 @@ def _by_block(
 ) -> tuple[Array, ...]:
     """Evaluate the terms of all rows, block after block."""
     config = objective.config
-    teacher, is_stored = batch.teacher, isinstance(batch.teacher, StoredRows)
-    of_teacher = [x for x in (teacher if is_stored else (teacher,)) if x is not None]
+    of_teacher, is_stored = parts_of(batch.teacher), isinstance(batch.teacher, StoredRows)
     beside = {"labels": batch.labels, "own": own, "kept": batch.kept, "factors": objective.factors}
     beside = {name: x for name, x in beside.items() if x is not None}
 
     def terms(rows: tuple[Array, ...], setup: Setup) -> tuple[Array, ...]:
-        student, rows, others = rows[0], rows[1 : 1 + len(of_teacher)], rows[1 + len(of_teacher) :]
-        teacher = StoredRows(*rows) if is_stored else rows[0]
-        block = Block(student, teacher, **dict(zip(beside, others, strict=True)))
+        end = 1 + len(of_teacher)
+        others = dict(zip(beside, rows[end:], strict=True))
+        block = Block(rows[0], of_parts(batch.teacher, rows[1:end]), **others)
         return weighted_terms(ops, config, batch.dtype, block, setup)
 
     block_rows: Any = None

@@ -1,20 +1,77 @@
-"""What a run says while it runs: bars or lines, a CSV file, TensorBoard scalars; how it stops."""
+"""What a training says and leaves while it runs, and how it ends.
+
+One row an evaluated epoch goes to log.csv, to TensorBoard and to a tracker; a person at a terminal
+sees a bar, and a log file a line every ``seconds``, each with the time that is left.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
+import math
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
+
+import numpy as np
 
 from .files import write_text
 
 Row = dict[str, Any]
-T = TypeVar("T")
+"""``epoch``, ``lr``, ``loss``, ``train_accuracy``, ``validation_accuracy`` (where there is such a
+split), ``test_accuracy``, ``seconds``; accuracies are parts of 1."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``train(options)`` of every script returns.
+
+    ``model`` is the framework's own, with the weights of the last epoch. ``test_logits()`` are its
+    (rows, classes) on the test split, in float32. ``rows`` is empty where nothing was trained.
+    """
+
+    name: str
+    folder: Path
+    rows: list[Row]
+    parameters: int
+    model: Any
+    test_logits: Callable[[], np.ndarray]
+    teacher_accuracy: float | None = None
+    """On the test split."""
+    teacher_logits: Callable[[], np.ndarray] | None = None
+    """Like ``test_logits``; both None where there was no teacher."""
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return f"{self.name}: nothing trained"
+        last, text = self.rows[-1], ""
+        best = best_row(self.rows)
+        if best is not None:
+            text = (
+                f"; best by validation: epoch {best['epoch']}, {100 * best['test_accuracy']:.2f}%"
+            )
+        if self.teacher_accuracy is not None:
+            text += f"; teacher {100 * self.teacher_accuracy:.2f}%"
+        return (
+            f"{self.name}: test {100 * last['test_accuracy']:.2f}% after epoch {last['epoch']}"
+            f"{text}. Files: {self.folder}"
+        )
+
+
+def best_row(rows: Sequence[Any]) -> Any:
+    """Return the first row of the best validation accuracy; None without a validation split."""
+    if not rows or "validation_accuracy" not in rows[0]:
+        return None
+    return max(rows, key=lambda row: (row["validation_accuracy"], -row["epoch"]))
+
+
+# ---- ends ----
 
 
 class Diverged(RuntimeError):
@@ -22,7 +79,12 @@ class Diverged(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """The user stopped the run, and its state is saved; the message says how to go on."""
+    """The user stopped the run, and its state is saved; the message says where."""
+
+
+def stopped(name: str, where: str, folder: Path) -> Stopped:
+    """Return what to raise when the user stopped the training called ``name``."""
+    return Stopped(f"{name} stopped {where}; the state is saved in {folder}")
 
 
 class StopSignal:
@@ -51,6 +113,27 @@ class StopSignal:
         say("stopping once the state is saved; once more to stop at once")
 
 
+def check_finite(loss: float, name: str, epoch: int, lr: float, kept: Path | None) -> None:
+    """Raise `Diverged` where the loss of an epoch (counted from 1) is NaN or infinite.
+
+    Args:
+        loss: a sum or mean over the running epoch.
+        name: of the training.
+        epoch: the running one.
+        lr: the training's highest rate.
+        kept: the last good checkpoint; None: there is none yet.
+    """
+    if math.isfinite(loss):
+        return
+    where = f" The last good checkpoint is {kept} (epoch {epoch - 1})." if kept else ""
+    raise Diverged(
+        f"{name}: the loss is {loss} in epoch {epoch}.{where} Try a smaller rate: --lr {lr / 3:.2g}"
+    )
+
+
+# ---- words ----
+
+
 def say(text: str) -> None:
     """Print a line without tearing a progress bar."""
     if sys.stderr.isatty():
@@ -61,80 +144,138 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def progress_bar(steps: Iterable[T], total: int, title: str, initial: int = 0) -> Iterable[T]:
-    """Wrap an epoch's steps in a bar with its remaining time; silent where nobody watches."""
-    if not sys.stderr.isatty():
-        return steps
-    from tqdm import tqdm
+def say_teacher(name: str, accuracies: Mapping[str, float], classes: int) -> None:
+    """Print the teacher's accuracy by split; warn below twice what chance gives.
 
-    bar: Iterable[T] = tqdm(
-        steps, total=total, desc=title, initial=initial, leave=False, unit="step"
-    )
-    return bar
+    A teacher that knows little is most often one whose normalisation or classes are others.
+    """
+    numbers = ", ".join(f"{split} {100 * value:.2f}%" for split, value in accuracies.items())
+    say(f"teacher {name}: {numbers}")
+    if min(accuracies.values(), default=1.0) < 2 / classes:
+        say(
+            f"warning: the teacher is hardly better than chance ({100 / classes:.2g}%): are its "
+            "normalisation (--teacher-mean, --teacher-std), its classes (--teacher-classes) and "
+            "its weights (--teacher-weights) right?"
+        )
 
 
-def show(bar: Iterable[Any], sums: Mapping[str, Any]) -> None:
-    """Show loss and accuracy of the epoch so far at the end of a `progress_bar`.
+def duration(seconds: float) -> str:
+    """Return a time as ``1h02m``, ``3m07s`` or ``12s``."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 60}m{whole % 60:02}s" if whole >= 60 else f"{whole}s"
+
+
+class Progress:
+    """Says how far a training is: a bar at a terminal, else a line every ``seconds``.
 
     Args:
-        bar: what `progress_bar` returned.
-        sums: ``loss``, ``train_accuracy`` and ``rows``, summed over the epoch's rows. Reading them
-            waits for the device.
+        name: of the training.
+        steps: all steps of the training.
+        done: those that an earlier process did.
+        seconds: between two lines; at a terminal every epoch has one.
+        quiet: say nothing (ranks other than the first).
     """
-    if not hasattr(bar, "set_postfix_str"):
-        return
-    loss, right = (float(sums[key]) / float(sums["rows"]) for key in ("loss", "train_accuracy"))
-    bar.set_postfix_str(f"loss={loss:.4f}, accuracy={100 * right:.1f}%")
 
+    def __init__(
+        self, name: str, steps: int, done: int = 0, *, seconds: float = 30.0, quiet: bool = False
+    ) -> None:
+        self.name, self.steps, self.seconds, self.quiet = name, steps, seconds, quiet
+        self.first = self.done = done
+        self.started = self.said = time.monotonic()
+        self.bar: Any = None
+        if sys.stderr.isatty() and not quiet:
+            from tqdm import tqdm
 
-def epoch_line(name: str, row: Row, epochs: int) -> str:
-    """Return one line on one epoch: its losses, accuracies in percent, and its time."""
-    parts = [f"{name} epoch {row['epoch']}/{epochs}"]
-    parts += [
-        f"{key} {value:.4f}"
-        for key, value in row.items()
-        if key == "loss" or key.startswith("term_")
-    ]
-    parts += [
-        f"{key.removesuffix('_accuracy')} {100 * value:.2f}%"
-        for key, value in row.items()
-        if key.endswith("_accuracy")
-    ]
-    return "  ".join([*parts, f"{row['seconds']:.1f}s"])
+            self.bar = tqdm(total=steps, desc=name, initial=done, leave=False, unit="step")
 
+    def step(self, loss: Callable[[], float] | None = None) -> None:
+        """Count a step; ``loss()`` is asked for only where it is shown: it waits for the device."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update()
+        if self.quiet or time.monotonic() - self.said < self.seconds:
+            return
+        self.said = time.monotonic()
+        shown = f"  loss {loss():.4f}" if loss is not None else ""
+        if self.bar is not None:
+            self.bar.set_postfix_str(shown.strip())
+        else:
+            say(f"{self.name} step {self.done}/{self.steps}{shown}  {self.left()}")
 
-def write_csv(path: Path, rows: list[Row]) -> None:
-    """Write an epoch a line. Written whole each time: a resumed run repeats no line."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-class Scalars:
-    """TensorBoard scalars of one training, through the `tensorboard` package alone."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
-        except ImportError as error:
-            raise SystemExit("--tensorboard needs: pip install tensorboard") from error
-        self._writer = EventFileWriter(str(folder))
-
-    def add(self, row: Row) -> None:
-        """Add an epoch's numbers."""
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [
-            Summary.Value(tag=key, simple_value=value)
+    def epoch(self, row: Row, epochs: int) -> None:
+        """Print the numbers of an epoch, if it is time for a line or the last one."""
+        due = self.bar is not None or time.monotonic() - self.said >= self.seconds
+        if self.quiet or not (due or row["epoch"] in (1, epochs)):
+            return
+        self.said = time.monotonic()
+        parts = [f"{self.name} epoch {row['epoch']}/{epochs}", f"loss {row['loss']:.4f}"]
+        parts += [
+            f"{key.removesuffix('_accuracy')} {100 * value:.2f}%"
             for key, value in row.items()
-            if key != "epoch"
+            if key.endswith("_accuracy")
         ]
-        self._writer.add_event(Event(step=row["epoch"], summary=Summary(value=values)))
-        self._writer.flush()
+        say("  ".join([*parts, self.left()]))
 
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
+    def left(self) -> str:
+        """Return how long the rest will take, by the pace of this process."""
+        spent, steps = time.monotonic() - self.started, self.done - self.first
+        if self.done >= self.steps or not steps:
+            return f"{duration(spent)}"
+        return f"{duration(spent / steps * (self.steps - self.done))} left"
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+# ---- numbers ----
+
+
+class Log:
+    """The history of a training in its folder: log.csv, TensorBoard's events, a tracker's run.
+
+    Args:
+        name: of the run, for the tracker.
+        options: ``out``, ``tensorboard``, ``track``, and what the tracker notes.
+        writes: False: do nothing (a process that is not the first, a run that is done).
+
+    Raises:
+        DataError: a package is missing.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace, *, writes: bool = True) -> None:
+        self.folder = options.out if writes else None
+        self.sinks: list[Any] = []
+        if writes and (options.tensorboard or options.track):
+            from .trackers import Scalars, Tracker
+
+            if options.tensorboard:
+                self.sinks.append(Scalars(options.out / "tensorboard"))
+            if options.track:
+                self.sinks.append(Tracker(options.track, name, vars(options)))
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write all rows to log.csv (whole, so that a resumed run repeats none), send the last."""
+        if self.folder is None:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder / "log.csv", text.getvalue())
+        for sink in self.sinks:
+            sink.add(rows[-1])
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish the files and the tracker's run."""
+        for sink in self.sinks:
+            sink.close()

@@ -1,40 +1,148 @@
-"""The losses that are compared, written once for every framework.
+"""The losses that ``--method`` names: one table for every framework.
 
-| method | loss |
-|---|---|
-| ``ce`` | cross-entropy, no teacher |
-| ``kd`` | ``kd_weight_ce · CE + kd_weight · KD(T)`` (Hinton et al. 2015) |
-| ``kd-ls`` | the same on standardised logits, ``(z − mean z) / std z`` (Sun et al. 2024) |
-| ``dkd`` | ``dkd_weight_ce · CE + warm-up · dkd_weight · DKD(α, β, T)`` (Zhao et al. 2022) |
-| ``mcld`` | `mcld_core.mcld_loss`, no cross-entropy unless ``--mcld-weight-ce`` says so |
-| ``mcld-ce`` | the same with ``weight_ce`` 1 where it was 0 |
+A student's loss is ``weight_ce · CE + weight · ramp · loss(student, teacher, …)``, where ``loss``
+is a function of `mcld_core` and the ramp grows from 0 to 1 over the first part ``warmup`` of the
+training. MCLD has its own ramp and its own ``weight_ce``: those of `MCLDConfig`.
+
+``--loss KEY=VALUE …`` changes a setting of the chosen method: a keyword of its function, a field of
+`MCLDConfig`, or one of weight, weight_ce and warmup.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import MISSING, fields, replace
-from typing import Any
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
-from mcld_core import MCLDConfig, dkd_loss, kd_loss, mcld_loss
+from mcld_core import (
+    MCLDConfig,
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    mcld_loss,
+    nkd_loss,
+    rld_loss,
+    ttm_loss,
+)
 from mcld_core.backends import backend_for
 
-METHODS = ("ce", "kd", "kd-ls", "dkd", "mcld", "mcld-ce")
+from .files import DataError
 
 
-CrossEntropy = Callable[[Any, Any], Any]
-"""``cross_entropy(logits, labels)``, the framework's own: the mean over the rows."""
+class Method(NamedTuple):
+    """A function of `mcld_core` (None: the cross-entropy alone), changed defaults, and weights."""
+
+    loss: Callable[..., Any] | None
+    changes: Mapping[str, Any] = {}
+    weight: float = 1.0
+    weight_ce: float = 1.0
+    warmup: float = 0.0
+
+    def settings(self) -> dict[str, Any]:
+        """Return what ``--loss`` may change, with its defaults."""
+        if self.loss is None:
+            return {}
+        if self.loss is mcld_loss:
+            return asdict(MCLDConfig()) | dict(self.changes)
+        parameters = inspect.signature(self.loss).parameters.values()
+        own = {item.name: item.default for item in parameters if item.kind == item.KEYWORD_ONLY}
+        common = ("sample_weight", "where", "reduction")
+        weights = {"weight": self.weight, "weight_ce": self.weight_ce, "warmup": self.warmup}
+        own = {name: value for name, value in own.items() if name not in common}
+        return own | dict(self.changes) | weights
+
+    def takes_labels(self) -> bool:
+        """Whether the function has labels as its third argument."""
+        return self.loss is not None and "labels" in inspect.signature(self.loss).parameters
 
 
-def standardise(logits: Any) -> Any:
-    """Return each row minus its mean, over its sample standard deviation (a constant row: 0)."""
-    ops = backend_for("standardise", logits)
-    logits = ops.astype(logits, "float64" if ops.dtype(logits) == "float64" else "float32")
-    classes = logits.shape[1]
-    centred = logits - ops.sum(logits, 1, keepdims=True) / classes
-    variance = ops.sum(centred**2, 1, keepdims=True) / (classes - 1)
-    return centred / (ops.sqrt(ops.maximum(variance, 1e-12)) + 1e-7)  # √ has no slope at 0
+METHODS = {
+    "ce": Method(None),
+    "kd": Method(kd_loss, {"temperature": 4.0}, weight=0.9, weight_ce=0.1),
+    "kd-ls": Method(kd_loss, {"temperature": 2.0, "standardize": True}, weight=9.0, weight_ce=0.1),
+    "dkd": Method(dkd_loss, warmup=20 / 240),
+    "dist": Method(dist_loss, {"beta": 2.0, "gamma": 2.0, "temperature": 4.0}),
+    "nkd": Method(nkd_loss),
+    "ttm": Method(ttm_loss, weight=45.0),
+    "rld": Method(rld_loss),
+    "mcld": Method(mcld_loss),
+    "mcld-ce": Method(mcld_loss, {"weight_ce": 1.0}),
+}
+"""Hinton et al. 2015; Sun et al. 2024; Zhao et al. 2022; Huang et al. 2022; Yang et al. 2023; Zheng
+& Yang 2024; Sun et al. 2025; `mcld_core.mcld_loss`. ``--loss divergence=reverse`` changes kd's."""
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the chosen method: the table's, the data set's, then ``--loss``.
+
+    Raises:
+        DataError: a setting that the method does not have, or one of another kind.
+    """
+    known = METHODS[options.method].settings()
+    for text in options.loss:
+        key, equals, written = text.partition("=")
+        if not equals or key not in known:
+            raise DataError(
+                f"--loss {text}: {options.method} has the settings "
+                f"{', '.join(f'{key}={value}' for key, value in known.items()) or 'none'}"
+            )
+        known[key] = _value(text, written, known[key])
+    return known
+
+
+def _value(text: str, written: str, default: Any) -> Any:
+    try:
+        value = ast.literal_eval(written)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(written.lower(), written)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(default, bool | float) and not isinstance(value, type(default)):
+        raise DataError(f"--loss {text}: expected a {type(default).__name__}, such as {default}")
+    return value
+
+
+def mcld_config(options: argparse.Namespace) -> MCLDConfig | None:
+    """Return the configuration of a method by MCLD; None for the other methods.
+
+    Raises:
+        DataError: as `settings`, and values that `MCLDConfig` refuses.
+    """
+    found = settings(options)
+    if METHODS[options.method].loss is not mcld_loss:
+        return None
+    try:
+        return MCLDConfig(**found)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"--loss: {error}") from error
+
+
+def baseline_loss(
+    options: argparse.Namespace, cross_entropy: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any, Any, Any], Any]:
+    """Return ``loss(student, teacher, labels, progress)`` of a method other than MCLD.
+
+    Args:
+        options: ``method`` and ``loss``.
+        cross_entropy: ``cross_entropy(logits, labels)``, the framework's own, the mean over rows.
+
+    Raises:
+        DataError: as `settings`.
+    """
+    method, found = METHODS[options.method], settings(options)
+    weight, weight_ce, warmup = (found.pop(key, 1.0) for key in ("weight", "weight_ce", "warmup"))
+
+    def loss(student: Any, teacher: Any, labels: Any, progress: Any) -> Any:
+        total = weight_ce * cross_entropy(student, labels)
+        if method.loss is None:
+            return total
+        given = (student, teacher, labels) if method.takes_labels() else (student, teacher)
+        return total + weight * ramp(progress, warmup) * method.loss(*given, **found)
+
+    return loss
 
 
 def ramp(progress: Any, warmup: float) -> Any:
@@ -42,120 +150,6 @@ def ramp(progress: Any, warmup: float) -> Any:
     if warmup <= 0:
         return 1.0
     part = progress / warmup
-    if isinstance(part, float):
-        return min(part, 1.0)
-    return backend_for("ramp", part).minimum(part, 1.0)
-
-
-def add_method_options(parser: argparse.ArgumentParser) -> None:
-    """Add the weights and temperatures of KD and DKD, and every field of `MCLDConfig`."""
-    add = parser.add_argument_group("baselines").add_argument
-    add("--kd-temperature", type=float, default=4.0)
-    add("--kd-weight", type=float, default=0.9)
-    add("--kd-weight-ce", type=float, default=0.1)
-    add("--kd-ls-temperature", type=float, default=2.0)
-    add("--kd-ls-weight", type=float, default=9.0)
-    add("--kd-ls-weight-ce", type=float, default=0.1)
-    add("--dkd-temperature", type=float, default=4.0)
-    add("--dkd-alpha", type=float, default=1.0)
-    add("--dkd-beta", type=float, default=8.0)
-    add("--dkd-weight", type=float, default=1.0)
-    add("--dkd-weight-ce", type=float, default=1.0)
-    add(
-        "--dkd-warmup",
-        type=float,
-        default=20 / 240,
-        help="part of the training over which the DKD term grows to its weight",
+    return (
+        min(part, 1.0) if isinstance(part, float) else backend_for("ramp", part).minimum(part, 1.0)
     )
-    add = parser.add_argument_group("MCLD", "the fields of mcld_core.MCLDConfig").add_argument
-    add(
-        "--bank-size",
-        type=_bank_size,
-        default=0,
-        help="teacher rows of earlier batches to contrast with as well, or all: the training set",
-    )
-    for field in fields(MCLDConfig):
-        assert field.default is not MISSING, field.name
-        kind: dict[str, Any] = {
-            "type": _block_size
-            if field.name == "block_size"
-            else float
-            if field.name == "temperature"
-            else type(field.default)
-        }
-        if isinstance(field.default, bool):
-            kind = {"action": argparse.BooleanOptionalAction}
-        add(f"--mcld-{field.name.replace('_', '-')}", default=field.default, **kind)
-
-
-def _bank_size(text: str) -> int | str:
-    if text == "all":
-        return text
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError("expected a number of rows ≥ 0, or all")
-    return int(text)
-
-
-def _block_size(text: str) -> int | str | None:
-    return None if text == "none" else text if text == "auto" else int(text)
-
-
-def mcld_config(options: argparse.Namespace, method: str = "mcld") -> MCLDConfig:
-    """Return the configuration that the ``--mcld-…`` options describe."""
-    config = MCLDConfig(
-        **{field.name: getattr(options, f"mcld_{field.name}") for field in fields(MCLDConfig)}
-    )
-    if method == "mcld-ce" and config.weight_ce == 0:
-        config = replace(config, weight_ce=1.0)
-    return config
-
-
-def method_loss(
-    method: str, options: argparse.Namespace, cross_entropy: CrossEntropy
-) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """Return ``loss(student, teacher, labels, progress, keys=None) -> (loss, terms)``.
-
-    ``terms`` are the unweighted parts, for the curves. ``teacher`` is None for ``ce``.
-    """
-    if method in ("mcld", "mcld-ce"):
-        config = mcld_config(options, method)
-
-        def mcld(student: Any, teacher: Any, labels: Any, progress: Any, keys: Any = None) -> Any:
-            return mcld_loss(
-                student,
-                teacher,
-                labels,
-                config=config,
-                keys=keys,
-                progress=progress,
-                return_terms=True,
-            )
-
-        return mcld
-
-    def baseline(student: Any, teacher: Any, labels: Any, progress: Any, keys: Any = None) -> Any:
-        ce = cross_entropy(student, labels)
-        if method == "ce":
-            return ce, {"ce": ce}
-        if method == "dkd":
-            dkd = dkd_loss(
-                student,
-                teacher,
-                labels,
-                alpha=options.dkd_alpha,
-                beta=options.dkd_beta,
-                temperature=options.dkd_temperature,
-            )
-            weight = options.dkd_weight * ramp(progress, options.dkd_warmup)
-            return options.dkd_weight_ce * ce + weight * dkd, {"ce": ce, "dkd": dkd}
-        if method == "kd":
-            kd = kd_loss(student, teacher, temperature=options.kd_temperature)
-            return options.kd_weight_ce * ce + options.kd_weight * kd, {"ce": ce, "kd": kd}
-        kd = kd_loss(
-            standardise(student),
-            standardise(teacher),
-            temperature=options.kd_ls_temperature,
-        )
-        return options.kd_ls_weight_ce * ce + options.kd_ls_weight * kd, {"ce": ce, "kd": kd}
-
-    return baseline

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from . import plots
-from .files import write_atomically, write_json, write_text
-from .results import spread
+from .files import write_json, write_text
+from .tuning import spread
 
 Row = dict[str, Any]
 """Keys: seed, teacher, method, accuracy."""
@@ -41,8 +41,7 @@ def write_report(
     """Write the numbers, the tables and the plot so far."""
     write_json(folder / "numbers.json", {"rates": rates, "rows": rows})
     write_text(folder / "table.md", tables(methods, rows, rates))
-    picture = plots.png(draw(methods, rows))
-    write_atomically(folder / "accuracy.png", lambda file: file.write(picture) and None)
+    plots.write_figure(folder / "accuracy.png", draw(methods, rows))
     print(tables(methods, rows, rates))
 
 
@@ -53,17 +52,22 @@ def values(rows: list[Row], teacher: str, method: str) -> list[float]:
     return [r["accuracy"] for r in rows if r["teacher"] == teacher and r["method"] == method]
 
 
+def percent(rows: list[Row], teacher: str, method: str) -> list[float]:
+    """Return `values` in percent."""
+    return [100 * value for value in values(rows, teacher, method)]
+
+
 def tables(methods: Sequence[str], rows: list[Row], rates: dict[str, float]) -> str:
     """Return the table of all teachers and that of the three ensembles, in Markdown."""
     lines = [
         f"| method | lr | {' | '.join(TEACHERS)} |",
         "|---" * (2 + len(TEACHERS)) + "|",
         "| the teacher itself | | "
-        + " | ".join(spread(values(rows, name, "teacher")) for name in TEACHERS)
+        + " | ".join(spread(percent(rows, name, "teacher")) for name in TEACHERS)
         + " |",
     ]
     for method in methods:
-        cells = [spread(values(rows, name, method)) for name in TEACHERS]
+        cells = [spread(percent(rows, name, method)) for name in TEACHERS]
         lines.append(f"| {METHODS[method]} | {rates[method]:g} | {' | '.join(cells)} |")
     compared = [m for m in ("kd", "mcld", "repair") if m in methods]
     lines += [
@@ -72,7 +76,7 @@ def tables(methods: Sequence[str], rows: list[Row], rates: dict[str, float]) -> 
         "|---" * (1 + len(compared)) + "|",
     ]
     for title, name in ENSEMBLES.items():
-        cells = [spread(values(rows, name, method)) for method in compared]
+        cells = [spread(percent(rows, name, method)) for method in compared]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -1,23 +1,67 @@
-"""The options that every image example shares: ``--help``, ``--config``, defaults by data set.
+"""What the command lines of all training scripts share, and how a run starts and ends.
 
-Precedence: command line, then the ``--config`` file, then the data set's defaults, then the
+Precedence: command line, then the ``--config`` file, then the defaults of the data set, then the
 option's own. The resolved values are saved as ``config.json`` in the run's folder, which is itself
-a valid ``--config`` file: it repeats the run.
+a ``--config`` file: it repeats the run.
+
+Exit status of a script: 0 done, 2 bad input (one line says what), 130 stopped by the user.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import tomllib
-from collections.abc import Sequence
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .data import DATASETS
-from .defaults import DATASET_DEFAULTS
-from .methods import METHODS, add_method_options, mcld_config
-from .readers import DataError
+from .data import DATASETS, Dataset, load_dataset
+from .files import DataError, read_json, write_json
+from .logs import Diverged, Row, Stopped, say
+from .methods import METHODS, mcld_config
+
+_SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
+_CIFAR = {
+    "teacher": ["resnet32x4"], "student": "resnet8x4", "epochs": 240, "teacher_epochs": 240,
+    "crop": 4, "flip": True, "teacher_lr": 0.05, "schedule": "step", "validation_size": 5000,
+    "lr": 0.05,
+}  # fmt: skip
+_PICTURES = _CIFAR | {"epochs": 100, "teacher_epochs": 100, "validation_size": 0}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": _SMALL | {
+        "teacher": ["conv-32"], "student": "mlp-32", "epochs": 40, "teacher_epochs": 20,
+        "validation_size": 270, "lr": 0.03,
+    },
+    "fashion_mnist": _SMALL | {
+        "teacher": ["conv-16"], "student": "mlp-64", "epochs": 20, "teacher_epochs": 12,
+        "validation_size": 5000, "lr": 0.03,
+    },
+    "udhr": _SMALL | {
+        "teacher": ["mlp-512"], "student": "mlp-48", "epochs": 15, "teacher_epochs": 15,
+        "validation_size": 3000, "lr": 0.1,
+    },
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    "stl10": _PICTURES,
+    "tinyimagenet": _PICTURES,
+    "folder": _PICTURES,
+    "huggingface": _PICTURES,
+}  # fmt: skip
+"""Values by data set; those of CIFAR are the published recipe's."""
+
+RATES = {("digits", "ce"): 0.1, ("digits", "kd"): 0.1, ("digits", "dkd"): 0.1}
+"""Rates of single methods, chosen on the validation split like the others."""
+FEW_CLASSES = {"kd": ["temperature=2.0"], "dkd": ["beta=2.0"]}
+"""``--loss`` for digits and Fashion-MNIST: the values for 100 classes validated worse on both."""
+
+_HOW_TO_RUN = ("config", "resume", "overwrite", "dry_run", "list_models", "download")
+_MAY_CHANGE = ("out", "data_dir", "teacher_cache", "tensorboard", "track", "log_seconds",
+               "eval_batch_size", "compile", "device", "onnx")  # fmt: skip
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -25,255 +69,291 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": False}
     add = parser.add_argument
-    add("--config", type=Path, metavar="FILE", help="JSON or TOML file of these options' values")
-    add("--out", type=Path, help="the run's folder; default runs/DATASET")
+    add("--config", type=Path, metavar="FILE", help=".json, .toml or .yaml of these options")
+    add("--out", type=Path, help="the run's folder; default runs/DATASET/METHOD")
     add("--resume", action="store_true", help="go on from the checkpoints in --out")
+    add("--overwrite", action="store_true", help="begin anew in an --out that has a run")
+    add("--dry-run", action="store_true", help="check data, models, options and disk, and end")
 
-    data = parser.add_argument_group("data").add_argument
-    data("--dataset", choices=DATASETS, default="digits")
-    data("--data-dir", type=Path, default=Path("data"), help="folder of the official files")
-    data("--download", action="store_true", help="fetch the official files, checksums checked")
-    data("--train-size", type=int, help="use so many training images; default all")
-    data(
-        "--validation-size",
-        type=int,
-        default=0,
-        help="training images set apart for choices (learning rate, best epoch); CIFAR holds out "
-        "5,000; 0 trains on the published 50,000",
-    )
-    data("--crop", type=int, default=0, help="random shift by up to so many pixels")
-    data("--flip", action=argparse.BooleanOptionalAction, default=False, help="random mirroring")
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", choices=DATASETS, default="digits")
+    add("--data-dir", type=Path, default=Path("data"), help="folder of the files")
+    add("--download", action="store_true", help="fetch the official files, checksums checked")
+    add("--image-size", type=int, help="side to scale pictures in folders to; default 64")
+    add("--train-size", type=int, help="use so many training images; default all")
+    add("--validation-size", type=int, default=0,
+        help="training images set apart for choices (rate, best epoch); CIFAR holds out 5,000; "
+        "0 trains on the published 50,000")  # fmt: skip
+    add("--crop", type=int, default=0, help="random shift by up to so many pixels")
+    add("--flip", help="random mirroring", **switch)
 
-    models = parser.add_argument_group("models").add_argument
-    models("--teacher", help="the teacher's model, see --list-models")
-    models("--student", help="the student's model")
-    models("--list-models", action="store_true", help="print the models and their sizes, and end")
-
-    models(
-        "--teacher-cache",
-        type=Path,
-        metavar="FOLDER",
+    add = parser.add_argument_group("models").add_argument
+    add("--student", help="see --list-models, or module:function that returns your model")
+    add("--teacher", nargs="+", action=Collect, metavar="MODEL",
+        help="a name of --list-models (trained first if it has no weights), module:function, "
+        "FILE.onnx, hf:FOLDER, timm:NAME, keras.applications:NAME; or several")  # fmt: skip
+    add("--teacher-weights", nargs="+", action=Collect, type=Path, metavar="FILE",
+        help="one a teacher, in order")  # fmt: skip
+    add("--teacher-mean", nargs="+", type=float, help="where its normalisation differs, as")
+    add("--teacher-std", nargs="+", type=float, help="values of pixels from 0 to 1, a channel each")
+    add("--teacher-size", type=int, help="side that the teacher's images are scaled to")
+    add("--teacher-classes", type=Path, metavar="FILE",
+        help="where its classes differ: for each class of the student, a line with the number or "
+        "name of the teacher's class")  # fmt: skip
+    add("--teacher-cache", type=Path, metavar="FOLDER",
         help="keep the teacher's training logits there and read them from there; needs images "
-        "that stay the same: --crop 0 --no-flip",
-    )
+        "that stay the same: --crop 0 --no-flip")  # fmt: skip
+    add("--list-models", action="store_true", help="print the models and their sizes, and end")
 
-    training = parser.add_argument_group("training").add_argument
-    training("--methods", nargs="+", choices=METHODS, default=["ce", "kd", "dkd", "mcld"])
-    training("--seeds", nargs="+", type=int, default=[0])
-    training("--epochs", type=int, help="of the students")
-    training("--teacher-epochs", type=int)
-    training("--batch-size", type=int, default=64)
-    training("--eval-batch-size", type=int, default=1000)
-    training(
-        "--lr",
-        nargs="+",
-        metavar="METHOD=LR",
-        default=[],
-        type=method_rate,
-        help="learning rates by method, or one number for all; default: those chosen on "
-        "the validation split for this data set",
-    )
-    training("--teacher-lr", type=float)
-    training("--momentum", type=float, default=0.9)
-    training("--weight-decay", type=float, default=5e-4)
-    training(
-        "--schedule",
-        choices=("step", "cosine"),
-        default="step",
-        help="step: ×0.1 after 62.5, 75 and 87.5 %% of the epochs (150, 180, 210 of 240)",
-    )
-    training(
-        "--tune-lr",
-        action="store_true",
-        help="choose each method's learning rate on the validation split first",
-    )
-    training(
-        "--lr-grid",
-        nargs="+",
-        type=float,
-        help="the rates that --tune-lr tries, and beyond an edge that wins, twice or half the last",
-    )
-    training(
-        "--tune-seeds",
-        nargs="+",
-        type=int,
-        default=[100, 101],
-        help="seeds for --tune-lr, apart from --seeds",
-    )
-    add_method_options(parser)
-    watch = parser.add_argument_group("watching").add_argument
-    watch(
-        "--tensorboard",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="also write TensorBoard scalars",
-    )
+    add = parser.add_argument_group("training").add_argument
+    add("--method", choices=list(METHODS), default="mcld")
+    add("--loss", nargs="+", default=[], metavar="KEY=VALUE",
+        help="settings of the method: a field of MCLDConfig, temperature, weight …")  # fmt: skip
+    add("--bank-size", type=_bank_size, default=0,
+        help="MCLD: teacher rows of earlier batches to contrast with as well; all: as many as "
+        "there are training images")  # fmt: skip
+    add("--seed", type=int, default=0)
+    add("--epochs", type=int, help="of the student; 0: untrained")
+    add("--teacher-epochs", type=int, help="of a teacher that is trained first")
+    add("--batch-size", type=int, default=64)
+    add("--eval-batch-size", type=int, default=1000)
+    add("--eval-every", type=int, default=1, metavar="EPOCHS")
+    add("--optimizer", choices=("sgd", "adamw"), default="sgd")
+    add("--lr", type=float, help="the highest rate; default: chosen for the data set and method")
+    add("--teacher-lr", type=float)
+    add("--momentum", type=float, default=0.9, help="of SGD")
+    add("--weight-decay", type=float, default=5e-4)
+    add("--schedule", choices=("step", "cosine"), default="step",
+        help="step: ×0.1 after 62.5, 75, 87.5 %% of the epochs (150, 180, 210 of 240)")  # fmt: skip
+    add("--warmup", type=int, default=0, metavar="EPOCHS", help="the rate grows over them")
+
+    add = parser.add_argument_group("watching").add_argument
+    add("--tensorboard", help="also write TensorBoard scalars", **switch)
+    add("--track", choices=("wandb", "mlflow"), help="also send the numbers there")
+    add("--onnx", help="write the student as student.onnx at the end", **switch | {"default": True})
+    add("--log-seconds", type=float, default=30.0, help="between two lines where no one watches")
     return parser
 
 
-def method_rate(text: str) -> str:
-    """Check one ``METHOD=LR`` or ``LR`` of ``--lr`` and return it unchanged."""
-    method, _, rate = text.rpartition("=")
-    if method and method not in METHODS:
-        raise argparse.ArgumentTypeError(f"{text!r}: unknown method; known: {', '.join(METHODS)}")
-    try:
-        positive = float(rate) > 0
-    except ValueError:
-        positive = False
-    if not positive:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a rate > 0, or METHOD=RATE")
-    return text
+class Collect(argparse.Action):
+    """Adds to what this option was given before in the command line, not to its default."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        """Set the list."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
+
+
+def _bank_size(text: str) -> int | str:
+    if text == "all":
+        return text
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError("expected a number of rows ≥ 0, or all")
+    return int(text)
 
 
 def parse_options(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    by_dataset: Mapping[str, dict[str, Any]] = DEFAULTS,
 ) -> argparse.Namespace:
-    """Parse ``argv`` over the configuration file over the data set's defaults."""
-    first, _ = parser.parse_known_args(argv)
-    file_values = _read_config(parser, first.config) if first.config else {}
-    parser.set_defaults(**file_values)
-    dataset = parser.parse_known_args(argv)[0].dataset
-    preset = DATASET_DEFAULTS[dataset]
-    parser.set_defaults(**{**preset.options, **file_values})
+    """Parse ``argv`` over the configuration file over the data set's defaults.
+
+    Bad input ends the process with status 2 and one line, as argparse does.
+    """
+    path = parser.parse_known_args(argv)[0].config
+    in_file = {}
+    if path is not None:
+        from .configs import read_config
+
+        in_file = read_config(parser, path)
+    parser.set_defaults(**in_file)
+    chosen = parser.parse_known_args(argv)[0]
+    defaults = by_dataset[chosen.dataset] | {"out": Path("runs", chosen.dataset, chosen.method)}
+    if (chosen.dataset, chosen.method) in RATES:
+        defaults["lr"] = RATES[chosen.dataset, chosen.method]
+    if chosen.dataset in ("digits", "fashion_mnist") and chosen.method in FEW_CLASSES:
+        defaults["loss"] = FEW_CLASSES[chosen.method]
+    if str(chosen.student).startswith(("mobilenet", "shufflenet")) and defaults["lr"] == 0.05:
+        defaults["lr"] = 0.01  # the published recipe's for the light networks
+    parser.set_defaults(**(defaults | in_file))
     options = parser.parse_args(argv)
-    options.learning_rates = _learning_rates(options.lr, preset.rates(options.student))
-    if options.out is None:
-        options.out = Path("runs") / dataset
-    _check(parser, options)
+    try:
+        check_options(options)
+    except DataError as error:
+        parser.error(str(error))
     return options
 
 
-def _learning_rates(given: list[str], preset: dict[str, float]) -> dict[str, float]:
-    rates = dict(preset)
-    for text in sorted(given, key=lambda text: "=" in text):  # a bare number first, for all
-        method, _, rate = text.rpartition("=")
-        rates.update(dict.fromkeys([method] if method else METHODS, float(rate)))
-    return rates
-
-
-def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    for name in ("epochs", "teacher_epochs", "batch_size", "eval_batch_size"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')}: expected at least 1")
+def check_options(options: argparse.Namespace) -> None:
+    """Raise `DataError` for values that no framework can train with."""
+    least = {"epochs": 0, "teacher_epochs": 1, "batch_size": 1, "eval_batch_size": 1,
+             "eval_every": 1, "warmup": 0, "crop": 0}  # fmt: skip
+    for name, smallest in least.items():
+        if getattr(options, name) < smallest:
+            raise DataError(f"--{name.replace('_', '-')}: expected at least {smallest}")
+    for name in ("lr", "teacher_lr"):
+        if not 0 < getattr(options, name) < math.inf:
+            raise DataError(f"--{name.replace('_', '-')}: expected a rate > 0")
     if options.teacher_cache is not None and (options.crop or options.flip):
-        parser.error("--teacher-cache needs images that stay the same: --crop 0 --no-flip")
-    try:
-        mcld_config(options)
-    except ValueError as error:
-        parser.error(f"--mcld-…: {error}")
-    if options.tune_lr and not options.validation_size:
-        parser.error("--tune-lr chooses on the validation split; set --validation-size too")
+        raise DataError("--teacher-cache needs images that stay the same: --crop 0 --no-flip")
+    if options.resume and options.overwrite:
+        raise DataError("--resume and --overwrite exclude each other")
+    mcld_config(options)
 
 
-def _read_config(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text()
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        parser.error(f"--config {path}: {error}")
-    actions = {action.dest: action for action in parser._actions}
-    checked = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in actions or name in ("config", "help"):
-            parser.error(f"--config {path}: unknown option {key!r}")
-        checked[name] = _convert(parser, path, actions[name], value)
-    return checked
-
-
-def _convert(
-    parser: argparse.ArgumentParser, path: Path, action: argparse.Action, value: Any
-) -> Any:
-    """Convert a file's value as the command line would, and check it against the choices."""
-    if value is None:
-        return None
-    if action.nargs == 0:  # a switch
-        if not isinstance(value, bool):
-            parser.error(f"--config {path}: {action.dest} is true or false, got {value!r}")
-        return value
-    many = action.nargs == "+"
-    if isinstance(value, list) != many:
-        parser.error(
-            f"--config {path}: {action.dest} is {'a list' if many else 'one value'}, got {value!r}"
-        )
-    convert = action.type if callable(action.type) else str
-    try:
-        items = [convert(str(item)) for item in (value if many else [value])]
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        parser.error(f"--config {path}: {action.dest}: {error}")
-    for item in items:
-        if action.choices is not None and item not in action.choices:
-            parser.error(
-                f"--config {path}: {action.dest}: {item!r} is none of "
-                f"{', '.join(map(str, action.choices))}"
-            )
-    return items if many else items[0]
+# ---- a run ----
 
 
 def resolved(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what repeats the run: every option but those that say how to run it."""
-    values = {
-        key: value
-        for key, value in vars(options).items()
-        if key not in ("config", "resume", "tune_lr", "list_models", "learning_rates", "download")
-    }
-    values["lr"] = [f"{method}={rate}" for method, rate in options.learning_rates.items()]
-    return {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in sorted(values.items())
-    }
+    """Return what repeats the run, as JSON holds it: all options but those of how to run it."""
+    values = {key: value for key, value in vars(options).items() if key not in _HOW_TO_RUN}
+    return dict(json.loads(json.dumps(values, default=str)))
 
 
-#: What no training depends on: where and on what it runs, what is compared, what comes after.
-BESIDE = {
-    *("out", "data_dir", "teacher_cache", "device", "replicas", "eval_batch_size", "tensorboard"),
-    *("methods", "seeds", "lr", "transfer", "transfer_size", "transfer_validation_size"),
-}
+def begin(options: argparse.Namespace, writes: bool = True) -> None:
+    """Check the run's folder, and save the resolved options there.
 
-#: What a resumed run may change. Rates, epochs and models are checked against each training's own
-#: checkpoint.
-MAY_CHANGE = BESIDE | {"epochs", "teacher_lr", "teacher_epochs", "lr_grid", "tune_seeds"}
-
-
-def check_resumed(options: argparse.Namespace) -> None:
-    """Check a resumed run against the ``config.json`` in its folder, where there is one.
+    Args:
+        options: ``out``, ``resume`` and ``overwrite`` among them.
+        writes: whether this process is the one that writes; the others only check.
 
     Raises:
-        DataError: options that a training depends on differ, or the file is damaged.
+        DataError: the folder has a run and neither ``--resume`` nor ``--overwrite`` is given, or
+            the run to resume has other options.
     """
-    path = options.out / "config.json"
-    saved = read_saved(path)
-    if saved is None:
-        return
-    differ = differences(saved, options, MAY_CHANGE)
+    path, began = options.out / "config.json", any(options.out.rglob("checkpoint.*"))
+    if began and not (options.resume or options.overwrite):
+        raise DataError(
+            f"{options.out} has a run already; --resume goes on with it, --overwrite begins anew, "
+            "another --out keeps both"
+        )
+    saved, now = read_json(path) if options.resume else None, resolved(options)
+    differ = ", ".join(
+        f"{key} was {saved[key]!r} and is {now[key]!r}"
+        for key in now
+        if saved is not None and key not in _MAY_CHANGE and saved.get(key, now[key]) != now[key]
+    )
     if differ:
         raise DataError(
             f"--resume: {options.out} is of a run with other options: {differ}. Resume with "
             f"--config {path}, or choose another --out"
         )
+    packages = [options.track] if options.track else []
+    packages += ["tensorboard"] if options.tensorboard else []
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise DataError(f"--track and --tensorboard need: pip install {package}")
+    if writes:
+        if options.overwrite:
+            for name in ("checkpoint.*", "best.*", "last.*"):
+                for old in options.out.glob(name):
+                    old.unlink()
+        write_json(path, now)
 
 
-def read_saved(path: Path) -> dict[str, Any] | None:
-    """Return what an earlier run wrote as JSON; None where there is no such file.
+def load_data(options: argparse.Namespace) -> Dataset:
+    """Read the data set that the options name.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: a file is missing or damaged, or there are too few images.
     """
-    try:
-        saved: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and pass the options") from error
-    return saved
-
-
-def differences(saved: dict[str, Any], options: argparse.Namespace, may_change: set[str]) -> str:
-    """Say which options differ from the `resolved` ones that were saved, but for some."""
-    now = json.loads(json.dumps(resolved(options)))
-    return ", ".join(
-        f"{key} was {saved[key]!r} and is {now[key]!r}"
-        for key in now
-        if key not in may_change and saved.get(key, now[key]) != now[key]
+    return load_dataset(
+        options.dataset,
+        options.data_dir,
+        download=options.download,
+        train_size=options.train_size,
+        validation_size=options.validation_size,
+        image_size=options.image_size,
     )
+
+
+def describe(options: argparse.Namespace, data: Dataset, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what a checkpoint or ONNX file says of its model; JSON can hold it."""
+    return {
+        "model": options.student,
+        "classes": list(data.class_names),
+        "image_shape": list(data.image_shape),
+        "dataset": data.name,
+        "normalization": {"mean": list(data.mean), "std": list(data.std)},
+        "method": options.method,
+        "teacher": None if options.method == "ce" else " + ".join(options.teacher),
+        "epoch": rows[-1]["epoch"],
+        "accuracy": rows[-1]["test_accuracy"],
+    }
+
+
+def teacher_options(options: argparse.Namespace, number: int) -> argparse.Namespace:
+    """Return the options that train teacher ``number``, in a folder of OUT of its own.
+
+    Several teachers have seeds of their own, so that an ensemble of one network is one.
+    """
+    single = len(options.teacher) == 1
+    changes = {
+        "method": "ce", "loss": [], "bank_size": 0, "student": options.teacher[number],
+        "teacher": [], "teacher_weights": None, "epochs": options.teacher_epochs,
+        "lr": options.teacher_lr, "seed": options.seed + 1000 * number, "track": None,
+        "onnx": False,
+        "out": options.out / ("teacher" if single else f"teacher{number}"),
+    }  # fmt: skip
+    return argparse.Namespace(**vars(options) | changes)
+
+
+def learning_rate(
+    options: argparse.Namespace, epoch: int, steps: Sequence[float] = (0.625, 0.75, 0.875)
+) -> float:
+    """Return the rate of an epoch, counted from 0: warm-up, then the schedule.
+
+    ``cosine`` falls from ``lr`` to 0; ``step`` multiplies by 0.1 at ``steps``, parts of the
+    training.
+    """
+    if epoch < options.warmup:
+        return float(options.lr * (epoch + 1) / (options.warmup + 1))
+    done = epoch / options.epochs
+    if options.schedule == "cosine":
+        return float(options.lr * 0.5 * (1 + math.cos(math.pi * done)))
+    return float(options.lr * 0.1 ** sum(done >= step for step in steps))
+
+
+def run(
+    train: Callable[[argparse.Namespace], Any],
+    options: argparse.Namespace,
+    argv: Sequence[str] | None = None,
+    program: str | None = None,
+) -> int:
+    """Run ``train(options)``, print what it returns; return the exit status.
+
+    Args:
+        train: of a script.
+        options: its argument.
+        argv: the command line, for the word on how to go on; None: the process's own.
+        program: what Python runs; default: the script.
+    """
+    speaks = int(os.environ.get("RANK", "0")) == 0
+    try:
+        result = train(options)
+    except (DataError, Diverged, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        if speaks:
+            words = [*(sys.argv[1:] if argv is None else argv)]
+            command = command_to_resume(program or shlex.quote(sys.argv[0]), words)
+            print(f"{stopped}\nGo on with: {command}", file=sys.stderr)
+        return 130
+    if speaks:
+        say(str(result))
+    return 0
+
+
+def command_to_resume(program: str, words: Sequence[str]) -> str:
+    """Return what goes on with the run of these words, by ``torchrun`` where that runs it."""
+    launcher = "python"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        nodes = f"--nnodes {world // local} " if world > local else ""
+        launcher = f"torchrun {nodes}--nproc-per-node {local}"
+    kept = [word for word in words if word not in ("--overwrite", "--resume")]
+    return f"{launcher} {program} {shlex.join([*kept, '--resume'])}"

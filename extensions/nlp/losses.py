@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.arguments import fits
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._sequences import (
     Groups,
     Levels,
     SequenceArguments,
     contrast_sequences,
-    following,
 )
-from mcld_core.extensions.nlp.stored import TopKLogits, check_stored, stored_rows
+from mcld_core.extensions.nlp.rows import arrays_of, token_rows
+from mcld_core.extensions.nlp.stored import TopKLogits, check_stored
 from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar
 
 CATEGORIES = ("token", "sequence")
@@ -98,40 +97,25 @@ def token_mcld_loss(
     References:
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
     """
-    stored = teacher_logits if isinstance(teacher_logits, TopKLogits) else None
-    parts = (teacher_logits,) if stored is None else stored
     arguments = SequenceArguments(
-        "token_mcld_loss", student_logits, *parts, labels, attention_mask, sequence_labels
+        "token_mcld_loss",
+        student_logits,
+        *arrays_of(teacher_logits),
+        labels,
+        attention_mask,
+        sequence_labels,
     )
     _check_settings(arguments, config, category, sequence_labels)
-    if stored is not None:
+    if isinstance(teacher_logits, TopKLogits):
         check_stored(arguments.function, config)
     arguments.flag("shift", shift)
     arguments.reduction(reduction)
     if token_contrast is not None:
         arguments.number("token_contrast", token_contrast, minimum=0.0)
-    ops = arguments.ops
-    student, teacher = arguments.tensors(student_logits, parts[0])
-    theirs = tuple(teacher.shape)
-    if stored is not None:
-        theirs = (*theirs[:2], student.shape[-1])
-    _check_shapes(arguments.function, tuple(student.shape), theirs)
-    if labels is not None:
-        labels = arguments.flat_labels("labels", labels, student)
-    kept = None
-    if attention_mask is not None:
-        kept = arguments.flat_mask("attention_mask", attention_mask, student)
-    if shift:
-        labels, kept = following(ops, student, labels, kept)
-    if stored is not None:
-        counts = kept
-        if labels is not None and len(labels.shape) == 1:
-            labelled = labels != config.ignore_index
-            counts = labelled if kept is None else kept & labelled
-        teacher = stored_rows(ops, stored, teacher, student.shape[-1], counts)
+    given = (student_logits, teacher_logits, labels, attention_mask)
+    sequences = token_rows(arguments, given, shift, config.ignore_index)
     if sequence_labels is not None:
-        sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
-    sequences = arguments.sequences((student, teacher), labels, kept, config.ignore_index)
+        sequence_labels = arguments.ids("sequence_labels", sequence_labels, sequences.like)
     levels = Levels(
         config, category == "sequence", token_contrast, progress, class_prior, reduction, normalizer
     )
@@ -153,23 +137,4 @@ def _check_settings(
         raise ValueError(
             f"{function}: category='sequence' has no prototypes, which are one a token of the "
             "vocabulary; use category='token' or category_contrast='labels'"
-        )
-
-
-def _check_shapes(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
-    for argument, shape in (("student_logits", ours), ("teacher_logits", theirs)):
-        if len(shape) != 3:
-            raise ValueError(
-                f"{function}: {argument} needs three axes (batch, tokens, vocab); got {shape}. "
-                "For one row of logits a text use mcld_core.mcld_loss"
-            )
-    if not fits(ours[2:], theirs[2:]):
-        raise ValueError(
-            f"{function}: student_logits and teacher_logits need the same vocabulary; got {ours} "
-            f"and {theirs}. Map the teacher's first: mcld_core.extensions.nlp.align_vocabulary"
-        )
-    if not fits(ours, theirs):
-        raise ValueError(
-            f"{function}: student_logits and teacher_logits need the same shape; got {ours} and "
-            f"{theirs}"
         )

@@ -8,6 +8,7 @@ from typing import Any
 from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.formulas.divergence import raised
+from mcld_core.formulas.stored import StoredRows, of_parts, parts_of
 from mcld_core.losses import rows_of_a_block
 from mcld_core.typing import Array, Int, Reduction, Scalar
 
@@ -26,30 +27,31 @@ def reduced(
     ``by_block=False`` for values that depend on other rows too. One class gives 0.
     """
     ops, like, dtype = arguments.ops, batch.student, batch.dtype
-    given = {
-        "student": batch.student,
-        "teacher": batch.teacher,
-        "labels": batch.labels,
-        "kept": batch.kept,
-    }
-    names = [name for name, x in given.items() if x is not None]
+    of_teacher = parts_of(batch.teacher)
+    beside = {"labels": batch.labels, "kept": batch.kept}
+    beside = {name: x for name, x in beside.items() if x is not None}
 
     def values(rows: tuple[Array, ...], numbers: tuple[Scalar, ...]) -> tuple[Array]:
-        block = dict(zip(names, rows, strict=True))
-        student, teacher = (
-            keep_rows(ops, ops.astype(block[side], dtype), block.get("kept"))
-            for side in ("student", "teacher")
-        )
+        end = 1 + len(of_teacher)
+        block = dict(zip(beside, rows[end:], strict=True))
+        student = keep_rows(ops, ops.astype(rows[0], dtype), block.get("kept"))
         student = raised(ops, student)
+        teacher = of_parts(batch.teacher, rows[1:end])
+        if not isinstance(teacher, StoredRows):
+            teacher = keep_rows(ops, ops.astype(teacher, dtype), block.get("kept"))
         if student.shape[1] == 1:
             return (0.0 * student[:, 0],)
         return (values_of(student, teacher, block.get("labels"), *numbers),)
 
     numbers = tuple(n if is_number(n) else ops.astype(ops.asarray(n, like), dtype) for n in numbers)
     trained = any(ops.is_trained(n) for n in numbers)
-    block_rows = None if trained or not by_block else rows_of_a_block(ops, "auto", 1, like.shape[1])
-    rows = tuple(x for x in given.values() if x is not None)
+    block_rows = None
+    if by_block and not trained:  # without products of matrices, blocks may be small
+        block_rows = rows_of_a_block(ops, "auto", 1, like.shape[1], least=64)
+    rows = (batch.student, *of_teacher, *beside.values())
     (total,) = ops.by_block(values, lambda numbers: numbers, rows, numbers, block_rows)
+    if batch.kept is not None:  # a row that does not count may have an infinite divergence
+        total = ops.where(batch.kept, total, 0.0)
     return reduce_rows(ops, total, batch, reduction)
 
 

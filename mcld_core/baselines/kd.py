@@ -66,9 +66,7 @@ def kd_loss(
     arguments.number("temperature", temperature, above=0.0)
     arguments.flag("standardize", standardize)
     arguments.choice("divergence", divergence, tuple(DIVERGENCES))
-    arguments.number("mix", mix, above=0.0, maximum=1.0)
-    if mix == 1:
-        raise ValueError(f"kd_loss: mix needs a number in (0, 1), ends left out; got {mix!r}")
+    check_mix(arguments, mix)
     arguments.reduction(reduction)
     batch = arguments.batch(
         student_logits,
@@ -86,6 +84,15 @@ def kd_loss(
         return DIVERGENCES[divergence](ops, student, teacher, t, mu)
 
     return reduced(arguments, batch, values, (temperature, mix), reduction)
+
+
+def check_mix(arguments: Arguments, mix: Scalar) -> None:
+    """Raise ValueError unless μ lies between 0 and 1, where it is a Python number."""
+    arguments.number("mix", mix, above=0.0, maximum=1.0)
+    if isinstance(mix, (int, float)) and mix == 1:
+        raise ValueError(
+            f"{arguments.function}: mix needs a number in (0, 1), ends left out; got {mix!r}"
+        )
 
 
 def standardized(ops: Backend, z: Float[Array, "rows classes"]) -> Float[Array, "rows classes"]:

@@ -95,9 +95,11 @@ class Latency:
 
     def __str__(self) -> str:
         return (
-            f"student {self.student_size / 1e3:,.0f} kB, {1e3 * self.student:.2f} ms; teacher "
-            f"{self.teacher_size / 1e3:,.0f} kB, {1e3 * self.teacher:.2f} ms; latency ratio "
-            f"{self.ratio:.2f}"
+            f"student {self.student_size / 1e3:,.0f} kB, median {1e3 * self.student:.2f} ms "
+            f"(fastest {1e3 * self.fastest_student:.2f}); teacher "
+            f"{self.teacher_size / 1e3:,.0f} kB, median {1e3 * self.teacher:.2f} ms "
+            f"(fastest {1e3 * self.fastest_teacher:.2f}); latency ratio {self.ratio:.2f}, of the "
+            f"fastest {self.fastest_ratio:.2f}"
         )
 
 

@@ -27,6 +27,18 @@ class StoredRows(NamedTuple):
     """None: the other classes have probability 0. `MASKED` means the same of one row."""
 
 
+def parts_of(teacher: Array | StoredRows) -> tuple[Array, ...]:
+    """Return the arrays of a teacher's rows, one entry a row each, dense or stored."""
+    if isinstance(teacher, StoredRows):
+        return tuple(x for x in teacher if x is not None)
+    return (teacher,)
+
+
+def of_parts(like: Array | StoredRows, parts: tuple[Array, ...]) -> Array | StoredRows:
+    """Return what `parts_of` took apart, of other rows."""
+    return StoredRows(*parts) if isinstance(like, StoredRows) else parts[0]
+
+
 class StoredKeys(NamedTuple):
     """Probabilities of stored rows as keys: sparse, but for what all classes have."""
 
@@ -84,6 +96,55 @@ def stored_kl_divergence(
     return temperature * temperature * value
 
 
+def stored_reverse_divergence(
+    ops: Backend, student: Float[Array, "block classes"], teacher: StoredRows, temperature: Scalar
+) -> Float[Array, " block"]:
+    """``T² KL(softmax(s/T) ‖ softmax(t/T))``; +inf where the teacher rules out what is not stored.
+
+    The student's other classes are those left when its entries at the stored places are masked.
+    """
+    log_q, log_p, log_rest, places = _both(ops, student, teacher, temperature)
+    at_entries = ops.take_along_axis(log_q, places, 1)
+    value = ops.sum(ops.exp(at_entries) * (at_entries - log_p), 1)
+    others = _without(ops, log_q, places)
+    if log_rest is not None:
+        value = value + ops.sum(ops.exp(others) * (others - log_rest), 1)
+    ruled_out = ops.sum(ops.exp(others), 1) > 0
+    if log_rest is not None:
+        ruled_out = ruled_out & (log_rest[:, 0] <= MASKED / 2)
+    absent = ops.exp(at_entries) * ops.astype(log_p <= MASKED / 2, ops.dtype(log_q))
+    ruled_out = ruled_out | (ops.sum(absent, 1) > 0)
+    return ops.where(ruled_out, float("inf"), temperature * temperature * value)
+
+
+def stored_mixed_divergence(
+    ops: Backend,
+    student: Float[Array, "block classes"],
+    teacher: StoredRows,
+    temperature: Scalar,
+    mix: Scalar,
+) -> Float[Array, " block"]:
+    """``T² [ μ KL(p ‖ m) + (1 - μ) KL(q ‖ m) ]``, ``m = μ p + (1 - μ) q``, of a stored row."""
+    log_q, log_p, log_rest, places = _both(ops, student, teacher, temperature)
+    mix = ops.astype(ops.asarray(mix, student), ops.dtype(student))
+
+    def summed(log_p: Array, log_q: Array) -> Array:
+        log_m = _log_add(ops, log_p + ops.log(mix), log_q + ops.log(1.0 - mix))
+        of_p = mix * ops.exp(log_p) * (log_p - log_m)
+        return ops.sum(of_p + (1.0 - mix) * ops.exp(log_q) * (log_q - log_m), 1)
+
+    value = summed(log_p, ops.take_along_axis(log_q, places, 1))
+    others = _without(ops, log_q, places)
+    if log_rest is None:
+        left = ops.sum(ops.exp(others), 1)
+        value = value - (1.0 - mix) * ops.log(1.0 - mix) * left
+    else:
+        value = value + summed(log_rest + 0.0 * ops.stop_gradient(others), others)
+        k = float(places.shape[1])  # the masked places count as a student's probability of 0
+        value = value + k * mix * ops.log(mix) * ops.exp(log_rest[:, 0])
+    return temperature * temperature * value
+
+
 def stored_decoupled_divergence(
     ops: Backend,
     student: Float[Array, "block classes"],
@@ -110,7 +171,7 @@ def stored_decoupled_divergence(
     teacher_at_target = ops.sum(ops.where(is_target, rows.values, 0.0), 1, keepdims=True)
     teacher_log_sum = ops.logsumexp(entries, 1, keepdims=True)
     if rows.rest is None:
-        teacher_at_target = teacher_at_target + ops.where(outside > 0, MASKED, 0.0)
+        teacher_at_target = teacher_at_target + MASKED * outside
     else:
         teacher_at_target = teacher_at_target + ops.where(outside > 0, rows.rest, 0.0)
         count = float(classes - rows.values.shape[1]) - outside
@@ -129,6 +190,20 @@ def stored_decoupled_divergence(
     split = binary_divergence(ops, teacher_at_target - teacher_log_sum, at_target - log_sum)
     value = ops.astype(has_target, dtype) * split + beta * has_rest * within
     return temperature * temperature * value[:, 0]
+
+
+def _both(
+    ops: Backend, student: Array, teacher: StoredRows, temperature: Scalar
+) -> tuple[Array, Array, Array | None, Array]:
+    """Return ``log q``, the stored ``log p``, that of each other class, and the places."""
+    rows = _scaled(ops, teacher, ops.dtype(student), temperature)
+    log_p, log_rest = _log_softmax(ops, rows, student.shape[1])
+    return ops.log_softmax(divide(student, temperature), 1), log_p, log_rest, rows.indices
+
+
+def _without(ops: Backend, x: Array, places: Array) -> Array:
+    """Return ``x`` with `MASKED` at the places."""
+    return ops.put_along_axis(x, places, MASKED + 0.0 * ops.take_along_axis(x, places, 1))
 
 
 def _scaled(ops: Backend, rows: StoredRows, dtype: str, temperature: Scalar) -> StoredRows:

@@ -41,7 +41,7 @@ def test_backward_keeps_the_gradient_and_no_array_of_rows_by_keys(
     saved: WeakSet[Saved] = WeakSet()
 
     def pack(x: Any) -> Saved:
-        found = Saved(x)
+        found = Saved(x.detach())  # with its history it would keep itself alive
         saved.add(found)
         return found
 

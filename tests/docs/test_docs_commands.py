@@ -17,7 +17,8 @@ PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CON
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:\w+=\w+ )?(?:python|torchrun|nox|pip) [^`\n]+)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
-SCRIPTS = [*sorted((ROOT / "examples").glob("*.py")), ROOT / "benchmarks" / "accuracy.py"]
+SCRIPTS = [*sorted((ROOT / "examples").glob("*.py")), ROOT / "benchmarks" / "self_distillation.py"]
+COMPARISON = ["-m", "benchmarks.comparison"]
 
 WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
 MATRIX = set(re.findall(r"^          - (\w+(?:\([\w-]+\))?)$", WORKFLOW, re.MULTILINE))
@@ -70,6 +71,9 @@ def faults(command: str) -> list[str]:
     if arguments == ["-m", "mcld_core"]:
         finished = run(arguments)
         return [finished.stderr] if finished.returncode else []
+    if arguments[:2] == COMPARISON:  # it takes the options of a script, too
+        texts = help_of(*COMPARISON) + help_of("examples/torch_cifar100.py")
+        return sorted(set(OPTION.findall(" ".join(arguments))) - set(OPTION.findall(texts)))
     count = 3 if arguments[0] == "-m" else 1
     return faults_of_script(arguments[:count], arguments[count:])
 
@@ -129,6 +133,7 @@ def test_the_commands_of_a_page_name_what_exists(page: Path) -> None:
         "python examples/nlp_newsgroups.py --dataset digits",  # an option of other scripts
         "KERAS_BACKEND=jax python examples/keras_cifar100.py --dataset mnist",
         "torchrun --nproc-per-node 2 examples/torch_cifar100.py --quick",
+        "python -m benchmarks.comparison --quick",
         "python -m mcld_core export --checkpoints a.pt",
         "make",
     ],
@@ -148,7 +153,8 @@ def test_options_that_the_text_names_exist() -> None:
     known = {"--help"}
     for script in SCRIPTS:
         known |= set(OPTION.findall(help_of(script.relative_to(ROOT).as_posix())))
-    known |= set(OPTION.findall(help_of("-m", "mcld_core", "export")))
+    for program in (("-m", "mcld_core", "export"), COMPARISON):
+        known |= set(OPTION.findall(help_of(*program)))
     unknown = {}
     for page in PAGES:
         text = BLOCK.sub("", re.sub(r"<!--.*?-->", "", page.read_text("utf-8"), flags=re.DOTALL))

@@ -11,18 +11,6 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
-#: Source of a process that runs an example, for {example} and {framework}, as `quick_end` has it.
-QUICK = f"""
-import sys
-sys.path.insert(0, {str(EXAMPLES)!r})
-import {{example}}
-from recipes import comparison, plots, {{framework}}_onnx
-comparison.write_report = lambda *_: None
-plots.png = lambda figure: b""
-{{framework}}_onnx.export_student = lambda *_: None
-sys.exit({{example}}.main(sys.argv[1:]))
-"""
-
 
 @pytest.fixture
 def plain_jax() -> Iterator[None]:
@@ -36,11 +24,3 @@ def plain_jax() -> Iterator[None]:
     yield
     for name, value in before.items():
         jax.config.update(name, value)
-
-
-@pytest.fixture
-def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of the PyTorch example ends without pictures and export: they outlast its training."""
-    monkeypatch.setattr("recipes.comparison.write_report", lambda *_: None)
-    monkeypatch.setattr("recipes.plots.png", lambda figure: b"")
-    monkeypatch.setattr("recipes.torch_onnx.export_student", lambda *_: None)

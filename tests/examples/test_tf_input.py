@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
-from recipes import tf_input, tf_pictures
-from recipes.readers import DataError
+from recipes.data import pictures, tf_input
+from recipes.files import DataError
 
-from tests.examples.picture_files import class_folders, shards
+from tests.examples.picture_files import COLOURS, class_folders, colour, shards
 
 
-def load(root: Path, **options: Any) -> tf_pictures.PictureSet:
+@pytest.fixture(autouse=True)
+def nothing_said_before() -> None:
+    """Each test is a process of its own in what it says once."""
+    pictures.say_once.cache_clear()
+
+
+def load(root: Path, **options: Any) -> pictures.PictureSet:
     name = options.pop("name", "imagenet")
-    return tf_pictures.load_pictures(name, root, image_size=16, **options)
+    return pictures.load_pictures(name, root, image_size=16, **options)
+
+
+def training_input(data: pictures.PictureSet, **changes: Any) -> tf_input.TrainingInput:
+    options = {"seed": 0, "crop": 0, "flip": True, "resized_crop": True} | changes
+    return tf_input.TrainingInput(data, 4, **options)
 
 
 def rows(
-    data: tf_pictures.PictureSet, epoch: int = 0, start: int = 0, **changes: Any
+    data: pictures.PictureSet, epoch: int = 0, start: int = 0, **changes: Any
 ) -> list[np.ndarray]:
-    options = {"seed": 0, "crop": 0, "flip": True, "resized_crop": True} | changes
-    options.setdefault("decoded", tf.Variable(0, dtype=tf.int64))
-    batches = tf_input.training_input(data, 4, epoch=epoch, start=start, **options)
+    batches = training_input(data, **changes).epoch(epoch, start)
     return [images.numpy() for images, _, _ in batches]
 
 
-def contents(split: tf_pictures.Pictures, data: tf_pictures.PictureSet) -> set[bytes]:
+def contents(split: pictures.Pictures, data: pictures.PictureSet) -> set[bytes]:
     """Return the pictures of a split; no two of the fixtures' are equal."""
     batches = tf_input.evaluation_input(split, data, 4)
     return {image.tobytes() for images, _ in batches for image in images.numpy()}
@@ -83,55 +92,101 @@ def test_whole_pictures_are_shifted_by_the_crop(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 5])
-def test_each_picture_that_does_not_decode_is_counted(tmp_path: Path, start: int) -> None:
+def test_each_picture_that_does_not_decode_is_counted_once_and_named(
+    tmp_path: Path, start: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Though no batch is missing: 38 of 39 make as many; and before the start of a resumed run."""
     root = class_folders(tmp_path / "pictures", pictures=13)
     damaged = root / "train" / "blue" / "3.JPEG"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    data = load(root)
-    decoded = tf.Variable(0, dtype=tf.int64)
-    assert len(rows(data, start=start, decoded=decoded)) == 39 // 4 - start
-    assert int(decoded) == 38
+    batches = training_input(load(root))
+    for epoch in range(2):
+        assert len(list(batches.epoch(epoch, start))) == 39 // 4 - start
+        batches.report()
+    said = f"left out 1 training pictures that do not decode, such as {damaged}"
+    assert capsys.readouterr().out.count(said) == 1
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_pictures_to_evaluate_on_that_do_not_decode_are_left_out(tmp_path: Path, part: str) -> None:
+def test_pictures_to_evaluate_on_that_do_not_decode_are_left_out_and_named(
+    tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = class_folders(tmp_path / "pictures")
     data = load(root, validation_size=9)
     split = getattr(data, part)
     damaged = Path(split.paths[2])
     damaged.write_bytes(damaged.read_bytes()[:100])
-    readable, skipped = tf_input.readable(split, data)
-    assert (len(readable), skipped) == (len(split) - 1, 1)
+    readable = tf_input.readable(split, data, part)
+    assert len(readable) == len(split) - 1
     assert str(damaged) not in readable.paths
+    said = f"skipped 1 {part} pictures that do not decode, such as {damaged}"
+    assert said in capsys.readouterr().out
+
+
+def test_tiny_imagenet_s_own_layout_is_read(tmp_path: Path) -> None:
+    """Its validation pictures lie in one folder, their classes in a list beside it."""
+    root, rng = tmp_path / "tiny-imagenet-200", np.random.default_rng(0)
+    names = [*reversed(COLOURS)]
+    lines = []
+    for name in names:
+        (root / "train" / name / "images").mkdir(parents=True)
+        for number in range(4):
+            colour(name, rng).save(root / "train" / name / "images" / f"{name}_{number}.JPEG")
+        (root / "val" / "images").mkdir(parents=True, exist_ok=True)
+        colour(name, rng).save(root / "val" / "images" / f"val_{name}.JPEG")
+        lines.append(f"val_{name}.JPEG\t{name}\t0\t0\t10\t10")
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    (root / "wnids.txt").write_text("\n".join(names) + "\n")
+    data = load(tmp_path, name="tinyimagenet")
+    assert data.class_names == tuple(names)
+    assert (len(data.train), data.test.labels.tolist()) == (12, [0, 1, 2])
+    for image, label in zip(
+        *next(iter(tf_input.evaluation_input(data.test, data, 3))), strict=True
+    ):
+        brightest = int(np.argmax(image.numpy().mean((0, 1)) * data.std + data.mean))
+        assert brightest == ("red", "green", "blue").index(names[int(label)])
+
+
+def test_gif_and_webp_are_read_and_hidden_folders_and_other_files_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = class_folders(tmp_path / "pictures")
+    rng = np.random.default_rng(0)
+    for suffix in ("gif", "webp"):
+        colour("red", rng).save(root / "train" / "red" / f"other.{suffix}")
+    for part in ("train", "val"):
+        (root / part / ".thumbnails").mkdir()
+        colour("red", rng).save(root / part / ".thumbnails" / "0.JPEG")
+    other = root / "train" / "blue" / "notes.pdf"
+    other.write_text("no picture")
+    data = load(root)
+    assert data.class_names == tuple(sorted(COLOURS))
+    assert len(data.train) == 38
+    assert len(contents(data.train, data)) == 38
+    assert f"that are no pictures, such as {other}" in capsys.readouterr().out
 
 
 def test_missing_classes_and_damaged_shards_are_named(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "pictures")
     (root / "val" / "red").rename(root / "val" / "zebra")
-    with pytest.raises(DataError, match=r"val has no folder for 1 classes .* such as 'red'"):
+    with pytest.raises(DataError, match=r"val has the class zebra, which .*train does not have"):
         load(root)
     (root / "val" / "zebra").rename(root / "val" / "red")
     for path in (root / "train" / "green").iterdir():
         path.unlink()
     with pytest.raises(DataError, match="green holds no picture"):
         load(root)
-    with pytest.raises(DataError, match=r"train does not exist; --data-dir needs train/CLASS"):
+    with pytest.raises(DataError, match=r"--data-dir: .*nowhere does not exist"):
         load(tmp_path / "nowhere")
     root = shards(tmp_path / "records")
     data = load(root, first_label=0)
+    records = pictures.Records(data.test.shards, 0)
     with pytest.raises(DataError, match=r"labels from 1 to 3"):
-        tf_input.readable(tf_pictures.Records(data.test.shards, 0), replace_classes(data, 3))
+        tf_input.readable(records, replace(data, class_names=("a", "b", "c")), "test")
     path = root / "train-00001-of-00002"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DataError, match="00001-of-00002 ends within record 18"):
         load(root)
-
-
-def replace_classes(data: tf_pictures.PictureSet, classes: int) -> tf_pictures.PictureSet:
-    from dataclasses import replace
-
-    return replace(data, classes=classes)
 
 
 def test_transparent_pictures_lie_on_white_and_huge_ones_are_left_out(

@@ -1,370 +1,311 @@
-"""The PyTorch recipe: its quick command, exact resumption, and how it stops."""
+"""What PyTorch's training script has of its own: precision, teachers from anywhere, its files."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+import types
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch_cifar100
-from recipes import torch_checkpoints, torch_training
-from recipes.torch_onnx import load_student
+from recipes import files, teachers
+from recipes.data import load_dataset
 
-from tests.examples.conftest import EXAMPLES
+from mcld_core import MCLDConfig, export_onnx
+from mcld_core.export.student import load_student
+from tests.examples.test_training_scripts import SMALL, assert_equal_weights, history, weights
 
-#: The quick command with its pictures and its export runs in the first test.
-quickly = pytest.mark.usefixtures("quick_end")
+BUILD = "recipes.models.torch:build"
 
-SMALL = ["--teacher", "conv-4", "--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "2"]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch_checkpoints.load(folder / "last.pt")["model"]
-    return state
-
-
-def assert_equal_weights(one: Path, other: Path) -> None:
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
-def test_all_methods_train_and_the_run_leaves_its_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    methods = ["ce", "kd", "kd-ls", "dkd", "mcld", "mcld-ce"]
-    arguments = [*SMALL, "--seeds", "0", "1", "--out", str(tmp_path), "--methods", *methods]
-    assert torch_cifar100.main([*arguments, "--tensorboard"]) == 0
-    printed = capsys.readouterr().out
-    for method in ["teacher", *methods]:
-        assert f"| {method} |" in printed
-        assert (tmp_path / "seed1" / method / "last.pt").exists()
-    records = json.loads((tmp_path / "results.json").read_text())
-    assert {record["seed"] for record in records} == {0, 1}
-    assert all(0.0 < record["test_last"] < 1.0 for record in records)
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert len((tmp_path / "seed0" / "mcld" / "log.csv").read_text().splitlines()) == 3
-    assert list((tmp_path / "seed0" / "mcld" / "tensorboard").iterdir())
-    assert json.loads((tmp_path / "config.json").read_text())["student"] == "mlp-8"
-
-
-@quickly
-def test_the_saved_configuration_repeats_the_run(tmp_path: Path) -> None:
-    arguments = [*SMALL, "--methods", "mcld", "--mcld-weight-sample", "0.5", "--lr", "mcld=0.02"]
-    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "one")]) == 0
-    again = ["--config", str(tmp_path / "one" / "config.json"), "--out", str(tmp_path / "two")]
-    assert torch_cifar100.main(again) == 0
-    assert_equal_weights(tmp_path / "one" / "seed0" / "mcld", tmp_path / "two" / "seed0" / "mcld")
-    first, second = (
-        json.loads((tmp_path / run / "config.json").read_text()) for run in ("one", "two")
-    )
-    assert {**first, "out": None} == {**second, "out": None}
-
-
-def interrupt_after(steps: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a signal during the given step of a student's training."""
-    original = torch_training.progress_bar
-    seen = 0
-
-    def bar(batches: Any, total: int, title: str, initial: int = 0) -> Iterator[Any]:
-        nonlocal seen
-        for batch in original(batches, total, title, initial):
-            if "mcld" in title:
-                seen += 1
-                if seen == steps:
-                    os.kill(os.getpid(), number)
-            yield batch
-
-    monkeypatch.setattr(torch_training, "progress_bar", bar)
-
-
-KILLED = """
-import signal, sys
-import pytest, torch_cifar100
-from tests.examples.test_torch_cifar100 import interrupt_after
-interrupt_after(100, signal.SIGKILL, pytest.MonkeyPatch())
-torch_cifar100.main(sys.argv[1:])
+YOURS = """
+import torch
+def student(num_classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
+def wide(image_shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 12))
+def large():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10))
+def broken():
+    raise RuntimeError("no luck")
+def nothing():
+    return None
 """
 
 
-@quickly
-def test_killed_in_an_epoch_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    """With a bank, whose rows and cursor have to come back too."""
-    arguments = [*SMALL, "--student", "mlp-128", "--epochs", "4", "--methods", "mcld"]
-    arguments += ["--crop", "1", "--batch-size", "16", "--device", "cpu"]  # 68 steps an epoch
-    arguments += ["--bank-size", "50"]
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments, "--out", str(killed)],
-        env=os.environ | {"PYTHONPATH": f"{EXAMPLES}:{EXAMPLES.parent}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    assert torch_checkpoints.load(killed / "seed0" / "mcld" / "checkpoint.pt")["epoch"] == 1
-    assert not (killed / "seed0" / "mcld" / "last.pt").exists()
-    assert torch_cifar100.main([*arguments, "--out", str(killed), "--resume"]) == 0
-    assert torch_cifar100.main([*arguments, "--out", str(whole)]) == 0
-    for name in ("teacher", "mcld"):
-        assert_equal_weights(killed / "seed0" / name, whole / "seed0" / name)
+@pytest.fixture
+def yours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a module of the reader's own, in which the script runs."""
+    (tmp_path / "your_models.py").write_text(YOURS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "your_models", raising=False)
+    return tmp_path
 
 
-@quickly
-def test_ctrl_c_saves_within_the_epoch_and_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [*SMALL, "--methods", "mcld", "--crop", "1", "--bank-size", "100"]
-    stopped = [*arguments, "--out", str(tmp_path / "stopped")]
-    with monkeypatch.context() as patch:
-        interrupt_after(22, signal.SIGINT, patch)
-        assert torch_cifar100.main(stopped) == 130
-    error = capsys.readouterr().err
-    assert "stopped in epoch 2/2 after step 5" in error
-    assert "Go on with: python" in error
-    assert error.rstrip().endswith("--resume")
-    assert torch_cifar100.main([*stopped, "--resume"]) == 0
-    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "whole")]) == 0
-    assert_equal_weights(
-        tmp_path / "stopped" / "seed0" / "mcld", tmp_path / "whole" / "seed0" / "mcld"
-    )
-    logs = [
-        [line.rpartition(",")[0] for line in (path / "log.csv").read_text().splitlines()]
-        for path in tmp_path.glob("*/seed0/mcld")
-    ]
-    assert logs[0] == logs[1]  # all but the seconds
+def run(*arguments: str, out: Path) -> int:
+    words = SMALL[:2] + SMALL[4:] if "--teacher" in arguments else SMALL  # two would be a mean
+    return torch_cifar100.main([*words, *arguments, "--out", str(out)])
 
 
-@quickly
-def test_ctrl_c_while_the_last_epoch_is_evaluated_is_heard(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else the next training would begin."""
-    arguments = [*SMALL, "--methods", "ce", "mcld", "--out", str(tmp_path)]
-    original, seen = torch_training.accuracy, 0
-
-    def accuracy(*rest: Any) -> float:
-        nonlocal seen
-        seen += 1
-        if seen == 6:  # two splits, in the teacher's only epoch and in both of the first student
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(*rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch_training, "accuracy", accuracy)
-        assert torch_cifar100.main(arguments) == 130
-    error = capsys.readouterr().err
-    folder = tmp_path / "seed0"
-    assert f"seed 0 ce stopped after epoch 2/2; the state is saved in {folder / 'ce'}" in error
-    assert error.rstrip().endswith("--resume")
-    assert (folder / "ce" / "last.pt").exists()
-    assert not (folder / "mcld").exists()
-    assert torch_cifar100.main([*arguments, "--resume"]) == 0
-    assert (folder / "mcld" / "last.pt").exists()
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained mlp-8, the teacher of most tests."""
+    out = tmp_path_factory.mktemp("teacher")
+    arguments = ("--method", "ce", "--student", "mlp-8", "--epochs", "8", "--lr", "0.1")
+    assert run(*arguments, out=out) == 0
+    return out / "last.pt"
 
 
-@quickly
-def test_the_bar_shows_loss_and_accuracy_without_waiting_in_each_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[dict[str, float]] = []
-    monkeypatch.setattr(
-        torch_training,
-        "show",
-        lambda bar, sums: shown.append({key: float(value) for key, value in sums.items()}),
-    )
-    arguments = [*SMALL, "--methods", "kd", "--epochs", "1", "--batch-size", "16"]
-    assert torch_cifar100.main([*arguments, "--out", str(tmp_path)]) == 0
-    assert [sums["rows"] for sums in shown] == [50 * 16] * 2  # once in 68 steps, of both trainings
-    assert all(0 < sums["train_accuracy"] < sums["rows"] for sums in shown)
-    assert all(0 < sums["loss"] < 10 * sums["rows"] for sums in shown)
+def test_all_methods_train(tmp_path: Path, teacher: Path) -> None:
+    found = {}
+    for method in ("ce", "kd", "kd-ls", "dkd", "mcld", "mcld-ce"):
+        out = tmp_path / method
+        assert run("--method", method, "--teacher-weights", str(teacher), out=out) == 0
+        found[method] = weights(out)["1.weight"]
+        assert history(out)[-1]["test_accuracy"] > 0.4, method
+    assert all((one != other).any() for one, other in pairwise(found.values()))
 
 
-@quickly
-@pytest.mark.parametrize("size", [0, 100])
-def test_a_best_epoch_is_kept_where_a_validation_split_chooses_it(
-    size: int, tmp_path: Path
-) -> None:
-    arguments = [*SMALL, "--methods", "ce", "--validation-size", str(size)]
-    assert torch_cifar100.main([*arguments, "--out", str(tmp_path)]) == 0
-    kept = {path.name for path in (tmp_path / "seed0" / "ce").glob("*.pt")}
-    assert kept == {"checkpoint.pt", "last.pt"} | ({"best.pt"} if size else set())
-
-
-@quickly
-def test_checkpoints_name_the_accuracy_of_their_epoch(tmp_path: Path) -> None:
-    assert torch_cifar100.main([*SMALL, "--methods", "kd", "--out", str(tmp_path)]) == 0
-    folder = tmp_path / "seed0" / "kd"
-    rows = torch_checkpoints.load(folder / "checkpoint.pt")["rows"]
+def test_the_checkpoint_is_what_the_export_command_reads(tmp_path: Path, teacher: Path) -> None:
+    assert run("--teacher-weights", str(teacher), out=tmp_path) == 0
     for file in ("last.pt", "best.pt"):
-        saved = torch_checkpoints.load(folder / file)
-        assert saved["accuracy"] == rows[saved["epoch"] - 1]["test_accuracy"] > 0
-    known = load_student(folder / "last.pt")[2]
-    assert (known["accuracy"], known["method"]) == (rows[-1]["test_accuracy"], "kd")
+        _, shape, known = load_student(tmp_path / file, model=BUILD)
+        assert shape == (1, 8, 8)
+        assert (known["method"], known["teacher"]) == ("mcld", "mlp-8")
+        assert known["classes"] == [str(number) for number in range(10)]
+    rows = history(tmp_path)
+    assert (
+        load_student(tmp_path / "last.pt", model=BUILD)[2]["accuracy"] == rows[-1]["test_accuracy"]
+    )
+    assert rows[-1]["term_instance"] > 0
 
 
-@quickly
-def test_a_checkpoint_of_another_training_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_mixed_precision_channels_last_and_compilation_train(tmp_path: Path, teacher: Path) -> None:
+    words = ("--teacher-weights", str(teacher), "--student", "conv-4", "--epochs", "6")
+    assert run(*words, "--amp", "bf16", "--channels-last", "--lr", "0.1", out=tmp_path) == 0
+    assert history(tmp_path)[-1]["test_accuracy"] > 0.5
+    assert {value.dtype for value in weights(tmp_path).values()} <= {
+        np.dtype("float32"), np.dtype("int64")
+    }  # fmt: skip
+
+
+def test_compiled_students_keep_the_names_of_their_weights(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [*SMALL, "--methods", "ce", "--out", str(tmp_path)]
-    assert torch_cifar100.main(arguments) == 0
-    assert torch_cifar100.main([*arguments, "--resume", "--lr", "ce=0.02"]) == 2
-    assert "is of another training" in capsys.readouterr().err
-    assert torch_cifar100.main([*arguments, "--resume", "--batch-size", "32"]) == 2
-    assert "batch_size was 64 and is 32" in capsys.readouterr().err
+    compiled = []
+
+    def compile_eagerly(model: Any) -> Any:
+        compiled.append(model)
+        return torch._dynamo.optimize("eager")(model)
+
+    monkeypatch.setattr("torch.compile", compile_eagerly)
+    words = ("--teacher-weights", str(teacher), "--epochs", "1")
+    assert run(*words, "--compile", out=tmp_path / "compiled") == 0
+    assert run(*words, out=tmp_path / "plain") == 0
+    assert compiled
+    one, other = weights(tmp_path / "compiled"), weights(tmp_path / "plain")
+    for name in other:
+        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=1e-5)
 
 
-@quickly
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*SMALL, "--methods", "ce", "--out", str(tmp_path)]
-    assert torch_cifar100.main(arguments) == 0
-    path = tmp_path / "seed0" / "ce" / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:500])
-    assert torch_cifar100.main([*arguments, "--resume"]) == 2
-    assert f"{path} is no readable checkpoint" in capsys.readouterr().err
-
-
-def test_a_loss_that_is_not_finite_stops(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_teacher_s_answers_are_kept_and_used_again(
+    tmp_path: Path,
+    teacher: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arguments = [*SMALL, "--methods", "ce", "--lr", "ce=1e18", "--out", str(tmp_path)]
-    assert torch_cifar100.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert "seed 0 ce: the loss is nan in epoch 1" in error
-    assert "Try a smaller rate: --lr ce=" in error
-    assert not (tmp_path / "seed0" / "ce" / "checkpoint.pt").exists()
+    plain = ("--teacher-weights", str(teacher), "--bank-size", "all")
+    cached = (*plain, "--teacher-cache", str(tmp_path / "cache"))
+    assert run(*plain, out=tmp_path / "plain") == 0
+    assert run(*cached, out=tmp_path / "cached") == 0
+    (path,) = (tmp_path / "cache").iterdir()
+    seen: list[int] = []
+    original = torch_cifar100.Teacher.forward
 
-
-@quickly
-def test_a_loss_that_breaks_later_leaves_a_checkpoint_to_resume_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [*SMALL, "--methods", "mcld"]
-    broken = [*arguments, "--out", str(tmp_path / "broken")]
-    original = torch_training.learning_rate
-    with monkeypatch.context() as patch:  # of the student's second epoch: the teacher has one
-        patch.setattr(
-            torch_training,
-            "learning_rate",
-            lambda schedule, base, done: 1e18 if done else original(schedule, base, done),
-        )
-        assert torch_cifar100.main(broken) == 2
-    path = tmp_path / "broken" / "seed0" / "mcld" / "checkpoint.pt"
-    error = capsys.readouterr().err
-    assert "seed 0 mcld: the loss is nan in epoch 2" in error
-    assert f"The last good checkpoint is {path} (epoch 1)" in error
-    assert all(value.isfinite().all() for value in torch_checkpoints.load(path)["model"].values())
-    assert torch_cifar100.main([*broken, "--resume"]) == 0
-    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "whole")]) == 0
-    assert_equal_weights(tmp_path / "broken/seed0/mcld", tmp_path / "whole/seed0/mcld")
-
-
-@quickly
-def test_a_full_disk_stops_the_run_and_a_freed_one_resumes_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [*SMALL, "--methods", "ce"]
-    out = tmp_path / "full"
-    path = out / "seed0" / "ce" / "checkpoint.pt"
-    before: list[bytes] = []
-    fsync = os.fsync
-
-    def full(descriptor: int) -> None:
-        if path.exists():  # from the student's second epoch on
-            before.append(path.read_bytes())
-            raise OSError(28, "No space left on device")
-        fsync(descriptor)
+    def forward(self: Any, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return original(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", full)
-        assert torch_cifar100.main([*arguments, "--out", str(out)]) == 2
-    assert "No space left on device" in capsys.readouterr().err
-    assert path.read_bytes() == before[0]
-    assert not list(tmp_path.rglob("*.tmp"))
-    assert torch_cifar100.main([*arguments, "--out", str(out), "--resume"]) == 0
-    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "whole")]) == 0
-    assert_equal_weights(out / "seed0" / "ce", tmp_path / "whole" / "seed0" / "ce")
-
-
-@quickly
-def test_the_rate_is_chosen_on_the_validation_split(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [*SMALL, "--methods", "ce", "--tune-lr", "--lr-grid", "1e-6", "0.1", "50"]
-    assert torch_cifar100.main([*arguments, "--tune-seeds", "5", "--out", str(tmp_path)]) == 0
-    assert "chosen on the validation split: ce=0.1" in capsys.readouterr().out
-    scores = json.loads((tmp_path / "tuning.json").read_text())["validation"]["ce"]
-    assert scores["0.1"] > scores["1e-06"]
-    assert json.loads((tmp_path / "results.json").read_text())[1]["lr"] == 0.1
-
-
-@quickly
-def test_a_teacher_is_loaded_from_a_checkpoint_unchanged(tmp_path: Path) -> None:
-    one = tmp_path / "one"
-    assert torch_cifar100.main([*SMALL, "--methods", "kd", "--out", str(one)]) == 0
-    teacher = one / "seed0" / "teacher" / "last.pt"
-    arguments = [*SMALL, "--methods", "kd", "--teacher-checkpoint", str(teacher)]
-    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "two")]) == 0
-    assert_equal_weights(one / "seed0" / "kd", tmp_path / "two" / "seed0" / "kd")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--student", "resnet19"], "unknown model 'resnet19'; known: mlp-WIDTH"),
-        (["--dataset", "cifar100", "--data-dir", "nowhere"], "does not exist; pass --data-dir"),
-        (["--teacher-checkpoint", "nowhere.pt"], "nowhere.pt does not exist"),
-    ],
-)
-def test_mistakes_are_one_clear_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    assert torch_cifar100.main([*SMALL, *arguments, "--out", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("error: ")
-    assert "Traceback" not in error
-
-
-@quickly
-def test_the_teacher_s_answers_are_kept_and_used_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [*SMALL, "--methods", "mcld", "--bank-size", "all"]
-    cached = [*arguments, "--teacher-cache", str(tmp_path / "cache")]
-    assert torch_cifar100.main([*arguments, "--out", str(tmp_path / "plain")]) == 0
-    assert torch_cifar100.main([*cached, "--out", str(tmp_path / "cached")]) == 0
-    (path,) = (tmp_path / "cache").iterdir()
-    with monkeypatch.context() as patch:  # the second time the teacher has nothing to compute
-
-        def refuse(*_: Any) -> None:
-            raise AssertionError
-
-        patch.setattr("recipes.torch_teacher.predict", refuse)
-        assert torch_cifar100.main([*cached, "--out", str(tmp_path / "again")]) == 0
-    for run in ("cached", "again"):
-        assert_equal_weights(tmp_path / "plain/seed0/mcld", tmp_path / run / "seed0/mcld")
+        patch.setattr(torch_cifar100.Teacher, "forward", forward)
+        assert run(*cached, out=tmp_path / "again") == 0
+    assert 512 not in seen  # of the training images, it has nothing to compute
+    for name in ("cached", "again"):
+        assert_equal_weights(tmp_path / "plain", tmp_path / name)
     path.write_bytes(path.read_bytes()[:1000])
-    assert torch_cifar100.main([*cached, "--out", str(tmp_path / "damaged")]) == 2
+    assert run(*cached, out=tmp_path / "damaged") == 2
     assert "complete teacher cache" in capsys.readouterr().err
 
 
-@quickly
-def test_mixed_precision_trains(tmp_path: Path) -> None:
-    arguments = [*SMALL, "--teacher-epochs", "6", "--student", "mlp-16", "--epochs", "8"]
-    arguments += ["--methods", "mcld", "--amp", "bf16"]
-    assert torch_cifar100.main([*arguments, "--out", str(tmp_path)]) == 0
-    record = json.loads((tmp_path / "results.json").read_text())[1]
-    assert record["test_last"] > 0.7
-    assert {value.dtype for value in weights(tmp_path / "seed0" / "mcld").values()} == {
-        torch.float32
-    }
+def test_your_own_student_and_teacher(yours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (yours / "classes.txt").write_text("".join(f"{2 + number}\n" for number in range(10)))
+    words = ("--teacher", "your_models:wide", "--student", "your_models:student")
+    assert run(*words, out=yours / "a") == 2
+    assert "the teacher has 12 classes and the data 10; say by --teacher-classes" in (
+        capsys.readouterr().err
+    )
+    classes = ("--teacher-classes", str(yours / "classes.txt"))
+    assert run(*words, *classes, out=yours / "b") == 0
+    printed = capsys.readouterr().out
+    assert "warning: the teacher is hardly better than chance (10%)" in printed  # it is untrained
+    assert weights(yours / "b")["1.weight"].shape == (10, 64)
+    for name, message in (("broken", "RuntimeError: no luck"), ("nothing", "not a nn.Module"),
+                          ("missing", "has no attribute 'missing'")):  # fmt: skip
+        assert run("--student", f"your_models:{name}", out=yours / "c") == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_weights_in_wrappers_are_unwrapped_and_a_mismatch_names_three(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A third party's checkpoint has {"state_dict": {"module.…": …}, "best_prec1": …}."""
+    state = files.load_torch(teacher)["model"]
+    wrapped = {"state_dict": {f"module.{name}": x for name, x in state.items()}, "best_prec1": 93.0}
+    path = tmp_path / "third.th"
+    torch.save(wrapped, path)
+    words = ("--epochs", "1", "--crop", "1")
+    assert run("--teacher-weights", str(path), *words, out=tmp_path / "a") == 0
+    assert run("--teacher-weights", str(teacher), *words, out=tmp_path / "b") == 0
+    assert_equal_weights(tmp_path / "a", tmp_path / "b")
+    capsys.readouterr()
+    wrong = ("--teacher", "conv-4", "--teacher-weights", str(path))
+    assert run(*wrong, out=tmp_path / "c") == 2
+    error = capsys.readouterr().err
+    assert "third.th does not fit the model: 0.weight is missing; " in error
+    assert error.count(";") == 2
+    assert "more" in error
+
+
+def test_a_checkpoint_from_before_batch_norm_counted_is_loaded(tmp_path: Path) -> None:
+    """As a third party's ResNets for CIFAR-10 are: no num_batches_tracked."""
+    data = load_dataset("digits", tmp_path)
+    model = torch_cifar100.make_model("conv-4", data, 3)
+    state = {f"module.{key}": x for key, x in model.state_dict().items() if "tracked" not in key}
+    torch.save({"state_dict": state}, tmp_path / "old.th")
+    other = torch_cifar100.make_model("conv-4", data, 4)
+    teachers.load_torch_weights(other, tmp_path / "old.th")
+    for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_another_normalisation_changes_what_the_teacher_sees(
+    yours: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A teacher that wants pixels from 0 to 1 gets them, and is as good as with its own."""
+    data = load_dataset("digits", yours, train_size=512, validation_size=270)
+    model = torch_cifar100.make_model("mlp-8", data, 0)
+    teachers.load_torch_weights(model, teacher)
+    mean, std = (torch.tensor(x) for x in (data.mean, data.std))
+    with torch.no_grad():  # the same function of pixels from 0 to 1
+        first = model[1]
+        first.bias -= (first.weight * (mean / std)).sum(1)
+        first.weight /= std
+    torch.save(model.state_dict(), yours / "pixels.pt")
+    lines = []
+    for words in (("--teacher-weights", str(teacher)),
+                  ("--teacher-weights", str(yours / "pixels.pt"), "--teacher-mean", "0",
+                   "--teacher-std", "1"),
+                  ("--teacher-weights", str(yours / "pixels.pt"))):  # fmt: skip
+        assert run(*words, "--epochs", "1", out=yours / str(len(lines))) == 0
+        printed = capsys.readouterr().out.splitlines()
+        lines.append(next(line for line in printed if line.startswith("teacher ")))
+    assert lines[0] == lines[1]
+    assert lines[2] != lines[0]
+    assert run("--teacher-mean", "0", "0", out=yours / "d") == 2
+    assert "--teacher-mean: expected 1 numbers, one a channel" in capsys.readouterr().err
+
+
+def test_an_onnx_file_teaches_what_its_model_does(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _, known = load_student(teacher, model=BUILD)
+    path = tmp_path / "teacher.onnx"
+    export_onnx(model, path, input_shape=(1, 8, 8), metadata=known)
+    words = ("--epochs", "2")
+    assert run("--teacher", str(path), *words, out=tmp_path / "onnx") == 0
+    assert run("--teacher-weights", str(teacher), *words, out=tmp_path / "torch") == 0
+    one, other = weights(tmp_path / "onnx"), weights(tmp_path / "torch")
+    for name in other:
+        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=1e-4)
+    path.write_bytes(b"not a graph")
+    capsys.readouterr()
+    assert run("--teacher", str(path), *words, out=tmp_path / "bad") == 2
+    assert capsys.readouterr().err.startswith(f"error: --teacher {path}: ")
+
+
+def test_a_folder_of_hugging_face_is_a_teacher(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(image_size=8, patch_size=4, num_channels=1, intermediate_size=8,
+                       num_labels=10, **sizes)  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    words = ("--teacher", f"hf:{tmp_path / 'vit'}", "--epochs", "1")
+    assert run(*words, out=tmp_path / "out") == 0
+    assert f"teacher hf:{tmp_path / 'vit'}: validation" in capsys.readouterr().out
+    assert run("--teacher", f"hf:{tmp_path / 'none'}", out=tmp_path / "a") == 2
+    assert capsys.readouterr().err.startswith(f"error: --teacher hf:{tmp_path / 'none'}: ")
+
+
+def test_timm_by_its_name(
+    yours: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for the package: which weights are pretrained is asked of it."""
+    asked = []
+
+    def create_model(name: str, pretrained: bool) -> torch.nn.Module:
+        asked.append((name, pretrained))
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    timm = types.ModuleType("timm")
+    monkeypatch.setattr(timm, "create_model", create_model, raising=False)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    torch.save(create_model("", False).state_dict(), yours / "weights.pt")
+    words = ("--teacher", "timm:tiny", "--epochs", "1")
+    assert run(*words, out=yours / "a") == 0
+    assert run(*words, "--teacher-weights", str(yours / "weights.pt"), out=yours / "b") == 0
+    assert asked[1:] == [("tiny", True), ("tiny", False)]
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert run(*words, out=yours / "c") == 2
+    assert "--teacher timm:tiny needs: pip install timm" in capsys.readouterr().err
+
+
+def test_several_teachers_are_their_mean(tmp_path: Path, teacher: Path) -> None:
+    both = ("--teacher", "mlp-8", "--teacher", "mlp-8", "--teacher-weights", str(teacher),
+            str(teacher))  # fmt: skip
+    assert run(*both, "--epochs", "1", out=tmp_path / "two") == 0
+    assert run("--teacher-weights", str(teacher), "--epochs", "1", out=tmp_path / "one") == 0
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in one:  # twice the same teacher: the same probabilities
+        np.testing.assert_allclose(one[name], two[name], rtol=0, atol=1e-4)
+    assert run("--teacher", "mlp-4", "mlp-4", "--epochs", "1", out=tmp_path / "fresh") == 0
+    first, second = (weights(tmp_path / "fresh" / f"teacher{number}") for number in (0, 1))
+    assert any((first[name] != second[name]).any() for name in first)
+
+
+def test_images_of_another_size_for_the_teacher(
+    yours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--teacher", "your_models:large", "--teacher-size", "16", "--epochs", "1")
+    assert run(*words, out=yours / "out") == 0
+    words = ("--teacher", "your_models:large", "--teacher-size", "9", "--epochs", "1")
+    assert run(*words, out=yours / "bad") == 2
+    error = capsys.readouterr().err
+    assert "it cannot answer images of (8, 8, 1), scaled to --teacher-size 9: mat1" in error
+
+
+def test_the_loss_is_the_library_s_module(tmp_path: Path, teacher: Path) -> None:
+    options = torch_cifar100.parse([*SMALL, "--loss", "weight_ce=1", "--out", str(tmp_path)])
+    assert torch_cifar100.mcld_config(options) == MCLDConfig(weight_ce=1.0)
+    words = ("--teacher-weights", str(teacher), "--bank-size", "32", "--epochs", "1")
+    assert run(*words, out=tmp_path / "out") == 0
+    state = files.load_torch(tmp_path / "out" / "checkpoint.pt")["mcld"]
+    assert int(state["steps"]) == 8
+    assert state["bank_logits"].shape == (32, 10)

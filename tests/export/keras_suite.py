@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from examples.predict import Classifier
-from examples.recipes import keras_models
+from examples.recipes.models import keras as keras_models
 from mcld_core.export import cli, export_onnx
 from tests.export.families import (
     FAMILIES,
@@ -99,15 +99,15 @@ def test_a_keras_file(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None:
-    from examples.recipes.keras_checkpoints import save_model
+    from examples.recipes.models.keras_files import save_model
 
     keras.config.set_dtype_policy("mixed_bfloat16")  # onnxruntime has no convolution in it
     student = build("cnn")
     keras.config.set_dtype_policy("float32")
-    notes = {"name": "conv", "normalization": {"mean": [0.5], "std": [0.25]}, "dataset": "digits"}
+    notes = {"model": "conv", "normalization": {"mean": [0.5], "std": [0.25]}, "dataset": "digits"}
     save_model(tmp_path / "last.keras", student, notes)
     command = ["--checkpoint", str(tmp_path / "last.keras"), "--out", str(tmp_path / "a.onnx")]
-    assert cli.main([*command, "--load", "examples.recipes.keras_onnx:load_student"]) == 0
+    assert cli.main([*command, "--load", "examples.recipes.models.keras_files:load_student"]) == 0
     classifier = Classifier(tmp_path / "a.onnx")
     assert classifier.metadata["dataset"] == "digits"
     assert classifier.input.format.std == [0.25]

@@ -60,9 +60,9 @@ def test_what_a_checkpoint_says_of_its_training_goes_along(tmp_path: Path) -> No
 
 
 def test_a_checkpoint_of_the_examples(tmp_path: Path) -> None:
-    from examples.recipes.torch_models import build
+    from examples.recipes.models.torch import build
 
-    model = "examples.recipes.torch_models:build"
+    model = "examples.recipes.models.torch:build"
     weights = build("mlp-16", (8, 8, 1), 10).state_dict()
     checkpoint = tmp_path / "a.pt"
     save(checkpoint, name="mlp-16", image_shape=[8, 8, 1], classes=10, model=weights, student=None)

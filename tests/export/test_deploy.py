@@ -153,3 +153,4 @@ def test_latency_compares_two_files(source: Path) -> None:
     assert found.ratio == found.student / found.teacher
     assert found.student_size == source.stat().st_size
     assert "latency ratio" in str(found)
+    assert str(found).count("fastest") == 3

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from flax import nnx
 
-from examples.recipes import jax_models
+from examples.recipes.models import jax as jax_models
 from mcld_core.export import export_onnx
 from tests.export.families import FAMILIES, arguments, assert_exports, assert_names_its_exporter
 from tests.export.jax_students import build

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from examples.recipes import torch_models
-from examples.recipes.cifar_networks import CIFAR_MODELS
+from examples.recipes.models import torch as torch_models
+from examples.recipes.models.tables import CIFAR_MODELS
 from mcld_core.export import export_onnx
 from tests.export.families import (
     FAMILIES,

@@ -1,0 +1,106 @@
+"""Accuracies of several methods over several seeds: the table, and what it says in a sentence."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from recipes.logs import Result, best_row
+
+Results = Mapping[tuple[str, int], Result]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training: test accuracy of its last epoch and of its best one by *validation*."""
+
+    method: str
+    seed: int
+    lr: float
+    test_last: float
+    test_best: float | None
+    best_epoch: int | None
+    parameters: int
+    seconds: float
+
+
+def summarise(method: str, seed: int, result: Result) -> Record:
+    """Read the last and the best epoch off the history."""
+    rows, best = result.rows, best_row(result.rows)
+    return Record(
+        method,
+        seed,
+        max(row["lr"] for row in rows),
+        rows[-1]["test_accuracy"],
+        best["test_accuracy"] if best else None,
+        best["epoch"] if best else None,
+        result.parameters,
+        sum(row["seconds"] for row in rows),
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return ``mean ± sd`` in percent (sample standard deviation; none for one value)."""
+    mean = f"{100 * statistics.fmean(values):.2f}"
+    return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.2f}"
+
+
+def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
+    """Return a Markdown table, a method a line, in the order of first appearance.
+
+    Args:
+        records: of all trainings.
+        loaded: test accuracy of teachers that were not trained here, by name.
+    """
+    lines = [
+        "| method | lr | parameters | test % (last epoch) | test % (best validation epoch) |",
+        "|---|---|---|---|---|",
+    ]
+    for name, accuracy in loaded.items():
+        lines.append(f"| teacher {name} | – | – | {100 * accuracy:.2f} | – |")
+    for method in dict.fromkeys(record.method for record in records):
+        mine = [record for record in records if record.method == method]
+        best = [record.test_best for record in mine if record.test_best is not None]
+        lines.append(
+            f"| {method} | {mine[0].lr:.3g} | {mine[0].parameters:,} | "
+            f"{spread([record.test_last for record in mine])} | {spread(best) if best else '–'} |"
+        )
+    return "\n".join(lines)
+
+
+def conclusion(records: Sequence[Record]) -> str:
+    """Return what came out: the best method, its margin over the next, and how sure that is.
+
+    The margin is the mean difference between the same seeds, with its standard error over them: a
+    seed has the same teacher, first weights and batches for every method.
+    """
+    methods = [name for name in dict.fromkeys(r.method for r in records) if name != "teacher"]
+    scores = {
+        method: {r.seed: r.test_last for r in records if r.method == method} for method in methods
+    }
+    ranked = sorted(methods, key=lambda name: -statistics.fmean(scores[name].values()))
+    best = ranked[0]
+    seeds = len(scores[best])
+    mean = f"{100 * statistics.fmean(scores[best].values()):.2f} %"
+    if len(ranked) == 1:
+        return f"{best} reaches {mean} on the test split ({seeds} seed{'s' * (seeds > 1)})."
+    second = ranked[1]
+    differences = [100 * (scores[best][seed] - scores[second][seed]) for seed in scores[best]]
+    margin = statistics.fmean(differences)
+    text = f"Best: {best}, {mean} on the test split, {margin:.2f} points above {second}"
+    if seeds < 2:
+        return f"{text}. One seed: this says little about which method is better."
+    error = statistics.stdev(differences) / math.sqrt(seeds)
+    sure = "more than twice" if margin > 2 * error else "less than twice"
+    return (
+        f"{text} (± {error:.2f}, standard error of the paired difference over {seeds} seeds): "
+        f"{sure} its standard error."
+    )
+
+
+def as_json(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return plain dictionaries for JSON."""
+    return [asdict(record) for record in records]

@@ -1,0 +1,218 @@
+"""What a comparison trains: the teacher of each seed, trials, and each method with each seed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.files import DataError, write_json
+from recipes.logs import Diverged, Result, duration, say
+from recipes.methods import METHODS
+from recipes.teachers import is_own
+from recipes.tuning import tune
+
+PRESETS = {
+    "accuracy": (
+        "ce", "kd:temperature=4", "kd:temperature=2", "kd:temperature=1", "kd-ls", "dkd:beta=8",
+        "dkd:beta=2", "mcld", "mcld-ce",
+    ),
+    "ablation": (
+        "mcld",
+        "mcld:weight_sample=0,weight_category=0",
+        "mcld:weight_instance=0,weight_category=0",
+        "mcld:weight_instance=0,weight_sample=0",
+        "mcld:weight_category=0",
+        "mcld:weight_sample=0",
+        "mcld:weight_instance=0",
+        "mcld:weight_sample=1",
+        "mcld:target_mask=False",
+        "mcld:sample_target_mask=False",
+        "mcld:category_warmup=0",
+        "mcld:similarity=pearson",
+        "mcld:similarity=cosine",
+        "mcld:similarity=dot",
+        "mcld:category_contrast=prototypes",
+        "mcld:category_contrast=columns",
+        "mcld:bank_size=512",
+        "mcld:bank_size=all",
+    ),
+}  # fmt: skip
+"""Named lists for ``--preset``."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with settings of its own, written ``METHOD`` or ``METHOD:KEY=VALUE,KEY=VALUE``."""
+
+    name: str
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.name.partition(":")[0]
+
+    def words(self) -> list[str]:
+        """Return what the script's command line says for it."""
+        pairs = [pair for pair in self.name.partition(":")[2].split(",") if pair]
+        bank = [pair.partition("=")[2] for pair in pairs if pair.startswith("bank_size=")]
+        loss = [pair for pair in pairs if not pair.startswith("bank_size=")]
+        words = ["--method", self.method]
+        words += ["--bank-size", bank[0]] if bank else []
+        return words + (["--loss", *loss] if loss else [])
+
+
+def variant(text: str) -> Variant:
+    """Check the method of a variant's text.
+
+    Raises:
+        argparse.ArgumentTypeError: an unknown method.
+    """
+    found = Variant(text)
+    if found.method not in METHODS:
+        raise argparse.ArgumentTypeError(f"{text!r}: unknown method; known: {', '.join(METHODS)}")
+    return found
+
+
+class Trainings:
+    """The trainings of one comparison, by one script.
+
+    Args:
+        options: the comparison's own.
+        words: the script's options.
+        variants: what is compared.
+
+    Raises:
+        DataError: an option that the comparison sets itself.
+        SystemExit: an option that the script refuses, with its one line.
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, words: Sequence[str], variants: Sequence[Variant]
+    ) -> None:
+        self.options, self.words, self.variants = options, list(words), variants
+        for own in ("--method", "--seed", "--out"):
+            if any(word == own or word.startswith(f"{own}=") for word in words):
+                raise DataError(f"{own}: the comparison sets it; see --methods, --seeds, --results")
+        self.script: Any = importlib.import_module(options.script)
+        self.rates: dict[str, list[str]] = {item.name: [] for item in variants}
+        self.base = self.parse(["--method", "mcld"], options.seeds[0], "base")
+        for item in variants:
+            self.parse(item.words(), options.seeds[0], "check")
+        teachers = self.base.teacher
+        self.trains_teacher = not self.base.teacher_weights and not any(map(is_own, teachers))
+        tuning = options.trials * len(variants) * len(options.tune_seeds)
+        per_seed = len(variants) + self.trains_teacher
+        self.left = len(options.seeds) * per_seed + tuning
+        self.left += len(options.tune_seeds) * self.trains_teacher * bool(tuning)
+        self.spent: list[float] = []
+        self.teachers: dict[int, Result] = {}
+
+    def parse(self, words: Sequence[str], seed: int, folder: str) -> argparse.Namespace:
+        """Return the script's options for one training."""
+        switches = ["--resume"] if self.options.resume else []
+        switches += ["--overwrite"] if self.options.overwrite else []
+        out = str(self.options.out / folder)
+        found: argparse.Namespace = self.script.parse(
+            [*self.words, *words, "--seed", str(seed), "--out", out, *switches]
+        )
+        return found
+
+    def train(self, words: Sequence[str], seed: int, folder: str) -> Result:
+        """Train once; count it, and say how long the rest will take."""
+        started = time.monotonic()
+        options = self.parse(words, seed, folder)
+        result: Result = self.script.train(options)
+        self.spent.append(time.monotonic() - started)
+        self.left -= 1
+        rest = duration(statistics.fmean(self.spent) * self.left)
+        say(f"{folder}: {result}" + (f" — {self.left} trainings left, {rest}" if self.left else ""))
+        return result
+
+    def teacher(self, seed: int) -> list[str]:
+        """Train the seed's teacher unless it is given; return the words that name its weights.
+
+        Every method is taught by the same weights.
+        """
+        if not self.trains_teacher:
+            return []
+        names: list[str] = self.base.teacher
+        files = []
+        for number, name in enumerate(names):
+            folder = f"seed{seed}/teacher{number or ''}"
+            words = ["--method", "ce", "--student", name, "--epochs", str(self.base.teacher_epochs)]
+            words += ["--lr", str(self.base.teacher_lr)]
+            result = self.train(words, seed + 1000 * number, folder)
+            self.teachers.setdefault(seed, result)
+            files.append(str(weights(self.options.out / folder)))
+        return ["--teacher-weights", *files]
+
+    def tune(self) -> None:
+        """Choose each method's values on the validation split, with as many trials for each."""
+        options = self.options
+        if not options.trials:
+            return
+        if not self.base.validation_size:
+            raise DataError("--trials chooses on the validation split; set --validation-size too")
+        taught = {seed: self.teacher(seed) for seed in options.tune_seeds}
+        record: dict[str, Any] = {"seeds": options.tune_seeds, "methods": {}}
+        for item in self.variants:
+            first = self.parse(item.words(), 0, "check")
+            space = {"lr": (first.lr / options.span, first.lr * options.span)}
+
+            def score(values: dict[str, float], item: Variant = item) -> float:
+                words = [*item.words(), "--lr", repr(values["lr"]), "--no-onnx"]
+                scores = []
+                for seed in options.tune_seeds:
+                    folder = f"trials/{folder_name(item.name)}/lr{values['lr']:.6g}-seed{seed}"
+                    try:
+                        rows = self.train([*words, *taught[seed]], seed, folder).rows
+                        scores.append(rows[-1]["validation_accuracy"])
+                    except Diverged as error:
+                        self.left -= 1
+                        say(str(error))
+                        scores.append(0.0)
+                return statistics.fmean(scores)
+
+            found = tune(score, space, options.trials, first={"lr": first.lr})
+            self.rates[item.name] = ["--lr", repr(found.best["lr"])]
+            record["methods"][item.name] = {
+                "best": found.best, "validation": found.score, "trials": found.trials
+            }  # fmt: skip
+            write_json(options.out / "tuning.json", record)
+
+    def run(self) -> dict[tuple[str, int], Result]:
+        """Train each variant with each seed; return the results by (name, seed)."""
+        results = {}
+        last = self.variants[-1].name
+        for seed in self.options.seeds:
+            taught = self.teacher(seed)
+            for item in self.variants:
+                exports = seed == self.options.seeds[0] and item.name == last and self.base.onnx
+                words = [*item.words(), *self.rates[item.name], *taught]
+                words += [] if exports else ["--no-onnx"]
+                folder = f"seed{seed}/{folder_name(item.name)}"
+                results[item.name, seed] = self.train(words, seed, folder)
+        return results
+
+    def untrained(self) -> Result:
+        """Return the student of the first seed before its training."""
+        seed, words = self.options.seeds[0], ["--method", "ce", "--epochs", "0"]
+        options = self.parse(words, seed, f"seed{seed}/untrained")
+        result: Result = self.script.train(options)
+        return result
+
+
+def weights(folder: Path) -> Path:
+    """Return the file of a finished training that holds the model of its last epoch."""
+    return next(folder.glob("last.*"))
+
+
+def folder_name(name: str) -> str:
+    """Return a variant's name as a folder may be called."""
+    return "".join(letter if letter.isalnum() or letter in "-_.=" else "_" for letter in name)

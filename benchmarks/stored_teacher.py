@@ -1,0 +1,170 @@
+"""A language model distilled from a stored teacher: time and memory against KD + CE by hand.
+
+    python benchmarks/stored_teacher.py
+
+Loss and backward of `token_mcld_loss` (all terms and the cross-entropy) and of `token_kd_loss` with
+`TopKLogits`, in PyTorch and in JAX under jit, and of KD + CE as a PyTorch user writes it, with the
+teacher's logits made dense beforehand. 4 sequences of 500 tokens, float32, one thread. Each row
+runs in a process of its own: the least CPU time of the repetitions, which does not depend on what
+else the machine does, and the peak of the resident set beyond what was there before the call. The
+goals: at most 1.5 × the time and 0.6 × the memory of the first row of each shape. Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SEQUENCES, TOKENS = 4, 500
+SHAPES = [(32_000, 32), (128_000, 64)]
+LOSSES = ["KD + CE by hand", "token_mcld_loss, torch", "token_kd_loss, torch"]
+LOSSES += ["token_mcld_loss, jax", "token_kd_loss, jax"]
+Step = Callable[[], Any]
+
+
+def inputs(vocabulary: int, k: int) -> tuple[np.ndarray, Any, np.ndarray]:
+    """Return student logits, the stored teacher (values, indices, tail) and token ids."""
+    rng = np.random.default_rng(0)
+    rows = (SEQUENCES, TOKENS)
+    student = rng.standard_normal((*rows, vocabulary), np.float32)
+    step = vocabulary // k  # distinct ids without sorting a vocabulary a token
+    indices = rng.integers(0, step, (*rows, k), "int32") + step * np.arange(k, dtype="int32")
+    values = -np.sort(-4.0 * rng.standard_normal((*rows, k), np.float32), -1)
+    stored = values, indices, rng.uniform(0.0, 0.3, rows).astype("float32")
+    return student, stored, rng.integers(0, vocabulary, rows)
+
+
+def torch_step(loss: str, vocabulary: int, k: int) -> Step:
+    """Return what one repetition does, in PyTorch; it returns the gradient."""
+    import torch
+
+    from mcld_core import MCLDConfig
+    from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
+
+    torch.set_num_threads(1)
+    logits, stored, labels = inputs(vocabulary, k)
+    student, ids = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
+    teacher: Any = TopKLogits(*map(torch.from_numpy, stored))
+    config = MCLDConfig(weight_ce=1.0)
+    if loss == LOSSES[0]:
+        teacher = teacher.dense(vocabulary)
+
+    def by_hand() -> Any:
+        functional, temperature = torch.nn.functional, 4.0
+        ours, theirs = (x[:, :-1].reshape(-1, vocabulary) for x in (student, teacher))
+        log_q = functional.log_softmax(ours / temperature, -1)
+        p = functional.softmax(theirs / temperature, -1)
+        kd = functional.kl_div(log_q, p, reduction="batchmean") * temperature**2
+        return kd + functional.cross_entropy(ours, ids[:, 1:].reshape(-1))
+
+    def value() -> Any:
+        if loss == LOSSES[0]:
+            return by_hand()
+        if "kd" in loss:
+            return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
+        return token_mcld_loss(student, teacher, ids, shift=True, config=config)
+
+    def step() -> Any:
+        student.grad = None
+        value().backward()
+        return student.grad
+
+    return step
+
+
+def jax_step(loss: str, vocabulary: int, k: int) -> Step:
+    """Return what one repetition does, in JAX; it returns the gradient."""
+    import jax
+
+    from mcld_core import MCLDConfig
+    from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
+
+    logits, stored, labels = inputs(vocabulary, k)
+    arrays = tuple(map(jax.numpy.asarray, (logits, *stored, labels.astype("int32"))))
+    config = MCLDConfig(weight_ce=1.0)
+
+    def value(student: Any, values: Any, indices: Any, tail: Any, ids: Any) -> Any:
+        teacher = TopKLogits(values, indices, tail)
+        if "kd" in loss:
+            return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
+        return token_mcld_loss(student, teacher, ids, shift=True, config=config)
+
+    gradient = jax.jit(jax.grad(value))
+    return lambda: jax.block_until_ready(gradient(*arrays))
+
+
+def measure(loss: str, shape: tuple[int, int], repetitions: int) -> tuple[float, float]:
+    """Return the least CPU seconds, and the peak in MiB beyond what was there before."""
+    step = (jax_step if "jax" in loss else torch_step)(loss, *shape)
+    found = np.asarray(step())  # what is loaded or compiled once; and it does the work
+    assert np.isfinite(found).all()
+    assert np.abs(found[:, :-1]).sum(-1).all()
+    assert not found[:, -1].any()
+    del found
+    times, peaks = [], []
+    for _ in range(repetitions):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before, start = _status("VmRSS"), time.process_time()
+        step()
+        times.append(time.process_time() - start)
+        peaks.append(_status("VmHWM") - before)
+    return min(times), max(peaks) / 2**10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run every shape, or in a process of its own the one that is given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--losses", nargs="+", choices=LOSSES, default=LOSSES)
+    add("--repetitions", type=int, default=5)
+    add("--shape", type=int, nargs=2, metavar=("VOCABULARY", "K"))
+    add("--alone", action="store_true", help="measure in this process, print two numbers")
+    options = parser.parse_args(argv)
+    shapes = SHAPES if options.shape is None else [tuple(options.shape)]
+    if options.alone:
+        print(*measure(options.losses[0], shapes[0], options.repetitions))
+        return 0
+    print("| vocabulary, k | loss | CPU s | × by hand | peak MiB | × by hand |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for shape in shapes:
+        first: tuple[float, ...] = ()
+        for loss in options.losses:
+            command = [sys.executable, __file__, "--alone", "--losses", loss]
+            command += ["--repetitions", str(options.repetitions), "--shape", *map(str, shape)]
+            limits = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+            environment = os.environ | {"XLA_FLAGS": limits, "JAX_PLATFORMS": "cpu"}
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=environment
+            )
+            seconds, peak = (float(x) for x in done.stdout.split()[-2:])
+            first = first or (seconds, peak)
+            print(
+                f"| {shape[0]:,}, {shape[1]} | {loss} | {seconds:.2f} | {seconds / first[0]:.2f} | "
+                f"{peak:.0f} | {peak / first[1]:.2f} |",
+                flush=True,
+            )
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "jax"))
+    print(f"\n{versions}, Python {platform.python_version()}, {platform.machine()}, 1 thread")
+    return 0
+
+
+def _status(field: str) -> int:
+    """Return a line of the process's status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,204 @@
+"""Data sets by name, their splits, and batches that depend on nothing but the seed.
+
+The readers are modules of this folder, one a kind of file: `load_dataset` imports the one that
+it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import DataError
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+READERS = {
+    "digits": "archives",
+    "fashion_mnist": "archives",
+    "cifar10": "archives",
+    "cifar100": "archives",
+    "stl10": "archives",
+    "tinyimagenet": "folders",
+    "folder": "folders",
+    "huggingface": "huggingface",
+    "udhr": "udhr",
+}
+"""Data set → module, whose function of the data set's name is called as
+``read(data_dir, image_size)`` and returns training and test split, and the classes' names."""
+DATASETS = tuple(READERS)
+MOMENTS = {"cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))}
+"""Mean and deviation that published recipes use; of other data sets they are measured."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (rows, height, width, channels) uint8 and labels (rows,) int64."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: NDArray[np.int64]) -> Split:
+        """Return the rows ``index``."""
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits with what the models need to know of them.
+
+    ``validation`` (perhaps empty) is for choices: learning rate, best epoch. ``test`` is only
+    reported. ``mean`` and ``std`` are those of the training pixels in [0, 1], a value a channel.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    train: Split
+    validation: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    def held_out(self) -> dict[str, Split]:
+        """Return the validation split, where there is one, and the test split by their names."""
+        parts = {"validation": self.validation, "test": self.test}
+        return {name: split for name, split in parts.items() if len(split)}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation, "
+            f"{len(self.test):,} test images, {self.classes} classes"
+        )
+
+
+def load_dataset(
+    name: str,
+    data_dir: Path,
+    *,
+    download: bool = False,
+    train_size: int | None = None,
+    validation_size: int = 0,
+    image_size: int | None = None,
+) -> Dataset:
+    """Read ``name`` and cut a validation split off its training images.
+
+    The cut is the same whatever the run's seed, and stratified only by chance: rows are permuted
+    by a fixed generator, the first ``validation_size`` validate, the next ``train_size`` (default:
+    all the others) train.
+
+    Raises:
+        DataError: a file is missing or damaged, or there are too few images.
+    """
+    module = importlib.import_module(f".{READERS[name]}", __package__)
+    if download and hasattr(module, "fetch"):
+        module.fetch(name, data_dir)
+    pool, test, class_names = getattr(module, name)(data_dir, image_size)
+    order = np.random.default_rng(0).permutation(len(pool))
+    wanted = len(pool) - validation_size if train_size is None else train_size
+    if wanted < 1 or validation_size < 0 or validation_size + wanted > len(pool):
+        raise DataError(
+            f"{name} has {len(pool)} training images; got --train-size {wanted} and "
+            f"--validation-size {validation_size}"
+        )
+    train = pool.take(order[validation_size : validation_size + wanted])
+    mean, std = MOMENTS.get(name) or _moments(train.images)
+    return Dataset(name, class_names, train, pool.take(order[:validation_size]), test, mean, std)
+
+
+def _moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation a channel, from the counts of the 256 levels: little memory."""
+    counts = np.zeros((images.shape[-1], 256))
+    for start in range(0, len(images), 1024):
+        rows = images[start : start + 1024]
+        for channel, count in enumerate(counts):
+            count += np.bincount(rows[..., channel].ravel(), minlength=256)
+    counts /= counts.sum(1, keepdims=True)
+    levels = np.arange(256) / 255
+    mean = counts @ levels
+    std = np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(1))
+    return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
+
+
+def training_batches(
+    split: Split,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    crop: int = 0,
+    flip: bool = False,
+    start: int = 0,
+) -> Iterator[tuple[Images, Labels, NDArray[np.int64]]]:
+    """Yield ``(images, labels, index)`` of one shuffled epoch, from batch ``start`` on.
+
+    Order and augmentation depend on (seed, epoch, batch) alone, so a resumed run sees exactly the
+    batches that an uninterrupted one would have. The ragged last batch is kept.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(len(split))
+    for number in range(start, steps_per_epoch(split, batch_size)):
+        index = order[number * batch_size : (number + 1) * batch_size]
+        images = split.images[index]
+        if crop or flip:
+            images = augment(images, np.random.default_rng((seed, epoch, number)), crop, flip)
+        yield images, split.labels[index], index
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Return the number of batches, the ragged last one included."""
+    return -(-len(split) // batch_size)
+
+
+def augment(images: Images, rng: np.random.Generator, crop: int, flip: bool) -> Images:
+    """Shift each image by up to ``crop`` pixels over a black border; mirror every second one."""
+    rows, height, width, _ = images.shape
+    if crop:
+        padded = np.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
+        top, left = rng.integers(0, 2 * crop + 1, (2, rows))
+        down = top[:, None, None] + np.arange(height)[None, :, None]
+        across = left[:, None, None] + np.arange(width)[None, None, :]
+        images = padded[np.arange(rows)[:, None, None], down, across]
+    if flip:
+        mirrored = rng.random(rows) < 0.5
+        images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    return images
+
+
+def evaluation_batches(split: Split, batch_size: int) -> Iterator[tuple[Images, int]]:
+    """Yield ``(images, rows)`` in order: full batches, the last one filled up with black images.
+
+    One shape, of whatever split, is one compiled program. ``rows`` says how many images of the
+    batch are the split's.
+    """
+    for start in range(0, len(split), batch_size):
+        images = split.images[start : start + batch_size]
+        yield np.pad(images, ((0, batch_size - len(images)), *[(0, 0)] * 3)), len(images)
+
+
+def accuracies(logits_of: Callable[[Split], np.ndarray], data: Dataset) -> dict[str, float]:
+    """Return the share of right answers on the validation split, if there is one, and the test."""
+    splits = {"validation": data.validation, "test": data.test}
+    return {
+        f"{part}_accuracy": float((logits_of(split).argmax(1) == split.labels).mean())
+        for part, split in splits.items()
+        if len(split)
+    }

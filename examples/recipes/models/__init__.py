@@ -1,0 +1,1 @@
+"""Networks by name: tables in `networks`, layers in one module a framework."""

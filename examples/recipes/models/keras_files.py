@@ -1,0 +1,140 @@
+"""Keras models in files, for Keras on any backend and for TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ..files import DataError, write_atomically
+from ..teachers import OnnxTeacher, is_own, named_files
+from .keras import Shape, build
+
+NOTES = "notes.json"
+
+
+def save_model(path: Path, model: keras.Model, notes: Mapping[str, Any]) -> None:
+    """Save a model alone, as ``keras.models.load_model`` reads it, with notes inside."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        model.save(file)
+        with zipfile.ZipFile(file, "a") as zipped:
+            zipped.writestr(NOTES, json.dumps(notes))
+        write_atomically(path, lambda out: out.write(file.read_bytes()))
+
+
+def load_model(path: Path) -> tuple[keras.Model, dict[str, Any]]:
+    """Return a model and its notes; none of a model that Keras alone has saved.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; it is the last.keras of an earlier run")
+    try:
+        notes: dict[str, Any] = {}
+        if zipfile.is_zipfile(path):  # the older HDF5 is not
+            with zipfile.ZipFile(path) as zipped:
+                damaged = zipped.testzip()
+                if damaged is not None:
+                    raise ValueError(f"the CRC of {damaged} does not match")
+                if NOTES in zipped.namelist():
+                    notes = json.loads(zipped.read(NOTES))
+        return keras.models.load_model(path, compile=False), notes
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is not a readable Keras model: {reason}") from error
+
+
+def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> keras.Model:
+    """Return a teacher: a ``.keras`` file as it is, or the network ``name`` with its weights.
+
+    Raises:
+        DataError: no such file, a damaged one, or one of another network.
+    """
+    if path is not None and not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path is not None and path.suffix == ".keras":
+        model, _ = load_model(path)
+        if tuple(model.input_shape[1:]) != tuple(shape):
+            raise DataError(f"{path} takes images {model.input_shape[1:]}; the data are {shape}")
+        return model
+    model = build(name, shape, classes)
+    if path is not None:
+        try:
+            model.load_weights(path)
+        except (ValueError, OSError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(f"{path} does not fit {name}: {reason}") from error
+    return model
+
+
+def load_teachers(
+    options: argparse.Namespace,
+    data: Any,
+    train: Callable[[int], keras.Model],
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[list[Any], list[Any]]:
+    """Return the teachers, Keras models or ONNX files, and what a cache of answers knows them by.
+
+    Args:
+        options: ``teacher``, ``teacher_weights`` and ``teacher_size``.
+        data: image shape and classes.
+        train: trains one of the recipe's networks, by its number among the teachers.
+        scope: of the strategy that the models belong to.
+
+    Raises:
+        DataError: a teacher cannot be loaded.
+    """
+    height, width, channels = data.image_shape
+    size = options.teacher_size
+    shape = (height, width, channels) if size is None else (size, size, channels)
+    named = named_files(options)
+    teachers: list[Any] = []
+    for name, file in named:
+        if name.endswith(".onnx"):
+            teachers.append(OnnxTeacher(Path(name)))
+            continue
+        with scope():
+            teachers.append(load_teacher(name, file, shape, data.classes))
+    mark: list[Any] = [" ".join(options.teacher)]
+    for number, (name, file) in enumerate(named):
+        if file is None and not is_own(name):  # what others bring is checked by now
+            teachers[number] = train(number)
+        is_file = isinstance(teachers[number], OnnxTeacher)
+        mark += [Path(name).read_bytes()] if is_file else teachers[number].get_weights()
+    return teachers, mark
+
+
+def load_student(path: Path) -> tuple[keras.Model, Shape, dict[str, Any]]:
+    """Return a model of the Keras or TensorFlow example in float32, with its shape and notes.
+
+    For ``python -m mcld_core export --load examples.recipes.models.keras_files:load_student``.
+
+    Raises:
+        DataError: no such file, a damaged one, or one of something else.
+    """
+    model, notes = load_model(path)
+    if not isinstance(model.input_shape, tuple) or len(model.input_shape) != 4:
+        raise DataError(f"{path} takes {model.input_shape}, which are not images")
+    return in_float32(model), tuple(model.input_shape[1:]), notes
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return the same model, computing in float32 as its weights are."""
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def layer(old: Any) -> Any:
+        return type(old).from_config(old.get_config() | {"dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=layer)
+    copy.set_weights(model.get_weights())
+    return copy

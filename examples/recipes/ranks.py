@@ -1,0 +1,126 @@
+"""Several processes of PyTorch under ``torchrun``: who this one is, and what it shares."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .logs import say
+
+
+class Ranks:
+    """The processes of ``torchrun``: which one this is, and its device; one without torchrun."""
+
+    def __init__(self, device: str) -> None:
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        accelerator = torch.accelerator.current_accelerator()
+        chosen = torch.device(device if device != "auto" else accelerator or "cpu")
+        if self.world > 1 and chosen.type == "cuda":
+            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(chosen)
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        self.device = chosen
+        self.rank = dist.get_rank() if self.world > 1 else 0
+        self.first = self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Print a line, once for all ranks."""
+        if self.first:
+            say(text)
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """Return this rank's rows of a batch: as many as every other rank's.
+
+        Equal shares make the mean of the ranks' losses the loss of the whole batch; at most
+        ``world − 1`` rows of a ragged last batch go unused.
+        """
+        return rows[self.rank : len(rows) - len(rows) % self.world : self.world]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the model, averaging gradients over the ranks where there are several."""
+        if self.world == 1:
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum over the ranks."""
+        if self.world == 1:
+            return value
+        result = value.clone()
+        dist.all_reduce(result)
+        return result
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any rank says so; every rank has to ask."""
+        if self.world == 1:
+            return flag
+        return float(self.total(torch.tensor(float(flag), device=self.device))) > 0
+
+    def agree(self, value: Any) -> Any:
+        """Return the first rank's value on every rank."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+# ---- batch norm over all processes ----
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks; the gradient of a sum over the ranks is one, too."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        result = value.clone()
+        dist.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        result = gradient.clone()
+        dist.all_reduce(result)
+        return result
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose mean and variance are those of all ranks' rows, on every device.
+
+    PyTorch's own `SyncBatchNorm` runs on GPUs only. Every rank has as many rows.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised images; in evaluation mode as `torch.nn.BatchNorm2d`."""
+        if not self.training:
+            return super().forward(x)
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        wide = x.float()
+        mean = _Sum.apply(wide.sum((0, 2, 3))) / count
+        centred = wide - mean.view(1, -1, 1, 1)
+        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scaled = centred * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
+        shape = (1, -1, 1, 1)
+        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+def share_norms(model: nn.Module) -> None:
+    """Turn every `torch.nn.BatchNorm2d` of a model into a `SharedBatchNorm`, in place."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d and module.affine and module.track_running_stats:
+            module.__class__ = SharedBatchNorm

@@ -1,0 +1,108 @@
+"""Plain distillation of language models: divergences of tokens, from all logits or the top k."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcld_core.backends import Backend
+from mcld_core.baselines.evaluation import reduced
+from mcld_core.baselines.kd import DIVERGENCES, check_mix
+from mcld_core.extensions._sequences import SequenceArguments, reduce_sequences
+from mcld_core.extensions.nlp.rows import arrays_of, token_rows
+from mcld_core.extensions.nlp.stored import TopKLogits
+from mcld_core.formulas.stored import (
+    StoredRows,
+    stored_kl_divergence,
+    stored_mixed_divergence,
+    stored_reverse_divergence,
+)
+from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
+
+
+def token_kd_loss(
+    student_logits: Float[Array, "batch tokens vocab"],
+    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    labels: Int[Array, "batch tokens"] | None = None,
+    *,
+    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
+    shift: bool = False,
+    temperature: Scalar = 1.0,
+    divergence: str = "forward",
+    mix: Scalar = 0.5,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
+) -> Any:
+    """Distil a language model token by token: `mcld_core.kd_loss` of the tokens that count.
+
+    With p the teacher's and q the student's softmax of z/T, ``divergence`` is ``"forward"``
+    (``T² KL(p ‖ q)``), ``"reverse"`` (``T² KL(q ‖ p)``) or ``"jsd"`` (``T² [ μ KL(p ‖ m) +
+    (1 - μ) KL(q ‖ m) ]``, ``m = μ p + (1 - μ) q``). A teacher stored as `TopKLogits` is never made
+    dense; without a tail its reverse divergence is +inf. No cross-entropy is hidden inside.
+
+    Args:
+        student_logits: (batch, tokens, vocab), any float dtype.
+        teacher_logits: the same shape, or `TopKLogits`; never receives a gradient.
+        labels: (batch, tokens) int; a token whose label is ``ignore_index`` does not count. They
+            play no other part. None: all count.
+        attention_mask: (batch, tokens), True or 1 = keep; None keeps all.
+        shift: ``labels`` are the inputs themselves, as in the causal models of transformers: a
+            token counts where the one after it does too.
+        temperature: T > 0.
+        divergence: ``"forward"``, ``"reverse"`` or ``"jsd"``.
+        mix: μ of ``"jsd"``, in (0, 1).
+        ignore_index: the label of a token that does not count.
+        reduction: ``"mean"`` over the tokens that count (or the sum over ``normalizer``),
+            ``"sum"`` or ``"none"``: (batch, tokens).
+        normalizer: what ``"mean"`` divides by, such as the number of tokens that count in all
+            micro-batches and ranks of a step: their sum then equals the joined batch's loss.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> teacher = np.log([[[0.5, 0.25, 0.25]]])
+        >>> stored = TopKLogits.from_logits(teacher, k=1)
+        >>> student = np.zeros((1, 1, 3))
+        >>> [round(float(token_kd_loss(student, t)), 4) for t in (teacher, stored)]
+        [0.0589, 0.0589]
+
+    References:
+        G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015. R.
+        Agarwal et al., "On-Policy Distillation of Language Models", ICLR 2024 (the generalised
+        JSD).
+    """
+    arguments = SequenceArguments(
+        "token_kd_loss", student_logits, *arrays_of(teacher_logits), labels, attention_mask
+    )
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
+    check_mix(arguments, mix)
+    arguments.flag("shift", shift)
+    arguments.integer("ignore_index", ignore_index)
+    arguments.reduction(reduction)
+    given = (student_logits, teacher_logits, labels, attention_mask)
+    sequences = token_rows(arguments, given, shift, ignore_index)
+    of_rows = STORED if isinstance(teacher_logits, TopKLogits) else DIVERGENCES
+    ops = arguments.ops
+
+    def values(student: Array, teacher: Any, _: Array, t: Scalar, mu: Scalar) -> Array:
+        return of_rows[divergence](ops, student, teacher, t, mu)
+
+    found = reduced(arguments, sequences.rows, values, (temperature, mix), "none")
+    return reduce_sequences(arguments, sequences, found, reduction, normalizer)
+
+
+def _forward(ops: Backend, student: Array, teacher: StoredRows, t: Scalar, _: Scalar) -> Array:
+    return stored_kl_divergence(ops, student, teacher, t)
+
+
+def _reverse(ops: Backend, student: Array, teacher: StoredRows, t: Scalar, _: Scalar) -> Array:
+    return stored_reverse_divergence(ops, student, teacher, t)
+
+
+STORED = {"forward": _forward, "reverse": _reverse, "jsd": stored_mixed_divergence}

@@ -1,0 +1,67 @@
+"""What every loss of tokens does first: logits, labels and masks become rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcld_core.arguments import fits
+from mcld_core.extensions._sequences import SequenceArguments, Sequences, following
+from mcld_core.extensions.nlp.stored import TopKLogits, stored_rows
+
+
+def arrays_of(teacher_logits: Any) -> tuple[Any, ...]:
+    """Return the arrays that a teacher's logits consist of."""
+    return teacher_logits if isinstance(teacher_logits, TopKLogits) else (teacher_logits,)
+
+
+def token_rows(
+    arguments: SequenceArguments,
+    given: tuple[Any, Any, Any, Any],
+    shift: bool,
+    ignore_index: int,
+) -> Sequences:
+    """Return the tokens as rows, checked.
+
+    ``given`` are the student's logits, the teacher's, the labels and the attention mask.
+    """
+    student, teacher, labels, attention_mask = given
+    ops, stored = arguments.ops, isinstance(teacher, TopKLogits)
+    original = teacher
+    student, teacher = arguments.tensors(student, arrays_of(teacher)[0])
+    theirs = tuple(teacher.shape)
+    if stored:
+        theirs = (*theirs[:2], student.shape[-1])
+    _check_shapes(arguments.function, tuple(student.shape), theirs)
+    if labels is not None:
+        labels = arguments.flat_labels("labels", labels, student)
+    kept = None
+    if attention_mask is not None:
+        kept = arguments.flat_mask("attention_mask", attention_mask, student)
+    if shift:
+        labels, kept = following(ops, student, labels, kept)
+    if stored:
+        counts = kept
+        if labels is not None and len(labels.shape) == 1:
+            labelled = labels != ignore_index
+            counts = labelled if kept is None else kept & labelled
+        teacher = stored_rows(ops, original, teacher, student.shape[-1], counts)
+    return arguments.sequences((student, teacher), labels, kept, ignore_index)
+
+
+def _check_shapes(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
+    for argument, shape in (("student_logits", ours), ("teacher_logits", theirs)):
+        if len(shape) != 3:
+            raise ValueError(
+                f"{function}: {argument} needs three axes (batch, tokens, vocab); got {shape}. "
+                "For one row of logits a text use mcld_core.mcld_loss"
+            )
+    if not fits(ours[2:], theirs[2:]):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same vocabulary; got {ours} "
+            f"and {theirs}. Map the teacher's first: mcld_core.extensions.nlp.align_vocabulary"
+        )
+    if not fits(ours, theirs):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same shape; got {ours} and "
+            f"{theirs}"
+        )

@@ -1,0 +1,21 @@
+"""Every check and conversion of arguments: what each public function does first.
+
+`Checks` knows the function's name and looks at settings; `Arguments` knows the backend too and
+looks at arrays. Each error says which argument, what came, and what to do. Values of arrays are
+read only where that costs no wait for a device: eager, on the CPU (``ops.host_values``).
+"""
+
+from mcld_core.arguments.checks import REDUCTIONS as REDUCTIONS
+from mcld_core.arguments.checks import Checks as Checks
+from mcld_core.arguments.checks import is_number as is_number
+from mcld_core.arguments.checks import plain_number as plain_number
+from mcld_core.arguments.logits import Arguments as Arguments
+from mcld_core.arguments.rows import Batch as Batch
+from mcld_core.arguments.rows import TeacherBatch as TeacherBatch
+from mcld_core.arguments.rows import class_labels as class_labels
+from mcld_core.arguments.rows import differ as differ
+from mcld_core.arguments.rows import fits as fits
+from mcld_core.arguments.rows import keep_rows as keep_rows
+from mcld_core.arguments.rows import reduce_rows as reduce_rows
+from mcld_core.arguments.rows import signed as signed
+from mcld_core.arguments.rows import wide_dtype as wide_dtype

@@ -1,0 +1,289 @@
+"""What comes beside the logits, checked and converted: numbers, masks, weights, ids, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mcld_core.arguments.checks import Checks, plain_number, range_text
+from mcld_core.arguments.rows import class_labels, differ
+from mcld_core.backends import Backend, backend_for
+from mcld_core.typing import Array, Bool, Float, Int, Scalar
+
+
+class ArrayArguments(Checks):
+    """The arrays of one call; its backend is that of the values.
+
+    Args:
+        function: the name that errors give.
+        values: what decides the backend: the tensors among them; None counts for nothing.
+    """
+
+    def __init__(self, function: str, *values: Any) -> None:
+        super().__init__(function)
+        self.ops: Backend = backend_for(function, *values)
+        self.like: Array | None = next(
+            (x for x in values if x is not None and self.ops.is_tensor(x)), None
+        )
+        """The first tensor of the values: a plain array becomes a tensor on its device."""
+
+    def array(self, name: str, value: Any, like: Array | None = None) -> Array:
+        """Return an array of real numbers or bools, converted.
+
+        Raises:
+            ValueError, TypeError: None, a text, a dict and whatever else is not such an array.
+        """
+        needs = f"{self.function}: {name} needs an array of numbers"
+        is_text = isinstance(value, (str, bytes))
+        if is_text or not (hasattr(value, "shape") or isinstance(value, (Sequence, int, float))):
+            came = repr(value) if value is None or is_text else type(value).__name__
+            raise TypeError(f"{needs}; got {came}")
+        try:
+            found = self.ops.asarray(value, like)
+        except ValueError as error:
+            raise ValueError(f"{needs}: {error}") from error
+        except TypeError as error:
+            raise TypeError(f"{needs}: {error}") from error
+        dtype = self.ops.dtype(found)
+        if not dtype.startswith(("float", "bfloat", "int", "uint", "bool")):
+            raise TypeError(f"{needs}, real ones; got dtype {dtype}")
+        return found
+
+    # one number
+
+    def scalar(
+        self,
+        name: str,
+        value: Scalar,
+        like: Array,
+        dtype: str,
+        *,
+        above: float | None = None,
+        maximum: float | None = None,
+    ) -> Float[Array, ""]:
+        """Return one number ≥ 0 (or above ``above``) as ``dtype`` on ``like``'s device.
+
+        Raises where it is not in its range; an array that cannot be read is not checked.
+        """
+        minimum = 0.0 if above is None else None
+        self.number(name, value, minimum=minimum, above=above, maximum=maximum)
+        array = self.ops.asarray(plain_number(value), like)
+        if not isinstance(value, (int, float)):
+            values = self.ops.host_values(array)
+            if values is not None:
+                self.number(name, float(values), minimum=minimum, above=above, maximum=maximum)
+        return self.ops.astype(array, dtype)
+
+    # logits
+
+    def vector(self, name: str, x: Array, rows: Any) -> None:
+        """Raise ValueError unless ``x`` has one axis with one entry a row."""
+        shape = tuple(x.shape)
+        if len(shape) != 1 or differ(shape[0], rows):
+            raise ValueError(
+                f"{self.function}: {name} needs shape ({rows},), one entry a row of the logits; "
+                f"got {shape}"
+            )
+
+    def device(self, name: str, x: Array, other: Array, other_name: str = "student_logits") -> None:
+        """Raise ValueError where two tensors lie on different devices."""
+        here, there = self.ops.device(other), self.ops.device(x)
+        if here != there:
+            raise ValueError(
+                f"{self.function}: {name} is on {there} and {other_name} on {here}; "
+                "move one of them (no tensor is moved for you)"
+            )
+
+    def mask(
+        self, name: str, where: Any, rows: Any, like: Array, like_name: str = "student_logits"
+    ) -> Bool[Array, " rows"]:
+        """Return a mask of rows, converted; raise for another shape, dtype or device."""
+        kept = self.array(name, where, like)
+        self.vector(name, kept, rows)
+        if self.ops.dtype(kept) != "bool":
+            raise TypeError(
+                f"{self.function}: {name} needs dtype bool (True = keep); got "
+                f"{self.ops.dtype(kept)}"
+            )
+        self.device(name, kept, like, like_name)
+        return kept
+
+    def weight(
+        self,
+        sample_weight: Any,
+        kept: Array | None,
+        like: Array,
+        dtype: str,
+        like_name: str = "student_logits",
+    ) -> Float[Array, " rows"]:
+        """Return ``sample_weight`` times kept; raise where shape, device or values do not fit."""
+        ops = self.ops
+        weight = self.array("sample_weight", sample_weight, like)
+        self.vector("sample_weight", weight, like.shape[0])
+        self.device("sample_weight", weight, like, like_name)
+        self.finite("sample_weight", weight, kept, minimum=0.0)
+        weight = ops.stop_gradient(ops.astype(weight, dtype))
+        return weight if kept is None else ops.where(kept, weight, 0.0)
+
+    def finite(
+        self,
+        name: str,
+        x: Float[Array, " rows"],
+        kept: Bool[Array, " rows"] | None,
+        *,
+        minimum: float | None = None,
+    ) -> None:
+        """Raise for a kept row's number that is not finite or too small, where it can be read."""
+        values = self.ops.host_values(x)
+        mask = None if kept is None else self.ops.host_values(kept)
+        if values is None or (kept is not None and mask is None):
+            return
+        bad = ~np.isfinite(values)
+        bad = bad if minimum is None else bad | (values < minimum)
+        bad = bad if mask is None else bad & mask
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{self.function}: {name} needs finite numbers{range_text(minimum, None, None)}; "
+                f"got {values[row]} in row {row}"
+            )
+
+    def ids(self, name: str, ids: Any, logits: Array, single: bool = False) -> Int[Array, " batch"]:
+        """Return ids or places, one a row, signed: int64 where they come so, else int32.
+
+        They are only compared. ``single``: one number for all rows will do.
+
+        Raises:
+            ValueError, TypeError: another shape, dtype or device, or numbers beyond 32 bits where
+                the framework has no more.
+        """
+        ops = self.ops
+        found = self.array(name, ids, logits)
+        if not single or len(found.shape):
+            self.vector(name, found, logits.shape[0])
+        self.device(name, found, logits)
+        dtype = ops.dtype(found)
+        if not dtype.startswith(("int", "uint")):
+            raise TypeError(f"{self.function}: {name} needs an integer dtype; got {dtype}")
+        values = ops.host_values(found) if ops.is_tensor(ids) else np.asarray(ids)
+        found = ops.astype(found, "int64" if dtype in ("int64", "uint32", "uint64") else "int32")
+        if values is not None and values.size:
+            limits, lowest, highest = np.iinfo(ops.dtype(found)), values.min(), values.max()
+            if lowest < limits.min or highest > limits.max:
+                raise ValueError(
+                    f"{self.function}: {name} needs numbers of {limits.bits} bits here; got "
+                    f"{lowest} … {highest}. Number them anew, or have JAX use 64 bits "
+                    "(jax_enable_x64)"
+                )
+        return found
+
+    def log_prior(
+        self, class_prior: Any, classes: int, like: Array, dtype: str
+    ) -> Float[Array, " classes"]:
+        """Return ``log π`` of counts or probabilities; a class without any counts half the least.
+
+        Raises:
+            ValueError: another length; negative, infinite or NaN; all zero (where values can be
+                read).
+        """
+        ops = self.ops
+        prior = ops.stop_gradient(ops.astype(self.array("class_prior", class_prior, like), dtype))
+        if tuple(prior.shape) != (classes,):
+            raise ValueError(
+                f"{self.function}: class_prior needs shape ({classes},), one count or probability "
+                f"a class; got {tuple(prior.shape)}"
+            )
+        self.device("class_prior", prior, like)
+        values = ops.host_values(prior)
+        if values is not None:
+            bad = ~((values >= 0) & np.isfinite(values))
+            if bad.any():
+                c = int(np.argmax(bad))
+                raise ValueError(
+                    f"{self.function}: class_prior needs finite numbers ≥ 0; got {values[c]} for "
+                    f"class {c}"
+                )
+            if not (values > 0).any():
+                raise ValueError(
+                    f"{self.function}: class_prior needs a positive entry; got zeros alone. Pass "
+                    "the counts of the training labels"
+                )
+        present = prior > 0
+        least = -ops.max(ops.where(present, -prior, -float(np.finfo(dtype).max)), 0)
+        counts = ops.where(present, prior, 0.5 * least)
+        return ops.log(counts) - ops.log(ops.sum(counts, None))
+
+    # labels
+
+    def label_kind(self, name: str, labels: Array, rows: Any, classes: int) -> str:
+        """Return ``"int"`` or ``"soft"``; raise where shape and dtype are neither."""
+        shape, dtype = tuple(labels.shape), self.ops.dtype(labels)
+        is_integer = dtype.startswith(("int", "uint"))
+        if len(shape) == 1:
+            if not is_integer:
+                raise TypeError(
+                    f"{self.function}: {name} of shape {shape} need an integer dtype; got "
+                    f"{dtype}. Soft labels have shape (rows, classes) = ({rows}, {classes})"
+                )
+            self.vector(name, labels, rows)
+            return "int"
+        if len(shape) != 2 or differ(shape[0], rows) or differ(shape[1], classes):
+            raise ValueError(
+                f"{self.function}: {name} need shape ({rows},) for int labels or "
+                f"({rows}, {classes}) for soft labels; got {shape}"
+            )
+        return "soft"
+
+    def labels(
+        self,
+        name: str,
+        labels: Any,
+        logits: Array,
+        dtype: str,
+        kept: Array | None,
+        ignore_index: int,
+    ) -> tuple[Array, Array | None]:
+        """Return the labels of logits, and for int labels which rows are not ``ignore_index``.
+
+        Int labels become int32, -1 where they name no class; soft labels take ``dtype``.
+        """
+        ops = self.ops
+        rows, classes = logits.shape
+        labels = self.array(name, labels, logits)
+        kind = self.label_kind(name, labels, rows, classes)
+        self.device(name, labels, logits)
+        self.label_values(name, labels, kept, classes, ignore_index)
+        if kind == "soft":
+            return ops.stop_gradient(ops.astype(labels, dtype)), None
+        return class_labels(ops, labels, classes, ignore_index)
+
+    def label_values(
+        self, name: str, labels: Array, kept: Array | None, classes: int, ignore_index: int
+    ) -> None:
+        """Raise ValueError for labels that name no class, where their values can be read."""
+        values = self.ops.host_values(labels)
+        mask = None if kept is None else self.ops.host_values(kept)
+        if values is None or values.size == 0 or (kept is not None and mask is None):
+            return
+        if values.ndim == 1:
+            if mask is None and values.min() >= 0 and values.max() < classes:
+                return
+            bad = ((values < 0) | (values >= classes)) & (values != ignore_index)
+            wrong = f"needs labels in 0 … {classes - 1} or ignore_index {ignore_index}"
+        else:
+            values = np.asarray(values, "float64")
+            total = values.sum(1)
+            bad = ~((values >= 0).all(1) & (np.abs(total - 1.0) <= 1e-2))
+            wrong = "needs soft labels that are ≥ 0 and sum to 1 in each row"
+        if mask is not None:
+            bad = bad & mask
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(f"{self.function}: {name} {wrong}; got {values[row]} in row {row}")
+
+    def unless_all(self, kept: Bool[Array, " rows"]) -> Bool[Array, " rows"] | None:
+        """Return None where all rows are seen to be kept, which saves masking them."""
+        values = self.ops.host_values(kept)
+        return None if values is not None and values.all() else kept

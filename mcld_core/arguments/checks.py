@@ -1,0 +1,99 @@
+"""The settings of a call, checked: numbers, choices, flags."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class Checks:
+    """The settings of one call; its errors name the function."""
+
+    def __init__(self, function: str) -> None:
+        self.function = function
+
+    def number(
+        self,
+        name: str,
+        value: Any,
+        *,
+        minimum: float | None = None,
+        above: float | None = None,
+        maximum: float | None = None,
+    ) -> None:
+        """Raise for a number out of its range or not finite, and for what is not one number.
+
+        An array without axes passes: it may be traced. `Arguments.scalar` reads it where it can.
+        """
+        value = plain_number(value)
+        bound = range_text(minimum, above, maximum)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            low = value >= minimum if minimum is not None else above is None or value > above
+            high = maximum is None or value <= maximum
+            # math.isfinite would make a compiler trace each number anew
+            if not (-math.inf < value < math.inf and low and high):
+                raise ValueError(
+                    f"{self.function}: {name} needs a finite number{bound}; got {value!r}"
+                )
+        elif not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            raise TypeError(f"{self.function}: {name} needs a finite number{bound}; got {value!r}")
+        elif len(value.shape) > 0:
+            raise ValueError(
+                f"{self.function}: {name} needs one number; got shape {tuple(value.shape)}"
+            )
+        elif "complex" in str(value.dtype) or "bool" in str(value.dtype):
+            raise TypeError(
+                f"{self.function}: {name} needs a real number{bound}; got dtype {value.dtype}"
+            )
+
+    def choice(self, name: str, value: Any, choices: tuple[str, ...]) -> None:
+        """Raise ValueError for a name that is none of the choices."""
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(
+                f"{self.function}: {name} needs one of {', '.join(choices)}; got {value!r}"
+            )
+
+    def flag(self, name: str, value: Any) -> None:
+        """Raise TypeError unless the value is a bool."""
+        if not isinstance(value, bool):
+            raise TypeError(f"{self.function}: {name} needs True or False; got {value!r}")
+
+    def integer(self, name: str, value: Any, *, minimum: int | None = None) -> None:
+        """Raise TypeError unless the value is an int, ValueError where it is too small."""
+        bound = "" if minimum is None else f" ≥ {minimum}"
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
+        if minimum is not None and value < minimum:
+            raise ValueError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
+
+    def reduction(self, reduction: Any) -> None:
+        """Raise ValueError unless the reduction is one of the three."""
+        if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+            raise ValueError(
+                f"{self.function}: reduction needs one of 'mean', 'sum', 'none'; got {reduction!r}"
+            )
+
+
+def range_text(minimum: float | None, above: float | None, maximum: float | None) -> str:
+    """Return the range of a number, as its errors say it."""
+    if maximum is not None and minimum is not None:
+        return f" in {minimum:g} … {maximum:g}"
+    bound = "" if above is None else f" > {above:g}"
+    bound = bound if minimum is None else f" ≥ {minimum:g}"
+    return bound if maximum is None else f"{bound} and ≤ {maximum:g}"
+
+
+def plain_number(value: Any) -> Any:
+    """Return a number of NumPy, or an array of one without axes, as Python's; all else as it is."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number of Python (or NumPy's float64, which is one)."""
+    return isinstance(value, (int, float))

@@ -1,0 +1,140 @@
+"""The logits of a call with what comes beside them: what each loss does first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mcld_core.arguments.arrays import ArrayArguments
+from mcld_core.arguments.rows import Batch, TeacherBatch, differ, keep_rows, signed, wide_dtype
+from mcld_core.typing import Array, Float
+
+
+class Arguments(ArrayArguments):
+    """The arguments of one call, checked and converted.
+
+    Args:
+        function: the name that errors give.
+        values: what decides the backend: the tensors among them; None counts for nothing.
+    """
+
+    def logits(self, name: str, x: Array) -> None:
+        """Raise unless ``x`` has two axes and a float dtype."""
+        if len(x.shape) != 2:
+            raise ValueError(
+                f"{self.function}: {name} needs two axes (batch, classes); got shape "
+                f"{tuple(x.shape)}. Flatten positions into rows first"
+            )
+        if "float" not in self.ops.dtype(x):
+            raise TypeError(
+                f"{self.function}: {name} needs a float dtype; got {self.ops.dtype(x)}. "
+                "Pass logits, not labels or token ids"
+            )
+
+    def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
+        """Convert both logits, each beside the other where only that one is a tensor."""
+        ops = self.ops
+        like = teacher_logits if ops.is_tensor(teacher_logits) else None
+        student = self.array("student_logits", student_logits, like)
+        return student, self.array("teacher_logits", teacher_logits, student)
+
+    def pair(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
+        """Return both logits, converted; raise unless they are float rows of the same classes."""
+        student, teacher = self.tensors(student_logits, teacher_logits)
+        self.logits("student_logits", student)
+        self.logits("teacher_logits", teacher)
+        ours, theirs = tuple(student.shape), tuple(teacher.shape)
+        if ours[1] is None or differ(ours[1], theirs[1]):
+            raise ValueError(
+                f"{self.function}: student_logits and teacher_logits need the same number of "
+                f"classes, known when traced; got {ours} and {theirs}. Map the teacher's classes "
+                "first: mcld_core.select_classes"
+            )
+        if ours[1] == 0:
+            raise ValueError(
+                f"{self.function}: student_logits needs at least one class; got shape {ours}"
+            )
+        if differ(ours[0], theirs[0]):
+            raise ValueError(
+                f"{self.function}: student_logits and teacher_logits need the same batch size; "
+                f"got {ours} and {theirs}. More teacher rows to contrast with go into keys="
+            )
+        self.device("teacher_logits", teacher, student)
+        return student, teacher
+
+    def batch(
+        self,
+        student_logits: Any,
+        teacher_logits: Any,
+        labels: Any,
+        *,
+        sample_weight: Any,
+        where: Any,
+        ignore_index: int | None,
+    ) -> Batch:
+        """Return the arguments that all losses share, checked and converted.
+
+        With ``ignore_index=None`` the loss needs no labels, and has none.
+        """
+        ops = self.ops
+        student, teacher = self.pair(student_logits, teacher_logits)
+        kept = None if where is None else self.mask("where", where, student.shape[0], student)
+        dtype = wide_dtype(ops.dtype(student))
+        teacher = ops.stop_gradient(teacher)
+        if ignore_index is None:
+            labels = None
+        elif labels is None:
+            labels = ops.argmax(teacher, 1)
+        else:
+            labels, counts = self.labels("labels", labels, student, dtype, kept, ignore_index)
+            if labels.ndim == 2:
+                labels = keep_rows(ops, labels, kept)
+            else:
+                kept = self.unless_all(counts if kept is None else kept & counts)
+        weight = None if kept is None else ops.astype(kept, dtype)
+        if sample_weight is not None:
+            weight = self.weight(sample_weight, kept, student, dtype)
+        return Batch(student, teacher, dtype, labels, kept, weight)
+
+    def teacher_batch(
+        self,
+        name: str,
+        logits: Float[Array, "batch classes"],
+        labels: Any,
+        *,
+        sample_weight: Any,
+        where: Any,
+        ignore_index: int,
+    ) -> TeacherBatch:
+        """Return a teacher's rows with what comes beside them; ``name`` is that of the logits."""
+        ops = self.ops
+        self.logits(name, logits)
+        rows, classes = logits.shape
+        kept = ops.arange(ops.size(logits, 0), logits) >= 0
+        if where is not None:
+            kept = self.mask("where", where, rows, logits, name)
+        dtype = wide_dtype(ops.dtype(logits))
+        if labels is not None:
+            labels = self.array("labels", labels, logits)
+            kind = self.label_kind("labels", labels, rows, classes)
+            self.device("labels", labels, logits, name)
+            self.label_values("labels", labels, kept, classes, ignore_index)
+            if kind == "soft":
+                labels = ops.astype(labels, wide_dtype(dtype, ops.dtype(labels)))
+                labels = ops.stop_gradient(labels)
+            else:
+                labels = signed(ops, labels)
+                kept = kept & (labels != ignore_index)
+                limits = np.iinfo("int32")
+                labels = ops.minimum(ops.maximum(labels, limits.min), limits.max)
+                labels = ops.astype(labels, "int32")
+        if sample_weight is None:
+            weight = ops.astype(kept, wide_dtype(dtype))
+        else:
+            weight = self.array("sample_weight", sample_weight, logits)
+            dtype = wide_dtype(dtype, ops.dtype(weight))
+            weight = self.weight(weight, kept, logits, dtype, name)
+        return TeacherBatch(ops.stop_gradient(logits), labels, kept, weight)
+
+    # what comes beside the logits

@@ -1,0 +1,100 @@
+"""Rows that are checked and converted, and small functions of dtypes, shapes and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mcld_core.backends import Backend
+from mcld_core.typing import Array, Bool, Float, Int, Reduction
+
+
+class Batch(NamedTuple):
+    """The rows of a batch; the logits as they came, all else in the dtype computed in."""
+
+    student: Float[Array, "batch classes"]
+    teacher: Float[Array, "batch classes"]
+    dtype: str
+    """float64 for a float64 student, else float32."""
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"] | None
+    """Int labels are -1 where they name no class; None where the loss needs none."""
+    kept: Bool[Array, " batch"] | None
+    """Which rows count; None where all do."""
+    weight: Float[Array, " batch"] | None
+    """``sample_weight`` times kept; None where every row weighs 1."""
+
+
+class TeacherBatch(NamedTuple):
+    """A teacher's rows where there is no student: for a bank, or for other replicas."""
+
+    logits: Float[Array, "batch classes"]
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"] | None
+    """int32 as they came, or soft in float32 or float64."""
+    kept: Bool[Array, " batch"]
+    weight: Float[Array, " batch"]
+    """``sample_weight`` times kept, in float64 where an argument is, else float32."""
+
+
+def differ(ours: Any, theirs: Any) -> bool:
+    """Whether two sizes differ; an unknown size (None) differs from nothing."""
+    return ours is not None and theirs is not None and ours != theirs
+
+
+def fits(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
+    """Whether two shapes may be one; a size that TensorFlow does not know fits any."""
+    return len(ours) == len(theirs) and not any(map(differ, ours, theirs))
+
+
+def wide_dtype(*dtypes: str) -> str:
+    """Return float64 if one of the dtypes is float64, else float32."""
+    return "float64" if "float64" in dtypes else "float32"
+
+
+def signed(ops: Backend, labels: Array) -> Array:
+    """Return int labels in a signed dtype that holds them: a uint8 156 is -100 to some."""
+    dtype = ops.dtype(labels)
+    if dtype in ("int32", "int64"):
+        return labels
+    return ops.astype(labels, "int64" if dtype == "uint64" else "int32")
+
+
+def class_labels(
+    ops: Backend, labels: Int[Array, " rows"], classes: int, ignore_index: int
+) -> tuple[Int[Array, " rows"], Bool[Array, " rows"]]:
+    """Return int labels as int32, -1 where they name no class, and which are not ignored.
+
+    The classes are told apart before the cast, in which 2**32 + 1 would become 1.
+    """
+    labels = signed(ops, labels)
+    named = ops.where((labels >= 0) & (labels < classes), labels, -1)
+    return ops.astype(named, "int32"), labels != ignore_index
+
+
+def keep_rows(ops: Backend, x: Array, kept: Bool[Array, " rows"] | None = None) -> Array:
+    """Return ``x`` with zeros in the rows that do not count, so that their content cannot."""
+    return x if kept is None else ops.where(kept[:, None], x, 0.0)
+
+
+def reduce_rows(
+    ops: Backend,
+    values: Float[Array, " batch"],
+    batch: Batch,
+    reduction: Reduction,
+    normalizer: Array | None = None,
+) -> Array:
+    """Reduce one value a row: v L ("none"), Σ v L ("sum"), Σ v L / Σ v ("mean"; 0 if none)."""
+    weight = batch.weight
+    if weight is not None:
+        values = values * weight
+    if reduction == "none":
+        return values
+    total = ops.sum(values, None)
+    if reduction == "sum":
+        return total
+    if normalizer is None:
+        normalizer = ops.size(values, 0) if weight is None else ops.sum(weight, None)
+        if isinstance(normalizer, int):
+            return total / max(normalizer, 1)
+    normalizer = ops.astype(ops.asarray(normalizer, values), batch.dtype)
+    positive = normalizer > 0
+    return ops.where(positive, total / ops.where(positive, normalizer, 1.0), 0.0)
