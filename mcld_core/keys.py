@@ -149,6 +149,8 @@ def _own_start(arguments: Arguments, keys: TeacherKeys, batch: Batch, logits: Ar
     rows, count = batch.student.shape[0], logits.shape[0]
     start = plain_number(keys.own_start)
     found = start
+    if start is None or isinstance(start, (bool, str, bytes, dict, set)):
+        raise TypeError(f"{function}: keys.own_start needs one int; got {start!r}")
     if not isinstance(start, int):
         start = ops.asarray(start, batch.student)
         if len(start.shape) or not ops.dtype(start).startswith(("int", "uint")):
@@ -159,8 +161,6 @@ def _own_start(arguments: Arguments, keys: TeacherKeys, batch: Batch, logits: Ar
         values = ops.host_values(start)
         found = None if values is None else int(values)
         start = ops.astype(start, "int32")
-    elif isinstance(start, bool):
-        raise TypeError(f"{function}: keys.own_start needs one int; got {start!r}")
     known = isinstance(rows, int) and isinstance(count, int)
     if known and found is not None and not 0 <= found <= count - rows:
         raise ValueError(
