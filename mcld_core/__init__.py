@@ -4,12 +4,12 @@ from mcld_core import _clone as _clone  # first: it finds backends and extension
 from mcld_core.backends import get_backend as get_backend
 from mcld_core.backends import set_backend as set_backend
 from mcld_core.bank import TeacherBank as TeacherBank
-from mcld_core.baselines import dist_loss as dist_loss
-from mcld_core.baselines import dkd_loss as dkd_loss
-from mcld_core.baselines import kd_loss as kd_loss
-from mcld_core.baselines import nkd_loss as nkd_loss
-from mcld_core.baselines import rld_loss as rld_loss
-from mcld_core.baselines import ttm_loss as ttm_loss
+from mcld_core.baselines.decoupled import dkd_loss as dkd_loss
+from mcld_core.baselines.decoupled import nkd_loss as nkd_loss
+from mcld_core.baselines.decoupled import rld_loss as rld_loss
+from mcld_core.baselines.dist import dist_loss as dist_loss
+from mcld_core.baselines.kd import kd_loss as kd_loss
+from mcld_core.baselines.ttm import ttm_loss as ttm_loss
 from mcld_core.cache import TeacherCache as TeacherCache
 from mcld_core.config import MCLDConfig as MCLDConfig
 from mcld_core.export import export_onnx as export_onnx
@@ -21,5 +21,6 @@ from mcld_core.losses import category_wise as category_wise
 from mcld_core.losses import instance_wise as instance_wise
 from mcld_core.losses import mcld_loss as mcld_loss
 from mcld_core.losses import sample_wise as sample_wise
+from mcld_core.running_means import ClassMeans as ClassMeans
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

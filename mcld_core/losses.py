@@ -88,6 +88,7 @@ def mcld_loss(
         Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
         2024. B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (sample-wise term).
     """
+    check_config("mcld_loss", config)
     objective = Objective(config, term_weights(config), keys, class_prior, progress)
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     return evaluate("mcld_loss", rows, objective, reduction, return_terms)
@@ -212,9 +213,7 @@ class Objective(NamedTuple):
 
 def term_weights(config: MCLDConfig) -> TermWeights:
     """Return the weights of the settings."""
-    return TermWeights(
-        config.weight_instance, config.weight_sample, config.weight_category, config.weight_ce
-    )
+    return TermWeights(*[getattr(config, f"weight_{name}") for name in TERMS])
 
 
 def evaluate(
@@ -326,9 +325,7 @@ def _setup(
     return Setup(
         keys=keys,
         prototypes=prototypes,
-        weights=TermWeights(
-            number(weights.instance), number(weights.sample), category, number(weights.ce)
-        ),
+        weights=TermWeights(*map(number, weights))._replace(category=category),
         temperature=number(temperature),
         key_temperature=number(config.key_temperature),
         sample_temperature=number(config.sample_temperature),

@@ -110,17 +110,18 @@ def category_contrast(
     has_positive = count > NEGLIGIBLE
     mean = ops.sum(same_label * similarity, 1) / ops.where(has_positive, count, 1.0)
     if not hard:
-        log_sum = log_sum_exp(ops, similarity)
-    else:
-        if negatives is None:
-            log_sum = log_sum_exp(ops, similarity + MASKED * same_label)
-            negatives = Negatives(same_label, log_sum)
-        peak = ops.stop_gradient(ops.max(similarity, 1, keepdims=True))
-        rest = ops.sum(negatives.removed * ops.exp(similarity - peak), 1)
-        # a rest that underflows is nothing beside the negatives: it cancels below
-        rest = ops.log(ops.maximum(rest, float(np.finfo(ops.dtype(rest)).tiny))) + peak[:, 0]
-        log_sum = rest + ops.softplus(negatives.log_sum - rest)
-    return ops.where(has_positive, log_sum - mean, 0.0)
+        return ops.where(has_positive, log_sum_exp(ops, similarity) - mean, 0.0)
+    if negatives is None:
+        log_sum = log_sum_exp(ops, similarity + MASKED * same_label)
+        negatives = Negatives(same_label, log_sum)
+    peak = ops.stop_gradient(ops.max(similarity, 1, keepdims=True))
+    rest = ops.sum(negatives.removed * ops.exp(similarity - peak), 1)
+    # a rest that underflows is nothing beside the negatives: it cancels below
+    rest = ops.log(ops.maximum(rest, float(np.finfo(ops.dtype(rest)).tiny))) + peak[:, 0]
+    # one positive is its own mean: as 1 - 1 beside it, the rest of its gradient would be lost
+    alone = (count <= 1.0) & (ops.sum(negatives.removed, 1) <= 1.0)
+    excess = ops.softplus(negatives.log_sum - ops.where(alone, mean, rest))
+    return ops.where(has_positive, ops.where(alone, 0.0, rest - mean) + excess, 0.0)
 
 
 def column_contrast(

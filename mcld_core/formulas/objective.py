@@ -98,8 +98,11 @@ class Setup(NamedTuple):
 
 
 def is_zero(weight: Scalar) -> bool:
-    """Whether a weight is the Python number 0, so that its term need not be computed."""
-    return isinstance(weight, (int, float)) and weight == 0
+    """Whether a weight is the Python number 0, so that its term need not be computed.
+
+    A ramp of 0 in NumPy's float64 is not: that type is a subclass of float.
+    """
+    return type(weight) in (int, float) and weight == 0
 
 
 def is_present(config: MCLDConfig, weights: TermWeights, category_contrast: str) -> bool:
