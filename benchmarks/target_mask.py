@@ -33,6 +33,7 @@ HEADER = """# The target mask where classes are uneven
     {command}
 
 {about}
+
 {seeds} problems, {steps} steps of Adam. Excess loss: cross-entropy on 20,000 fresh rows, less that
 of the posterior. Slope: of `s − log p(y|x)` on `log π`; 0 is the posterior, above 0 favours
 frequent classes. Accuracies in percent. Mean ± standard deviation over the problems.

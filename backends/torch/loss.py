@@ -15,6 +15,7 @@ from mcld_core.config import MCLDConfig, check_config
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
+from mcld_core.running_means import ClassMeans
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
 
 
@@ -43,7 +44,10 @@ class MCLDLoss(nn.Module):
         total_steps: the optimiser steps of the whole training. None: progress is 1, that is, no
             ramp, unless `forward` is given a progress.
         bank_size: how many teacher rows the bank holds; 0: no bank.
-        classes: the width of a row; a bank needs it.
+        classes: the width of a row; a bank and class means need it.
+        class_means: whether `mcld_core.ClassMeans` follow the batches of the training (those of all
+            ranks), as keys of ``category_contrast="prototypes"``: every class in every step. Two
+            buffers.
         soft_labels: whether the bank stores labels as (batch, classes), for mixed labels.
         class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`; a
             buffer.
@@ -76,6 +80,7 @@ class MCLDLoss(nn.Module):
         total_steps: int | None = None,
         bank_size: int = 0,
         classes: int | None = None,
+        class_means: bool = False,
         soft_labels: bool = False,
         class_prior: Float[Array, " classes"] | None = None,
         balanced: bool = False,
@@ -89,20 +94,30 @@ class MCLDLoss(nn.Module):
                 raise ValueError(f"MCLDLoss: {name} needs an int > 0 or None; got {value!r}")
         if not bank_size >= 0:
             raise ValueError(f"MCLDLoss: bank_size needs an int ≥ 0; got {bank_size!r}")
-        if bank_size and classes is None:
+        if (bank_size or class_means) and classes is None:
             raise ValueError(
-                f"MCLDLoss: classes needs the width of the logits where there is a bank; got None "
-                f"with bank_size={bank_size}"
+                f"MCLDLoss: classes needs the width of the logits where there is a bank or class "
+                f"means; got None with bank_size={bank_size}, class_means={class_means}"
+            )
+        if class_means and config.category_contrast != "prototypes":
+            raise ValueError(
+                'MCLDLoss: class_means needs a config with category_contrast="prototypes"; got '
+                f"{config.category_contrast!r}"
             )
         self.config = config
         self.total_steps = total_steps
         self.bank_size = bank_size
+        self.has_class_means = class_means
         self.rows_per_rank = rows_per_rank
         self._missed_steps = MissedSteps()
         self._first_look = FirstLook("MCLDLoss")
         self.balanced = balanced
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_prior", None if prior is None else torch.from_numpy(prior))
+        if class_means:
+            assert classes is not None
+            for name, buffer in ClassMeans.empty(classes, like=torch.empty(0))._asdict().items():
+                self.register_buffer(f"class_{name}", buffer)
         if bank_size:
             assert classes is not None
             empty = TeacherBank.empty(
@@ -198,8 +213,13 @@ class MCLDLoss(nn.Module):
                 ignore_index=ignore_index,
                 rows=self.rows_per_rank,
             )
+        prototypes = None
+        if self.has_class_means:
+            prototypes = self._prototypes(keys, teacher, labels, where)
+            if keys is None and not self.bank_size:
+                keys = TeacherKeys(teacher, labels)
         if not self.bank_size:
-            return keys
+            return keys if keys is None else keys._replace(prototypes=prototypes)
         bank = self.bank
         rows: tuple[Any, ...] = (keys,)
         options = {"index": index, "ignore_index": ignore_index}
@@ -211,4 +231,19 @@ class MCLDLoss(nn.Module):
             with torch.no_grad():
                 for buffer, value in zip(bank, pushed, strict=True):
                     buffer.copy_(value)
-        return keys
+        return keys._replace(prototypes=prototypes)
+
+    def _prototypes(
+        self, gathered: TeacherKeys | None, teacher: Any, labels: Any, where: Any
+    ) -> torch.Tensor:
+        """Return the class means, in train mode with the rows of this batch in them."""
+        means = ClassMeans(self.class_means, self.class_counts)
+        if self.training:
+            rows: tuple[Any, ...] = (teacher, labels) if gathered is None else (gathered,)
+            options = {} if gathered is not None else {"where": where}
+            updated = means.update(*rows, config=self.config, **options)
+            with torch.no_grad():
+                for buffer, value in zip(means, updated, strict=True):
+                    buffer.copy_(value)
+            means = updated
+        return means.prototypes

@@ -23,6 +23,7 @@ PAGES = (
     "docs/migrating.md",
     "docs/guides/distributed.md",
     "docs/guides/offline.md",
+    "docs/guides/uneven.md",
 )
 GUIDES = {  # run by a test of their own
     "tests/backends/torch": ("torch",),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mcld_core import (
+    ClassMeans,
     MCLDConfig,
     TeacherKeys,
     adjust_logits,
@@ -112,6 +113,44 @@ def test_bank_leaves_out_dropped_rows_and_known_samples() -> None:
     found = loss_function(student, teacher, labels, where=where, index=index)
     expected = mcld_loss(student, teacher, labels, config=config, where=where)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("bank_size", [0, 3])
+def test_class_means_follow_the_batches(bank_size: int) -> None:
+    config = MCLDConfig(category_contrast="prototypes", weight_instance=0.0)
+    options = {"class_means": True, "classes": CLASSES, "bank_size": bank_size}
+    loss_function, means = MCLDLoss(config, **options), ClassMeans.empty(CLASSES, torch.empty(0))
+    keep = torch.arange(BATCH) != 2
+    for seed in range(3):
+        student, teacher, labels = batch(seed)
+        means = means.update(teacher, labels, where=keep, config=config)
+        keys = TeacherKeys(teacher, labels, prototypes=means.prototypes)
+        expected = mcld_loss(student, teacher, labels, config=config, keys=keys, where=keep)
+        torch.testing.assert_close(loss_function(student, teacher, labels, where=keep), expected)
+    restored = MCLDLoss(config, **options)
+    restored.load_state_dict(loss_function.state_dict())
+    for module in (restored.eval(), loss_function.eval()):  # which leaves the means as they are
+        found = module(student, teacher, labels, where=keep)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(module.class_counts, means.counts)
+
+
+def test_class_means_compile_to_one_graph() -> None:
+    config = MCLDConfig(category_contrast="prototypes")
+    modules = [MCLDLoss(config, class_means=True, classes=CLASSES) for _ in range(2)]
+    compiled = torch.compile(modules[0], fullgraph=True, backend="aot_eager")
+    for seed in range(2):
+        torch.testing.assert_close(compiled(*batch(seed)), modules[1](*batch(seed)))
+    torch.testing.assert_close(modules[0].class_means, modules[1].class_means)
+
+
+def test_class_means_need_classes_and_prototypes() -> None:
+    with pytest.raises(
+        ValueError, match=r"classes needs the width of the logits.*class_means=True"
+    ):
+        MCLDLoss(MCLDConfig(category_contrast="prototypes"), class_means=True)
+    with pytest.raises(ValueError, match=r"class_means needs a config with.*got 'labels'"):
+        MCLDLoss(class_means=True, classes=CLASSES)
 
 
 def test_soft_labels_in_the_bank() -> None:
