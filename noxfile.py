@@ -117,9 +117,9 @@ def clone(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Distil a student on the embedded digits by CE, KD, DKD and MCLD, and plot the curves."""
+    """Compare CE, KD, DKD and MCLD on the embedded digits: a table, and a report with pictures."""
     session.install("-e", ".", *groups("examples", "torch"))
-    session.run("python", "examples/torch_cifar100.py", "--dataset", "digits", *session.posargs)
+    session.run("python", "-m", "benchmarks.comparison", "--dataset", "digits", *session.posargs)
 
 
 @nox.session

@@ -23,6 +23,7 @@ RESULTS = DOCS.parent / "benchmarks" / "results"
 CHARTS = DOCS / "assets" / "charts"
 PICTURES = (".svg", ".png")
 DEFAULT = "all (the default)"
+RETUNED = "Ablation with one tuning seed"
 LAST = "test % (last epoch)"
 SPREAD = re.compile(r"([\d.]+) ± ([\d.]+)$")
 
@@ -77,9 +78,10 @@ def tables(heading: str, folder: Path = RESULTS) -> dict[Path, dict[str, Spread]
 def differences(folder: Path = RESULTS) -> str:
     """Return one table of all ablations: what each switch did, in points, on each data set.
 
-    After ± stands the root of the two variances over seeds; what is more than twice that is bold.
+    After ± stands the root of the two variances over seeds; what is more than twice that is bold,
+    unless the row at the learning rate of another tuning is nearer.
     """
-    found = tables("Ablation", folder)
+    found, again = tables("Ablation", folder), tables(RETUNED, folder)
     found = {path: numbers for path, numbers in found.items() if DEFAULT in numbers}
     names = dict.fromkeys(name for numbers in found.values() for name in numbers if name != DEFAULT)
     heads = [
@@ -91,19 +93,23 @@ def differences(folder: Path = RESULTS) -> str:
     base = [f"{n[DEFAULT].mean:.2f} ± {n[DEFAULT].deviation:.2f} %" for n in found.values()]
     lines.append(f"| {DEFAULT} | {' | '.join(base)} |")
     for name in names:
-        cells = [_difference(numbers, name) for numbers in found.values()]
+        cells = [_difference(numbers, name, again.get(path, {})) for path, numbers in found.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _difference(numbers: dict[str, Spread], name: str) -> str:
+def _difference(numbers: dict[str, Spread], name: str, again: dict[str, Spread]) -> str:
     if name not in numbers:
         return "–"
-    other, default = numbers[name], numbers[DEFAULT]
-    less = other.mean - default.mean
-    spread = math.hypot(other.deviation, default.deviation)
-    cell = f"{less:+.2f} ± {spread:.2f}"
-    return f"**{cell}**" if abs(less) > 2 * spread else cell
+    default = numbers[DEFAULT]
+
+    def less(other: Spread) -> tuple[float, float]:
+        return other.mean - default.mean, math.hypot(other.deviation, default.deviation)
+
+    difference, spread = less(numbers[name])
+    cell = f"{difference:+.2f} ± {spread:.2f}"
+    measured = (less(rows[name]) for rows in (numbers, again) if name in rows)
+    return f"**{cell}**" if all(abs(d) > 2 * s for d, s in measured) else cell
 
 
 def chart(what: str, numbers: dict[str, Spread]) -> Drawing:

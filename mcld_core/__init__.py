@@ -21,5 +21,6 @@ from mcld_core.losses import category_wise as category_wise
 from mcld_core.losses import instance_wise as instance_wise
 from mcld_core.losses import mcld_loss as mcld_loss
 from mcld_core.losses import sample_wise as sample_wise
+from mcld_core.running_means import ClassMeans as ClassMeans
 
 __version__ = "0.2.0"

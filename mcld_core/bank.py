@@ -9,7 +9,7 @@ import numpy as np
 from mcld_core.arguments import Arguments, keep_rows, plain_number, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.contrast import one_hot
+from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
 from mcld_core.keys import TeacherKeys, class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
@@ -272,8 +272,8 @@ class TeacherBank(NamedTuple):
             labels = keep_rows(ops, ops.astype(bank.labels, dtype), bank.where)
         else:
             labels = ops.where(bank.where, bank.labels, -2)
-        means, present = class_means(ops, logits, labels, config)
-        return ops.where(present[:, None], means, float("nan"))
+        means, count = class_means(ops, logits, labels, config)
+        return ops.where((count > NEGLIGIBLE)[:, None], means, float("nan"))
 
     def _converted(self, function: str, *values: Any) -> tuple[Arguments, TeacherBank]:
         """Return the arguments of a call, and the bank in the arrays of their framework."""

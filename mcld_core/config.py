@@ -79,8 +79,8 @@ class MCLDConfig:
             checks.flag(name, getattr(self, name))
         checks.integer("ignore_index", self.ignore_index)
         size = self.block_size
-        is_int = isinstance(size, int) and not isinstance(size, bool)
-        if size != "auto" and size is not None and not (is_int and size > 0):
+        rows = isinstance(size, int) and not isinstance(size, bool) and size > 0
+        if size != "auto" and size is not None and not rows:
             raise ValueError(
                 f"MCLDConfig: block_size needs 'auto', None or an int > 0; got {size!r}"
             )

@@ -104,7 +104,8 @@ def prototype_keys(
         present = ops.all(ops.isfinite(means), 1)
     else:
         logits = keep_rows(ops, ops.astype(all_keys.vectors, batch.dtype), all_keys.kept)
-        means, present = class_means(ops, logits, all_keys.labels, config)
+        means, count = class_means(ops, logits, all_keys.labels, config)
+        present = count > NEGLIGIBLE
     index = ops.arange(classes, means)
     return KeySet(keep_rows(ops, means, present), _masked_labels(ops, index, present), present)
 
@@ -114,8 +115,8 @@ def class_means(
     logits: Float[Array, "keys classes"],
     labels: Int[Array, " keys"] | Float[Array, "keys classes"],
     config: MCLDConfig,
-) -> tuple[Float[Array, "classes classes"], Bool[Array, " classes"]]:
-    """Return the label-weighted mean key of each class, and which classes have a row.
+) -> tuple[Float[Array, "classes classes"], Float[Array, " classes"]]:
+    """Return the label-weighted mean key of each class, and the sum of its label weights.
 
     Means of the probabilities under ``"probability"``, of the raw logits otherwise. Rows that do
     not count come with a label of -2, or zeros, and with finite logits.
@@ -125,8 +126,8 @@ def class_means(
         rows = key_vectors(ops, logits, "probability", config.key_temperature)
     membership = ops.matrix_transpose(one_hot(ops, labels, logits.shape[1], ops.dtype(logits)))
     total = ops.sum(membership, 1)
-    present = total > NEGLIGIBLE
-    return ops.matmul(membership, rows) / ops.where(present, total, 1.0)[:, None], present
+    divisor = ops.where(total > NEGLIGIBLE, total, 1.0)
+    return ops.matmul(membership, rows) / divisor[:, None], total
 
 
 def _check_key_logits(arguments: Arguments, logits: Array, student: Array) -> None:

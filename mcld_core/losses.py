@@ -264,7 +264,7 @@ def evaluate_batch(
         weights = TermWeights()  # no rows, no terms
     keys, name, normalizer = objective.keys, "normalizer", objective.normalizer
     gathered = keys is not None and keys.normalizer is not None
-    if gathered:
+    if keys is not None and gathered:
         name, normalizer = "keys.normalizer", keys.normalizer
     if normalizer is not None:
         normalizer = arguments.scalar(name, normalizer, batch.student, batch.dtype)

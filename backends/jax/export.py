@@ -18,7 +18,7 @@ import numpy as np
 from mcld_core.backends.jax.onnx_pooling import free_the_batch
 from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of
 
-PACKAGES = ("jax2onnx",)
+PACKAGES: tuple[str, ...] = ("jax2onnx",)
 
 MODES = ("deterministic", "use_running_average")
 """The attributes by which nnx's dropout and batch norm know their mode."""

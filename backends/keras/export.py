@@ -13,7 +13,7 @@ import numpy as np
 from mcld_core.export.inputs import Arrays, ExportRequest, named_outputs, outputs_of
 
 EXPORTERS = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
-PACKAGES = (EXPORTERS.get(keras.backend.backend(), "onnxscript"),)
+PACKAGES: tuple[str, ...] = (EXPORTERS.get(keras.backend.backend(), "onnxscript"),)
 
 
 class Inference:

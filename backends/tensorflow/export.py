@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, outputs_of
 
-PACKAGES = ("tf2onnx",)
+PACKAGES: tuple[str, ...] = ("tf2onnx",)
 
 SIGNATURE = "serving_default"
 

@@ -14,7 +14,7 @@ import torch
 
 from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of
 
-PACKAGES = ("onnxscript",)
+PACKAGES: tuple[str, ...] = ("onnxscript",)
 
 QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 """Where modules with int8 weights come from, which the exporter cannot read."""

@@ -8,7 +8,6 @@ from mcld_core.arguments import Arguments
 from mcld_core.baselines.evaluation import reduced, target_of
 from mcld_core.formulas.divergence import (
     MASKED,
-    Softmax,
     at_target,
     binary_divergence,
     decoupled_divergence,
@@ -237,14 +236,15 @@ def rld_loss(
             log_odds(ops, divide(teacher, t_confidence), is_best, best[:, None]),
             log_odds(ops, divide(student, t_confidence), is_target, index),
         )
-        below = teacher < ops.take_along_axis(teacher, index, 1)
-        below = below & (has_target > 0)[:, None] & (teacher > MASKED / 2)
-        lower, teacher_lower = (
-            Softmax.of(ops, ops.where(below, divide(z, t), MASKED)) for z in (student, teacher)
+        at_label = ops.take_along_axis(teacher, index, 1)
+        limit = ops.where(has_target[:, None] > 0, at_label, MASKED)
+        below = (teacher < limit) & (teacher > MASKED / 2)
+        log_q, log_p = (
+            ops.log_softmax(ops.where(below, divide(z, t), MASKED), 1) for z in (student, teacher)
         )
-        some_below = ops.astype(~ops.all(~below, 1), ops.dtype(student))
+        lower = ops.where(below, ops.exp(log_p) * (log_p - log_q), 0.0)
         value = weight * t_confidence * t_confidence * has_target * confidence
-        return value + weight_below * t * t * some_below * teacher_lower.kl_to(ops, lower)
+        return value + weight_below * t * t * ops.sum(lower, 1)
 
     numbers = (alpha, beta, temperature, alpha_temperature)
     return reduced(arguments, batch, values, numbers, reduction)

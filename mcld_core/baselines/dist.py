@@ -9,6 +9,7 @@ import numpy as np
 from mcld_core.arguments import Arguments
 from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
+from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.similarity import divide
 from mcld_core.typing import Array, Bool, Float, Logits, Reduction, Scalar
 
@@ -72,10 +73,10 @@ def dist_loss(
 
     def values(student: Array, teacher: Array, _: None, *numbers: Scalar) -> Array:
         weight_rows, weight_columns, t = numbers
-        q, p = (ops.softmax(divide(z, t), 1) for z in (student, teacher))
-        of_rows = correlation(ops, q, p, None)
-        columns = (ops.matrix_transpose(x) for x in (q, p))
-        of_columns = ops.sum(correlation(ops, *columns, batch.kept), 0) / float(student.shape[1])
+        log_q, log_p = (ops.log_softmax(divide(z, t), 1) for z in (student, raised(ops, teacher)))
+        of_rows = correlation(ops, log_q, log_p, 1)
+        of_columns = correlation(ops, log_q, log_p, 0, batch.kept)
+        of_columns = ops.sum(of_columns, 0) / float(student.shape[1])
         return t * t * (weight_rows * (1.0 - of_rows) + weight_columns * (1.0 - of_columns))
 
     numbers = (beta, gamma, temperature)
@@ -84,21 +85,31 @@ def dist_loss(
 
 def correlation(
     ops: Backend,
-    x: Float[Array, "rows entries"],
-    y: Float[Array, "rows entries"],
-    kept: Bool[Array, " entries"] | None,
-) -> Float[Array, " rows"]:
-    """Return Pearson's correlation of each row of x with that of y, over the kept entries."""
-    x, y = (_unit(ops, z, kept) for z in (x, y))
-    return ops.sum(x * y, 1)
+    log_x: Float[Array, "rows columns"],
+    log_y: Float[Array, "rows columns"],
+    axis: int,
+    kept: Bool[Array, " rows"] | None = None,
+) -> Float[Array, " lines"]:
+    """Return Pearson's correlation of exp(log_x) with exp(log_y) along an axis, of the kept rows.
+
+    It does not depend on the scale, so the largest of a line is 1 and no square underflows.
+    """
+    weight = None if kept is None else ops.astype(kept, ops.dtype(log_x))[:, None]
+    (x, x_squared), (y, y_squared) = (_centred(ops, z, axis, weight) for z in (log_x, log_y))
+    constant = (x_squared <= 0) | (y_squared <= 0)
+    norms = ops.sqrt(ops.where(constant, 1.0, x_squared * y_squared))
+    return ops.where(constant, 0.0, ops.sum(x * y, axis) / norms)
 
 
-def _unit(ops: Backend, z: Array, kept: Array | None) -> Array:
-    """Return rows centred and of unit length; 0 where a row is constant up to rounding."""
-    weight = 0.0 * z[:1] + 1.0 if kept is None else ops.astype(kept, ops.dtype(z))[None, :]
-    count = ops.maximum(ops.sum(weight, 1, keepdims=True), 1.0)
-    centred = weight * (z - ops.sum(weight * z, 1, keepdims=True) / count)
-    squared = ops.sum(centred * centred, 1, keepdims=True)
+def _centred(ops: Backend, z: Array, axis: int, weight: Array | None) -> tuple[Array, Array]:
+    """Return exp(z), scaled and centred, and its squared norm; 0 of what rounding alone varies."""
+    z = z if weight is None else ops.where(weight > 0, z, MASKED)
+    x = ops.exp(z - ops.stop_gradient(ops.max(z, axis, keepdims=True)))
+    count = float(z.shape[axis])
+    if weight is not None:
+        x, count = weight * x, ops.maximum(ops.sum(weight, 0), 1.0)
+    centred = x - ops.sum(x, axis, keepdims=True) / count
+    centred = centred if weight is None else weight * centred
+    squared = ops.sum(centred * centred, axis)
     floor = (32.0 * float(np.finfo(ops.dtype(z)).eps)) ** 2
-    constant = squared <= floor * ops.sum(weight * z * z, 1, keepdims=True)
-    return ops.where(constant, 0.0, centred / ops.sqrt(ops.where(constant, 1.0, squared)))
+    return centred, ops.where(squared <= floor * ops.sum(x * x, axis), 0.0, squared)

@@ -7,7 +7,7 @@ from typing import Any
 from mcld_core.arguments import Arguments
 from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
-from mcld_core.formulas.divergence import MASKED, Softmax, kl_divergence, raised
+from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.similarity import divide
 from mcld_core.typing import Array, Float, Logits, Reduction, Scalar
 
@@ -108,30 +108,35 @@ def standardized(ops: Backend, z: Float[Array, "rows classes"]) -> Float[Array, 
     return ops.where(finite, centred / (std + 1e-7), MASKED)
 
 
+def _logs(
+    ops: Backend, student: Array, teacher: Array, t: Scalar
+) -> tuple[Float[Array, "rows classes"], Float[Array, "rows classes"]]:
+    """Return log q and log p; below `MASKED` / 2 where the teacher rules a class out."""
+    log_q = ops.log_softmax(divide(student, t), 1)
+    return log_q, ops.log_softmax(raised(ops, divide(teacher, t)), 1)
+
+
 def _forward(ops: Backend, student: Array, teacher: Array, t: Scalar, _: Scalar) -> Array:
-    return kl_divergence(ops, student, teacher, t)
+    log_q, log_p = _logs(ops, student, teacher, t)
+    return t * t * ops.sum(ops.exp(log_p) * (log_p - log_q), 1)
 
 
 def _reverse(ops: Backend, student: Array, teacher: Array, t: Scalar, _: Scalar) -> Array:
-    q = Softmax.of(ops, divide(student, t))
-    p = Softmax.of(ops, raised(ops, divide(teacher, t)))
-    absent = teacher <= MASKED
-    fits = ops.all(~absent | (q.weights == 0), 1)
-    finite = Softmax(ops.where(absent, 0.0, p.logits), *p[1:])
-    return ops.where(fits, t * t * q.kl_to(ops, finite), float("inf"))
+    log_q, log_p = _logs(ops, student, teacher, t)
+    q = ops.exp(log_q)
+    barred = ops.max(ops.where(teacher <= MASKED, ops.stop_gradient(q), 0.0), 1)
+    value = t * t * ops.sum(q * (log_q - log_p), 1)
+    return ops.where(barred > 0, float("inf"), value)
 
 
 def _jsd(ops: Backend, student: Array, teacher: Array, t: Scalar, mu: Scalar) -> Array:
-    log_q = ops.log_softmax(divide(student, t), 1)
-    log_p = ops.log_softmax(raised(ops, divide(teacher, t)), 1)
+    log_q, log_p = _logs(ops, student, teacher, t)
     mu = ops.astype(ops.asarray(mu, student), ops.dtype(student))
-    ours, theirs = log_q + ops.log(1.0 - mu), log_p + ops.log(mu)
-    first = theirs >= ours
-    high, low = ops.where(first, theirs, ours), ops.where(first, ours, theirs)
-    log_m = high + ops.softplus(low - high)
-    kl_p = ops.sum(ops.exp(log_p) * (log_p - log_m), 1)
-    kl_q = ops.sum(ops.exp(log_q) * (log_q - log_m), 1)
-    return t * t * (mu * kl_p + (1.0 - mu) * kl_q)
+    p, q = mu * ops.exp(log_p), (1.0 - mu) * ops.exp(log_q)
+    m = p + q
+    some = m > 1e-37  # else both are 0 up to rounding, and so is what they add
+    log_m = ops.log(ops.where(some, m, 1.0))
+    return t * t * ops.sum(p * (log_p - log_m) + q * (log_q - log_m), 1)
 
 
 DIVERGENCES = {"forward": _forward, "reverse": _reverse, "jsd": _jsd}

@@ -163,7 +163,7 @@ def _contrasts(
             terms["instance"] = instance_contrast(ops, s, negatives, block.own)
         if is_present(config, setup.weights, "labels"):
             split = negatives if excluded is None and config.target_mask else None
-            if excluded is not None and setup.excluded.in_category:
+            if setup.excluded is not None and setup.excluded.in_category:
                 s = ops.where(excluded & (same <= 0), MASKED, s)
             terms["category"] = category_contrast(ops, s, same, hard, split)
     if setup.prototypes is not None:

@@ -103,6 +103,23 @@ def test_gradients_stay_finite(
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_unlikely_classes_in_single_precision(
+    differentiable: Framework, name: str, options: dict[str, Any]
+) -> None:
+    """Classes whose probabilities, or the squares of them, underflow in float32."""
+    case = make_case(240, classes=12)
+    lowered = 10.0 * np.maximum(np.arange(12.0) - 5, 0)  # no label among them
+    case = case.but(
+        student=case.student - lowered, teacher=case.teacher - lowered, labels=case.labels % 5
+    )
+    loss = getattr(mcld_core, name)
+    expected = value_and_grad(differentiable, loss, case, "float64", **options)
+    found = value_and_grad(differentiable, loss, case, "float32", **options)
+    assert_value(found[0], expected[0], "float32")
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-4 * np.abs(expected[1]).max())
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 def test_one_class_and_no_row_give_zero(
     differentiable: Framework, name: str, options: dict[str, Any]
 ) -> None:

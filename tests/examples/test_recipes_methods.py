@@ -11,7 +11,7 @@ from recipes.methods import METHODS, baseline_loss, mcld_config
 from recipes.options import build_parser, parse_options
 from torch.nn import functional
 
-from mcld_core import kd_loss, mcld_loss, ttm_loss
+from mcld_core import dist_loss, kd_loss, mcld_loss, nkd_loss, rld_loss, ttm_loss
 
 CE = functional.cross_entropy
 
@@ -83,6 +83,38 @@ def test_cross_entropy_needs_no_teacher() -> None:
     loss = baseline_loss(options("ce"), counted)(student, None, labels, 0.0)
     torch.testing.assert_close(loss, CE(student, labels))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "weight_ce", "theirs"),
+    [
+        (
+            "kd-reverse",
+            1.0,
+            0.0,
+            lambda s, t, y: kd_loss(s, t, divergence="reverse", temperature=1),
+        ),
+        ("kd-jsd", 1, 0, lambda s, t, y: kd_loss(s, t, temperature=1, divergence="jsd")),
+        ("dist", 2.0, 1.0, lambda s, t, y: dist_loss(s, t, temperature=4)),
+        ("nkd", 1.0, 1.0, lambda s, t, y: nkd_loss(s, t, y, gamma=1.5, temperature=1)),
+        ("ttm", 45.0, 1.0, lambda s, t, y: ttm_loss(s, t, gamma=0.1, weighted=False)),
+        ("wttm", 4.0, 1.0, lambda s, t, y: ttm_loss(s, t, gamma=0.2)),
+        ("rld", 1.0, 1.0, lambda s, t, y: rld_loss(s, t, y, alpha=1, beta=8, temperature=4)),
+    ],
+)
+def test_a_method_has_its_authors_weights(
+    method: str, weight: float, weight_ce: float, theirs: Any
+) -> None:
+    student, teacher, labels = logits()
+    found = baseline_loss(options(method), CE)(student, teacher, labels, 1.0)
+    wanted = weight_ce * CE(student, labels) + weight * theirs(student, teacher, labels)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_rld_grows_over_its_warm_up() -> None:
+    student, teacher, labels = logits()
+    loss = baseline_loss(options("rld"), CE)
+    torch.testing.assert_close(loss(student, teacher, labels, 0.0), CE(student, labels))
 
 
 @pytest.mark.parametrize("method", METHODS)
