@@ -69,6 +69,7 @@ def test_a_backend_imports_its_framework_and_no_other(name: str) -> None:
 
 def test_the_public_names() -> None:
     expected = {
+        "ClassMeans",
         "MCLDConfig",
         "TeacherBank",
         "TeacherCache",
