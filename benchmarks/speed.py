@@ -35,7 +35,7 @@ def main() -> None:
             shape, options.device, options.threads, not (options.no_compile or options.quick)
         )
         if options.names:
-            found = {name: found[name] for name in (measure.LIMIT, *options.names)}
+            found = {name: found[name] for name in (measure.LIMIT, *options.names) if name in found}
         times = measure.interleaved(
             found,
             3 if options.quick else options.repetitions,

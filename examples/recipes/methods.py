@@ -75,9 +75,10 @@ METHODS = {
     "mcld-ce": Method(mcld_loss, {"weight_ce": 1.0}),
 }
 """Hinton et al. 2015; Sun et al. 2024; Agarwal et al. 2024; Zhao et al. 2022; Huang et al. 2022;
-Yang et al. 2023; Zheng & Yang 2024; Sun et al. 2025; `mcld_core.mcld_loss`. The weights are those
-of the authors' CIFAR-100 commands, NKD's those of ImageNet (for CIFAR-100: gamma=3.5 temperature=3).
-WTTM's are from its use beside CRD, for alone its authors name none; U makes it larger than TTM."""
+Yang et al. 2023; Zheng & Yang 2024; Sun et al. 2025; `mcld_core.mcld_loss`. The weights are
+those of the authors' CIFAR-100 commands, NKD's those of ImageNet (for CIFAR-100: gamma=3.5
+temperature=3). WTTM's are from its use beside CRD, for alone its authors name none; U makes it
+larger than TTM."""
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:

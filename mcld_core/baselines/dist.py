@@ -107,7 +107,7 @@ def _centred(ops: Backend, z: Array, axis: int, weight: Array | None) -> tuple[A
     x = ops.exp(z - ops.stop_gradient(ops.max(z, axis, keepdims=True)))
     count = float(z.shape[axis])
     if weight is not None:
-        x, count = weight * x, ops.maximum(ops.sum(weight, 0), 1.0)
+        x, count = weight * x, ops.maximum(ops.sum(weight, 0, keepdims=True), 1.0)
     centred = x - ops.sum(x, axis, keepdims=True) / count
     centred = centred if weight is None else weight * centred
     squared = ops.sum(centred * centred, axis)
