@@ -32,8 +32,9 @@ LIBRARY = ("mcld_core", "backends", "extensions")
 # Extras without a framework of their own, and the one that they are tried with.
 COMPANIONS = {"keras": ["jax"], "onnx": ["torch"], "examples": ["torch"]}
 SUITES = ["numpy", *FRAMEWORKS, *(f"keras-{name}" for name in FRAMEWORKS), "distributed"]
-# Tests of no framework, which run with NumPy.
-ONCE = ("core/test_clone.py", "docs/test_docs_commands.py")
+# Tests that run once: of no framework, with NumPy; of the scripts' options, with all frameworks.
+WITH_NUMPY = "tests/core/test_clone.py"
+WITH_ALL = ("tests/core/test_several_frameworks.py", "tests/docs/test_docs_commands.py")
 PARALLEL = ("-n", "logical", "--maxprocesses=4", "--dist=worksteal")
 UP_TO_DATE: set[str] = set()
 
@@ -76,10 +77,10 @@ def suite_of(name: str) -> tuple[list[str], dict[str, str]]:
         return ["tests/backends/keras", "tests/docs/test_docstrings.py"], env
     if name == "distributed":
         env = {"MCLD_TEST_BACKENDS": ",".join(FRAMEWORKS)}
-        return ["tests/distributed", "tests/core/test_several_frameworks.py"], env
+        return ["tests/distributed", *WITH_ALL], env
     apart = [f"tests/{folder}" for folder in ("clone", "distributed", "examples", "export")]
-    once = [] if name == "numpy" else [f"tests/{file}" for file in ONCE]
-    options = [f"--ignore={path}" for path in (*apart, *once)]
+    once = [] if name == "numpy" else [WITH_NUMPY]
+    options = [f"--ignore={path}" for path in (*apart, *once, WITH_ALL[1])]
     return ["tests", *options], {"MCLD_TEST_BACKENDS": name}
 
 
