@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
@@ -25,6 +26,7 @@ class Ranks:
             torch.cuda.set_device(chosen)
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+            atexit.register(dist.destroy_process_group)  # its threads would abort a process's end
         self.device = chosen
         self.rank = dist.get_rank() if self.world > 1 else 0
         self.first = self.rank == 0
