@@ -187,7 +187,7 @@ def adjust_logits(logits: Logits, class_prior: Float[Array, " classes"]) -> Arra
     arguments.logits("logits", logits)
     dtype = wide_dtype(ops.dtype(logits))
     prior = arguments.log_prior(class_prior, logits.shape[1], logits, dtype)
-    return ops.astype(logits, dtype) + prior
+    return ops.astype(logits, dtype) + prior[None, :]
 
 
 def checked_prior(function: str, class_prior: Any, balanced: Any) -> np.ndarray[Any, Any] | None:
