@@ -95,7 +95,8 @@ class Backend(Protocol):
 
         The plain form, the function on all rows, is evaluated and differentiated as it stands
         where ``block_rows`` is None or one block holds all rows, and where the framework needs
-        to see through: a compiler that fuses, a functional transform, a second derivative. Only
-        there does something in ``shared`` get a gradient. ``is_trained`` says what needs it.
+        to see through: a compiler that fuses (PyTorch's, for few blocks), a functional transform,
+        a second derivative. Only there does something in ``shared`` get a gradient.
+        ``is_trained`` says what needs it.
         """
         ...
