@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class Ranks:
             torch.cuda.set_device(chosen)
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-            atexit.register(dist.destroy_process_group)  # its threads would abort a process's end
+            atexit.register(leave_group)
         self.device = chosen
         self.rank = dist.get_rank() if self.world > 1 else 0
         self.first = self.rank == 0
@@ -76,6 +77,16 @@ class Ranks:
         """Wait until every rank is here."""
         if self.world > 1:
             dist.barrier()
+
+
+def leave_group() -> None:
+    """End the process group before Python ends.
+
+    A thread of gloo that still frees the last rows it gathered aborts a process that is ending
+    (``terminate called without an active exception``): the pause lets it finish.
+    """
+    dist.destroy_process_group()
+    time.sleep(0.5)
 
 
 # ---- batch norm over all processes ----

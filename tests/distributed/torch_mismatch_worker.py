@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from examples.recipes.ranks import leave_group
 from mcld_core.backends.torch import MCLDLoss, agreement, gather_keys
 
 ROWS, CLASSES = 3, 4
@@ -105,7 +106,7 @@ def main(out: str) -> None:
     if rank == 0:
         with open(out, "w", encoding="utf-8") as file:
             json.dump(both, file)
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from examples.recipes.ranks import leave_group
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.backends.torch import MCLDLoss, gather_keys
 from tests.distributed.replicas import Joined, joined_batches
@@ -64,7 +65,7 @@ def main(out: str) -> None:
             np.savez(file, **found)
         os.replace(f"{out}.tmp", out)
     gc.collect()  # gloo may hang where DDP's reducer outlives the process group
-    dist.destroy_process_group()
+    leave_group()
 
 
 def tensors(case: Case) -> dict[str, torch.Tensor | None]:

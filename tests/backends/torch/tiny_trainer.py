@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
+from examples.recipes.ranks import leave_group
 from mcld_core.backends.torch.huggingface import MCLDTrainer
 
 CLASSES, TOKENS, VOCABULARY = 3, 6, 20
@@ -101,7 +102,7 @@ def main(out: str) -> None:
     torch.set_num_threads(1)
     _train(out)
     gc.collect()  # gloo may hang where DDP's reducer outlives the process group
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def _train(out: str) -> None:
