@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from recipes.logs import Result, best_row
+
+from benchmarks import paired
+from benchmarks.paired import difference, sampling_error
 
 Results = Mapping[tuple[str, int], Result]
 
@@ -44,8 +46,7 @@ def summarise(method: str, seed: int, result: Result) -> Record:
 
 def spread(values: Sequence[float]) -> str:
     """Return ``mean ± sd`` in percent (sample standard deviation; none for one value)."""
-    mean = f"{100 * statistics.fmean(values):.2f}"
-    return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.2f}"
+    return paired.spread([100 * value for value in values])
 
 
 def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
@@ -74,31 +75,53 @@ def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
 def conclusion(records: Sequence[Record]) -> str:
     """Return what came out: the best method, its margin over the next, and how sure that is.
 
-    The margin is the mean difference between the same seeds, with its standard error over them: a
+    The margin is the mean difference between the same seeds, with its 95 % interval over them: a
     seed has the same teacher, first weights and batches for every method.
     """
-    methods = [name for name in dict.fromkeys(r.method for r in records) if name != "teacher"]
-    scores = {
-        method: {r.seed: r.test_last for r in records if r.method == method} for method in methods
-    }
-    ranked = sorted(methods, key=lambda name: -statistics.fmean(scores[name].values()))
+    scores = _scores(records)
+    ranked = sorted(scores, key=lambda name: -statistics.fmean(scores[name].values()))
     best = ranked[0]
     seeds = len(scores[best])
-    mean = f"{100 * statistics.fmean(scores[best].values()):.2f} %"
+    mean = f"{statistics.fmean(scores[best].values()):.2f} %"
     if len(ranked) == 1:
         return f"{best} reaches {mean} on the test split ({seeds} seed{'s' * (seeds > 1)})."
-    second = ranked[1]
-    differences = [100 * (scores[best][seed] - scores[second][seed]) for seed in scores[best]]
-    margin = statistics.fmean(differences)
-    text = f"Best: {best}, {mean} on the test split, {margin:.2f} points above {second}"
+    margin = difference(scores[best], scores[ranked[1]])
+    text = f"Best: {best}, {mean} on the test split; minus {ranked[1]}: {margin}"
     if seeds < 2:
         return f"{text}. One seed: this says little about which method is better."
-    error = statistics.stdev(differences) / math.sqrt(seeds)
-    sure = "more than twice" if margin > 2 * error else "less than twice"
-    return (
-        f"{text} (± {error:.2f}, standard error of the paired difference over {seeds} seeds): "
-        f"{sure} its standard error."
-    )
+    sure = "beyond the seeds' chance" if "(+" in margin else "within the seeds' chance"
+    return f"{text}, 95 % interval over {seeds} seeds: {sure}."
+
+
+def differences(records: Sequence[Record], test_rows: int) -> str:
+    """Return each method minus the best baseline: a table, with the test split's own error.
+
+    The baselines are the methods that are not by MCLD; without one, the best of all stands there.
+    """
+    scores = _scores(records)
+    means = {name: statistics.fmean(found.values()) for name, found in scores.items()}
+    baselines = [name for name in means if not name.startswith("mcld")] or list(means)
+    best = max(baselines, key=lambda name: means[name])
+    error = sampling_error(max(means.values()), test_rows)
+    lines = [f"| minus {best} | points (95 % interval over the seeds) |", "|---|---|"]
+    lines += [
+        f"| {name} | {difference(found, scores[best])} |"
+        for name, found in scores.items()
+        if name != best
+    ]
+    return "\n".join(
+        [*lines, "", f"{test_rows:,} test rows alone give an accuracy a standard error of "
+         f"{error:.2f} points; that of a difference is smaller."]
+    )  # fmt: skip
+
+
+def _scores(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+    """Return the test accuracy in percent by method and seed, without the teacher's."""
+    scores: dict[str, dict[int, float]] = {}
+    for record in records:
+        if record.method != "teacher":
+            scores.setdefault(record.method, {})[record.seed] = 100 * record.test_last
+    return scores
 
 
 def as_json(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -58,8 +58,16 @@ def test_the_conclusion_pairs_the_seeds() -> None:
         for seed, value in enumerate(found)
     ]
     text = tables.conclusion(records)
-    assert text.startswith("Best: mcld, 62.33 % on the test split, 2.33 points above ce (± 0.33,")
-    assert "over 3 seeds): more than twice its standard error." in text
+    half = 4.303 / 3  # the standard error of 2, 2 and 3 points is a third
+    margin = f"+2.33 ({7 / 3 - half:+.2f} to {7 / 3 + half:+.2f})"
+    assert text == (
+        f"Best: mcld, 62.33 % on the test split; minus ce: {margin}, 95 % interval over 3 seeds: "
+        "beyond the seeds' chance."
+    )
+    assert f"| mcld | {margin} |" in tables.differences(records, 100)
+    assert "100 test rows alone give an accuracy a standard error of 4.85 points" in (
+        tables.differences(records, 100)
+    )
     one = tables.conclusion([entry for entry in records if entry.seed == 0])
     assert one.endswith("One seed: this says little about which method is better.")
     alone = tables.conclusion([record("mcld", 0, 0.5)])
