@@ -32,11 +32,7 @@ from recipes.tuning import spread, tune_rate
 METHODS = {
     "ce": "cross-entropy, no teacher",
     "kd": "KD from the fused row, T = 4",
-    "kd-t2": "KD from the fused row, T = 2",
-    "kd-t1": "KD from the fused row, T = 1",
-    "kd-ce": "0.9 KD + 0.1 cross-entropy, T = 4",
-    "kd-ce-t2": "0.9 KD + 0.1 cross-entropy, T = 2",
-    "kd-ce-t1": "0.9 KD + 0.1 cross-entropy, T = 1",
+    "kd-ce": "0.9 KD + 0.1 cross-entropy",
     "image": "MCLD, image → image",
     "fused": "MCLD, image → fused",
     "cross": "MCLD, image → image, text, fused",
@@ -212,11 +208,11 @@ def train_student(
         logits, y = student(images), labels[index]
         if method == "ce":
             return functional.cross_entropy(logits, y)
-        if method.startswith("kd"):
-            plain, _, at = method.partition("-t")
-            share = 0.1 if plain == "kd-ce" else 0.0
-            distilled = kd_loss(logits, teacher["fused"][index], temperature=float(at or 4))
-            return (1 - share) * distilled + share * functional.cross_entropy(logits, y)
+        if method == "kd":
+            return kd_loss(logits, teacher["fused"][index])
+        if method == "kd-ce":
+            distilled = kd_loss(logits, teacher["fused"][index])
+            return 0.9 * distilled + 0.1 * functional.cross_entropy(logits, y)
         keys = {name: teacher[name][index] for name in PAIRS[method]}
         return multimodal_mcld_loss({"image": logits}, keys, y, progress=progress)
 
