@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -75,22 +76,31 @@ def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
 def conclusion(records: Sequence[Record]) -> str:
     """Return what came out: the best method, its margin over the next, and how sure that is.
 
-    The margin is the mean difference between the same seeds, with its 95 % interval over them: a
+    The margin is the mean difference between the same seeds, with its standard error over them: a
     seed has the same teacher, first weights and batches for every method.
     """
-    scores = _scores(records)
-    ranked = sorted(scores, key=lambda name: -statistics.fmean(scores[name].values()))
+    methods = [name for name in dict.fromkeys(r.method for r in records) if name != "teacher"]
+    scores = {
+        method: {r.seed: r.test_last for r in records if r.method == method} for method in methods
+    }
+    ranked = sorted(methods, key=lambda name: -statistics.fmean(scores[name].values()))
     best = ranked[0]
     seeds = len(scores[best])
-    mean = f"{statistics.fmean(scores[best].values()):.2f} %"
+    mean = f"{100 * statistics.fmean(scores[best].values()):.2f} %"
     if len(ranked) == 1:
         return f"{best} reaches {mean} on the test split ({seeds} seed{'s' * (seeds > 1)})."
-    margin = difference(scores[best], scores[ranked[1]])
-    text = f"Best: {best}, {mean} on the test split; minus {ranked[1]}: {margin}"
+    second = ranked[1]
+    differences = [100 * (scores[best][seed] - scores[second][seed]) for seed in scores[best]]
+    margin = statistics.fmean(differences)
+    text = f"Best: {best}, {mean} on the test split, {margin:.2f} points above {second}"
     if seeds < 2:
         return f"{text}. One seed: this says little about which method is better."
-    sure = "beyond the seeds' chance" if "(+" in margin else "within the seeds' chance"
-    return f"{text}, 95 % interval over {seeds} seeds: {sure}."
+    error = statistics.stdev(differences) / math.sqrt(seeds)
+    sure = "more than twice" if margin > 2 * error else "less than twice"
+    return (
+        f"{text} (± {error:.2f}, standard error of the paired difference over {seeds} seeds): "
+        f"{sure} its standard error."
+    )
 
 
 def differences(records: Sequence[Record], test_rows: int) -> str:

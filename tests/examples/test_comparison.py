@@ -51,7 +51,8 @@ def test_every_method_and_seed_with_one_teacher_a_seed(
     text = (tmp_path / "results.md").read_text()
     assert text.startswith("`python -m benchmarks.comparison --dataset digits")
     assert "Best: " in text
-    assert "95 % interval over 2 seeds" in text
+    assert "standard error of the paired difference over 2 seeds" in text
+    assert "points (95 % interval over the seeds) |" in text
     assert "449 test rows alone give an accuracy a standard error of " in text
     page = re.sub('base64,[^"]*', "", (tmp_path / "report.html").read_text())
     assert "Best: " in page
