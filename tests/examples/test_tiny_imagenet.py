@@ -44,7 +44,7 @@ def test_five_trials_a_row_then_fresh_seeds(
     monkeypatch.setattr(
         tiny_imagenet,
         "train",
-        lambda task, loss, lr, seed, epochs: (loss, lr),
+        lambda task, loss, lr, *_: (loss, lr),
     )
     monkeypatch.setattr(tiny_imagenet, "accuracy", lambda model, split: score("", model[1], 0.0))
     assert run.tune("CE") == (pytest.approx(0.9 * 3**0.5), 0.0)
@@ -86,7 +86,8 @@ def test_the_page_has_differences_to_the_best_baseline() -> None:
     values["MCLD + CE, no ramp"] = (22.0, 23.0, 25.0)
     record = {
         "settings": {"train": 40400, "validation": 10100, "test": 10100, "epochs": 6,
-                     "trial_epochs": 3, "batch": 128, "teacher_test_accuracy": 50.6},
+                     "trial_epochs": 3, "batch": 128, "width": 2,
+                     "parameters": 440810, "teacher_test_accuracy": 50.6},
         "trials": {f"{row}|0.3|2|0": 15.0 for row in values},
         "tests": {f"{row}|0.3|2|{seed}": value for row, found in values.items()
                   for seed, value in enumerate(found, 1)},
@@ -97,3 +98,4 @@ def test_the_page_has_differences_to_the_best_baseline() -> None:
     half = 4.303 / 3
     assert f"+2.33 ({7 / 3 - half:+.2f} to {7 / 3 + half:+.2f})" in text
     assert "a standard error of 0.42;" in text
+    assert "--data-dir IMagenet --width 2 --epochs 6\n" in text
