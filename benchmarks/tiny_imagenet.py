@@ -53,7 +53,7 @@ from mcld_core.cache import fingerprint  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 TRAIN, VALIDATION, TEACHER_TEST = 40_400, 10_100, 2_020
-BATCH, TRIAL_EPOCHS, TUNE_SEED = 128, 3, 0
+BATCH, TUNE_SEED = 128, 0
 WIDTHS = (16, 32, 64, 128)
 RATES = (0.1, 0.3)
 STEP = 3.0  # the third rate is this much above or below the better of the two
@@ -266,13 +266,16 @@ def train(task: Task, loss: Loss, lr: float, seed: int, epochs: int, factor: int
 class Run:
     """The trainings, recorded one by one."""
 
-    def __init__(self, task: Task, path: Path, epochs: int = 6, factor: int = 1) -> None:
-        self.task, self.path, self.epochs, self.factor = task, path, epochs, factor
+    def __init__(
+        self, task: Task, path: Path, epochs: int = 6, factor: int = 1, trial: int = 3
+    ) -> None:
+        self.task, self.path, self.factor = task, path, factor
+        self.epochs = {"validation": trial, "test": epochs}
         self.record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         model = student(task.teacher.shape[1], factor)
         self.record.setdefault("settings", {
             "train": TRAIN, "validation": VALIDATION, "test": len(task.test.y), "epochs": epochs,
-            "trial_epochs": TRIAL_EPOCHS, "batch": BATCH,
+            "trial_epochs": trial, "batch": BATCH,
             "width": factor, "parameters": sum(p.numel() for p in model.parameters()),
             "teacher_test_accuracy": round(task.teacher_right, 2),
         })  # fmt: skip
@@ -285,8 +288,8 @@ class Run:
         key = f"{row}|{lr:.4g}|{constant:g}|{seed}"
         if key not in known:
             started = time.perf_counter()
-            epochs = self.epochs if part == "test" else TRIAL_EPOCHS
-            model = train(self.task, ROWS[row].loss(constant), lr, seed, epochs, self.factor)
+            loss, epochs = ROWS[row].loss(constant), self.epochs[part]
+            model = train(self.task, loss, lr, seed, epochs, self.factor)
             known[key] = round(accuracy(model, getattr(self.task, part)), 3)
             write_json(self.path, self.record)
             print(f"{part} {key}: {known[key]} {time.perf_counter() - started:.0f} s", flush=True)
@@ -323,7 +326,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS))
-    parser.add_argument("--epochs", type=int, default=6, help="of the tests; trials have 3")
+    parser.add_argument("--epochs", type=int, default=6, help="of the tests")
+    parser.add_argument("--trial-epochs", type=int, default=3)
     parser.add_argument("--width", type=int, default=1, help="times the student's channels")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="train nothing, write the table")
@@ -331,10 +335,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     stem = "tiny_imagenet"
     if (options.width, options.epochs) != (1, 6):
         stem += f"_{options.width}x_{options.epochs}"
+    if options.trial_epochs != 3:
+        stem += f"_trials{options.trial_epochs}"
     path = options.out / f"{stem}.json"
     if not options.table:
         torch.set_num_threads(1)
-        run = Run(prepare(options.data_dir), path, options.epochs, options.width)
+        task = prepare(options.data_dir)
+        run = Run(task, path, options.epochs, options.width, options.trial_epochs)
         chosen = {row: run.tune(row) for row in options.rows}
         for seed in options.seeds:
             for row, (lr, constant) in chosen.items():
