@@ -62,19 +62,20 @@ class MCLDTrainer(Trainer):
         balanced: bool = False,
         **kwargs: Any,
     ) -> None:
-        check_config("MCLDTrainer", mcld_config)
-        prior = checked_prior("MCLDTrainer", class_prior, balanced)
+        self._name = type(self).__name__
+        check_config(self._name, mcld_config)
+        prior = checked_prior(self._name, class_prior, balanced)
         super().__init__(*args, **kwargs)
         self._refuse_what_it_does_not_heed()
         self.teacher = teacher
         self.mcld_config = mcld_config
         self.class_prior = None if prior is None else torch.from_numpy(prior).to(self.args.device)
         self.balanced = balanced
-        self._first_look = FirstLook("MCLDTrainer")
+        self._first_look = FirstLook(self._name)
         if teacher is not None:
             if learns(teacher) and not learns(self.model):
                 cure = SWAPPED.format("Pass the student as model=, the teacher as teacher=")
-                warnings.warn(f"MCLDTrainer: {cure}", UserWarning, stacklevel=2)
+                warnings.warn(f"{self._name}: {cure}", UserWarning, stacklevel=2)
             teacher.requires_grad_(False).eval().to(self.args.device)
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
@@ -84,18 +85,18 @@ class MCLDTrainer(Trainer):
         smoothing, names = self.args.label_smoothing_factor, self.args.label_names
         if self.compute_loss_func is not None:
             raise ValueError(
-                f"MCLDTrainer: compute_loss_func needs None; got {self.compute_loss_func!r}. The "
+                f"{self._name}: compute_loss_func needs None; got {self.compute_loss_func!r}. The "
                 "loss is mcld_loss: set it by mcld_config, or override compute_loss"
             )
         if smoothing:
             raise ValueError(
-                f"MCLDTrainer: label_smoothing_factor needs 0; got {smoothing}. The teacher's "
+                f"{self._name}: label_smoothing_factor needs 0; got {smoothing}. The teacher's "
                 "answers are soft already; for smooth labels pass them, (batch, classes), in the "
                 "data"
             )
         if names is not None and "labels" not in names:
             raise ValueError(
-                f"MCLDTrainer: label_names needs 'labels' among them; got {names}. Rename the "
+                f"{self._name}: label_names needs 'labels' among them; got {names}. Rename the "
                 "column"
             )
 
@@ -111,53 +112,76 @@ class MCLDTrainer(Trainer):
         Raises:
             ValueError: no teacher and no teacher logits, or logits that are not (batch, classes).
         """
-        given = {k: v for k, v in inputs.items() if k not in ("labels", "teacher_logits")}
-        labels = inputs.get("labels")
+        given = {k: v for k, v in inputs.items() if k not in self._ours}
         outputs = model(**given)
-        student = _logits(outputs, "model")
-        teacher = inputs.get("teacher_logits")
-        if teacher is None:
-            if self.teacher is None:
-                raise ValueError(
-                    "MCLDTrainer: teacher needs a model, or the data a column 'teacher_logits' "
-                    f"(with remove_unused_columns=False); got None and {sorted(inputs)}"
-                )
-            with torch.no_grad():
-                teacher = _logits(self.teacher(**given), "teacher")
-        progress, keys = 1.0, None
-        if model.training and self.state.max_steps > 0:
-            progress = self.state.global_step / self.state.max_steps
-        if model.training and world_size() > 1:
+        student = self._logits(outputs, "model")
+        teacher = self._answers(inputs, given)
+        items = None
+        if num_items_in_batch is not None:
+            # 0 where nothing of the step has a label: so is the sum
+            items = torch.as_tensor(num_items_in_batch).clamp(min=1)
+        loss = self._distil(student, teacher, inputs, items, model.training)
+        if items is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # the mean over the ranks is yet to come
+        return (loss, outputs) if return_outputs else loss
+
+    _ours = frozenset({"labels", "teacher_logits"})
+    """The columns that are not for the models."""
+
+    def _answers(self, inputs: dict[str, Any], given: dict[str, Any]) -> Any:
+        """Return what the teacher says of a batch."""
+        if inputs.get("teacher_logits") is not None:
+            return inputs["teacher_logits"]
+        if self.teacher is None:
+            raise ValueError(
+                f"{self._name}: teacher needs a model, or the data a column 'teacher_logits' "
+                f"(with remove_unused_columns=False); got None and {sorted(inputs)}"
+            )
+        with torch.no_grad():
+            return self._logits(self.teacher(**given), "teacher")
+
+    def _progress(self, training: bool) -> float:
+        """Return the part of the training that is done; 1 outside of it."""
+        if training and self.state.max_steps > 0:
+            return float(self.state.global_step / self.state.max_steps)
+        return 1.0
+
+    def _distil(
+        self,
+        student: torch.Tensor,
+        teacher: Any,
+        inputs: dict[str, Any],
+        items: torch.Tensor | None,
+        training: bool,
+    ) -> torch.Tensor:
+        """Return the loss of a batch: its sum over ``items``, or its mean."""
+        labels, keys = inputs.get("labels"), None
+        if training and world_size() > 1:
             keys = gather_keys(teacher, labels, ignore_index=self.mcld_config.ignore_index)
-        by_items = num_items_in_batch is not None
-        loss = mcld_loss(
+        loss: torch.Tensor = mcld_loss(
             adjust_logits(student, self.class_prior) if self.balanced else student,
             teacher,
             labels,
             config=self.mcld_config,
             keys=keys,
             class_prior=self.class_prior,
-            progress=progress,
-            reduction="sum" if by_items else "mean",
+            progress=self._progress(training),
+            reduction="mean" if items is None else "sum",
         )
-        if model.training:
-            self._first_look.look(student, teacher, labels, None, self.mcld_config, stacklevel=2)
-        if by_items:
-            # The Trainer counts entries: a soft label has one for each class.
-            entries = labels.shape[1] if labels is not None and labels.ndim == 2 else 1
-            # 0 where no sample of the step has a label: so is the sum
-            items = torch.as_tensor(num_items_in_batch).clamp(min=1)
-            loss = loss * entries / items
-            if self.args.average_tokens_across_devices:  # the mean over the ranks is yet to come
-                loss = loss * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
+        if training:
+            self._first_look.look(student, teacher, labels, None, self.mcld_config, stacklevel=3)
+        if items is None:
+            return loss
+        # The Trainer counts entries: a soft label has one for each class.
+        return loss * (labels.shape[1] if labels is not None and labels.ndim == 2 else 1) / items
 
-
-def _logits(outputs: Any, name: str) -> torch.Tensor:
-    logits: torch.Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-    if logits.ndim != 2:
-        raise ValueError(
-            f"MCLDTrainer: the logits of the {name} need shape (batch, classes); got "
-            f"{tuple(logits.shape)}. For tokens use mcld_core.extensions.nlp.token_mcld_loss"
-        )
-    return logits
+    def _logits(self, outputs: Any, name: str) -> torch.Tensor:
+        """Return a model's logits."""
+        logits: torch.Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        if logits.ndim != 2:
+            raise ValueError(
+                f"MCLDTrainer: the logits of the {name} need shape (batch, classes); got "
+                f"{tuple(logits.shape)}. For language models there is "
+                "mcld_core.extensions.nlp.huggingface.TokenMCLDTrainer"
+            )
+        return logits

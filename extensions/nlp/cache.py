@@ -115,8 +115,9 @@ class TokenCache:
             starts = range(0, len(samples), batch_size)
             parts = [_ask(teacher, samples[i : i + batch_size], settings) for i in starts]
             lengths = np.concatenate([lengths for _, lengths in parts])
-            arrays = (np.concatenate(x) for x in zip(*(rows for rows, _ in parts), strict=True))
-            rows = shards.Rows(*arrays, lengths.cumsum().astype("<i8"))
+            columns = zip(*(rows for rows, _ in parts), strict=True)
+            values, indices, tail = (np.concatenate(x) for x in columns)
+            rows = shards.Rows(values, indices, tail, lengths.cumsum().astype("<i8"))
             shards.write_shard(path, rows, settings | {"first": first})
 
     @classmethod
