@@ -52,7 +52,7 @@ class Sizes(NamedTuple):
     vocabulary: int = 1024
     length: int = 32
     batch: int = 16
-    steps: int = 250
+    steps: int = 450
     teacher_steps: int = 1400
     held_out: int = 1000
     width: int = 64
@@ -85,6 +85,8 @@ class Transformer(nn.Module):
             layer, layers, nn.LayerNorm(width), enable_nested_tensor=False
         )
         self.head = nn.Linear(width, vocabulary)
+        for table in (self.tokens, self.positions):
+            nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return (windows, length, vocabulary) logits of the next token."""
@@ -250,12 +252,12 @@ class Study:
 
     def go(self, rows: Sequence[str], seeds: Sequence[int]) -> None:
         """Choose the rates, then train every row with each seed."""
-        for row in rows:
-            for lr in RATES:
-                self.run(f"{TUNE_SEED}|{row}|{lr}", row, TUNE_SEED, lr)
         for seed in seeds:
             for row in rows:
-                tried = [self.record[f"{TUNE_SEED}|{row}|{lr}"]["perplexity"] for lr in RATES]
+                keys = [f"{TUNE_SEED}|{row}|{lr}" for lr in RATES]
+                for key, lr in zip(keys, RATES, strict=True):
+                    self.run(key, row, TUNE_SEED, lr)
+                tried = [self.record[key]["perplexity"] for key in keys]
                 self.run(f"{seed}|{row}", row, seed, RATES[tried.index(min(tried))])
 
     def run(self, key: str, row: str, seed: int, lr: float) -> None:
