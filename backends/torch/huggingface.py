@@ -198,7 +198,7 @@ class MCLDTrainer(Trainer):
         return keys._replace(prototypes=means.prototypes)
 
 
-class _SaveClassMeans(TrainerCallback):  # type: ignore[misc]
+class _SaveClassMeans(TrainerCallback):
     """Put the class means into each checkpoint; all ranks have the same."""
 
     def __init__(self, trainer: MCLDTrainer) -> None:
