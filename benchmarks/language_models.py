@@ -49,12 +49,12 @@ Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 class Sizes(NamedTuple):
     """What is trained, and on how much."""
 
-    vocabulary: int = 1024
+    vocabulary: int = 512
     length: int = 32
     batch: int = 16
-    steps: int = 450
-    teacher_steps: int = 1400
-    held_out: int = 1000
+    steps: int = 350
+    teacher_steps: int = 1300
+    held_out: int = 600
     width: int = 64
     teacher_width: int = 192
 
