@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from recipes.data.texts import (
+    ALPHABET,
     Texts,
     characters,
     encode_words,
@@ -145,7 +146,7 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
     import torch
     from recipes.models.texts import Characters, character_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import METHODS, token_loss
+    from recipes.sequence_losses import TOKEN_METHODS, token_loss
     from recipes.tasks import Task, compare
 
     length = CHARACTERS + 1  # inputs and labels are one apart
@@ -157,6 +158,7 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
         "validation": torch.tensor(sequences[count:]),
         "test": torch.tensor(characters(test.texts, 2 * held_out * length, length)),
     }
+    counts = torch.bincount(ids["train"].flatten(), minlength=len(ALPHABET))
     width, epochs = (32, 1) if options.quick else (224, 5)
     cache = options.out / f"characters-{options.characters}.pt"
     teacher_model = character_teacher(ids["train"], width, epochs, cache)
@@ -171,7 +173,8 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
 
     def loss(method: str, model: Any, batch: Any, progress: float) -> Any:
         inputs, teacher_logits = batch
-        return token_loss(method, model(inputs[:, :-1]), teacher_logits, inputs[:, 1:], progress)
+        found, labels = model(inputs[:, :-1]), inputs[:, 1:]
+        return token_loss(method, found, teacher_logits, labels, progress, counts)
 
     def metrics(model: Any, split: str) -> dict[str, float]:
         logits, targets = model(ids[split][:, :-1]), ids[split][:, 1:]
@@ -185,7 +188,7 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
         batches,
         loss,
         metrics,
-        METHODS,
+        TOKEN_METHODS,
         epochs=options.language_epochs,
         learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
         higher_is_better=False,

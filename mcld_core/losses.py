@@ -61,8 +61,9 @@ def mcld_loss(
         keys: all teacher rows to contrast with; None: the batch's own.
         class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
             probabilities π. The contrasts whose keys are rows then see ``s - log π``, so that
-            they estimate the same classifier as the other terms where classes are uneven. None:
-            no correction, right for even classes.
+            they estimate the same classifier as the other terms where classes are uneven. The
+            prototypes and columns of ``config.category_contrast`` need no correction and get none.
+            None: no correction, right for even classes.
         progress: the part of the training that is done, 0 to 1; drives the ramp.
         sample_weight: (batch,) ≥ 0.
         where: (batch,) bool, True = keep. A dropped row is neither anchor nor key.

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from mcld_core.backends.torch.distributed import gather_keys, world_size
 from mcld_core.backends.torch.first_steps import FirstLook, learns
 from mcld_core.config import MCLDConfig, check_config
+from mcld_core.keys import TeacherKeys
 from mcld_core.logits import SWAPPED, adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
+from mcld_core.running_means import ClassMeans, check_class_means
+
+CLASS_MEANS = "class_means.pt"
+"""The file of a checkpoint that holds the class means."""
 
 
 class MCLDTrainer(Trainer):
@@ -34,12 +41,16 @@ class MCLDTrainer(Trainer):
         mcld_config: the settings.
         class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
         balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
+        class_means: whether `mcld_core.ClassMeans` follow the batches of the training (those of all
+            ranks), as keys of ``category_contrast="prototypes"``: every class in every step. A
+            checkpoint holds them.
         *args: as ``Trainer``.
         **kwargs: as ``Trainer``.
 
     Raises:
         ValueError: ``compute_loss_func``, or in the arguments a ``label_smoothing_factor`` or
-            ``label_names`` without ``"labels"``: the loss would not heed them.
+            ``label_names`` without ``"labels"``: the loss would not heed them; class means without
+            prototypes.
 
     Warns:
         UserWarning: a student without trained weights beside a teacher that has some; at the first
@@ -60,10 +71,12 @@ class MCLDTrainer(Trainer):
         mcld_config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
         class_prior: Any = None,
         balanced: bool = False,
+        class_means: bool = False,
         **kwargs: Any,
     ) -> None:
         self._name = type(self).__name__
         check_config(self._name, mcld_config)
+        check_class_means(self._name, class_means, mcld_config)
         prior = checked_prior(self._name, class_prior, balanced)
         super().__init__(*args, **kwargs)
         self._refuse_what_it_does_not_heed()
@@ -71,6 +84,10 @@ class MCLDTrainer(Trainer):
         self.mcld_config = mcld_config
         self.class_prior = None if prior is None else torch.from_numpy(prior).to(self.args.device)
         self.balanced = balanced
+        self.has_class_means = class_means
+        self.class_means: ClassMeans | None = None  # none before the first batch
+        if class_means:
+            self.add_callback(_SaveClassMeans(self))
         self._first_look = FirstLook(self._name)
         if teacher is not None:
             if learns(teacher) and not learns(self.model):
@@ -99,6 +116,19 @@ class MCLDTrainer(Trainer):
                 f"{self._name}: label_names needs 'labels' among them; got {names}. Rename the "
                 "column"
             )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train as ``Trainer.train`` does; a resumed training goes on with its class means."""
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = get_last_checkpoint(self.args.output_dir)
+        self.class_means = None
+        if folder and self.has_class_means:
+            stored = torch.load(
+                Path(folder) / CLASS_MEANS, map_location=self.args.device, weights_only=True
+            )
+            self.class_means = ClassMeans(**stored)
+        return super().train(resume_from_checkpoint, **kwargs)
 
     def compute_loss(
         self,
@@ -158,6 +188,8 @@ class MCLDTrainer(Trainer):
         labels, keys = inputs.get("labels"), None
         if training and world_size() > 1:
             keys = gather_keys(teacher, labels, ignore_index=self.mcld_config.ignore_index)
+        if self.has_class_means:
+            keys = self._with_class_means(keys, teacher, labels, update=training)
         loss: torch.Tensor = mcld_loss(
             adjust_logits(student, self.class_prior) if self.balanced else student,
             teacher,
@@ -185,3 +217,30 @@ class MCLDTrainer(Trainer):
                 "mcld_core.extensions.nlp.huggingface.TokenMCLDTrainer"
             )
         return logits
+
+    def _with_class_means(
+        self, gathered: TeacherKeys | None, teacher: Any, labels: Any, update: bool
+    ) -> TeacherKeys:
+        """Return the keys with the class means as prototypes, and these with the batch's rows."""
+        means = self.class_means
+        if means is None:
+            means = ClassMeans.empty(teacher.shape[1], like=teacher)
+        if update:
+            rows = (teacher, labels) if gathered is None else (gathered,)
+            means = self.class_means = means.update(*rows, config=self.mcld_config)
+        keys = TeacherKeys(teacher, labels) if gathered is None else gathered
+        return keys._replace(prototypes=means.prototypes)
+
+
+class _SaveClassMeans(TrainerCallback):
+    """Put the class means into each checkpoint; all ranks have the same."""
+
+    def __init__(self, trainer: MCLDTrainer) -> None:
+        self.trainer = trainer
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write them beside the model."""
+        means = self.trainer.class_means
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if means is not None and state.is_world_process_zero and folder.is_dir():
+            torch.save(means._asdict(), folder / CLASS_MEANS)

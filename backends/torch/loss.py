@@ -15,7 +15,7 @@ from mcld_core.config import MCLDConfig, check_config
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
-from mcld_core.running_means import ClassMeans
+from mcld_core.running_means import ClassMeans, check_class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
 
 
@@ -99,11 +99,7 @@ class MCLDLoss(nn.Module):
                 f"MCLDLoss: classes needs the width of the logits where there is a bank or class "
                 f"means; got None with bank_size={bank_size}, class_means={class_means}"
             )
-        if class_means and config.category_contrast != "prototypes":
-            raise ValueError(
-                'MCLDLoss: class_means needs a config with category_contrast="prototypes"; got '
-                f"{config.category_contrast!r}"
-            )
+        check_class_means("MCLDLoss", class_means, config)
         self.config = config
         self.total_steps = total_steps
         self.bank_size = bank_size

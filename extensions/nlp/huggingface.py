@@ -89,6 +89,10 @@ class TokenMCLDTrainer(MCLDTrainer):
                 "TokenMCLDTrainer: teacher needs None beside a teacher_cache; got a model and the "
                 f"answers in {teacher_cache.folder}. Pass one of them"
             )
+        if kwargs.get("class_means"):
+            raise ValueError(
+                "TokenMCLDTrainer: class_means needs False; got True. Class means are for classifiers"
+            )
         super().__init__(*args, mcld_config=mcld_config, **kwargs)
         self.teacher_cache = teacher_cache
         self.token_loss = token_loss
