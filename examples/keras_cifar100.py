@@ -32,12 +32,13 @@ from recipes import options as shared
 from recipes.files import check_space, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
 from recipes.logs import Row, check_finite, stopped
-from recipes.methods import baseline_loss, mcld_config
+from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
 from recipes.models import keras_files
 from recipes.models.tables import kept_models
 from recipes.teachers import cached_logits, find_adapter
 
+from mcld_core import TeacherBank
 from mcld_core.backends.keras import MCLDDistiller
 
 CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
@@ -86,14 +87,17 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     # What `fit` trains: the distiller for MCLD, the model below for the other losses.
     inner_teacher, inner = (None, student) if teacher is None else teacher.models_with(student)
     steps, config = sets.steps_per_epoch(data.train, options.batch_size), mcld_config(options)
+    prior = label_counts(options, data.train.labels, data.classes)
     if config is not None:
+        bank = options.bank_size
+        if bank == "all":
+            bank = TeacherBank.from_logits(teacher.table, data.train.labels)
         learner: keras.Model = MCLDDistiller(
             inner_teacher, inner, config, total_steps=max(options.epochs, 1) * steps,
-            bank_size=len(data.train) if options.bank_size == "all" else options.bank_size,
-            show_terms=True,
+            bank_size=bank, show_terms=True, class_prior=prior, balanced=options.balanced,
         )  # fmt: skip
     else:
-        learner = Baseline(inner_teacher, inner, options, options.epochs * steps)
+        learner = Baseline(inner_teacher, inner, options, options.epochs * steps, prior)
     optimizer = networks.SGD(options.lr, options.momentum, options.weight_decay)
     if options.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(options.lr, weight_decay=options.weight_decay)
@@ -131,13 +135,14 @@ class Baseline(keras.Model):
     """A student under cross-entropy, KD or DKD: what `MCLDDistiller` is for MCLD."""
 
     def __init__(
-        self, teacher: keras.Model | None, student: keras.Model, options: Any, total_steps: int
-    ) -> None:
+        self, teacher: keras.Model | None, student: keras.Model, options: Any, total_steps: int,
+        prior: np.ndarray | None,
+    ) -> None:  # fmt: skip
         super().__init__(name="baseline")
         self.teacher, self.student, self.total_steps = teacher, student, total_steps
         if teacher is not None:
             teacher.trainable = False
-        self.loss_of = baseline_loss(options, cross_entropy)
+        self.loss_of = baseline_loss(options, cross_entropy, prior)
         self.steps_done = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="steps_done"
         )
@@ -197,9 +202,9 @@ class Batches(keras.utils.PyDataset):
             crop=options.crop, flip=options.flip, start=self.start + number,
         ))  # fmt: skip
         x: Any = pixels(images, self.data)
-        if self.teacher is not None and not self.teacher.inside:
-            table = self.teacher.table
-            x = (x, self.teacher.answer(x) if table is None else table[index])
+        teacher = self.teacher
+        if teacher is not None and not teacher.inside:
+            x = (x, teacher.answer(x) if teacher.moving else teacher.table[index])
         return x, labels.astype("int32")
 
 
@@ -222,8 +227,9 @@ class Teacher:
         shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
         logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
         self.accuracy, self.table = found["test_accuracy"], None
+        self.moving = bool(options.crop or options.flip)
         self.test_logits = partial(logits_of, data.test)
-        if not (options.crop or options.flip):
+        if not self.moving or options.bank_size == "all":
             self.table = cached_logits(
                 options.teacher_cache, data.name, data.train, data.classes, mark,
                 lambda: logits_of(data.train),
@@ -231,7 +237,7 @@ class Teacher:
         alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
         self.single = keras_files.in_float32(self.models[0]) if alone else None
         adapted = [getattr(options, f"teacher_{x}") for x in ("mean", "std", "size", "classes")]
-        self.inside = self.table is None and alone and not any(adapted)
+        self.inside = self.moving and alone and not any(adapted)
 
     def answer(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of normalised images."""
@@ -302,7 +308,7 @@ class Journal(keras.callbacks.Callback):
             row |= {key: float(x) for key, x in logs.items() if key.startswith("term_")}
             row["train_accuracy"] = float(logs["accuracy"])
             logits_of = partial(predict, self.student, data=self.data, batch_size=size)
-            row |= sets.accuracies(logits_of, self.data)
+            row |= sets.accuracies(logits_of, self.data, options.balanced)
             self.rows.append(row | {"seconds": time.perf_counter() - self.started})
             self.progress.epoch(self.rows[-1], options.epochs)
             self.log.write(self.rows)

@@ -37,13 +37,13 @@ from recipes import options as shared
 from recipes.data import DATASETS, Split, pictures, tf_input
 from recipes.files import DataError, check_space, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
-from recipes.methods import baseline_loss, mcld_config
+from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
 from recipes.models import keras_files
 from recipes.models.tables import kept_models
 from recipes.teachers import cached_logits, find_adapter
 
-from mcld_core import TeacherBank, mcld_loss
+from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.tensorflow import gather_keys
 
 CHECK_EVERY = 50  # steps between two looks at the loss
@@ -62,9 +62,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
     add("--replicas", type=int, default=0, help="0: all GPUs, or one CPU; n: so many CPU devices")
     options = shared.parse_options(parser, argv, shared.DEFAULTS | pictures.DEFAULTS)
-    if options.teacher_cache is not None and options.dataset in pictures.DEFAULTS:
-        parser.error("--teacher-cache needs all training images as an array: --dataset digits")
-    if options.teacher_cache is not None and options.random_resized_crop:
+    if options.teacher_cache and options.random_resized_crop and options.bank_size != "all":
         parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
     if options.download and options.dataset in pictures.DEFAULTS:
         parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
@@ -170,7 +168,8 @@ def train(
             row |= {key: float(x / sums["rows"]) for key, x in sums.items() if key != "rows"}
             epoch, number, sums = epoch + 1, 0, {}
             if epoch % options.eval_every == 0 or epoch == options.epochs:
-                row |= tf_input.evaluate(logits, data, options.eval_batch_size)
+                size = options.eval_batch_size
+                row |= tf_input.evaluate(logits, data, size, options.balanced)
                 rows.append(row | {"seconds": time.perf_counter() - started})
                 progress.epoch(rows[-1], options.epochs)
                 log.write(rows)
@@ -215,9 +214,11 @@ class Step:
         self.options, self.student, self.teacher = options, student, teacher
         self.strategy = strategy
         self.config, self.bank = mcld_config(options), None
+        self.prior = label_counts(options, data.train.labels, data.classes)
         if self.config is None:
             ce = tf.nn.sparse_softmax_cross_entropy_with_logits
-            self.baseline = baseline_loss(options, lambda x, y: tf.reduce_mean(ce(y, x)))
+            mean = lambda x, y: tf.reduce_mean(ce(y, x))  # noqa: E731
+            self.baseline = baseline_loss(options, mean, self.prior)
         with strategy.scope():
             if options.optimizer == "adamw":
                 optimizer: Any = keras.optimizers.AdamW(weight_decay=options.weight_decay)
@@ -228,10 +229,13 @@ class Step:
             optimizer.build(student.trainable_variables)
             self.optimizer = optimizer
             if options.bank_size and self.config:  # teacher rows to contrast with as well
-                size = len(data.train) if options.bank_size == "all" else options.bank_size
-                empty = TeacherBank.empty(size, data.classes, like=tf.zeros([]))
+                if options.bank_size == "all":
+                    bank = TeacherBank.from_logits(teacher.table, data.train.labels)
+                else:
+                    empty = TeacherBank.empty
+                    bank = empty(options.bank_size, data.classes, like=tf.zeros([]))
                 first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-                self.bank = TeacherBank(*(tf.Variable(x, aggregation=first) for x in empty))
+                self.bank = TeacherBank(*(tf.Variable(x, aggregation=first) for x in bank))
         self.compiled = tf.function(self.all_replicas, autograph=False)
 
     def __call__(self, batch: Any, progress: float, rate: float) -> dict[str, Any]:
@@ -256,8 +260,11 @@ class Step:
             if self.config is None:
                 loss = self.baseline(logits, answers, labels, progress)
             else:
-                loss, terms = mcld_loss(logits, answers, labels, config=self.config, keys=keys,
-                                        progress=progress, return_terms=True)  # fmt: skip
+                adjusted = adjust_logits(logits, self.prior) if self.options.balanced else logits
+                loss, terms = mcld_loss(
+                    adjusted, answers, labels, config=self.config, keys=keys,
+                    class_prior=self.prior, progress=progress, return_terms=True,
+                )  # fmt: skip
             share = scale(loss / replicas)  # the optimiser adds the replicas up
         variables = self.student.trainable_variables
         gradients = tape.gradient(share, variables)
@@ -280,9 +287,10 @@ class Step:
         if self.bank is None:
             return own
         keys = self.bank.keys(answers, labels, where=where)
-        pushed = self.bank.push(answers, labels, where=where)
-        for variable, value in zip(self.bank, pushed, strict=True):
-            variable.assign(value)
+        if self.options.bank_size != "all":
+            pushed = self.bank.push(answers, labels, where=where)
+            for variable, value in zip(self.bank, pushed, strict=True):
+                variable.assign(value)
         if own is None:
             return keys
         return keys._replace(own_start=own.own_start, normalizer=own.normalizer)
@@ -298,7 +306,7 @@ class Step:
 
 
 class Teacher:
-    """The frozen teachers as one function; of arrays that stay the same, a table of its answers."""
+    """The frozen teachers as one function; of images that stay the same, a table of its answers."""
 
     def __init__(self, options: Any, data: pictures.PictureSet, strategy: Any) -> None:
         self.adapter, self.table = find_adapter(options, data), None
@@ -319,7 +327,8 @@ class Teacher:
         self.accuracy = found["test_accuracy"]
         self.test_logits = partial(tf_input.test_logits, answer, data, options.eval_batch_size)
         moving = options.crop or options.flip or options.random_resized_crop
-        if isinstance(data.train, Split) and not moving:
+        self.looks_up = not moving and (isinstance(data.train, Split) or options.teacher_cache)
+        if self.looks_up or options.bank_size == "all":
             self.table = tf.constant(cached_logits(
                 options.teacher_cache, data.name, data.train, data.classes, mark,
                 lambda: tf_input.predict(answer, data.train, data, options.eval_batch_size)[0],
@@ -327,7 +336,7 @@ class Teacher:
 
     def __call__(self, images: Any, index: Any) -> Any:
         """Return (batch, classes) in float32 for normalised images, rows of the training split."""
-        return self.answer(images) if self.table is None else tf.gather(self.table, index)
+        return tf.gather(self.table, index) if self.looks_up else self.answer(images)
 
     def answer(self, images: Any) -> Any:
         """Ask the teachers."""

@@ -27,17 +27,17 @@ import numpy as np
 import torch
 from recipes import logs, teachers
 from recipes import options as shared
-from recipes.data import Dataset, steps_per_epoch, training_batches
+from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
 from recipes.files import DataError, check_space, load_torch, save_torch
 from recipes.handover import SHOWN, hand_over
 from recipes.logs import Result, Row, StopSignal
-from recipes.methods import baseline_loss, mcld_config
+from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import torch as models
 from recipes.ranks import Ranks, share_norms
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mcld_core import mcld_loss
+from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.torch import MCLDLoss
 
 CHECK_EVERY = 50  # steps between two looks at the loss and at other ranks: they wait
@@ -158,6 +158,7 @@ class Training:
         self.pixels = models.Pixels(data, ranks.device, channels_last=options.channels_last)
         size = options.eval_batch_size
         self.predict = partial(models.predict, pixels=self.pixels, batch_size=size)
+        self.moving = options.crop or options.flip  # the images are others in each epoch
         self.table = self.teacher_table()
         memory = torch.channels_last if options.channels_last else torch.preserve_format
         self.model = student.to(ranks.device, memory_format=memory).train()
@@ -173,24 +174,29 @@ class Training:
         self.autocast = partial(torch.autocast, ranks.device.type, half, half is not None)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
 
+        prior = label_counts(options, data.train.labels, data.classes)
+        self.prior = None if prior is None else torch.from_numpy(prior).to(ranks.device)
         self.config, self.mcld = mcld_config(options), None  # None: another method
         if self.config is None:
-            self.baseline = baseline_loss(options, functional.cross_entropy)
+            self.baseline = baseline_loss(options, functional.cross_entropy, self.prior)
         else:
+            bank = options.bank_size
+            if bank == "all":  # of a dry run there are no answers
+                labels = torch.from_numpy(data.train.labels).to(ranks.device)
+                bank = 0 if self.table is None else TeacherBank.from_logits(self.table, labels)
             self.mcld = MCLDLoss(
-                self.config,
-                total_steps=max(1, options.epochs * self.steps),
-                bank_size=len(data.train) if options.bank_size == "all" else options.bank_size,
-                classes=data.classes,
-            ).to(ranks.device)
+                self.config, total_steps=max(1, options.epochs * self.steps), bank_size=bank,
+                classes=data.classes, class_prior=prior, balanced=options.balanced,
+            ).to(ranks.device)  # fmt: skip
         self.rows: list[Row] = []
         self.epoch = self.step = 0
         self.sums: dict[str, Any] = {}
 
     def teacher_table(self) -> Tensor | None:
-        """Return the teacher's logits of all training images, where they stay the same images."""
+        """Return the teacher's logits of all training images, where steps or the bank use them."""
         options, data, teacher = self.options, self.data, self.teacher
-        if teacher is None or options.crop or options.flip or options.dry_run:
+        used = not self.moving or options.bank_size == "all"
+        if teacher is None or not used or options.dry_run:
             return None
         table = teachers.cached_logits(
             options.teacher_cache, data.name, data.train, data.classes,
@@ -260,7 +266,7 @@ class Training:
         inputs = self.pixels(images)
         targets, numbers = (torch.from_numpy(x).to(self.ranks.device) for x in (labels, index))
         with self.autocast():
-            if self.table is not None:
+            if self.table is not None and not self.moving:
                 teacher = self.table[numbers]
             else:
                 teacher = None if self.teacher is None else self.teacher(inputs)
@@ -283,14 +289,18 @@ class Training:
 
     def evaluate(self) -> Row:
         """Return the accuracies; and for the curves, the terms of MCLD on held-out batches."""
-        row: Row = {}
-        for part, held in reversed(self.data.held_out().items()):  # the last one: validation
-            row[f"{part}_accuracy"] = models.accuracy(self.predict(self.model, held), held)
+        balanced = self.options.balanced
+        answers = lambda split: self.predict(self.model, split).cpu().numpy()  # noqa: E731
+        row: Row = accuracies(answers, self.data, balanced)
         if self.config is not None and self.teacher is not None:
+            held = next(iter(self.data.held_out().values()))  # validation, if there is any
             few = held.take(np.arange(min(len(held), 4 * self.options.batch_size)))
             student, teacher = (self.predict(model, few) for model in (self.model, self.teacher))
             labels = torch.from_numpy(few.labels).to(student.device)
-            _, terms = mcld_loss(student, teacher, labels, config=self.config, return_terms=True)
+            _, terms = mcld_loss(
+                adjust_logits(student, self.prior) if balanced else student, teacher, labels,
+                config=self.config, class_prior=self.prior, return_terms=True,
+            )  # fmt: skip
             row |= {f"term_{key}": float(terms[key]) for key in ("instance", "sample", "category")}
         return row
 

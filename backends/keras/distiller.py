@@ -11,6 +11,7 @@ from keras import ops
 from mcld_core.backends.keras.bank import BankVariables, MeansVariables
 from mcld_core.backends.keras.first_look import FirstLook
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows, prior_config
+from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import is_zero
 from mcld_core.keys import TeacherKeys
@@ -57,7 +58,8 @@ class MCLDDistiller(keras.distillation.Distiller):
             up over the part ``config.category_warmup`` of them. The steps done are a variable of
             the model, saved with it. None: no ramp.
         bank_size: teacher rows of earlier batches to contrast with as well, in a `TeacherBank`
-            that is saved with the model. 0: the batch's own rows only.
+            that is saved with the model. 0: the batch's own rows only. A `TeacherBank`: its rows,
+            such as those of the whole training set (`TeacherBank.from_logits`), and they stay.
         class_means: whether `mcld_core.ClassMeans` follow the batches of the training, as keys of
             ``category_contrast="prototypes"``: every class in every step. Saved with the model.
         soft_labels: whether the bank stores soft labels; needed where ``y`` is one-hot or soft.
@@ -109,7 +111,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         config: MCLDConfig | None = None,
         *,
         total_steps: int | None = None,
-        bank_size: int = 0,
+        bank_size: int | TeacherBank = 0,
         class_means: bool = False,
         soft_labels: bool = False,
         show_terms: bool = False,
@@ -123,6 +125,8 @@ class MCLDDistiller(keras.distillation.Distiller):
             raise ValueError(
                 f"MCLDDistiller: total_steps needs an int ≥ 1 or None; got {total_steps!r}"
             )
+        whole = bank_size if isinstance(bank_size, TeacherBank) else None
+        bank_size = bank_size if whole is None else int(whole.logits.shape[0])
         if bank_size < 0:
             raise ValueError(f"MCLDDistiller: bank_size needs an int ≥ 0; got {bank_size!r}")
         config = MCLDConfig() if config is None else config
@@ -142,7 +146,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         self._first_look = first_look
         self.config = config
         self.total_steps = total_steps
-        self.bank_size = bank_size
+        self.bank_size, self.bank_moves = bank_size, whole is None
         self.soft_labels = soft_labels
         self.show_terms = show_terms
         self.evaluate_distillation = evaluate_distillation
@@ -161,6 +165,8 @@ class MCLDDistiller(keras.distillation.Distiller):
             if bank_size
             else None
         )
+        if self.bank is not None and whole is not None:
+            self.bank.assign(whole)
         self.class_means = MeansVariables(_classes(student)) if class_means else None
         self.term_trackers = {
             name: keras.metrics.Mean(name=f"term_{name}")
@@ -230,6 +236,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             "total_steps": self.total_steps,
             "bank_size": self.bank_size,
             "class_means": self.class_means is not None,
+            "bank_moves": self.bank_moves,
             "soft_labels": self.soft_labels,
             "show_terms": self.show_terms,
             "evaluate_distillation": self.evaluate_distillation,
@@ -243,7 +250,11 @@ class MCLDDistiller(keras.distillation.Distiller):
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("teacher", "student")
         }
-        return cls(**{**config, **models, "config": MCLDConfig(**config["config"])})
+        settings = {**config, **models, "config": MCLDConfig(**config["config"])}
+        moves = settings.pop("bank_moves", True)
+        distiller = cls(**settings)
+        distiller.bank_moves = moves
+        return distiller
 
     def _student_loss_of(
         self,
@@ -307,7 +318,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         if training:
             self._first_look.look_at_logits(y_pred, teacher_logits, labels, self.config)
             self.steps_done.assign_add(1)
-        if training and self.bank is not None:  # all replicas hold the same bank
+        if training and self.bank is not None and self.bank_moves:
+            # all replicas hold the same bank
             pushed = self.bank.value.push(*rows_of_all, ignore_index=self.config.ignore_index)
             self.bank.assign(pushed)
         return loss

@@ -43,7 +43,8 @@ class MCLDLoss(nn.Module):
         config: the settings.
         total_steps: the optimiser steps of the whole training. None: progress is 1, that is, no
             ramp, unless `forward` is given a progress.
-        bank_size: how many teacher rows the bank holds; 0: no bank.
+        bank_size: how many teacher rows the bank holds; 0: no bank. A `TeacherBank`: its rows, such
+            as those of the whole training set (`TeacherBank.from_logits`), and they stay.
         classes: the width of a row; a bank and class means need it.
         class_means: whether `mcld_core.ClassMeans` follow the batches of the training (those of all
             ranks), as keys of ``category_contrast="prototypes"``: every class in every step. Two
@@ -78,7 +79,7 @@ class MCLDLoss(nn.Module):
         config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
         *,
         total_steps: int | None = None,
-        bank_size: int = 0,
+        bank_size: int | TeacherBank = 0,
         classes: int | None = None,
         class_means: bool = False,
         soft_labels: bool = False,
@@ -92,7 +93,10 @@ class MCLDLoss(nn.Module):
         for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
             if value is not None and not value > 0:
                 raise ValueError(f"MCLDLoss: {name} needs an int > 0 or None; got {value!r}")
-        if not bank_size >= 0:
+        whole = bank_size if isinstance(bank_size, TeacherBank) else None
+        if whole is not None:
+            bank_size, classes = map(int, whole.logits.shape)
+        elif not bank_size >= 0:
             raise ValueError(f"MCLDLoss: bank_size needs an int ≥ 0; got {bank_size!r}")
         if (bank_size or class_means) and classes is None:
             raise ValueError(
@@ -103,6 +107,7 @@ class MCLDLoss(nn.Module):
         self.config = config
         self.total_steps = total_steps
         self.bank_size = bank_size
+        self.bank_moves = whole is None
         self.has_class_means = class_means
         self.rows_per_rank = rows_per_rank
         self._missed_steps = MissedSteps()
@@ -116,11 +121,11 @@ class MCLDLoss(nn.Module):
                 self.register_buffer(f"class_{name}", buffer)
         if bank_size:
             assert classes is not None
-            empty = TeacherBank.empty(
+            bank = whole or TeacherBank.empty(
                 bank_size, classes, like=torch.empty(0), soft_labels=soft_labels
             )
-            for name, buffer in empty._asdict().items():
-                self.register_buffer(f"bank_{name}", buffer)
+            for name, rows in bank._asdict().items():
+                self.register_buffer(f"bank_{name}", asarray(rows, torch.empty(0)))
 
     @property
     def bank(self) -> TeacherBank:
@@ -222,7 +227,7 @@ class MCLDLoss(nn.Module):
         if keys is None:
             rows, options["where"] = (teacher, labels), where
         keys = bank.keys(*rows, **options)
-        if self.training:
+        if self.training and self.bank_moves:
             pushed = bank.push(*rows, **options)
             with torch.no_grad():
                 for buffer, value in zip(bank, pushed, strict=True):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.files import DataError, write_json
-from recipes.logs import Diverged, Result, duration, say
+from recipes.logs import Diverged, Result, duration, say, validation_score
 from recipes.methods import METHODS
 from recipes.teachers import is_own
 from recipes.tuning import tune
@@ -172,7 +172,7 @@ class Trainings:
                     folder = f"trials/{folder_name(item.name)}/lr{values['lr']:.6g}-seed{seed}"
                     try:
                         rows = self.train([*words, *taught[seed]], seed, folder).rows
-                        scores.append(rows[-1]["validation_accuracy"])
+                        scores.append(validation_score(rows[-1]))
                     except Diverged as error:
                         self.left -= 1
                         say(str(error))

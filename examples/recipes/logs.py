@@ -65,10 +65,15 @@ class Result:
 
 
 def best_row(rows: Sequence[Any]) -> Any:
-    """Return the first row of the best validation accuracy; None without a validation split."""
+    """Return the first row of the best `validation_score`; None without a validation split."""
     if not rows or "validation_accuracy" not in rows[0]:
         return None
-    return max(rows, key=lambda row: (row["validation_accuracy"], -row["epoch"]))
+    return max(rows, key=lambda row: (validation_score(row), -row["epoch"]))
+
+
+def validation_score(row: Row) -> float:
+    """Return what choices rest on: the validation accuracy, balanced where that is trained for."""
+    return float(row.get("validation_balanced_accuracy", row["validation_accuracy"]))
 
 
 # ---- ends ----

@@ -112,8 +112,13 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--loss", nargs="+", default=[], metavar="KEY=VALUE",
         help="settings of the method: a field of MCLDConfig, temperature, weight …")  # fmt: skip
     add("--bank-size", type=_bank_size, default=0,
-        help="MCLD: teacher rows of earlier batches to contrast with as well; all: as many as "
-        "there are training images")  # fmt: skip
+        help="MCLD: teacher rows of earlier batches to contrast with as well; all: "
+        "its answers to all training images, from the start to the end")  # fmt: skip
+    add("--class-prior", choices=("none", "train"), default="none",
+        help="train: MCLD's contrasts allow for the counts of the training labels, for uneven "
+        "classes; not under a class-balanced sampler, whose batches are even")  # fmt: skip
+    add("--balanced", help="adjust the student's logits by those counts in the training, under "
+        "every method: the raw logits then treat all classes alike", **switch)  # fmt: skip
     add("--seed", type=int, default=0)
     add("--epochs", type=int, help="of the student; 0: untrained")
     add("--teacher-epochs", type=int, help="of a teacher that is trained first")
@@ -197,10 +202,13 @@ def check_options(options: argparse.Namespace) -> None:
     for name in ("lr", "teacher_lr"):
         if not 0 < getattr(options, name) < math.inf:
             raise DataError(f"--{name.replace('_', '-')}: expected a rate > 0")
-    if options.teacher_cache is not None and (options.crop or options.flip):
+    moving = (options.crop or options.flip) and options.bank_size != "all"
+    if options.teacher_cache is not None and moving:
         raise DataError("--teacher-cache needs images that stay the same: --crop 0 --no-flip")
     if options.resume and options.overwrite:
         raise DataError("--resume and --overwrite exclude each other")
+    if options.balanced and options.class_prior == "none":
+        raise DataError("--balanced needs the counts of the labels: --class-prior train")
     mcld_config(options)
 
 
@@ -292,10 +300,10 @@ def teacher_options(options: argparse.Namespace, number: int) -> argparse.Namesp
     """
     single = len(options.teacher) == 1
     changes = {
-        "method": "ce", "loss": [], "bank_size": 0, "student": options.teacher[number],
-        "teacher": [], "teacher_weights": None, "epochs": options.teacher_epochs,
-        "lr": options.teacher_lr, "seed": options.seed + 1000 * number, "track": None,
-        "onnx": False,
+        "method": "ce", "loss": [], "bank_size": 0, "class_prior": "none", "balanced": False,
+        "student": options.teacher[number], "teacher": [], "teacher_weights": None,
+        "epochs": options.teacher_epochs, "lr": options.teacher_lr, "track": None, "onnx": False,
+        "seed": options.seed + 1000 * number,
         "out": options.out / ("teacher" if single else f"teacher{number}"),
     }  # fmt: skip
     return argparse.Namespace(**vars(options) | changes)

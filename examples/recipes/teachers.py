@@ -16,6 +16,7 @@ A teacher takes the student's images, normalised its own way, and answers in the
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -338,7 +339,7 @@ def read_classes(path: Path, classes: int) -> list[int]:
 def cached_logits(
     folder: Path | None,
     name: str,
-    split: Split,
+    split: Any,
     classes: int,
     weights: Sequence[Any],
     compute: Callable[[], np.ndarray],
@@ -351,7 +352,7 @@ def cached_logits(
     Args:
         folder: of ``--teacher-cache``; None: compute.
         name: of the data set.
-        split: the images and labels that the teacher answers.
+        split: the images, or paths of files, and the labels that the teacher answers.
         classes: the width of an answer.
         weights: the teacher's arrays and settings: another teacher gets a file of its own.
         compute: (rows, classes), in the order of the split.
@@ -363,7 +364,11 @@ def cached_logits(
     """
     if folder is None:
         return np.asarray(compute(), "float32")
-    mark = fingerprint(name, split.images, split.labels, *weights)
+    images = getattr(split, "images", None)
+    if images is None:  # files are known by their names, sizes and times
+        stats = [(path, os.stat(path)) for path in getattr(split, "paths", ())]
+        images = " ".join(f"{path} {found.st_size} {found.st_mtime_ns}" for path, found in stats)
+    mark = fingerprint(name, images, split.labels, *weights)
     path = Path(folder) / f"{name}-{mark[:16]}.npy"
     if writes and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

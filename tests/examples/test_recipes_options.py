@@ -197,6 +197,7 @@ def test_a_configuration_of_another_format_is_one_line(
         (["--bank-size", "-3"], "expected a number of rows ≥ 0, or all"),
         (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
         (["--teacher-cache", "x", "--crop", "1"], "--teacher-cache needs images that stay"),
+        (["--balanced"], "--balanced needs the counts of the labels: --class-prior train"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(

@@ -194,11 +194,21 @@ def evaluation_batches(split: Split, batch_size: int) -> Iterator[tuple[Images, 
         yield np.pad(images, ((0, batch_size - len(images)), *[(0, 0)] * 3)), len(images)
 
 
-def accuracies(logits_of: Callable[[Split], np.ndarray], data: Dataset) -> dict[str, float]:
-    """Return the share of right answers on the validation split, if there is one, and the test."""
-    splits = {"validation": data.validation, "test": data.test}
-    return {
-        f"{part}_accuracy": float((logits_of(split).argmax(1) == split.labels).mean())
-        for part, split in splits.items()
-        if len(split)
-    }
+def accuracies(
+    logits_of: Callable[[Split], np.ndarray], data: Dataset, balanced: bool = False
+) -> dict[str, float]:
+    """Return `scores` of the validation split, if there is one, and the test split."""
+    row: dict[str, float] = {}
+    for part, split in data.held_out().items():
+        row |= scores(part, logits_of(split), split.labels, balanced)
+    return row
+
+
+def scores(part: str, logits: np.ndarray, labels: Labels, balanced: bool) -> dict[str, float]:
+    """Return the share of right answers; with ``balanced`` its mean over the classes as well."""
+    right = logits.argmax(1) == labels
+    row = {f"{part}_accuracy": float(right.mean())}
+    if balanced:
+        of_classes = [right[labels == label].mean() for label in np.unique(labels)]
+        row[f"{part}_balanced_accuracy"] = float(np.mean(of_classes))
+    return row

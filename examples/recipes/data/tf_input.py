@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ..files import DataError
 from ..options import load_data
-from . import Split
+from . import Split, scores
 from .pictures import (
     DEFAULTS,
     Files,
@@ -125,7 +125,15 @@ def load(options: argparse.Namespace) -> PictureSet:
         data = pictures_of(load_data(options))
     if len(data.train) < options.batch_size:
         raise DataError(f"{len(data.train)} training pictures make no batch; set --batch-size")
-    for part in ("validation", "test"):
+    if options.class_prior != "none" and data.train.labels is None:
+        labels = (int(label) for _, label in _in_order(data.train))  # read, not decoded
+        data = replace(data, train=replace(data.train, labels=np.fromiter(labels, np.int64)))
+    parts = ["validation", "test"]
+    if options.teacher_cache or options.bank_size == "all":  # the teacher answers all of them
+        parts.append("train")
+        if options.teacher_cache and isinstance(data.train, Records):
+            raise DataError("--teacher-cache: TFRecords do not say which picture is which")
+    for part in parts:
         data = replace(data, **{part: readable(getattr(data, part), data, part)})
     return data
 
@@ -278,15 +286,17 @@ def test_logits(logits: Any, data: PictureSet, batch_size: int) -> np.ndarray:
     return predict(logits, data.test, data, batch_size)[0]
 
 
-def evaluate(logits: Any, data: PictureSet, batch_size: int) -> dict[str, float]:
-    """Return accuracies; where classes are of very different sizes, their mean as well."""
+def evaluate(
+    logits: Any, data: PictureSet, batch_size: int, balanced: bool = False
+) -> dict[str, float]:
+    """Return `recipes.data.scores` of validation and test split.
+
+    Open Clip Art's classes are of very different sizes: the test's are always balanced as well.
+    """
     row: dict[str, float] = {}
     for part in ("validation", "test"):
         if len(getattr(data, part)):
-            found, labels = predict(logits, getattr(data, part), data, batch_size)
-            right = found.argmax(1) == labels
-            row[f"{part}_accuracy"] = float(right.mean())
-            if part == "test" and data.name == "openclipart":
-                parts = [right[labels == label].mean() for label in np.unique(labels)]
-                row["test_balanced_accuracy"] = float(np.mean(parts))
+            found = predict(logits, getattr(data, part), data, batch_size)
+            uneven = part == "test" and data.name == "openclipart"
+            row |= scores(part, *found, balanced or uneven)
     return row

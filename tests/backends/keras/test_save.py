@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from mcld_core import ClassMeans, MCLDConfig, TeacherBank, TeacherKeys
+from mcld_core import ClassMeans, MCLDConfig, TeacherBank, TeacherKeys, mcld_loss
 from mcld_core.backends.keras import MCLDDistiller
 from tests.backends.keras.models import CLASSES, data, dense, logits, numpy, reference
 from tests.tolerance import assert_value
@@ -63,6 +63,25 @@ def test_a_loaded_distiller_goes_on_bit_for_bit(tmp_path: Path, soft: bool) -> N
     assert train(again, 3, STEPS, soft) == expected
     for old, new in zip(model.weights, again.weights, strict=True):
         np.testing.assert_array_equal(numpy(old), numpy(new), err_msg=old.path)
+
+
+def test_a_given_bank_stays_and_is_loaded(tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(7, CLASSES)).astype("float32")
+    bank = TeacherBank.from_logits(rows, np.arange(7) % CLASSES)
+    model = MCLDDistiller(dense(16), dense(3), bank_size=bank)
+    model.compile(keras.optimizers.SGD(0.0))
+    model.save(tmp_path / "distiller.keras")
+    again = keras.models.load_model(tmp_path / "distiller.keras")
+    for distiller in (model, again):
+        for step in range(2):
+            x, y = data(4, seed=step)
+            loss = float(distiller.train_on_batch(x, y, return_dict=True)["loss"])
+            distiller.reset_metrics()
+            teacher = logits(distiller.teacher, x)
+            student, keys = logits(distiller.student, x), bank.keys(teacher, y)
+            assert_value(loss, float(mcld_loss(student, teacher, y, keys=keys)), "float32")
+        for kept, row in zip(distiller.bank.value, bank, strict=True):
+            np.testing.assert_array_equal(numpy(kept), row)
 
 
 def test_weights_alone_carry_the_bank_and_the_step(tmp_path: Path) -> None:
