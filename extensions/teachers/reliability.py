@@ -13,7 +13,7 @@ from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
 from mcld_core.formulas.contrast import one_hot
 from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.objective import is_zero
-from mcld_core.keys import TeacherKeys, check_keys
+from mcld_core.keys import TeacherKeys, check_keys, key_arrays
 from mcld_core.losses import Objective, evaluate_batch, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar
 
@@ -227,9 +227,8 @@ def adaptive_mcld_loss(
     function = "adaptive_mcld_loss"
     check_config(function, config)
     check_keys(function, keys)
-    key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
     values = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
-    arguments = TeacherArguments(function, *values, *key_arrays)
+    arguments = TeacherArguments(function, *values, *key_arrays(keys))
     arguments.reduction(reduction)
     arguments.required_labels(labels)
     batch = arguments.batch(

@@ -50,6 +50,8 @@ class KeySet(NamedTuple):
     labels: Int[Array, " keys"] | Float[Array, "keys classes"]
     """-2, or zeros, where the key does not count: no anchor shares such a label."""
     kept: Bool[Array, " keys"] | None
+    is_ready: bool = False
+    """Whether the vectors are embedded already, and finite."""
 
 
 class ExcludedKeys(NamedTuple):
