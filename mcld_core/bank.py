@@ -195,11 +195,10 @@ class TeacherBank(NamedTuple):
         if index is not None:
             others = others & ~is_among(ops, bank.ids, batch.ids)
         joined = ops.concat([ops.astype(x, dtype) for x in (rows, bank.logits)])
-        return gathered._replace(
-            **{"logits": None, self._rows_are: joined},
-            labels=ops.concat([ours, theirs]),
-            where=ops.concat([batch.kept, others]),
+        gathered = gathered._replace(
+            labels=ops.concat([ours, theirs]), where=ops.concat([batch.kept, others])
         )
+        return self._with_rows(gathered, joined)
 
     def push(
         self,
@@ -280,12 +279,15 @@ class TeacherBank(NamedTuple):
         means, count = class_means(ops, logits, labels, config, is_ready)
         return ops.where((count > NEGLIGIBLE)[:, None], means, float("nan"))
 
-    _rows_are = "logits"
-
     @classmethod
     def _as_stored(cls, ops: Backend, batch: Entries) -> Entries:
         """Return rows as this kind of bank stores them."""
         return batch
+
+    @staticmethod
+    def _with_rows(keys: TeacherKeys, rows: Array) -> TeacherKeys:
+        """Return the keys with the batch's rows and those of the bank, as it stores them."""
+        return keys._replace(logits=rows)
 
     def _converted(self, function: str, *values: Any) -> tuple[Arguments, TeacherBank]:
         """Return the arguments of a call, and the bank in the arrays of their framework."""
@@ -341,10 +343,13 @@ class ReadyBank(TeacherBank):
     """
 
     __slots__ = ()
-    _rows_are = "probabilities"
 
     @classmethod
     def _as_stored(cls, ops: Backend, batch: Entries) -> Entries:
         rows = ops.astype(batch.logits, compute_dtype(ops, batch.logits))
         rows = keep_rows(ops, rows, batch.kept)  # a dropped row is finite too
         return batch._replace(logits=ops.softmax(rows, 1))
+
+    @staticmethod
+    def _with_rows(keys: TeacherKeys, rows: Array) -> TeacherKeys:
+        return keys._replace(logits=None, probabilities=rows)
