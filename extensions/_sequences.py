@@ -120,9 +120,7 @@ class SequenceArguments(Arguments):
             best = ops.argmax(stored.values, 1)[:, None]
             labels = ops.take_along_axis(stored.indices, best, 1)[:, 0]
         teacher = student if stored is not None else flat(ops, teacher, 1)
-        batch = self.batch(
-            student, teacher, labels, sample_weight=None, where=kept, ignore_index=ignore_index
-        )
+        batch = self.batch((student, teacher, labels, None, kept), ignore_index)
         if stored is not None:
             batch = batch._replace(teacher=stored)
         return Sequences(batch, ops.size(logits[0], 0), ops.size(logits[0], 1), logits[0])

@@ -43,9 +43,7 @@ def entries(
             f"{arguments.function}: {name} need shape (batch, classes); got {tuple(rows.shape)}. "
             "Map the teacher's classes first: mcld_core.select_classes"
         )
-    given = arguments.teacher_batch(
-        name, rows, labels, sample_weight=None, where=where, ignore_index=ignore_index
-    )
+    given = arguments.teacher_batch(rows, (labels, None, where), ignore_index, name)
     labels = given.labels
     if labels is None:
         labels = ops.argmax(given.logits, 1)

@@ -233,15 +233,7 @@ def evaluate(
     arguments = Arguments(function, *rows, *key_arrays(keys))
     arguments.reduction(reduction)
     arguments.flag("return_terms", return_terms)
-    student, teacher, labels, sample_weight, where = rows
-    batch = arguments.batch(
-        student,
-        teacher,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=config.ignore_index,
-    )
+    batch = arguments.batch(rows, config.ignore_index)
     return evaluate_batch(arguments, batch, objective, reduction, return_terms)
 
 

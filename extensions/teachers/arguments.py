@@ -80,9 +80,7 @@ class TeacherArguments(Arguments):
             )
         if self.like is not None:
             self.device(name, given, self.like, "another argument")
-        batch = self.teacher_batch(
-            name, given, labels, sample_weight=None, where=where, ignore_index=ignore_index
-        )
+        batch = self.teacher_batch(given, (labels, None, where), ignore_index, name)
         dtype = wide_dtype(ops.dtype(given)) if dtype is None else dtype
         rows = keep_rows(ops, ops.astype(batch.logits, dtype), batch.kept)
         labels = batch.labels

@@ -227,18 +227,11 @@ def adaptive_mcld_loss(
     function = "adaptive_mcld_loss"
     check_config(function, config)
     check_keys(function, keys)
-    values = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
-    arguments = TeacherArguments(function, *values, *key_arrays(keys))
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    arguments = TeacherArguments(function, *rows, reliability, *key_arrays(keys))
     arguments.reduction(reduction)
     arguments.required_labels(labels)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=config.ignore_index,
-    )
+    batch = arguments.batch(rows, config.ignore_index)
     factors = _factors(arguments, reliability, batch, config)
     weights = term_weights(config)
     weights = weights._replace(ce=weights.ce + weights.instance)

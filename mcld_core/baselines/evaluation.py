@@ -26,6 +26,7 @@ def reduced(
 
     ``by_block=False`` for values that depend on other rows too. One class gives 0.
     """
+    arguments.reduction(reduction)
     ops, like, dtype = arguments.ops, batch.student, batch.dtype
     of_teacher = parts_of(batch.teacher)
     beside = {"labels": batch.labels, "kept": batch.kept}
