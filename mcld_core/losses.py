@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, reduce_rows
+from mcld_core.arguments import Arguments, Batch, as_number, is_number, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.contrast import column_contrast
@@ -305,9 +305,7 @@ def _setup(
         log_prior = arguments.log_prior(objective.class_prior, classes, batch.student, batch.dtype)
 
     def number(value: Scalar) -> Scalar:
-        if is_number(value):
-            return value
-        return ops.astype(ops.asarray(value, batch.student), batch.dtype)
+        return as_number(ops, value, batch.student, batch.dtype)
 
     temperature = config.temperature
     if temperature is None:

@@ -8,10 +8,10 @@ from typing import Any
 from mcld_core.arguments import Batch, Checks, TeacherBatch, is_number, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, target_class
+from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
 from mcld_core.formulas.contrast import one_hot
-from mcld_core.formulas.divergence import MASKED, raised
+from mcld_core.formulas.divergence import MASKED, raised, target_class
 from mcld_core.formulas.objective import is_zero
 from mcld_core.keys import TeacherKeys, check_keys, key_arrays
 from mcld_core.losses import Objective, evaluate_batch, term_weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mcld_core.arguments import Arguments
-from mcld_core.baselines.evaluation import reduced, target_of
+from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import (
     MASKED,
     at_target,
@@ -13,6 +13,7 @@ from mcld_core.formulas.divergence import (
     decoupled_divergence,
     log_odds,
     raised,
+    target_class,
 )
 from mcld_core.formulas.similarity import divide
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
@@ -68,7 +69,7 @@ def dkd_loss(
     def values(
         student: Array, teacher: Array, labels: Array, t: Scalar, a: Scalar, b: Scalar
     ) -> Array:
-        return decoupled_divergence(ops, student, teacher, target_of(ops, labels), t, a, b)
+        return decoupled_divergence(ops, student, teacher, target_class(ops, labels), t, a, b)
 
     return reduced(arguments, batch, values, (temperature, alpha, beta), reduction)
 
@@ -121,7 +122,7 @@ def nkd_loss(
 
     def values(student: Array, teacher: Array, labels: Array, g: Scalar, t: Scalar) -> Array:
         teacher = raised(ops, teacher)
-        target = target_of(ops, labels)
+        target = target_class(ops, labels)
         is_target, index, has_target = at_target(ops, target, student)
         p_target = ops.exp(ops.take_along_axis(ops.log_softmax(teacher, 1), index, 1)[:, 0])
         log_q_target = ops.take_along_axis(ops.log_softmax(student, 1), index, 1)[:, 0]
@@ -192,7 +193,7 @@ def rld_loss(
     def values(student: Array, teacher: Array, labels: Array, *numbers: Scalar) -> Array:
         weight, weight_below, t, t_confidence = numbers
         teacher = raised(ops, teacher)
-        is_target, index, has_target = at_target(ops, target_of(ops, labels), student)
+        is_target, index, has_target = at_target(ops, target_class(ops, labels), student)
         best = ops.argmax(teacher, 1)
         is_best = at_target(ops, best, teacher)[0]
         confidence = binary_divergence(
