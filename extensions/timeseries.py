@@ -187,9 +187,7 @@ def window_mcld_loss(
     excluded = _overlapping(arguments, logits[0], starts, lengths, series)
     if len(logits[0].shape) == 2:
         kept = None if mask is None else arguments.flat_mask("mask", mask, logits[0], 1)
-        batch = arguments.batch(
-            *logits, labels, sample_weight=None, where=kept, ignore_index=config.ignore_index
-        )
+        batch = arguments.batch((*logits, labels, None, kept), config.ignore_index)
         objective = Objective(
             config,
             term_weights(config),

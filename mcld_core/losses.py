@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, reduce_rows
+from mcld_core.arguments import Arguments, Batch, as_number, is_number, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.contrast import column_contrast
@@ -20,9 +20,9 @@ from mcld_core.formulas.objective import (
     is_zero,
     weighted_terms,
 )
-from mcld_core.formulas.similarity import default_temperature, embed, key_vectors
+from mcld_core.formulas.similarity import default_temperature, key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys
-from mcld_core.keys import TeacherKeys, check_keys, prepare_keys, prototype_keys
+from mcld_core.keys import TeacherKeys, check_keys, key_arrays, prepare_keys, prototype_keys
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
 
 
@@ -231,19 +231,10 @@ def evaluate(
     config, keys = objective.config, objective.keys
     check_config(function, config)
     check_keys(function, keys)
-    key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
-    arguments = Arguments(function, *rows, *key_arrays)
+    arguments = Arguments(function, *rows, *key_arrays(keys))
     arguments.reduction(reduction)
     arguments.flag("return_terms", return_terms)
-    student, teacher, labels, sample_weight, where = rows
-    batch = arguments.batch(
-        student,
-        teacher,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=config.ignore_index,
-    )
+    batch = arguments.batch(rows, config.ignore_index)
     return evaluate_batch(arguments, batch, objective, reduction, return_terms)
 
 
@@ -305,7 +296,7 @@ def _setup(
     by_prototype = is_present(config, weights, "prototypes")
     by_key = is_present(config, weights, "labels") or not is_zero(weights.instance)
     if by_key or by_prototype:
-        all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config.ignore_index)
+        all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config)
         own = own + own_start
         keys = all_keys if by_key else None
         if by_prototype:
@@ -315,9 +306,7 @@ def _setup(
         log_prior = arguments.log_prior(objective.class_prior, classes, batch.student, batch.dtype)
 
     def number(value: Scalar) -> Scalar:
-        if is_number(value):
-            return value
-        return ops.astype(ops.asarray(value, batch.student), batch.dtype)
+        return as_number(ops, value, batch.student, batch.dtype)
 
     temperature = config.temperature
     if temperature is None:
@@ -355,7 +344,7 @@ def _by_block(
     numbers = (*objective.weights, *setup[3:7])
     if not any(ops.is_trained(x) for x in numbers):
         keys_count = 1 if setup.keys is None else ops.size(setup.keys.labels, 0)
-        classes, least = batch.student.shape[1], 64 if is_stored else 256
+        classes, least = batch.student.shape[1], 64 if is_stored else 128
         block_rows = rows_of_a_block(ops, config.block_size, keys_count, classes, least)
     rows = (batch.student, *of_teacher, *beside.values())
 
@@ -366,12 +355,12 @@ def _by_block(
 
 
 def rows_of_a_block(
-    ops: Backend, block_size: int | str | None, keys: Any, classes: int, least: int = 256
+    ops: Backend, block_size: int | str | None, keys: Any, classes: int, least: int = 128
 ) -> Any:
     """Return how many anchor rows a block has; None for the plain form, without blocks.
 
-    ``"auto"``: about 8 MB for the largest array of a block, but at least 256 rows, below which
-    the matrix products slow down.
+    ``"auto"``: about 8 MB for the largest array of a block, but at least 128 rows, below which
+    the matrix products slow down. (Arrays of much more are asked of the system each time anew.)
     """
     if block_size != "auto":
         return block_size
@@ -381,25 +370,21 @@ def rows_of_a_block(
 
 
 def _embed_keys(ops: Backend, config: MCLDConfig, dtype: str, classes: int, setup: Setup) -> Setup:
-    """Embed the keys once for all blocks; prototypes are class means, so no softmax again."""
+    """Embed the keys once for all blocks."""
 
-    def embedded(keys: KeySet | None, prototypes: bool) -> KeySet | None:
+    def embedded(keys: KeySet | None) -> KeySet | None:
         if keys is None:
             return None
         if isinstance(keys.vectors, StoredRows):
             stored = stored_keys(ops, keys.vectors, dtype, classes, setup.key_temperature)
             return keys._replace(vectors=stored)
-        logits = keep_rows(ops, ops.astype(keys.vectors, dtype), keys.kept)
-        if prototypes and config.similarity == "probability":
-            return keys._replace(vectors=logits)
-        if prototypes:
-            return keys._replace(vectors=embed(ops, logits, config.similarity))
-        vectors = key_vectors(ops, logits, config.similarity, setup.key_temperature)
+        vectors = ops.astype(keys.vectors, dtype)
+        if not keys.is_ready:
+            vectors = keep_rows(ops, vectors, keys.kept)
+            vectors = key_vectors(ops, vectors, config.similarity, setup.key_temperature)
         return keys._replace(vectors=vectors)
 
-    return setup._replace(
-        keys=embedded(setup.keys, False), prototypes=embedded(setup.prototypes, True)
-    )
+    return setup._replace(keys=embedded(setup.keys), prototypes=embedded(setup.prototypes))
 
 
 def _columns(ops: Backend, batch: Batch, config: MCLDConfig) -> Float[Array, " batch"]:

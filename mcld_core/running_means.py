@@ -112,14 +112,7 @@ class ClassMeans(NamedTuple):
                 f"{tuple(rows.shape)}. Map the teacher's classes first: mcld_core.select_classes"
             )
         arguments.device("teacher_logits", rows, means, "the means")
-        given = arguments.teacher_batch(
-            "teacher_logits",
-            rows,
-            labels,
-            sample_weight=None,
-            where=where,
-            ignore_index=config.ignore_index,
-        )
+        given = arguments.teacher_batch(rows, (labels, None, where), config.ignore_index)
         dtype = wide_dtype(ops.dtype(rows), ops.dtype(means))
         rows = keep_rows(ops, ops.astype(given.logits, dtype), given.kept)
         own = ops.argmax(rows, 1) if given.labels is None else given.labels

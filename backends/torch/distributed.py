@@ -104,14 +104,8 @@ def gather_with_index(
     ranks, rank = _place(group)
     try:
         arguments = Arguments("gather_keys", teacher, labels, sample_weight, where, index)
-        checked = arguments.teacher_batch(
-            "teacher_logits",
-            teacher,
-            labels,
-            sample_weight=sample_weight,
-            where=where,
-            ignore_index=ignore_index,
-        )
+        beside = (labels, sample_weight, where)
+        checked = arguments.teacher_batch(teacher, beside, ignore_index)
         batch = teacher.shape[0]
         if index is not None:
             index = arguments.ids("index", index, teacher)

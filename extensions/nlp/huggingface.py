@@ -91,7 +91,7 @@ class TokenMCLDTrainer(MCLDTrainer):
             )
         if kwargs.get("class_means"):
             raise ValueError(
-                "TokenMCLDTrainer: class_means needs False; got True. Class means are for classifiers"
+                "TokenMCLDTrainer: class_means needs False; got True. They are for classifiers"
             )
         super().__init__(*args, mcld_config=mcld_config, **kwargs)
         self.teacher_cache = teacher_cache

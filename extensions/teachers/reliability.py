@@ -8,12 +8,12 @@ from typing import Any
 from mcld_core.arguments import Batch, Checks, TeacherBatch, is_number, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, target_class
+from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
 from mcld_core.formulas.contrast import one_hot
-from mcld_core.formulas.divergence import MASKED, raised
+from mcld_core.formulas.divergence import MASKED, raised, target_class
 from mcld_core.formulas.objective import is_zero
-from mcld_core.keys import TeacherKeys, check_keys
+from mcld_core.keys import TeacherKeys, check_keys, key_arrays
 from mcld_core.losses import Objective, evaluate_batch, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar
 
@@ -227,19 +227,11 @@ def adaptive_mcld_loss(
     function = "adaptive_mcld_loss"
     check_config(function, config)
     check_keys(function, keys)
-    key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
-    values = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
-    arguments = TeacherArguments(function, *values, *key_arrays)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    arguments = TeacherArguments(function, *rows, reliability, *key_arrays(keys))
     arguments.reduction(reduction)
     arguments.required_labels(labels)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=config.ignore_index,
-    )
+    batch = arguments.batch(rows, config.ignore_index)
     factors = _factors(arguments, reliability, batch, config)
     weights = term_weights(config)
     weights = weights._replace(ce=weights.ce + weights.instance)

@@ -76,7 +76,7 @@ class ArrayArguments(Checks):
                 self.number(name, float(values), minimum=minimum, above=above, maximum=maximum)
         return self.ops.astype(array, dtype)
 
-    # logits
+    # one entry a row
 
     def vector(self, name: str, x: Array, rows: Any) -> None:
         """Raise ValueError unless ``x`` has one axis with one entry a row."""

@@ -33,14 +33,11 @@ def dist_loss(
     ρ = 0 and no gradient. Keys of other ranks play no part.
 
     Args:
-        student_logits: (batch, classes), any float dtype.
-        teacher_logits: (batch, classes); never receives a gradient.
+        student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
         beta: weight of the rows, ≥ 0.
         gamma: weight of the columns, ≥ 0.
         temperature: T > 0.
-        sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep.
-        reduction: as in `mcld_core.mcld_loss`.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -56,20 +53,12 @@ def dist_loss(
     References:
         T. Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022.
     """
-    arguments = Arguments("dist_loss", student_logits, teacher_logits, sample_weight, where)
+    rows = (student_logits, teacher_logits, None, sample_weight, where)
+    arguments = Arguments("dist_loss", *rows)
     for name, weight in (("beta", beta), ("gamma", gamma)):
         arguments.number(name, weight, minimum=0.0)
     arguments.number("temperature", temperature, above=0.0)
-    arguments.reduction(reduction)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        None,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=None,
-    )
-    ops = arguments.ops
+    ops, batch = arguments.ops, arguments.batch(rows, None)
 
     def values(student: Array, teacher: Array, _: None, *numbers: Scalar) -> Array:
         weight_rows, weight_columns, t = numbers

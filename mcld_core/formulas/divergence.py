@@ -62,6 +62,13 @@ def kl_divergence(
     return temperature * temperature * p.kl_to(ops, q)
 
 
+def target_class(
+    ops: Backend, labels: Int[Array, " block"] | Float[Array, "block classes"]
+) -> Int[Array, " block"]:
+    """Return int labels as they are and the arg max of soft ones."""
+    return labels if labels.ndim == 1 else ops.argmax(labels, 1)
+
+
 def at_target(
     ops: Backend, target: Int[Array, " block"], logits: Float[Array, "block classes"]
 ) -> tuple[Bool[Array, "block classes"], Int[Array, "block 1"], Float[Array, " block"]]:

@@ -19,6 +19,7 @@ from mcld_core.formulas.divergence import (
     decoupled_divergence,
     kl_divergence,
     raised,
+    target_class,
 )
 from mcld_core.formulas.similarity import divide, embed
 from mcld_core.formulas.stored import (
@@ -50,6 +51,8 @@ class KeySet(NamedTuple):
     labels: Int[Array, " keys"] | Float[Array, "keys classes"]
     """-2, or zeros, where the key does not count: no anchor shares such a label."""
     kept: Bool[Array, " keys"] | None
+    is_ready: bool = False
+    """Whether the vectors are embedded already, and finite."""
 
 
 class ExcludedKeys(NamedTuple):
@@ -188,7 +191,7 @@ def _sample_wise(
     if not config.sample_target_mask:
         divergence = stored_kl_divergence if is_stored else kl_divergence
         return divergence(ops, student, teacher, temperature)
-    target = labels if labels.ndim == 1 else ops.argmax(labels, 1)
+    target = target_class(ops, labels)
     if is_stored:
         return stored_decoupled_divergence(ops, student, teacher, target, temperature, setup.beta)
     return decoupled_divergence(ops, student, teacher, target, temperature, 1.0, setup.beta)
