@@ -119,7 +119,7 @@ def clone(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Compare CE, KD, DKD and MCLD on the embedded digits: a table, and a report with pictures."""
-    session.install("-e", ".", *groups("examples", "torch"))
+    session.install("-e", ".", *groups("examples", "torch", "onnx"))
     session.run("python", "-m", "benchmarks.comparison", "--dataset", "digits", *session.posargs)
 
 
