@@ -22,10 +22,10 @@ nox.options.sessions = ["tests"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 FRAMEWORKS = ("torch", "tensorflow", "jax")
 ENVIRONMENTS = {
-    "numpy": ("test",),
+    "numpy": ("test", "typecheck"),
     "frameworks": (
-        *("test", "coverage", *FRAMEWORKS, "flax", "keras", "idioms", "examples", "export"),
-        "benchmarks",
+        *("test", "typecheck", "coverage", *FRAMEWORKS, "flax", "keras", "idioms"),
+        *("examples", "export", "benchmarks"),
     ),
 }
 LIBRARY = ("mcld_core", "backends", "extensions")

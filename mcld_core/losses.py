@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, reduce_rows
 from mcld_core.backends import Backend
@@ -23,10 +23,49 @@ from mcld_core.formulas.objective import (
 from mcld_core.formulas.similarity import default_temperature, embed, key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys
 from mcld_core.keys import TeacherKeys, check_keys, prepare_keys, prototype_keys
-from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
+@overload
 def mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    keys: TeacherKeys | None = None,
+    class_prior: Float[Array, " classes"] | None = None,
+    progress: Scalar = 1.0,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+    return_terms: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    return_terms: Literal[True],
+    **settings: Any,
+) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@overload
+def mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    return_terms: bool,
+    **settings: Any,
+) -> Any: ...
+
+
+def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     student_logits: Logits,
     teacher_logits: Logits,
     labels: Labels | None = None,
@@ -95,7 +134,7 @@ def mcld_loss(
 
 
 def instance_wise(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -105,7 +144,7 @@ def instance_wise(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Contrast each student row with the teacher's row of the same sample against all others.
 
     ``L_ins,i = -S_i,own(i) + log( exp S_i,own(i) + Σ_{j≠own(i)} (1 - A_ij) exp S_ij )``; with
@@ -128,7 +167,7 @@ def instance_wise(
 
 
 def sample_wise(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -137,7 +176,7 @@ def sample_wise(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Contrast the entries of each student row with the teacher's, the label's split off.
 
     ``L_sam,i = T² [ KL(b^t_i ‖ b^s_i) + β KL(r^t_i ‖ r^s_i) ]`` at temperature T, with b the
@@ -161,7 +200,7 @@ def sample_wise(
 
 
 def category_wise(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -171,7 +210,7 @@ def category_wise(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Contrast each student row with all keys, those of its label being the positives.
 
     ``L_cat,i = log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w_ij = A_ij / Σ_k A_ik``, 0 where no key

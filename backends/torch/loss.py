@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -184,6 +184,13 @@ class MCLDLoss(nn.Module):
         if self.training:
             self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result
+
+    if TYPE_CHECKING:  # a module's says Any
+
+        def __call__(
+            self, student: Logits, teacher: Logits, labels: Labels | None = None, **settings: Any
+        ) -> torch.Tensor:
+            """As `forward`."""
 
     def extra_repr(self) -> str:
         """Return what ``print(loss)`` shows."""
