@@ -50,7 +50,7 @@ def embedding_contrast(
             and pass the exponential. Its gradient is ``Σ_ij dL/dS_ij · cos_ij``.
         progress: the part of the training that is done, 0 to 1.
         sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep; a dropped row is neither anchor nor key.
+        where: (batch,) bool, True = keep; a dropped row is compared with nothing.
         reduction: as in `mcld_core.mcld_loss`.
 
     Returns:

@@ -166,7 +166,7 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     """Contrast a student's logits on time-series windows with a teacher's.
 
     Two windows of one series that share a step show the same thing: with ``starts`` and
-    ``lengths`` they are never each other's negatives, whatever their labels. One row of logits a
+    ``lengths`` they do not push each other away, whatever their labels. One row of logits a
     window, (batch, classes), is `mcld_core.mcld_loss` with that mask. One row a time step,
     (batch, time, classes), is the form of `mcld_core.extensions.nlp.token_mcld_loss`:
 

@@ -86,8 +86,8 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     ``S_ij = <s_i, softmax(t_j)>``, keys j = 1 … N and the label affinity A:
 
     - instance-wise: InfoNCE whose positive is the teacher's row of the same sample; rows of the
-      same label are no negatives (the target mask);
-    - category-wise: one anchor against all keys, those of its label being the positives;
+      same label do not push (the target mask);
+    - category-wise: one student's row is compared with all keys; those of its label pull;
     - sample-wise: the decoupled divergence within one row of logits, times T².
 
     Args:
@@ -95,7 +95,7 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
             and its gradient comes back in half precision.
         teacher_logits: (batch, classes), any float dtype; never receives a gradient.
         labels: (batch,) int, or (batch, classes) soft (rows sum to 1), or None: the teacher's
-            arg max stands for the label.
+            most likely class stands for the label.
         config: the settings.
         keys: all teacher rows to contrast with; None: the batch's own.
         class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
@@ -104,7 +104,7 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
             no correction, right for even classes.
         progress: the part of the training that is done, 0 to 1; drives the ramp.
         sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep. A dropped row is neither anchor nor key.
+        where: (batch,) bool, True = keep. A dropped row is compared with nothing.
         reduction: ``"mean"`` (Σ v L / Σ v), ``"sum"`` or ``"none"`` ((batch,) of v L), with v
             the sample weight of the kept rows.
         return_terms: also return the parts.

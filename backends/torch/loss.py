@@ -161,7 +161,7 @@ class MCLDLoss(nn.Module):
             sample_weight: (batch,) ≥ 0.
             where: (batch,) bool, True = keep.
             progress: the part of the training that is done, 0 to 1, instead of the counted steps.
-            index: (batch,) int sample ids; rows of the same sample in the bank are no keys then.
+            index: (batch,) int sample ids; rows of the same sample in the bank are then left out.
 
         Raises:
             ValueError, TypeError: as `mcld_core.mcld_loss`.

@@ -85,7 +85,7 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     same sequence) ] + ramp · w_cat · mean_i L_cat,i + w_ce · mean_i L_ce,i``
 
     - instance-wise: ``s̄_b`` is the mean of a sequence's student logits, ``p̄_b`` of its teacher
-      probabilities; sequences of the same ``sequence_labels`` are no negatives;
+      probabilities; sequences of the same ``sequence_labels`` do not push;
     - sample-wise: the decoupled divergence of each token, and the contrast of each token with the
       other tokens of its sequence, those of the same label left out;
     - category-wise: each token against all valid tokens of the batch, those of its label being

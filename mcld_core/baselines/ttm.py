@@ -28,7 +28,7 @@ def ttm_loss(
     Args:
         student_logits: (batch, classes), any float dtype.
         teacher_logits: (batch, classes); never receives a gradient.
-        gamma: γ > 0; 1 is no change.
+        gamma: γ > 0; 1 changes nothing.
         weighted: whether U multiplies the divergence (WTTM).
         sample_weight: (batch,) ≥ 0.
         where: (batch,) bool, True = keep.
