@@ -134,7 +134,7 @@ def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[A
 
 def flat(ops: Backend, x: Array, axes: int) -> Array:
     """Return (batch, time, …) with the first two axes as one; ``axes`` follow them (0 or 1)."""
-    rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is no size where there are no rows
+    rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is not a size where there are no rows
     return ops.reshape(x, (rows, x.shape[2]) if axes else (rows,))
 
 

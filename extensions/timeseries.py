@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from mcld_core.extensions._sequences import (
 )
 from mcld_core.formulas.objective import ExcludedKeys
 from mcld_core.losses import Objective, evaluate_batch, term_weights
-from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar, Tensor
 
 CATEGORIES = ("window", "step")
 
@@ -94,7 +94,57 @@ def cut_windows(
     return Windows(np.stack(values), mask, places[:, 0], places[:, 1], np.asarray(numbers, "int32"))
 
 
+@overload
 def window_mcld_loss(
+    student_logits: list[Any]
+    | Float[Tensor, "batch classes"]
+    | Float[Tensor, "batch time classes"],
+    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    labels: Labels | None = None,
+    *,
+    starts: Int[Array, " batch"] | None = None,
+    lengths: Int[Array, " batch"] | int | None = None,
+    series: Int[Array, " batch"] | None = None,
+    mask: Bool[Array, " batch"] | Bool[Array, "batch time"] | None = None,
+    step_labels: Num[Array, "batch time"] | None = None,
+    category: str = "window",
+    step_contrast: Scalar | None = None,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    class_prior: Float[Array, " classes"] | None = None,
+    progress: Scalar = 1.0,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
+    return_terms: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def window_mcld_loss(
+    student_logits: list[Any]
+    | Float[Tensor, "batch classes"]
+    | Float[Tensor, "batch time classes"],
+    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    labels: Labels | None = None,
+    *,
+    return_terms: Literal[True],
+    **settings: Any,
+) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@overload
+def window_mcld_loss(
+    student_logits: list[Any]
+    | Float[Tensor, "batch classes"]
+    | Float[Tensor, "batch time classes"],
+    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    labels: Labels | None = None,
+    *,
+    return_terms: bool,
+    **settings: Any,
+) -> Any: ...
+
+
+def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     student_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
     teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
     labels: Labels | None = None,
@@ -116,7 +166,7 @@ def window_mcld_loss(
     """Contrast a student's logits on time-series windows with a teacher's.
 
     Two windows of one series that share a step show the same thing: with ``starts`` and
-    ``lengths`` they are never each other's negatives, whatever their labels. One row of logits a
+    ``lengths`` they do not push each other away, whatever their labels. One row of logits a
     window, (batch, classes), is `mcld_core.mcld_loss` with that mask. One row a time step,
     (batch, time, classes), is the form of `mcld_core.extensions.nlp.token_mcld_loss`:
 

@@ -46,7 +46,7 @@ def asarray(x: Any, like: Array | None = None) -> Array:
     narrow = device is not None and device.type in _WITHOUT_FLOAT64
     if isinstance(x, float):  # not rounded to float32 first, where that can be
         dtype = torch.float32 if narrow else torch.float64
-        if torch.compiler.is_compiling():  # a number that changes is no recompile as a factor
+        if torch.compiler.is_compiling():  # a factor that changes does not recompile
             return torch.ones((), dtype=dtype, device=device) * x
         return torch.scalar_tensor(x, dtype=dtype, device=device)
     if narrow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -162,7 +162,7 @@ class MCLDLoss(nn.Module):
             sample_weight: (batch,) ≥ 0.
             where: (batch,) bool, True = keep.
             progress: the part of the training that is done, 0 to 1, instead of the counted steps.
-            index: (batch,) int sample ids; rows of the same sample in the bank are no keys then.
+            index: (batch,) int sample ids; rows of the same sample in the bank are then left out.
 
         Raises:
             ValueError, TypeError: as `mcld_core.mcld_loss`.
@@ -185,6 +185,13 @@ class MCLDLoss(nn.Module):
         if self.training:
             self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result
+
+    if TYPE_CHECKING:  # a module's says Any
+
+        def __call__(
+            self, student: Logits, teacher: Logits, labels: Labels | None = None, **settings: Any
+        ) -> torch.Tensor:
+            """As `forward`."""
 
     def extra_repr(self) -> str:
         """Return what ``print(loss)`` shows."""

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 from recipes.files import write_json, write_text  # noqa: E402
 from recipes.logs import Result, Row, say  # noqa: E402
 from recipes.methods import settings  # noqa: E402
-from recipes.options import load_data, run  # noqa: E402
+from recipes.options import run  # noqa: E402
 
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402
 from benchmarks.comparison.tables import as_json, conclusion, summarise, table  # noqa: E402
@@ -40,7 +40,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--methods", nargs="+", type=variant, metavar="METHOD[:KEY=VALUE,…]",
         default=[variant(name) for name in ("ce", "kd", "dkd", "mcld")])  # fmt: skip
     add("--preset", choices=list(PRESETS), help="a named list of methods instead")
-    add("--seeds", nargs="+", type=int, default=[0])
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     add("--trials", type=int, default=0,
         help="choose each method's learning rate by so many trials on the validation split; 0: "
         "the rates that were chosen for the data set")  # fmt: skip
@@ -70,6 +70,8 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
             trainings.script.train(trainings.parse(item.words(), options.seeds[0], "dry"))
         return f"dry run: {trainings.left} trainings"
     say(f"{trainings.left} trainings; files: {options.out}")
+    if options.script != "tf_imagenet":
+        say(str(trainings.data))
     trainings.tune()
     results = trainings.run()
     records = [summarise("teacher", seed, trainings.teachers[seed])
@@ -112,7 +114,7 @@ def _report(
     taught = next((r.teacher_logits for r in first.values() if r.teacher_logits), None)
     answers = teacher.test_logits if teacher is not None else taught
     students = {name: result.test_logits() for name, result in first.items()}
-    data = load_data(base)
+    data = trainings.data
     predictions = Predictions(
         data.test.labels,
         data.class_names,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._sequences import (
@@ -13,12 +13,54 @@ from mcld_core.extensions._sequences import (
 )
 from mcld_core.extensions.nlp.rows import arrays_of, token_rows
 from mcld_core.extensions.nlp.stored import TopKLogits, check_stored
-from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar, Tensor
 
 CATEGORIES = ("token", "sequence")
 
 
+@overload
 def token_mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
+    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    labels: Num[Array, "batch tokens"] | None = None,
+    *,
+    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
+    sequence_labels: Int[Array, " batch"] | None = None,
+    category: str = "token",
+    token_contrast: Scalar | None = None,
+    shift: bool = False,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    class_prior: Float[Array, " vocab"] | None = None,
+    progress: Scalar = 1.0,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
+    return_terms: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def token_mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
+    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    labels: Num[Array, "batch tokens"] | None = None,
+    *,
+    return_terms: Literal[True],
+    **settings: Any,
+) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@overload
+def token_mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
+    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    labels: Num[Array, "batch tokens"] | None = None,
+    *,
+    return_terms: bool,
+    **settings: Any,
+) -> Any: ...
+
+
+def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     student_logits: Float[Array, "batch tokens vocab"],
     teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
     labels: Num[Array, "batch tokens"] | None = None,
@@ -43,7 +85,7 @@ def token_mcld_loss(
     same sequence) ] + ramp · w_cat · mean_i L_cat,i + w_ce · mean_i L_ce,i``
 
     - instance-wise: ``s̄_b`` is the mean of a sequence's student logits, ``p̄_b`` of its teacher
-      probabilities; sequences of the same ``sequence_labels`` are no negatives;
+      probabilities; sequences of the same ``sequence_labels`` do not push;
     - sample-wise: the decoupled divergence of each token, and the contrast of each token with the
       other tokens of its sequence, those of the same label left out;
     - category-wise: each token against all valid tokens of the batch, those of its label being

@@ -38,7 +38,7 @@ def read_prompt_logprobs(
 
     Raises:
         ValueError, TypeError: fewer than k entries; a token after the first without any; an
-            entry that is not finite or above 0; an id that is no int ≥ 0.
+            entry that is not finite or above 0; an id that is not an int ≥ 0.
 
     Example:
         >>> answer = [None, {"5": {"logprob": -0.5, "rank": 1}, "2": {"logprob": -1.5, "rank": 2}}]

@@ -53,7 +53,7 @@ class TopKLogits(NamedTuple):
             k: how many, 1 … vocab.
 
         Raises:
-            ValueError, TypeError: k is no int in 1 … vocabulary.
+            ValueError, TypeError: k is not an int in 1 … vocabulary.
         """
         Checks("TopKLogits.from_logits").integer("k", k)
         if not 1 <= k <= logits.shape[-1]:
@@ -90,7 +90,7 @@ class TopKLogits(NamedTuple):
                 anything in the result.
 
         Raises:
-            ValueError, TypeError: shapes that differ; ids that are no ints, lie outside the
+            ValueError, TypeError: shapes that differ; ids that are not ints, lie outside the
                 vocabulary or stand twice in a row; a tail outside 0 … 1.
         """
         arguments = SequenceArguments("TopKLogits.dense", *self, where)

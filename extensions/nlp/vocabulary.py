@@ -84,7 +84,7 @@ def align_vocabulary(
         A `VocabularyAlignment`, called with teacher logits.
 
     Raises:
-        ValueError, TypeError: no token is shared; ids that are no ints ≥ 0, lie outside the size
+        ValueError, TypeError: no token is shared; ids that are not ints ≥ 0, lie outside the size
             or stand for two tokens; a token that stands twice.
 
     Example:
