@@ -101,9 +101,10 @@ class TokenMCLDTrainer(MCLDTrainer):
         self.vocabulary = vocabulary
         self._loss_shifts_labels = False  # what it counts is shifted already
         self._sums: list[torch.Tensor] = []
-        if hasattr(getattr(self.teacher, "config", None), "use_cache"):
+        settings: Any = getattr(self.teacher, "config", None)
+        if hasattr(settings, "use_cache"):
             # As the Trainer does with the student: with it, packed samples see each other.
-            self.teacher.config.use_cache = self.args.use_cache
+            settings.use_cache = self.args.use_cache
         if teacher_cache is not None:
             self.data_collator = _WithIndex(self.data_collator)
 
