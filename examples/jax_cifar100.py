@@ -105,7 +105,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
 
     parameters, test_logits = count_parameters(student), partial(logits_of, data.test)
     check_space(options.out, 20 * parameters)
-    shared.begin(options, writes=first and not options.dry_run)
+    shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
         logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
         return logs.Result(name, options.out, [], parameters, student, test_logits)
@@ -130,8 +130,8 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     sums = {key: jnp.float32(x) for key, x in notes.get("sums", {}).items()}
     steps = sets.steps_per_epoch(data.train, options.batch_size)
     place = (options.epochs * steps, epoch * steps + number)
-    progress = logs.Progress(name, *place, seconds=options.log_seconds, quiet=not first)
-    log = logs.Log(name, options, writes=first and epoch < options.epochs)
+    progress = logs.Progress(name, *place, seconds=options.log_seconds)
+    log = logs.Log(name, options, writes=epoch < options.epochs)
 
     def describe(rows: Sequence[logs.Row]) -> dict[str, Any]:
         return shared.describe(options, data, rows) | {"layout": "NHWC"}
@@ -151,10 +151,12 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
             started, rate = time.perf_counter(), shared.learning_rate(options, epoch)
             batches = sets.training_batches(
                 data.train, options.batch_size, seed=options.seed, epoch=epoch, crop=options.crop,
-                flip=options.flip, start=number,
+                flip=options.flip, start=number, share=devices.share,
             )  # fmt: skip
             for images, labels, index in batches:
-                batch = devices.split(images, labels.astype("int32"), index.astype("int32"))
+                count = min(options.batch_size, len(data.train) - number * options.batch_size)
+                labels, index = labels.astype("int32"), index.astype("int32")
+                batch = devices.split(count, images, labels, index)
                 answers = teacher.answer(batch[0], batch[2]) if teacher else None
                 done = np.float32((epoch * steps + number) / (options.epochs * steps))
                 state, added = step(state, *batch, answers, done, np.float32(rate))
@@ -260,17 +262,26 @@ class Devices:
         """Put arrays on every device."""
         return jax.device_put(tree, self.whole)
 
-    def split(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
-        """Split the rows over the devices; a number that does not divide goes to each whole."""
-        where = self.whole if len(arrays[0]) % jax.device_count() else self.rows
-        return tuple(jax.make_array_from_callback(x.shape, where, x.__getitem__) for x in arrays)
+    def of(self, count: int) -> NamedSharding:
+        """Say where ``count`` rows go: a number that does not divide goes to each device whole."""
+        return self.whole if count % jax.device_count() else self.rows
+
+    def share(self, count: int) -> np.ndarray:
+        """Return which of ``count`` rows this process reads: those of its devices."""
+        places = self.of(count).addressable_devices_indices_map((count,)).values()
+        return np.unique(np.concatenate([np.arange(count)[place] for place in places]))
+
+    def split(self, count: int, *own: np.ndarray) -> tuple[jax.Array, ...]:
+        """Make arrays of ``count`` rows over all devices of what each process has read."""
+        join = partial(jax.make_array_from_process_local_data, self.of(count))
+        return tuple(join(x, (count, *x.shape[1:])) for x in own)
 
     def answers(self, size: int, split: sets.Split, function: Any) -> np.ndarray:
         """Return a function's rows for all images of a split."""
-        parts = [
-            process_allgather(function(*self.split(images)), tiled=True)[:rows]
-            for images, rows in sets.evaluation_batches(split, size)
-        ]
+        own, parts = self.share(size), []
+        for images, rows in sets.evaluation_batches(split, size):
+            answers = function(*self.split(size, images[own]))
+            parts.append(process_allgather(answers, tiled=True)[:rows])
         return np.concatenate(parts)
 
     def agree(self, requested: bool, step: int) -> bool:
@@ -324,10 +335,8 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
         return devices.answers(options.eval_batch_size, split, partial(answer, variables))
 
     found = sets.accuracies(logits_of, data)
-    first = jax.process_index() == 0
-    if first:
-        shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
-        logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
+    shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
+    logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
     model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
     known = (model, found["test_accuracy"], partial(logits_of, data.test))
     moving, table = options.crop or options.flip, None
@@ -338,7 +347,7 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
         wait = partial(sync_global_devices, "teacher")
         table = cached_logits(
             options.teacher_cache, data.name, data.train, data.classes, mark,
-            lambda: logits_of(data.train), writes=first, wait=wait,
+            lambda: logits_of(data.train), wait=wait,
         )  # fmt: skip
     if moving:
         return Teacher(lambda images, index: answer(variables, images), *known, table)

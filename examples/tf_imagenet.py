@@ -23,6 +23,7 @@ goes on where a run stopped, or was killed, and ends as if it had not.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -69,8 +70,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                      "image-net.org, and pass --data-dir")  # fmt: skip
     if options.crop and options.random_resized_crop:
         parser.error("--crop shifts whole pictures: pass --no-random-resized-crop as well")
-    if options.batch_size % max(options.replicas, 1):
-        parser.error(f"--batch-size {options.batch_size} does not divide by --replicas")
     return options
 
 
@@ -92,11 +91,14 @@ def train(
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
     strategy = strategy or make_strategy(options.replicas)  # before TensorFlow does anything else
+    replicas, first = strategy.num_replicas_in_sync, logs.is_first()
+    if options.batch_size % replicas:
+        raise DataError(f"--batch-size {options.batch_size} does not divide by {replicas} replicas")
     if data is None:
         data = tf_input.load(options)
         logs.say(str(data))
-        if strategy.num_replicas_in_sync > 1:
-            logs.say(f"{strategy.num_replicas_in_sync} replicas")
+        if replicas > 1:
+            logs.say(f"{replicas} replicas")
     name = f"{options.student} by {options.method}"
     keras.config.set_dtype_policy(POLICIES[options.amp])
     with strategy.scope():
@@ -111,7 +113,7 @@ def train(
         return logs.Result(name, options.out, [], parameters, student, test_logits)
     teacher = None if options.method == "ce" else Teacher(options, data, strategy)
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
-    step = Step(options, data, student, teacher, strategy)
+    step, meeting = Step(options, data, student, teacher, strategy), make_meeting(strategy)
     batches = tf_input.TrainingInput(
         data, options.batch_size, seed=options.seed, crop=options.crop, flip=options.flip,
         resized_crop=options.random_resized_crop,
@@ -138,7 +140,8 @@ def train(
     def save() -> None:
         kept = {key: float(x) for key, x in sums.items()}
         notes = {"epoch": epoch, "step": number, "rows": rows, "sums": kept}
-        save_arrays(checkpoint, step.arrays(), notes)
+        if first:
+            save_arrays(checkpoint, step.arrays(), notes)
 
     def leave(where: str) -> None:
         save()
@@ -148,13 +151,15 @@ def train(
         while epoch < options.epochs:
             started = time.perf_counter()
             rate = shared.learning_rate(options, epoch, (0.3, 0.6, 0.9))
-            for batch in strategy.experimental_distribute_dataset(batches.epoch(epoch, number)):
+            epoch_of = partial(batches.epoch, epoch, number)
+            for batch in strategy.distribute_datasets_from_function(epoch_of):
                 done = (epoch * steps + number) / (options.epochs * steps)
-                added = step(batch, done, rate)
+                added = step(batch, done, rate, stop.requested)
+                stopped = added.pop("stop") > 0  # of any worker, and known to all
                 sums = {key: sums[key] + x for key, x in added.items()} if sums else added
                 number += 1
                 progress.step(lambda sums=sums: float(sums["loss"] / sums["rows"]))
-                stopping = stop.requested and number < steps
+                stopping = stopped and number < steps
                 if number % CHECK_EVERY == 0 or number == steps or stopping:
                     kept = checkpoint if epoch else None
                     logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, kept)
@@ -173,12 +178,12 @@ def train(
                 rows.append(row | {"seconds": time.perf_counter() - started})
                 progress.epoch(rows[-1], options.epochs)
                 log.write(rows)
-                for kind in kept_models(options, rows):
+                for kind in kept_models(options, rows) if first else ():
                     keras_files.save_model(options.out / f"{kind}.keras", student, describe())
             save()
-            if stop.requested:
+            if meeting(stop.requested):
                 leave(f"after epoch {epoch}/{options.epochs}")
-    if rows and options.onnx and not (options.out / "student.onnx").exists():
+    if first and rows and options.onnx and not (options.out / "student.onnx").exists():
         images, _ = next(iter(tf_input.evaluation_input(data.test, data, SHOWN)))
         alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
         hand_over(options, alone, compared, images.numpy(), describe(), "tf2onnx")
@@ -187,11 +192,14 @@ def train(
 
 
 def make_strategy(replicas: int) -> Any:
-    """Return what spreads a step: over all GPUs, over so many devices of the CPU, or not.
+    """Return what spreads a step: over the workers of ``TF_CONFIG``, over all GPUs, over so many
+    devices of the CPU, or not.
 
     Raises:
         DataError: TensorFlow has started with fewer devices of the CPU.
     """
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
     if replicas:
         cpu = tf.config.list_physical_devices("CPU")[0]
         try:
@@ -203,6 +211,14 @@ def make_strategy(replicas: int) -> Any:
         return tf.distribute.MirroredStrategy([f"/cpu:{n}" for n in range(replicas)])
     several = len(tf.config.list_physical_devices("GPU")) > 1
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+
+
+def make_meeting(strategy: Any) -> Any:
+    """Return ``meeting(flag)``: whether any worker says so; every worker comes, and waits."""
+    everyone = tf.function(
+        lambda x: strategy.reduce("SUM", strategy.run(lambda y: y, (x,)), axis=None)
+    )
+    return lambda flag: float(everyone(tf.constant(float(flag)))) > 0
 
 
 class Step:
@@ -238,18 +254,20 @@ class Step:
                 self.bank = TeacherBank(*(tf.Variable(x, aggregation=first) for x in bank))
         self.compiled = tf.function(self.all_replicas, autograph=False)
 
-    def __call__(self, batch: Any, progress: float, rate: float) -> dict[str, Any]:
-        """Train on a batch; return sums over its rows of what is shown."""
+    def __call__(self, batch: Any, progress: float, rate: float, stop: bool) -> dict[str, Any]:
+        """Train on a batch; return sums over its rows of what is shown, and who asks to stop."""
         self.optimizer.learning_rate.assign(rate)
-        sums = self.compiled(*batch, tf.constant(progress, tf.float32))
-        return {key: value.numpy() for key, value in sums.items()}
+        numbers = (tf.constant(progress, tf.float32), tf.constant(stop, tf.float32))
+        return {key: x.numpy() for key, x in self.compiled(*batch, *numbers).items()}
 
     def all_replicas(self, *arguments: Any) -> dict[str, Any]:
         """Run `replica` everywhere and add its sums up."""
         sums = self.strategy.run(self.replica, arguments)
         return {key: self.strategy.reduce("SUM", x, axis=None) for key, x in sums.items()}
 
-    def replica(self, images: Any, labels: Any, index: Any, progress: Any) -> dict[str, Any]:
+    def replica(
+        self, images: Any, labels: Any, index: Any, progress: Any, stop: Any
+    ) -> dict[str, Any]:
         """Do one replica's part."""
         answers = None if self.teacher is None else self.teacher(images, index)
         keys = self.keys(answers, labels) if self.config else None
@@ -276,7 +294,7 @@ class Step:
         right = tf.cast(tf.argmax(logits, 1, labels.dtype) == labels, tf.float32)
         means = {"loss": loss, **{f"term_{key}": x for key, x in terms.items()}}
         sums = {key: rows * x for key, x in means.items()}
-        return sums | {"train_accuracy": tf.reduce_sum(right), "rows": rows}
+        return sums | {"train_accuracy": tf.reduce_sum(right), "rows": rows, "stop": stop}
 
     def keys(self, answers: Any, labels: Any) -> Any:
         """Return the teacher's rows of all replicas and of the bank, and move the bank on."""
@@ -332,6 +350,7 @@ class Teacher:
             self.table = tf.constant(cached_logits(
                 options.teacher_cache, data.name, data.train, data.classes, mark,
                 lambda: tf_input.predict(answer, data.train, data, options.eval_batch_size)[0],
+                wait=lambda: make_meeting(strategy)(False),
             ))  # fmt: skip
 
     def __call__(self, images: Any, index: Any) -> Any:

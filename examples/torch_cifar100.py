@@ -63,14 +63,14 @@ def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
     ranks = Ranks(options.device)
     if data is None:
         data = shared.load_data(options)
-        ranks.say(str(data))
+        logs.say(str(data))
     student = make_model(options.student, data, options.seed)
     check_space(options.out, 32 * models.count_parameters(student))
-    shared.begin(options, writes=ranks.first and not options.dry_run)
+    shared.begin(options, writes=not options.dry_run)
     teacher = None if options.method == "ce" else load_teacher(options, data, ranks)
     training = Training(options, data, student, teacher, ranks)
     if options.dry_run:
-        ranks.say(f"dry run: {options.student} has {models.count_parameters(student):,} parameters")
+        logs.say(f"dry run: {options.student} has {models.count_parameters(student):,} parameters")
     else:
         training.run()
         if ranks.first and training.rows and options.onnx:
@@ -133,7 +133,7 @@ def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Te
     teacher = Teacher(loaded, adapter).to(ranks.device)
     pixels, size = models.Pixels(data, ranks.device), options.eval_batch_size
     answers = partial(models.predict, teacher, pixels=pixels, batch_size=size)
-    teacher.accuracy = teachers.measure(options, data, answers, quiet=not ranks.first)
+    teacher.accuracy = teachers.measure(options, data, answers)
     return teacher
 
 
@@ -201,8 +201,7 @@ class Training:
         table = teachers.cached_logits(
             options.teacher_cache, data.name, data.train, data.classes,
             [value.cpu() for value in teacher.state_dict().values()],
-            lambda: self.predict(teacher, data.train).cpu().numpy(),
-            writes=self.ranks.first, wait=self.ranks.wait,
+            lambda: self.predict(teacher, data.train).cpu().numpy(), wait=self.ranks.wait,
         )  # fmt: skip
         return torch.from_numpy(table).to(self.ranks.device)
 
@@ -211,11 +210,10 @@ class Training:
         options, epochs = self.options, self.options.epochs
         if options.resume and (options.out / "checkpoint.pt").exists():
             self.load()
-            self.ranks.say(f"{self.name}: resumed after epoch {self.epoch}/{epochs}")
-        first, done = self.ranks.first, self.epoch * self.steps + self.step
-        log = logs.Log(self.name, options, writes=first and self.epoch < epochs)
-        steps, seconds = epochs * self.steps, options.log_seconds
-        self.progress = logs.Progress(self.name, steps, done, seconds=seconds, quiet=not first)
+            logs.say(f"{self.name}: resumed after epoch {self.epoch}/{epochs}")
+        log = logs.Log(self.name, options, writes=self.epoch < epochs)
+        place = (epochs * self.steps, self.epoch * self.steps + self.step)
+        self.progress = logs.Progress(self.name, *place, seconds=options.log_seconds)
         with StopSignal() as stop, log, self.progress:
             while self.epoch < epochs:
                 self.train_epoch(stop)
@@ -234,10 +232,10 @@ class Training:
             group["lr"] = lr
         for images, labels, index in training_batches(
             self.data.train, options.batch_size, seed=options.seed, epoch=self.epoch,
-            crop=options.crop, flip=options.flip, start=self.step,
+            crop=options.crop, flip=options.flip, start=self.step, share=self.ranks.share,
         ):  # fmt: skip
-            if len(labels) >= self.ranks.world:
-                self.train_step(*map(self.ranks.share, (images, labels, index)))
+            if len(labels):
+                self.train_step(images, labels, index)
             self.step += 1
             self.progress.step(lambda: float(self.sums["loss"] / self.sums["rows"]))
             due = self.step % CHECK_EVERY == 0 or self.step == self.steps

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import math
+import os
 import shutil
 import signal
 import sys
@@ -140,6 +142,16 @@ def check_finite(loss: float, name: str, epoch: int, lr: float, kept: Path | Non
 # ---- words ----
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks, by the variables of its launcher."""
+    for name in ("RANK", "JAX_PROCESS_ID", "KERAS_DISTRIBUTION_PROCESS_ID"):
+        if name in os.environ:
+            return int(os.environ[name]) == 0
+    config = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    task, has_chief = config.get("task", {}), "chief" in config.get("cluster", {})
+    return int(task.get("index", 0)) == 0 and (task.get("type") == "chief" or not has_chief)
+
+
 class Line:
     """One line for several trainings: while it is open, it stands in for all that they say.
 
@@ -193,7 +205,12 @@ class Line:
 
 
 def say(text: str, *, important: bool = False) -> None:
-    """Print a line without tearing a progress bar; with a `Line` open, on or above that."""
+    """Print a line without tearing a progress bar; with a `Line` open, on or above that.
+
+    One of several processes does.
+    """
+    if not is_first():
+        return
     if Line.current is not None:
         (Line.current.above if important else Line.current.add)(text)
     elif sys.stderr.isatty():
@@ -236,19 +253,16 @@ class Progress:
         steps: all steps of the training.
         done: those that an earlier process did.
         seconds: between two lines; at a terminal every epoch has one.
-        quiet: say nothing (ranks other than the first).
     """
 
-    def __init__(
-        self, name: str, steps: int, done: int = 0, *, seconds: float = 30.0, quiet: bool = False
-    ) -> None:
-        self.name, self.steps, self.seconds, self.quiet = name, steps, seconds, quiet
+    def __init__(self, name: str, steps: int, done: int = 0, *, seconds: float = 30.0) -> None:
+        self.name, self.steps, self.seconds, self.quiet = name, steps, seconds, not is_first()
         self.first = self.done = done
         self.started = self.said = time.monotonic()
         self.bar: Any = None
         if Line.current is not None:
             self.seconds = min(seconds, 0.2)  # the line says when it prints
-        elif sys.stderr.isatty() and not quiet:
+        elif sys.stderr.isatty() and not self.quiet:
             from tqdm import tqdm
 
             self.bar = tqdm(total=steps, desc=name, initial=done, leave=False, unit="step")
@@ -306,16 +320,16 @@ class Log:
     Args:
         name: of the run, for the tracker.
         options: ``out``, ``tensorboard``, ``track``, and what the tracker notes.
-        writes: False: do nothing (a process that is not the first, a run that is done).
+        writes: False: do nothing (of a run that is done); so do processes after the first.
 
     Raises:
         DataError: a package is missing.
     """
 
     def __init__(self, name: str, options: argparse.Namespace, *, writes: bool = True) -> None:
-        self.folder = options.out if writes else None
+        self.folder = options.out if writes and is_first() else None
         self.sinks: list[Any] = []
-        if writes and (options.tensorboard or options.track):
+        if self.folder is not None and (options.tensorboard or options.track):
             from .trackers import Scalars, Tracker
 
             if options.tensorboard:

@@ -22,7 +22,7 @@ from typing import Any
 
 from .data import DATASETS, Dataset, load_dataset
 from .files import DataError, read_json, write_json
-from .logs import Diverged, Row, Stopped, say
+from .logs import Diverged, Row, Stopped, is_first, say
 from .methods import METHODS, mcld_config
 
 _SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
@@ -226,7 +226,7 @@ def begin(options: argparse.Namespace, writes: bool = True) -> None:
 
     Args:
         options: ``out``, ``resume`` and ``overwrite`` among them.
-        writes: whether this process is the one that writes; the others only check.
+        writes: False: only check, as processes after the first do.
 
     Raises:
         DataError: the folder has a run and neither ``--resume`` nor ``--overwrite`` is given, or
@@ -254,7 +254,7 @@ def begin(options: argparse.Namespace, writes: bool = True) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise DataError(f"--track and --tensorboard need: pip install {package}")
-    if writes:
+    if writes and is_first():
         if options.overwrite:
             for name in ("checkpoint.*", "best.*", "last.*"):
                 for old in options.out.glob(name):
@@ -339,20 +339,18 @@ def run(
         argv: the command line, for the word on how to go on; None: the process's own.
         program: what Python runs; default: the script.
     """
-    speaks = int(os.environ.get("RANK", "0")) == 0
     try:
         result = train(options)
     except (DataError, Diverged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        if speaks:
+        if is_first():
             words = [*(sys.argv[1:] if argv is None else argv)]
             command = command_to_resume(program or shlex.quote(sys.argv[0]), words)
             print(f"{stopped}\nGo on with: {command}", file=sys.stderr)
         return 130
-    if speaks:
-        say(str(result))
+    say(str(result))
     return 0
 
 

@@ -30,7 +30,7 @@ from mcld_core.extensions.teachers import ensemble
 
 from .data import Dataset, Split
 from .files import DataError, load_torch
-from .logs import say_teacher
+from .logs import is_first, say_teacher
 from .models.tables import call_own
 
 
@@ -162,7 +162,7 @@ class OnnxTeacher:
 
 
 def measure(
-    options: argparse.Namespace, data: Dataset, answer: Callable[[Split], Any], quiet: bool = False
+    options: argparse.Namespace, data: Dataset, answer: Callable[[Split], Any]
 ) -> dict[str, float]:
     """Return the teacher's accuracy by split, and print it: a bad teacher is seen at once.
 
@@ -170,7 +170,6 @@ def measure(
         options: of the run.
         data: the validation split, where there is one, and the test split are asked.
         answer: the teacher's logits of a split, an array or tensor of any framework.
-        quiet: do not print.
 
     Raises:
         DataError: the teacher cannot take these images.
@@ -190,8 +189,7 @@ def measure(
             ) from error
         best = np.asarray(logits.cpu() if hasattr(logits, "cpu") else logits).argmax(1)
         found[part] = float((best == split.labels).mean())
-    if not quiet:
-        say_teacher(names, found, data.classes)
+    say_teacher(names, found, data.classes)
     return found
 
 
@@ -344,7 +342,6 @@ def cached_logits(
     weights: Sequence[Any],
     compute: Callable[[], np.ndarray],
     *,
-    writes: bool = True,
     wait: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return what ``compute`` returns, from the folder if it has it, and leave it there.
@@ -356,8 +353,7 @@ def cached_logits(
         classes: the width of an answer.
         weights: the teacher's arrays and settings: another teacher gets a file of its own.
         compute: (rows, classes), in the order of the split.
-        writes: whether this process writes the file.
-        wait: waits until every process is here.
+        wait: waits until every process is here; the first one writes the file.
 
     Raises:
         DataError: the file is damaged.
@@ -370,7 +366,7 @@ def cached_logits(
         images = " ".join(f"{path} {found.st_size} {found.st_mtime_ns}" for path, found in stats)
     mark = fingerprint(name, images, split.labels, *weights)
     path = Path(folder) / f"{name}-{mark[:16]}.npy"
-    if writes and not path.exists():
+    if is_first() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = np.arange(len(split))
         TeacherCache.write(path, [(rows, compute())], len(rows), classes, fingerprint=mark)

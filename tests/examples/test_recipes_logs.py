@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -124,11 +125,40 @@ def test_at_a_terminal_the_line_is_written_over(
     assert capsys.readouterr().out == "kd  97.10 %\n"
 
 
-def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    with logs.Progress("x", steps=1, seconds=0, quiet=True) as progress:
-        progress.step()
-        progress.epoch(row(1), 1)
-    assert capsys.readouterr() == ("", "")
+def task(kind: str, index: int, **cluster: list[str]) -> str:
+    return json.dumps(
+        {"cluster": {"worker": ["a", "b"]} | cluster, "task": {"type": kind, "index": index}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "other"),
+    [
+        ("RANK", "0", "1"),
+        ("JAX_PROCESS_ID", "0", "1"),
+        ("KERAS_DISTRIBUTION_PROCESS_ID", "0", "1"),
+        ("TF_CONFIG", task("worker", 0), task("worker", 1)),
+        ("TF_CONFIG", task("chief", 0, chief=["c"]), task("worker", 0, chief=["c"])),
+    ],
+)
+def test_one_process_of_several_speaks(
+    name: str, first: str, other: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for value, is_first in ((first, True), (other, False)):
+        monkeypatch.setenv(name, value)
+        assert logs.is_first() == is_first
+        logs.say("words")
+        with logs.Progress("x", steps=1, seconds=0) as progress:
+            progress.step()
+            progress.epoch(row(1), 1)
+        assert bool(capsys.readouterr().out) == is_first
+
+
+def test_choices_rest_on_the_balanced_accuracy_where_it_is_trained_for() -> None:
+    rows = [{"epoch": n, "validation_accuracy": x, "validation_balanced_accuracy": 1 - x}
+            for n, x in enumerate((0.5, 0.6))]  # fmt: skip
+    assert logs.best_row(rows) is rows[0]
 
 
 def test_the_best_epoch_is_the_first_of_equals() -> None:

@@ -128,13 +128,18 @@ def load_student(path: Path) -> tuple[keras.Model, Shape, dict[str, Any]]:
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Return the same model, computing in float32 as its weights are."""
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
+    """Return the same model, computing in float32 as its weights are, on this process alone."""
+    distribution = keras.distribution.distribution()
+    if distribution is None and all(x.compute_dtype == "float32" for x in model.layers):
         return model
 
     def layer(old: Any) -> Any:
         return type(old).from_config(old.get_config() | {"dtype": "float32"})
 
-    copy = keras.models.clone_model(model, clone_function=layer)
-    copy.set_weights(model.get_weights())
+    keras.distribution.set_distribution(None)
+    try:
+        copy = keras.models.clone_model(model, clone_function=layer)
+        copy.set_weights(model.get_weights())
+    finally:
+        keras.distribution.set_distribution(distribution)
     return copy
