@@ -444,7 +444,10 @@ def category_ramp(arguments: Arguments, objective: Objective, batch: Batch) -> F
     warmup, progress = objective.config.category_warmup, objective.progress
     if not objective.has_ramp:
         return ops.astype(ops.asarray(1.0, like), dtype)
+    whole = is_number(progress) and progress == 1 and is_number(warmup) and warmup <= 1
     progress = arguments.scalar("progress", progress, like, dtype, maximum=1.0)
+    if whole:  # in each call without a schedule
+        return progress
     if is_number(warmup):
         part = progress / warmup if warmup > 0 else 0.0 * progress + 1.0
     else:

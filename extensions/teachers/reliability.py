@@ -326,7 +326,7 @@ def _at_label(
 
 
 def _sigmoid(ops: Backend, x: Array) -> Array:
-    return ops.exp(-ops.softplus(-x))
+    return ops.exp(ops.log_sigmoid(x))
 
 
 def _log(ops: Backend, x: Array) -> Array:

@@ -82,7 +82,7 @@ class Arguments(ArrayArguments):
             labels, counts = self.labels("labels", labels, student, dtype, kept, ignore_index)
             if labels.ndim == 2:
                 labels = keep_rows(ops, labels, kept)
-            else:
+            elif counts is not None:
                 kept = self.unless_all(counts if kept is None else kept & counts)
         weight = None if kept is None else ops.astype(kept, dtype)
         if sample_weight is not None:

@@ -1,6 +1,6 @@
 """Divergences of one row of logits from another, and the cross-entropy: one value a row.
 
-All in log space: ``log_softmax``, ``logsumexp`` and ``softplus``, no epsilon in a logarithm.
+All in log space: ``log_softmax``, ``logsumexp`` and ``log_sigmoid``, no epsilon in a logarithm.
 ``0 · log 0 = 0``: teacher logits of -inf are raised to `MASKED`, whose probability is 0 and
 whose logarithm is finite.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.similarity import divide
+from mcld_core.formulas.similarity import divide, times
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 MASKED = -1e30
@@ -84,9 +84,9 @@ def binary_divergence(
     ops: Backend, p: Float[Array, " block"], q: Float[Array, " block"]
 ) -> Float[Array, " block"]:
     """Return ``KL( (b, 1 - b) ‖ (b', 1 - b') )`` of the log odds of b and b'."""
-    log_b, log_not = -ops.softplus(-p), -ops.softplus(p)
-    at_event = ops.exp(log_b) * (log_b + ops.softplus(-q))
-    return at_event + ops.exp(log_not) * (log_not + ops.softplus(q))
+    log_b, log_not = ops.log_sigmoid(p), ops.log_sigmoid(-p)
+    at_event = ops.exp(log_b) * (log_b - ops.log_sigmoid(q))
+    return at_event + ops.exp(log_not) * (log_not - ops.log_sigmoid(-q))
 
 
 def log_odds(
@@ -126,8 +126,8 @@ def decoupled_divergence(
     )
     has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
     has_rest = ops.astype(has_rest, ops.dtype(student))
-    value = alpha * has_target * binary_divergence(ops, teacher_odds, odds)
-    value = value + beta * has_rest * teacher_rest.kl_to(ops, rest)
+    value = times(alpha, has_target * binary_divergence(ops, teacher_odds, odds))
+    value = value + times(beta, has_rest * teacher_rest.kl_to(ops, rest))
     return temperature * temperature * value
 
 

@@ -21,7 +21,7 @@ from mcld_core.formulas.divergence import (
     raised,
     target_class,
 )
-from mcld_core.formulas.similarity import divide, embed
+from mcld_core.formulas.similarity import divide, embed, times
 from mcld_core.formulas.stored import (
     StoredKeys,
     StoredRows,
@@ -132,8 +132,7 @@ def weighted_terms(
     for place, name in enumerate(TERMS):
         if name not in terms:
             continue
-        weight = getattr(setup.weights, name)
-        weighted = terms[name] if _is_one(weight) else weight * terms[name]
+        weighted = times(getattr(setup.weights, name), terms[name])
         if block.factors is not None:
             weighted = weighted * block.factors[:, place]
         total = weighted if total is None else total + weighted
@@ -225,7 +224,3 @@ def _rows(ops: Backend, x: Array, dtype: str, kept: Array | None) -> Array:
 def _is_excluded(ops: Backend, excluded: ExcludedKeys, own: Array) -> Bool[Array, "block keys"]:
     anchor = tuple(ops.take(fact, own)[:, None] for fact in excluded.facts)
     return excluded.excludes(anchor, tuple(fact[None, :] for fact in excluded.facts))
-
-
-def _is_one(weight: Scalar) -> bool:
-    return isinstance(weight, (int, float)) and weight == 1
