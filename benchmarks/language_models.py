@@ -144,11 +144,12 @@ def losses(prior: Tensor) -> dict[str, Loss]:
         config = MCLDConfig(**weights)
 
         def loss(s: Tensor, t: Tensor, y: Tensor, progress: float) -> Tensor:
-            options = {"token_contrast": gamma, "class_prior": counts, "progress": progress}
-            return token_mcld_loss(s, t, y, config=config, **options)
+            options = {"token_contrast": gamma, "sequence_contrast": 1.0, "class_prior": counts}
+            return token_mcld_loss(s, t, y, config=config, progress=progress, **options)
 
         return loss
 
+    plain = {"weight_sample": 1.0, "sample_temperature": 1.0}
     alone = {"weight_instance": 0.0, "weight_category": 0.0}
     return {
         "CE": ce,
@@ -162,11 +163,13 @@ def losses(prior: Tensor) -> dict[str, Loss]:
         "MCLD, no sample-wise term": mcld(weight_sample=0.0),
         "MCLD, no category-wise term": mcld(weight_category=0.0),
         "MCLD, token contrast 0": mcld(gamma=0.0),
+        "MCLD, no instance-wise term, token contrast 0": mcld(gamma=0.0, weight_instance=0.0),
+        "MCLD + CE": mcld(weight_ce=1.0),
+        "MCLD, divergence at T = 1, weight 1": mcld(**plain),
+        "divergence alone, T = 1, weight 1": mcld(gamma=0.0, **plain, **alone),
+        "CE + divergence": mcld(gamma=0.0, weight_ce=1.0, **alone),
         "MCLD, token contrast 1": mcld(gamma=1.0),
         "MCLD, weight_sample 1": mcld(weight_sample=1.0),
-        "MCLD + CE": mcld(weight_ce=1.0),
-        "CE + divergence": mcld(gamma=0.0, weight_ce=1.0, **alone),
-        "MCLD, divergence at T = 1, weight 1": mcld(weight_sample=1.0, sample_temperature=1.0),
     }
 
 

@@ -28,9 +28,11 @@ rate was chosen by the perplexity of {held_out:,} windows of other training text
 with a seed of its own.
 
 - KD is `token_kd_loss` at T = 1, alone or added to the cross-entropy. JSD has μ = 0.5.
-- MCLD is `token_mcld_loss` without cross-entropy, with the counts of the tokens as `class_prior`,
-  unless the row says "no prior". All other settings are the defaults; each row names what it
-  changes. "No sample-wise term" leaves out the contrast of tokens too, which has the same weight.
+- MCLD is `token_mcld_loss` without cross-entropy, with every contrast (`token_contrast=None`,
+  `sequence_contrast=1.0`) and with the counts of the tokens as `class_prior`, unless the row says
+  "no prior". All other settings are the defaults; each row names what it changes. The
+  instance-wise term is the contrast between sequences. "No sample-wise term" leaves out the
+  contrast of tokens within a sequence too, which has the same weight.
 - "Agreement" is how often student and teacher hold the same token for the most likely one, "KL
   from the teacher" the mean of KL(teacher ‖ student), in nats. "CPU ms a step" is the median over
   the steps of the CPU time of the whole step (student, loss, optimiser), on a shared machine,

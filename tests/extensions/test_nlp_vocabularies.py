@@ -10,7 +10,7 @@ from mcld_core.extensions.nlp import TopKLogits, align_vocabulary, token_mcld_lo
 from tests.cases import logits
 from tests.extensions import oracles
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
-from tests.extensions.token_cases import SCALE, bind, expected
+from tests.extensions.token_cases import EVERY_CONTRAST, SCALE, bind, expected
 from tests.frameworks import Framework
 from tests.tolerance import assert_value, assert_zero
 
@@ -28,6 +28,7 @@ def test_top_k_with_all_of_the_vocabulary_equals_dense(backend: Framework, shift
         attention_mask=backend.array(case.mask),
         sequence_labels=backend.array(case.groups),
         shift=shift,
+        **EVERY_CONTRAST,
     )
     assert_value(backend.to_numpy(found), backend.to_numpy(dense), scale=SCALE)
 
@@ -49,6 +50,7 @@ def test_top_k_equals_its_definition(backend: Framework, tail: bool) -> None:
         backend.array(case.labels),
         attention_mask=backend.array(case.mask),
         sequence_labels=backend.array(case.groups),
+        **EVERY_CONTRAST,
     )
     assert_value(backend.to_numpy(found), reference["total"], scale=SCALE)
     dense = backend.to_numpy(stored.dense(CLASSES))

@@ -13,7 +13,7 @@ from mcld_core.extensions.timeseries import window_mcld_loss
 from tests.extensions.cases import CLASSES, SequenceCase, make_case
 from tests.extensions.test_timeseries import PLACES, WINDOW_LABELS
 from tests.extensions.test_timeseries import bind as bind_windows
-from tests.extensions.token_cases import SCALE, bind
+from tests.extensions.token_cases import EVERY_CONTRAST, SCALE, bind
 from tests.frameworks import Framework
 from tests.tolerance import assert_gradient, assert_value
 
@@ -135,6 +135,7 @@ def bind_stored(
 ) -> Any:
     """Return student → the loss with the stored teacher."""
     given = {"labels": case.labels, "attention_mask": case.mask, "sequence_labels": case.groups}
+    options = EVERY_CONTRAST | options
     arrays = {
         name: backend.array(x) if isinstance(x, np.ndarray) else x
         for name, x in (given | options).items()
