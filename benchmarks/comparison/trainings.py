@@ -7,7 +7,7 @@ import functools
 import importlib
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from recipes.data import Dataset
 from recipes.files import DataError, write_json
 from recipes.logs import Diverged, Line, Result, duration, say, validation_score
-from recipes.methods import METHODS
+from recipes.methods import METHODS, settings
 from recipes.options import load_data
 from recipes.teachers import is_own
 from recipes.tuning import tune
@@ -26,6 +26,11 @@ PRESETS = {
     "accuracy": (
         "ce", "kd:temperature=4", "kd:temperature=2", "kd:temperature=1", "kd-ls", "dkd:beta=8",
         "dkd:beta=2", "mcld", "mcld-ce",
+    ),
+    "fair": (
+        "ce", "kd", "kd:weight=1,weight_ce=0", "kd-ls", "dkd", "dist",
+        "mcld-ce:weight_instance=0,weight_category=0", "mcld", "mcld:category_warmup=0",
+        "mcld-ce", "mcld-ce:category_warmup=0",
     ),
     "ablation": (
         "mcld",
@@ -49,6 +54,19 @@ PRESETS = {
     ),
 }  # fmt: skip
 """Named lists for ``--preset``."""
+CONSTANTS = {
+    "kd": ("temperature", 1.0, 8.0),
+    "kd-ls": ("temperature", 1.0, 8.0),
+    "dkd": ("beta", 0.5, 8.0),
+    "dist": ("temperature", 1.0, 8.0),
+    "nkd": ("gamma", 0.5, 4.0),
+    "ttm": ("weight", 1.0, 64.0),
+    "wttm": ("weight", 1.0, 64.0),
+    "rld": ("beta", 0.5, 8.0),
+    "mcld": ("weight_sample", 0.05, 1.0),
+    "mcld-ce": ("weight_sample", 0.05, 1.0),
+}
+"""Method → the one setting that ``--constants`` searches beside the rate, and its range."""
 
 
 @dataclass(frozen=True)
@@ -196,32 +214,34 @@ class Trainings:
         taught = self.teach(options.tune_seeds)
         record: dict[str, Any] = {"seeds": options.tune_seeds, "methods": {}}
         for item in self.variants:
-            first = self.parse(item.words(), 0, "check")
-            space = {"lr": (first.lr / options.span, first.lr * options.span)}
+            space, start = self.space(item)
             with self.line(item.name) as line:
 
                 def score(
                     values: dict[str, float], item: Variant = item, line: Line = line
                 ) -> float:
-                    found = self.score(item, values["lr"], taught)
+                    found = self.score(item, values, taught)
                     validated = f"{100 * found:.2f} % of the validation split"
-                    line.show(f"lr {values['lr']:.3g}: {validated}{self.rest()}")
+                    line.show(f"{_words(values)}: {validated}{self.rest()}")
                     return found
 
-                found = tune(score, space, options.trials, first={"lr": first.lr})
+                found = tune(score, space, options.trials, first=start)
                 chosen = f"{100 * found.score:.2f} % of the validation split"
-                line.show(f"chosen: lr {found.best['lr']:.3g}, {chosen}{self.rest()}")
-            self.rates[item.name] = ["--lr", repr(found.best["lr"])]
+                line.show(f"chosen: {_words(found.best)}, {chosen}{self.rest()}")
+            self.rates[item.name] = self.tuned(item, found.best)
             record["methods"][item.name] = {
                 "best": found.best, "validation": found.score, "trials": found.trials
             }  # fmt: skip
             write_json(options.out / "tuning.json", record)
 
-    def score(self, item: Variant, lr: float, taught: dict[int, list[str]]) -> float:
-        """Return the validation accuracy at a rate, the mean over the seeds; diverged counts 0."""
-        words, scores = [*item.words(), "--lr", repr(lr), "--no-onnx"], []
+    def score(
+        self, item: Variant, values: Mapping[str, float], taught: dict[int, list[str]]
+    ) -> float:
+        """Return the validation accuracy of values, the mean over the seeds; diverged counts 0."""
+        words, scores = [*item.words(), *self.tuned(item, values), "--no-onnx"], []
+        at = "-".join(f"{name}{value:.6g}" for name, value in values.items())
         for seed in self.options.tune_seeds:
-            folder = f"trials/{folder_name(item.name)}/lr{lr:.6g}-seed{seed}"
+            folder = f"trials/{folder_name(item.name)}/{at}-seed{seed}"
             try:
                 rows = self.train([*words, *taught[seed]], seed, folder).rows
                 scores.append(validation_score(rows[-1]))
@@ -230,6 +250,26 @@ class Trainings:
                 say(str(error))
                 scores.append(0.0)
         return statistics.fmean(scores)
+
+    def space(self, item: Variant) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+        """Return what trials search, name → (lowest, highest), and the values of the first.
+
+        A constant that the variant's text names stays as it is.
+        """
+        options, first = self.options, self.parse(item.words(), 0, "check")
+        space = {"lr": (first.lr / options.span, first.lr * options.span)}
+        start = {"lr": first.lr}
+        name, low, high = CONSTANTS.get(item.method, ("", 0.0, 0.0))
+        if options.constants and name and f"{name}=" not in item.name:
+            space[name], start[name] = (low, high), float(settings(first)[name])
+        return space, start
+
+    def tuned(self, item: Variant, values: Mapping[str, float]) -> list[str]:
+        """Return the words of chosen values; they stand behind the variant's own."""
+        words = ["--lr", repr(values["lr"])]
+        own = [f"{name}={value!r}" for name, value in values.items() if name != "lr"]
+        known = self.parse(item.words(), 0, "check").loss
+        return words + (["--loss", *known, *own] if own else [])
 
     def run(self) -> dict[tuple[str, int], Result]:
         """Train each variant with each seed, a line a variant; return results by (name, seed)."""
@@ -266,3 +306,8 @@ def weights(folder: Path) -> Path:
 def folder_name(name: str) -> str:
     """Return a variant's name as a folder may be called."""
     return "".join(letter if letter.isalnum() or letter in "-_.=" else "_" for letter in name)
+
+
+def _words(values: Mapping[str, float]) -> str:
+    """Return tried values as a line says them."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())

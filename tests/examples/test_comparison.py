@@ -55,6 +55,8 @@ def test_every_method_and_seed_with_one_teacher_a_seed(
     assert text.startswith("`python -m benchmarks.comparison --dataset digits")
     assert "Best: " in text
     assert "standard error of the paired difference over 2 seeds" in text
+    assert "points (95 % interval over the seeds) |" in text
+    assert "449 test rows alone give an accuracy a standard error of " in text
     page = re.sub('base64,[^"]*', "", (tmp_path / "report.html").read_text())
     assert "Best: " in page
     assert "kd:temperature=1 = " in page  # its settings, and none of methods that did not run
@@ -131,6 +133,21 @@ def test_the_search_is_seeded_and_finds_a_peak() -> None:
     assert 0.01 < one.best["lr"] < 0.1
     assert one.score == max(value for _, value in one.trials)
     assert tuning.tune(score, space, 12, first=first, seed=1).trials != one.trials
+
+
+@pytest.mark.usefixtures("no_report")
+def test_trials_choose_each_method_s_own_constant_too(tmp_path: Path) -> None:
+    """Not one that the variant sets; the cross-entropy has none and gets as many trials."""
+    fixed = "mcld:weight_sample=0.5"
+    words = ["--methods", "ce", "dkd", fixed, "--trials", "3", "--tune-seeds", "5", "--constants"]
+    assert run(*words, out=tmp_path) == 0
+    record = json.loads((tmp_path / "tuning.json").read_text())["methods"]
+    names = {method: set(found["best"]) for method, found in record.items()}
+    assert names == {"ce": {"lr"}, "dkd": {"lr", "beta"}, fixed: {"lr"}}
+    assert [len(found["trials"]) for found in record.values()] == [3, 3, 3]
+    assert record["dkd"]["trials"][0][0]["beta"] == 2.0  # the data set's value comes first
+    config = json.loads((tmp_path / "seed0" / "dkd" / "config.json").read_text())
+    assert config["loss"][-1] == f"beta={record['dkd']['best']['beta']!r}"
 
 
 @pytest.mark.usefixtures("no_report")

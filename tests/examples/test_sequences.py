@@ -62,6 +62,20 @@ def test_texts(texts: Path, tmp_path: Path) -> None:
     assert (tmp_path / "language.onnx").stat().st_size > 1000
 
 
+def test_texts_by_chosen_methods_and_tuning_seeds(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--quick", "--data-dir", str(texts), "--out", str(tmp_path)]
+    options += ["--train-size", "60", "--test-size", "30", "--parts", "classifier"]
+    assert nlp_newsgroups.main([*options, "--methods", "ce", "--tune-seeds", "7", "8"]) == 0
+    written = json.loads((tmp_path / "classifier.json").read_text("utf-8"))
+    assert [run["method"] for run in written["runs"]] == ["ce"]
+    assert written["tuning_seeds"] == [7, 8]
+    with pytest.raises(SystemExit, match="2"):
+        nlp_newsgroups.main([*options, "--methods", "cee"])
+    assert "--methods: choose from ce, kd, mcld" in capsys.readouterr().err
+
+
 def write_ts(path: Path, channels: int, lengths: list[int]) -> None:
     """Two classes that differ in level."""
     rng = np.random.default_rng(len(lengths))
