@@ -329,6 +329,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=6, help="of the tests")
     parser.add_argument("--trial-epochs", type=int, default=3)
     parser.add_argument("--width", type=int, default=1, help="times the student's channels")
+    parser.add_argument("--try", nargs="+", default=[], dest="tries", metavar="ROW|RATE|CONSTANT",
+                        help="record these on the validation split, and no more")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="train nothing, write the table")
     options = parser.parse_args(argv)
@@ -342,6 +344,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(1)
         task = prepare(options.data_dir)
         run = Run(task, path, options.epochs, options.width, options.trial_epochs)
+        for text in options.tries:
+            row, lr, constant = text.split("|")
+            run.score(row, float(lr), float(constant), TUNE_SEED, "validation")
+        if options.tries:
+            return 0
         chosen = {row: run.tune(row) for row in options.rows}
         for seed in options.seeds:
             for row, (lr, constant) in chosen.items():
