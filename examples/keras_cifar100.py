@@ -69,7 +69,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
-    processes = networks.Processes()
+    processes = keras_files.Processes()
     if data is None:
         data = shared.load_data(options)
         logs.say(str(data))
@@ -178,7 +178,7 @@ def pixels(images: np.ndarray, data: sets.Dataset) -> np.ndarray:
 
 def predict(model: Any, split: sets.Split, data: sets.Dataset, batch_size: int) -> np.ndarray:
     """Return the logits of a model, or of a function, for a split, in float32."""
-    function = networks.answers_of(model)
+    function = keras_files.answers_of(model)
     batches = sets.evaluation_batches(split, batch_size)
     parts = [function(pixels(images, data))[:rows] for images, rows in batches]
     return np.concatenate(parts).astype("float32")
@@ -224,7 +224,7 @@ class Teacher:
             return train(shared.teacher_options(options, number), data).model
 
         self.models, mark = keras_files.load_teachers(options, data, train_one)
-        self.functions = [networks.answers_of(model) for model in self.models]
+        self.functions = [keras_files.answers_of(model) for model in self.models]
         mark.append(repr(self.adapter))
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
         found = sets.accuracies(logits_of, data)
@@ -236,7 +236,7 @@ class Teacher:
         if not self.moving or options.bank_size == "all":
             self.table = cached_logits(
                 options.teacher_cache, data.name, data.train, data.classes, mark,
-                lambda: logits_of(data.train), wait=lambda: networks.Processes().any(False),
+                lambda: logits_of(data.train), wait=lambda: keras_files.Processes().any(False),
             )  # fmt: skip
         alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
         self.single = keras_files.in_float32(self.models[0]) if alone else None

@@ -125,10 +125,9 @@ class MCLDDistiller(keras.distillation.Distiller):
             raise ValueError(
                 f"MCLDDistiller: total_steps needs an int ≥ 1 or None; got {total_steps!r}"
             )
-        whole = None
+        whole: TeacherBank | None = None
         if isinstance(bank_size, TeacherBank):
-            whole = bank_size
-            bank_size = int(whole.logits.shape[0])
+            whole, bank_size = bank_size, int(bank_size.logits.shape[0])
         if bank_size < 0:
             raise ValueError(f"MCLDDistiller: bank_size needs an int ≥ 0; got {bank_size!r}")
         config = MCLDConfig() if config is None else config

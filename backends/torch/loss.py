@@ -93,11 +93,10 @@ class MCLDLoss(nn.Module):
         for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
             if value is not None and not value > 0:
                 raise ValueError(f"MCLDLoss: {name} needs an int > 0 or None; got {value!r}")
-        whole = None
+        whole: TeacherBank | None = None
         if isinstance(bank_size, TeacherBank):
-            whole = bank_size
-            bank_size, classes = map(int, whole.logits.shape)
-        if not bank_size >= 0:
+            whole, (bank_size, classes) = bank_size, map(int, bank_size.logits.shape)
+        elif not bank_size >= 0:
             raise ValueError(f"MCLDLoss: bank_size needs an int ≥ 0; got {bank_size!r}")
         if (bank_size or class_means) and classes is None:
             raise ValueError(

@@ -55,8 +55,10 @@ class Result:
             return f"{self.name}: nothing trained"
         last, text = self.rows[-1], ""
         best = best_row(self.rows)
+        if "test_balanced_accuracy" in last:
+            text = f" ({100 * last['test_balanced_accuracy']:.2f}% balanced)"
         if best is not None:
-            text = (
+            text += (
                 f"; best by validation: epoch {best['epoch']}, {100 * best['test_accuracy']:.2f}%"
             )
         if self.teacher_accuracy is not None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcld_core import MCLDConfig, sample_wise
+from mcld_core import MCLDConfig, mcld_loss, sample_wise
 from mcld_core.extensions.nlp import TopKLogits, token_mcld_loss
 from tests.extensions import oracles
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
@@ -332,3 +332,22 @@ def test_errors_say_what_to_do(
     labels = options.pop("labels", case.labels)
     with pytest.raises(error, match=text):
         token_mcld_loss(student, changes.get("teacher", case.teacher), labels, **options)
+
+
+@pytest.mark.parametrize("k", [3, 7])
+def test_sequences_of_one_token_are_the_rows_of_the_classifier(
+    no_default_backend: None, k: int
+) -> None:
+    """So that the k largest logits of images can be stored, as docs/guides/distributed.md says."""
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(2, 6, 7))
+    labels = np.array([0, 1, 1, 2, 6, 0])
+    stored = TopKLogits.from_logits(teacher[:, None], k)
+    found = token_mcld_loss(
+        student[:, None], stored, labels[:, None], attention_mask=np.ones((6, 1), bool),
+        sequence_labels=labels,
+    )  # fmt: skip
+    dense = stored.dense(7)[:, 0]
+    np.testing.assert_allclose(found, mcld_loss(student, dense, labels), rtol=1e-10)
+    if k == 7:
+        np.testing.assert_allclose(found, mcld_loss(student, teacher, labels), rtol=1e-10)
