@@ -6,14 +6,20 @@ wrong type is an error of ``assert_type``, and an error that must be there an un
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mcld_core import mcld_loss
+from mcld_core.extensions.nlp import token_mcld_loss
+from mcld_core.extensions.timeseries import window_mcld_loss
 from tests.frameworks import REQUESTED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,3 +115,14 @@ def test_a_wrong_type_is_found(tmp_path: Path, library: Path) -> None:
     found = check(tmp_path, library, source, "mypy")
     assert found.count("error:") == 1
     assert 'Expression is of type "ndarray[' in found
+
+
+@pytest.mark.parametrize("loss", [mcld_loss, token_mcld_loss, window_mcld_loss])
+def test_the_types_have_all_arguments_of_the_function(loss: Any) -> None:
+    plain, *others = typing.get_overloads(loss)
+    own, shown = (inspect.signature(x).parameters for x in (loss, plain))
+    assert list(shown) == list(own)
+    defaults = ({name: p.default for name, p in x.items()} for x in (own, shown))
+    assert next(defaults) == next(defaults)
+    for other in others:
+        assert set(inspect.signature(other).parameters) - {"settings"} < set(own)
