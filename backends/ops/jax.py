@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.protocol import RowFunction, SharedFunction
 
 Array = Any
 name = "jax"
@@ -214,6 +214,26 @@ def by_block(
 
     evaluate.defvjp(forward, backward)
     return evaluate(rows[0], rows[1:], [leaves[i] for i in traced])
+
+
+def by_block_twice(
+    function: SharedFunction,
+    rows: tuple[Array, ...],
+    trained: tuple[Array, ...],
+    block_rows: int | None,
+) -> tuple[Array, ...]:
+    if block_rows is None or rows[0].shape[0] <= block_rows:
+        return function(rows, trained)
+    # a scan adds up gradients of what it closes over in its dtype
+    wide = tuple(x if x.dtype == "float64" else x.astype("float32") for x in trained)
+
+    def narrowed(block: tuple[Array, ...]) -> tuple[Array, ...]:
+        return function(
+            block, tuple(w.astype(x.dtype) for w, x in zip(wide, trained, strict=True))
+        )
+
+    # in a loop nothing can be merged with the first evaluation
+    return _scanned(jax.checkpoint(narrowed, prevent_cse=False), rows, block_rows)
 
 
 def _scanned(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.protocol import RowFunction, SharedFunction
 
 Array = Any
 name = "numpy"
@@ -173,3 +173,12 @@ def by_block(
         for start in range(0, count, block_rows)
     ]
     return tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
+
+
+def by_block_twice(
+    function: SharedFunction,
+    rows: tuple[Array, ...],
+    trained: tuple[Array, ...],
+    block_rows: int | None,
+) -> tuple[Array, ...]:
+    return by_block(function, lambda shared: shared, rows, trained, block_rows)

@@ -17,6 +17,9 @@ Array: TypeAlias = Any
 RowFunction: TypeAlias = Callable[[tuple[Array, ...], Any], tuple[Array, ...]]
 """``function(rows, shared)``: see `Backend.by_block`."""
 
+SharedFunction: TypeAlias = Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]
+"""``function(rows, trained)``: see `Backend.by_block_twice`."""
+
 
 class Backend(Protocol):
     """The operations that the losses are written in."""
@@ -98,5 +101,24 @@ class Backend(Protocol):
         to see through: a compiler that fuses (PyTorch's, for few blocks), a functional transform,
         a second derivative. Only there does something in ``shared`` get a gradient.
         ``is_trained`` says what needs it.
+        """
+        ...
+
+    def by_block_twice(
+        self,
+        function: SharedFunction,
+        rows: tuple[Array, ...],
+        trained: tuple[Array, ...],
+        block_rows: Any,
+    ) -> tuple[Array, ...]:
+        """Evaluate a function of rows whose results have a gradient in ``rows[0]`` and ``trained``.
+
+        ``function(rows, trained)`` returns arrays with one entry of any shape a row, as in
+        `by_block`. The backward pass evaluates each block again, with the gradient that came, so
+        that nothing of a block outlives it; what each block adds to the gradients of ``trained``,
+        arrays that all rows share, is summed in at least float32. A compiler gets few, larger
+        blocks.
+
+        The plain form where `by_block` has it.
         """
         ...

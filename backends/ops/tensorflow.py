@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.protocol import RowFunction, SharedFunction
 
 Array = Any
 name = "tensorflow"
@@ -188,6 +188,15 @@ def by_block(
         return tuple(results), gradient
 
     return evaluate(rows[0])
+
+
+def by_block_twice(
+    function: SharedFunction,
+    rows: tuple[Array, ...],
+    trained: tuple[Array, ...],
+    block_rows: Any,
+) -> tuple[Array, ...]:
+    return function(rows, trained)
 
 
 def _first_derivative(

@@ -105,7 +105,7 @@ def token_mcld_loss(
         attention_mask,
         sequence_labels,
     )
-    _check_settings(arguments, config, category, sequence_labels)
+    check_settings(arguments, config, category, sequence_labels)
     if isinstance(teacher_logits, TopKLogits):
         check_stored(arguments.function, config)
     arguments.flag("shift", shift)
@@ -123,9 +123,10 @@ def token_mcld_loss(
     return (loss, terms) if return_terms else loss
 
 
-def _check_settings(
+def check_settings(
     arguments: SequenceArguments, config: Any, category: Any, sequence_labels: Any
 ) -> None:
+    """Raise for a config, a category or sequence labels that do not fit."""
     function = arguments.function
     check_config(function, config)
     arguments.choice("category", category, CATEGORIES)
