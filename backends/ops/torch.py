@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from mcld_core.backends.ops.protocol import RowFunction, SharedFunction
+from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.torch_layers import by_block_twice as by_block_twice
+from mcld_core.backends.ops.torch_layers import joined
+from mcld_core.backends.ops.torch_layers import layer_by_block as layer_by_block
 
 Array = Any
 name = "torch"
@@ -272,7 +275,7 @@ def by_block(
         return _Blocks.apply(function, prepare, structure, block_rows, rows[0], *leaves)
     with torch.no_grad(), torch.autocast(rows[0].device.type, enabled=False):
         ready = prepare(shared)
-        return _joined(lambda block: function(block, ready), rows, block_rows)
+        return joined(lambda block: function(block, ready), rows, block_rows)
 
 
 class _Blocks(torch.autograd.Function):
@@ -300,7 +303,7 @@ class _Blocks(torch.autograd.Function):
 
         with torch.autocast(student.device.type, enabled=False):
             ready = prepare(shared)
-            total, *results, slope = _joined(with_gradient, (student, *others), block_rows)
+            total, *results, slope = joined(with_gradient, (student, *others), block_rows)
         ctx.recipe = (function, prepare, structure)
         places = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
         ctx.leaves = [None if i in places else x for i, x in enumerate(leaves)]
@@ -365,101 +368,3 @@ def _by_loop(
     moved = torch.where(torch.isfinite(student), student, 0.0).to(wide)
     # adds 0; its gradient is the slope (tracing a Function of autograd warns)
     return total + torch.sum(slope * (moved - moved.detach()), 1), *results
-
-
-def by_block_twice(
-    function: SharedFunction,
-    rows: tuple[Array, ...],
-    trained: tuple[Array, ...],
-    block_rows: int | None,
-) -> tuple[Array, ...]:
-    if (
-        block_rows is None
-        or rows[0].shape[0] <= block_rows
-        or torch._C._are_functorch_transforms_active()
-    ):
-        return function(rows, trained)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (rows[0], *trained)):
-        return _Twice.apply(function, block_rows, len(trained), *trained, *rows)
-    with torch.no_grad(), torch.autocast(rows[0].device.type, enabled=False):
-        return _joined(lambda block: function(block, trained), rows, block_rows)
-
-
-class _Twice(torch.autograd.Function):
-    """A function of rows by block, evaluated again in the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, function: SharedFunction, block_rows: int, shared: int, *arrays: Array
-    ) -> tuple[Array, ...]:
-        ctx.recipe = (function, block_rows, shared)
-        ctx.save_for_backward(*arrays)
-        ctx.set_materialize_grads(False)
-        rows, trained = arrays[shared:], arrays[:shared]
-        with torch.autocast(rows[0].device.type, enabled=False):
-            return _joined(lambda block: function(block, trained), rows, block_rows)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Array | None) -> tuple[Any, ...]:
-        function, block_rows, shared = ctx.recipe
-        arrays, second = ctx.saved_tensors, torch.is_grad_enabled()
-        trained, rows = arrays[:shared], arrays[shared:]
-        places = [i for i in range(shared + 1) if ctx.needs_input_grad[3 + i]]
-
-        def gradients(block: slice) -> tuple[Array | None, ...]:
-            leaves = (*trained, rows[0][block])
-            if not second:
-                leaves = tuple(x.detach() for x in leaves)
-                for i in places:
-                    leaves[i].requires_grad_()
-            with torch.enable_grad(), torch.autocast(rows[0].device.type, enabled=False):
-                results = function((leaves[-1], *(x[block] for x in rows[1:])), leaves[:-1])
-            pairs = [
-                (result, cotangent[block])
-                for result, cotangent in zip(results, cotangents, strict=True)
-                if cotangent is not None and result.requires_grad
-            ]
-            if not pairs:
-                return (None,) * len(places)
-            outputs, of_outputs = zip(*pairs, strict=True)
-            wanted = [leaves[i] for i in places]
-            return torch.autograd.grad(
-                outputs, wanted, of_outputs, create_graph=second, allow_unused=True
-            )
-
-        # a second derivative is wanted: through the plain form
-        size = rows[0].shape[0] if second else block_rows
-        sums: dict[int, Array] = {}
-        parts = []
-        for start in range(0, rows[0].shape[0], size):
-            for i, part in zip(places, gradients(slice(start, start + size)), strict=True):
-                if part is None:
-                    continue
-                if i == shared:
-                    parts.append(part)
-                elif i in sums:
-                    sums[i].add_(part)
-                else:
-                    sums[i] = part.to(torch.promote_types(part.dtype, torch.float32))
-        found = {i: x.to(arrays[i].dtype) for i, x in sums.items()}
-        if parts:
-            found[shared] = torch.cat(parts)
-        return (None, None, None, *(found.get(i) for i in range(len(arrays))))
-
-
-def _joined(
-    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-    rows: tuple[Array, ...],
-    block_rows: int,
-) -> tuple[Array, ...]:
-    """Evaluate block after block into arrays that are made once."""
-    count = rows[0].shape[0]
-    results: tuple[Array, ...] = ()
-    for start in range(0, count, block_rows):
-        block = slice(start, start + block_rows)
-        parts = function(tuple(x[block] for x in rows))
-        if not results:
-            results = tuple(part.new_empty((count, *part.shape[1:])) for part in parts)
-        for result, part in zip(results, parts, strict=True):
-            result[block] = part
-    return results

@@ -1,8 +1,8 @@
 """Logits that are never formed as a whole: the last layers of two language models.
 
-With the student's logits ``s_i = W h_i + b`` and a key ``p_j`` over the vocabulary, the similarity is
-``<s_i, p_j> = <h_i, m_j> + β_j`` with ``m_j = Wᵀ p_j`` and ``β_j = <b, p_j>``: an inner product of
-the layer's width. So the contrasts are those of `mcld_core.extensions._sequences` on the rows
+With the student's logits ``s_i = W h_i + b`` and a key ``p_j`` over the vocabulary, the similarity
+is ``<s_i, p_j> = <h_i, m_j> + β_j`` with ``m_j = Wᵀ p_j`` and ``β_j = <b, p_j>``: an inner product
+of the layer's width. So the contrasts are those of `mcld_core.extensions._sequences` on the rows
 ``(h_i, 1)`` against the keys ``(m_j, β_j)``. The mean of a sequence's logits is the layer at the
 mean of its rows, likewise. Only divergences and the cross-entropy need logits, block by block.
 """
@@ -21,7 +21,7 @@ from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.similarity import key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys, stored_products
 from mcld_core.losses import rows_of_a_block
-from mcld_core.typing import Array, Float, Scalar
+from mcld_core.typing import Array, Float, Reduction, Scalar
 
 
 class Layer(NamedTuple):
@@ -88,7 +88,7 @@ def arrays_of_teacher(function: str, teacher: Any) -> tuple[Any, ...]:
 def layer_rows(
     arguments: SequenceArguments,
     student: tuple[Any, Any, Any],
-    teacher: tuple[Any, ...],
+    teacher: TopKLogits | tuple[Any, ...],
     given: tuple[Any, Any],
     shift: bool,
     ignore_index: int,
@@ -135,22 +135,34 @@ def of_logits(
     ops: Backend,
     given: LayerRows,
     values: Callable[[Array, Any, Array], tuple[Array, ...]],
+    reduction: Reduction,
     block_rows: Any,
 ) -> tuple[Float[Array, " rows"], ...]:
     """Evaluate ``values(student, teacher, labels)`` on blocks of logits: one value a row.
 
-    Their gradient goes to the hidden states and the layer. 0 in rows that do not count.
+    The first has a gradient in the hidden states and the layer, for ``reduction``. 0 in rows that
+    do not count.
     """
     rows, has_bias = given.sequences.rows, given.student.bias is not None
 
-    def block(arrays: tuple[Array, ...], trained: tuple[Array, ...]) -> tuple[Array, ...]:
-        layer = Layer(*trained) if has_bias else Layer(trained[0], None)
-        student = raised(ops, layer.logits(ops, arrays[0], rows.dtype))
-        return values(student, given.teacher_block(ops, arrays[1:-1], rows.dtype), arrays[-1])
+    def outputs(hidden: Array, layer: tuple[Array, ...]) -> Array:
+        student = Layer(*layer) if has_bias else Layer(layer[0], None)
+        return student.logits(ops, hidden, rows.dtype)
+
+    def block(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        teacher = given.teacher_block(ops, arrays[1:-1], rows.dtype)
+        return values(raised(ops, arrays[0]), teacher, arrays[-1])
 
     arrays = (rows.student, *parts_of(rows.teacher), rows.labels)
-    trained = tuple(x for x in given.student if x is not None)
-    found = ops.by_block_twice(block, arrays, trained, block_rows)
+    layer = tuple(x for x in given.student if x is not None)
+    weights = None
+    if reduction != "none":
+        weights = rows.weight
+        if weights is None:
+            weights = ops.astype(
+                0 * ops.arange(ops.size(rows.student, 0), rows.student) + 1, rows.dtype
+            )
+    found = ops.layer_by_block(outputs, block, arrays, layer, weights, block_rows)
     return found if rows.kept is None else tuple(ops.where(rows.kept, x, 0.0) for x in found)
 
 
@@ -231,7 +243,7 @@ def _layer(
 
 def _teacher_rows(
     arguments: SequenceArguments,
-    teacher: tuple[Any, ...],
+    teacher: TopKLogits | tuple[Any, ...],
     hidden: Float[Array, "batch tokens width"],
     vocabulary: int,
     kept: Array | None,
@@ -258,7 +270,7 @@ def _teacher_rows(
             f"{tuple(hidden.shape[:2])}; got {shape}"
         )
     arguments.device("the teacher", values, hidden, "hidden")
-    if layer is None:
+    if isinstance(teacher, TopKLogits):
         return stored_rows(ops, teacher, values, vocabulary, kept), None
     return keep_rows(ops, ops.stop_gradient(flat(ops, values, 1)), kept), layer
 

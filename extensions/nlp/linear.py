@@ -101,7 +101,8 @@ def linear_token_kd_loss(
     def values(student: Array, theirs: Any, _: Array) -> tuple[Array]:
         return (divergence_of(ops, student, theirs, t, mu),)
 
-    (found,) = of_logits(ops, rows, values, _block_rows(ops, rows, "auto", (t, mu)))
+    block_rows = _block_rows(ops, rows, "auto", (t, mu))
+    (found,) = of_logits(ops, rows, values, reduction, block_rows)
     return reduce_sequences(arguments, rows.sequences, found, reduction, normalizer)
 
 
@@ -181,7 +182,7 @@ def linear_token_mcld_loss(
     )
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, rows.sequences.like)
-    values, terms = _divergences(arguments.ops, rows, config)
+    values, terms = _divergences(arguments.ops, rows, config, reduction)
     temperature = config.temperature
     if temperature is None:
         temperature = default_temperature(config.similarity, rows.vocabulary)
@@ -206,7 +207,7 @@ def linear_token_mcld_loss(
 
 
 def _divergences(
-    ops: Backend, given: LayerRows, config: MCLDConfig
+    ops: Backend, given: LayerRows, config: MCLDConfig, reduction: Reduction
 ) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
     """Return the weighted sum of the sample-wise term and the cross-entropy, and both."""
     rows = given.sequences.rows
@@ -225,7 +226,7 @@ def _divergences(
         return total, sample, ce
 
     block_rows = _block_rows(ops, given, config.block_size, numbers)
-    total, sample, ce = of_logits(ops, given, values, block_rows)
+    total, sample, ce = of_logits(ops, given, values, reduction, block_rows)
     terms = {"sample": sample} if is_zero(weights.ce) else {"sample": sample, "ce": ce}
     return total, terms
 

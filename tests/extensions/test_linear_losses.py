@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mcld_core import MCLDConfig
 from mcld_core.backends import backend_for
@@ -20,10 +23,11 @@ from mcld_core.extensions.nlp import (
 )
 from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, make_case
 from tests.extensions.token_cases import expected
-from tests.frameworks import Framework
+from tests.frameworks import Framework, only
 from tests.tolerance import assert_gradient, assert_value
 
 WIDTH, WIDE, SCALE = 4, 6, 20.0
+ENDS = np.cumsum([0, BATCH * TIME * WIDTH, CLASSES * WIDTH, CLASSES]).tolist()
 TEACHERS = ["top k", "without a tail", "layer", "layer and bias"]
 PRIOR = np.array([5.0, 0.0, 2.0, 1.0, 1.0])
 MCLD: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -54,8 +58,7 @@ class LayerCase:
     def layer(self, parameters: Any) -> tuple[Any, Any, Any]:
         """Return hidden states, weight and bias of the vector, of any framework."""
         ops = backend_for("test", parameters)
-        ends = np.cumsum([0, BATCH * TIME * WIDTH, CLASSES * WIDTH, CLASSES])
-        hidden, weight, bias = (parameters[a:b] for a, b in zip(ends, ends[1:], strict=False))
+        hidden, weight, bias = (parameters[a:b] for a, b in pairwise(ENDS))
         return (
             ops.reshape(hidden, (BATCH, TIME, WIDTH)),
             ops.reshape(weight, (CLASSES, WIDTH)),
@@ -66,7 +69,10 @@ class LayerCase:
 def layer_case(seed: int, teacher: str, bias: bool = True) -> LayerCase:
     """Return a case; ``teacher`` is one of `TEACHERS`."""
     rng, case = np.random.default_rng(seed), make_case(seed)
-    hidden, weight = rng.standard_normal((BATCH, TIME, WIDTH)), rng.standard_normal((CLASSES, WIDTH))
+    hidden, weight = (
+        rng.standard_normal((BATCH, TIME, WIDTH)),
+        rng.standard_normal((CLASSES, WIDTH)),
+    )
     offset = rng.standard_normal(CLASSES)
     parameters = np.concatenate([hidden.ravel(), weight.ravel(), offset])
     student = hidden @ weight.T + (offset if bias else 0.0)
@@ -92,7 +98,7 @@ def bind(
 ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Return parameters → the fused loss, and → the loss of the logits."""
     given = {"labels": case.logits.labels, "attention_mask": case.logits.mask}
-    if losses[0] is linear_token_mcld_loss:
+    if "config" in options:
         given["sequence_labels"] = case.logits.groups
     arrays = {
         name: backend.array(x, dtype) if isinstance(x, np.ndarray) else x
@@ -119,22 +125,23 @@ def bind(
     return fused, unfused
 
 
-@pytest.fixture(params=[None, 5], ids=["one block", "blocks"])
-def block_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """As many tokens a block; the shapes of a test are too small for what is automatic."""
-    monkeypatch.setattr(
-        "mcld_core.extensions.nlp.layers.rows_of_a_block", lambda *_, **__: request.param
-    )
-    return request.param
+BLOCK = 5
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few tokens a block; the shapes of a test are too small for what is automatic."""
+    monkeypatch.setattr("mcld_core.extensions.nlp.layers.rows_of_a_block", lambda *_, **__: BLOCK)
 
 
 def agree(
     backend: Framework,
     case: LayerCase,
-    losses: Any,
+    losses: tuple[Callable[..., Any], Callable[..., Any]],
     options: dict[str, Any],
     compiled: bool = False,
 ) -> None:
+    """Assert that the fused loss and its gradient are those of the other one."""
     fused, unfused = bind(backend, case, losses, options)
     value, gradient = backend.value_and_grad(unfused, case.parameters)
     fused = backend.jit(fused) if compiled else fused
@@ -143,29 +150,207 @@ def agree(
     assert_gradient(found_gradient, gradient, scale=SCALE, floor=0.1)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("teacher", TEACHERS)
-@pytest.mark.parametrize(("settings", "options"), MCLD, ids=str)
+LOSSES = {
+    "mcld": (linear_token_mcld_loss, token_mcld_loss),
+    "kd": (linear_token_kd_loss, token_kd_loss),
+}
+
+
+@pytest.mark.parametrize("teacher", ["top k", "layer and bias"])
+@pytest.mark.parametrize(("chosen", "options"), MCLD, ids=str)
 def test_mcld_equals_that_of_the_logits(
     differentiable: Framework,
-    block_rows: Any,
-    settings: dict[str, Any],
+    blocks: None,
+    chosen: dict[str, Any],
     options: dict[str, Any],
     teacher: str,
-    bias: bool,
 ) -> None:
-    config = MCLDConfig(**settings, block_size=block_rows)
-    losses = linear_token_mcld_loss, token_mcld_loss
-    agree(differentiable, layer_case(5, teacher, bias), losses, options | {"config": config})
+    options = options | {"config": MCLDConfig(**chosen, block_size=BLOCK)}
+    agree(differentiable, layer_case(5, teacher), LOSSES["mcld"], options)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("teacher", ["top k", "layer and bias"])
 @pytest.mark.parametrize("options", KD, ids=str)
 def test_kd_equals_that_of_the_logits(
-    differentiable: Framework, block_rows: Any, options: dict[str, Any], teacher: str, bias: bool
+    differentiable: Framework, blocks: None, options: dict[str, Any], teacher: str
 ) -> None:
-    if teacher == "without a tail" and options.get("divergence") == "reverse":
-        pytest.skip("infinite")
-    losses = linear_token_kd_loss, token_kd_loss
-    agree(differentiable, layer_case(6, teacher, bias), losses, options)
+    agree(differentiable, layer_case(6, teacher), LOSSES["kd"], options)
+
+
+@pytest.mark.parametrize("teacher", ["without a tail", "layer"])
+def test_without_biases_and_without_blocks(differentiable: Framework, teacher: str) -> None:
+    case = layer_case(8, teacher, bias=False)
+    agree(differentiable, case, LOSSES["mcld"], {"config": MCLDConfig(weight_ce=1.0)})
+    agree(differentiable, case, LOSSES["kd"], {})
+
+
+def test_inner_products_of_a_layer(differentiable: Framework, blocks: None) -> None:
+    config = MCLDConfig(similarity="dot", block_size=BLOCK)
+    agree(differentiable, layer_case(9, "layer and bias"), LOSSES["mcld"], {"config": config})
+
+
+@pytest.mark.parametrize(("loss", "teacher"), [("mcld", "layer and bias"), ("kd", "top k")])
+def test_compiled(differentiable: Framework, blocks: None, loss: str, teacher: str) -> None:
+    options: dict[str, Any] = {"shift": True}
+    if loss == "mcld":
+        options["config"] = MCLDConfig(weight_ce=1.0, block_size=BLOCK)
+    agree(differentiable, layer_case(7, teacher), LOSSES[loss], options, compiled=True)
+
+
+@pytest.mark.parametrize("loss", ["mcld", "kd"])
+def test_one_value_a_token_has_its_own_gradient(
+    differentiable: Framework, blocks: None, loss: str
+) -> None:
+    """Weights of the tokens that no sum has: a block then waits for the gradient that comes."""
+    case, weights = layer_case(10, "top k"), np.random.default_rng(0).random((BATCH, TIME))
+    weights = differentiable.array(weights, "float64")
+
+    def weighted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def total(*arrays: Any, **options: Any) -> Any:
+            values = function(*arrays, reduction="none", **options) * weights
+            return backend_for("test", values).sum(values, None)
+
+        return total
+
+    fused, unfused = LOSSES[loss]
+    options = {} if loss == "kd" else {"config": MCLDConfig(block_size=BLOCK)}
+    agree(differentiable, case, (weighted(fused), weighted(unfused)), options)
+
+
+@pytest.mark.parametrize("teacher", ["top k", "layer and bias"])
+@pytest.mark.parametrize(("chosen", "options"), MCLD[:4], ids=str)
+def test_values_and_terms_equal_their_definition(
+    backend: Framework, chosen: dict[str, Any], options: dict[str, Any], teacher: str
+) -> None:
+    case = layer_case(11, teacher)
+    options = {
+        name: x for name, x in options.items() if name in ("shift", "category", "token_contrast")
+    }
+    given = options | {"config": MCLDConfig(**chosen), "return_terms": True}
+    fused, _ = bind(backend, case, LOSSES["mcld"], given)
+    loss, terms = fused(backend.array(case.parameters, "float64"))
+    reference = expected(case.logits, chosen, **options)
+    assert_value(backend.to_numpy(loss), reference["total"], scale=SCALE)
+    for name, weight in (("sample", "weight_sample"), ("category", "weight_category")):
+        if chosen.get(weight) != 0:
+            assert_value(backend.to_numpy(terms[name]), reference[name], scale=SCALE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_in_other_dtypes(differentiable: Framework, blocks: None, dtype: str) -> None:
+    """The logits of half precision are rounded once, as a layer of a model rounds them."""
+    case, options = layer_case(12, "layer and bias"), {"shift": True}
+    _, unfused = bind(differentiable, case, LOSSES["kd"], options)
+    fused, _ = bind(differentiable, case, LOSSES["kd"], options, dtype)
+    value, gradient = differentiable.value_and_grad(unfused, case.parameters)
+    found, found_gradient = differentiable.value_and_grad(fused, case.parameters, dtype)
+    rounding = 1.0 if dtype == "float32" else 2.0**-10 / 1e-5
+    assert_value(found, value, "float32", SCALE * rounding)
+    assert_gradient(found_gradient, gradient, "float32", SCALE * rounding, floor=0.1)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    teacher=st.sampled_from(TEACHERS),
+    bias=st.booleans(),
+    shift=st.booleans(),
+    category=st.sampled_from(["token", "sequence"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_any_case_has_the_value_of_its_logits(
+    seed: int, teacher: str, bias: bool, shift: bool, category: str
+) -> None:
+    case = layer_case(seed, teacher, bias)
+    options = {"shift": shift, "category": category, "config": MCLDConfig(weight_ce=1.0)}
+    fused, unfused = bind(Framework(), case, LOSSES["mcld"], options)
+    assert_value(fused(case.parameters), unfused(case.parameters), scale=SCALE)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"weight": np.ones((5, 3))}, r"hidden and weight need shapes .*got \(4, 3, 4\) and \(5, 3\)"),
+    ({"bias": np.ones(4)}, r"bias needs shape \(5,\).*got \(4,\)"),
+    ({"weight": np.ones((5, 4), int)}, "weight needs a float dtype; got int64"),
+    ({"teacher": np.ones((4, 3, 5))}, "teacher needs TopKLogits, or the tuple .*token_mcld_loss"),
+    ({"teacher": (1,)}, "got a tuple of 1"),
+    ({"teacher": (np.ones((4, 3, 2)), np.ones((6, 2)))}, "same vocabulary; got 5 and 6"),
+    ({"teacher": (np.ones((4, 2, 2)), np.ones((5, 2)))}, r"needs the tokens of hidden, \(4, 3\)"),
+    ({"labels": np.ones((4, 3, 5))}, "With soft labels.* token_mcld_loss"),
+    ({"labels": np.full((4, 3), 5)}, "needs labels in 0 … 4"),
+    ({"config": MCLDConfig(similarity="pearson")}, "'pearson' needs all logits.*token_mcld_loss"),
+    ({"config": MCLDConfig(category_contrast="columns")}, "category_contrast='columns' needs all"),
+]
+
+
+@pytest.mark.parametrize(("given", "text"), BAD, ids=[text for _, text in BAD])
+def test_errors_say_what_to_do(no_default_backend: None, given: dict[str, Any], text: str) -> None:
+    case = layer_case(13, "layer")
+    hidden, weight, bias = case.layer(case.parameters)
+    arguments = {"hidden": hidden, "weight": weight, "bias": bias, "teacher": case.teacher}
+    with pytest.raises((ValueError, TypeError), match=text):
+        linear_token_mcld_loss(**(arguments | given))
+
+
+@pytest.mark.parametrize("backend", only("torch"), indirect=True)
+@pytest.mark.parametrize("teacher", ["top k", "layer"])
+def test_no_tensor_of_torch_holds_the_logits(backend: Framework, teacher: str) -> None:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    tokens, vocabulary, width, largest = 256, 40_000, 3, 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for x in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(x, torch.Tensor):
+                    largest = max(largest, x.numel())
+            return result
+
+    hidden, theirs = torch.randn(2, 1, tokens, width).requires_grad_()
+    weight = torch.randn(vocabulary, width, requires_grad=True)
+    labels = torch.arange(tokens)[None, :]
+    given: Any = (theirs.detach(), weight.detach())
+    if teacher == "top k":
+        given = TopKLogits(torch.randn(1, tokens, 2), labels[:, :, None] * 2 + torch.arange(2))
+    with Sizes():
+        linear_token_mcld_loss(hidden, weight, given, labels).backward()
+        linear_token_kd_loss(hidden, weight, given, labels).backward()
+    assert vocabulary * 64 <= largest < vocabulary * tokens / 2
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize("backend", only("jax"), indirect=True)
+def test_a_sparse_product_of_jax_by_pieces(
+    backend: Framework, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import jax
+
+    from mcld_core.backends.ops import jax as ops
+
+    rng = np.random.default_rng(0)
+    x, values = (backend.array(rng.random(shape)) for shape in ((3, 6), (5, 2)))
+    entries = ops.sparse(values, backend.array(rng.permuted([[0, 2, 4, 5]] * 5, 1)[:, :2]), 6)
+
+    def total(x: Any) -> Any:
+        return (ops.sparse_matmul(x, entries) ** 2).sum()
+
+    whole = jax.value_and_grad(total)(x)
+    monkeypatch.setattr(ops, "_GATHERED", 12)
+    for found, reference in zip(jax.value_and_grad(total)(x), whole, strict=True):
+        assert_value(found, reference)
+
+
+@pytest.mark.parametrize("backend", only("torch"), indirect=True)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_second_derivative(backend: Framework, blocks: None, reduction: str) -> None:
+    import torch
+
+    case = layer_case(14, "top k")
+    found = []
+    for function in bind(backend, case, LOSSES["kd"], {"reduction": reduction}):
+        parameters = torch.tensor(case.parameters, requires_grad=True)
+        loss = function(parameters).sum()
+        (first,) = torch.autograd.grad(loss, parameters, create_graph=True)
+        found.append(torch.autograd.grad((first**2).sum(), parameters)[0].numpy())
+    assert_gradient(*found, scale=SCALE, floor=0.1)
