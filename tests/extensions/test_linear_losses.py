@@ -330,7 +330,7 @@ def test_a_sparse_product_of_jax_by_pieces(
 
     rng = np.random.default_rng(0)
     x, values = (backend.array(rng.random(shape)) for shape in ((3, 6), (5, 2)))
-    entries = ops.sparse(values, backend.array(rng.permuted([[0, 2, 4, 5]] * 5, 1)[:, :2]), 6)
+    entries = ops.sparse(values, backend.array(rng.permuted([[0, 2, 4, 5]] * 5, axis=1)[:, :2]), 6)
 
     def total(x: Any) -> Any:
         return (ops.sparse_matmul(x, entries) ** 2).sum()
