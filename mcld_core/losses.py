@@ -249,6 +249,8 @@ class Objective(NamedTuple):
     """What ``"mean"`` divides by, unless the keys say it; None: Σ v."""
     has_ramp: bool = True
     """Whether the category-wise term comes in with the progress."""
+    trains_keys: bool = False
+    """Whether the batch's teacher rows get a gradient, as keys."""
 
 
 def term_weights(config: MCLDConfig) -> TermWeights:
@@ -390,6 +392,12 @@ def _by_block(
     def prepare(setup: Setup) -> Setup:
         return _embed_keys(ops, config, batch.dtype, batch.student.shape[1], setup)
 
+    def of_keys(rows: tuple[Array, ...], trained: tuple[Array, ...]) -> tuple[Array, ...]:
+        keys: Any = setup.keys
+        return terms(rows, prepare(setup._replace(keys=keys._replace(vectors=trained[0]))))
+
+    if objective.trains_keys and setup.keys is not None:
+        return ops.by_block_twice(of_keys, rows, (setup.keys.vectors,), block_rows)
     return ops.by_block(terms, prepare, rows, setup, block_rows)
 
 

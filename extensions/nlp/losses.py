@@ -153,7 +153,7 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         attention_mask,
         sequence_labels,
     )
-    _check_settings(arguments, config, category, sequence_labels)
+    check_settings(arguments, config, category, sequence_labels)
     if isinstance(teacher_logits, TopKLogits):
         check_stored(arguments.function, config)
     arguments.flag("shift", shift)
@@ -174,9 +174,10 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     return (loss, terms) if return_terms else loss
 
 
-def _check_settings(
+def check_settings(
     arguments: SequenceArguments, config: Any, category: Any, sequence_labels: Any
 ) -> None:
+    """Raise for a config, a category or sequence labels that do not fit."""
     function = arguments.function
     check_config(function, config)
     arguments.choice("category", category, CATEGORIES)
