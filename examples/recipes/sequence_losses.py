@@ -75,6 +75,7 @@ def token_loss(
     config = MCLDConfig(**_WEIGHTS[method])
     prior = counts if "prior" in method else None
     options: dict[str, Any] = {"config": config, "class_prior": prior, "progress": progress}
+    options["sequence_contrast"] = float(method == "instance")  # off by default
     return token_mcld_loss(student, teacher, labels, **options)
 
 
