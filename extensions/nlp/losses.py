@@ -29,7 +29,8 @@ def token_mcld_loss(
     attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
     sequence_labels: Int[Array, " batch"] | None = None,
     category: str = "token",
-    token_contrast: Scalar | None = None,
+    token_contrast: Scalar | None = 0.0,
+    sequence_contrast: Scalar = 0.0,
     shift: bool = False,
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
     class_prior: Float[Array, " vocab"] | None = None,
@@ -158,11 +159,7 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         check_stored(arguments.function, config)
     arguments.flag("shift", shift)
     arguments.reduction(reduction)
-    if token_contrast is not None:
-        arguments.number("token_contrast", token_contrast, minimum=0.0)
-    arguments.number("sequence_contrast", sequence_contrast, minimum=0.0)
-    weight = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast
-    config = replace(config, weight_instance=weight)
+    config = with_contrasts(arguments, config, token_contrast, sequence_contrast)
     given = (student_logits, teacher_logits, labels, attention_mask)
     sequences = token_rows(arguments, given, shift, config.ignore_index)
     if sequence_labels is not None:
@@ -190,3 +187,17 @@ def check_settings(
             f"{function}: category='sequence' has no prototypes, which are one a token of the "
             "vocabulary; use category='token' or category_contrast='labels'"
         )
+
+
+def with_contrasts(
+    arguments: SequenceArguments,
+    config: MCLDConfig,
+    token_contrast: Scalar | None,
+    sequence_contrast: Scalar,
+) -> MCLDConfig:
+    """Return the config with the weight of the contrast between sequences; check both numbers."""
+    if token_contrast is not None:
+        arguments.number("token_contrast", token_contrast, minimum=0.0)
+    arguments.number("sequence_contrast", sequence_contrast, minimum=0.0)
+    weight = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast
+    return replace(config, weight_instance=weight)

@@ -345,7 +345,7 @@ def test_sequences_of_one_token_are_the_rows_of_the_classifier(
     stored = TopKLogits.from_logits(teacher[:, None], k)
     found = token_mcld_loss(
         student[:, None], stored, labels[:, None], attention_mask=np.ones((6, 1), bool),
-        sequence_labels=labels,
+        sequence_labels=labels, sequence_contrast=1.0,
     )  # fmt: skip
     dense = stored.dense(7)[:, 0]
     np.testing.assert_allclose(found, mcld_loss(student, dense, labels), rtol=1e-10)
