@@ -44,7 +44,7 @@ class TokenMCLDTrainer(MCLDTrainer):
         token_loss: a function that is called as `token_kd_loss`: ``(student_logits, teacher_logits,
             labels, attention_mask=…, shift=…, normalizer=…)``; ``mcld_config`` is then not used.
             None: `token_mcld_loss` with the settings, ``class_prior`` and the ramp.
-        loss_options: further arguments of the loss, such as ``{"token_contrast": 0.0}``.
+        loss_options: further arguments of the loss, such as ``{"sequence_contrast": 1.0}``.
         causal: whether the logits of a token are of the token after it. False: of the token
             itself, as in masked language models; their collator labels the masked tokens.
         vocabulary: how many tokens there are, ``len(tokenizer)``, where the models pad their

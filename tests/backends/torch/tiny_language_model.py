@@ -118,7 +118,7 @@ def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **given: Any)
     options = {name: given.pop(name) for name in names if name in given}
     options = {"data_collator": Padding("right"), "mcld_config": MEANS} | options
     if "token_loss" not in options:
-        options["loss_options"] = {"token_contrast": 0.0}
+        options["loss_options"] = {"sequence_contrast": 0.0}
     options |= {x: given.pop(x) for x in ("loss_options", "mcld_config") if x in given}
     arguments = {
         "per_device_train_batch_size": batch,
