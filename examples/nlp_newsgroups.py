@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from recipes.data.texts import (
+    ALPHABET,
     Texts,
     characters,
     encode_words,
@@ -70,12 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.teacher = options.teacher or ("conv" if quick else "minilm")
 
     import torch
-    from recipes.sequence_losses import METHODS
+    from recipes.sequence_losses import TOKEN_METHODS
     from recipes.tasks import environment
 
-    options.methods = options.methods or list(METHODS)
-    if not set(options.methods) <= set(METHODS):
-        parser.error(f"--methods: choose from {', '.join(METHODS)}; got {options.methods}")
+    options.methods = options.methods or list(TOKEN_METHODS)
+    if not set(options.methods) <= set(TOKEN_METHODS):
+        parser.error(f"--methods: choose from {', '.join(TOKEN_METHODS)}; got {options.methods}")
     torch.set_num_threads(options.threads)
     say(environment())
     train, test = load_texts(options.data_dir or packaged_texts())
@@ -91,7 +92,7 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
     import torch
     from recipes.models.texts import WordConvolution, sentence_teacher, word_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import row_loss
+    from recipes.sequence_losses import METHODS, row_loss
     from recipes.tasks import Task, compare
 
     size = options.train_size
@@ -137,7 +138,7 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
         batches,
         loss,
         metrics,
-        options.methods,
+        [method for method in options.methods if method in METHODS],
         epochs=options.epochs,
         learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
     )
@@ -163,6 +164,7 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
         "validation": torch.tensor(sequences[count:]),
         "test": torch.tensor(characters(test.texts, 2 * held_out * length, length)),
     }
+    counts = torch.bincount(ids["train"].flatten(), minlength=len(ALPHABET))
     width, epochs = (32, 1) if options.quick else (224, 5)
     cache = options.out / f"characters-{options.characters}.pt"
     teacher_model = character_teacher(ids["train"], width, epochs, cache)
@@ -177,7 +179,8 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
 
     def loss(method: str, model: Any, batch: Any, progress: float) -> Any:
         inputs, teacher_logits = batch
-        return token_loss(method, model(inputs[:, :-1]), teacher_logits, inputs[:, 1:], progress)
+        found, labels = model(inputs[:, :-1]), inputs[:, 1:]
+        return token_loss(method, found, teacher_logits, labels, progress, counts)
 
     def metrics(model: Any, split: str) -> dict[str, float]:
         logits, targets = model(ids[split][:, :-1]), ids[split][:, 1:]

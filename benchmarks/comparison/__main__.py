@@ -19,7 +19,7 @@ from recipes.data import Dataset  # noqa: E402
 from recipes.files import write_json, write_text  # noqa: E402
 from recipes.logs import Result, Row, say  # noqa: E402
 from recipes.methods import settings  # noqa: E402
-from recipes.options import load_data, run  # noqa: E402
+from recipes.options import run  # noqa: E402
 
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402
 from benchmarks.comparison.tables import (  # noqa: E402
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--methods", nargs="+", type=variant, metavar="METHOD[:KEY=VALUE,…]",
         default=[variant(name) for name in ("ce", "kd", "dkd", "mcld")])  # fmt: skip
     add("--preset", choices=list(PRESETS), help="a named list of methods instead")
-    add("--seeds", nargs="+", type=int, default=[0])
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     add("--trials", type=int, default=0,
         help="choose each method's learning rate by so many trials on the validation split; 0: "
         "the rates that were chosen for the data set")  # fmt: skip
@@ -79,12 +79,14 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
             trainings.script.train(trainings.parse(item.words(), options.seeds[0], "dry"))
         return f"dry run: {trainings.left} trainings"
     say(f"{trainings.left} trainings; files: {options.out}")
+    if options.script != "tf_imagenet":
+        say(str(trainings.data))
     trainings.tune()
     results = trainings.run()
     records = [summarise("teacher", seed, trainings.teachers[seed])
                for seed in options.seeds if seed in trainings.teachers]  # fmt: skip
     records += [summarise(name, seed, result) for (name, seed), result in results.items()]
-    data = load_data(base)
+    data = trainings.data
     loaded = {} if records[0].method == "teacher" else _loaded_teacher(base, results)
     rows, sentence = table(records, loaded), conclusion(records)
     heading = _heading(argv, base, options)

@@ -96,11 +96,9 @@ def conclusion(records: Sequence[Record]) -> str:
     if seeds < 2:
         return f"{text}. One seed: this says little about which method is better."
     error = statistics.stdev(differences) / math.sqrt(seeds)
-    sure = "more than twice" if margin > 2 * error else "less than twice"
-    return (
-        f"{text} (± {error:.2f}, standard error of the paired difference over {seeds} seeds): "
-        f"{sure} its standard error."
-    )
+    sure = "more than twice" if margin > 2 * error else "that may be chance, less than twice"
+    paired = f"the standard error of the paired difference over {seeds} seeds, {error:.2f}."
+    return f"{text}: {sure} {paired}"
 
 
 def differences(records: Sequence[Record], test_rows: int) -> str:
