@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list_models:
         print(networks.list_models((32, 32, 3), 100))
         return 0
-    return shared.run(train, options, argv)
+    status = shared.run(train, options, argv)
+    keras_files.leave(status)
+    return status
 
 
 def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs.Result:
