@@ -25,6 +25,12 @@ SMALL = ["--dataset", "digits", "--teacher", "mlp-8", "--teacher-epochs", "2", "
 ROOT = Path(__main__.__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def no_lines_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, a line is printed once, at its end."""
+    monkeypatch.setattr(logs.Line.__init__, "__defaults__", (float("inf"),))
+
+
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the report, whose pictures outlast the trainings."""
