@@ -97,6 +97,7 @@ def _baselines(
     """Each baseline beside the same formula by hand."""
     two, three = (student, teacher), (student, teacher, labels)
     return {
+        "cross-entropy": lambda: F.cross_entropy(student, labels),
         "one KD loss by hand": lambda: handwritten.kd_loss(*two),
         "kd_loss": lambda: kd_loss(*two),
         "LSKD by hand": lambda: handwritten.lskd_loss(*two),

@@ -24,11 +24,11 @@ from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.objective import is_zero
 from mcld_core.formulas.similarity import embed
 from mcld_core.losses import Objective, category_ramp, term_weights
-from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
 
 def embedding_contrast(
-    student: Float[Array, "batch width"],
+    student: list[Any] | Float[Tensor, "batch width"],
     teacher: Float[Array, "batch width"],
     labels: Labels | None = None,
     *,
@@ -39,7 +39,7 @@ def embedding_contrast(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Contrast embeddings instance- and category-wise: ``S_ij = scale · cos(s_i, t_j)``.
 
     ``L_i = w_ins L_ins,i + ramp w_cat L_cat,i``, the terms of `mcld_core.mcld_loss` with this S.
@@ -58,7 +58,7 @@ def embedding_contrast(
             and pass the exponential. Its gradient is ``Σ_ij dL/dS_ij · cos_ij``.
         progress: the part of the training that is done, 0 to 1.
         sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep; a dropped row is neither anchor nor key.
+        where: (batch,) bool, True = keep; a dropped row is compared with nothing.
         reduction: as in `mcld_core.mcld_loss`.
 
     Returns:

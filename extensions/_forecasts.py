@@ -74,7 +74,7 @@ def bin_labels(
         (batch, time) int32 in 0 … bins - 1, or ``ignore_index``.
 
     Raises:
-        TypeError: targets that are no numbers.
+        TypeError: targets that are not numbers.
         ValueError: edges that are not increasing and finite, one at least.
         ValueError, ImportError: ``MCLD_BACKEND`` names no backend, or one that is not installed.
 

@@ -57,6 +57,8 @@ class Levels(NamedTuple):
     reduction: Reduction = "mean"
     normalizer: Scalar | None = None
     """What ``"mean"`` divides by; None: the number of rows that count."""
+    trains_keys: bool = False
+    """Whether the teacher's rows are keys alone, with a gradient: no divergence from them."""
 
 
 class SequenceArguments(Arguments):
@@ -134,7 +136,7 @@ def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[A
 
 def flat(ops: Backend, x: Array, axes: int) -> Array:
     """Return (batch, time, …) with the first two axes as one; ``axes`` follow them (0 or 1)."""
-    rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is no size where there are no rows
+    rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is not a size where there are no rows
     return ops.reshape(x, (rows, x.shape[2]) if axes else (rows,))
 
 
@@ -175,10 +177,13 @@ def contrast_sequences(
     sample = config.weight_sample
     by_row = Objective(
         config,
-        TermWeights(sample * gamma, sample, of_rows, config.weight_ce),
+        TermWeights(
+            sample * gamma, 0.0 if levels.trains_keys else sample, of_rows, config.weight_ce
+        ),
         class_prior=levels.class_prior,
         progress=levels.progress,
         excluded=ExcludedKeys(_in_another, (sequences.of_row(ops),)),
+        trains_keys=levels.trains_keys,
     )
     values, terms = evaluate_batch(arguments, sequences.rows, by_row, "none", return_terms=True)
     ramp = terms.pop("ramp")
@@ -218,8 +223,11 @@ def _by_sequence(
         class_prior=levels.class_prior,
         progress=levels.progress,
         excluded=groups.excluded,
+        trains_keys=levels.trains_keys,
     )
-    means = mean_rows(arguments.ops, sequences, groups.labels, levels.config)
+    means = mean_rows(
+        arguments.ops, sequences, groups.labels, levels.config, trains_keys=levels.trains_keys
+    )
     return evaluate_batch(arguments, means, objective, return_terms=True)
 
 
@@ -241,7 +249,11 @@ def reduce_sequences(
 
 
 def mean_rows(
-    ops: Backend, sequences: Sequences, labels: Array | None, config: MCLDConfig
+    ops: Backend,
+    sequences: Sequences,
+    labels: Array | None,
+    config: MCLDConfig,
+    trains_keys: bool = False,
 ) -> Batch:
     """Return one row a sequence: mean student logits and mean key of its kept rows.
 
@@ -269,7 +281,8 @@ def mean_rows(
     elif len(labels.shape) == 1:
         labels = ops.maximum(labels, -1)
     weight = None if valid is None else ops.astype(valid, rows.dtype)
-    return Batch(student, ops.stop_gradient(teacher), rows.dtype, labels, valid, weight)
+    teacher = teacher if trains_keys else ops.stop_gradient(teacher)
+    return Batch(student, teacher, rows.dtype, labels, valid, weight)
 
 
 def _sizes(ops: Backend, sequences: Sequences) -> tuple[Array | None, Any]:

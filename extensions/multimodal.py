@@ -76,7 +76,7 @@ def multimodal_mcld_loss(
     The first part is the mean over the pairs that the sample has, so a sample that misses a
     modality weighs as much as any other. The second part adds other losses f. A sample without
     any pair does not count. Where a sample misses a modality, the pairs of that modality treat it
-    as if it were not in the batch: it is neither anchor nor key. In all other pairs it is like
+    as if it were not in the batch: it is compared with nothing. In all other pairs it is like
     any other sample.
 
     - ``kind="logits"``: ``L_ab`` is `mcld_core.mcld_loss`.

@@ -45,7 +45,7 @@ def gather_keys(
 
     Args:
         teacher_logits: (batch, classes), this rank's rows, any float dtype. A NumPy array goes to
-            the device of the other arguments, or to the accelerator if they are no tensors either.
+            the device of the other arguments, or to the accelerator if they are not tensors either.
         labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max. The same
             kind on every rank.
         sample_weight: (batch,) ≥ 0, as given to the loss.

@@ -16,11 +16,11 @@ from mcld_core.formulas.divergence import (
     target_class,
 )
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
 def dkd_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -31,7 +31,7 @@ def dkd_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Decoupled distillation: ``T² [ α KL(b^t ‖ b^s) + β KL(r^t ‖ r^s) ]``.
 
     b is the target's probability against the rest, r the softmax over the rest. With soft labels
@@ -75,7 +75,7 @@ def dkd_loss(
 
 
 def nkd_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -85,7 +85,7 @@ def nkd_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Normalised KD: ``-p_y log q_y - γ T² Σ_{c≠y} p̂_c log q̂_c``.
 
     p and q are the teacher's and the student's softmax, at temperature 1 at the target y; p̂ and q̂
@@ -139,7 +139,7 @@ def nkd_loss(
 
 
 def rld_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -151,7 +151,7 @@ def rld_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Refined logit distillation: the teacher's confidence at the label, and the classes below it.
 
     ``α T_α² KL( b(max_c p_c) ‖ b(q_y) ) + β T² KL( p ‖ q over {c: t_c < t_y} )``, b the pair of a

@@ -11,11 +11,11 @@ from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Bool, Float, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Logits, Reduction, Scalar, Tensor
 
 
 def dist_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     *,
     beta: Scalar = 1.0,
@@ -24,7 +24,7 @@ def dist_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Correlation of relations: ``T² [ β (1 - ρ(q_i, p_i)) + γ (1 - mean_c ρ(q_:c, p_:c)) ]``.
 
     ρ is Pearson's correlation of the student's and the teacher's softmax at T: of each row, and of

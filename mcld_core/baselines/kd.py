@@ -9,11 +9,11 @@ from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Float, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Float, Logits, Reduction, Scalar, Tensor
 
 
 def kd_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     *,
     temperature: Scalar = 4.0,
@@ -23,7 +23,7 @@ def kd_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Distil softened probabilities: ``T² KL(softmax(t/T) ‖ softmax(s/T))``.
 
     The factor T² keeps the size of the gradient independent of the temperature. With p the

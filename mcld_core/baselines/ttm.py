@@ -7,11 +7,11 @@ from typing import Any
 from mcld_core.arguments import Arguments
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import Softmax, raised
-from mcld_core.typing import Array, Float, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Float, Logits, Reduction, Scalar, Tensor
 
 
 def ttm_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     *,
     gamma: Scalar = 0.1,
@@ -19,7 +19,7 @@ def ttm_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Transformed teacher matching: ``U_i KL( p_i^γ / U_i ‖ q_i )``, ``U_i = Σ_c p_ic^γ``.
 
     p and q are the softmax of the logits; only the teacher's is flattened, by the power γ. With
@@ -27,7 +27,7 @@ def ttm_loss(
 
     Args:
         student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
-        gamma: γ > 0; 1 is no change.
+        gamma: γ > 0; 1 changes nothing.
         weighted: whether U multiplies the divergence (WTTM).
         sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 

@@ -72,7 +72,7 @@ def target_class(
 def at_target(
     ops: Backend, target: Int[Array, " block"], logits: Float[Array, "block classes"]
 ) -> tuple[Bool[Array, "block classes"], Int[Array, "block 1"], Float[Array, " block"]]:
-    """Return where the target stands, its index (0 if it is no class), and 1 if it is a class."""
+    """Return where the target stands, its index (0 if it is not a class), and 1 if it is one."""
     classes = logits.shape[1]
     is_target = ops.arange(classes, target)[None, :] == target[:, None]
     has_target = (target >= 0) & (target < classes)
@@ -111,7 +111,7 @@ def decoupled_divergence(
 ) -> Float[Array, " block"]:
     """Decoupled distillation (Zhao et al. 2022): ``T² [α KL(b^t ‖ b^s) + β KL(r^t ‖ r^s)]``.
 
-    ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is no class
+    ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is not a class
     has no target part; its rest is the whole row.
     """
     is_target, index, has_target = at_target(ops, target, student)

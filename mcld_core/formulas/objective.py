@@ -56,7 +56,7 @@ class KeySet(NamedTuple):
 
 
 class ExcludedKeys(NamedTuple):
-    """Keys that are no negatives of an anchor, whatever their labels.
+    """Keys that do not push an anchor, whatever their labels.
 
     For rows with a place: a token is contrasted within its own sequence, a window with windows
     that it does not overlap. ``excludes(anchor, key)`` gets the facts of a block of anchors,
