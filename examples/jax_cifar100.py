@@ -37,13 +37,13 @@ from recipes import logs
 from recipes import options as shared
 from recipes.files import check_space, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
-from recipes.methods import baseline_loss, mcld_config
+from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import jax as networks
 from recipes.models.jax import build, count_parameters, named, unnamed
 from recipes.models.tables import kept_models
 from recipes.teachers import OnnxTeacher, cached_logits, find_adapter, is_own, named_files
 
-from mcld_core import TeacherBank, mcld_loss
+from mcld_core import TeacherBank, adjust_logits, mcld_loss
 
 CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
 
@@ -96,11 +96,8 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     optimizer = optax.chain(decay, optax.trace(options.momentum))  # the step multiplies by −rate
     if options.optimizer == "adamw":
         optimizer = optax.chain(optax.scale_by_adam(), decay)
-    devices, bank = Devices(), None
-    if options.bank_size and mcld_config(options):  # teacher rows to contrast with as well
-        bank_rows = len(data.train) if options.bank_size == "all" else options.bank_size
-        bank = TeacherBank.empty(bank_rows, data.classes, like=jnp.zeros(0))
-    state = State(params, others, optimizer.init(params), bank)
+    devices = Devices()
+    state = State(params, others, optimizer.init(params), None)
     run_student = jax.jit(lambda state, images: run_model(graph, state, normalise(data, images)))
 
     def logits_of(split: sets.Split) -> np.ndarray:
@@ -108,11 +105,18 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
 
     parameters, test_logits = count_parameters(student), partial(logits_of, data.test)
     check_space(options.out, 20 * parameters)
-    shared.begin(options, writes=first and not options.dry_run)
+    shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
         logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
         return logs.Result(name, options.out, [], parameters, student, test_logits)
     teacher = None if options.method == "ce" else make_teacher(options, data, devices)
+    if options.bank_size and mcld_config(options):  # teacher rows to contrast with as well
+        labels, like = data.train.labels.astype("int32"), jnp.zeros(0)
+        if options.bank_size == "all":
+            bank = TeacherBank.from_logits(teacher.table, labels, like=like)
+        else:
+            bank = TeacherBank.empty(options.bank_size, data.classes, like=like)
+        state = state._replace(bank=bank)
     step = make_step(graph, optimizer, options, data, devices)
 
     # Where the training is: at the start, or where the checkpoint says.
@@ -126,8 +130,8 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     sums = {key: jnp.float32(x) for key, x in notes.get("sums", {}).items()}
     steps = sets.steps_per_epoch(data.train, options.batch_size)
     place = (options.epochs * steps, epoch * steps + number)
-    progress = logs.Progress(name, *place, seconds=options.log_seconds, quiet=not first)
-    log = logs.Log(name, options, writes=first and epoch < options.epochs)
+    progress = logs.Progress(name, *place, seconds=options.log_seconds)
+    log = logs.Log(name, options, writes=epoch < options.epochs)
 
     def describe(rows: Sequence[logs.Row]) -> dict[str, Any]:
         return shared.describe(options, data, rows) | {"layout": "NHWC"}
@@ -147,10 +151,12 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
             started, rate = time.perf_counter(), shared.learning_rate(options, epoch)
             batches = sets.training_batches(
                 data.train, options.batch_size, seed=options.seed, epoch=epoch, crop=options.crop,
-                flip=options.flip, start=number,
+                flip=options.flip, start=number, share=devices.share,
             )  # fmt: skip
             for images, labels, index in batches:
-                batch = devices.split(images, labels.astype("int32"), index.astype("int32"))
+                count = min(options.batch_size, len(data.train) - number * options.batch_size)
+                labels, index = labels.astype("int32"), index.astype("int32")
+                batch = devices.split(count, images, labels, index)
                 answers = teacher.answer(batch[0], batch[2]) if teacher else None
                 done = np.float32((epoch * steps + number) / (options.epochs * steps))
                 state, added = step(state, *batch, answers, done, np.float32(rate))
@@ -167,7 +173,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
             row |= {key: float(x / sums["rows"]) for key, x in sums.items() if key != "rows"}
             epoch, number, sums = epoch + 1, 0, {}
             if epoch % options.eval_every == 0 or epoch == options.epochs:
-                row |= sets.accuracies(logits_of, data)
+                row |= sets.accuracies(logits_of, data, options.balanced)
                 rows.append(row | {"seconds": time.perf_counter() - started})
                 if first:
                     progress.epoch(rows[-1], options.epochs)
@@ -197,14 +203,16 @@ def make_step(
     """
     config = mcld_config(options)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    baseline = None if config else baseline_loss(options, lambda *x: cross_entropy(*x).mean())
+    prior = label_counts(options, data.train.labels, data.classes)
+    baseline = baseline_loss(options, lambda *x: cross_entropy(*x).mean(), prior)
 
     def loss_of(logits: Any, answers: Any, labels: Any, keys: Any, progress: Any) -> Any:
-        if baseline is not None:
+        if config is None:
             return baseline(logits, answers, labels, progress), {}
         return mcld_loss(
-            logits, answers, labels, config=config, keys=keys, progress=progress, return_terms=True
-        )
+            adjust_logits(logits, prior) if options.balanced else logits, answers, labels,
+            config=config, keys=keys, class_prior=prior, progress=progress, return_terms=True,
+        )  # fmt: skip
 
     @partial(jax.jit, donate_argnums=0, out_shardings=devices.whole)
     def step(
@@ -213,7 +221,8 @@ def make_step(
         pixels, keys, bank = normalise(data, images), None, state.bank
         if bank is not None:
             keys = bank.keys(answers, labels, index=index)
-            bank = bank.push(answers, labels, index=index)
+            moves = options.bank_size != "all"
+            bank = bank.push(answers, labels, index=index) if moves else bank
 
         def objective(params: Any) -> Any:
             model = nnx.merge(graph, nnx.State(params), nnx.State(state.others))
@@ -253,17 +262,26 @@ class Devices:
         """Put arrays on every device."""
         return jax.device_put(tree, self.whole)
 
-    def split(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
-        """Split the rows over the devices; a number that does not divide goes to each whole."""
-        where = self.whole if len(arrays[0]) % jax.device_count() else self.rows
-        return tuple(jax.make_array_from_callback(x.shape, where, x.__getitem__) for x in arrays)
+    def of(self, count: int) -> NamedSharding:
+        """Say where ``count`` rows go: a number that does not divide goes to each device whole."""
+        return self.whole if count % jax.device_count() else self.rows
+
+    def share(self, count: int) -> np.ndarray:
+        """Return which of ``count`` rows this process reads: those of its devices."""
+        places = self.of(count).addressable_devices_indices_map((count,)).values()
+        return np.unique(np.concatenate([np.arange(count)[place] for place in places]))
+
+    def split(self, count: int, *own: np.ndarray) -> tuple[jax.Array, ...]:
+        """Make arrays of ``count`` rows over all devices of what each process has read."""
+        join = partial(jax.make_array_from_process_local_data, self.of(count))
+        return tuple(join(x, (count, *x.shape[1:])) for x in own)
 
     def answers(self, size: int, split: sets.Split, function: Any) -> np.ndarray:
         """Return a function's rows for all images of a split."""
-        parts = [
-            process_allgather(function(*self.split(images)), tiled=True)[:rows]
-            for images, rows in sets.evaluation_batches(split, size)
-        ]
+        own, parts = self.share(size), []
+        for images, rows in sets.evaluation_batches(split, size):
+            answers = function(*self.split(size, images[own]))
+            parts.append(process_allgather(answers, tiled=True)[:rows])
         return np.concatenate(parts)
 
     def agree(self, requested: bool, step: int) -> bool:
@@ -280,6 +298,7 @@ class Teacher(NamedTuple):
     model: nnx.Module | None  # if it is one
     accuracy: float
     test_logits: Callable[[], np.ndarray]
+    table: np.ndarray | None  # its logits of the training images, where steps or the bank use them
 
 
 def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devices) -> Teacher:
@@ -316,23 +335,24 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
         return devices.answers(options.eval_batch_size, split, partial(answer, variables))
 
     found = sets.accuracies(logits_of, data)
-    first = jax.process_index() == 0
-    if first:
-        shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
-        logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
+    shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
+    logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
     model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
     known = (model, found["test_accuracy"], partial(logits_of, data.test))
-    if options.crop or options.flip:
-        return Teacher(lambda images, index: answer(variables, images), *known)
-    mark = [" ".join(options.teacher), adapter.scale, adapter.shift, repr(adapter)]
-    mark += [x for tree in variables for x in named(tree).values()]
-    mark += [Path(name).read_bytes() for name in options.teacher if name.endswith(".onnx")]
-    table = devices.copy(cached_logits(
-        options.teacher_cache, data.name, data.train, data.classes, mark,
-        lambda: logits_of(data.train), writes=first, wait=partial(sync_global_devices, "teacher"),
-    ))  # fmt: skip
-    look_up = jax.jit(lambda table, index: table[index])
-    return Teacher(lambda images, index: look_up(table, index), *known)
+    moving, table = options.crop or options.flip, None
+    if not moving or options.bank_size == "all":
+        mark = [" ".join(options.teacher), adapter.scale, adapter.shift, repr(adapter)]
+        mark += [x for tree in variables for x in named(tree).values()]
+        mark += [Path(name).read_bytes() for name in options.teacher if name.endswith(".onnx")]
+        wait = partial(sync_global_devices, "teacher")
+        table = cached_logits(
+            options.teacher_cache, data.name, data.train, data.classes, mark,
+            lambda: logits_of(data.train), wait=wait,
+        )  # fmt: skip
+    if moving:
+        return Teacher(lambda images, index: answer(variables, images), *known, table)
+    look_up, rows = jax.jit(lambda rows, index: rows[index]), devices.copy(table)
+    return Teacher(lambda images, index: look_up(rows, index), *known, table)
 
 
 def run_model(graph: Any, variables: Sequence[Any], pixels: jax.Array) -> jax.Array:

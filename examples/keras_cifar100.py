@@ -31,13 +31,14 @@ from recipes import logs
 from recipes import options as shared
 from recipes.files import check_space, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
-from recipes.logs import Row, check_finite, stopped
-from recipes.methods import baseline_loss, mcld_config
+from recipes.logs import Row, check_finite, is_first, stopped
+from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
 from recipes.models import keras_files
 from recipes.models.tables import kept_models
 from recipes.teachers import cached_logits, find_adapter
 
+from mcld_core import TeacherBank
 from mcld_core.backends.keras import MCLDDistiller
 
 CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
@@ -68,6 +69,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
+    processes = keras_files.Processes()
     if data is None:
         data = shared.load_data(options)
         logs.say(str(data))
@@ -85,15 +87,19 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
 
     # What `fit` trains: the distiller for MCLD, the model below for the other losses.
     inner_teacher, inner = (None, student) if teacher is None else teacher.models_with(student)
-    steps, config = sets.steps_per_epoch(data.train, options.batch_size), mcld_config(options)
+    steps = sets.steps_per_epoch(data.train, options.batch_size, processes.devices)
+    config = mcld_config(options)
+    prior = label_counts(options, data.train.labels, data.classes)
     if config is not None:
+        bank = options.bank_size
+        if bank == "all":
+            bank = TeacherBank.from_logits(teacher.table, data.train.labels)
         learner: keras.Model = MCLDDistiller(
             inner_teacher, inner, config, total_steps=max(options.epochs, 1) * steps,
-            bank_size=len(data.train) if options.bank_size == "all" else options.bank_size,
-            show_terms=True,
+            bank_size=bank, show_terms=True, class_prior=prior, balanced=options.balanced,
         )  # fmt: skip
     else:
-        learner = Baseline(inner_teacher, inner, options, options.epochs * steps)
+        learner = Baseline(inner_teacher, inner, options, options.epochs * steps, prior)
     optimizer = networks.SGD(options.lr, options.momentum, options.weight_decay)
     if options.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(options.lr, weight_decay=options.weight_decay)
@@ -101,7 +107,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     learner.optimizer.build(learner.trainable_variables)
 
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
-    batches = Batches(data, options, teacher)
+    batches = Batches(data, options, teacher, processes, steps)
     journal = Journal(options, data, student, learner, batches)
     if options.resume and journal.checkpoint.exists():
         journal.restore()
@@ -116,13 +122,11 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
                 batches, callbacks=[journal], shuffle=False, verbose=0, initial_epoch=journal.epoch,
                 epochs=journal.epoch + 1 if journal.step else options.epochs,
             )  # fmt: skip
-    if journal.rows and options.onnx and not (options.out / "student.onnx").exists():
-        compared = None if teacher is None else teacher.single
-        hand_over(
-            options, keras_files.in_float32(student), compared,
-            pixels(data.test.images[:SHOWN], data), journal.describe(),
-            EXPORTERS[keras.backend.backend()],
-        )  # fmt: skip
+    exports = journal.rows and options.onnx and not (options.out / "student.onnx").exists()
+    if exports and is_first():
+        alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
+        images, notes = pixels(data.test.images[:SHOWN], data), journal.describe()
+        hand_over(options, alone, compared, images, notes, EXPORTERS[keras.backend.backend()])
     known = () if teacher is None else (teacher.accuracy, teacher.test_logits)
     return logs.Result(name, options.out, journal.rows, parameters, student, test_logits, *known)
 
@@ -131,13 +135,14 @@ class Baseline(keras.Model):
     """A student under cross-entropy, KD or DKD: what `MCLDDistiller` is for MCLD."""
 
     def __init__(
-        self, teacher: keras.Model | None, student: keras.Model, options: Any, total_steps: int
-    ) -> None:
+        self, teacher: keras.Model | None, student: keras.Model, options: Any, total_steps: int,
+        prior: np.ndarray | None,
+    ) -> None:  # fmt: skip
         super().__init__(name="baseline")
         self.teacher, self.student, self.total_steps = teacher, student, total_steps
         if teacher is not None:
             teacher.trainable = False
-        self.loss_of = baseline_loss(options, cross_entropy)
+        self.loss_of = baseline_loss(options, cross_entropy, prior)
         self.steps_done = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="steps_done"
         )
@@ -173,7 +178,7 @@ def pixels(images: np.ndarray, data: sets.Dataset) -> np.ndarray:
 
 def predict(model: Any, split: sets.Split, data: sets.Dataset, batch_size: int) -> np.ndarray:
     """Return the logits of a model, or of a function, for a split, in float32."""
-    function = getattr(model, "predict_on_batch", model)
+    function = keras_files.answers_of(model)
     batches = sets.evaluation_batches(split, batch_size)
     parts = [function(pixels(images, data))[:rows] for images, rows in batches]
     return np.concatenate(parts).astype("float32")
@@ -182,24 +187,27 @@ def predict(model: Any, split: sets.Split, data: sets.Dataset, batch_size: int) 
 class Batches(keras.utils.PyDataset):
     """The training batches of an epoch from ``start`` on, with the teacher's answers if it asks."""
 
-    def __init__(self, data: sets.Dataset, options: Any, teacher: Teacher | None) -> None:
+    def __init__(
+        self, data: sets.Dataset, options: Any, teacher: Teacher | None, processes: Any, steps: int
+    ) -> None:
         super().__init__()
         self.data, self.options, self.teacher = data, options, teacher
-        self.epoch = self.start = 0
+        self.processes, self.steps, self.epoch, self.start = processes, steps, 0, 0
 
     def __len__(self) -> int:
-        return sets.steps_per_epoch(self.data.train, self.options.batch_size) - self.start
+        return self.steps - self.start
 
     def __getitem__(self, number: int) -> tuple[Any, np.ndarray]:
         options = self.options
         images, labels, index = next(sets.training_batches(
             self.data.train, options.batch_size, seed=options.seed, epoch=self.epoch,
             crop=options.crop, flip=options.flip, start=self.start + number,
+            share=self.processes.share,
         ))  # fmt: skip
         x: Any = pixels(images, self.data)
-        if self.teacher is not None and not self.teacher.inside:
-            table = self.teacher.table
-            x = (x, self.teacher.answer(x) if table is None else table[index])
+        teacher = self.teacher
+        if teacher is not None and not teacher.inside:
+            x = (x, teacher.answer(x) if teacher.moving else teacher.table[index])
         return x, labels.astype("int32")
 
 
@@ -216,30 +224,31 @@ class Teacher:
             return train(shared.teacher_options(options, number), data).model
 
         self.models, mark = keras_files.load_teachers(options, data, train_one)
+        self.functions = [keras_files.answers_of(model) for model in self.models]
         mark.append(repr(self.adapter))
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
         found = sets.accuracies(logits_of, data)
         shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
         logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
         self.accuracy, self.table = found["test_accuracy"], None
+        self.moving = bool(options.crop or options.flip)
         self.test_logits = partial(logits_of, data.test)
-        if not (options.crop or options.flip):
+        if not self.moving or options.bank_size == "all":
             self.table = cached_logits(
                 options.teacher_cache, data.name, data.train, data.classes, mark,
-                lambda: logits_of(data.train),
+                lambda: logits_of(data.train), wait=lambda: keras_files.Processes().any(False),
             )  # fmt: skip
         alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
         self.single = keras_files.in_float32(self.models[0]) if alone else None
         adapted = [getattr(options, f"teacher_{x}") for x in ("mean", "std", "size", "classes")]
-        self.inside = self.table is None and alone and not any(adapted)
+        self.inside = self.moving and alone and not any(adapted)
 
     def answer(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of normalised images."""
         own, size = images * self.adapter.scale + self.adapter.shift, self.adapter.size
         if size is not None:
             own = np.asarray(ops.image.resize(own, (size, size), "bicubic"))
-        ask = [getattr(model, "predict_on_batch", model) for model in self.models]
-        return self.adapter.combine([np.asarray(function(own), "float32") for function in ask])
+        return self.adapter.combine([np.asarray(f(own), "float32") for f in self.functions])
 
     def models_with(self, student: keras.Model) -> tuple[keras.Model, keras.Model]:
         """Return teacher and student as models of the same inputs: images, or answers as well."""
@@ -262,7 +271,7 @@ class Journal(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.options, self.data, self.student, self.learner = options, data, student, learner
-        self.batches, self.steps = batches, len(batches)
+        self.batches, self.processes, self.steps = batches, batches.processes, batches.steps
         self.name = f"{options.student} by {options.method}"
         self.checkpoint = options.out / "checkpoint.npz"
         self.rows: list[Row] = []
@@ -284,8 +293,10 @@ class Journal(keras.callbacks.Callback):
                 variable.assign(ops.convert_to_tensor(variable) + value)
             self.sums = []
         self.progress.step(loss)
-        stopping = self.stop.requested and self.step < self.steps
-        if self.step % CHECK_EVERY == 0 or self.step == self.steps or stopping:
+        due = self.step % CHECK_EVERY == 0 or self.step == self.steps
+        asks = self.step < self.steps and (due or self.processes.count == 1)
+        stopping = asks and self.processes.any(self.stop.requested)
+        if due or stopping:
             kept = self.checkpoint if self.epoch else None
             check_finite(loss(), self.name, self.epoch + 1, self.options.lr, kept)
         if stopping:
@@ -302,14 +313,14 @@ class Journal(keras.callbacks.Callback):
             row |= {key: float(x) for key, x in logs.items() if key.startswith("term_")}
             row["train_accuracy"] = float(logs["accuracy"])
             logits_of = partial(predict, self.student, data=self.data, batch_size=size)
-            row |= sets.accuracies(logits_of, self.data)
+            row |= sets.accuracies(logits_of, self.data, options.balanced)
             self.rows.append(row | {"seconds": time.perf_counter() - self.started})
             self.progress.epoch(self.rows[-1], options.epochs)
             self.log.write(self.rows)
-            for kind in kept_models(options, self.rows):
+            for kind in kept_models(options, self.rows) if is_first() else ():
                 keras_files.save_model(options.out / f"{kind}.keras", self.student, self.describe())
         self.save()
-        if self.stop.requested:
+        if self.processes.any(self.stop.requested):
             raise stopped(self.name, f"after epoch {self.epoch}/{options.epochs}", options.out)
 
     def describe(self) -> dict[str, Any]:
@@ -333,6 +344,8 @@ class Journal(keras.callbacks.Callback):
         sums = [float(ops.convert_to_numpy(x)) for x in self.metric_variables()]
         notes = {"epoch": self.epoch, "step": self.step, "rows": self.rows}
         arrays = {key: ops.convert_to_numpy(x) for key, x in self.state().items()}
+        if not is_first():
+            return
         save_arrays(self.checkpoint, arrays, notes | {"sums": sums if self.step else []})
 
     def restore(self) -> None:

@@ -23,6 +23,7 @@ goes on where a run stopped, or was killed, and ends as if it had not.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -37,13 +38,13 @@ from recipes import options as shared
 from recipes.data import DATASETS, Split, pictures, tf_input
 from recipes.files import DataError, check_space, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
-from recipes.methods import baseline_loss, mcld_config
+from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
 from recipes.models import keras_files
 from recipes.models.tables import kept_models
 from recipes.teachers import cached_logits, find_adapter
 
-from mcld_core import TeacherBank, mcld_loss
+from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.tensorflow import gather_keys
 
 CHECK_EVERY = 50  # steps between two looks at the loss
@@ -62,17 +63,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
     add("--replicas", type=int, default=0, help="0: all GPUs, or one CPU; n: so many CPU devices")
     options = shared.parse_options(parser, argv, shared.DEFAULTS | pictures.DEFAULTS)
-    if options.teacher_cache is not None and options.dataset in pictures.DEFAULTS:
-        parser.error("--teacher-cache needs all training images as an array: --dataset digits")
-    if options.teacher_cache is not None and options.random_resized_crop:
+    if options.teacher_cache and options.random_resized_crop and options.bank_size != "all":
         parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
     if options.download and options.dataset in pictures.DEFAULTS:
         parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
                      "image-net.org, and pass --data-dir")  # fmt: skip
     if options.crop and options.random_resized_crop:
         parser.error("--crop shifts whole pictures: pass --no-random-resized-crop as well")
-    if options.batch_size % max(options.replicas, 1):
-        parser.error(f"--batch-size {options.batch_size} does not divide by --replicas")
     return options
 
 
@@ -94,11 +91,14 @@ def train(
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
     strategy = strategy or make_strategy(options.replicas)  # before TensorFlow does anything else
+    replicas, first = strategy.num_replicas_in_sync, logs.is_first()
+    if options.batch_size % replicas:
+        raise DataError(f"--batch-size {options.batch_size} does not divide by {replicas} replicas")
     if data is None:
         data = tf_input.load(options)
         logs.say(str(data))
-        if strategy.num_replicas_in_sync > 1:
-            logs.say(f"{strategy.num_replicas_in_sync} replicas")
+        if replicas > 1:
+            logs.say(f"{replicas} replicas")
     name = f"{options.student} by {options.method}"
     keras.config.set_dtype_policy(POLICIES[options.amp])
     with strategy.scope():
@@ -113,7 +113,7 @@ def train(
         return logs.Result(name, options.out, [], parameters, student, test_logits)
     teacher = None if options.method == "ce" else Teacher(options, data, strategy)
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
-    step = Step(options, data, student, teacher, strategy)
+    step, meeting = Step(options, data, student, teacher, strategy), make_meeting(strategy)
     batches = tf_input.TrainingInput(
         data, options.batch_size, seed=options.seed, crop=options.crop, flip=options.flip,
         resized_crop=options.random_resized_crop,
@@ -140,7 +140,8 @@ def train(
     def save() -> None:
         kept = {key: float(x) for key, x in sums.items()}
         notes = {"epoch": epoch, "step": number, "rows": rows, "sums": kept}
-        save_arrays(checkpoint, step.arrays(), notes)
+        if first:
+            save_arrays(checkpoint, step.arrays(), notes)
 
     def leave(where: str) -> None:
         save()
@@ -150,13 +151,15 @@ def train(
         while epoch < options.epochs:
             started = time.perf_counter()
             rate = shared.learning_rate(options, epoch, (0.3, 0.6, 0.9))
-            for batch in strategy.experimental_distribute_dataset(batches.epoch(epoch, number)):
+            epoch_of = partial(batches.epoch, epoch, number)
+            for batch in strategy.distribute_datasets_from_function(epoch_of):
                 done = (epoch * steps + number) / (options.epochs * steps)
-                added = step(batch, done, rate)
+                added = step(batch, done, rate, stop.requested)
+                stopped = added.pop("stop") > 0  # of any worker, and known to all
                 sums = {key: sums[key] + x for key, x in added.items()} if sums else added
                 number += 1
                 progress.step(lambda sums=sums: float(sums["loss"] / sums["rows"]))
-                stopping = stop.requested and number < steps
+                stopping = stopped and number < steps
                 if number % CHECK_EVERY == 0 or number == steps or stopping:
                     kept = checkpoint if epoch else None
                     logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, kept)
@@ -170,16 +173,17 @@ def train(
             row |= {key: float(x / sums["rows"]) for key, x in sums.items() if key != "rows"}
             epoch, number, sums = epoch + 1, 0, {}
             if epoch % options.eval_every == 0 or epoch == options.epochs:
-                row |= tf_input.evaluate(logits, data, options.eval_batch_size)
+                size = options.eval_batch_size
+                row |= tf_input.evaluate(logits, data, size, options.balanced)
                 rows.append(row | {"seconds": time.perf_counter() - started})
                 progress.epoch(rows[-1], options.epochs)
                 log.write(rows)
-                for kind in kept_models(options, rows):
+                for kind in kept_models(options, rows) if first else ():
                     keras_files.save_model(options.out / f"{kind}.keras", student, describe())
             save()
-            if stop.requested:
+            if meeting(stop.requested):
                 leave(f"after epoch {epoch}/{options.epochs}")
-    if rows and options.onnx and not (options.out / "student.onnx").exists():
+    if first and rows and options.onnx and not (options.out / "student.onnx").exists():
         images, _ = next(iter(tf_input.evaluation_input(data.test, data, SHOWN)))
         alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
         hand_over(options, alone, compared, images.numpy(), describe(), "tf2onnx")
@@ -188,11 +192,14 @@ def train(
 
 
 def make_strategy(replicas: int) -> Any:
-    """Return what spreads a step: over all GPUs, over so many devices of the CPU, or not.
+    """Return what spreads a step: over the workers of ``TF_CONFIG``, over all GPUs, over so many
+    devices of the CPU, or not.
 
     Raises:
         DataError: TensorFlow has started with fewer devices of the CPU.
     """
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
     if replicas:
         cpu = tf.config.list_physical_devices("CPU")[0]
         try:
@@ -206,6 +213,14 @@ def make_strategy(replicas: int) -> Any:
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
+def make_meeting(strategy: Any) -> Any:
+    """Return ``meeting(flag)``: whether any worker says so; every worker comes, and waits."""
+    everyone = tf.function(
+        lambda x: strategy.reduce("SUM", strategy.run(lambda y: y, (x,)), axis=None)
+    )
+    return lambda flag: float(everyone(tf.constant(float(flag)))) > 0
+
+
 class Step:
     """One step of all replicas together: teacher, student, loss, update, bank."""
 
@@ -215,9 +230,11 @@ class Step:
         self.options, self.student, self.teacher = options, student, teacher
         self.strategy = strategy
         self.config, self.bank = mcld_config(options), None
+        self.prior = label_counts(options, data.train.labels, data.classes)
         if self.config is None:
             ce = tf.nn.sparse_softmax_cross_entropy_with_logits
-            self.baseline = baseline_loss(options, lambda x, y: tf.reduce_mean(ce(y, x)))
+            mean = lambda x, y: tf.reduce_mean(ce(y, x))  # noqa: E731
+            self.baseline = baseline_loss(options, mean, self.prior)
         with strategy.scope():
             if options.optimizer == "adamw":
                 optimizer: Any = keras.optimizers.AdamW(weight_decay=options.weight_decay)
@@ -228,24 +245,29 @@ class Step:
             optimizer.build(student.trainable_variables)
             self.optimizer = optimizer
             if options.bank_size and self.config:  # teacher rows to contrast with as well
-                size = len(data.train) if options.bank_size == "all" else options.bank_size
-                empty = TeacherBank.empty(size, data.classes, like=tf.zeros([]))
+                if options.bank_size == "all":
+                    bank = TeacherBank.from_logits(teacher.table, data.train.labels)
+                else:
+                    empty = TeacherBank.empty
+                    bank = empty(options.bank_size, data.classes, like=tf.zeros([]))
                 first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-                self.bank = TeacherBank(*(tf.Variable(x, aggregation=first) for x in empty))
+                self.bank = TeacherBank(*(tf.Variable(x, aggregation=first) for x in bank))
         self.compiled = tf.function(self.all_replicas, autograph=False)
 
-    def __call__(self, batch: Any, progress: float, rate: float) -> dict[str, Any]:
-        """Train on a batch; return sums over its rows of what is shown."""
+    def __call__(self, batch: Any, progress: float, rate: float, stop: bool) -> dict[str, Any]:
+        """Train on a batch; return sums over its rows of what is shown, and who asks to stop."""
         self.optimizer.learning_rate.assign(rate)
-        sums = self.compiled(*batch, tf.constant(progress, tf.float32))
-        return {key: value.numpy() for key, value in sums.items()}
+        numbers = (tf.constant(progress, tf.float32), tf.constant(stop, tf.float32))
+        return {key: x.numpy() for key, x in self.compiled(*batch, *numbers).items()}
 
     def all_replicas(self, *arguments: Any) -> dict[str, Any]:
         """Run `replica` everywhere and add its sums up."""
         sums = self.strategy.run(self.replica, arguments)
         return {key: self.strategy.reduce("SUM", x, axis=None) for key, x in sums.items()}
 
-    def replica(self, images: Any, labels: Any, index: Any, progress: Any) -> dict[str, Any]:
+    def replica(
+        self, images: Any, labels: Any, index: Any, progress: Any, stop: Any
+    ) -> dict[str, Any]:
         """Do one replica's part."""
         answers = None if self.teacher is None else self.teacher(images, index)
         keys = self.keys(answers, labels) if self.config else None
@@ -256,8 +278,11 @@ class Step:
             if self.config is None:
                 loss = self.baseline(logits, answers, labels, progress)
             else:
-                loss, terms = mcld_loss(logits, answers, labels, config=self.config, keys=keys,
-                                        progress=progress, return_terms=True)  # fmt: skip
+                adjusted = adjust_logits(logits, self.prior) if self.options.balanced else logits
+                loss, terms = mcld_loss(
+                    adjusted, answers, labels, config=self.config, keys=keys,
+                    class_prior=self.prior, progress=progress, return_terms=True,
+                )  # fmt: skip
             share = scale(loss / replicas)  # the optimiser adds the replicas up
         variables = self.student.trainable_variables
         gradients = tape.gradient(share, variables)
@@ -269,7 +294,7 @@ class Step:
         right = tf.cast(tf.argmax(logits, 1, labels.dtype) == labels, tf.float32)
         means = {"loss": loss, **{f"term_{key}": x for key, x in terms.items()}}
         sums = {key: rows * x for key, x in means.items()}
-        return sums | {"train_accuracy": tf.reduce_sum(right), "rows": rows}
+        return sums | {"train_accuracy": tf.reduce_sum(right), "rows": rows, "stop": stop}
 
     def keys(self, answers: Any, labels: Any) -> Any:
         """Return the teacher's rows of all replicas and of the bank, and move the bank on."""
@@ -280,9 +305,10 @@ class Step:
         if self.bank is None:
             return own
         keys = self.bank.keys(answers, labels, where=where)
-        pushed = self.bank.push(answers, labels, where=where)
-        for variable, value in zip(self.bank, pushed, strict=True):
-            variable.assign(value)
+        if self.options.bank_size != "all":
+            pushed = self.bank.push(answers, labels, where=where)
+            for variable, value in zip(self.bank, pushed, strict=True):
+                variable.assign(value)
         if own is None:
             return keys
         return keys._replace(own_start=own.own_start, normalizer=own.normalizer)
@@ -298,7 +324,7 @@ class Step:
 
 
 class Teacher:
-    """The frozen teachers as one function; of arrays that stay the same, a table of its answers."""
+    """The frozen teachers as one function; of images that stay the same, a table of its answers."""
 
     def __init__(self, options: Any, data: pictures.PictureSet, strategy: Any) -> None:
         self.adapter, self.table = find_adapter(options, data), None
@@ -319,15 +345,17 @@ class Teacher:
         self.accuracy = found["test_accuracy"]
         self.test_logits = partial(tf_input.test_logits, answer, data, options.eval_batch_size)
         moving = options.crop or options.flip or options.random_resized_crop
-        if isinstance(data.train, Split) and not moving:
+        self.looks_up = not moving and (isinstance(data.train, Split) or options.teacher_cache)
+        if self.looks_up or options.bank_size == "all":
             self.table = tf.constant(cached_logits(
                 options.teacher_cache, data.name, data.train, data.classes, mark,
                 lambda: tf_input.predict(answer, data.train, data, options.eval_batch_size)[0],
+                wait=lambda: make_meeting(strategy)(False),
             ))  # fmt: skip
 
     def __call__(self, images: Any, index: Any) -> Any:
         """Return (batch, classes) in float32 for normalised images, rows of the training split."""
-        return self.answer(images) if self.table is None else tf.gather(self.table, index)
+        return tf.gather(self.table, index) if self.looks_up else self.answer(images)
 
     def answer(self, images: Any) -> Any:
         """Ask the teachers."""

@@ -27,17 +27,17 @@ import numpy as np
 import torch
 from recipes import logs, teachers
 from recipes import options as shared
-from recipes.data import Dataset, steps_per_epoch, training_batches
+from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
 from recipes.files import DataError, check_space, load_torch, save_torch
 from recipes.handover import SHOWN, hand_over
 from recipes.logs import Result, Row, StopSignal
-from recipes.methods import baseline_loss, mcld_config
+from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import torch as models
 from recipes.ranks import Ranks, share_norms
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mcld_core import mcld_loss
+from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.torch import MCLDLoss
 
 CHECK_EVERY = 50  # steps between two looks at the loss and at other ranks: they wait
@@ -63,14 +63,14 @@ def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
     ranks = Ranks(options.device)
     if data is None:
         data = shared.load_data(options)
-        ranks.say(str(data))
+        logs.say(str(data))
     student = make_model(options.student, data, options.seed)
     check_space(options.out, 32 * models.count_parameters(student))
-    shared.begin(options, writes=ranks.first and not options.dry_run)
+    shared.begin(options, writes=not options.dry_run)
     teacher = None if options.method == "ce" else load_teacher(options, data, ranks)
     training = Training(options, data, student, teacher, ranks)
     if options.dry_run:
-        ranks.say(f"dry run: {options.student} has {models.count_parameters(student):,} parameters")
+        logs.say(f"dry run: {options.student} has {models.count_parameters(student):,} parameters")
     else:
         training.run()
         if ranks.first and training.rows and options.onnx:
@@ -133,7 +133,7 @@ def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Te
     teacher = Teacher(loaded, adapter).to(ranks.device)
     pixels, size = models.Pixels(data, ranks.device), options.eval_batch_size
     answers = partial(models.predict, teacher, pixels=pixels, batch_size=size)
-    teacher.accuracy = teachers.measure(options, data, answers, quiet=not ranks.first)
+    teacher.accuracy = teachers.measure(options, data, answers)
     return teacher
 
 
@@ -158,6 +158,7 @@ class Training:
         self.pixels = models.Pixels(data, ranks.device, channels_last=options.channels_last)
         size = options.eval_batch_size
         self.predict = partial(models.predict, pixels=self.pixels, batch_size=size)
+        self.moving = options.crop or options.flip  # the images are others in each epoch
         self.table = self.teacher_table()
         memory = torch.channels_last if options.channels_last else torch.preserve_format
         self.model = student.to(ranks.device, memory_format=memory).train()
@@ -173,30 +174,34 @@ class Training:
         self.autocast = partial(torch.autocast, ranks.device.type, half, half is not None)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
 
+        prior = label_counts(options, data.train.labels, data.classes)
+        self.prior = None if prior is None else torch.from_numpy(prior).to(ranks.device)
         self.config, self.mcld = mcld_config(options), None  # None: another method
         if self.config is None:
-            self.baseline = baseline_loss(options, functional.cross_entropy)
+            self.baseline = baseline_loss(options, functional.cross_entropy, self.prior)
         else:
+            bank = options.bank_size
+            if bank == "all":  # of a dry run there are no answers
+                labels = torch.from_numpy(data.train.labels).to(ranks.device)
+                bank = 0 if self.table is None else TeacherBank.from_logits(self.table, labels)
             self.mcld = MCLDLoss(
-                self.config,
-                total_steps=max(1, options.epochs * self.steps),
-                bank_size=len(data.train) if options.bank_size == "all" else options.bank_size,
-                classes=data.classes,
-            ).to(ranks.device)
+                self.config, total_steps=max(1, options.epochs * self.steps), bank_size=bank,
+                classes=data.classes, class_prior=prior, balanced=options.balanced,
+            ).to(ranks.device)  # fmt: skip
         self.rows: list[Row] = []
         self.epoch = self.step = 0
         self.sums: dict[str, Any] = {}
 
     def teacher_table(self) -> Tensor | None:
-        """Return the teacher's logits of all training images, where they stay the same images."""
+        """Return the teacher's logits of all training images, where steps or the bank use them."""
         options, data, teacher = self.options, self.data, self.teacher
-        if teacher is None or options.crop or options.flip or options.dry_run:
+        used = not self.moving or options.bank_size == "all"
+        if teacher is None or not used or options.dry_run:
             return None
         table = teachers.cached_logits(
             options.teacher_cache, data.name, data.train, data.classes,
             [value.cpu() for value in teacher.state_dict().values()],
-            lambda: self.predict(teacher, data.train).cpu().numpy(),
-            writes=self.ranks.first, wait=self.ranks.wait,
+            lambda: self.predict(teacher, data.train).cpu().numpy(), wait=self.ranks.wait,
         )  # fmt: skip
         return torch.from_numpy(table).to(self.ranks.device)
 
@@ -205,11 +210,10 @@ class Training:
         options, epochs = self.options, self.options.epochs
         if options.resume and (options.out / "checkpoint.pt").exists():
             self.load()
-            self.ranks.say(f"{self.name}: resumed after epoch {self.epoch}/{epochs}")
-        first, done = self.ranks.first, self.epoch * self.steps + self.step
-        log = logs.Log(self.name, options, writes=first and self.epoch < epochs)
-        steps, seconds = epochs * self.steps, options.log_seconds
-        self.progress = logs.Progress(self.name, steps, done, seconds=seconds, quiet=not first)
+            logs.say(f"{self.name}: resumed after epoch {self.epoch}/{epochs}")
+        log = logs.Log(self.name, options, writes=self.epoch < epochs)
+        place = (epochs * self.steps, self.epoch * self.steps + self.step)
+        self.progress = logs.Progress(self.name, *place, seconds=options.log_seconds)
         with StopSignal() as stop, log, self.progress:
             while self.epoch < epochs:
                 self.train_epoch(stop)
@@ -228,10 +232,10 @@ class Training:
             group["lr"] = lr
         for images, labels, index in training_batches(
             self.data.train, options.batch_size, seed=options.seed, epoch=self.epoch,
-            crop=options.crop, flip=options.flip, start=self.step,
+            crop=options.crop, flip=options.flip, start=self.step, share=self.ranks.share,
         ):  # fmt: skip
-            if len(labels) >= self.ranks.world:
-                self.train_step(*map(self.ranks.share, (images, labels, index)))
+            if len(labels):
+                self.train_step(images, labels, index)
             self.step += 1
             self.progress.step(lambda: float(self.sums["loss"] / self.sums["rows"]))
             due = self.step % CHECK_EVERY == 0 or self.step == self.steps
@@ -260,7 +264,7 @@ class Training:
         inputs = self.pixels(images)
         targets, numbers = (torch.from_numpy(x).to(self.ranks.device) for x in (labels, index))
         with self.autocast():
-            if self.table is not None:
+            if self.table is not None and not self.moving:
                 teacher = self.table[numbers]
             else:
                 teacher = None if self.teacher is None else self.teacher(inputs)
@@ -283,14 +287,18 @@ class Training:
 
     def evaluate(self) -> Row:
         """Return the accuracies; and for the curves, the terms of MCLD on held-out batches."""
-        row: Row = {}
-        for part, held in reversed(self.data.held_out().items()):  # the last one: validation
-            row[f"{part}_accuracy"] = models.accuracy(self.predict(self.model, held), held)
+        balanced = self.options.balanced
+        answers = lambda split: self.predict(self.model, split).cpu().numpy()  # noqa: E731
+        row: Row = accuracies(answers, self.data, balanced)
         if self.config is not None and self.teacher is not None:
+            held = next(iter(self.data.held_out().values()))  # validation, if there is any
             few = held.take(np.arange(min(len(held), 4 * self.options.batch_size)))
             student, teacher = (self.predict(model, few) for model in (self.model, self.teacher))
             labels = torch.from_numpy(few.labels).to(student.device)
-            _, terms = mcld_loss(student, teacher, labels, config=self.config, return_terms=True)
+            _, terms = mcld_loss(
+                adjust_logits(student, self.prior) if balanced else student, teacher, labels,
+                config=self.config, class_prior=self.prior, return_terms=True,
+            )  # fmt: skip
             row |= {f"term_{key}": float(terms[key]) for key in ("instance", "sample", "category")}
         return row
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, fits, is_number, keep_rows, reduce_rows
+from mcld_core.arguments import Arguments, Batch, as_number, fits, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.divergence import MASKED
@@ -122,9 +122,7 @@ class SequenceArguments(Arguments):
             best = ops.argmax(stored.values, 1)[:, None]
             labels = ops.take_along_axis(stored.indices, best, 1)[:, 0]
         teacher = student if stored is not None else flat(ops, teacher, 1)
-        batch = self.batch(
-            student, teacher, labels, sample_weight=None, where=kept, ignore_index=ignore_index
-        )
+        batch = self.batch((student, teacher, labels, None, kept), ignore_index)
         if stored is not None:
             batch = batch._replace(teacher=stored)
         return Sequences(batch, ops.size(logits[0], 0), ops.size(logits[0], 1), logits[0])
@@ -138,7 +136,7 @@ def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[A
 
 def flat(ops: Backend, x: Array, axes: int) -> Array:
     """Return (batch, time, …) with the first two axes as one; ``axes`` follow them (0 or 1)."""
-    rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is no size where there are no rows
+    rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is not a size where there are no rows
     return ops.reshape(x, (rows, x.shape[2]) if axes else (rows,))
 
 
@@ -266,7 +264,7 @@ def mean_rows(
     rows = sequences.rows
     valid, size = _sizes(ops, sequences)
     student = _mean(ops, sequences, ops.astype(rows.student, rows.dtype), size)
-    temperature = number_like(ops, config.key_temperature, rows)
+    temperature = as_number(ops, config.key_temperature, rows.student, rows.dtype)
     if isinstance(rows.teacher, StoredRows):
         teacher = _mean_of_stored(ops, sequences, size, temperature)
     else:
@@ -324,13 +322,6 @@ def _mean_of_stored(
         ops.reshape(weights, per_sequence),
     )
     return total / size
-
-
-def number_like(ops: Backend, value: Scalar, rows: Batch) -> Any:
-    """Return a Python number as it is, anything else in the dtype computed in."""
-    if is_number(value):
-        return value
-    return ops.astype(ops.asarray(value, rows.student), rows.dtype)
 
 
 def _in_another(anchor: tuple[Array, ...], key: tuple[Array, ...]) -> Array:

@@ -62,8 +62,8 @@ matmul = np.matmul
 matrix_transpose = np.transpose
 
 
-def softplus(x: Array) -> Array:
-    return np.logaddexp(x, np.zeros((), x.dtype))
+def log_sigmoid(x: Array) -> Array:
+    return -np.logaddexp(-x, np.zeros((), x.dtype))
 
 
 def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:

@@ -49,7 +49,7 @@ def asarray(x: Any, like: Array | None = None) -> Array:
     narrow = device is not None and device.type in _WITHOUT_FLOAT64
     if isinstance(x, float):  # not rounded to float32 first, where that can be
         dtype = torch.float32 if narrow else torch.float64
-        if torch.compiler.is_compiling():  # a number that changes is no recompile as a factor
+        if torch.compiler.is_compiling():  # a factor that changes does not recompile
             return torch.ones((), dtype=dtype, device=device) * x
         return torch.scalar_tensor(x, dtype=dtype, device=device)
     if narrow:
@@ -96,6 +96,7 @@ matrix_transpose = torch.t
 where = torch.where
 softmax = torch.softmax
 log_softmax = torch.log_softmax
+log_sigmoid = torch.nn.functional.logsigmoid
 
 
 def matmul(x: Array, y: Array) -> Array:
@@ -129,10 +130,6 @@ class _WideMatmul(torch.autograd.Function):
             _WideMatmul.apply(gradient, y.mT) if by_x else None,
             _WideMatmul.apply(x.mT, gradient) if by_y else None,
         )
-
-
-def softplus(x: Array) -> Array:
-    return -torch.nn.functional.logsigmoid(-x)  # F.softplus is linear from 20 on: 2e-9 off
 
 
 def maximum(x: Array, y: Any) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from mcld_core.config import MCLDConfig, check_config
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
-from mcld_core.running_means import ClassMeans
+from mcld_core.running_means import ClassMeans, check_class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
 
 
@@ -43,7 +43,8 @@ class MCLDLoss(nn.Module):
         config: the settings.
         total_steps: the optimiser steps of the whole training. None: progress is 1, that is, no
             ramp, unless `forward` is given a progress.
-        bank_size: how many teacher rows the bank holds; 0: no bank.
+        bank_size: how many teacher rows the bank holds; 0: no bank. A `TeacherBank`: its rows, such
+            as those of the whole training set (`TeacherBank.from_logits`), and they stay.
         classes: the width of a row; a bank and class means need it.
         class_means: whether `mcld_core.ClassMeans` follow the batches of the training (those of all
             ranks), as keys of ``category_contrast="prototypes"``: every class in every step. Two
@@ -78,7 +79,7 @@ class MCLDLoss(nn.Module):
         config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
         *,
         total_steps: int | None = None,
-        bank_size: int = 0,
+        bank_size: int | TeacherBank = 0,
         classes: int | None = None,
         class_means: bool = False,
         soft_labels: bool = False,
@@ -92,21 +93,21 @@ class MCLDLoss(nn.Module):
         for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
             if value is not None and not value > 0:
                 raise ValueError(f"MCLDLoss: {name} needs an int > 0 or None; got {value!r}")
-        if not bank_size >= 0:
+        whole: TeacherBank | None = None
+        if isinstance(bank_size, TeacherBank):
+            whole, (bank_size, classes) = bank_size, map(int, bank_size.logits.shape)
+        elif not bank_size >= 0:
             raise ValueError(f"MCLDLoss: bank_size needs an int ≥ 0; got {bank_size!r}")
         if (bank_size or class_means) and classes is None:
             raise ValueError(
                 f"MCLDLoss: classes needs the width of the logits where there is a bank or class "
                 f"means; got None with bank_size={bank_size}, class_means={class_means}"
             )
-        if class_means and config.category_contrast != "prototypes":
-            raise ValueError(
-                'MCLDLoss: class_means needs a config with category_contrast="prototypes"; got '
-                f"{config.category_contrast!r}"
-            )
+        check_class_means("MCLDLoss", class_means, config)
         self.config = config
         self.total_steps = total_steps
         self.bank_size = bank_size
+        self.bank_moves = whole is None
         self.has_class_means = class_means
         self.rows_per_rank = rows_per_rank
         self._missed_steps = MissedSteps()
@@ -120,11 +121,11 @@ class MCLDLoss(nn.Module):
                 self.register_buffer(f"class_{name}", buffer)
         if bank_size:
             assert classes is not None
-            empty = TeacherBank.empty(
+            bank = whole or TeacherBank.empty(
                 bank_size, classes, like=torch.empty(0), soft_labels=soft_labels
             )
-            for name, buffer in empty._asdict().items():
-                self.register_buffer(f"bank_{name}", buffer)
+            for name, rows in bank._asdict().items():
+                self.register_buffer(f"bank_{name}", asarray(rows, torch.empty(0)))
 
     @property
     def bank(self) -> TeacherBank:
@@ -161,7 +162,7 @@ class MCLDLoss(nn.Module):
             sample_weight: (batch,) ≥ 0.
             where: (batch,) bool, True = keep.
             progress: the part of the training that is done, 0 to 1, instead of the counted steps.
-            index: (batch,) int sample ids; rows of the same sample in the bank are no keys then.
+            index: (batch,) int sample ids; rows of the same sample in the bank are then left out.
 
         Raises:
             ValueError, TypeError: as `mcld_core.mcld_loss`.
@@ -184,6 +185,13 @@ class MCLDLoss(nn.Module):
         if self.training:
             self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result
+
+    if TYPE_CHECKING:  # a module's says Any
+
+        def __call__(
+            self, student: Logits, teacher: Logits, labels: Labels | None = None, **settings: Any
+        ) -> torch.Tensor:
+            """As `forward`."""
 
     def extra_repr(self) -> str:
         """Return what ``print(loss)`` shows."""
@@ -226,7 +234,7 @@ class MCLDLoss(nn.Module):
         if keys is None:
             rows, options["where"] = (teacher, labels), where
         keys = bank.keys(*rows, **options)
-        if self.training:
+        if self.training and self.bank_moves:
             pushed = bank.push(*rows, **options)
             with torch.no_grad():
                 for buffer, value in zip(bank, pushed, strict=True):

@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import math
+import os
+import shutil
 import signal
 import sys
 import time
@@ -52,8 +55,10 @@ class Result:
             return f"{self.name}: nothing trained"
         last, text = self.rows[-1], ""
         best = best_row(self.rows)
+        if "test_balanced_accuracy" in last:
+            text = f" ({100 * last['test_balanced_accuracy']:.2f}% balanced)"
         if best is not None:
-            text = (
+            text += (
                 f"; best by validation: epoch {best['epoch']}, {100 * best['test_accuracy']:.2f}%"
             )
         if self.teacher_accuracy is not None:
@@ -65,10 +70,15 @@ class Result:
 
 
 def best_row(rows: Sequence[Any]) -> Any:
-    """Return the first row of the best validation accuracy; None without a validation split."""
+    """Return the first row of the best `validation_score`; None without a validation split."""
     if not rows or "validation_accuracy" not in rows[0]:
         return None
-    return max(rows, key=lambda row: (row["validation_accuracy"], -row["epoch"]))
+    return max(rows, key=lambda row: (validation_score(row), -row["epoch"]))
+
+
+def validation_score(row: Row) -> float:
+    """Return what choices rest on: the validation accuracy, balanced where that is trained for."""
+    return float(row.get("validation_balanced_accuracy", row["validation_accuracy"]))
 
 
 # ---- ends ----
@@ -110,7 +120,7 @@ class StopSignal:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        say("stopping once the state is saved; once more to stop at once")
+        say("stopping once the state is saved; once more to stop at once", important=True)
 
 
 def check_finite(loss: float, name: str, epoch: int, lr: float, kept: Path | None) -> None:
@@ -134,9 +144,78 @@ def check_finite(loss: float, name: str, epoch: int, lr: float, kept: Path | Non
 # ---- words ----
 
 
-def say(text: str) -> None:
-    """Print a line without tearing a progress bar."""
-    if sys.stderr.isatty():
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks, by the variables of its launcher."""
+    for name in ("RANK", "JAX_PROCESS_ID", "KERAS_DISTRIBUTION_PROCESS_ID"):
+        if name in os.environ:
+            return int(os.environ[name]) == 0
+    config = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    task, has_chief = config.get("task", {}), "chief" in config.get("cluster", {})
+    return int(task.get("index", 0)) == 0 and (task.get("type") == "chief" or not has_chief)
+
+
+class Line:
+    """One line for several trainings: while it is open, it stands in for all that they say.
+
+    At a terminal it is written over and over, with what a training says last as its end. Elsewhere
+    it is printed at most every ``seconds``, and when it is closed. What is important (a warning, a
+    file that was written) is printed above it.
+
+    Args:
+        name: its first words.
+        seconds: between two prints where nobody watches.
+    """
+
+    current: Line | None = None
+
+    def __init__(self, name: str, seconds: float = 30.0) -> None:
+        self.name, self.seconds, self.found = name, seconds, ""
+        self.said = time.monotonic()
+
+    def show(self, found: str) -> None:
+        """Set what is known so far; the line ends with it."""
+        self.found = found
+        self.add("")
+
+    def add(self, passing: str) -> None:
+        """Show a passing text after what is known."""
+        text = "  ".join(part for part in (self.name, self.found, passing) if part)
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self.said >= self.seconds:
+            self.said = time.monotonic()
+            print(text, flush=True)
+
+    def above(self, text: str) -> None:
+        """Print a line that stays."""
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        print(text, flush=True)
+
+    def __enter__(self) -> Line:
+        Line.current = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Print the line as it stays; nothing where nothing is known."""
+        Line.current = None
+        if self.found:
+            self.above(f"{self.name}  {self.found}")
+        elif sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def say(text: str, *, important: bool = False) -> None:
+    """Print a line without tearing a progress bar; with a `Line` open, on or above that.
+
+    One of several processes does.
+    """
+    if not is_first():
+        return
+    if Line.current is not None:
+        (Line.current.above if important else Line.current.add)(text)
+    elif sys.stderr.isatty():
         from tqdm import tqdm
 
         tqdm.write(text)
@@ -155,7 +234,8 @@ def say_teacher(name: str, accuracies: Mapping[str, float], classes: int) -> Non
         say(
             f"warning: the teacher is hardly better than chance ({100 / classes:.2g}%): are its "
             "normalisation (--teacher-mean, --teacher-std), its classes (--teacher-classes) and "
-            "its weights (--teacher-weights) right?"
+            "its weights (--teacher-weights) right?",
+            important=True,
         )
 
 
@@ -175,17 +255,16 @@ class Progress:
         steps: all steps of the training.
         done: those that an earlier process did.
         seconds: between two lines; at a terminal every epoch has one.
-        quiet: say nothing (ranks other than the first).
     """
 
-    def __init__(
-        self, name: str, steps: int, done: int = 0, *, seconds: float = 30.0, quiet: bool = False
-    ) -> None:
-        self.name, self.steps, self.seconds, self.quiet = name, steps, seconds, quiet
+    def __init__(self, name: str, steps: int, done: int = 0, *, seconds: float = 30.0) -> None:
+        self.name, self.steps, self.seconds, self.quiet = name, steps, seconds, not is_first()
         self.first = self.done = done
         self.started = self.said = time.monotonic()
         self.bar: Any = None
-        if sys.stderr.isatty() and not quiet:
+        if Line.current is not None:
+            self.seconds = min(seconds, 0.2)  # the line says when it prints
+        elif sys.stderr.isatty() and not self.quiet:
             from tqdm import tqdm
 
             self.bar = tqdm(total=steps, desc=name, initial=done, leave=False, unit="step")
@@ -243,16 +322,16 @@ class Log:
     Args:
         name: of the run, for the tracker.
         options: ``out``, ``tensorboard``, ``track``, and what the tracker notes.
-        writes: False: do nothing (a process that is not the first, a run that is done).
+        writes: False: do nothing (of a run that is done); so do processes after the first.
 
     Raises:
         DataError: a package is missing.
     """
 
     def __init__(self, name: str, options: argparse.Namespace, *, writes: bool = True) -> None:
-        self.folder = options.out if writes else None
+        self.folder = options.out if writes and is_first() else None
         self.sinks: list[Any] = []
-        if writes and (options.tensorboard or options.track):
+        if self.folder is not None and (options.tensorboard or options.track):
             from .trackers import Scalars, Tracker
 
             if options.tensorboard:

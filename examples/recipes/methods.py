@@ -17,8 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mcld_core import (
     MCLDConfig,
+    adjust_logits,
     dist_loss,
     dkd_loss,
     kd_loss,
@@ -126,14 +129,25 @@ def mcld_config(options: argparse.Namespace) -> MCLDConfig | None:
         raise DataError(f"--loss: {error}") from error
 
 
+def label_counts(options: argparse.Namespace, labels: Any, classes: int) -> Any:
+    """Return the rows of each class among the training labels; None without ``--class-prior``.
+
+    float32, (classes,): the ``class_prior`` of `mcld_core.mcld_loss` and of ``adjust_logits``.
+    """
+    if options.class_prior == "none":
+        return None
+    return np.bincount(labels, minlength=classes).astype("float32")
+
+
 def baseline_loss(
-    options: argparse.Namespace, cross_entropy: Callable[[Any, Any], Any]
+    options: argparse.Namespace, cross_entropy: Callable[[Any, Any], Any], prior: Any = None
 ) -> Callable[[Any, Any, Any, Any], Any]:
     """Return ``loss(student, teacher, labels, progress)`` of a method other than MCLD.
 
     Args:
         options: ``method`` and ``loss``.
         cross_entropy: ``cross_entropy(logits, labels)``, the framework's own, the mean over rows.
+        prior: of `label_counts`, for ``--balanced``.
 
     Raises:
         DataError: as `settings`.
@@ -142,6 +156,7 @@ def baseline_loss(
     weight, weight_ce, warmup = (found.pop(key, 1.0) for key in ("weight", "weight_ce", "warmup"))
 
     def loss(student: Any, teacher: Any, labels: Any, progress: Any) -> Any:
+        student = adjust_logits(student, prior) if options.balanced else student
         total = weight_ce * cross_entropy(student, labels)
         if method.loss is None:
             return total

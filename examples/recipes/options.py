@@ -22,7 +22,7 @@ from typing import Any
 
 from .data import DATASETS, Dataset, load_dataset
 from .files import DataError, read_json, write_json
-from .logs import Diverged, Row, Stopped, say
+from .logs import Diverged, Row, Stopped, is_first, say
 from .methods import METHODS, mcld_config
 
 _SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
@@ -54,8 +54,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Values by data set; those of CIFAR are the published recipe's."""
 
-RATES = {("digits", "ce"): 0.1, ("digits", "kd"): 0.1, ("digits", "dkd"): 0.1}
-"""Rates of single methods, chosen on the validation split like the others."""
+RATES = {("digits", "ce"): 0.1, ("digits", "dkd"): 0.1, ("digits", "mcld"): 0.1}
+"""Rates of single methods, chosen on the validation split; benchmarks/results has the scores."""
 FEW_CLASSES = {"kd": ["temperature=2.0"], "dkd": ["beta=2.0"]}
 """``--loss`` for digits and Fashion-MNIST: the values for 100 classes validated worse on both."""
 
@@ -112,8 +112,13 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--loss", nargs="+", default=[], metavar="KEY=VALUE",
         help="settings of the method: a field of MCLDConfig, temperature, weight …")  # fmt: skip
     add("--bank-size", type=_bank_size, default=0,
-        help="MCLD: teacher rows of earlier batches to contrast with as well; all: as many as "
-        "there are training images")  # fmt: skip
+        help="MCLD: teacher rows of earlier batches to contrast with as well; all: "
+        "its answers to all training images, from the start to the end")  # fmt: skip
+    add("--class-prior", choices=("none", "train"), default="none",
+        help="train: MCLD's contrasts allow for the counts of the training labels, for uneven "
+        "classes; not under a class-balanced sampler, whose batches are even")  # fmt: skip
+    add("--balanced", help="adjust the student's logits by those counts in the training, under "
+        "every method: the raw logits then treat all classes alike", **switch)  # fmt: skip
     add("--seed", type=int, default=0)
     add("--epochs", type=int, help="of the student; 0: untrained")
     add("--teacher-epochs", type=int, help="of a teacher that is trained first")
@@ -197,10 +202,13 @@ def check_options(options: argparse.Namespace) -> None:
     for name in ("lr", "teacher_lr"):
         if not 0 < getattr(options, name) < math.inf:
             raise DataError(f"--{name.replace('_', '-')}: expected a rate > 0")
-    if options.teacher_cache is not None and (options.crop or options.flip):
+    moving = (options.crop or options.flip) and options.bank_size != "all"
+    if options.teacher_cache is not None and moving:
         raise DataError("--teacher-cache needs images that stay the same: --crop 0 --no-flip")
     if options.resume and options.overwrite:
         raise DataError("--resume and --overwrite exclude each other")
+    if options.balanced and options.class_prior == "none":
+        raise DataError("--balanced needs the counts of the labels: --class-prior train")
     mcld_config(options)
 
 
@@ -218,7 +226,7 @@ def begin(options: argparse.Namespace, writes: bool = True) -> None:
 
     Args:
         options: ``out``, ``resume`` and ``overwrite`` among them.
-        writes: whether this process is the one that writes; the others only check.
+        writes: False: only check, as processes after the first do.
 
     Raises:
         DataError: the folder has a run and neither ``--resume`` nor ``--overwrite`` is given, or
@@ -246,7 +254,7 @@ def begin(options: argparse.Namespace, writes: bool = True) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise DataError(f"--track and --tensorboard need: pip install {package}")
-    if writes:
+    if writes and is_first():
         if options.overwrite:
             for name in ("checkpoint.*", "best.*", "last.*"):
                 for old in options.out.glob(name):
@@ -292,10 +300,10 @@ def teacher_options(options: argparse.Namespace, number: int) -> argparse.Namesp
     """
     single = len(options.teacher) == 1
     changes = {
-        "method": "ce", "loss": [], "bank_size": 0, "student": options.teacher[number],
-        "teacher": [], "teacher_weights": None, "epochs": options.teacher_epochs,
-        "lr": options.teacher_lr, "seed": options.seed + 1000 * number, "track": None,
-        "onnx": False,
+        "method": "ce", "loss": [], "bank_size": 0, "class_prior": "none", "balanced": False,
+        "student": options.teacher[number], "teacher": [], "teacher_weights": None,
+        "epochs": options.teacher_epochs, "lr": options.teacher_lr, "track": None, "onnx": False,
+        "seed": options.seed + 1000 * number,
         "out": options.out / ("teacher" if single else f"teacher{number}"),
     }  # fmt: skip
     return argparse.Namespace(**vars(options) | changes)
@@ -331,20 +339,18 @@ def run(
         argv: the command line, for the word on how to go on; None: the process's own.
         program: what Python runs; default: the script.
     """
-    speaks = int(os.environ.get("RANK", "0")) == 0
     try:
         result = train(options)
     except (DataError, Diverged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        if speaks:
+        if is_first():
             words = [*(sys.argv[1:] if argv is None else argv)]
             command = command_to_resume(program or shlex.quote(sys.argv[0]), words)
             print(f"{stopped}\nGo on with: {command}", file=sys.stderr)
         return 130
-    if speaks:
-        say(str(result))
+    say(str(result))
     return 0
 
 

@@ -7,12 +7,9 @@ import os
 import time
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from .logs import say
 
 
 class Ranks:
@@ -32,18 +29,13 @@ class Ranks:
         self.rank = dist.get_rank() if self.world > 1 else 0
         self.first = self.rank == 0
 
-    def say(self, text: str) -> None:
-        """Print a line, once for all ranks."""
-        if self.first:
-            say(text)
-
-    def share(self, rows: np.ndarray) -> np.ndarray:
-        """Return this rank's rows of a batch: as many as every other rank's.
+    def share(self, count: int) -> slice:
+        """Return this rank's rows of a batch of ``count``: as many as every other rank's.
 
         Equal shares make the mean of the ranks' losses the loss of the whole batch; at most
         ``world − 1`` rows of a ragged last batch go unused.
         """
-        return rows[self.rank : len(rows) - len(rows) % self.world : self.world]
+        return slice(self.rank, count - count % self.world, self.world)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the model, averaging gradients over the ranks where there are several."""

@@ -16,6 +16,7 @@ A teacher takes the student's images, normalised its own way, and answers in the
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from mcld_core.extensions.teachers import ensemble
 
 from .data import Dataset, Split
 from .files import DataError, load_torch
-from .logs import say_teacher
+from .logs import is_first, say_teacher
 from .models.tables import call_own
 
 
@@ -161,7 +162,7 @@ class OnnxTeacher:
 
 
 def measure(
-    options: argparse.Namespace, data: Dataset, answer: Callable[[Split], Any], quiet: bool = False
+    options: argparse.Namespace, data: Dataset, answer: Callable[[Split], Any]
 ) -> dict[str, float]:
     """Return the teacher's accuracy by split, and print it: a bad teacher is seen at once.
 
@@ -169,7 +170,6 @@ def measure(
         options: of the run.
         data: the validation split, where there is one, and the test split are asked.
         answer: the teacher's logits of a split, an array or tensor of any framework.
-        quiet: do not print.
 
     Raises:
         DataError: the teacher cannot take these images.
@@ -189,8 +189,7 @@ def measure(
             ) from error
         best = np.asarray(logits.cpu() if hasattr(logits, "cpu") else logits).argmax(1)
         found[part] = float((best == split.labels).mean())
-    if not quiet:
-        say_teacher(names, found, data.classes)
+    say_teacher(names, found, data.classes)
     return found
 
 
@@ -338,12 +337,11 @@ def read_classes(path: Path, classes: int) -> list[int]:
 def cached_logits(
     folder: Path | None,
     name: str,
-    split: Split,
+    split: Any,
     classes: int,
     weights: Sequence[Any],
     compute: Callable[[], np.ndarray],
     *,
-    writes: bool = True,
     wait: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Return what ``compute`` returns, from the folder if it has it, and leave it there.
@@ -351,21 +349,24 @@ def cached_logits(
     Args:
         folder: of ``--teacher-cache``; None: compute.
         name: of the data set.
-        split: the images and labels that the teacher answers.
+        split: the images, or paths of files, and the labels that the teacher answers.
         classes: the width of an answer.
         weights: the teacher's arrays and settings: another teacher gets a file of its own.
         compute: (rows, classes), in the order of the split.
-        writes: whether this process writes the file.
-        wait: waits until every process is here.
+        wait: waits until every process is here; the first one writes the file.
 
     Raises:
         DataError: the file is damaged.
     """
     if folder is None:
         return np.asarray(compute(), "float32")
-    mark = fingerprint(name, split.images, split.labels, *weights)
+    images = getattr(split, "images", None)
+    if images is None:  # files are known by their names, sizes and times
+        stats = [(path, os.stat(path)) for path in getattr(split, "paths", ())]
+        images = " ".join(f"{path} {found.st_size} {found.st_mtime_ns}" for path, found in stats)
+    mark = fingerprint(name, images, split.labels, *weights)
     path = Path(folder) / f"{name}-{mark[:16]}.npy"
-    if writes and not path.exists():
+    if is_first() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = np.arange(len(split))
         TeacherCache.write(path, [(rows, compute())], len(rows), classes, fingerprint=mark)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from mcld_core.arguments import as_number
 from mcld_core.backends import Backend
 from mcld_core.baselines.kd import DIVERGENCES, check_mix
 from mcld_core.config import MCLDConfig
@@ -13,7 +14,6 @@ from mcld_core.extensions._sequences import (
     Levels,
     SequenceArguments,
     contrast_sequences,
-    number_like,
     reduce_sequences,
 )
 from mcld_core.extensions.nlp.kd import STORED
@@ -24,7 +24,7 @@ from mcld_core.extensions.nlp.layers import (
     layer_rows,
     of_logits,
 )
-from mcld_core.extensions.nlp.losses import check_settings
+from mcld_core.extensions.nlp.losses import check_settings, with_contrasts
 from mcld_core.extensions.nlp.stored import TopKLogits, check_stored
 from mcld_core.formulas.objective import Block, Setup, TermWeights, is_zero, weighted_terms
 from mcld_core.formulas.similarity import default_temperature
@@ -96,7 +96,7 @@ def linear_token_kd_loss(
     )
     ops, batch = arguments.ops, rows.sequences.rows
     divergence_of = (STORED if rows.teacher is None else DIVERGENCES)[divergence]
-    t, mu = (number_like(ops, number, batch) for number in (temperature, mix))
+    t, mu = (as_number(ops, number, batch.student, batch.dtype) for number in (temperature, mix))
 
     def values(student: Array, theirs: Any, _: Array) -> tuple[Array]:
         return (divergence_of(ops, student, theirs, t, mu),)
@@ -116,7 +116,8 @@ def linear_token_mcld_loss(
     attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
     sequence_labels: Int[Array, " batch"] | None = None,
     category: str = "token",
-    token_contrast: Scalar | None = None,
+    token_contrast: Scalar | None = 0.0,
+    sequence_contrast: Scalar = 0.0,
     shift: bool = False,
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
     class_prior: Float[Array, " vocab"] | None = None,
@@ -139,8 +140,8 @@ def linear_token_mcld_loss(
         config: weights and settings. The category-wise contrast is by ``"labels"``, and the
             similarity ``"probability"``, or ``"dot"`` where the teacher is not stored: the others
             need the logits, `token_mcld_loss`.
-        attention_mask, sequence_labels, category, token_contrast, shift, class_prior, progress,
-            reduction, normalizer, return_terms: as in `token_mcld_loss`.
+        attention_mask, sequence_labels, category, token_contrast, sequence_contrast, shift,
+            class_prior, progress, reduction, normalizer, return_terms: as in `token_mcld_loss`.
 
     Returns:
         The loss, and with ``return_terms`` its parts, as in `token_mcld_loss`. ``hidden``,
@@ -154,7 +155,7 @@ def linear_token_mcld_loss(
         >>> hidden, weight = np.ones((1, 2, 2)), np.ones((2, 2))
         >>> labels = np.array([[0, 1]])
         >>> round(float(linear_token_mcld_loss(hidden, weight, (hidden, weight), labels)), 4)
-        0.704
+        0.6931
 
     References:
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
@@ -170,8 +171,7 @@ def linear_token_mcld_loss(
     arguments.flag("shift", shift)
     arguments.flag("return_terms", return_terms)
     arguments.reduction(reduction)
-    if token_contrast is not None:
-        arguments.number("token_contrast", token_contrast, minimum=0.0)
+    config = with_contrasts(arguments, config, token_contrast, sequence_contrast)
     rows = layer_rows(
         arguments,
         (hidden, weight, bias),
@@ -216,7 +216,7 @@ def _divergences(
         nothing = ops.sum(0.0 * ops.astype(rows.student, rows.dtype), 1)
         return nothing, {"sample": nothing}
     numbers = (*weights, config.sample_temperature, config.beta)
-    numbers = tuple(number_like(ops, number, rows) for number in numbers)
+    numbers = tuple(as_number(ops, number, rows.student, rows.dtype) for number in numbers)
     temperature, beta = numbers[4:]
     setup = Setup(None, None, TermWeights(*numbers[:4]), 1.0, 1.0, temperature, beta)
 

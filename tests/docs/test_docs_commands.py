@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`((?:\w+=\w+ )?(?:python|torchrun|nox|pip) [^`\n]+)`")
+FILES = ("sh", "yaml")  # of SLURM and Kubernetes
+LAUNCHED = re.compile(r"(?:python|torchrun) .*?examples/[^'\"\n]*")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 SCRIPTS = [*sorted((ROOT / "examples").glob("*.py")), ROOT / "benchmarks" / "self_distillation.py"]
 COMPARISON = ["-m", "benchmarks.comparison"]
@@ -26,8 +28,8 @@ NOXFILE = (ROOT / "noxfile.py").read_text("utf-8")
 SESSIONS = set(re.findall(r"^def (\w+)\(session: nox\.Session", NOXFILE, re.MULTILINE))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 EXTRAS = set(PYPROJECT["project"]["optional-dependencies"])
-GROUPS = PYPROJECT["dependency-groups"].values()
-PACKAGES = {re.split("[=>]", package)[0] for group in GROUPS for package in group} | {"nox"}
+NAMED = [item for group in PYPROJECT["dependency-groups"].values() for item in group]
+PACKAGES = {re.split("[=>]", item)[0] for item in NAMED if isinstance(item, str)} | {"nox"}
 
 
 def blocks(page: Path) -> list[str]:
@@ -35,6 +37,8 @@ def blocks(page: Path) -> list[str]:
     found = [code for kind, code in BLOCK.findall(page.read_text("utf-8")) if kind == "bash"]
     lines = [line for code in found for line in code.replace("\\\n", " ").splitlines()]
     commands = [part for line in lines for part in re.sub(r" +# .*", "", line).split(" && ")]
+    files = [code for kind, code in BLOCK.findall(page.read_text("utf-8")) if kind in FILES]
+    commands += [x for code in files for x in LAUNCHED.findall(code.replace("\\\n", " "))]
     return [command.strip() for command in commands]
 
 
@@ -63,7 +67,8 @@ def faults(command: str) -> list[str]:
     if program == "pip":
         return [x for x in arguments[1:] if not is_installable(x)]
     if program == "torchrun":
-        program, arguments = "python", arguments[2:]  # without --nproc-per-node N
+        script = next(n for n, word in enumerate(arguments) if word.endswith(".py"))
+        program, arguments = "python", arguments[script:]
     if not program.startswith("python"):
         return [program]
     if arguments[:2] == ["-m", "venv"] or arguments[0] == "-c":  # run by tests/docs/test_readme.py
@@ -117,6 +122,7 @@ def test_the_commands_of_a_page_name_what_exists(page: Path) -> None:
         "python",
         "math",
         "bibtex",
+        *FILES,
     }
     wrong = {command: faults(command) for of, command in COMMANDS if of == page}
     assert {command: found for command, found in wrong.items() if found} == {}

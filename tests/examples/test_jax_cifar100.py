@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,38 +72,6 @@ def test_four_devices_equal_one(tmp_path: Path) -> None:
     assert four.returncode == 0, error
     assert run(tmp_path / "one", *extra) == 0
     assert_close(tmp_path / "one", tmp_path / "four", 1e-4)
-
-
-def test_two_processes_equal_one_and_are_resumed(tmp_path: Path) -> None:
-    """Each puts its half of a batch on its own device; both are killed, and go on together."""
-    extra = ["--student", "conv-2", "--crop", "1", "--train-size", "256", "--bank-size", "100"]
-
-    def both(*more: str) -> list[int]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        pair = [
-            process(
-                tmp_path / "two", *extra, *more, JAX_COORDINATOR_ADDRESS=address,
-                JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(rank),
-            )
-            for rank in range(2)
-        ]  # fmt: skip
-        if not more:  # after the first whole epoch, at whatever step
-            while not (tmp_path / "two" / "checkpoint.npz").exists() and pair[0].poll() is None:
-                time.sleep(0.05)
-            for one in pair:
-                one.kill()
-        errors = [one.communicate(timeout=600)[1] for one in pair]
-        assert not more or all(one.returncode == 0 for one in pair), errors
-        return [one.returncode for one in pair]
-
-    extra += ["--epochs", "4"]
-    assert both() == [-signal.SIGKILL] * 2
-    assert not (tmp_path / "two" / "last.npz").exists()
-    assert both("--resume") == [0, 0]
-    assert run(tmp_path / "one", *extra) == 0
-    assert_close(tmp_path / "one", tmp_path / "two", 1e-4)
 
 
 def test_the_teachers_answers_are_kept_and_used(tmp_path: Path) -> None:

@@ -180,10 +180,33 @@ def test_batches_cover_the_epoch_once_and_repeat_from_any_step() -> None:
     assert not np.array_equal(other[1], whole[0][1])
 
 
+def test_the_shares_of_two_processes_are_the_batches_of_one() -> None:
+    """Augmented too; and none reads a row of the other."""
+    images = np.random.default_rng(0).integers(0, 255, (10, 5, 5, 1)).astype(np.uint8)
+    split = data.Split(images, np.arange(10))
+    settings = {"seed": 3, "epoch": 2, "crop": 1, "flip": True}
+    halves = [
+        data.training_batches(split, 4, **settings, share=lambda n, r=r: slice(r, None, 2))
+        for r in range(2)
+    ]
+    whole = data.training_batches(split, 4, **settings)
+    for batch, one, two in zip(whole, *halves, strict=True):
+        for rows, ours, theirs in zip(batch, one, two, strict=True):
+            np.testing.assert_array_equal(rows[::2], ours)
+            np.testing.assert_array_equal(rows[1::2], theirs)
+
+
+def test_batches_of_too_few_rows_are_left_out() -> None:
+    for rows, least in ((129, 1), (129, 2), (130, 2), (128, 2)):
+        split = data.Split(np.zeros((rows, 1, 1, 1), np.uint8), np.zeros(rows, np.int64))
+        expected = sum(min(64, rows - start) >= least for start in range(0, rows, 64))
+        assert data.steps_per_epoch(split, 64, least) == expected
+
+
 def test_augmentation_shifts_and_mirrors_within_its_bounds() -> None:
     images = np.zeros((200, 5, 5, 2), np.uint8)
     images[:, 2, 1] = (7, 9)  # one pixel, left of the centre
-    moved = data.augment(images, np.random.default_rng(0), crop=1, flip=True)
+    moved = data.augment(images, np.random.default_rng(0).random((200, 3)), crop=1, flip=True)
     assert moved.shape == images.shape
     assert moved.dtype == np.uint8
     _, down, across = np.nonzero(moved[..., 0])

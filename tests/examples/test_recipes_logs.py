@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -85,11 +86,79 @@ def test_at_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "loss 0.5000" in terminal.getvalue()
 
 
-def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    with logs.Progress("x", steps=1, seconds=0, quiet=True) as progress:
-        progress.step()
+def test_one_line_stands_for_all_that_trainings_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with logs.Line("kd", seconds=30) as line:
+        logs.say("digits: 10 classes")
+        logs.say("warning: the teacher is poor", important=True)
+        with logs.Progress("mlp by kd", steps=100, seconds=300) as progress:
+            for step in range(1, 101):
+                clock.now = float(step)
+                progress.step(lambda: 1.5)
+        line.show("97.10 ± 0.46 %")
+    logs.say("after it")
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: the teacher is poor",
+        "kd  mlp by kd step 30/100  loss 1.5000  1m10s left",
+        "kd  mlp by kd step 60/100  loss 1.5000  40s left",
+        "kd  mlp by kd step 90/100  loss 1.5000  10s left",
+        "kd  97.10 ± 0.46 %",
+        "after it",
+    ]
+
+
+def test_at_a_terminal_the_line_is_written_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with logs.Line("kd") as line, logs.Progress("mlp", steps=2) as progress:
+        line.show("97.10 %")
         progress.epoch(row(1), 1)
-    assert capsys.readouterr() == ("", "")
+        assert progress.bar is None
+    shown = terminal.getvalue()
+    assert "\n" not in shown
+    assert [part.split()[:2] for part in shown.split("\r\033[K")[1:3]] == [["kd", "97.10"]] * 2
+    assert shown.endswith("\r\033[K")
+    assert capsys.readouterr().out == "kd  97.10 %\n"
+
+
+def task(kind: str, index: int, **cluster: list[str]) -> str:
+    return json.dumps(
+        {"cluster": {"worker": ["a", "b"]} | cluster, "task": {"type": kind, "index": index}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "other"),
+    [
+        ("RANK", "0", "1"),
+        ("JAX_PROCESS_ID", "0", "1"),
+        ("KERAS_DISTRIBUTION_PROCESS_ID", "0", "1"),
+        ("TF_CONFIG", task("worker", 0), task("worker", 1)),
+        ("TF_CONFIG", task("chief", 0, chief=["c"]), task("worker", 0, chief=["c"])),
+    ],
+)
+def test_one_process_of_several_speaks(
+    name: str, first: str, other: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for value, is_first in ((first, True), (other, False)):
+        monkeypatch.setenv(name, value)
+        assert logs.is_first() == is_first
+        logs.say("words")
+        with logs.Progress("x", steps=1, seconds=0) as progress:
+            progress.step()
+            progress.epoch(row(1), 1)
+        assert bool(capsys.readouterr().out) == is_first
+
+
+def test_choices_rest_on_the_balanced_accuracy_where_it_is_trained_for() -> None:
+    rows = [{"epoch": n, "validation_accuracy": x, "validation_balanced_accuracy": 1 - x}
+            for n, x in enumerate((0.5, 0.6))]  # fmt: skip
+    assert logs.best_row(rows) is rows[0]
 
 
 def test_the_best_epoch_is_the_first_of_equals() -> None:

@@ -91,7 +91,7 @@ def test_light_students_of_cifar_have_the_published_smaller_rate(
     path = tmp_path / "run.json"
     path.write_text(json.dumps({"dataset": dataset, "student": student}))
     assert parse("--config", str(path)).lr == 0.01
-    assert parse("--student", student).lr == 0.03  # of digits
+    assert parse("--student", student).lr == 0.1  # of digits
 
 
 def test_every_data_set_has_its_defaults() -> None:
@@ -197,6 +197,7 @@ def test_a_configuration_of_another_format_is_one_line(
         (["--bank-size", "-3"], "expected a number of rows ≥ 0, or all"),
         (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
         (["--teacher-cache", "x", "--crop", "1"], "--teacher-cache needs images that stay"),
+        (["--balanced"], "--balanced needs the counts of the labels: --class-prior train"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(

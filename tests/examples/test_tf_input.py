@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from recipes.data import pictures, tf_input
 from recipes.files import DataError
@@ -89,6 +90,37 @@ def test_whole_pictures_are_shifted_by_the_crop(tmp_path: Path) -> None:
     assert borders.max() > 0
     assert borders.max() <= 16 * 16 - 13 * 13
     assert len(set(borders.tolist())) > 3
+
+
+def shares(data: pictures.PictureSet, start: int = 0) -> list[list[Any]]:
+    """Return the batches of each of two workers."""
+    contexts = [tf.distribute.InputContext(2, number, 2) for number in range(2)]
+    return [list(training_input(data).epoch(1, start, context)) for context in contexts]
+
+
+def test_two_workers_read_the_halves_of_each_batch(tmp_path: Path) -> None:
+    data = load(class_folders(tmp_path / "pictures"))
+    halves, rest = shares(data), shares(data, start=4)
+    whole = list(training_input(data).epoch(1))
+    assert [len(half) for half in (*halves, *rest)] == [9, 9, 5, 5]
+    for batch, *parts in zip(whole, *halves, strict=True):
+        for rows, *own in zip(batch, *parts, strict=True):
+            np.testing.assert_array_equal(rows, np.concatenate(own))
+    np.testing.assert_array_equal(rest[1][0][2], halves[1][4][2])
+
+
+def test_two_workers_read_shards_of_their_own_and_make_as_many_batches(tmp_path: Path) -> None:
+    data = load(shards(tmp_path / "pictures"))
+    halves = shares(data)
+    assert [len(half) for half in halves] == [9, 9]
+    one, two = ({images.numpy().tobytes() for images, _, _ in half} for half in halves)
+    assert not one & two
+    damaged = load(class_folders(tmp_path / "damaged"))
+    path = Path(damaged.train.paths[0])
+    path.write_bytes(path.read_bytes()[:100])
+    assert [len(half) for half in shares(damaged)] == [9, 9]
+    with pytest.raises(DataError, match="3 workers need as many training shards at least"):
+        training_input(data).epoch(1, 0, tf.distribute.InputContext(3, 2, 1))
 
 
 @pytest.mark.parametrize("start", [0, 5])

@@ -6,17 +6,22 @@ import csv
 import errno
 import importlib
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from recipes import files, logs
+from recipes.data import Dataset, load_dataset, training_batches
+from recipes.logs import Result
 
+from mcld_core import TeacherBank, mcld_loss
 from tests.examples.conftest import EXAMPLES
 
 pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own variables
@@ -28,6 +33,8 @@ SCRIPTS = ("torch_cifar100", "jax_cifar100", "keras_cifar100", "tf_imagenet")
 SMALL = ["--dataset", "digits", "--teacher", "mlp-8", "--teacher-epochs", "1", "--student",
          "mlp-16", "--epochs", "3", "--train-size", "512", "--no-onnx"]  # fmt: skip
 STEPS = 8  # an epoch
+PRIOR = ["--class-prior", "train"]
+CONTRASTS = ["--loss", "weight_sample=0", "--teacher-epochs", "20"]
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.npz", "checkpoint.keras")
 pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own variables
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -89,6 +96,83 @@ def signal_after(steps: int, number: int, monkeypatch: pytest.MonkeyPatch) -> No
         original(self, *rest)
 
     monkeypatch.setattr(logs.Progress, "step", step)
+
+
+def uneven(rows: int = 128) -> Dataset:
+    """Digits of which those after 2 are rare; the test split is the training split."""
+    data = load_dataset("digits", Path("data"), validation_size=270)
+    rare = data.train.labels > 2
+    chosen = np.concatenate([np.flatnonzero(rare)[:20], np.flatnonzero(~rare)[: rows - 20]])
+    train = data.train.take(chosen)
+    return replace(data, train=train, test=train, validation=train.take(np.arange(0)))
+
+
+def train(script: Any, out: Path, *arguments: str) -> Result:
+    """Train on the uneven digits."""
+    words = [*SMALL, "--train-size", "128", "--validation-size", "0", "--epochs", "1"]
+    data: Any = uneven()
+    if script.__name__ == "tf_imagenet":
+        data = importlib.import_module("recipes.data.pictures").pictures_of(data)
+    return script.train(script.parse([*words, *arguments, "--out", str(out)]), data)
+
+
+def test_balanced_adjusts_the_logits_by_the_counts_of_the_training_labels(
+    script: Any, tmp_path: Path
+) -> None:
+    """The first epoch's loss against its definition, at a rate that moves nothing."""
+    logits = train(script, tmp_path / "0", "--method", "ce", "--epochs", "0").test_logits()
+    labels = uneven().train.labels
+    total = 0.0
+    for row, label in zip(logits.astype("float64"), labels, strict=True):
+        adjusted = [z + math.log((labels == c).sum()) for c, z in enumerate(row)]
+        total += math.log(sum(map(math.exp, adjusted))) - adjusted[label]
+    still = ["--method", "ce", "--lr", "1e-9"]
+    (row,) = train(script, tmp_path / "ce", *still, *PRIOR, "--balanced").rows
+    assert row["loss"] == pytest.approx(total / len(labels), rel=1e-4)
+    right = logits.argmax(1) == labels
+    of_classes = [right[labels == c].mean() for c in set(labels.tolist())]
+    assert row["test_balanced_accuracy"] == pytest.approx(np.mean(of_classes))
+    (plain,) = train(script, tmp_path / "plain", *still).rows
+    assert plain["loss"] != pytest.approx(row["loss"], rel=0.01)
+
+
+def test_the_prior_and_the_adjustment_cancel_in_the_contrasts(script: Any, tmp_path: Path) -> None:
+    """They see s + log π − log π; and the prior alone is another loss."""
+    losses = []
+    for name, words in (("none", []), ("prior", PRIOR), ("both", [*PRIOR, "--balanced"])):
+        found = train(script, tmp_path / name, *words, *CONTRASTS)
+        losses.append(found.rows[-1]["loss"])
+    none, prior, both = losses
+    assert both == pytest.approx(none, rel=1e-5)
+    assert prior != pytest.approx(none, rel=1e-3)
+
+
+@pytest.mark.parametrize("moving", [[], ["--flip"]], ids=["same", "moving"])
+def test_a_bank_of_all_holds_every_training_image_from_the_first_step_to_the_last(
+    script: Any, tmp_path: Path, moving: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs' losses against two steps with the whole bank, at a rate that moves nothing."""
+    monkeypatch.setattr("recipes.data.augment", lambda images, *_: images)
+    if moving and script.__name__ == "tf_imagenet":
+        flip = "tensorflow.image.stateless_random_flip_left_right"
+        monkeypatch.setattr(flip, lambda image, seed: image)
+    words = ["--bank-size", "all", "--epochs", "2", "--lr", "1e-9", *moving]
+    found = train(script, tmp_path, *words)
+    student, teacher = found.test_logits(), found.teacher_logits()
+    split = uneven().train
+    bank = TeacherBank.from_logits(teacher, split.labels)
+    knows_rows = script.__name__ in ("torch_cifar100", "jax_cifar100")  # tells own rows by index
+    for epoch in range(2):
+        total = 0.0
+        for number, (_, labels, index) in enumerate(
+            training_batches(split, 64, seed=0, epoch=epoch)
+        ):
+            ids = {"index": index} if knows_rows else {}
+            keys = bank.keys(teacher[index], labels, **ids)
+            progress = (2 * epoch + number) / 4
+            value = mcld_loss(student[index], teacher[index], labels, keys=keys, progress=progress)
+            total += float(value) / 2
+        assert found.rows[epoch]["loss"] == pytest.approx(total, rel=1e-4)
 
 
 KILLED = """

@@ -22,7 +22,7 @@ from mcld_core.extensions.nlp import (
     token_mcld_loss,
 )
 from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, make_case
-from tests.extensions.token_cases import expected
+from tests.extensions.token_cases import EVERY_CONTRAST, expected
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_gradient, assert_value
 
@@ -99,7 +99,7 @@ def bind(
     """Return parameters → the fused loss, and → the loss of the logits."""
     given = {"labels": case.logits.labels, "attention_mask": case.logits.mask}
     if "config" in options:
-        given["sequence_labels"] = case.logits.groups
+        given |= {"sequence_labels": case.logits.groups, **EVERY_CONTRAST}
     arrays = {
         name: backend.array(x, dtype) if isinstance(x, np.ndarray) else x
         for name, x in (given | options).items()
@@ -314,7 +314,7 @@ def test_no_tensor_of_torch_holds_the_logits(backend: Framework, teacher: str) -
     if teacher == "top k":
         given = TopKLogits(torch.randn(1, tokens, 2), labels[:, :, None] * 2 + torch.arange(2))
     with Sizes():
-        linear_token_mcld_loss(hidden, weight, given, labels).backward()
+        linear_token_mcld_loss(hidden, weight, given, labels, **EVERY_CONTRAST).backward()
         linear_token_kd_loss(hidden, weight, given, labels).backward()
     assert vocabulary * 64 <= largest < vocabulary * tokens / 2
     assert weight.grad is not None

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,37 +149,44 @@ def training_batches(
     crop: int = 0,
     flip: bool = False,
     start: int = 0,
+    share: Callable[[int], Any] = lambda count: slice(None),
 ) -> Iterator[tuple[Images, Labels, NDArray[np.int64]]]:
     """Yield ``(images, labels, index)`` of one shuffled epoch, from batch ``start`` on.
 
     Order and augmentation depend on (seed, epoch, batch) alone, so a resumed run sees exactly the
-    batches that an uninterrupted one would have. The ragged last batch is kept.
+    batches that an uninterrupted one would have. The ragged last batch is kept. Of several
+    processes each reads its own rows: ``share(rows of the batch)`` is their place in it.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(split))
     for number in range(start, steps_per_epoch(split, batch_size)):
-        index = order[number * batch_size : (number + 1) * batch_size]
-        images = split.images[index]
+        batch = order[number * batch_size : (number + 1) * batch_size]
+        own = np.arange(len(batch))[share(len(batch))]
+        images, index = split.images[batch[own]], batch[own]
         if crop or flip:
-            images = augment(images, np.random.default_rng((seed, epoch, number)), crop, flip)
+            chance = np.random.default_rng((seed, epoch, number)).random((len(batch), 3))
+            images = augment(images, chance[own], crop, flip)
         yield images, split.labels[index], index
 
 
-def steps_per_epoch(split: Split, batch_size: int) -> int:
-    """Return the number of batches, the ragged last one included."""
-    return -(-len(split) // batch_size)
+def steps_per_epoch(split: Split, batch_size: int, least: int = 1) -> int:
+    """Return the number of batches, a ragged last one of at least so many rows included."""
+    return (len(split) - least) // batch_size + 1
 
 
-def augment(images: Images, rng: np.random.Generator, crop: int, flip: bool) -> Images:
-    """Shift each image by up to ``crop`` pixels over a black border; mirror every second one."""
+def augment(images: Images, chance: np.ndarray, crop: int, flip: bool) -> Images:
+    """Shift each image by up to ``crop`` pixels over a black border; mirror every second one.
+
+    ``chance`` are three numbers in [0, 1) an image.
+    """
     rows, height, width, _ = images.shape
     if crop:
         padded = np.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
-        top, left = rng.integers(0, 2 * crop + 1, (2, rows))
+        top, left = (chance[:, :2] * (2 * crop + 1)).astype(int).T
         down = top[:, None, None] + np.arange(height)[None, :, None]
         across = left[:, None, None] + np.arange(width)[None, None, :]
         images = padded[np.arange(rows)[:, None, None], down, across]
     if flip:
-        mirrored = rng.random(rows) < 0.5
+        mirrored = chance[:, 2] < 0.5
         images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     return images
 
@@ -194,11 +202,21 @@ def evaluation_batches(split: Split, batch_size: int) -> Iterator[tuple[Images, 
         yield np.pad(images, ((0, batch_size - len(images)), *[(0, 0)] * 3)), len(images)
 
 
-def accuracies(logits_of: Callable[[Split], np.ndarray], data: Dataset) -> dict[str, float]:
-    """Return the share of right answers on the validation split, if there is one, and the test."""
-    splits = {"validation": data.validation, "test": data.test}
-    return {
-        f"{part}_accuracy": float((logits_of(split).argmax(1) == split.labels).mean())
-        for part, split in splits.items()
-        if len(split)
-    }
+def accuracies(
+    logits_of: Callable[[Split], np.ndarray], data: Dataset, balanced: bool = False
+) -> dict[str, float]:
+    """Return `scores` of the validation split, if there is one, and the test split."""
+    row: dict[str, float] = {}
+    for part, split in data.held_out().items():
+        row |= scores(part, logits_of(split), split.labels, balanced)
+    return row
+
+
+def scores(part: str, logits: np.ndarray, labels: Labels, balanced: bool) -> dict[str, float]:
+    """Return the share of right answers; with ``balanced`` its mean over the classes as well."""
+    right = logits.argmax(1) == labels
+    row = {f"{part}_accuracy": float(right.mean())}
+    if balanced:
+        of_classes = [right[labels == label].mean() for label in np.unique(labels)]
+        row[f"{part}_balanced_accuracy"] = float(np.mean(of_classes))
+    return row

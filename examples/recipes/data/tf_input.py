@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ..files import DataError
 from ..options import load_data
-from . import Split
+from . import Split, scores
 from .pictures import (
     DEFAULTS,
     Files,
@@ -35,6 +35,8 @@ FEATURES = {
 
 class TrainingInput:
     """Shuffled, augmented epochs of full batches (images, labels, index), normalised.
+
+    Of several workers each reads its own part of every batch, or its own shards of TFRecords.
 
     Args:
         data: where the pictures lie.
@@ -60,15 +62,28 @@ class TrainingInput:
         with tf.device("/cpu:0"):  # where pictures are decoded
             self._seen = tf.Variable(tf.zeros([len(data.train)], tf.bool), trainable=False)
 
-    def epoch(self, number: int, start: int = 0) -> tf.data.Dataset:
-        """Return the batches of an epoch, from ``start`` on. ``index`` is the row, or a count."""
-        self._seen.assign(tf.zeros_like(self._seen))
-        rows = self._shuffled(number).enumerate().map(self._see)
+    def epoch(self, number: int, start: int = 0, context: Any = None) -> tf.data.Dataset:
+        """Return the batches of an epoch, from ``start`` on. ``index`` is the row, or a count.
+
+        Args:
+            number: of the epoch.
+            start: so many batches are left out.
+            context: the `tf.distribute.InputContext` of this worker; None: one replica.
+        """
+        context = context or tf.distribute.InputContext()
+        size = context.get_per_replica_batch_size(self.batch_size)
+        workers, worker = context.num_input_pipelines, context.input_pipeline_id
+        replicas = self.batch_size // workers // size  # of this worker
+        rows = self._shuffled(number, workers, worker).map(self._see)
         rows = rows.map(
             lambda count, row: self._augment(number, count, row), tf.data.AUTOTUNE,
             deterministic=True,
         )  # fmt: skip
-        return rows.batch(self.batch_size, drop_remainder=True).skip(start).prefetch(2)
+        batches = rows.batch(size, drop_remainder=True)
+        if workers > 1:  # as many as the others have, though a picture does not decode
+            steps = len(self.data.train) // self.batch_size
+            batches = batches.repeat().take(steps * replicas)
+        return batches.skip(start * replicas).prefetch(2)
 
     def report(self) -> None:
         """Say once how many pictures of the last epoch did not decode, and name one."""
@@ -91,19 +106,34 @@ class TrainingInput:
             image = tf.image.stateless_random_flip_left_right(image, chance)
         return normalise(image, self.data), label, index
 
-    def _shuffled(self, epoch: int) -> tf.data.Dataset:
-        """Return decoded (image, label, index) in the order of this epoch; -1 in TFRecords."""
+    def _shuffled(self, epoch: int, workers: int, worker: int) -> tf.data.Dataset:
+        """Return (count, decoded (image, label, index)) in the order of this epoch.
+
+        The index is -1 in TFRecords.
+        """
         split, rng = self.data.train, np.random.default_rng((self.seed, epoch))
         if isinstance(split, Records):
-            shards = [split.shards[number] for number in rng.permutation(len(split.shards))]
+            mine = split.shards[worker::workers]
+            if not mine:
+                raise DataError(f"{workers} workers need as many training shards at least")
+            self._seen.assign(np.arange(len(split)) >= sum(shard.count for shard in mine))
+            shards = [mine[number] for number in rng.permutation(len(mine))]
             records = _shards(shards).interleave(
                 _records, cycle_length=16, num_parallel_calls=4, deterministic=True
             )
             records = records.shuffle(8192, seed=self.seed * 100_003 + epoch).map(_parser(split))
-            return _decoded(records.map(lambda *row: (*row, tf.constant(-1, tf.int64))))
-        order = rng.permutation(len(split))
-        rows = (_in_order(split.take(order)), tf.data.Dataset.from_tensor_slices(order))
-        return _decoded(tf.data.Dataset.zip(*rows).map(lambda row, index: (*row, index)))
+            rows = _decoded(records.map(lambda *row: (*row, tf.constant(-1, tf.int64))))
+            return rows.enumerate()
+        order, place = rng.permutation(len(split)), np.arange(len(split))
+        if workers > 1:  # of each batch the rows of this worker
+            full = len(split) // self.batch_size
+            place = place[: full * self.batch_size].reshape(full, workers, -1)[:, worker].ravel()
+        order = order[place]
+        self._seen.assign(~np.isin(np.arange(len(split)), order))
+        slices = tf.data.Dataset.from_tensor_slices((order, place))
+        rows = tf.data.Dataset.zip(_in_order(split.take(order)), slices)
+        decoded = _decoded(rows.map(lambda row, at: (*row, *at)))
+        return decoded.map(lambda *row: (row[3], row[:3]))
 
 
 def load(options: argparse.Namespace) -> PictureSet:
@@ -125,7 +155,15 @@ def load(options: argparse.Namespace) -> PictureSet:
         data = pictures_of(load_data(options))
     if len(data.train) < options.batch_size:
         raise DataError(f"{len(data.train)} training pictures make no batch; set --batch-size")
-    for part in ("validation", "test"):
+    if options.class_prior != "none" and data.train.labels is None:
+        labels = (int(label) for _, label in _in_order(data.train))  # read, not decoded
+        data = replace(data, train=replace(data.train, labels=np.fromiter(labels, np.int64)))
+    parts = ["validation", "test"]
+    if options.teacher_cache or options.bank_size == "all":  # the teacher answers all of them
+        parts.append("train")
+        if options.teacher_cache and isinstance(data.train, Records):
+            raise DataError("--teacher-cache: TFRecords do not say which picture is which")
+    for part in parts:
         data = replace(data, **{part: readable(getattr(data, part), data, part)})
     return data
 
@@ -144,7 +182,7 @@ def readable(split: Pictures, data: PictureSet, part: str) -> Pictures:
     """Return the split with only those pictures that decode, labels known; name the others.
 
     Raises:
-        DataError: none decodes, or a label is no class.
+        DataError: none decodes, or a label is not a class.
     """
     if isinstance(split, Split) or not len(split):
         return split
@@ -278,15 +316,17 @@ def test_logits(logits: Any, data: PictureSet, batch_size: int) -> np.ndarray:
     return predict(logits, data.test, data, batch_size)[0]
 
 
-def evaluate(logits: Any, data: PictureSet, batch_size: int) -> dict[str, float]:
-    """Return accuracies; where classes are of very different sizes, their mean as well."""
+def evaluate(
+    logits: Any, data: PictureSet, batch_size: int, balanced: bool = False
+) -> dict[str, float]:
+    """Return `recipes.data.scores` of validation and test split.
+
+    Open Clip Art's classes are of very different sizes: the test's are always balanced as well.
+    """
     row: dict[str, float] = {}
     for part in ("validation", "test"):
         if len(getattr(data, part)):
-            found, labels = predict(logits, getattr(data, part), data, batch_size)
-            right = found.argmax(1) == labels
-            row[f"{part}_accuracy"] = float(right.mean())
-            if part == "test" and data.name == "openclipart":
-                parts = [right[labels == label].mean() for label in np.unique(labels)]
-                row["test_balanced_accuracy"] = float(np.mean(parts))
+            found = predict(logits, getattr(data, part), data, batch_size)
+            uneven = part == "test" and data.name == "openclipart"
+            row |= scores(part, *found, balanced or uneven)
     return row

@@ -1,9 +1,11 @@
-"""Keras models in files, for Keras on any backend and for TensorFlow."""
+"""Keras models in files and on several processes, for Keras on any backend and for TensorFlow."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from ..files import DataError, write_atomically
 from ..teachers import OnnxTeacher, is_own, named_files
@@ -128,13 +131,83 @@ def load_student(path: Path) -> tuple[keras.Model, Shape, dict[str, Any]]:
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """Return the same model, computing in float32 as its weights are."""
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
+    """Return the same model, computing in float32 as its weights are, on this process alone."""
+    distribution = keras.distribution.distribution()
+    if distribution is None and all(x.compute_dtype == "float32" for x in model.layers):
         return model
 
     def layer(old: Any) -> Any:
         return type(old).from_config(old.get_config() | {"dtype": "float32"})
 
-    copy = keras.models.clone_model(model, clone_function=layer)
-    copy.set_weights(model.get_weights())
+    keras.distribution.set_distribution(None)
+    try:
+        copy = keras.models.clone_model(model, clone_function=layer)
+        copy.set_weights(model.get_weights())
+    finally:
+        keras.distribution.set_distribution(distribution)
     return copy
+
+
+# ---- several processes ----
+
+
+class Processes:
+    """The devices of all processes, by `keras.distribution` on JAX; one elsewhere.
+
+    Each process reads its rows of every batch. What is not trained runs on each by itself.
+    """
+
+    def __init__(self) -> None:
+        self.devices = self.count = 1
+        self.number = 0
+        if keras.backend.backend() != "jax":
+            return
+        if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ and not jax_is_distributed():
+            keras.distribution.initialize()
+        import jax
+
+        self.devices, self.count = jax.device_count(), jax.process_count()
+        self.number = jax.process_index()
+        if self.devices > 1 and keras.distribution.distribution() is None:
+            split = keras.distribution.DataParallel(auto_shard_dataset=False)
+            keras.distribution.set_distribution(split)
+
+    def share(self, count: int) -> slice:
+        """Return which of ``count`` rows this process reads: as many for every device."""
+        own = count // self.devices * self.devices // self.count
+        return slice(self.number * own, (self.number + 1) * own)
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any process says so; every process asks, and waits."""
+        if self.count == 1:
+            return flag
+        from jax.experimental.multihost_utils import process_allgather
+
+        return bool(process_allgather(np.asarray(flag)).any())
+
+
+def jax_is_distributed() -> bool:
+    """Whether an earlier training of this process has met the others."""
+    import jax
+
+    return bool(jax.distributed.is_initialized())
+
+
+@functools.cache
+def _compiled(model: keras.Model) -> Any:
+    import jax
+
+    return jax.jit(lambda *state: model.stateless_call(*state, training=False)[0])
+
+
+def answers_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return images → logits: of a Keras model as its weights are now, of a function itself."""
+    if not isinstance(model, keras.Model):
+        return model
+    if keras.distribution.distribution() is None:
+        return model.predict_on_batch
+    state = [
+        [np.asarray(variable.value) for variable in group]
+        for group in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    return lambda images: np.asarray(_compiled(model)(*state, images))

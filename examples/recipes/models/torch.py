@@ -329,8 +329,3 @@ def predict(model: nn.Module, split: Split, pixels: Pixels, batch_size: int) -> 
     parts = [model(pixels(split.images[start : start + batch_size])).float() for start in starts]
     model.train(was_training)
     return torch.cat(parts)
-
-
-def accuracy(logits: Tensor, split: Split) -> float:
-    """Return the share of the rows whose arg max is the label."""
-    return float((logits.argmax(1).cpu().numpy() == split.labels).mean())

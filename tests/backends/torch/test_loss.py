@@ -13,6 +13,7 @@ from torch import nn
 from mcld_core import (
     ClassMeans,
     MCLDConfig,
+    TeacherBank,
     TeacherKeys,
     adjust_logits,
     dkd_loss,
@@ -100,6 +101,22 @@ def test_bank_holds_the_last_rows() -> None:
     loss_function(*batches[0])
     for old, now in zip(before, loss_function.bank, strict=True):
         assert torch.equal(old, now)
+
+
+def test_a_given_bank_stays() -> None:
+    rows, labels = torch.randn(7, CLASSES), torch.arange(7) % CLASSES
+    bank = TeacherBank.from_logits(rows, labels)
+    loss_function = MCLDLoss(bank_size=bank)
+    assert (loss_function.bank_size, loss_function.bank_moves) == (7, False)
+    for seed in range(2):
+        student, teacher, own = batch(seed)
+        index = torch.arange(BATCH)
+        keys = bank.keys(teacher, own, index=index)
+        expected = mcld_loss(student, teacher, own, keys=keys)
+        torch.testing.assert_close(loss_function(student, teacher, own, index=index), expected)
+    for old, now in zip(bank, loss_function.bank, strict=True):
+        torch.testing.assert_close(now, old, rtol=0, atol=0)
+    assert set(loss_function.state_dict()) == set(MCLDLoss(bank_size=7, classes=2).state_dict())
 
 
 def test_bank_leaves_out_dropped_rows_and_known_samples() -> None:
