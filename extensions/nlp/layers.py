@@ -282,9 +282,8 @@ def _with_likeliest_labels(ops: Backend, given: LayerRows) -> LayerRows:
         best = ops.argmax(rows.teacher.values, 1)[:, None]
         labels = ops.take_along_axis(rows.teacher.indices, best, 1)[:, 0]
     else:
-        (labels,) = ops.by_block(
+        (labels,) = ops.by_block_twice(
             lambda arrays, _: (ops.argmax(given.teacher_block(ops, arrays, rows.dtype), 1),),
-            lambda shared: shared,
             (rows.teacher,),
             (),
             given.block_rows(ops, "auto"),
