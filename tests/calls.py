@@ -29,7 +29,13 @@ from mcld_core import (
 )
 from mcld_core.extensions import multimodal, nlp, teachers, timeseries
 from mcld_core.extensions.multimodal import embedding_contrast, multimodal_mcld_loss
-from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
+from mcld_core.extensions.nlp import (
+    TopKLogits,
+    linear_token_kd_loss,
+    linear_token_mcld_loss,
+    token_kd_loss,
+    token_mcld_loss,
+)
 from mcld_core.extensions.teachers import (
     adaptive_mcld_loss,
     bounded_loss,
@@ -135,6 +141,16 @@ CALLS: dict[str, Callable[[Arrays], Any]] = {
         *_tokens(x), attention_mask=x.mask, shift=True, class_prior=x.prior),
     "token_mcld_loss, stored": lambda x: token_mcld_loss(
         x.token_student, _stored(x), x.token_labels),
+    "token_mcld_loss, every contrast": lambda x: token_mcld_loss(
+        *_tokens(x), token_contrast=1.0, sequence_contrast=1.0, sequence_labels=x.labels),
+    "linear_token_mcld_loss": lambda x: linear_token_mcld_loss(
+        x.token_student, x.teacher, (x.token_teacher, x.teacher), x.token_labels),
+    "linear_token_mcld_loss, stored": lambda x: linear_token_mcld_loss(
+        x.token_student, x.teacher, _stored(x), x.token_labels, sequence_contrast=1.0),
+    "linear_token_kd_loss": lambda x: linear_token_kd_loss(
+        x.token_student, x.teacher, (x.token_teacher, x.teacher)),
+    "linear_token_kd_loss, stored": lambda x: linear_token_kd_loss(
+        x.token_student, x.teacher, _stored(x)),
     "token_kd_loss": lambda x: token_kd_loss(*_tokens(x), attention_mask=x.mask),
     "token_kd_loss, stored": lambda x: token_kd_loss(x.token_student, _stored(x)),
     "token_kd_loss, stored, jsd": lambda x: token_kd_loss(
