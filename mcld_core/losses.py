@@ -406,14 +406,14 @@ def rows_of_a_block(
 ) -> Any:
     """Return how many anchor rows a block has; None for the plain form, without blocks.
 
-    ``"auto"``: about 8 MB for the largest array of a block, but at least 128 rows, below which
+    ``"auto"``: about 4 MB for the largest array of a block, but at least 128 rows, below which
     the matrix products slow down. (Arrays of much more are asked of the system each time anew.)
     """
     if block_size != "auto":
         return block_size
     if isinstance(keys, int):
-        return max(least, 2**21 // max(keys, classes, 1))
-    return ops.maximum(2**21 // ops.maximum(keys, classes), least)
+        return max(least, 2**20 // max(keys, classes, 1))
+    return ops.maximum(2**20 // ops.maximum(keys, classes), least)
 
 
 def _embed_keys(ops: Backend, config: MCLDConfig, dtype: str, classes: int, setup: Setup) -> Setup:
