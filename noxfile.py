@@ -22,10 +22,10 @@ nox.options.sessions = ["tests"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 FRAMEWORKS = ("torch", "tensorflow", "jax")
 ENVIRONMENTS = {
-    "numpy": ("test",),
+    "numpy": ("test", "typecheck"),
     "frameworks": (
-        *("test", "coverage", *FRAMEWORKS, "flax", "keras", "idioms", "examples", "export"),
-        "benchmarks",
+        *("test", "typecheck", "coverage", *FRAMEWORKS, "flax", "keras", "idioms"),
+        *("examples", "export", "benchmarks"),
     ),
 }
 LIBRARY = ("mcld_core", "backends", "extensions")
@@ -119,7 +119,7 @@ def clone(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Compare CE, KD, DKD and MCLD on the embedded digits: a table, and a report with pictures."""
-    session.install("-e", ".", *groups("examples", "torch"))
+    session.install("-e", ".", *groups("examples", "torch", "onnx"))
     session.run("python", "-m", "benchmarks.comparison", "--dataset", "digits", *session.posargs)
 
 

@@ -223,7 +223,7 @@ def page(content: dict[str, Any]) -> str:
         "",
         f"`{content['command']}`",
         "",
-        versions,
+        f"{versions}: all numbers of this page are of these.",
         "",
         f"The teacher is the same network with {content['teacher_scale']} times the width. Error: "
         "the larger of student's and teacher's, ONNX against the framework, as a share of the "
@@ -240,7 +240,9 @@ def page(content: dict[str, Any]) -> str:
         "",
         "## Trained students",
         "",
-        f"`{content['training']}`",
+        f"`{content['training']}`"
+        + " (`--methods` is an option of mcld 0.1; now `--method`)"
+        * ("--methods" in content["training"]),
         "",
         "The example trains a teacher and distils a student by MCLD, one seed, a short run on "
         "scikit-learn's digits: what is compared are the files of one student, not the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import statistics
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 import mcld_core
+from benchmarks.paired import difference, spread
 
 TUNE_SEED = 100
 COLUMNS = {
@@ -22,8 +22,6 @@ COLUMNS = {
     "uneven": "as in training",
     "uneven_ece": "calibration error, as in training",
 }
-T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Values → the 97.5 % point of Student's t with one degree of freedom less."""
 PAIRS = (
     ("CE, adjusted", "CE"),
     ("CE + KD", "CE"),
@@ -75,22 +73,6 @@ def values(record: Record, name: str, ratio: int, row: str, column: str) -> dict
         if parts[:2] == [name, str(ratio)] and parts[3] == row and int(parts[2]) != TUNE_SEED:
             found[int(parts[2])] = scores[column]
     return found
-
-
-def spread(found: Sequence[float]) -> str:
-    """Return ``mean ± sd``."""
-    mean = f"{statistics.fmean(found):.2f}"
-    return mean if len(found) < 2 else f"{mean} ± {statistics.stdev(found):.2f}"
-
-
-def difference(one: dict[int, float], other: dict[int, float]) -> str:
-    """Return the mean paired difference with its interval."""
-    gaps = [one[seed] - other[seed] for seed in one if seed in other]
-    mean = statistics.fmean(gaps)
-    if len(gaps) < 2:
-        return f"{mean:+.2f}"
-    half = T_975[len(gaps)] * statistics.stdev(gaps) / math.sqrt(len(gaps))
-    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
 
 
 def page(record: Record, rows: Sequence[str], rates: Sequence[float], steps: int) -> str:

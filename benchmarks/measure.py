@@ -155,6 +155,7 @@ def environment(threads: int, packages: list[str]) -> dict[str, str]:
         "processor": _processor(),
         "python": platform.python_version(),
         "threads": str(threads),
+        "load": _load(),
         **versions,
     }
 
@@ -165,6 +166,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _load() -> str:
+    """Return how many processes wanted a core: well above 1 of them was other work."""
+    if not hasattr(os, "getloadavg"):
+        return "unknown"
+    return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
 def _processor() -> str:

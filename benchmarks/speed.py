@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def main() -> None:
         measure.write_json(
             options.json,
             {
-                "command": " ".join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
+                "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
                 "environment": measure.environment(options.threads, cases.PACKAGES),
                 "rows": [dataclasses.asdict(row) for row in rows],
             },

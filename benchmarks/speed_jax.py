@@ -51,6 +51,11 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
         ),
         "kd_loss": jitted(lambda s, t: kd_loss(s, t), teacher),
     }
+    if contrast is not None:
+        stored = contrast._replace(logits=None, probabilities=ready)
+        found["mcld_loss, keys ready"] = jitted(
+            lambda s, t, y, k: mcld_loss(s, t, y, keys=k), teacher, labels, stored
+        )
     if keys == batch and batch * batch * classes * 4 < 2**27:
         # optax builds batch × batch × classes; freeing gigabytes would fall into the next time
         found["optax ntxent"] = jitted(lambda s, y: optax.losses.ntxent(s, y), labels)

@@ -42,6 +42,7 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
         key_logits = torch.cat([teacher, more])
         key_labels = torch.cat([labels, torch.randint(classes, (keys - batch,), device=device)])
         contrast = TeacherKeys(key_logits, key_labels)
+        stored = contrast._replace(logits=None, probabilities=key_logits.softmax(1))
     student = torch.randn(batch, classes, device=device, requires_grad=True)
     ready = key_logits.softmax(1)
 
@@ -58,9 +59,9 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
 
         return run
 
-    def mcld(**settings: Any) -> Callable[[], torch.Tensor]:
+    def mcld(keys: Any = contrast, **settings: Any) -> Callable[[], torch.Tensor]:
         config = MCLDConfig(**settings)
-        return lambda: mcld_loss(student, teacher, labels, config=config, keys=contrast)
+        return lambda: mcld_loss(student, teacher, labels, config=config, keys=keys)
 
     large = batch * classes > 10_000_000
     found: dict[str, Callable[[], Any]] = {
@@ -75,6 +76,8 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
         ),
         "instance_wise": backward(lambda: instance_wise(student, teacher, labels, keys=contrast)),
     }
+    if contrast is not None:
+        found["mcld_loss, keys ready"] = backward(mcld(stored))
     found |= {name: backward(run) for name, run in _baselines(student, teacher, labels).items()}
     if compiled:
         loss = torch.compile(mcld_loss, fullgraph=True, dynamic=False)
@@ -94,6 +97,7 @@ def _baselines(
     """Each baseline beside the same formula by hand."""
     two, three = (student, teacher), (student, teacher, labels)
     return {
+        "cross-entropy": lambda: F.cross_entropy(student, labels),
         "one KD loss by hand": lambda: handwritten.kd_loss(*two),
         "kd_loss": lambda: kd_loss(*two),
         "LSKD by hand": lambda: handwritten.lskd_loss(*two),

@@ -28,6 +28,8 @@ import numpy as np
 
 SEQUENCES, TOKENS = 4, 500
 SHAPES = [(32_000, 32), (128_000, 64)]
+OPTIONS: dict[str, Any] = {"shift": True, "token_contrast": None, "sequence_contrast": 1.0}
+"""All contrasts, of which two are left out by default."""
 LOSSES = ["KD + CE by hand", "token_mcld_loss, torch", "token_kd_loss, torch"]
 LOSSES += ["token_mcld_loss, jax", "token_kd_loss, jax"]
 Step = Callable[[], Any]
@@ -73,7 +75,7 @@ def torch_step(loss: str, vocabulary: int, k: int) -> Step:
             return by_hand()
         if "kd" in loss:
             return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
-        return token_mcld_loss(student, teacher, ids, shift=True, config=config)
+        return token_mcld_loss(student, teacher, ids, config=config, **OPTIONS)
 
     def step() -> Any:
         student.grad = None
@@ -98,7 +100,7 @@ def jax_step(loss: str, vocabulary: int, k: int) -> Step:
         teacher = TopKLogits(values, indices, tail)
         if "kd" in loss:
             return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
-        return token_mcld_loss(student, teacher, ids, shift=True, config=config)
+        return token_mcld_loss(student, teacher, ids, config=config, **OPTIONS)
 
     gradient = jax.jit(jax.grad(value))
     return lambda: jax.block_until_ready(gradient(*arrays))

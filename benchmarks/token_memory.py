@@ -27,6 +27,8 @@ Step = Callable[..., Any]
 
 SHAPES = [(4, 512, 32_000), (16, 512, 256)]
 SMALL = (2, 300, 4)
+OPTIONS: dict[str, Any] = {"shift": True, "token_contrast": None, "sequence_contrast": 1.0}
+"""All contrasts, of which two are left out by default."""
 
 
 def torch_step(kind: str) -> tuple[Step, Step]:
@@ -38,7 +40,7 @@ def torch_step(kind: str) -> tuple[Step, Step]:
     torch.set_num_threads(1)
 
     def loss(student: Any, teacher: Any, labels: Any) -> Any:
-        return token_mcld_loss(student, teacher, labels, shift=True)
+        return token_mcld_loss(student, teacher, labels, **OPTIONS)
 
     compiled = loss if kind == "torch" else torch.compile(loss, fullgraph=True)
 
@@ -56,7 +58,7 @@ def jax_step(kind: str) -> tuple[Step, Step]:
     from mcld_core.extensions.nlp import token_mcld_loss
 
     def loss(student: Any, teacher: Any, labels: Any) -> Any:
-        return token_mcld_loss(student, teacher, labels, shift=True)
+        return token_mcld_loss(student, teacher, labels, **OPTIONS)
 
     jitted = jax.jit(jax.value_and_grad(loss))
     return jax.numpy.asarray, lambda *arrays: jax.block_until_ready(jitted(*arrays))
@@ -75,7 +77,7 @@ def tensorflow_step(kind: str) -> tuple[Step, Step]:
     def step(student: Any, teacher: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(student)
-            loss = token_mcld_loss(student, teacher, labels, shift=True)
+            loss = token_mcld_loss(student, teacher, labels, **OPTIONS)
         return tape.gradient(loss, student)
 
     return tf.constant, step

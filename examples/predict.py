@@ -110,7 +110,7 @@ class Classifier:
             ``normalization``, ``layout``, ``center_crop`` and ``softmax`` are used where present.
 
     Raises:
-        ValueError: the input is no image.
+        ValueError: the input is not an image.
         ImportError: onnxruntime or Pillow is missing.
 
     Example:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.arguments import Arguments, Batch, differ, keep_rows, reduce_rows, wide_dtype
+from mcld_core.arguments import (
+    Arguments,
+    Batch,
+    as_number,
+    differ,
+    keep_rows,
+    reduce_rows,
+    wide_dtype,
+)
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.contrast import (
     Negatives,
@@ -16,11 +24,11 @@ from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.objective import is_zero
 from mcld_core.formulas.similarity import embed
 from mcld_core.losses import Objective, category_ramp, term_weights
-from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
 
 def embedding_contrast(
-    student: Float[Array, "batch width"],
+    student: list[Any] | Float[Tensor, "batch width"],
     teacher: Float[Array, "batch width"],
     labels: Labels | None = None,
     *,
@@ -31,7 +39,7 @@ def embedding_contrast(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Contrast embeddings instance- and category-wise: ``S_ij = scale · cos(s_i, t_j)``.
 
     ``L_i = w_ins L_ins,i + ramp w_cat L_cat,i``, the terms of `mcld_core.mcld_loss` with this S.
@@ -50,7 +58,7 @@ def embedding_contrast(
             and pass the exponential. Its gradient is ``Σ_ij dL/dS_ij · cos_ij``.
         progress: the part of the training that is done, 0 to 1.
         sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep; a dropped row is neither anchor nor key.
+        where: (batch,) bool, True = keep; a dropped row is compared with nothing.
         reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
@@ -94,9 +102,7 @@ def embedding_batch(
     -1, or None.
     """
     ops = arguments.ops
-    student = arguments.array("student", embeddings[0], arguments.like)
-    teacher = arguments.array("teacher", embeddings[1], student)
-    _check_pair(arguments, student, teacher)
+    student, teacher = pair_of_rows(arguments, ("student", "teacher"), embeddings)
     dtype = wide_dtype(ops.dtype(student))
     kept = ops.arange(ops.size(student, 0), student) >= 0
     if where is not None:
@@ -115,6 +121,32 @@ def embedding_batch(
     student = keep_rows(ops, ops.astype(student, dtype), kept)
     teacher = keep_rows(ops, ops.stop_gradient(ops.astype(teacher, dtype)), kept)
     return Batch(student, teacher, dtype, labels, kept, weight)
+
+
+def pair_of_rows(
+    arguments: Arguments, names: tuple[str, str], given: tuple[Any, Any]
+) -> tuple[Float[Array, "batch width"], Float[Array, "batch width"]]:
+    """Return the student's and the teacher's rows, converted.
+
+    Raises:
+        ValueError, TypeError: what is not (batch, width) floats of one batch and one width.
+    """
+    function, ops = arguments.function, arguments.ops
+    student = arguments.array(names[0], given[0], arguments.like)
+    teacher = arguments.array(names[1], given[1], student)
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    one_batch = len(ours) == 2 and len(theirs) == 2 and not differ(ours[0], theirs[0])
+    if not one_batch or not ours[1] or differ(ours[1], theirs[1]):
+        raise ValueError(
+            f"{function}: {' and '.join(names)} need shape (batch, width), one batch and one "
+            f"width; got {ours} and {theirs}. Project one of them in the model: the loss has no "
+            "projector"
+        )
+    for name, x in zip(names, (student, teacher), strict=True):
+        if "float" not in ops.dtype(x):
+            raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")
+    arguments.device(names[1], teacher, student, names[0])
+    return student, teacher
 
 
 def embedding_scale(
@@ -154,37 +186,18 @@ def contrast_embeddings(
             keys = ops.where(kept, keys, -2)
         same = affinity(ops, batch.labels, keys, batch.student.shape[1], batch.dtype)
 
-    def number(weight: Scalar) -> Scalar:
-        return ops.astype(ops.asarray(weight, loss), batch.dtype)
-
+    instance, category = (
+        as_number(ops, weight, loss, batch.dtype) for weight in (weights.instance, weights.category)
+    )
     if not is_zero(weights.instance):
         own = ops.arange(ops.size(batch.student, 0), batch.student)
         removed = same if config.target_mask else None
         negatives = Negatives.of(ops, s, removed, own, hard)
         contrast = instance_contrast(ops, s, negatives, own)
-        loss = loss + number(weights.instance) * contrast
+        loss = loss + instance * contrast
     if same is not None and not is_zero(weights.category):
-        loss = loss + ramp * number(weights.category) * category_contrast(ops, s, same, hard)
+        loss = loss + ramp * category * category_contrast(ops, s, same, hard)
     return ops.where(kept, loss, 0.0)
-
-
-def _check_pair(arguments: Arguments, student: Array, teacher: Array) -> None:
-    """Raise unless both are (batch, width) floats of one batch and one width, on one device."""
-    function, ops = arguments.function, arguments.ops
-    ours, theirs = tuple(student.shape), tuple(teacher.shape)
-    if len(ours) != 2 or len(theirs) != 2 or not ours[1] or differ(ours[1], theirs[1]):
-        raise ValueError(
-            f"{function}: student and teacher need shape (batch, width), one width; got {ours} and "
-            f"{theirs}. Project one of them in the model: the loss has no projector"
-        )
-    if differ(ours[0], theirs[0]):
-        raise ValueError(
-            f"{function}: student and teacher need the same batch; got {ours} and {theirs}"
-        )
-    for name, x in (("student", student), ("teacher", teacher)):
-        if "float" not in ops.dtype(x):
-            raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")
-    arguments.device("teacher", teacher, student, "student")
 
 
 def _soft_labels(

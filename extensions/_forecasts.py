@@ -74,7 +74,7 @@ def bin_labels(
         (batch, time) int32 in 0 … bins - 1, or ``ignore_index``.
 
     Raises:
-        TypeError: targets that are no numbers.
+        TypeError: targets that are not numbers.
         ValueError: edges that are not increasing and finite, one at least.
         ValueError, ImportError: ``MCLD_BACKEND`` names no backend, or one that is not installed.
 
@@ -144,8 +144,8 @@ def forecast_to_logits(
     upper = _beside(ops, np.append(inner, inner[-1]), x)
     lower = _beside(ops, np.append(inner[0], inner), x)
     width = _beside(ops, np.concatenate([[1.0], np.diff(inner), [1.0]]), x)
-    below_upper = ops.where(last, 0.0, -ops.softplus(-((upper - x[..., None]) / scale)))
-    above_lower = ops.where(first, 0.0, -ops.softplus((lower - x[..., None]) / scale))
+    below_upper = ops.where(last, 0.0, ops.log_sigmoid((upper - x[..., None]) / scale))
+    above_lower = ops.where(first, 0.0, ops.log_sigmoid((x[..., None] - lower) / scale))
     between = ops.where(first | last, 0.0, _log_one_minus_exp(ops, width / scale))
     return below_upper + above_lower + between
 

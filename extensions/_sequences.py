@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, fits, is_number, keep_rows, reduce_rows
+from mcld_core.arguments import Arguments, Batch, as_number, fits, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.divergence import MASKED
@@ -57,6 +57,8 @@ class Levels(NamedTuple):
     reduction: Reduction = "mean"
     normalizer: Scalar | None = None
     """What ``"mean"`` divides by; None: the number of rows that count."""
+    trains_keys: bool = False
+    """Whether the teacher's rows are keys alone, with a gradient: no divergence from them."""
 
 
 class SequenceArguments(Arguments):
@@ -120,9 +122,7 @@ class SequenceArguments(Arguments):
             best = ops.argmax(stored.values, 1)[:, None]
             labels = ops.take_along_axis(stored.indices, best, 1)[:, 0]
         teacher = student if stored is not None else flat(ops, teacher, 1)
-        batch = self.batch(
-            student, teacher, labels, sample_weight=None, where=kept, ignore_index=ignore_index
-        )
+        batch = self.batch((student, teacher, labels, None, kept), ignore_index)
         if stored is not None:
             batch = batch._replace(teacher=stored)
         return Sequences(batch, ops.size(logits[0], 0), ops.size(logits[0], 1), logits[0])
@@ -136,7 +136,7 @@ def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[A
 
 def flat(ops: Backend, x: Array, axes: int) -> Array:
     """Return (batch, time, …) with the first two axes as one; ``axes`` follow them (0 or 1)."""
-    rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is no size where there are no rows
+    rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is not a size where there are no rows
     return ops.reshape(x, (rows, x.shape[2]) if axes else (rows,))
 
 
@@ -177,10 +177,13 @@ def contrast_sequences(
     sample = config.weight_sample
     by_row = Objective(
         config,
-        TermWeights(sample * gamma, sample, of_rows, config.weight_ce),
+        TermWeights(
+            sample * gamma, 0.0 if levels.trains_keys else sample, of_rows, config.weight_ce
+        ),
         class_prior=levels.class_prior,
         progress=levels.progress,
         excluded=ExcludedKeys(_in_another, (sequences.of_row(ops),)),
+        trains_keys=levels.trains_keys,
     )
     values, terms = evaluate_batch(arguments, sequences.rows, by_row, "none", return_terms=True)
     ramp = terms.pop("ramp")
@@ -220,8 +223,11 @@ def _by_sequence(
         class_prior=levels.class_prior,
         progress=levels.progress,
         excluded=groups.excluded,
+        trains_keys=levels.trains_keys,
     )
-    means = mean_rows(arguments.ops, sequences, groups.labels, levels.config)
+    means = mean_rows(
+        arguments.ops, sequences, groups.labels, levels.config, trains_keys=levels.trains_keys
+    )
     return evaluate_batch(arguments, means, objective, return_terms=True)
 
 
@@ -243,7 +249,11 @@ def reduce_sequences(
 
 
 def mean_rows(
-    ops: Backend, sequences: Sequences, labels: Array | None, config: MCLDConfig
+    ops: Backend,
+    sequences: Sequences,
+    labels: Array | None,
+    config: MCLDConfig,
+    trains_keys: bool = False,
 ) -> Batch:
     """Return one row a sequence: mean student logits and mean key of its kept rows.
 
@@ -254,7 +264,7 @@ def mean_rows(
     rows = sequences.rows
     valid, size = _sizes(ops, sequences)
     student = _mean(ops, sequences, ops.astype(rows.student, rows.dtype), size)
-    temperature = number_like(ops, config.key_temperature, rows)
+    temperature = as_number(ops, config.key_temperature, rows.student, rows.dtype)
     if isinstance(rows.teacher, StoredRows):
         teacher = _mean_of_stored(ops, sequences, size, temperature)
     else:
@@ -271,7 +281,8 @@ def mean_rows(
     elif len(labels.shape) == 1:
         labels = ops.maximum(labels, -1)
     weight = None if valid is None else ops.astype(valid, rows.dtype)
-    return Batch(student, ops.stop_gradient(teacher), rows.dtype, labels, valid, weight)
+    teacher = teacher if trains_keys else ops.stop_gradient(teacher)
+    return Batch(student, teacher, rows.dtype, labels, valid, weight)
 
 
 def _sizes(ops: Backend, sequences: Sequences) -> tuple[Array | None, Any]:
@@ -311,13 +322,6 @@ def _mean_of_stored(
         ops.reshape(weights, per_sequence),
     )
     return total / size
-
-
-def number_like(ops: Backend, value: Scalar, rows: Batch) -> Any:
-    """Return a Python number as it is, anything else in the dtype computed in."""
-    if is_number(value):
-        return value
-    return ops.astype(ops.asarray(value, rows.student), rows.dtype)
 
 
 def _in_another(anchor: tuple[Array, ...], key: tuple[Array, ...]) -> Array:

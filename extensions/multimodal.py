@@ -7,12 +7,13 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, Checks, differ, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, Batch, Checks, reduce_rows, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._embeddings import (
     contrast_embeddings,
     embedding_batch,
     embedding_scale,
+    pair_of_rows,
 )
 from mcld_core.extensions._embeddings import embedding_contrast as embedding_contrast
 from mcld_core.extensions._modalities import (
@@ -75,7 +76,7 @@ def multimodal_mcld_loss(
     The first part is the mean over the pairs that the sample has, so a sample that misses a
     modality weighs as much as any other. The second part adds other losses f. A sample without
     any pair does not count. Where a sample misses a modality, the pairs of that modality treat it
-    as if it were not in the batch: it is neither anchor nor key. In all other pairs it is like
+    as if it were not in the batch: it is compared with nothing. In all other pairs it is like
     any other sample.
 
     - ``kind="logits"``: ``L_ab`` is `mcld_core.mcld_loss`.
@@ -212,19 +213,8 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batc
     """
     arguments = Arguments("feature_mse", student_rows, teacher_rows)
     ops = arguments.ops
-    student = arguments.array("student_rows", student_rows, arguments.like)
-    teacher = arguments.array("teacher_rows", teacher_rows, student)
-    ours, theirs = tuple(student.shape), tuple(teacher.shape)
-    fits = len(ours) == 2 and len(theirs) == 2 and not differ(ours[0], theirs[0])
-    if not fits or not ours[1] or differ(ours[1], theirs[1]):
-        raise ValueError(
-            "feature_mse: student_rows and teacher_rows need shape (batch, width), one batch and "
-            f"one width; got {ours} and {theirs}"
-        )
-    for name, x in (("student_rows", student), ("teacher_rows", teacher)):
-        if "float" not in ops.dtype(x):
-            raise TypeError(f"feature_mse: {name} needs a float dtype; got {ops.dtype(x)}")
-    arguments.device("teacher_rows", teacher, student, "student_rows")
+    names = ("student_rows", "teacher_rows")
+    student, teacher = pair_of_rows(arguments, names, (student_rows, teacher_rows))
     dtype = wide_dtype(ops.dtype(student))
     difference = ops.astype(student, dtype) - ops.stop_gradient(ops.astype(teacher, dtype))
     return ops.sum(difference * difference, 1) / float(student.shape[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from mcld_core.extensions._sequences import (
     mean_rows,
     sequence_of_row,
 )
+from mcld_core.extensions.nlp.rows import arrays_of, counted
+from mcld_core.extensions.nlp.stored import TopKLogits, check_stored, stored_rows
 from mcld_core.formulas.objective import ExcludedKeys
 from mcld_core.losses import Objective, evaluate_batch, term_weights
-from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar, Tensor
 
 CATEGORIES = ("window", "step")
 
@@ -94,9 +96,59 @@ def cut_windows(
     return Windows(np.stack(values), mask, places[:, 0], places[:, 1], np.asarray(numbers, "int32"))
 
 
+@overload
 def window_mcld_loss(
-    student_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    student_logits: list[Any]
+    | Float[Tensor, "batch classes"]
+    | Float[Tensor, "batch time classes"],
     teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    labels: Labels | None = None,
+    *,
+    starts: Int[Array, " batch"] | None = None,
+    lengths: Int[Array, " batch"] | int | None = None,
+    series: Int[Array, " batch"] | None = None,
+    mask: Bool[Array, " batch"] | Bool[Array, "batch time"] | None = None,
+    step_labels: Num[Array, "batch time"] | None = None,
+    category: str = "window",
+    step_contrast: Scalar | None = None,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    class_prior: Float[Array, " classes"] | None = None,
+    progress: Scalar = 1.0,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
+    return_terms: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def window_mcld_loss(
+    student_logits: list[Any]
+    | Float[Tensor, "batch classes"]
+    | Float[Tensor, "batch time classes"],
+    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    labels: Labels | None = None,
+    *,
+    return_terms: Literal[True],
+    **settings: Any,
+) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@overload
+def window_mcld_loss(
+    student_logits: list[Any]
+    | Float[Tensor, "batch classes"]
+    | Float[Tensor, "batch time classes"],
+    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    labels: Labels | None = None,
+    *,
+    return_terms: bool,
+    **settings: Any,
+) -> Any: ...
+
+
+def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
+    student_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"] | TopKLogits,
     labels: Labels | None = None,
     *,
     starts: Int[Array, " batch"] | None = None,
@@ -116,7 +168,7 @@ def window_mcld_loss(
     """Contrast a student's logits on time-series windows with a teacher's.
 
     Two windows of one series that share a step show the same thing: with ``starts`` and
-    ``lengths`` they are never each other's negatives, whatever their labels. One row of logits a
+    ``lengths`` they do not push each other away, whatever their labels. One row of logits a
     window, (batch, classes), is `mcld_core.mcld_loss` with that mask. One row a time step,
     (batch, time, classes), is the form of `mcld_core.extensions.nlp.token_mcld_loss`:
 
@@ -129,7 +181,9 @@ def window_mcld_loss(
 
     Args:
         student_logits: (batch, classes) or (batch, time, classes), any float dtype.
-        teacher_logits: the same shape; never receives a gradient.
+        teacher_logits: the same shape, or for (batch, time, classes) a
+            `mcld_core.extensions.nlp.TopKLogits`, which is never made dense; never receives a
+            gradient.
         labels: of the windows, (batch,) int, or (batch, classes) soft; None: the teacher's arg
             max. ``config.ignore_index`` drops a window.
         starts: (batch,) int, the first step of each window in its series. Beyond 32 bits, as for
@@ -175,21 +229,22 @@ def window_mcld_loss(
     References:
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
     """
-    arrays = (student_logits, teacher_logits, labels, starts, lengths, series, mask, step_labels)
+    theirs = arrays_of(teacher_logits)
+    arrays = (student_logits, *theirs, labels, starts, lengths, series, mask, step_labels)
     arguments = SequenceArguments("window_mcld_loss", *arrays)
     check_config(arguments.function, config)
     arguments.choice("category", category, CATEGORIES)
     if step_contrast is not None:
         arguments.number("step_contrast", step_contrast, minimum=0.0)
     arguments.reduction(reduction)
-    logits = arguments.tensors(student_logits, teacher_logits)
-    _check_logits(arguments, logits, step_labels)
+    if isinstance(teacher_logits, TopKLogits):
+        check_stored(arguments.function, config)
+    logits = arguments.tensors(student_logits, theirs[0])
+    _check_logits(arguments, logits, step_labels, isinstance(teacher_logits, TopKLogits))
     excluded = _overlapping(arguments, logits[0], starts, lengths, series)
     if len(logits[0].shape) == 2:
         kept = None if mask is None else arguments.flat_mask("mask", mask, logits[0], 1)
-        batch = arguments.batch(
-            *logits, labels, sample_weight=None, where=kept, ignore_index=config.ignore_index
-        )
+        batch = arguments.batch((*logits, labels, None, kept), config.ignore_index)
         objective = Objective(
             config,
             term_weights(config),
@@ -199,7 +254,8 @@ def window_mcld_loss(
             normalizer=normalizer,
         )
         return evaluate_batch(arguments, batch, objective, reduction, return_terms)
-    sequences, labels = _steps(arguments, logits, (labels, step_labels, mask), config)
+    given = (labels, step_labels, mask)
+    sequences, labels = _steps(arguments, logits, teacher_logits, given, config)
     levels = Levels(
         config, category == "window", step_contrast, progress, class_prior, reduction, normalizer
     )
@@ -208,13 +264,16 @@ def window_mcld_loss(
 
 
 def _check_logits(
-    arguments: SequenceArguments, logits: tuple[Array, Array], step_labels: Any
+    arguments: SequenceArguments, logits: tuple[Array, Array], step_labels: Any, stored: bool
 ) -> None:
     ours, theirs = (tuple(x.shape) for x in logits)
-    if len(ours) not in (2, 3) or not fits(ours, theirs):
+    if stored and len(ours) == 3:
+        theirs = (*theirs[:2], ours[2])
+    if len(ours) not in (2, 3) or not fits(ours, theirs) or stored > (len(ours) == 3):
         raise ValueError(
             f"{arguments.function}: student_logits and teacher_logits need one shape, (batch, "
-            f"classes) or (batch, time, classes); got {ours} and {theirs}"
+            "classes) or (batch, time, classes), the latter alone for TopKLogits; got "
+            f"{ours} and {theirs}"
         )
     if len(ours) == 2 and step_labels is not None:
         raise ValueError(
@@ -224,13 +283,15 @@ def _check_logits(
 
 def _steps(
     arguments: SequenceArguments,
-    logits: tuple[Float[Array, "batch time classes"], Float[Array, "batch time classes"]],
+    logits: tuple[Float[Array, "batch time classes"], Array],
+    teacher: Any,
     given: tuple[Any, Any, Any],
     config: MCLDConfig,
 ) -> tuple[Sequences, Array]:
     """Return the steps of the windows, and the windows' labels.
 
-    ``given`` are the labels of the windows, those of the steps, and the mask.
+    ``teacher`` are the teacher's logits as they came, ``given`` the labels of the windows, those
+    of the steps, and the mask.
     """
     ops, student = arguments.ops, logits[0]
     labels, step_labels, mask = given
@@ -247,7 +308,11 @@ def _steps(
         of_steps = arguments.flat_labels("step_labels", step_labels, student)
     else:
         of_steps = None if labels is None else ops.take(labels, window)
-    sequences = arguments.sequences(logits, of_steps, kept, config.ignore_index)
+    theirs = logits[1]
+    if isinstance(teacher, TopKLogits):
+        counts = counted(of_steps, kept, config.ignore_index)
+        theirs = stored_rows(ops, teacher, theirs, student.shape[2], counts)
+    sequences = arguments.sequences((student, theirs), of_steps, kept, config.ignore_index)
     if labels is None:
         labels = ops.argmax(mean_rows(ops, sequences, None, config).teacher, 1)
     elif len(labels.shape) == 2:

@@ -95,7 +95,7 @@ class TeacherCache:
         for name, size in (("count", count), ("classes", classes)):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"TeacherCache.write: {name} needs an int > 0; got {size!r}")
-        mark = _as_json("TeacherCache.write", fingerprint)
+        mark = as_json("TeacherCache.write", fingerprint)
         path = _not_a_folder("TeacherCache.write", path)
         with replacement(path) as file:
             np.lib.format.write_array_header_1_0(file, _header(count, classes, dtype))
@@ -122,7 +122,7 @@ class TeacherCache:
             TypeError: a fingerprint that JSON cannot hold.
         """
         path = _not_a_folder("TeacherCache.open", path)
-        mark = None if fingerprint is None else _as_json("TeacherCache.open", fingerprint)
+        mark = None if fingerprint is None else as_json("TeacherCache.open", fingerprint)
         logits, found = _open(path)
         if mark is not None and json.dumps(found, sort_keys=True) != mark:
             raise ValueError(
@@ -147,12 +147,12 @@ class TeacherCache:
             IndexError: an index outside of 0 … count − 1.
         """
         if not isinstance(index, slice):
-            index = _to_numpy(index)
+            index = to_numpy(index)
             if index.dtype.kind not in "iu":
                 raise IndexError(
                     f"TeacherCache: index needs an integer dtype or a slice; got {index.dtype}"
                 )
-            _check_range("TeacherCache: index", index, len(self), IndexError)
+            check_range("TeacherCache: index", index, len(self), IndexError)
         return np.array(self.logits[index])  # a copy: the file stays unmapped from the result
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -182,7 +182,7 @@ def fingerprint(*parts: Any) -> str:
     digest = hashlib.sha256()
     for part in parts:
         try:
-            array = np.asarray(part) if isinstance(part, (str, bytes)) else _to_numpy(part)
+            array = np.asarray(part) if isinstance(part, (str, bytes)) else to_numpy(part)
             beside_numpy = "float" in array.dtype.name  # bfloat16 and its like are of kind V
             if array.dtype.kind not in "biufcSU" and not beside_numpy:
                 raise ValueError
@@ -203,7 +203,7 @@ def _write_rows(
     """Write each row to its place in the file, by writes that can fail: no memory map can."""
     written = np.zeros(count, "bool")
     for index, logits in batches:
-        index, logits = _to_numpy(index), _to_numpy(logits)
+        index, logits = to_numpy(index), to_numpy(logits)
         _check_batch(index, logits, count, classes)
         stored = _stored(index, logits, dtype)
         order = np.argsort(index, kind="stable")  # of a sample that comes twice the last row stays
@@ -232,7 +232,7 @@ def _check_batch(
             f"TeacherCache.write: logits need a float dtype; got {logits.dtype}. "
             "Pass the teacher's logits, not labels"
         )
-    _check_range("TeacherCache.write: index", index, count, ValueError)
+    check_range("TeacherCache.write: index", index, count, ValueError)
 
 
 def _stored(
@@ -293,7 +293,7 @@ def _read(path: Path) -> tuple[np.ndarray[Any, Any], Any]:
     return rows, settings["fingerprint"]
 
 
-def _as_json(function: str, fingerprint: Any) -> str:
+def as_json(function: str, fingerprint: Any) -> str:
     """Return the text that two fingerprints share where they are equal once they are stored."""
     try:
         if fingerprint is None:
@@ -315,7 +315,7 @@ def _not_a_folder(function: str, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _check_range(
+def check_range(
     argument: str, index: np.ndarray[Any, Any], count: int, error: type[Exception]
 ) -> None:
     bad = (index < 0) | (index >= count)
@@ -326,7 +326,7 @@ def _check_range(
         )
 
 
-def _to_numpy(x: Any) -> np.ndarray[Any, Any]:
+def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     """Convert an array or tensor of any framework, from an accelerator too."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()

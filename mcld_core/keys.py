@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, keep_rows, plain_number
+from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, plain_number
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
@@ -21,7 +21,7 @@ class TeacherKeys(NamedTuple):
     arrays, so a pytree: it may be traced, ``own_start`` too.
 
     Args:
-        logits: (keys, classes), any float dtype.
+        logits: (keys, classes), any float dtype; None where ``probabilities`` are given.
         labels: (keys,) int, or (keys, classes) soft, or None: the arg max of each row.
         where: (keys,) bool, True = keep; None keeps all. A key is also dropped where its int
             label is ``ignore_index``, and where it is the own row of a dropped row; the own row
@@ -31,14 +31,23 @@ class TeacherKeys(NamedTuple):
             row that is not finite marks a class without one. None: class means of the keys.
         normalizer: what ``reduction="mean"`` divides by instead of the batch's own Σ v; set by
             ``gather_keys``.
+        probabilities: (keys, classes), ``softmax(logits)`` in place of the logits: keys that are
+            ready for the default similarity and key temperature. Finite in every row, those that
+            do not count too.
     """
 
-    logits: Float[Array, "keys classes"]
+    logits: Float[Array, "keys classes"] | None
     labels: Labels | None = None
     where: Bool[Array, " keys"] | None = None
     own_start: Scalar = 0
     prototypes: Float[Array, "classes classes"] | None = None
     normalizer: Scalar | None = None
+    probabilities: Float[Array, "keys classes"] | None = None
+
+
+def key_arrays(keys: TeacherKeys | None) -> tuple[Any, ...]:
+    """Return the arrays of keys that decide, with others, which backend computes."""
+    return () if keys is None else (*keys[:3], keys.prototypes, keys.probabilities)
 
 
 def check_keys(function: str, keys: Any) -> None:
@@ -52,7 +61,7 @@ def check_keys(function: str, keys: Any) -> None:
 
 
 def prepare_keys(
-    arguments: Arguments, batch: Batch, keys: TeacherKeys | None, ignore_index: int
+    arguments: Arguments, batch: Batch, keys: TeacherKeys | None, config: MCLDConfig
 ) -> tuple[KeySet, Any]:
     """Return the keys, converted, with the rows that do not count marked; and own_start.
 
@@ -63,24 +72,23 @@ def prepare_keys(
     if keys is None:
         labels = _masked_labels(ops, batch.labels, batch.kept)
         return KeySet(batch.teacher, labels, batch.kept), 0
-    logits = arguments.array("keys.logits", keys.logits, batch.student)
-    _check_key_logits(arguments, logits, batch.student)
-    logits = ops.stop_gradient(logits)
+    vectors, is_ready = _key_vectors(arguments, keys, batch.student, config)
     kept = None
     if keys.where is not None:
-        kept = arguments.mask("keys.where", keys.where, logits.shape[0], batch.student)
+        kept = arguments.mask("keys.where", keys.where, vectors.shape[0], batch.student)
+        kept = arguments.unless_all(kept)
     if keys.labels is None:
-        labels = ops.argmax(logits, 1)
+        labels = ops.argmax(vectors, 1)
     else:
         labels, counts = arguments.labels(
-            "keys.labels", keys.labels, logits, batch.dtype, kept, ignore_index
+            "keys.labels", keys.labels, vectors, batch.dtype, kept, config.ignore_index
         )
         if counts is not None:
             kept = arguments.unless_all(counts if kept is None else kept & counts)
-    own_start = _own_start(arguments, keys, batch, logits)
+    own_start = _own_start(arguments, keys, batch, vectors)
     if kept is not None or batch.kept is not None:
-        kept = _with_own_rows(ops, kept, batch, own_start, logits)
-    return KeySet(logits, _masked_labels(ops, labels, kept), kept), own_start
+        kept = _with_own_rows(ops, kept, batch, own_start, vectors)
+    return KeySet(vectors, _masked_labels(ops, labels, kept), kept, is_ready), own_start
 
 
 def prototype_keys(
@@ -103,11 +111,12 @@ def prototype_keys(
         means = ops.stop_gradient(ops.astype(means, batch.dtype))
         present = ops.all(ops.isfinite(means), 1)
     else:
-        logits = keep_rows(ops, ops.astype(all_keys.vectors, batch.dtype), all_keys.kept)
-        means, count = class_means(ops, logits, all_keys.labels, config)
+        rows = keep_rows(ops, ops.astype(all_keys.vectors, batch.dtype), all_keys.kept)
+        means, count = class_means(ops, rows, all_keys.labels, config, all_keys.is_ready)
         present = count > NEGLIGIBLE
-    index = ops.arange(classes, means)
-    return KeySet(keep_rows(ops, means, present), _masked_labels(ops, index, present), present)
+    labels = _masked_labels(ops, ops.arange(classes, means), present)
+    is_ready = config.similarity == "probability"  # they are means of probabilities
+    return KeySet(keep_rows(ops, means, present), labels, present, is_ready)
 
 
 def class_means(
@@ -115,14 +124,15 @@ def class_means(
     logits: Float[Array, "keys classes"],
     labels: Int[Array, " keys"] | Float[Array, "keys classes"],
     config: MCLDConfig,
+    is_ready: bool = False,
 ) -> tuple[Float[Array, "classes classes"], Float[Array, " classes"]]:
     """Return the label-weighted mean key of each class, and the sum of its label weights.
 
-    Means of the probabilities under ``"probability"``, of the raw logits otherwise. Rows that do
-    not count come with a label of -2, or zeros, and with finite logits.
+    Means of the probabilities under ``"probability"`` (``is_ready``: the rows are those), of the
+    raw logits otherwise. Rows that do not count come with a label of -2, or zeros, and finite.
     """
     rows = logits
-    if config.similarity == "probability":
+    if config.similarity == "probability" and not is_ready:
         rows = key_vectors(ops, logits, "probability", config.key_temperature)
     membership = ops.matrix_transpose(one_hot(ops, labels, logits.shape[1], ops.dtype(logits)))
     total = ops.sum(membership, 1)
@@ -130,17 +140,43 @@ def class_means(
     return ops.matmul(membership, rows) / divisor[:, None], total
 
 
-def _check_key_logits(arguments: Arguments, logits: Array, student: Array) -> None:
-    shape, classes = tuple(logits.shape), student.shape[1]
+def _key_vectors(
+    arguments: Arguments, keys: TeacherKeys, student: Array, config: MCLDConfig
+) -> tuple[Float[Array, "keys classes"], bool]:
+    """Return the rows of keys, and whether they are probabilities."""
+    is_ready = keys.probabilities is not None
+    name = "keys.probabilities" if is_ready else "keys.logits"
+    if is_ready and keys.logits is not None:
+        raise ValueError(f"{arguments.function}: keys need logits or probabilities; got both")
+    if is_ready:
+        check_ready(arguments.function, config)
+    vectors = arguments.array(name, keys.probabilities if is_ready else keys.logits, student)
+    shape, classes = tuple(vectors.shape), student.shape[1]
     if len(shape) != 2 or shape[1] != classes:
         raise ValueError(
-            f"{arguments.function}: keys.logits need shape (keys, {classes}), with the classes of "
+            f"{arguments.function}: {name} need shape (keys, {classes}), with the classes of "
             f"the student; got {shape}. Map the teacher's classes first: mcld_core.select_classes"
         )
-    dtype = arguments.ops.dtype(logits)
+    dtype = arguments.ops.dtype(vectors)
     if "float" not in dtype:
-        raise TypeError(f"{arguments.function}: keys.logits need a float dtype; got {dtype}")
-    arguments.device("keys.logits", logits, student)
+        raise TypeError(f"{arguments.function}: {name} need a float dtype; got {dtype}")
+    arguments.device(name, vectors, student)
+    return arguments.ops.stop_gradient(vectors), is_ready
+
+
+def takes_probabilities(config: MCLDConfig) -> bool:
+    """Whether ``softmax(t)`` is what the settings make of a teacher's row."""
+    temperature = plain_number(config.key_temperature)
+    return config.similarity == "probability" and is_number(temperature) and temperature == 1
+
+
+def check_ready(function: str, config: MCLDConfig) -> None:
+    """Raise ValueError where the settings do not take probabilities."""
+    if not takes_probabilities(config):
+        raise ValueError(
+            f"{function}: probabilities serve similarity 'probability' at key_temperature 1; got "
+            f"{config.similarity!r} at {config.key_temperature}. Pass, or store, the logits"
+        )
 
 
 def _own_start(arguments: Arguments, keys: TeacherKeys, batch: Batch, logits: Array) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from mcld_core.arguments import Arguments, Checks, wide_dtype
 from mcld_core.backends import Backend, backend_for
 from mcld_core.formulas.similarity import SIMILARITIES
-from mcld_core.typing import Array, Float, Logits
+from mcld_core.typing import Array, Float, Logits, Tensor
 
 
 def check_finite(
@@ -125,7 +125,9 @@ SWAPPED = (
 """What the adapters say where nothing of the student learns; to be filled with the cure."""
 
 
-def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
+def select_classes(
+    logits: list[Any] | Float[Tensor, "batch classes"], mapping: Sequence[int]
+) -> Tensor:
     """Map logits to another class space: column c of the result is column ``mapping[c]``.
 
     For a teacher that knows other or more classes than the student.
@@ -148,14 +150,16 @@ def select_classes(logits: Logits, mapping: Sequence[int]) -> Array:
     """
     arguments = Arguments("select_classes", logits)
     ops = arguments.ops
-    logits = ops.asarray(logits)
-    arguments.logits("logits", logits)
-    index = _checked_mapping(mapping, logits.shape[1])
-    columns = ops.asarray(index, logits)
-    return ops.matrix_transpose(ops.take(ops.matrix_transpose(logits), columns))
+    rows = ops.asarray(logits)
+    arguments.logits("logits", rows)
+    index = _checked_mapping(mapping, rows.shape[1])
+    columns = ops.asarray(index, rows)
+    return ops.matrix_transpose(ops.take(ops.matrix_transpose(rows), columns))
 
 
-def adjust_logits(logits: Logits, class_prior: Float[Array, " classes"]) -> Array:
+def adjust_logits(
+    logits: list[Any] | Float[Tensor, "batch classes"], class_prior: Float[Array, " classes"]
+) -> Tensor:
     """Return ``logits + log π``: with them as the student's, a loss trains a balanced classifier.
 
     Pass the result to any loss in place of the student's logits (cross-entropy, `kd_loss`,
@@ -183,11 +187,11 @@ def adjust_logits(logits: Logits, class_prior: Float[Array, " classes"]) -> Arra
     """
     arguments = Arguments("adjust_logits", logits, class_prior)
     ops = arguments.ops
-    logits = ops.asarray(logits, class_prior if ops.is_tensor(class_prior) else None)
-    arguments.logits("logits", logits)
-    dtype = wide_dtype(ops.dtype(logits))
-    prior = arguments.log_prior(class_prior, logits.shape[1], logits, dtype)
-    return ops.astype(logits, dtype) + prior[None, :]
+    rows = ops.asarray(logits, class_prior if ops.is_tensor(class_prior) else None)
+    arguments.logits("logits", rows)
+    dtype = wide_dtype(ops.dtype(rows))
+    prior = arguments.log_prior(class_prior, rows.shape[1], rows, dtype)
+    return ops.astype(rows, dtype) + prior[None, :]
 
 
 def checked_prior(function: str, class_prior: Any, balanced: Any) -> np.ndarray[Any, Any] | None:

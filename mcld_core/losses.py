@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
-from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, reduce_rows
+from mcld_core.arguments import Arguments, Batch, as_number, is_number, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.contrast import column_contrast
@@ -20,13 +20,52 @@ from mcld_core.formulas.objective import (
     is_zero,
     weighted_terms,
 )
-from mcld_core.formulas.similarity import default_temperature, embed, key_vectors
+from mcld_core.formulas.similarity import default_temperature, key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys
-from mcld_core.keys import TeacherKeys, check_keys, prepare_keys, prototype_keys
-from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
+from mcld_core.keys import TeacherKeys, check_keys, key_arrays, prepare_keys, prototype_keys
+from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
+@overload
 def mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    keys: TeacherKeys | None = None,
+    class_prior: Float[Array, " classes"] | None = None,
+    progress: Scalar = 1.0,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Array | None = None,
+    reduction: Reduction = "mean",
+    return_terms: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    return_terms: Literal[True],
+    **settings: Any,
+) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@overload
+def mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    return_terms: bool,
+    **settings: Any,
+) -> Any: ...
+
+
+def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     student_logits: Logits,
     teacher_logits: Logits,
     labels: Labels | None = None,
@@ -47,8 +86,8 @@ def mcld_loss(
     ``S_ij = <s_i, softmax(t_j)>``, keys j = 1 … N and the label affinity A:
 
     - instance-wise: InfoNCE whose positive is the teacher's row of the same sample; rows of the
-      same label are no negatives (the target mask);
-    - category-wise: one anchor against all keys, those of its label being the positives;
+      same label do not push (the target mask);
+    - category-wise: one student's row is compared with all keys; those of its label pull;
     - sample-wise: the decoupled divergence within one row of logits, times T².
 
     Args:
@@ -56,16 +95,17 @@ def mcld_loss(
             and its gradient comes back in half precision.
         teacher_logits: (batch, classes), any float dtype; never receives a gradient.
         labels: (batch,) int, or (batch, classes) soft (rows sum to 1), or None: the teacher's
-            arg max stands for the label.
+            most likely class stands for the label.
         config: the settings.
         keys: all teacher rows to contrast with; None: the batch's own.
         class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
             probabilities π. The contrasts whose keys are rows then see ``s - log π``, so that
-            they estimate the same classifier as the other terms where classes are uneven. None:
-            no correction, right for even classes.
+            they estimate the same classifier as the other terms where classes are uneven. The
+            prototypes and columns of ``config.category_contrast`` need no correction and get none.
+            None: no correction, right for even classes.
         progress: the part of the training that is done, 0 to 1; drives the ramp.
         sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep. A dropped row is neither anchor nor key.
+        where: (batch,) bool, True = keep. A dropped row is compared with nothing.
         reduction: ``"mean"`` (Σ v L / Σ v), ``"sum"`` or ``"none"`` ((batch,) of v L), with v
             the sample weight of the kept rows.
         return_terms: also return the parts.
@@ -95,7 +135,7 @@ def mcld_loss(
 
 
 def instance_wise(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -105,7 +145,7 @@ def instance_wise(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Contrast each student row with the teacher's row of the same sample against all others.
 
     ``L_ins,i = -S_i,own(i) + log( exp S_i,own(i) + Σ_{j≠own(i)} (1 - A_ij) exp S_ij )``; with
@@ -128,7 +168,7 @@ def instance_wise(
 
 
 def sample_wise(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -137,7 +177,7 @@ def sample_wise(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Contrast the entries of each student row with the teacher's, the label's split off.
 
     ``L_sam,i = T² [ KL(b^t_i ‖ b^s_i) + β KL(r^t_i ‖ r^s_i) ]`` at temperature T, with b the
@@ -161,7 +201,7 @@ def sample_wise(
 
 
 def category_wise(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -171,7 +211,7 @@ def category_wise(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Contrast each student row with all keys, those of its label being the positives.
 
     ``L_cat,i = log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w_ij = A_ij / Σ_k A_ik``, 0 where no key
@@ -209,6 +249,8 @@ class Objective(NamedTuple):
     """What ``"mean"`` divides by, unless the keys say it; None: Σ v."""
     has_ramp: bool = True
     """Whether the category-wise term comes in with the progress."""
+    trains_keys: bool = False
+    """Whether the batch's teacher rows get a gradient, as keys."""
 
 
 def term_weights(config: MCLDConfig) -> TermWeights:
@@ -230,19 +272,10 @@ def evaluate(
     config, keys = objective.config, objective.keys
     check_config(function, config)
     check_keys(function, keys)
-    key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
-    arguments = Arguments(function, *rows, *key_arrays)
+    arguments = Arguments(function, *rows, *key_arrays(keys))
     arguments.reduction(reduction)
     arguments.flag("return_terms", return_terms)
-    student, teacher, labels, sample_weight, where = rows
-    batch = arguments.batch(
-        student,
-        teacher,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=config.ignore_index,
-    )
+    batch = arguments.batch(rows, config.ignore_index)
     return evaluate_batch(arguments, batch, objective, reduction, return_terms)
 
 
@@ -304,7 +337,7 @@ def _setup(
     by_prototype = is_present(config, weights, "prototypes")
     by_key = is_present(config, weights, "labels") or not is_zero(weights.instance)
     if by_key or by_prototype:
-        all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config.ignore_index)
+        all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config)
         own = own + own_start
         keys = all_keys if by_key else None
         if by_prototype:
@@ -314,9 +347,7 @@ def _setup(
         log_prior = arguments.log_prior(objective.class_prior, classes, batch.student, batch.dtype)
 
     def number(value: Scalar) -> Scalar:
-        if is_number(value):
-            return value
-        return ops.astype(ops.asarray(value, batch.student), batch.dtype)
+        return as_number(ops, value, batch.student, batch.dtype)
 
     temperature = config.temperature
     if temperature is None:
@@ -354,23 +385,29 @@ def _by_block(
     numbers = (*objective.weights, *setup[3:7])
     if not any(ops.is_trained(x) for x in numbers):
         keys_count = 1 if setup.keys is None else ops.size(setup.keys.labels, 0)
-        classes, least = batch.student.shape[1], 64 if is_stored else 256
+        classes, least = batch.student.shape[1], 64 if is_stored else 128
         block_rows = rows_of_a_block(ops, config.block_size, keys_count, classes, least)
     rows = (batch.student, *of_teacher, *beside.values())
 
     def prepare(setup: Setup) -> Setup:
         return _embed_keys(ops, config, batch.dtype, batch.student.shape[1], setup)
 
+    def of_keys(rows: tuple[Array, ...], trained: tuple[Array, ...]) -> tuple[Array, ...]:
+        keys: Any = setup.keys
+        return terms(rows, prepare(setup._replace(keys=keys._replace(vectors=trained[0]))))
+
+    if objective.trains_keys and setup.keys is not None:
+        return ops.by_block_twice(of_keys, rows, (setup.keys.vectors,), block_rows)
     return ops.by_block(terms, prepare, rows, setup, block_rows)
 
 
 def rows_of_a_block(
-    ops: Backend, block_size: int | str | None, keys: Any, classes: int, least: int = 256
+    ops: Backend, block_size: int | str | None, keys: Any, classes: int, least: int = 128
 ) -> Any:
     """Return how many anchor rows a block has; None for the plain form, without blocks.
 
-    ``"auto"``: about 8 MB for the largest array of a block, but at least 256 rows, below which
-    the matrix products slow down.
+    ``"auto"``: about 8 MB for the largest array of a block, but at least 128 rows, below which
+    the matrix products slow down. (Arrays of much more are asked of the system each time anew.)
     """
     if block_size != "auto":
         return block_size
@@ -380,25 +417,21 @@ def rows_of_a_block(
 
 
 def _embed_keys(ops: Backend, config: MCLDConfig, dtype: str, classes: int, setup: Setup) -> Setup:
-    """Embed the keys once for all blocks; prototypes are class means, so no softmax again."""
+    """Embed the keys once for all blocks."""
 
-    def embedded(keys: KeySet | None, prototypes: bool) -> KeySet | None:
+    def embedded(keys: KeySet | None) -> KeySet | None:
         if keys is None:
             return None
         if isinstance(keys.vectors, StoredRows):
             stored = stored_keys(ops, keys.vectors, dtype, classes, setup.key_temperature)
             return keys._replace(vectors=stored)
-        logits = keep_rows(ops, ops.astype(keys.vectors, dtype), keys.kept)
-        if prototypes and config.similarity == "probability":
-            return keys._replace(vectors=logits)
-        if prototypes:
-            return keys._replace(vectors=embed(ops, logits, config.similarity))
-        vectors = key_vectors(ops, logits, config.similarity, setup.key_temperature)
+        vectors = ops.astype(keys.vectors, dtype)
+        if not keys.is_ready:
+            vectors = keep_rows(ops, vectors, keys.kept)
+            vectors = key_vectors(ops, vectors, config.similarity, setup.key_temperature)
         return keys._replace(vectors=vectors)
 
-    return setup._replace(
-        keys=embedded(setup.keys, False), prototypes=embedded(setup.prototypes, True)
-    )
+    return setup._replace(keys=embedded(setup.keys), prototypes=embedded(setup.prototypes))
 
 
 def _columns(ops: Backend, batch: Batch, config: MCLDConfig) -> Float[Array, " batch"]:
@@ -419,7 +452,10 @@ def category_ramp(arguments: Arguments, objective: Objective, batch: Batch) -> F
     warmup, progress = objective.config.category_warmup, objective.progress
     if not objective.has_ramp:
         return ops.astype(ops.asarray(1.0, like), dtype)
+    whole = is_number(progress) and progress == 1 and is_number(warmup) and warmup <= 1
     progress = arguments.scalar("progress", progress, like, dtype, maximum=1.0)
+    if whole:  # in each call without a schedule
+        return progress
     if is_number(warmup):
         part = progress / warmup if warmup > 0 else 0.0 * progress + 1.0
     else:

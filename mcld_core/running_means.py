@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,14 +112,7 @@ class ClassMeans(NamedTuple):
                 f"{tuple(rows.shape)}. Map the teacher's classes first: mcld_core.select_classes"
             )
         arguments.device("teacher_logits", rows, means, "the means")
-        given = arguments.teacher_batch(
-            "teacher_logits",
-            rows,
-            labels,
-            sample_weight=None,
-            where=where,
-            ignore_index=config.ignore_index,
-        )
+        given = arguments.teacher_batch(rows, (labels, None, where), config.ignore_index)
         dtype = wide_dtype(ops.dtype(rows), ops.dtype(means))
         rows = keep_rows(ops, ops.astype(given.logits, dtype), given.kept)
         own = ops.argmax(rows, 1) if given.labels is None else given.labels
@@ -141,3 +134,16 @@ class ClassMeans(NamedTuple):
         ops = Arguments("ClassMeans.prototypes", self.means).ops
         means, counts = (ops.asarray(x) for x in self)
         return ops.where((counts > NEGLIGIBLE)[:, None], means, float("nan"))
+
+
+def check_class_means(function: str, class_means: Any, config: MCLDConfig) -> None:
+    """Raise unless class means are not asked for, or the config has prototypes.
+
+    Raises:
+        ValueError: the settings would not use them.
+    """
+    if class_means and config.category_contrast != "prototypes":
+        raise ValueError(
+            f'{function}: class_means needs a config with category_contrast="prototypes"; got '
+            f"{config.category_contrast!r}"
+        )

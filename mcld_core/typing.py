@@ -6,12 +6,31 @@ The axis words are the same everywhere: ``batch``, ``classes``, ``keys``, ``toke
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from jaxtyping import Bool, Float, Int, Num
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
 Array: TypeAlias = Any
 """An array or tensor of NumPy, PyTorch, TensorFlow or JAX, or a list that NumPy can convert."""
+
+
+class HasShape(Protocol):
+    """What every array and tensor has."""
+
+    @property
+    def shape(self) -> Any:
+        """The sizes of the axes."""
+
+
+if TYPE_CHECKING:
+    Tensor = TypeVar("Tensor", bound=HasShape, default=Any)
+else:
+    Tensor = Any
+"""The framework's own type: what goes in comes out, so that an editor shows it. A list comes out as
+Any; NumPy's scalar counts as an array."""
 
 Scalar: TypeAlias = Any
 """A Python number, or a zero-dimensional array (which may be traced)."""
@@ -25,10 +44,12 @@ __all__ = [
     "Array",
     "Bool",
     "Float",
+    "HasShape",
     "Int",
     "Labels",
     "Logits",
     "Num",
     "Reduction",
     "Scalar",
+    "Tensor",
 ]

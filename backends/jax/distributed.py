@@ -65,14 +65,8 @@ def gather_keys(
     name = axis_name if isinstance(axis_name, str) else tuple(axis_name)
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
     arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
-    checked = arguments.teacher_batch(
-        "teacher_logits",
-        teacher,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=ignore_index,
-    )
+    beside = (labels, sample_weight, where)
+    checked = arguments.teacher_batch(teacher, beside, ignore_index)
     return TeacherKeys(
         logits=_all_rows(teacher, name),
         labels=None if labels is None else _all_rows(checked.labels, name),

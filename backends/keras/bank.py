@@ -1,4 +1,4 @@
-"""The state of a `TeacherBank` as Keras variables, saved with the model."""
+"""The state of a `TeacherBank` and of `ClassMeans` as Keras variables, saved with the model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,28 @@ import keras
 from keras import ops
 
 from mcld_core.bank import TeacherBank
+from mcld_core.running_means import ClassMeans
+from mcld_core.typing import Array
 
 
-class BankVariables(keras.layers.Layer):
+class _State(keras.layers.Layer):
+    """Variables that are neither trained nor cast, and are the same on every replica."""
+
+    def _variable(
+        self, name: str, shape: tuple[int, ...], dtype: str, start: Any
+    ) -> keras.Variable:
+        return self.add_weight(
+            shape=shape,
+            initializer=lambda shape, dtype: ops.full(shape, start, dtype=dtype),
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+
+class BankVariables(_State):
     """Variables that hold a `TeacherBank`: its rows, their labels and masks, and the cursor.
 
     Args:
@@ -35,7 +54,7 @@ class BankVariables(keras.layers.Layer):
     @property
     def value(self) -> TeacherBank:
         """The bank, in tensors of Keras' backend."""
-        return TeacherBank(*(ops.convert_to_tensor(variable) for variable in self._all()))
+        return TeacherBank(*map(_tensor, self._all()))
 
     def assign(self, bank: TeacherBank) -> None:
         """Take over the rows and the cursor of a bank of the same shape."""
@@ -46,15 +65,31 @@ class BankVariables(keras.layers.Layer):
         """The variables in the order of the fields of `TeacherBank`."""
         return self._logits, self._labels, self._where, self._ids, self._cursor
 
-    def _variable(
-        self, name: str, shape: tuple[int, ...], dtype: str, start: Any
-    ) -> keras.Variable:
-        return self.add_weight(
-            shape=shape,
-            initializer=lambda shape, dtype: ops.full(shape, start, dtype=dtype),
-            dtype=dtype,
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-            name=name,
-        )
+
+class MeansVariables(_State):
+    """Variables that hold `ClassMeans`: the mean teacher row of each class, and its rows.
+
+    Args:
+        classes: the width of a row.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(name="class_means", trainable=False)
+        self._means = self._variable("means", (classes, classes), "float32", 0.0)
+        self._counts = self._variable("counts", (classes,), "float32", 0.0)
+        self.built = True
+
+    @property
+    def value(self) -> ClassMeans:
+        """The means, in tensors of Keras' backend."""
+        return ClassMeans(_tensor(self._means), _tensor(self._counts))
+
+    def assign(self, means: ClassMeans) -> None:
+        """Take over the means of as many classes."""
+        self._means.assign(means.means)
+        self._counts.assign(means.counts)
+
+
+def _tensor(variable: keras.Variable) -> Array:
+    """Return what a variable holds: a tensor in TensorFlow's graphs too."""
+    return ops.convert_to_tensor(variable.value)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.backends.keras.bank import BankVariables
+from mcld_core.backends.keras.bank import BankVariables, MeansVariables
 from mcld_core.backends.keras.first_look import FirstLook
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows, prior_config
 from mcld_core.bank import TeacherBank
@@ -17,6 +17,7 @@ from mcld_core.formulas.objective import is_zero
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
+from mcld_core.running_means import check_class_means
 from mcld_core.typing import Array, Float, Labels, Logits
 
 _CROSS_ENTROPY = MCLDConfig(
@@ -59,6 +60,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         bank_size: teacher rows of earlier batches to contrast with as well, in a `TeacherBank`
             that is saved with the model. 0: the batch's own rows only. A `TeacherBank`: its rows,
             such as those of the whole training set (`TeacherBank.from_logits`), and they stay.
+        class_means: whether `mcld_core.ClassMeans` follow the batches of the training, as keys of
+            ``category_contrast="prototypes"``: every class in every step. Saved with the model.
         soft_labels: whether the bank stores soft labels; needed where ``y`` is one-hot or soft.
         show_terms: also log the parts of MCLD, unweighted: ``term_instance``, ``term_sample``,
             ``term_category`` (``term_ce`` where it is used) and ``term_ramp``.
@@ -70,7 +73,8 @@ class MCLDDistiller(keras.distillation.Distiller):
 
     Raises:
         ValueError: models whose shapes do not fit each other, ``total_steps`` < 1,
-            ``bank_size`` < 0, or a bank for a student whose output shape is not known yet.
+            ``bank_size`` < 0, class means without prototypes, or a bank or class means for a
+            student whose output shape is not known yet.
 
     Warns:
         UserWarning: a model that ends in a softmax, as those of keras.applications do, or a student
@@ -108,6 +112,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         *,
         total_steps: int | None = None,
         bank_size: int | TeacherBank = 0,
+        class_means: bool = False,
         soft_labels: bool = False,
         show_terms: bool = False,
         evaluate_distillation: bool = False,
@@ -127,6 +132,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             raise ValueError(f"MCLDDistiller: bank_size needs an int ≥ 0; got {bank_size!r}")
         config = MCLDConfig() if config is None else config
         check_config("MCLDDistiller", config)
+        check_class_means("MCLDDistiller", class_means, config)
         prior = checked_prior("MCLDDistiller", class_prior, balanced)
         first_look = FirstLook()
         first_look.look_at_models(teacher, student)
@@ -162,6 +168,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         )
         if self.bank is not None and whole is not None:
             self.bank.assign(whole)
+        self.class_means = MeansVariables(_classes(student)) if class_means else None
         self.term_trackers = {
             name: keras.metrics.Mean(name=f"term_{name}")
             for name in (_term_names(config) if show_terms else ())
@@ -229,6 +236,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             "config": asdict(self.config),
             "total_steps": self.total_steps,
             "bank_size": self.bank_size,
+            "class_means": self.class_means is not None,
             "bank_moves": self.bank_moves,
             "soft_labels": self.soft_labels,
             "show_terms": self.show_terms,
@@ -287,6 +295,13 @@ class MCLDDistiller(keras.distillation.Distiller):
         rows_of_all = (teacher_logits, labels) if gathered is None else (gathered,)
         if self.bank is not None:
             keys = self.bank.value.keys(*rows_of_all, ignore_index=self.config.ignore_index)
+        if self.class_means is not None:
+            means = self.class_means.value
+            if training:
+                means = means.update(*rows_of_all, config=self.config)
+                self.class_means.assign(means)
+            keys = TeacherKeys(teacher_logits, labels) if keys is None else keys
+            keys = keys._replace(prototypes=means.prototypes)
         loss, terms = mcld_loss(
             adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
             teacher_logits,
@@ -362,7 +377,7 @@ def _classes(student: keras.Model) -> int:
     outputs = getattr(student, "outputs", None)
     if not outputs:
         raise ValueError(
-            "MCLDDistiller: bank_size > 0 needs a student whose output shape is known; got one "
-            "that is not built. Make it of the functional or sequential kind with an Input"
+            "MCLDDistiller: a bank or class means need a student whose output shape is known; got "
+            "one that is not built. Make it of the functional or sequential kind with an Input"
         )
     return int(outputs[0].shape[-1])

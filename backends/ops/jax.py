@@ -9,10 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.protocol import (
+    LayerFunction,
+    RowFunction,
+    RowsFunction,
+    SharedFunction,
+)
 
 Array = Any
 name = "jax"
+
+_GATHERED = 2**25
+"""Up to so many entries are gathered at once for a product with a sparse matrix."""
 
 
 def is_tensor(x: Any) -> bool:
@@ -73,7 +81,7 @@ exp = jnp.exp
 log = jnp.log
 sqrt = jnp.sqrt
 abs = jnp.abs
-softplus = jax.nn.softplus
+log_sigmoid = jax.nn.log_sigmoid
 maximum = jnp.maximum
 minimum = jnp.minimum
 isfinite = jnp.isfinite
@@ -166,7 +174,36 @@ def sparse(values: Array, indices: Array, columns: int) -> Any:
 
 def sparse_matmul(x: Array, y: Any) -> Array:
     values, indices = y
+    count, k = values.shape
+    pieces = -(-count * k * x.shape[0] // _GATHERED)
+    if pieces > 1:
+        return _sparse_matmul(x, values, indices, -(-count // pieces))
     return jnp.sum(values[:, :, None] * jnp.take(x.T, indices, axis=0), 1).T
+
+
+def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
+    """Return the product by pieces of the sparse rows, whose gradient is summed in one array."""
+
+    @jax.custom_vjp
+    def product(x: Array, values: Array, indices: Array) -> Array:
+        def gathered(piece: tuple[Array, ...]) -> tuple[Array]:
+            return (jnp.sum(piece[0][:, :, None] * jnp.take(x.T, piece[1], axis=0), 1),)
+
+        return _scanned(gathered, (values, indices), rows)[0].T
+
+    def forward(x: Array, values: Array, indices: Array) -> Any:
+        return product(x, values, indices), (values, indices)
+
+    def backward(entries: tuple[Array, Array], cotangent: Array) -> Any:
+        def add(total: Array, piece: tuple[Array, ...]) -> tuple[Array, None]:
+            part, places, slope = piece
+            return total.at[places].add(part[:, :, None] * slope[:, None, :]), None
+
+        nothing = jnp.zeros((x.shape[1], x.shape[0]), cotangent.dtype)
+        return jax.lax.scan(add, nothing, _split((*entries, cotangent.T), rows))[0].T, None, None
+
+    product.defvjp(forward, backward)
+    return product(x, values, indices)
 
 
 def by_block(
@@ -216,19 +253,54 @@ def by_block(
     return evaluate(rows[0], rows[1:], [leaves[i] for i in traced])
 
 
+def by_block_twice(
+    function: SharedFunction,
+    rows: tuple[Array, ...],
+    trained: tuple[Array, ...],
+    block_rows: int | None,
+) -> tuple[Array, ...]:
+    if block_rows is None or rows[0].shape[0] <= block_rows:
+        return function(rows, trained)
+    # a scan adds up gradients of what it closes over in its dtype
+    wide = tuple(x if x.dtype == "float64" else x.astype("float32") for x in trained)
+
+    def narrowed(block: tuple[Array, ...]) -> tuple[Array, ...]:
+        return function(block, tuple(w.astype(x.dtype) for w, x in zip(wide, trained, strict=True)))
+
+    # in a loop nothing can be merged with the first evaluation
+    return _scanned(jax.checkpoint(narrowed, prevent_cse=False), rows, block_rows)
+
+
+def layer_by_block(
+    outputs: LayerFunction,
+    function: RowsFunction,
+    rows: tuple[Array, ...],
+    layer: tuple[Array, ...],
+    weights: Array | None,
+    block_rows: int | None,
+) -> tuple[Array, ...]:
+    def block(rows: tuple[Array, ...], layer: tuple[Array, ...]) -> tuple[Array, ...]:
+        return function((outputs(rows[0], layer), *rows[1:]))
+
+    return by_block_twice(block, rows, layer, block_rows)
+
+
 def _scanned(
     function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
     rows: tuple[Array, ...],
     block_rows: int,
 ) -> tuple[Array, ...]:
     """Scan over blocks of one size, the rows padded with zeros that are cut off again."""
+    results = jax.lax.map(function, _split(rows, block_rows))
+    count = rows[0].shape[0]
+    return tuple(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:count] for x in results)
+
+
+def _split(rows: tuple[Array, ...], block_rows: int) -> tuple[Array, ...]:
+    """Return (blocks, size, …) of at most ``block_rows``, padded with zeros."""
     count = rows[0].shape[0]
     blocks = -(-count // block_rows)
     size = -(-count // blocks)
-
-    def split(x: Array) -> Array:
-        padded = jnp.pad(x, [(0, blocks * size - count)] + [(0, 0)] * (x.ndim - 1))
-        return padded.reshape(blocks, size, *x.shape[1:])
-
-    results = jax.lax.map(function, tuple(split(x) for x in rows))
-    return tuple(x.reshape(blocks * size, *x.shape[2:])[:count] for x in results)
+    padding = (0, blocks * size - count)
+    padded = (jnp.pad(x, [padding] + [(0, 0)] * (x.ndim - 1)) for x in rows)
+    return tuple(x.reshape(blocks, size, *x.shape[1:]) for x in padded)

@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.protocol import (
+    LayerFunction,
+    RowFunction,
+    RowsFunction,
+    SharedFunction,
+)
 
 Array = Any
 name = "numpy"
@@ -57,8 +62,8 @@ matmul = np.matmul
 matrix_transpose = np.transpose
 
 
-def softplus(x: Array) -> Array:
-    return np.logaddexp(x, np.zeros((), x.dtype))
+def log_sigmoid(x: Array) -> Array:
+    return -np.logaddexp(-x, np.zeros((), x.dtype))
 
 
 def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
@@ -173,3 +178,26 @@ def by_block(
         for start in range(0, count, block_rows)
     ]
     return tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
+
+
+def by_block_twice(
+    function: SharedFunction,
+    rows: tuple[Array, ...],
+    trained: tuple[Array, ...],
+    block_rows: int | None,
+) -> tuple[Array, ...]:
+    return by_block(function, lambda shared: shared, rows, trained, block_rows)
+
+
+def layer_by_block(
+    outputs: LayerFunction,
+    function: RowsFunction,
+    rows: tuple[Array, ...],
+    layer: tuple[Array, ...],
+    weights: Array | None,
+    block_rows: int | None,
+) -> tuple[Array, ...]:
+    def block(rows: tuple[Array, ...], layer: tuple[Array, ...]) -> tuple[Array, ...]:
+        return function((outputs(rows[0], layer), *rows[1:]))
+
+    return by_block_twice(block, rows, layer, block_rows)

@@ -17,6 +17,13 @@ Array: TypeAlias = Any
 RowFunction: TypeAlias = Callable[[tuple[Array, ...], Any], tuple[Array, ...]]
 """``function(rows, shared)``: see `Backend.by_block`."""
 
+SharedFunction: TypeAlias = Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]
+"""``function(rows, trained)``: see `Backend.by_block_twice`."""
+
+RowsFunction: TypeAlias = Callable[[tuple[Array, ...]], tuple[Array, ...]]
+LayerFunction: TypeAlias = Callable[[Array, tuple[Array, ...]], Array]
+"""``function(rows)`` and ``outputs(hidden, layer)``: see `Backend.layer_by_block`."""
+
 
 class Backend(Protocol):
     """The operations that the losses are written in."""
@@ -39,7 +46,7 @@ class Backend(Protocol):
     def log(self, x: Array) -> Array: ...
     def sqrt(self, x: Array) -> Array: ...
     def abs(self, x: Array) -> Array: ...
-    def softplus(self, x: Array) -> Array: ...
+    def log_sigmoid(self, x: Array) -> Array: ...
     def maximum(self, x: Array, y: Any) -> Array: ...
     def minimum(self, x: Array, y: Any) -> Array: ...
     def isfinite(self, x: Array) -> Array: ...
@@ -98,5 +105,41 @@ class Backend(Protocol):
         to see through: a compiler that fuses (PyTorch's, for few blocks), a functional transform,
         a second derivative. Only there does something in ``shared`` get a gradient.
         ``is_trained`` says what needs it.
+        """
+        ...
+
+    def by_block_twice(
+        self,
+        function: SharedFunction,
+        rows: tuple[Array, ...],
+        trained: tuple[Array, ...],
+        block_rows: Any,
+    ) -> tuple[Array, ...]:
+        """Evaluate a function of rows whose results have a gradient in ``rows[0]`` and ``trained``.
+
+        ``function(rows, trained)`` returns arrays with one entry of any shape a row, as in
+        `by_block`. The backward pass evaluates each block again, with the gradient that came, so
+        that nothing of a block outlives it; what each block adds to the gradients of ``trained``,
+        arrays that all rows share, is summed in at least float32. The plain form where `by_block`
+        has it.
+        """
+        ...
+
+    def layer_by_block(
+        self,
+        outputs: LayerFunction,
+        function: RowsFunction,
+        rows: tuple[Array, ...],
+        layer: tuple[Array, ...],
+        weights: Array | None,
+        block_rows: Any,
+    ) -> tuple[Array, ...]:
+        """Evaluate a function of what a linear layer makes of ``rows[0]``, by block.
+
+        ``function((outputs(rows[0], layer), *rows[1:]))`` as in `by_block`, whose first result has
+        a gradient in ``rows[0]`` and in ``layer``: its weight, (outputs, width), and a bias where
+        it has one. With ``weights``, one a row, the gradient that comes back for the first result
+        is a multiple of them, as those of a sum or a mean are, and a framework may form it with
+        the values; without, or where it does not, each block is evaluated twice.
         """
         ...

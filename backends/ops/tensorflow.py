@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.protocol import (
+    LayerFunction,
+    RowFunction,
+    RowsFunction,
+    SharedFunction,
+)
 
 Array = Any
 name = "tensorflow"
@@ -53,7 +58,7 @@ exp = tf.exp
 log = tf.math.log
 sqrt = tf.sqrt
 abs = tf.abs
-softplus = tf.math.softplus
+log_sigmoid = tf.math.log_sigmoid
 maximum = tf.maximum
 minimum = tf.minimum
 isfinite = tf.math.is_finite
@@ -188,6 +193,29 @@ def by_block(
         return tuple(results), gradient
 
     return evaluate(rows[0])
+
+
+def by_block_twice(
+    function: SharedFunction,
+    rows: tuple[Array, ...],
+    trained: tuple[Array, ...],
+    block_rows: Any,
+) -> tuple[Array, ...]:
+    return function(rows, trained)
+
+
+def layer_by_block(
+    outputs: LayerFunction,
+    function: RowsFunction,
+    rows: tuple[Array, ...],
+    layer: tuple[Array, ...],
+    weights: Array | None,
+    block_rows: Any,
+) -> tuple[Array, ...]:
+    def block(rows: tuple[Array, ...], layer: tuple[Array, ...]) -> tuple[Array, ...]:
+        return function((outputs(rows[0], layer), *rows[1:]))
+
+    return by_block_twice(block, rows, layer, block_rows)
 
 
 def _first_derivative(

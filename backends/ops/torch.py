@@ -10,6 +10,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.torch_layers import by_block_twice as by_block_twice
+from mcld_core.backends.ops.torch_layers import joined
+from mcld_core.backends.ops.torch_layers import layer_by_block as layer_by_block
 
 Array = Any
 name = "torch"
@@ -46,7 +49,7 @@ def asarray(x: Any, like: Array | None = None) -> Array:
     narrow = device is not None and device.type in _WITHOUT_FLOAT64
     if isinstance(x, float):  # not rounded to float32 first, where that can be
         dtype = torch.float32 if narrow else torch.float64
-        if torch.compiler.is_compiling():  # a number that changes is no recompile as a factor
+        if torch.compiler.is_compiling():  # a factor that changes does not recompile
             return torch.ones((), dtype=dtype, device=device) * x
         return torch.scalar_tensor(x, dtype=dtype, device=device)
     if narrow:
@@ -93,6 +96,7 @@ matrix_transpose = torch.t
 where = torch.where
 softmax = torch.softmax
 log_softmax = torch.log_softmax
+log_sigmoid = torch.nn.functional.logsigmoid
 
 
 def matmul(x: Array, y: Array) -> Array:
@@ -126,10 +130,6 @@ class _WideMatmul(torch.autograd.Function):
             _WideMatmul.apply(gradient, y.mT) if by_x else None,
             _WideMatmul.apply(x.mT, gradient) if by_y else None,
         )
-
-
-def softplus(x: Array) -> Array:
-    return -torch.nn.functional.logsigmoid(-x)  # F.softplus is linear from 20 on: 2e-9 off
 
 
 def maximum(x: Array, y: Any) -> Array:
@@ -272,7 +272,7 @@ def by_block(
         return _Blocks.apply(function, prepare, structure, block_rows, rows[0], *leaves)
     with torch.no_grad(), torch.autocast(rows[0].device.type, enabled=False):
         ready = prepare(shared)
-        return _joined(lambda block: function(block, ready), rows, block_rows)
+        return joined(lambda block: function(block, ready), rows, block_rows)
 
 
 class _Blocks(torch.autograd.Function):
@@ -300,7 +300,7 @@ class _Blocks(torch.autograd.Function):
 
         with torch.autocast(student.device.type, enabled=False):
             ready = prepare(shared)
-            total, *results, slope = _joined(with_gradient, (student, *others), block_rows)
+            total, *results, slope = joined(with_gradient, (student, *others), block_rows)
         ctx.recipe = (function, prepare, structure)
         places = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
         ctx.leaves = [None if i in places else x for i, x in enumerate(leaves)]
@@ -365,21 +365,3 @@ def _by_loop(
     moved = torch.where(torch.isfinite(student), student, 0.0).to(wide)
     # adds 0; its gradient is the slope (tracing a Function of autograd warns)
     return total + torch.sum(slope * (moved - moved.detach()), 1), *results
-
-
-def _joined(
-    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-    rows: tuple[Array, ...],
-    block_rows: int,
-) -> tuple[Array, ...]:
-    """Evaluate block after block into arrays that are made once."""
-    count = rows[0].shape[0]
-    results: tuple[Array, ...] = ()
-    for start in range(0, count, block_rows):
-        block = slice(start, start + block_rows)
-        parts = function(tuple(x[block] for x in rows))
-        if not results:
-            results = tuple(part.new_empty((count, *part.shape[1:])) for part in parts)
-        for result, part in zip(results, parts, strict=True):
-            result[block] = part
-    return results

@@ -62,14 +62,8 @@ def gather_keys(
         )
     teacher = tf.stop_gradient(tf.convert_to_tensor(teacher_logits))
     arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
-    checked = arguments.teacher_batch(
-        "teacher_logits",
-        teacher,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=ignore_index,
-    )
+    beside = (labels, sample_weight, where)
+    checked = arguments.teacher_batch(teacher, beside, ignore_index)
     kind = None if checked.labels is None else checked.labels.dtype.name
     signature = _Signature(teacher.shape[1], teacher.dtype.name, kind)
     rows = tf.shape(teacher)[0]

@@ -45,7 +45,7 @@ def gather_keys(
 
     Args:
         teacher_logits: (batch, classes), this rank's rows, any float dtype. A NumPy array goes to
-            the device of the other arguments, or to the accelerator if they are no tensors either.
+            the device of the other arguments, or to the accelerator if they are not tensors either.
         labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max. The same
             kind on every rank.
         sample_weight: (batch,) ≥ 0, as given to the loss.
@@ -104,14 +104,8 @@ def gather_with_index(
     ranks, rank = _place(group)
     try:
         arguments = Arguments("gather_keys", teacher, labels, sample_weight, where, index)
-        checked = arguments.teacher_batch(
-            "teacher_logits",
-            teacher,
-            labels,
-            sample_weight=sample_weight,
-            where=where,
-            ignore_index=ignore_index,
-        )
+        beside = (labels, sample_weight, where)
+        checked = arguments.teacher_batch(teacher, beside, ignore_index)
         batch = teacher.shape[0]
         if index is not None:
             index = arguments.ids("index", index, teacher)

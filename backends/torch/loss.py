@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from mcld_core.config import MCLDConfig, check_config
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
-from mcld_core.running_means import ClassMeans
+from mcld_core.running_means import ClassMeans, check_class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
 
 
@@ -103,11 +103,7 @@ class MCLDLoss(nn.Module):
                 f"MCLDLoss: classes needs the width of the logits where there is a bank or class "
                 f"means; got None with bank_size={bank_size}, class_means={class_means}"
             )
-        if class_means and config.category_contrast != "prototypes":
-            raise ValueError(
-                'MCLDLoss: class_means needs a config with category_contrast="prototypes"; got '
-                f"{config.category_contrast!r}"
-            )
+        check_class_means("MCLDLoss", class_means, config)
         self.config = config
         self.total_steps = total_steps
         self.bank_size = bank_size
@@ -166,7 +162,7 @@ class MCLDLoss(nn.Module):
             sample_weight: (batch,) ≥ 0.
             where: (batch,) bool, True = keep.
             progress: the part of the training that is done, 0 to 1, instead of the counted steps.
-            index: (batch,) int sample ids; rows of the same sample in the bank are no keys then.
+            index: (batch,) int sample ids; rows of the same sample in the bank are then left out.
 
         Raises:
             ValueError, TypeError: as `mcld_core.mcld_loss`.
@@ -189,6 +185,13 @@ class MCLDLoss(nn.Module):
         if self.training:
             self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result
+
+    if TYPE_CHECKING:  # a module's says Any
+
+        def __call__(
+            self, student: Logits, teacher: Logits, labels: Labels | None = None, **settings: Any
+        ) -> torch.Tensor:
+            """As `forward`."""
 
     def extra_repr(self) -> str:
         """Return what ``print(loss)`` shows."""

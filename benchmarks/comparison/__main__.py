@@ -15,13 +15,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
+from recipes.data import Dataset  # noqa: E402
 from recipes.files import write_json, write_text  # noqa: E402
 from recipes.logs import Result, Row, say  # noqa: E402
 from recipes.methods import settings  # noqa: E402
-from recipes.options import load_data, run  # noqa: E402
+from recipes.options import run  # noqa: E402
 
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402
-from benchmarks.comparison.tables import as_json, conclusion, summarise, table  # noqa: E402
+from benchmarks.comparison.tables import (  # noqa: E402
+    as_json,
+    conclusion,
+    differences,
+    summarise,
+    table,
+)
 from benchmarks.comparison.trainings import PRESETS, Trainings, variant  # noqa: E402
 
 SCRIPTS = ("torch_cifar100", "jax_cifar100", "keras_cifar100", "tf_imagenet")
@@ -40,10 +47,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--methods", nargs="+", type=variant, metavar="METHOD[:KEY=VALUE,…]",
         default=[variant(name) for name in ("ce", "kd", "dkd", "mcld")])  # fmt: skip
     add("--preset", choices=list(PRESETS), help="a named list of methods instead")
-    add("--seeds", nargs="+", type=int, default=[0])
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     add("--trials", type=int, default=0,
         help="choose each method's learning rate by so many trials on the validation split; 0: "
         "the rates that were chosen for the data set")  # fmt: skip
+    add("--constants", action="store_true",
+        help="the trials choose one setting more of each method: temperature, beta …")  # fmt: skip
     add("--span", type=float, default=8.0, help="trials: rates from default / span to · span")
     add("--tune-seeds", nargs="+", type=int, default=[100], help="trials: apart from --seeds")
     add("--results", dest="out", type=Path, help="folder; default runs/comparison/DATASET")
@@ -70,23 +79,27 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
             trainings.script.train(trainings.parse(item.words(), options.seeds[0], "dry"))
         return f"dry run: {trainings.left} trainings"
     say(f"{trainings.left} trainings; files: {options.out}")
+    if options.script != "tf_imagenet":
+        say(str(trainings.data))
     trainings.tune()
     results = trainings.run()
     records = [summarise("teacher", seed, trainings.teachers[seed])
                for seed in options.seeds if seed in trainings.teachers]  # fmt: skip
     records += [summarise(name, seed, result) for (name, seed), result in results.items()]
+    data = trainings.data
     loaded = {} if records[0].method == "teacher" else _loaded_teacher(base, results)
     rows, sentence = table(records, loaded), conclusion(records)
     heading = _heading(argv, base, options)
     write_json(options.out / "results.json", as_json(records))
-    write_text(options.out / "results.md", f"{heading}\n\n{sentence}\n\n{rows}\n")
-    _report(options, trainings, results, sentence, rows)
+    pairs = differences(records, len(data.test))
+    write_text(options.out / "results.md", f"{heading}\n\n{sentence}\n\n{rows}\n\n{pairs}\n")
+    _report(options, trainings, results, data, sentence, rows)
     if options.transfer:
         from benchmarks.comparison.transfer import transfer
 
         rows += f"\n\n{transfer(options, trainings, results)}"
     return (
-        f"\n{rows}\n\n{sentence}\nTable: {options.out / 'results.md'}\n"
+        f"\n{rows}\n\n{pairs}\n\n{sentence}\nTable: {options.out / 'results.md'}\n"
         f"Report: {options.out / 'report.html'}"
     )
 
@@ -100,6 +113,7 @@ def _report(
     options: argparse.Namespace,
     trainings: Trainings,
     results: dict[tuple[str, int], Result],
+    data: Dataset,
     sentence: str,
     rows: str,
 ) -> None:
@@ -112,7 +126,6 @@ def _report(
     taught = next((r.teacher_logits for r in first.values() if r.teacher_logits), None)
     answers = teacher.test_logits if teacher is not None else taught
     students = {name: result.test_logits() for name, result in first.items()}
-    data = load_data(base)
     predictions = Predictions(
         data.test.labels,
         data.class_names,
@@ -146,7 +159,8 @@ def _heading(argv: Sequence[str], base: argparse.Namespace, options: argparse.Na
     command = shlex.join(["python", "-m", "benchmarks.comparison", *argv])
     rates = "the data set's default rates"
     if options.trials:
-        rates = f"rates by {options.trials} trials a method, seeds {options.tune_seeds}"
+        what = "rates and constants" if options.constants else "rates"
+        rates = f"{what} by {options.trials} trials a method, seeds {options.tune_seeds}"
     return (
         f"`{command}`  \ncommit {_commit()}, mcld {mcld_core.__version__}, numpy "
         f"{numpy.__version__}, Python {platform.python_version()}, {platform.machine()}, "

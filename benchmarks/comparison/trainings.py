@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.data import Dataset
 from recipes.files import DataError, write_json
-from recipes.logs import Diverged, Result, duration, say, validation_score
-from recipes.methods import METHODS
+from recipes.logs import Diverged, Line, Result, duration, say, validation_score
+from recipes.methods import METHODS, settings
+from recipes.options import load_data
 from recipes.teachers import is_own
 from recipes.tuning import tune
+
+from benchmarks.comparison.tables import spread
 
 PRESETS = {
     "accuracy": (
         "ce", "kd:temperature=4", "kd:temperature=2", "kd:temperature=1", "kd-ls", "dkd:beta=8",
         "dkd:beta=2", "mcld", "mcld-ce",
+    ),
+    "fair": (
+        "ce", "kd", "kd:weight=1,weight_ce=0", "kd-ls", "dkd", "dist",
+        "mcld-ce:weight_instance=0,weight_category=0", "mcld", "mcld:category_warmup=0",
+        "mcld-ce", "mcld-ce:category_warmup=0",
     ),
     "ablation": (
         "mcld",
@@ -44,6 +54,19 @@ PRESETS = {
     ),
 }  # fmt: skip
 """Named lists for ``--preset``."""
+CONSTANTS = {
+    "kd": ("temperature", 1.0, 8.0),
+    "kd-ls": ("temperature", 1.0, 8.0),
+    "dkd": ("beta", 0.5, 8.0),
+    "dist": ("temperature", 1.0, 8.0),
+    "nkd": ("gamma", 0.5, 4.0),
+    "ttm": ("weight", 1.0, 64.0),
+    "wttm": ("weight", 1.0, 64.0),
+    "rld": ("beta", 0.5, 8.0),
+    "mcld": ("weight_sample", 0.05, 1.0),
+    "mcld-ce": ("weight_sample", 0.05, 1.0),
+}
+"""Method → the one setting that ``--constants`` searches beside the rate, and its range."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +135,12 @@ class Trainings:
         self.left += len(options.tune_seeds) * self.trains_teacher * bool(tuning)
         self.spent: list[float] = []
         self.teachers: dict[int, Result] = {}
+        self.width = max(len(name) for name in ("teacher", *self.rates))
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """The data set, read once for all trainings."""
+        return load_data(self.base)
 
     def parse(self, words: Sequence[str], seed: int, folder: str) -> argparse.Namespace:
         """Return the script's options for one training."""
@@ -124,15 +153,22 @@ class Trainings:
         return found
 
     def train(self, words: Sequence[str], seed: int, folder: str) -> Result:
-        """Train once; count it, and say how long the rest will take."""
+        """Train once, and count it."""
         started = time.monotonic()
         options = self.parse(words, seed, folder)
-        result: Result = self.script.train(options)
+        own = (self.data,) if self.options.script != "tf_imagenet" else ()  # it reads files
+        result: Result = self.script.train(options, *own)
         self.spent.append(time.monotonic() - started)
         self.left -= 1
-        rest = duration(statistics.fmean(self.spent) * self.left)
-        say(f"{folder}: {result}" + (f" — {self.left} trainings left, {rest}" if self.left else ""))
         return result
+
+    def line(self, name: str) -> Line:
+        """Return the line that shows the trainings of this name."""
+        return Line(f"{name:<{self.width}}")
+
+    def rest(self) -> str:
+        """Return how long the trainings that are left will take; nothing after the last."""
+        return f"  ({duration(statistics.fmean(self.spent) * self.left)} left)" * bool(self.left)
 
     def teacher(self, seed: int) -> list[str]:
         """Train the seed's teacher unless it is given; return the words that name its weights.
@@ -146,11 +182,27 @@ class Trainings:
         for number, name in enumerate(names):
             folder = f"seed{seed}/teacher{number or ''}"
             words = ["--method", "ce", "--student", name, "--epochs", str(self.base.teacher_epochs)]
-            words += ["--lr", str(self.base.teacher_lr)]
+            words += ["--lr", str(self.base.teacher_lr), "--no-onnx"]
             result = self.train(words, seed + 1000 * number, folder)
             self.teachers.setdefault(seed, result)
             files.append(str(weights(self.options.out / folder)))
         return ["--teacher-weights", *files]
+
+    def teach(self, seeds: Iterable[int]) -> dict[int, list[str]]:
+        """Train the teachers of the seeds; return for each the words that name its weights."""
+        taught, accuracies = {}, []
+        with self.line("teacher") as line:
+            for seed in seeds:
+                taught[seed] = self.teacher(seed)
+                if self.trains_teacher:
+                    accuracies.append(self.teachers[seed].rows[-1]["test_accuracy"])
+                    line.show(self.found(accuracies))
+        return taught
+
+    def found(self, accuracies: Sequence[float]) -> str:
+        """Return what a line says of the accuracies so far."""
+        seeds = f"{len(accuracies)} seed{'s' * (len(accuracies) > 1)}"
+        return f"{spread(accuracies)} % of the test split, {seeds}{self.rest()}"
 
     def tune(self) -> None:
         """Choose each method's values on the validation split, with as many trials for each."""
@@ -159,52 +211,90 @@ class Trainings:
             return
         if not self.base.validation_size:
             raise DataError("--trials chooses on the validation split; set --validation-size too")
-        taught = {seed: self.teacher(seed) for seed in options.tune_seeds}
+        taught = self.teach(options.tune_seeds)
         record: dict[str, Any] = {"seeds": options.tune_seeds, "methods": {}}
         for item in self.variants:
-            first = self.parse(item.words(), 0, "check")
-            space = {"lr": (first.lr / options.span, first.lr * options.span)}
+            space, start = self.space(item)
+            with self.line(item.name) as line:
 
-            def score(values: dict[str, float], item: Variant = item) -> float:
-                words = [*item.words(), "--lr", repr(values["lr"]), "--no-onnx"]
-                scores = []
-                for seed in options.tune_seeds:
-                    folder = f"trials/{folder_name(item.name)}/lr{values['lr']:.6g}-seed{seed}"
-                    try:
-                        rows = self.train([*words, *taught[seed]], seed, folder).rows
-                        scores.append(validation_score(rows[-1]))
-                    except Diverged as error:
-                        self.left -= 1
-                        say(str(error))
-                        scores.append(0.0)
-                return statistics.fmean(scores)
+                def score(
+                    values: dict[str, float], item: Variant = item, line: Line = line
+                ) -> float:
+                    found = self.score(item, values, taught)
+                    validated = f"{100 * found:.2f} % of the validation split"
+                    line.show(f"{_words(values)}: {validated}{self.rest()}")
+                    return found
 
-            found = tune(score, space, options.trials, first={"lr": first.lr})
-            self.rates[item.name] = ["--lr", repr(found.best["lr"])]
+                found = tune(score, space, options.trials, first=start)
+                chosen = f"{100 * found.score:.2f} % of the validation split"
+                line.show(f"chosen: {_words(found.best)}, {chosen}{self.rest()}")
+            self.rates[item.name] = self.tuned(item, found.best)
             record["methods"][item.name] = {
                 "best": found.best, "validation": found.score, "trials": found.trials
             }  # fmt: skip
             write_json(options.out / "tuning.json", record)
 
+    def score(
+        self, item: Variant, values: Mapping[str, float], taught: dict[int, list[str]]
+    ) -> float:
+        """Return the validation accuracy of values, the mean over the seeds; diverged counts 0."""
+        words, scores = [*item.words(), *self.tuned(item, values), "--no-onnx"], []
+        at = "-".join(f"{name}{value:.6g}" for name, value in values.items())
+        for seed in self.options.tune_seeds:
+            folder = f"trials/{folder_name(item.name)}/{at}-seed{seed}"
+            try:
+                rows = self.train([*words, *taught[seed]], seed, folder).rows
+                scores.append(validation_score(rows[-1]))
+            except Diverged as error:
+                self.left -= 1
+                say(str(error))
+                scores.append(0.0)
+        return statistics.fmean(scores)
+
+    def space(self, item: Variant) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+        """Return what trials search, name → (lowest, highest), and the values of the first.
+
+        A constant that the variant's text names stays as it is.
+        """
+        options, first = self.options, self.parse(item.words(), 0, "check")
+        space = {"lr": (first.lr / options.span, first.lr * options.span)}
+        start = {"lr": first.lr}
+        name, low, high = CONSTANTS.get(item.method, ("", 0.0, 0.0))
+        if options.constants and name and f"{name}=" not in item.name:
+            space[name], start[name] = (low, high), float(settings(first)[name])
+        return space, start
+
+    def tuned(self, item: Variant, values: Mapping[str, float]) -> list[str]:
+        """Return the words of chosen values; they stand behind the variant's own."""
+        words = ["--lr", repr(values["lr"])]
+        own = [f"{name}={value!r}" for name, value in values.items() if name != "lr"]
+        known = self.parse(item.words(), 0, "check").loss
+        return words + (["--loss", *known, *own] if own else [])
+
     def run(self) -> dict[tuple[str, int], Result]:
-        """Train each variant with each seed; return the results by (name, seed)."""
-        results = {}
-        last = self.variants[-1].name
-        for seed in self.options.seeds:
-            taught = self.teacher(seed)
-            for item in self.variants:
-                exports = seed == self.options.seeds[0] and item.name == last and self.base.onnx
-                words = [*item.words(), *self.rates[item.name], *taught]
-                words += [] if exports else ["--no-onnx"]
-                folder = f"seed{seed}/{folder_name(item.name)}"
-                results[item.name, seed] = self.train(words, seed, folder)
+        """Train each variant with each seed, a line a variant; return results by (name, seed)."""
+        results: dict[tuple[str, int], Result] = {}
+        taught, last = self.teach(self.options.seeds), self.variants[-1].name
+        for item in self.variants:
+            accuracies: list[float] = []
+            with self.line(item.name) as line:
+                for seed in self.options.seeds:
+                    first = seed == self.options.seeds[0]
+                    exports = first and item.name == last and self.base.onnx
+                    words = [*item.words(), *self.rates[item.name], *taught[seed]]
+                    words += [] if exports else ["--no-onnx"]
+                    folder = f"seed{seed}/{folder_name(item.name)}"
+                    result = results[item.name, seed] = self.train(words, seed, folder)
+                    accuracies.append(result.rows[-1]["test_accuracy"])
+                    line.show(self.found(accuracies))
         return results
 
     def untrained(self) -> Result:
         """Return the student of the first seed before its training."""
         seed, words = self.options.seeds[0], ["--method", "ce", "--epochs", "0"]
         options = self.parse(words, seed, f"seed{seed}/untrained")
-        result: Result = self.script.train(options)
+        with self.line("report"):
+            result: Result = self.script.train(options)
         return result
 
 
@@ -216,3 +306,8 @@ def weights(folder: Path) -> Path:
 def folder_name(name: str) -> str:
     """Return a variant's name as a folder may be called."""
     return "".join(letter if letter.isalnum() or letter in "-_.=" else "_" for letter in name)
+
+
+def _words(values: Mapping[str, float]) -> str:
+    """Return tried values as a line says them."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())

@@ -43,12 +43,13 @@ def hand_over(
     needed = ("onnx", "onnxruntime", exporter)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        say(f"no ONNX file: {', '.join(missing)} not installed; pip install {' '.join(needed)}")
+        text = f"no ONNX file: {', '.join(missing)} not installed; pip install {' '.join(needed)}"
+        say(text, important=True)
         return
     from mcld_core.export import compare_latency
 
     path = options.out / "student.onnx"
-    say(f"student: {_export(student, path, images, notes)}")
+    say(f"student: {_export(student, path, images, notes)}", important=True)
     if teacher is None:
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,9 +57,10 @@ def hand_over(
         try:
             _export(teacher, other, images, {})
         except DataError as error:
-            say(f"no latency of the teacher: {error}")
+            say(f"no latency of the teacher: {error}", important=True)
             return
-        say(f"a batch of {len(images)} on one thread: {compare_latency(path, other, images)}")
+        latency = compare_latency(path, other, images)
+        say(f"a batch of {len(images)} on one thread: {latency}", important=True)
 
 
 def _export(model: Any, path: Path, images: NDArray[Any], notes: dict[str, Any]) -> Any:

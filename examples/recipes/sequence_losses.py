@@ -12,10 +12,14 @@ from mcld_core.extensions.nlp import token_mcld_loss
 from mcld_core.extensions.timeseries import window_mcld_loss
 
 METHODS = ("ce", "kd", "mcld", "mcld+ce", "instance", "sample", "category")
+TOKEN_METHODS = (*METHODS, "mcld+prior", "mcld+prior, sample 1")
+"""Those of tokens: with the class prior too, and a larger weight of the sample-wise term."""
 _ALONE = {"weight_instance": 0.0, "weight_sample": 0.0, "weight_category": 0.0}
 _WEIGHTS: dict[str, dict[str, float]] = {
     "mcld": {},
     "mcld+ce": {"weight_ce": 1.0},
+    "mcld+prior": {},
+    "mcld+prior, sample 1": {"weight_sample": 1.0},
     "mcld, overlap not masked": {},
     "instance": _ALONE | {"weight_instance": 1.0},
     "sample": _ALONE | {"weight_sample": 1.0},
@@ -60,12 +64,19 @@ def token_loss(
     teacher: torch.Tensor,
     labels: torch.Tensor,
     progress: float,
+    counts: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the loss of a method on logits (batch, tokens, vocabulary)."""
+    """Return the loss of a method on logits (batch, tokens, vocabulary).
+
+    ``counts`` are those of the vocabulary in the training text, for the methods with a prior.
+    """
     if method in ("ce", "kd"):
         return plain_loss(method, student, teacher, labels, 1.0)
     config = MCLDConfig(**_WEIGHTS[method])
-    return token_mcld_loss(student, teacher, labels, config=config, progress=progress)
+    prior = counts if "prior" in method else None
+    options: dict[str, Any] = {"config": config, "class_prior": prior, "progress": progress}
+    options["sequence_contrast"] = float(method == "instance")  # off by default
+    return token_mcld_loss(student, teacher, labels, **options)
 
 
 def window_loss(

@@ -16,11 +16,11 @@ from mcld_core.formulas.stored import (
     stored_mixed_divergence,
     stored_reverse_divergence,
 )
-from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar, Tensor
 
 
 def token_kd_loss(
-    student_logits: Float[Array, "batch tokens vocab"],
+    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
     teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
     labels: Int[Array, "batch tokens"] | None = None,
     *,
@@ -32,7 +32,7 @@ def token_kd_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     normalizer: Scalar | None = None,
-) -> Any:
+) -> Tensor:
     """Distil a language model token by token: `mcld_core.kd_loss` of the tokens that count.
 
     With p the teacher's and q the student's softmax of z/T, ``divergence`` is ``"forward"``

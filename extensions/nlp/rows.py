@@ -40,12 +40,17 @@ def token_rows(
     if shift:
         labels, kept = following(ops, student, labels, kept)
     if stored:
-        counts = kept
-        if labels is not None and len(labels.shape) == 1:
-            labelled = labels != ignore_index
-            counts = labelled if kept is None else kept & labelled
+        counts = counted(labels, kept, ignore_index)
         teacher = stored_rows(ops, original, teacher, student.shape[-1], counts)
     return arguments.sequences((student, teacher), labels, kept, ignore_index)
+
+
+def counted(labels: Any, kept: Any, ignore_index: int) -> Any:
+    """Return which rows count: those that are kept and not labelled ``ignore_index``."""
+    if labels is None or len(labels.shape) != 1:
+        return kept
+    labelled = labels != ignore_index
+    return labelled if kept is None else kept & labelled
 
 
 def _check_shapes(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:

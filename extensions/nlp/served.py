@@ -22,6 +22,10 @@ def read_prompt_logprobs(
     token has none (None). A server adds the prompt's own token where it is not among the k:
     only the k most probable are kept, and the mass of all others is the tail.
 
+    The server of vLLM has them at ``choices[i].prompt_logprobs`` of a completion and at
+    ``prompt_logprobs`` of a chat completion. Of the text that it wrote itself, and of other
+    servers, `read_top_logprobs`.
+
     Args:
         prompts: for each prompt its list, one entry a token: None, or token id (int, or as text
             in JSON) → log-probability, as a number or with a ``logprob``, as key or attribute.
@@ -34,7 +38,7 @@ def read_prompt_logprobs(
 
     Raises:
         ValueError, TypeError: fewer than k entries; a token after the first without any; an
-            entry that is not finite or above 0; an id that is no int ≥ 0.
+            entry that is not finite or above 0; an id that is not an int ≥ 0.
 
     Example:
         >>> answer = [None, {"5": {"logprob": -0.5, "rank": 1}, "2": {"logprob": -1.5, "rank": 2}}]
@@ -50,20 +54,125 @@ def read_prompt_logprobs(
     for b, prompt in enumerate(prompts):
         for i, entries in enumerate(prompt[1:]):
             place = f"token {i + 1} of prompt {b}"
-            ids, logprobs = _entries(entries, k, place)
-            values[b, i], indices[b, i] = logprobs, ids
-            tail[b, i] = max(0.0, 1.0 - float(np.exp(logprobs).sum()))
+            _put(checks.function, (values[b, i], indices[b, i], tail[b, i : i + 1]), entries, place)
     return TopKLogits(values, indices, tail)
 
 
-def _entries(entries: Any, k: int, place: str) -> tuple[list[int], np.ndarray[Any, Any]]:
+def read_top_logprobs(
+    choices: Sequence[Mapping[str, Any]],
+    k: int,
+    *,
+    token_ids: Mapping[str, int] | None = None,
+    prompt_lengths: Sequence[int] | None = None,
+) -> TopKLogits:
+    """Read the ``logprobs`` of OpenAI-style servers (vLLM, SGLang, llama.cpp), from JSON, in NumPy.
+
+    Both forms are read, as they stand at ``choices[i].logprobs``: of completions, ``{"tokens":
+    …, "top_logprobs": [{token: log-probability}, …]}``, and of chat completions, ``{"content":
+    [{"token": …, "top_logprobs": [{"token": …, "logprob": …}, …]}, …]}``. What they say of a
+    token is put at the place before it, as by `read_prompt_logprobs`: for ``shift=True``.
+
+    These servers name tokens by their text, and different tokens may have the same text. vLLM
+    names them by their ids where the request has ``return_tokens_as_token_ids=true``; with
+    ``echo=true`` it speaks of the prompt too.
+
+    Args:
+        choices: for each sequence its ``logprobs``, as dicts.
+        k: how many entries to keep; the server was asked for at least so many.
+        token_ids: text → id, for servers that return texts: ``{tokenizer.decode([i]): i for i in
+            range(size)}``. Not needed where the texts are ``"token_id:<id>"``.
+        prompt_lengths: for each sequence how many tokens stand before the first one that its
+            ``logprobs`` speak of. None: none, the prompt was echoed. Rows of the prompt hold
+            zeros: label its tokens by -100.
+
+    Returns:
+        `TopKLogits` of (sequences, tokens of the longest with its prompt, k), values float32,
+        indices int32. The last token and the padding after it hold zeros.
+
+    Raises:
+        ValueError, TypeError: as of `read_prompt_logprobs`; a text that has no id; a first token
+            without a prompt that has entries.
+
+    Example:
+        >>> entries = [None, {"token_id:5": -0.5, "token_id:2": -1.5}]
+        >>> answer = {"tokens": ["token_id:7", "token_id:5"], "top_logprobs": entries}
+        >>> read_top_logprobs([answer], k=1).indices[0].tolist()
+        [[5], [0]]
+    """
+    checks = Checks("read_top_logprobs")
+    checks.integer("k", k, minimum=1)
+    spoken = [_by_token(answer) for answer in choices]
+    starts = [0] * len(spoken) if prompt_lengths is None else [int(n) for n in prompt_lengths]
+    if len(starts) != len(spoken) or min(starts, default=0) < 0:
+        raise ValueError(
+            f"{checks.function}: prompt_lengths need a number ≥ 0 for each of the {len(spoken)} "
+            f"sequences; got {starts}"
+        )
+    longest = max((n + len(tokens) for n, tokens in zip(starts, spoken, strict=True)), default=0)
+    shape = (len(spoken), longest)
+    values, indices = np.zeros((*shape, k), "float32"), np.zeros((*shape, k), "int32")
+    tail = np.zeros(shape, "float32")
+    for b, (start, tokens) in enumerate(zip(starts, spoken, strict=True)):
+        for i, entries in enumerate(tokens, start - 1):
+            place = f"token {i - start + 1} of sequence {b}"
+            if i < 0:
+                if entries:
+                    raise ValueError(
+                        f"{checks.function}: {place} needs no entries where nothing stands before "
+                        f"it; got {len(entries)}. Pass prompt_lengths, or ask for echo=true"
+                    )
+                continue
+            by_id = {
+                _id(checks.function, x, token_ids, place): p for x, p in (entries or {}).items()
+            }
+            _put(checks.function, (values[b, i], indices[b, i], tail[b, i : i + 1]), by_id, place)
+    return TopKLogits(values, indices, tail)
+
+
+def _by_token(answer: Mapping[str, Any]) -> list[Mapping[str, float] | None]:
+    """Return for each token its text → log-probability, of both forms."""
+    if answer.get("content") is not None:
+        return [
+            {x["token"]: x["logprob"] for x in token["top_logprobs"]} for token in answer["content"]
+        ]
+    if answer.get("top_logprobs") is None:
+        raise TypeError(
+            "read_top_logprobs: choices need 'content' or 'top_logprobs', as at "
+            f"choices[i].logprobs of an answer; got {sorted(answer)}. Ask the server for logprobs"
+        )
+    return list(answer["top_logprobs"])
+
+
+def _id(function: str, token: str, token_ids: Mapping[str, int] | None, place: str) -> int:
+    name, _, number = token.partition(":")
+    if name == "token_id" and number.isdecimal():
+        return int(number)
+    if token_ids is None or token not in token_ids:
+        raise ValueError(
+            f"{function}: {place} needs tokens that token_ids names; got {token!r}. Ask vLLM for "
+            "return_tokens_as_token_ids=true, or pass token_ids={text: id}"
+        )
+    return token_ids[token]
+
+
+def _put(function: str, places: tuple[np.ndarray[Any, Any], ...], entries: Any, place: str) -> None:
+    """Write the k most probable, in their order, and the mass of all others."""
+    values, indices, tail = places
+    ids, logprobs = _entries(function, entries, len(values), place)
+    values[:], indices[:] = logprobs, ids
+    tail[:] = max(0.0, 1.0 - float(np.exp(logprobs).sum()))
+
+
+def _entries(
+    function: str, entries: Any, k: int, place: str
+) -> tuple[list[int], np.ndarray[Any, Any]]:
     """Return the ids and log-probabilities of the k most probable, in their order."""
-    function = "read_prompt_logprobs"
     if not isinstance(entries, Mapping) or len(entries) < k:
         came = len(entries) if isinstance(entries, Mapping) else repr(entries)
+        option = "prompt_logprobs" if function == "read_prompt_logprobs" else "top_logprobs"
         raise ValueError(
             f"{function}: {place} needs at least k = {k} entries; got {came}. Ask the server for "
-            f"prompt_logprobs={k}"
+            f"{option}={k}"
         )
     try:
         found = sorted(((_logprob(x), int(token)) for token, x in entries.items()), reverse=True)

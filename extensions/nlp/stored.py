@@ -8,11 +8,15 @@ import numpy as np
 
 from mcld_core.arguments import Checks, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
+from mcld_core.cache import to_numpy
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import SequenceArguments, flat
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.stored import StoredRows
 from mcld_core.typing import Array, Bool, Float, Int
+
+LEAST = -9999.0
+"""Stands for the logarithm of 0 in what is stored, as in what servers return."""
 
 
 class TopKLogits(NamedTuple):
@@ -40,24 +44,34 @@ class TopKLogits(NamedTuple):
 
     @classmethod
     def from_logits(cls, logits: Float[Array, "batch tokens vocab"], k: int) -> TopKLogits:
-        """Keep the k largest logits of each token, and the mass of the rest (NumPy, for storage).
+        """Keep the k largest logits of each token, and the mass of the rest: NumPy, for storage.
+
+        Tensors of PyTorch are selected from on their device.
 
         Args:
             logits: (batch, tokens, vocab), any float dtype.
             k: how many, 1 … vocab.
 
         Raises:
-            ValueError, TypeError: k is no int in 1 … vocabulary.
+            ValueError, TypeError: k is not an int in 1 … vocabulary.
         """
         Checks("TopKLogits.from_logits").integer("k", k)
-        x = np.asarray(logits, "float64" if _is_double(logits) else "float32")
-        if not 1 <= k <= x.shape[-1]:
+        if not 1 <= k <= logits.shape[-1]:
             raise ValueError(
-                f"TopKLogits.from_logits: k needs a number in 1 … {x.shape[-1]}, the size of the "
-                f"vocabulary; got {k}"
+                f"TopKLogits.from_logits: k needs a number in 1 … {logits.shape[-1]}, the size of "
+                f"the vocabulary; got {k}"
             )
-        indices = np.argsort(-x, axis=-1, kind="stable")[..., :k].astype("int32")
+        if hasattr(logits, "topk"):  # PyTorch selects on the tensor's device: only k entries leave
+            wide = logits.detach() if _is_double(logits) else logits.detach().float()
+            values, indices = wide.topk(k, -1)
+            outside = wide.scatter(-1, indices, float("-inf"))
+            rest = (outside.logsumexp(-1) - wide.logsumexp(-1)).exp()
+            return cls(to_numpy(values), to_numpy(indices).astype("int32"), to_numpy(rest))
+        x = np.asarray(logits, "float64" if _is_double(logits) else "float32")
+        indices = np.sort(np.argpartition(-x, k - 1, axis=-1)[..., :k], -1).astype("int32")
         values = np.take_along_axis(x, indices, -1)
+        order = np.argsort(-values, axis=-1, kind="stable")
+        values, indices = (np.take_along_axis(part, order, -1) for part in (values, indices))
         shifted = np.exp(x - x.max(-1, keepdims=True))
         rest = shifted.copy()
         np.put_along_axis(rest, indices, 0.0, -1)
@@ -76,7 +90,7 @@ class TopKLogits(NamedTuple):
                 anything in the result.
 
         Raises:
-            ValueError, TypeError: shapes that differ; ids that are no ints, lie outside the
+            ValueError, TypeError: shapes that differ; ids that are not ints, lie outside the
                 vocabulary or stand twice in a row; a tail outside 0 … 1.
         """
         arguments = SequenceArguments("TopKLogits.dense", *self, where)
@@ -90,6 +104,42 @@ class TopKLogits(NamedTuple):
         dense = ops.put_along_axis(rest + columns, indices, top)
         dense = ops.where(dense > MASKED / 2, dense, float("-inf"))
         return ops.reshape(dense, (ops.size(values, 0), ops.size(values, 1), vocabulary))
+
+
+def normalised(
+    function: str,
+    stored: TopKLogits,
+    where: np.ndarray[Any, Any],
+    vocabulary: int,
+) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return log-probabilities, ids and tail of the tokens where ``where`` is True, in NumPy.
+
+    Raises:
+        ValueError: entries that are not a distribution over the vocabulary.
+    """
+    values, indices = (to_numpy(x)[where] for x in stored[:2])
+    values = values.astype("float64")
+    tail = np.zeros(len(values)) if stored.tail is None else to_numpy(stored.tail)[where]
+    tail = tail.astype("float64")
+    peak = values.max(-1, keepdims=True, initial=-np.inf)
+    if not (np.isfinite(peak).all() and (tail >= 0.0).all() and (tail <= 1.0 + 1e-3).all()):
+        raise ValueError(
+            f"{function}: TopKLogits need numbers, and tails in 0 … 1; got rows whose largest "
+            f"entries are {peak.min(initial=0.0)} … {peak.max(initial=0.0)} and tails "
+            f"{tail.min(initial=0.0)} … {tail.max(initial=0.0)}"
+        )
+    ordered = np.sort(indices, -1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]).any()
+    if twice or indices.min(initial=0) < 0 or indices.max(initial=0) >= vocabulary:
+        raise ValueError(
+            f"{function}: TopKLogits need ids in 0 … {vocabulary - 1}, each once a token; got "
+            f"{'one twice' if twice else f'{indices.min()} … {indices.max()}'}. Other "
+            "vocabularies: align_vocabulary"
+        )
+    total = np.log(np.exp(values - peak).sum(-1, keepdims=True)) + peak
+    with np.errstate(divide="ignore"):
+        share = np.log1p(-np.minimum(tail, 1.0))[:, None]
+    return values - total + share, indices, tail
 
 
 def check_stored(function: str, config: MCLDConfig) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mcld_core.backends import backend_for
+from mcld_core.extensions.nlp.stored import LEAST, TopKLogits, normalised
 from mcld_core.typing import Array, Float, Int
 
 
@@ -17,18 +18,27 @@ class VocabularyAlignment(NamedTuple):
     Call it with teacher logits (…, teacher vocabulary) to have them over the student's
     vocabulary, -inf where the teacher lacks the token: its probability is 0, where a logit of 0
     would be a real probability.
+
+    `TopKLogits` become such of the student's vocabulary, in NumPy, for storage. Entries of tokens
+    that the student lacks are dropped, and the rest is scaled to sum to 1; of the tail the part
+    of the shared tokens stays. Other tokens of the student take the empty places, with the
+    share that each token of the tail has. A token of whose entries and tail nothing is shared is
+    spread evenly over the vocabulary.
     """
 
     mapping: Int[Array, " vocab"]
     """For each student id the teacher's id, -1 where the teacher lacks the token."""
     teacher_size: int
 
-    def __call__(self, teacher_logits: Float[Array, "... classes"]) -> Float[Array, "... vocab"]:
+    def __call__(self, teacher_logits: Float[Array, "... classes"] | TopKLogits) -> Any:
         """Return the teacher's logits over the student's vocabulary.
 
         Raises:
-            ValueError: logits of another width than the teacher's vocabulary.
+            ValueError: logits of another width than the teacher's vocabulary; stored ids outside
+                of it, or more entries than the student has tokens.
         """
+        if isinstance(teacher_logits, TopKLogits):
+            return _align_stored(self, teacher_logits)
         ops = backend_for("VocabularyAlignment", teacher_logits)
         logits = ops.asarray(teacher_logits)
         if logits.shape[-1] != self.teacher_size:
@@ -74,7 +84,7 @@ def align_vocabulary(
         A `VocabularyAlignment`, called with teacher logits.
 
     Raises:
-        ValueError, TypeError: no token is shared; ids that are no ints ≥ 0, lie outside the size
+        ValueError, TypeError: no token is shared; ids that are not ints ≥ 0, lie outside the size
             or stand for two tokens; a token that stands twice.
 
     Example:
@@ -95,6 +105,53 @@ def align_vocabulary(
             "tokenizers mark spaces and word pieces"
         )
     return VocabularyAlignment(mapping, teacher_size)
+
+
+def _align_stored(alignment: VocabularyAlignment, stored: TopKLogits) -> TopKLogits:
+    shape, k = tuple(stored.values.shape), stored.values.shape[-1]
+    size = len(alignment.mapping)
+    if k > size:
+        raise ValueError(
+            f"VocabularyAlignment: TopKLogits need at most {size} entries, the student's "
+            f"vocabulary; got {k}"
+        )
+    where = np.ones(shape[:-1], bool)
+    log_p, ids, tail = normalised("VocabularyAlignment", stored, where, alignment.teacher_size)
+    students = np.full(alignment.teacher_size, -1, "int32")
+    students[alignment.mapping[alignment.mapping >= 0]] = np.flatnonzero(alignment.mapping >= 0)
+    ids = students[ids]
+    known = ids >= 0
+    count = known.sum(-1)
+    outside = max(alignment.teacher_size - k, 1)  # how many tokens the tail is spread over
+    tail = tail * (alignment.shared - count) / outside
+    p = np.where(known, np.exp(log_p), 0.0)
+    total = p.sum(-1) + tail
+    lost = total <= 0.0
+    p, tail = p / np.where(lost, 1.0, total)[:, None], np.where(lost, 1.0, tail / (total + lost))
+    share = tail / np.maximum(size - count, 1)
+    p = np.where(known, p, share[:, None])
+    with np.errstate(divide="ignore"):
+        values = np.maximum(np.log(p), LEAST)
+    ids = _fill(ids, known, size)
+    parts = values.astype("float32"), ids.astype("int32"), share * (size - k)
+    return TopKLogits(
+        parts[0].reshape(shape),
+        parts[1].reshape(shape),
+        parts[2].astype("float32").reshape(shape[:-1]),
+    )
+
+
+def _fill(
+    ids: np.ndarray[Any, Any], known: np.ndarray[Any, Any], size: int
+) -> np.ndarray[Any, Any]:
+    """Put the smallest ids that a row does not have at its unknown places."""
+    rows, k = ids.shape
+    used = np.zeros((rows, min(size, 2 * k)), bool)
+    row, place = np.nonzero(known & (ids < used.shape[1]))
+    used[row, ids[row, place]] = True
+    free = np.argsort(used, axis=-1, kind="stable")
+    rank = np.maximum(np.cumsum(~known, -1) - 1, 0)
+    return np.where(known, ids, np.take_along_axis(free, rank, -1))
 
 
 def _ids(

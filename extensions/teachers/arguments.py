@@ -15,7 +15,7 @@ from mcld_core.arguments import (
 )
 from mcld_core.backends import Backend
 from mcld_core.formulas.divergence import MASKED
-from mcld_core.typing import Array, Bool, Float, Int
+from mcld_core.typing import Array, Bool, Float
 
 
 class TeacherArguments(Arguments):
@@ -80,9 +80,7 @@ class TeacherArguments(Arguments):
             )
         if self.like is not None:
             self.device(name, given, self.like, "another argument")
-        batch = self.teacher_batch(
-            name, given, labels, sample_weight=None, where=where, ignore_index=ignore_index
-        )
+        batch = self.teacher_batch(given, (labels, None, where), ignore_index, name)
         dtype = wide_dtype(ops.dtype(given)) if dtype is None else dtype
         rows = keep_rows(ops, ops.astype(batch.logits, dtype), batch.kept)
         labels = batch.labels
@@ -130,13 +128,6 @@ class TeacherArguments(Arguments):
         self.vector(name, numbers, kept.shape[0])
         self.finite(name, numbers, kept, minimum=minimum)
         return ops.where(kept, ops.stop_gradient(ops.astype(numbers, dtype)), 0.0)
-
-
-def target_class(
-    ops: Backend, labels: Int[Array, " batch"] | Float[Array, "batch classes"]
-) -> Int[Array, " batch"]:
-    """Return int labels as they are and the arg max of soft ones."""
-    return labels if labels.ndim == 1 else ops.argmax(labels, 1)
 
 
 def clip01(ops: Backend, x: Array) -> Array:

@@ -8,8 +8,9 @@ import numpy as np
 
 from mcld_core.arguments import Arguments, TeacherBatch, wide_dtype
 from mcld_core.backends import Backend, backend_for
-from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, target_class
+from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.formulas.contrast import one_hot
+from mcld_core.formulas.divergence import target_class
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
 
 

@@ -8,18 +8,18 @@ from typing import Any
 from mcld_core.arguments import Batch, Checks, TeacherBatch, is_number, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, target_class
+from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
 from mcld_core.formulas.contrast import one_hot
-from mcld_core.formulas.divergence import MASKED, raised
+from mcld_core.formulas.divergence import MASKED, raised, target_class
 from mcld_core.formulas.objective import is_zero
-from mcld_core.keys import TeacherKeys, check_keys
+from mcld_core.keys import TeacherKeys, check_keys, key_arrays
 from mcld_core.losses import Objective, evaluate_batch, term_weights
-from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar, Tensor
 
 
 def reliability_weights(
-    teacher_logits: Logits,
+    teacher_logits: list[Any] | Float[Tensor, "batch classes"],
     labels: Labels,
     quality: TeacherQuality | None = None,
     *,
@@ -27,7 +27,7 @@ def reliability_weights(
     strength: Scalar = 1.0,
     where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
-) -> Any:
+) -> Tensor:
     """Return how far each row of a teacher can be trusted, 0 … 1, as the labels judge it.
 
     ``r_i = 1 − κ (1 − Q_y σ( (t_iy − max_{c≠y} t_ic) / τ ))`` with y the label of row i.
@@ -81,14 +81,14 @@ def reliability_weights(
 
 
 def repair_rows(
-    teacher_logits: Logits,
+    teacher_logits: list[Any] | Float[Tensor, "batch classes"],
     labels: Labels,
     reliability: Float[Array, " batch"],
     *,
     smoothing: Scalar = 0.1,
     where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
-) -> Any:
+) -> Tensor:
     """Return a teacher's logits with the untrusted part of each row replaced by its label.
 
     ``log( r_i softmax(t_i) + (1 − r_i) ((1 − ε) y_i + ε / C) )``. A trusted row (r = 1) keeps its
@@ -184,7 +184,7 @@ def adapt_config(config: MCLDConfig, quality: TeacherQuality, *, power: float = 
 
 
 def adaptive_mcld_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels,
     *,
@@ -196,7 +196,7 @@ def adaptive_mcld_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Weigh, row by row, the terms that rest on the teacher against those that rest on labels.
 
     ``L_i = r_i (w_ins L_ins,i + w_sam L_sam,i) + ramp w_cat L_cat,i
@@ -227,19 +227,11 @@ def adaptive_mcld_loss(
     function = "adaptive_mcld_loss"
     check_config(function, config)
     check_keys(function, keys)
-    key_arrays = () if keys is None else (keys.logits, keys.labels, keys.where, keys.prototypes)
-    values = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
-    arguments = TeacherArguments(function, *values, *key_arrays)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    arguments = TeacherArguments(function, *rows, reliability, *key_arrays(keys))
     arguments.reduction(reduction)
     arguments.required_labels(labels)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=config.ignore_index,
-    )
+    batch = arguments.batch(rows, config.ignore_index)
     factors = _factors(arguments, reliability, batch, config)
     weights = term_weights(config)
     weights = weights._replace(ce=weights.ce + weights.instance)
@@ -334,7 +326,7 @@ def _at_label(
 
 
 def _sigmoid(ops: Backend, x: Array) -> Array:
-    return ops.exp(-ops.softplus(-x))
+    return ops.exp(ops.log_sigmoid(x))
 
 
 def _log(ops: Backend, x: Array) -> Array:

@@ -10,7 +10,7 @@ from mcld_core.arguments import Arguments, Batch, is_number, reduce_rows, wide_d
 from mcld_core.backends import Backend
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.formulas.contrast import one_hot
-from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
 SERIES = 12
 """Terms of the series of (1 − e^−x)/x for x < 1/4: the rest is below 1e-16."""
@@ -20,13 +20,13 @@ ROUNDING = 1e-3
 
 
 def bounded_loss(
-    rows: Float[Array, " batch"],
+    rows: list[Any] | Float[Tensor, " batch"],
     q: Scalar,
     *,
     sample_weight: Float[Array, " batch"] | None = None,
     where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Bound the loss of each row: ``(1 − exp(−q L_i)) / q``, at most 1/q; q → 0 is L itself.
 
     Its derivative is ``exp(−q L_i)`` times that of L: the higher the loss of a row, the less the
@@ -67,13 +67,13 @@ def bounded_loss(
 
 
 def trimmed_loss(
-    rows: Float[Array, " batch"],
+    rows: list[Any] | Float[Tensor, " batch"],
     fraction: Scalar,
     *,
     sample_weight: Float[Array, " batch"] | None = None,
     where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Leave out the rows of the highest loss: of n kept rows, the ``floor(fraction n)`` highest.
 
     Early in a training, high losses are mostly those of rows on which teacher and labels
@@ -119,13 +119,13 @@ def trimmed_loss(
 
 
 def outlier_weights(
-    teacher_logits: Logits,
+    teacher_logits: list[Any] | Float[Tensor, "batch classes"],
     labels: Labels,
     *,
     cutoff: Scalar = 0.5,
     where: Bool[Array, " batch"] | None = None,
     ignore_index: int = -100,
-) -> Any:
+) -> Tensor:
     """Return how well each teacher row resembles the others of its label, 0 … 1.
 
     ``w_i = min(1, cos(p_i, m_i) / cutoff)``, with p = softmax(t) and m_i the mean of p over the

@@ -11,7 +11,7 @@ from mcld_core.extensions.teachers.arguments import TeacherArguments
 from mcld_core.extensions.teachers.ensemble import ensemble
 from mcld_core.formulas.objective import TermWeights, is_zero
 from mcld_core.losses import Objective, evaluate, term_weights
-from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
 Model = TypeVar("Model")
 
@@ -52,7 +52,7 @@ def generations(
 
 
 def deep_supervision_loss(
-    heads: Sequence[Logits],
+    heads: Sequence[Float[Tensor, "batch classes"]],
     labels: Labels,
     *,
     config: MCLDConfig = MCLDConfig(weight_ce=1.0),  # noqa: B008  (frozen)
@@ -63,7 +63,7 @@ def deep_supervision_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Bool[Array, " batch"] | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Distil between the heads of one network: no other teacher, one training.
 
     ``w_last MCLD(z_H; ensemble(z_1 … z_{H-1})) + w_heads mean_h<H MCLD(z_h; z_H)``, where z_H are

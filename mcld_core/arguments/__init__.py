@@ -12,6 +12,7 @@ from mcld_core.arguments.checks import plain_number as plain_number
 from mcld_core.arguments.logits import Arguments as Arguments
 from mcld_core.arguments.rows import Batch as Batch
 from mcld_core.arguments.rows import TeacherBatch as TeacherBatch
+from mcld_core.arguments.rows import as_number as as_number
 from mcld_core.arguments.rows import class_labels as class_labels
 from mcld_core.arguments.rows import differ as differ
 from mcld_core.arguments.rows import fits as fits

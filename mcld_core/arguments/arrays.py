@@ -76,7 +76,7 @@ class ArrayArguments(Checks):
                 self.number(name, float(values), minimum=minimum, above=above, maximum=maximum)
         return self.ops.astype(array, dtype)
 
-    # logits
+    # one entry a row
 
     def vector(self, name: str, x: Array, rows: Any) -> None:
         """Raise ValueError unless ``x`` has one axis with one entry a row."""
@@ -245,7 +245,7 @@ class ArrayArguments(Checks):
         kept: Array | None,
         ignore_index: int,
     ) -> tuple[Array, Array | None]:
-        """Return the labels of logits, and for int labels which rows are not ``ignore_index``.
+        """Return the labels of logits, and which rows are not ``ignore_index``; None: all are.
 
         Int labels become int32, -1 where they name no class; soft labels take ``dtype``.
         """
@@ -254,22 +254,27 @@ class ArrayArguments(Checks):
         labels = self.array(name, labels, logits)
         kind = self.label_kind(name, labels, rows, classes)
         self.device(name, labels, logits)
-        self.label_values(name, labels, kept, classes, ignore_index)
+        all_named = self.label_values(name, labels, kept, classes, ignore_index)
         if kind == "soft":
             return ops.stop_gradient(ops.astype(labels, dtype)), None
+        if all_named and not 0 <= ignore_index < classes:
+            return ops.astype(labels, "int32"), None
         return class_labels(ops, labels, classes, ignore_index)
 
     def label_values(
         self, name: str, labels: Array, kept: Array | None, classes: int, ignore_index: int
-    ) -> None:
-        """Raise ValueError for labels that name no class, where their values can be read."""
+    ) -> bool:
+        """Raise ValueError for labels that name no class, where their values can be read.
+
+        Returns whether every row is seen to have an int label of a class.
+        """
         values = self.ops.host_values(labels)
         mask = None if kept is None else self.ops.host_values(kept)
         if values is None or values.size == 0 or (kept is not None and mask is None):
-            return
+            return False
         if values.ndim == 1:
-            if mask is None and values.min() >= 0 and values.max() < classes:
-                return
+            if values.min() >= 0 and values.max() < classes:
+                return True
             bad = ((values < 0) | (values >= classes)) & (values != ignore_index)
             wrong = f"needs labels in 0 … {classes - 1} or ignore_index {ignore_index}"
         else:
@@ -282,6 +287,7 @@ class ArrayArguments(Checks):
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(f"{self.function}: {name} {wrong}; got {values[row]} in row {row}")
+        return False
 
     def unless_all(self, kept: Bool[Array, " rows"]) -> Bool[Array, " rows"] | None:
         """Return None where all rows are seen to be kept, which saves masking them."""

@@ -63,21 +63,13 @@ class Arguments(ArrayArguments):
         self.device("teacher_logits", teacher, student)
         return student, teacher
 
-    def batch(
-        self,
-        student_logits: Any,
-        teacher_logits: Any,
-        labels: Any,
-        *,
-        sample_weight: Any,
-        where: Any,
-        ignore_index: int | None,
-    ) -> Batch:
+    def batch(self, rows: tuple[Any, Any, Any, Any, Any], ignore_index: int | None) -> Batch:
         """Return the arguments that all losses share, checked and converted.
 
-        With ``ignore_index=None`` the loss needs no labels, and has none.
+        ``rows`` are student logits, teacher logits, labels, sample weight and ``where``. With
+        ``ignore_index=None`` the loss needs no labels, and has none.
         """
-        ops = self.ops
+        ops, (student_logits, teacher_logits, labels, sample_weight, where) = self.ops, rows
         student, teacher = self.pair(student_logits, teacher_logits)
         kept = None if where is None else self.mask("where", where, student.shape[0], student)
         dtype = wide_dtype(ops.dtype(student))
@@ -90,7 +82,7 @@ class Arguments(ArrayArguments):
             labels, counts = self.labels("labels", labels, student, dtype, kept, ignore_index)
             if labels.ndim == 2:
                 labels = keep_rows(ops, labels, kept)
-            else:
+            elif counts is not None:
                 kept = self.unless_all(counts if kept is None else kept & counts)
         weight = None if kept is None else ops.astype(kept, dtype)
         if sample_weight is not None:
@@ -99,16 +91,16 @@ class Arguments(ArrayArguments):
 
     def teacher_batch(
         self,
-        name: str,
         logits: Float[Array, "batch classes"],
-        labels: Any,
-        *,
-        sample_weight: Any,
-        where: Any,
+        beside: tuple[Any, Any, Any],
         ignore_index: int,
+        name: str = "teacher_logits",
     ) -> TeacherBatch:
-        """Return a teacher's rows with what comes beside them; ``name`` is that of the logits."""
-        ops = self.ops
+        """Return a teacher's rows with what comes beside them: labels, sample weight, ``where``.
+
+        ``name`` is that of the logits.
+        """
+        ops, (labels, sample_weight, where) = self.ops, beside
         self.logits(name, logits)
         rows, classes = logits.shape
         kept = ops.arange(ops.size(logits, 0), logits) >= 0
@@ -136,5 +128,3 @@ class Arguments(ArrayArguments):
             dtype = wide_dtype(dtype, ops.dtype(weight))
             weight = self.weight(weight, kept, logits, dtype, name)
         return TeacherBatch(ops.stop_gradient(logits), labels, kept, weight)
-
-    # what comes beside the logits

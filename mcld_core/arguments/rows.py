@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from mcld_core.arguments.checks import is_number
 from mcld_core.backends import Backend
-from mcld_core.typing import Array, Bool, Float, Int, Reduction
+from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
 
 
 class Batch(NamedTuple):
@@ -48,6 +49,11 @@ def fits(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
 def wide_dtype(*dtypes: str) -> str:
     """Return float64 if one of the dtypes is float64, else float32."""
     return "float64" if "float64" in dtypes else "float32"
+
+
+def as_number(ops: Backend, value: Scalar, like: Array, dtype: str) -> Any:
+    """Return a number of Python as it is, anything else as ``dtype`` on ``like``'s device."""
+    return value if is_number(value) else ops.astype(ops.asarray(value, like), dtype)
 
 
 def signed(ops: Backend, labels: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mcld_core.arguments import Arguments
-from mcld_core.baselines.evaluation import reduced, target_of
+from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import (
     MASKED,
     at_target,
@@ -13,13 +13,14 @@ from mcld_core.formulas.divergence import (
     decoupled_divergence,
     log_odds,
     raised,
+    target_class,
 )
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
 def dkd_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -30,23 +31,19 @@ def dkd_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Decoupled distillation: ``T² [ α KL(b^t ‖ b^s) + β KL(r^t ‖ r^s) ]``.
 
     b is the target's probability against the rest, r the softmax over the rest. With soft labels
     the target is their arg max; without labels, the teacher's.
 
     Args:
-        student_logits: (batch, classes), any float dtype.
-        teacher_logits: (batch, classes); never receives a gradient.
-        labels: (batch,) int, (batch, classes) soft, or None.
+        student_logits, teacher_logits, labels: as in `mcld_core.mcld_loss`.
         alpha: weight of the target part, ≥ 0.
         beta: weight of the non-target part, ≥ 0.
         temperature: T > 0.
         ignore_index: rows with this int label are dropped.
-        sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep.
-        reduction: as in `mcld_core.mcld_loss`.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -62,31 +59,23 @@ def dkd_loss(
     References:
         B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
     """
-    arguments = Arguments("dkd_loss", student_logits, teacher_logits, labels, sample_weight, where)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    arguments = Arguments("dkd_loss", *rows)
     arguments.number("temperature", temperature, above=0.0)
     arguments.number("alpha", alpha, minimum=0.0)
     arguments.number("beta", beta, minimum=0.0)
-    arguments.reduction(reduction)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=ignore_index,
-    )
-    ops = arguments.ops
+    ops, batch = arguments.ops, arguments.batch(rows, ignore_index)
 
     def values(
         student: Array, teacher: Array, labels: Array, t: Scalar, a: Scalar, b: Scalar
     ) -> Array:
-        return decoupled_divergence(ops, student, teacher, target_of(ops, labels), t, a, b)
+        return decoupled_divergence(ops, student, teacher, target_class(ops, labels), t, a, b)
 
     return reduced(arguments, batch, values, (temperature, alpha, beta), reduction)
 
 
 def nkd_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -96,7 +85,7 @@ def nkd_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Normalised KD: ``-p_y log q_y - γ T² Σ_{c≠y} p̂_c log q̂_c``.
 
     p and q are the teacher's and the student's softmax, at temperature 1 at the target y; p̂ and q̂
@@ -104,15 +93,11 @@ def nkd_loss(
     the teacher. With soft labels y is their arg max; without labels, the teacher's.
 
     Args:
-        student_logits: (batch, classes), any float dtype.
-        teacher_logits: (batch, classes); never receives a gradient.
-        labels: (batch,) int, (batch, classes) soft, or None.
+        student_logits, teacher_logits, labels: as in `mcld_core.mcld_loss`.
         gamma: weight of the other classes, ≥ 0.
         temperature: T > 0.
         ignore_index: rows with this int label are dropped.
-        sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep.
-        reduction: as in `mcld_core.mcld_loss`.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -129,23 +114,15 @@ def nkd_loss(
         Z. Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
         Approach with Normalized Loss and Customized Soft Labels", ICCV 2023.
     """
-    arguments = Arguments("nkd_loss", student_logits, teacher_logits, labels, sample_weight, where)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    arguments = Arguments("nkd_loss", *rows)
     arguments.number("gamma", gamma, minimum=0.0)
     arguments.number("temperature", temperature, above=0.0)
-    arguments.reduction(reduction)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=ignore_index,
-    )
-    ops = arguments.ops
+    ops, batch = arguments.ops, arguments.batch(rows, ignore_index)
 
     def values(student: Array, teacher: Array, labels: Array, g: Scalar, t: Scalar) -> Array:
         teacher = raised(ops, teacher)
-        target = target_of(ops, labels)
+        target = target_class(ops, labels)
         is_target, index, has_target = at_target(ops, target, student)
         p_target = ops.exp(ops.take_along_axis(ops.log_softmax(teacher, 1), index, 1)[:, 0])
         log_q_target = ops.take_along_axis(ops.log_softmax(student, 1), index, 1)[:, 0]
@@ -162,7 +139,7 @@ def nkd_loss(
 
 
 def rld_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     labels: Labels | None = None,
     *,
@@ -174,7 +151,7 @@ def rld_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Refined logit distillation: the teacher's confidence at the label, and the classes below it.
 
     ``α T_α² KL( b(max_c p_c) ‖ b(q_y) ) + β T² KL( p ‖ q over {c: t_c < t_y} )``, b the pair of a
@@ -183,17 +160,13 @@ def rld_loss(
     With soft labels y is their arg max; without labels, the teacher's.
 
     Args:
-        student_logits: (batch, classes), any float dtype.
-        teacher_logits: (batch, classes); never receives a gradient.
-        labels: (batch,) int, (batch, classes) soft, or None.
+        student_logits, teacher_logits, labels: as in `mcld_core.mcld_loss`.
         alpha: weight of the confidence part, ≥ 0.
         beta: weight of the classes below the label, ≥ 0.
         temperature: T > 0.
         alpha_temperature: T_α > 0.
         ignore_index: rows with this int label are dropped.
-        sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep.
-        reduction: as in `mcld_core.mcld_loss`.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -209,26 +182,18 @@ def rld_loss(
     References:
         W. Sun et al., "Knowledge Distillation with Refined Logits", ICCV 2025.
     """
-    arguments = Arguments("rld_loss", student_logits, teacher_logits, labels, sample_weight, where)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    arguments = Arguments("rld_loss", *rows)
     for name, weight in (("alpha", alpha), ("beta", beta)):
         arguments.number(name, weight, minimum=0.0)
     for name, t in (("temperature", temperature), ("alpha_temperature", alpha_temperature)):
         arguments.number(name, t, above=0.0)
-    arguments.reduction(reduction)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        labels,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=ignore_index,
-    )
-    ops = arguments.ops
+    ops, batch = arguments.ops, arguments.batch(rows, ignore_index)
 
     def values(student: Array, teacher: Array, labels: Array, *numbers: Scalar) -> Array:
         weight, weight_below, t, t_confidence = numbers
         teacher = raised(ops, teacher)
-        is_target, index, has_target = at_target(ops, target_of(ops, labels), student)
+        is_target, index, has_target = at_target(ops, target_class(ops, labels), student)
         best = ops.argmax(teacher, 1)
         is_best = at_target(ops, best, teacher)[0]
         confidence = binary_divergence(

@@ -11,11 +11,11 @@ from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Bool, Float, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Logits, Reduction, Scalar, Tensor
 
 
 def dist_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     *,
     beta: Scalar = 1.0,
@@ -24,7 +24,7 @@ def dist_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Correlation of relations: ``T² [ β (1 - ρ(q_i, p_i)) + γ (1 - mean_c ρ(q_:c, p_:c)) ]``.
 
     ρ is Pearson's correlation of the student's and the teacher's softmax at T: of each row, and of
@@ -33,14 +33,11 @@ def dist_loss(
     ρ = 0 and no gradient. Keys of other ranks play no part.
 
     Args:
-        student_logits: (batch, classes), any float dtype.
-        teacher_logits: (batch, classes); never receives a gradient.
+        student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
         beta: weight of the rows, ≥ 0.
         gamma: weight of the columns, ≥ 0.
         temperature: T > 0.
-        sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep.
-        reduction: as in `mcld_core.mcld_loss`.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -56,20 +53,12 @@ def dist_loss(
     References:
         T. Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022.
     """
-    arguments = Arguments("dist_loss", student_logits, teacher_logits, sample_weight, where)
+    rows = (student_logits, teacher_logits, None, sample_weight, where)
+    arguments = Arguments("dist_loss", *rows)
     for name, weight in (("beta", beta), ("gamma", gamma)):
         arguments.number(name, weight, minimum=0.0)
     arguments.number("temperature", temperature, above=0.0)
-    arguments.reduction(reduction)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        None,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=None,
-    )
-    ops = arguments.ops
+    ops, batch = arguments.ops, arguments.batch(rows, None)
 
     def values(student: Array, teacher: Array, _: None, *numbers: Scalar) -> Array:
         weight_rows, weight_columns, t = numbers

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, reduce_rows
-from mcld_core.backends import Backend
+from mcld_core.arguments import Arguments, Batch, as_number, keep_rows, reduce_rows
 from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of
 from mcld_core.losses import rows_of_a_block
-from mcld_core.typing import Array, Int, Reduction, Scalar
+from mcld_core.typing import Array, Reduction, Scalar
 
 
 def reduced(
@@ -26,6 +25,7 @@ def reduced(
 
     ``by_block=False`` for values that depend on other rows too. One class gives 0.
     """
+    arguments.reduction(reduction)
     ops, like, dtype = arguments.ops, batch.student, batch.dtype
     of_teacher = parts_of(batch.teacher)
     beside = {"labels": batch.labels, "kept": batch.kept}
@@ -43,7 +43,7 @@ def reduced(
             return (0.0 * student[:, 0],)
         return (values_of(student, teacher, block.get("labels"), *numbers),)
 
-    numbers = tuple(n if is_number(n) else ops.astype(ops.asarray(n, like), dtype) for n in numbers)
+    numbers = tuple(as_number(ops, n, like, dtype) for n in numbers)
     trained = any(ops.is_trained(n) for n in numbers)
     block_rows = None
     if by_block and not trained:  # without products of matrices, blocks may be small
@@ -53,8 +53,3 @@ def reduced(
     if batch.kept is not None:  # a row that does not count may have an infinite divergence
         total = ops.where(batch.kept, total, 0.0)
     return reduce_rows(ops, total, batch, reduction)
-
-
-def target_of(ops: Backend, labels: Array) -> Int[Array, " rows"]:
-    """Return int labels as they are, and the arg max of soft ones."""
-    return labels if labels.ndim == 1 else ops.argmax(labels, 1)

@@ -9,11 +9,11 @@ from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Float, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Float, Logits, Reduction, Scalar, Tensor
 
 
 def kd_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     *,
     temperature: Scalar = 4.0,
@@ -23,7 +23,7 @@ def kd_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Distil softened probabilities: ``T² KL(softmax(t/T) ‖ softmax(s/T))``.
 
     The factor T² keeps the size of the gradient independent of the temperature. With p the
@@ -35,16 +35,13 @@ def kd_loss(
     - ``"jsd"``: ``T² [ μ KL(p ‖ m) + (1 - μ) KL(q ‖ m) ]``, ``m = μ p + (1 - μ) q``.
 
     Args:
-        student_logits: (batch, classes), any float dtype.
-        teacher_logits: (batch, classes); never receives a gradient.
+        student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
         temperature: T > 0.
         standardize: first ``z ← (z - mean) / (std + 1e-7)`` on both sides, with the unbiased
             standard deviation over the finite logits of a row (logit standardisation).
         divergence: ``"forward"``, ``"reverse"`` or ``"jsd"``.
         mix: μ of ``"jsd"``, in (0, 1).
-        sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep.
-        reduction: as in `mcld_core.mcld_loss`.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -62,21 +59,13 @@ def kd_loss(
         S. Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024. R. Agarwal et
         al., "On-Policy Distillation of Language Models", ICLR 2024 (the generalised JSD).
     """
-    arguments = Arguments("kd_loss", student_logits, teacher_logits, sample_weight, where)
+    rows = (student_logits, teacher_logits, None, sample_weight, where)
+    arguments = Arguments("kd_loss", *rows)
     arguments.number("temperature", temperature, above=0.0)
     arguments.flag("standardize", standardize)
     arguments.choice("divergence", divergence, tuple(DIVERGENCES))
     check_mix(arguments, mix)
-    arguments.reduction(reduction)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        None,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=None,
-    )
-    ops = arguments.ops
+    ops, batch = arguments.ops, arguments.batch(rows, None)
 
     def values(student: Array, teacher: Array, _: None, t: Scalar, mu: Scalar) -> Array:
         if standardize:

@@ -7,11 +7,11 @@ from typing import Any
 from mcld_core.arguments import Arguments
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import Softmax, raised
-from mcld_core.typing import Array, Float, Logits, Reduction, Scalar
+from mcld_core.typing import Array, Float, Logits, Reduction, Scalar, Tensor
 
 
 def ttm_loss(
-    student_logits: Logits,
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
     teacher_logits: Logits,
     *,
     gamma: Scalar = 0.1,
@@ -19,20 +19,17 @@ def ttm_loss(
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Tensor:
     """Transformed teacher matching: ``U_i KL( p_i^γ / U_i ‖ q_i )``, ``U_i = Σ_c p_ic^γ``.
 
     p and q are the softmax of the logits; only the teacher's is flattened, by the power γ. With
     ``weighted=False`` (TTM) the factor U in front is left out.
 
     Args:
-        student_logits: (batch, classes), any float dtype.
-        teacher_logits: (batch, classes); never receives a gradient.
-        gamma: γ > 0; 1 is no change.
+        student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
+        gamma: γ > 0; 1 changes nothing.
         weighted: whether U multiplies the divergence (WTTM).
-        sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep.
-        reduction: as in `mcld_core.mcld_loss`.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -49,19 +46,11 @@ def ttm_loss(
         K. Zheng, E.-H. Yang, "Knowledge Distillation Based on Transformed Teacher Matching",
         ICLR 2024.
     """
-    arguments = Arguments("ttm_loss", student_logits, teacher_logits, sample_weight, where)
+    rows = (student_logits, teacher_logits, None, sample_weight, where)
+    arguments = Arguments("ttm_loss", *rows)
     arguments.number("gamma", gamma, above=0.0)
     arguments.flag("weighted", weighted)
-    arguments.reduction(reduction)
-    batch = arguments.batch(
-        student_logits,
-        teacher_logits,
-        None,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=None,
-    )
-    ops = arguments.ops
+    ops, batch = arguments.ops, arguments.batch(rows, None)
 
     def values(student: Array, teacher: Array, _: None, g: Scalar) -> Array:
         teacher = raised(ops, teacher)

@@ -227,7 +227,7 @@ def image_format(shape: Sequence[Any], metadata: Mapping[str, Any], function: st
     """Read and check the metadata of images.
 
     Args:
-        shape: of the input, (batch, ...): four axes; a free one is no int.
+        shape: of the input, (batch, ...): four axes; a free one is not an int.
         metadata: of the file: ``layout`` (else 1 or 3 channels tell it), ``normalization`` and
             ``center_crop``, each where present.
         function: who asks, for the errors.

@@ -238,7 +238,7 @@ def load_student(
         and the metadata that the checkpoint holds.
 
     Raises:
-        ValueError: a key is missing, the weights do not fit, or `model` is no function.
+        ValueError: a key is missing, the weights do not fit, or `model` is not a function.
     """
     path = Path(path)
     if not path.exists():

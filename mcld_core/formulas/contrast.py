@@ -89,7 +89,7 @@ def instance_contrast(
     its digits where the own key is all but certain.
     """
     at_own = ops.take_along_axis(similarity, own[:, None], 1)[:, 0]
-    return ops.softplus(negatives.log_sum - at_own)
+    return -ops.log_sigmoid(at_own - negatives.log_sum)
 
 
 def category_contrast(
@@ -120,7 +120,7 @@ def category_contrast(
     rest = ops.log(ops.maximum(rest, float(np.finfo(ops.dtype(rest)).tiny))) + peak[:, 0]
     # one positive is its own mean: as 1 - 1 beside it, the rest of its gradient would be lost
     alone = (count <= 1.0) & (ops.sum(negatives.removed, 1) <= 1.0)
-    excess = ops.softplus(negatives.log_sum - ops.where(alone, mean, rest))
+    excess = -ops.log_sigmoid(ops.where(alone, mean, rest) - negatives.log_sum)
     return ops.where(has_positive, ops.where(alone, 0.0, rest - mean) + excess, 0.0)
 
 

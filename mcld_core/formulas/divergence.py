@@ -1,6 +1,6 @@
 """Divergences of one row of logits from another, and the cross-entropy: one value a row.
 
-All in log space: ``log_softmax``, ``logsumexp`` and ``softplus``, no epsilon in a logarithm.
+All in log space: ``log_softmax``, ``logsumexp`` and ``log_sigmoid``, no epsilon in a logarithm.
 ``0 · log 0 = 0``: teacher logits of -inf are raised to `MASKED`, whose probability is 0 and
 whose logarithm is finite.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.similarity import divide
+from mcld_core.formulas.similarity import divide, times
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 MASKED = -1e30
@@ -62,10 +62,17 @@ def kl_divergence(
     return temperature * temperature * p.kl_to(ops, q)
 
 
+def target_class(
+    ops: Backend, labels: Int[Array, " block"] | Float[Array, "block classes"]
+) -> Int[Array, " block"]:
+    """Return int labels as they are and the arg max of soft ones."""
+    return labels if labels.ndim == 1 else ops.argmax(labels, 1)
+
+
 def at_target(
     ops: Backend, target: Int[Array, " block"], logits: Float[Array, "block classes"]
 ) -> tuple[Bool[Array, "block classes"], Int[Array, "block 1"], Float[Array, " block"]]:
-    """Return where the target stands, its index (0 if it is no class), and 1 if it is a class."""
+    """Return where the target stands, its index (0 if it is not a class), and 1 if it is one."""
     classes = logits.shape[1]
     is_target = ops.arange(classes, target)[None, :] == target[:, None]
     has_target = (target >= 0) & (target < classes)
@@ -77,9 +84,9 @@ def binary_divergence(
     ops: Backend, p: Float[Array, " block"], q: Float[Array, " block"]
 ) -> Float[Array, " block"]:
     """Return ``KL( (b, 1 - b) ‖ (b', 1 - b') )`` of the log odds of b and b'."""
-    log_b, log_not = -ops.softplus(-p), -ops.softplus(p)
-    at_event = ops.exp(log_b) * (log_b + ops.softplus(-q))
-    return at_event + ops.exp(log_not) * (log_not + ops.softplus(q))
+    log_b, log_not = ops.log_sigmoid(p), ops.log_sigmoid(-p)
+    at_event = ops.exp(log_b) * (log_b - ops.log_sigmoid(q))
+    return at_event + ops.exp(log_not) * (log_not - ops.log_sigmoid(-q))
 
 
 def log_odds(
@@ -104,7 +111,7 @@ def decoupled_divergence(
 ) -> Float[Array, " block"]:
     """Decoupled distillation (Zhao et al. 2022): ``T² [α KL(b^t ‖ b^s) + β KL(r^t ‖ r^s)]``.
 
-    ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is no class
+    ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is not a class
     has no target part; its rest is the whole row.
     """
     is_target, index, has_target = at_target(ops, target, student)
@@ -119,8 +126,8 @@ def decoupled_divergence(
     )
     has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
     has_rest = ops.astype(has_rest, ops.dtype(student))
-    value = alpha * has_target * binary_divergence(ops, teacher_odds, odds)
-    value = value + beta * has_rest * teacher_rest.kl_to(ops, rest)
+    value = times(alpha, has_target * binary_divergence(ops, teacher_odds, odds))
+    value = value + times(beta, has_rest * teacher_rest.kl_to(ops, rest))
     return temperature * temperature * value
 
 

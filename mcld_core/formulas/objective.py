@@ -19,8 +19,9 @@ from mcld_core.formulas.divergence import (
     decoupled_divergence,
     kl_divergence,
     raised,
+    target_class,
 )
-from mcld_core.formulas.similarity import divide, embed
+from mcld_core.formulas.similarity import divide, embed, times
 from mcld_core.formulas.stored import (
     StoredKeys,
     StoredRows,
@@ -50,10 +51,12 @@ class KeySet(NamedTuple):
     labels: Int[Array, " keys"] | Float[Array, "keys classes"]
     """-2, or zeros, where the key does not count: no anchor shares such a label."""
     kept: Bool[Array, " keys"] | None
+    is_ready: bool = False
+    """Whether the vectors are embedded already, and finite."""
 
 
 class ExcludedKeys(NamedTuple):
-    """Keys that are no negatives of an anchor, whatever their labels.
+    """Keys that do not push an anchor, whatever their labels.
 
     For rows with a place: a token is contrasted within its own sequence, a window with windows
     that it does not overlap. ``excludes(anchor, key)`` gets the facts of a block of anchors,
@@ -129,8 +132,7 @@ def weighted_terms(
     for place, name in enumerate(TERMS):
         if name not in terms:
             continue
-        weight = getattr(setup.weights, name)
-        weighted = terms[name] if _is_one(weight) else weight * terms[name]
+        weighted = times(getattr(setup.weights, name), terms[name])
         if block.factors is not None:
             weighted = weighted * block.factors[:, place]
         total = weighted if total is None else total + weighted
@@ -188,7 +190,7 @@ def _sample_wise(
     if not config.sample_target_mask:
         divergence = stored_kl_divergence if is_stored else kl_divergence
         return divergence(ops, student, teacher, temperature)
-    target = labels if labels.ndim == 1 else ops.argmax(labels, 1)
+    target = target_class(ops, labels)
     if is_stored:
         return stored_decoupled_divergence(ops, student, teacher, target, temperature, setup.beta)
     return decoupled_divergence(ops, student, teacher, target, temperature, 1.0, setup.beta)
@@ -222,7 +224,3 @@ def _rows(ops: Backend, x: Array, dtype: str, kept: Array | None) -> Array:
 def _is_excluded(ops: Backend, excluded: ExcludedKeys, own: Array) -> Bool[Array, "block keys"]:
     anchor = tuple(ops.take(fact, own)[:, None] for fact in excluded.facts)
     return excluded.excludes(anchor, tuple(fact[None, :] for fact in excluded.facts))
-
-
-def _is_one(weight: Scalar) -> bool:
-    return isinstance(weight, (int, float)) and weight == 1

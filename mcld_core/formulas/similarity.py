@@ -53,7 +53,16 @@ def key_vectors(
 
 def divide(x: Array, divisor: Scalar) -> Array:
     """Return ``x / divisor``, without a pass where the divisor is the Python number 1."""
-    return x if isinstance(divisor, (int, float)) and divisor == 1 else x / divisor
+    return x if _is_one(divisor) else x / divisor
+
+
+def times(factor: Scalar, x: Array) -> Array:
+    """Return ``factor · x``, without a pass where the factor is the Python number 1."""
+    return x if _is_one(factor) else factor * x
+
+
+def _is_one(number: Scalar) -> bool:
+    return isinstance(number, (int, float)) and number == 1
 
 
 def _normalize(ops: Backend, x: Array, centre: bool) -> Array:

@@ -166,7 +166,7 @@ def stored_decoupled_divergence(
 
     is_target = (rows.indices == index) & has_target
     is_stored = ops.sum(ops.astype(is_target, dtype), 1, keepdims=True)
-    outside = ops.astype(has_target, dtype) - is_stored  # 1: the target is no entry of the row
+    outside = ops.astype(has_target, dtype) - is_stored  # 1: the target is not an entry of the row
     entries = ops.where(is_target, MASKED, rows.values)
     teacher_at_target = ops.sum(ops.where(is_target, rows.values, 0.0), 1, keepdims=True)
     teacher_log_sum = ops.logsumexp(entries, 1, keepdims=True)

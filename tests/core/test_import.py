@@ -71,6 +71,7 @@ def test_the_public_names() -> None:
     expected = {
         "ClassMeans",
         "MCLDConfig",
+        "ReadyBank",
         "TeacherBank",
         "TeacherCache",
         "TeacherKeys",

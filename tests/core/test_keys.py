@@ -26,8 +26,9 @@ def with_keys(seed: int = 51, labels: str = "int", **options: Any) -> Case:
 
 def test_fields_and_defaults() -> None:
     keys = TeacherKeys(np.zeros((3, 2)))
-    assert keys._fields == ("logits", "labels", "where", "own_start", "prototypes", "normalizer")
-    assert keys[1:] == (None, None, 0, None, None)
+    assert keys._fields[:4] == ("logits", "labels", "where", "own_start")
+    assert keys._fields[4:] == ("prototypes", "normalizer", "probabilities")
+    assert keys[1:] == (None, None, 0, None, None, None)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -11,6 +11,7 @@ from tests.cases import logits
 
 FEATURES, CLASSES, BANK, TOTAL_STEPS = 3, 4, 11, 6
 STEPS = 4
+PRIOR = (4.0, 1.0, 2.0, 3.0)
 
 Step = tuple[torch.Tensor, ...]
 """Inputs, teacher logits, labels, where and sample ids of one rank's batch."""

@@ -23,6 +23,7 @@ from tests.distributed.replicas import (
 from tests.distributed.steps import (
     BANK,
     CLASSES,
+    PRIOR,
     TOTAL_STEPS,
     join,
     make_model,
@@ -50,7 +51,8 @@ def run(ranks: int, out: Path) -> dict[str, np.ndarray]:
 def one_process(ranks: int) -> tuple[list[float], np.ndarray, MCLDLoss]:
     """Train on the joined batches; return losses, weights and the loss with its bank."""
     model = make_model()
-    loss_function = MCLDLoss(total_steps=TOTAL_STEPS, bank_size=BANK, classes=CLASSES)
+    options = {"total_steps": TOTAL_STEPS, "bank_size": BANK, "classes": CLASSES}
+    loss_function = MCLDLoss(**options, class_prior=PRIOR)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for step in make_steps(ranks):

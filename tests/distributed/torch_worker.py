@@ -24,6 +24,7 @@ from tests.distributed.replicas import Joined, joined_batches
 from tests.distributed.steps import (
     BANK,
     CLASSES,
+    PRIOR,
     TOTAL_STEPS,
     Step,
     make_model,
@@ -120,7 +121,8 @@ def shard(model: nn.Module) -> nn.Module:
 def train(steps: list[list[Step]], rank: int, wrap: Any) -> dict[str, np.ndarray]:
     """Train with `MCLDLoss`, its bank and its ramp; return losses, weights and bank."""
     model = wrap(make_model())
-    loss_function = MCLDLoss(total_steps=TOTAL_STEPS, bank_size=BANK, classes=CLASSES)
+    options = {"total_steps": TOTAL_STEPS, "bank_size": BANK, "classes": CLASSES}
+    loss_function = MCLDLoss(**options, class_prior=PRIOR)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for step in steps:

@@ -31,7 +31,7 @@ GUIDES = {  # run by a test of their own
     "tests/backends/jax": ("jax",),
     "tests/backends/keras": ("keras",),
     "tests/export": ("export",),
-    "tests/extensions": ("nlp", "timeseries", "teachers", "multimodal"),
+    "tests/extensions": ("nlp", "language_models", "timeseries", "teachers", "multimodal"),
 }
 BLOCK = re.compile(
     r"^( *)<!-- test: (\S+) -->\n\1```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE

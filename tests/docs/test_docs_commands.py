@@ -28,8 +28,8 @@ NOXFILE = (ROOT / "noxfile.py").read_text("utf-8")
 SESSIONS = set(re.findall(r"^def (\w+)\(session: nox\.Session", NOXFILE, re.MULTILINE))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 EXTRAS = set(PYPROJECT["project"]["optional-dependencies"])
-GROUPS = PYPROJECT["dependency-groups"].values()
-PACKAGES = {re.split("[=>]", package)[0] for group in GROUPS for package in group} | {"nox"}
+NAMED = [item for group in PYPROJECT["dependency-groups"].values() for item in group]
+PACKAGES = {re.split("[=>]", item)[0] for item in NAMED if isinstance(item, str)} | {"nox"}
 
 
 def blocks(page: Path) -> list[str]:

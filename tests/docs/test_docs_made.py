@@ -138,6 +138,12 @@ def test_a_picture_belongs_to_the_longest_name(results: Path) -> None:
     assert names == {"notes": ["notes.png"], "notes_more": ["notes_more_a.png"]}
 
 
+def test_a_chart_of_perplexities_has_no_percents() -> None:
+    chart = str(committed.chart("perplexity", {"CE": committed.Spread(90.0, 1.0)}))
+    assert ">91<" in chart
+    assert "%" not in chart
+
+
 def test_a_chart_of_equal_whole_numbers_has_a_width() -> None:
     equal = {"a": committed.Spread(90.0, 0.0), "b": committed.Spread(90.0, 0.0)}
     chart = str(committed.chart("%", equal))

@@ -7,6 +7,7 @@ that is no program of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -127,3 +128,20 @@ def test_its_pictures_exist() -> None:
     pictures = re.findall(r'src="([^"]+)"', TEXT)
     assert pictures
     assert [path for path in pictures if not (README.parent / path).is_file()] == []
+
+
+def test_the_cost_is_the_measured_one() -> None:
+    results = README.parent / "benchmarks" / "results"
+    rows = json.loads((results / "speed-torch-tiny.json").read_text("utf-8"))["rows"]
+    rows += json.loads((results / "speed-torch.json").read_text("utf-8"))["rows"]
+    shape = "64,64,10"
+    found = {row["name"]: 1e3 * row["seconds_min"] for row in rows if row["shape"] == shape}
+    part = TEXT.split("**Cost**")[1].split("\n\n")[0]
+    for pattern, name in (
+        (r"take \[([\d.]+\d) ms\]", "mcld_loss"),
+        (r"compiled ([\d.]+\d)", "mcld_loss, torch.compile"),
+        (r"cross-entropy takes ([\d.]+\d)", "cross-entropy"),
+    ):
+        assert re.findall(pattern, part) == [f"{found[name]:.2f}"], name
+    large = [r for r in rows if (r["shape"], r["name"]) == ("4096,4096,1000", "mcld_loss")]
+    assert re.findall(r"took ([\d.]+) times two", part) == [f"{large[0]['ratio_min']:.2f}"]

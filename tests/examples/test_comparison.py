@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from recipes import logs, tuning
 from recipes.files import load_torch
+from recipes.options import build_parser, parse_options
 
 from benchmarks.comparison import __main__
 from benchmarks.comparison.trainings import PRESETS, Variant, variant
@@ -20,6 +21,8 @@ from tests.examples.test_training_scripts import weights
 
 SMALL = ["--dataset", "digits", "--teacher", "mlp-8", "--teacher-epochs", "2", "--student",
          "mlp-8", "--epochs", "2", "--train-size", "512", "--no-onnx"]  # fmt: skip
+
+ROOT = Path(__main__.__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str, out: Path) -> int:
-    return __main__.main([*SMALL, *arguments, "--results", str(out)])
+    return __main__.main([*SMALL, "--seeds", "0", *arguments, "--results", str(out)])
 
 
 def test_every_method_and_seed_with_one_teacher_a_seed(
@@ -52,14 +55,42 @@ def test_every_method_and_seed_with_one_teacher_a_seed(
     assert text.startswith("`python -m benchmarks.comparison --dataset digits")
     assert "Best: " in text
     assert "standard error of the paired difference over 2 seeds" in text
+    assert "points (95 % interval over the seeds) |" in text
+    assert "449 test rows alone give an accuracy a standard error of " in text
     page = re.sub('base64,[^"]*', "", (tmp_path / "report.html").read_text())
     assert "Best: " in page
     assert "kd:temperature=1 = " in page  # its settings, and none of methods that did not run
     assert "dkd" not in page
     assert re.search(r"8 trainings; files: ", printed)
-    assert re.search(r"— 3 trainings left, \d+s", printed)
     lines = printed.rstrip().splitlines()
     assert lines[-1] == f"Report: {tmp_path / 'report.html'}"
+    told = lines[: lines.index("")]  # what comes before the table: a line a method
+    assert [line.split()[0] for line in told[2:]] == ["teacher", *methods]
+    found = {line.split()[0]: line.split("  ", 1)[1].strip() for line in told[2:]}
+    scores = [100 * record["test_last"] for record in records if record["method"] == "ce"]
+    text = rf"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f} % of the test split, 2 seeds"
+    assert re.fullmatch(rf"{text}  \(\d+s left\)", found["ce"])
+    assert found["mcld"].endswith("2 seeds")
+
+
+def test_the_rates_are_those_of_the_committed_results() -> None:
+    page = (ROOT / "benchmarks" / "results" / "accuracy_digits.md").read_text("utf-8")
+    rows = {
+        "ce": "CE",
+        "kd": "KD, T = 2",
+        "dkd": "DKD, β = 2",
+        "mcld": "MCLD",
+        "mcld-ce": "MCLD + CE",
+    }
+    for method, name in rows.items():
+        rate = re.search(rf"^\| {re.escape(name)} \| ([\d.]+) \|", page, re.MULTILINE)
+        options = parse_options(build_parser(""), ["--dataset", "digits", "--method", method])
+        assert rate is not None
+        assert options.lr == float(rate[1]), method
+
+
+def test_by_default_there_are_five_seeds() -> None:
+    assert __main__.parse([])[0].seeds == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.usefixtures("no_report")
@@ -87,7 +118,8 @@ def test_each_method_gets_as_many_trials_and_the_best_rate(
     assert run(*words, "--resume", out=tmp_path) == 0
     assert not trained
     assert json.loads((tmp_path / "tuning.json").read_text())["methods"] == record
-    assert "resumed after epoch 2/2" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told if " chosen: lr " in line] == 2 * ["ce", "kd"]
 
 
 def test_the_search_is_seeded_and_finds_a_peak() -> None:
@@ -101,6 +133,21 @@ def test_the_search_is_seeded_and_finds_a_peak() -> None:
     assert 0.01 < one.best["lr"] < 0.1
     assert one.score == max(value for _, value in one.trials)
     assert tuning.tune(score, space, 12, first=first, seed=1).trials != one.trials
+
+
+@pytest.mark.usefixtures("no_report")
+def test_trials_choose_each_method_s_own_constant_too(tmp_path: Path) -> None:
+    """Not one that the variant sets; the cross-entropy has none and gets as many trials."""
+    fixed = "mcld:weight_sample=0.5"
+    words = ["--methods", "ce", "dkd", fixed, "--trials", "3", "--tune-seeds", "5", "--constants"]
+    assert run(*words, out=tmp_path) == 0
+    record = json.loads((tmp_path / "tuning.json").read_text())["methods"]
+    names = {method: set(found["best"]) for method, found in record.items()}
+    assert names == {"ce": {"lr"}, "dkd": {"lr", "beta"}, fixed: {"lr"}}
+    assert [len(found["trials"]) for found in record.values()] == [3, 3, 3]
+    assert record["dkd"]["trials"][0][0]["beta"] == 2.0  # the data set's value comes first
+    config = json.loads((tmp_path / "seed0" / "dkd" / "config.json").read_text())
+    assert config["loss"][-1] == f"beta={record['dkd']['best']['beta']!r}"
 
 
 @pytest.mark.usefixtures("no_report")

@@ -58,12 +58,36 @@ def test_the_conclusion_pairs_the_seeds() -> None:
         for seed, value in enumerate(found)
     ]
     text = tables.conclusion(records)
-    assert text.startswith("Best: mcld, 62.33 % on the test split, 2.33 points above ce (± 0.33,")
-    assert "over 3 seeds): more than twice its standard error." in text
+    assert text == (
+        "Best: mcld, 62.33 % on the test split, 2.33 points above ce: more than twice the "
+        "standard error of the paired difference over 3 seeds, 0.33."
+    )
+    values["mcld"] = (0.45, 0.72, 0.66)
+    close = [
+        record(method, seed, value)
+        for method in ("ce", "mcld")
+        for seed, value in enumerate(values[method])
+    ]
+    assert "1.00 points above ce: that may be chance" in tables.conclusion(close)
     one = tables.conclusion([entry for entry in records if entry.seed == 0])
     assert one.endswith("One seed: this says little about which method is better.")
     alone = tables.conclusion([record("mcld", 0, 0.5)])
     assert alone == "mcld reaches 50.00 % on the test split (1 seed)."
+
+
+def test_differences_are_to_the_best_baseline_and_have_an_interval() -> None:
+    values = {"ce": (0.50, 0.70, 0.60), "kd": (0.48, 0.68, 0.58), "mcld": (0.52, 0.72, 0.63)}
+    records = [
+        record(method, seed, value)
+        for method, found in values.items()
+        for seed, value in enumerate(found)
+    ]
+    text = tables.differences(records, 100)
+    half = 4.303 / 3  # the standard error of 2, 2 and 3 points is a third
+    assert f"| mcld | +2.33 ({7 / 3 - half:+.2f} to {7 / 3 + half:+.2f}) |" in text
+    assert "| kd | -2.00 (-2.00 to -2.00) |" in text
+    assert "| minus ce |" in text
+    assert "100 test rows alone give an accuracy a standard error of 4.85 points" in text
 
 
 def test_logit_correlations_are_numpy_s() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import long_tail, long_tail_table, target_mask
+from benchmarks import long_tail, long_tail_table, paired, target_mask
 
 
 def test_class_sizes_fall_and_no_row_is_in_two_splits() -> None:
@@ -42,7 +42,7 @@ def test_scores_by_hand() -> None:
 def test_a_difference_has_the_interval_of_students_t() -> None:
     one, other = {0: 5.0, 1: 7.0, 2: 9.0, 3: 0.0}, {0: 4.0, 1: 5.0, 2: 6.0}
     half = 4.303 * 1.0 / np.sqrt(3)
-    assert long_tail_table.difference(one, other) == f"+2.00 ({2 - half:+.2f} to {2 + half:+.2f})"
+    assert paired.difference(one, other) == f"+2.00 ({2 - half:+.2f} to {2 + half:+.2f})"
 
 
 def test_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_light_students_of_cifar_have_the_published_smaller_rate(
     path = tmp_path / "run.json"
     path.write_text(json.dumps({"dataset": dataset, "student": student}))
     assert parse("--config", str(path)).lr == 0.01
-    assert parse("--student", student).lr == 0.03  # of digits
+    assert parse("--student", student).lr == 0.1  # of digits
 
 
 def test_every_data_set_has_its_defaults() -> None:

@@ -55,11 +55,25 @@ def test_texts(texts: Path, tmp_path: Path) -> None:
     assert nlp_newsgroups.main(options) == 0
     check(tmp_path, "classifier", 7, 90.0, 100.0)  # chance: 33 %
     # an even guess: 27; the teacher of the quick run itself has 19
-    check(tmp_path, "language", 7, 1.0, 21.0, learns_alone=False)
+    check(tmp_path, "language", 9, 1.0, 21.0, learns_alone=False)
     runs = json.loads((tmp_path / "language.json").read_text("utf-8"))["runs"]
     assert all(run["perplexity"] < 10 for run in runs if run["method"] in ("ce", "kd", "mcld+ce"))
     assert (tmp_path / "classifier.onnx").stat().st_size > 1000
     assert (tmp_path / "language.onnx").stat().st_size > 1000
+
+
+def test_texts_by_chosen_methods_and_tuning_seeds(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--quick", "--data-dir", str(texts), "--out", str(tmp_path)]
+    options += ["--train-size", "60", "--test-size", "30", "--parts", "classifier"]
+    assert nlp_newsgroups.main([*options, "--methods", "ce", "--tune-seeds", "7", "8"]) == 0
+    written = json.loads((tmp_path / "classifier.json").read_text("utf-8"))
+    assert [run["method"] for run in written["runs"]] == ["ce"]
+    assert written["tuning_seeds"] == [7, 8]
+    with pytest.raises(SystemExit, match="2"):
+        nlp_newsgroups.main([*options, "--methods", "cee"])
+    assert "--methods: choose from ce, kd, mcld" in capsys.readouterr().err
 
 
 def write_ts(path: Path, channels: int, lengths: list[int]) -> None:

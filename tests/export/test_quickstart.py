@@ -1,9 +1,10 @@
-"""The quickstart notebook runs from first to last cell, and its ONNX file is what it says."""
+"""The quickstart notebook runs, its committed outputs are what it prints, its ONNX file works."""
 
 from __future__ import annotations
 
+import base64
 import json
-import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ import nbformat
 import numpy as np
 import onnxruntime
 import pytest
-from nbclient import NotebookClient
 from sklearn.datasets import load_digits
 
-NOTEBOOK = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
+from docs.notebook import NOTEBOOK, run
+
+POINTS = 6.0
+"""How far an accuracy of another processor may be from the committed one: means over five seeds."""
 FACTS = """
 import json
 print(json.dumps({
-    "teacher": teacher_accuracy, "onnx": onnx_accuracy, "difference": difference,
-    "students": {name: list(values) for name, values in final.items()},
-    "answers": onnx_logits.argmax(1).tolist(),
-    "pictures": x_test.numpy().ravel().tolist(),
+    "accuracies": {name: rows.tolist() for name, rows in accuracies.items()},
+    "answers": onnx_logits.argmax(1).tolist(), "difference": difference,
+    "student": torch_logits.argmax(1).tolist(),
+    "pictures": x_test.numpy().ravel().tolist(), "labels": y_test.tolist(),
 }))
 """
 
@@ -34,11 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def executed(folder: Path) -> nbformat.NotebookNode:
-    """The notebook with its outputs, and a last cell that prints its results."""
+    """The notebook with new outputs, and a last cell that prints its results."""
     notebook = nbformat.read(NOTEBOOK, 4)
     notebook.cells.append(nbformat.v4.new_code_cell(FACTS))
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
-    client.execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run(notebook, folder)
     return notebook
 
 
@@ -48,45 +50,93 @@ def facts(executed: nbformat.NotebookNode) -> dict[str, Any]:
     return json.loads(executed.cells[-1].outputs[0].text)
 
 
-def test_it_is_committed_without_outputs() -> None:
+def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(cell: nbformat.NotebookNode) -> str:
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def pictures(cell: nbformat.NotebookNode) -> list[tuple[int, int]]:
+    """Return width and height of each PNG that a cell drew."""
+    found = [output.data["image/png"] for output in cell.outputs if "data" in output]
+    heads = [base64.b64decode(data)[:24] for data in found]
+    assert all(head.startswith(b"\x89PNG") for head in heads)
+    sides = [(head[16:20], head[20:24]) for head in heads]
+    return [(int.from_bytes(wide), int.from_bytes(high)) for wide, high in sides]
+
+
+def test_it_is_committed_as_it_ran() -> None:
     notebook = nbformat.read(NOTEBOOK, 4)
     nbformat.validate(notebook)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert len(cells) >= 8
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
-
-
-def test_every_cell_ran_in_order_and_drew(executed: nbformat.NotebookNode) -> None:
-    cells = [cell for cell in executed.cells if cell.cell_type == "code"]
+    cells = code(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
-    assert not [output for output in outputs if output.get("name") == "stderr"]
+    assert sum(len(pictures(cell)) for cell in cells) == 4
+    streams = [output.get("name", "stdout") for cell in cells for output in cell.outputs]
+    assert set(streams) == {"stdout"}
+    assert NOTEBOOK.stat().st_size < 350_000
+    assert not re.search(r"/home/|/tmp/|/root/|Traceback", "".join(map(printed, cells)))
 
 
-def test_teacher_and_students_learned(facts: dict[str, Any]) -> None:
-    assert facts["teacher"] > 0.96
-    assert set(facts["students"]) == {"CE", "KD, T = 2", "MCLD"}
-    for name, accuracies in facts["students"].items():
-        assert len(accuracies) == 3
-        assert min(accuracies) > 93, name
+def test_the_committed_outputs_are_those_of_a_run(executed: nbformat.NotebookNode) -> None:
+    """Words and pictures are equal, accuracies close; times and the last digits may differ."""
+    number = re.compile(r"\d+(?:\.\d+)?(?:e-\d+)?")
+    for kept, new in zip(code(nbformat.read(NOTEBOOK, 4)), code(executed)[:-1], strict=True):
+        old_text, new_text = printed(kept), printed(new)
+        assert number.sub("#", old_text).split() == number.sub("#", new_text).split()
+        assert np.shape(pictures(kept)) == np.shape(pictures(new))
+        assert np.allclose(pictures(kept), pictures(new), atol=3)  # fonts differ
+        if "±" in old_text:
+            means = [re.findall(r"([\d.]+) ±", text) for text in (old_text, new_text)]
+            assert len(means[0]) == 18
+            np.testing.assert_allclose(*(np.array(x, float) for x in means), atol=POINTS)
+
+
+def test_what_the_text_says_of_rare_digits_is_so(facts: dict[str, Any]) -> None:
+    found = {name: np.array(rows) for name, rows in facts["accuracies"].items()}
+    names = ["teacher", "CE", "CE + KD", "MCLD", "CE, balanced", "MCLD, balanced"]
+    assert list(found) == names
+    assert {rows.shape for rows in found.values()} == {(5, 10)}
+    frequent, rarest = ({name: x[:, part].mean() for name, x in found.items()}
+                        for part in (slice(3), slice(-3, None)))  # fmt: skip
+    assert min(frequent.values()) > 94
+    assert rarest["CE + KD"] == pytest.approx(rarest["teacher"], abs=10)  # it copies the teacher
+    for name in ("CE", "MCLD"):
+        assert rarest["CE + KD"] < rarest[name] < min(rarest[x] for x in names[-2:])
+    balanced = [found[name].mean() for name in names[-2:]]
+    assert balanced[0] == pytest.approx(balanced[1], abs=3)  # about equal
+    assert min(balanced) > found["CE + KD"].mean() + 6
+
+
+def test_the_rate_is_the_one_that_the_benchmark_chose() -> None:
+    assert "lr=0.03" in NOTEBOOK.read_text("utf-8")
+    path = NOTEBOOK.parents[1] / "benchmarks" / "results" / "long_tail.json"
+    record = json.loads(path.read_text("utf-8"))
+    for row in ("CE", "CE + KD", "MCLD", "CE, adjusted", "MCLD, prior, adjusted"):
+        rates = {
+            key.rpartition("|")[2]: scores["balanced"]
+            for key, scores in record.items()
+            if key.startswith(f"digits|50|100|{row}|")
+        }
+        assert len(rates) == 3
+        assert max(rates, key=lambda rate: rates[rate]) == "0.03", row
 
 
 def test_the_onnx_file_is_the_student(facts: dict[str, Any], folder: Path) -> None:
     (file,) = folder.rglob("*.onnx")
     session = onnxruntime.InferenceSession(file)
-    pictures = np.array(facts["pictures"], "float32").reshape(-1, 1, 8, 8)
+    shown = np.array(facts["pictures"], "float32").reshape(-1, 1, 8, 8)
+    answers = session.run(None, {"input": shown})[0].argmax(1)
+    assert answers.tolist() == facts["answers"] == facts["student"]
     known = {picture.tobytes(): label for picture, label in zip(*digits(), strict=True)}
-    labels = [known[picture.tobytes()] for picture in pictures]
-    answers = session.run(None, {"input": pictures})[0].argmax(1)
-    assert answers.tolist() == facts["answers"]
-    accuracy = float((answers == np.array(labels)).mean())
-    assert accuracy == pytest.approx(facts["onnx"])
-    assert 100 * accuracy == pytest.approx(facts["students"]["MCLD"][0], abs=0.3)
+    assert facts["labels"] == [known[picture.tobytes()] for picture in shown]
+    assert np.mean(answers == facts["labels"]) > 0.75
     assert facts["difference"] < 1e-5
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Return all pictures and labels, read here once more."""
-    pictures, labels = load_digits(return_X_y=True)
-    return (pictures / 16).astype("float32").reshape(-1, 1, 8, 8), labels
+    found, labels = load_digits(return_X_y=True)
+    scaled = (found - found.mean()) / found.std()
+    return scaled.astype("float32").reshape(-1, 1, 8, 8), labels

@@ -60,7 +60,7 @@ def token_terms(
     shift: bool = False,
     sequence_labels: Any = None,
     by_sequence: bool = False,
-    token_contrast: float | None = None,
+    token_contrast: float | None = 0.0,
     apart: Callable[[int, int], bool] = lambda b, c: False,
     progress: float = 1.0,
     class_prior: Any = None,

@@ -74,20 +74,21 @@ def test_reductions_are_of_one_value_a_token(backend: Framework, options: dict[s
     assert_value(instance, np.full(valid.sum(), expected(case, {}, **options)["instance"]))
 
 
+@pytest.mark.parametrize("loss", [token_mcld_loss, window_mcld_loss])
 def test_micro_batches_of_unequal_size_give_the_gradient_of_the_joined_batch(
-    differentiable: Framework,
+    differentiable: Framework, loss: Any
 ) -> None:
-    """20 and 15 tokens: each mean over tokens counts every token of the step once."""
+    """20 and 15 rows: each mean over tokens or steps counts every one of the step once."""
+    name = "labels" if loss is token_mcld_loss else "step_labels"
     rng = np.random.default_rng(71)
     student, teacher = (logits(rng, 7, 5, CLASSES) for _ in range(2))
     labels = rng.integers(0, CLASSES, (7, 5))
     config = MCLDConfig(**MEANS_OVER_TOKENS)
 
     def gradient(part: slice, **options: Any) -> np.ndarray:
-        other = differentiable.array(teacher[part]), differentiable.array(labels[part])
-        return differentiable.value_and_grad(
-            lambda s: token_mcld_loss(s, *other, config=config, **options), student[part]
-        )[1]
+        options |= {name: differentiable.array(labels[part]), "config": config}
+        other = differentiable.array(teacher[part])
+        return differentiable.value_and_grad(lambda s: loss(s, other, **options), student[part])[1]
 
     joined = gradient(slice(None))
     parts = [slice(0, 4), slice(4, 7)]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mcld_core import MCLDConfig, mcld_loss, sample_wise
 from mcld_core.extensions.nlp import TopKLogits, token_mcld_loss
+from tests.extensions import oracles
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
 from tests.extensions.token_cases import SCALE, bind, expected
 from tests.frameworks import Framework
@@ -53,6 +54,20 @@ def test_total_and_terms_equal_their_definition(
     for name, term in terms.items():
         found = backend.to_numpy(term)
         assert_value(found, 0.0 if switched_off[name] else reference[name], dtype, scale)
+
+
+def test_by_default_each_token_is_contrasted_with_all_others_alone(backend: Framework) -> None:
+    """Neither sequences nor the tokens of one sequence; 0.5 asks for half of the former."""
+    case = make_case()
+    arrays = [backend.array(x) for x in (case.student, case.teacher, case.labels)]
+    loss, terms = token_mcld_loss(*arrays, return_terms=True)
+    assert all(float(backend.to_numpy(terms[name])) == 0.0 for name in ("token", "instance"))
+    whole = oracles.token_terms(case.student, case.teacher, case.labels)
+    assert min(whole["token"], whole["instance"]) > 0.1
+    without = 0.25 * whole["sample"] + whole["category"]
+    assert_value(backend.to_numpy(loss), without, scale=SCALE)
+    half = token_mcld_loss(*arrays, sequence_contrast=0.5)
+    assert_value(backend.to_numpy(half), without + 0.5 * whole["instance"], scale=SCALE)
 
 
 @pytest.mark.parametrize(("settings", "options"), VARIANTS[:4], ids=str)
@@ -280,6 +295,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
         ValueError,
         "category='sequence' has no prototypes",
     ),
+    ({"sequence_contrast": -0.5}, ValueError, r"sequence_contrast needs a finite number ≥ 0; got"),
     ({"token_contrast": -0.5}, ValueError, r"token_contrast needs a finite number ≥ 0; got -0\.5"),
     ({"sequence_labels": [0.0, 1.0, 0.0, 1.0]}, TypeError, "sequence_labels needs an integer"),
     ({"sequence_labels": [1, 2]}, ValueError, r"sequence_labels needs shape \(4,\)"),
@@ -329,7 +345,7 @@ def test_sequences_of_one_token_are_the_rows_of_the_classifier(
     stored = TopKLogits.from_logits(teacher[:, None], k)
     found = token_mcld_loss(
         student[:, None], stored, labels[:, None], attention_mask=np.ones((6, 1), bool),
-        sequence_labels=labels,
+        sequence_labels=labels, sequence_contrast=1.0,
     )  # fmt: skip
     dense = stored.dense(7)[:, 0]
     np.testing.assert_allclose(found, mcld_loss(student, dense, labels), rtol=1e-10)

@@ -10,7 +10,7 @@ from mcld_core.extensions.nlp import TopKLogits, align_vocabulary, token_mcld_lo
 from tests.cases import logits
 from tests.extensions import oracles
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
-from tests.extensions.token_cases import SCALE, bind, expected
+from tests.extensions.token_cases import EVERY_CONTRAST, SCALE, bind, expected
 from tests.frameworks import Framework
 from tests.tolerance import assert_value, assert_zero
 
@@ -28,6 +28,7 @@ def test_top_k_with_all_of_the_vocabulary_equals_dense(backend: Framework, shift
         attention_mask=backend.array(case.mask),
         sequence_labels=backend.array(case.groups),
         shift=shift,
+        **EVERY_CONTRAST,
     )
     assert_value(backend.to_numpy(found), backend.to_numpy(dense), scale=SCALE)
 
@@ -49,6 +50,7 @@ def test_top_k_equals_its_definition(backend: Framework, tail: bool) -> None:
         backend.array(case.labels),
         attention_mask=backend.array(case.mask),
         sequence_labels=backend.array(case.groups),
+        **EVERY_CONTRAST,
     )
     assert_value(backend.to_numpy(found), reference["total"], scale=SCALE)
     dense = backend.to_numpy(stored.dense(CLASSES))
@@ -150,3 +152,56 @@ def test_errors_of_the_helpers() -> None:
         align_vocabulary(["a", "b"], ["b"], teacher_size=1)
     with pytest.raises(ValueError, match=r"need 2 entries a row.*got shape \(1, 3\)"):
         align_vocabulary(["a", "b"], ["b"])(np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.parametrize("tail", [True, False])
+def test_stored_rows_are_aligned_as_dense_ones(k: int, tail: bool) -> None:
+    """By its definition in loops; with all entries stored, and no tail, as the dense logits."""
+    teacher_vocab, student_vocab = list("abcdef"), list("xcbyaezw")
+    alignment = align_vocabulary(teacher_vocab, student_vocab)
+    rows = 2.0 * np.random.default_rng(20).normal(size=(2, 5, 6))
+    stored = TopKLogits.from_logits(rows, k)
+    stored = stored if tail else stored._replace(tail=None)
+    expected = np.zeros((2, 5, 8))
+    for b, i in np.ndindex(2, 5):
+        found = dict(zip(stored.indices[b, i].tolist(), stored.values[b, i].tolist(), strict=True))
+        total = sum(np.exp(x) for x in found.values())
+        mass = float(stored.tail[b, i]) if stored.tail is not None else 0.0
+        shared = {t: p for t, p in found.items() if teacher_vocab[t] in student_vocab}
+        others = [t for t in range(6) if t not in found and teacher_vocab[t] in student_vocab]
+        rest = mass * len(others) / max(6 - k, 1)
+        for token in range(8):
+            expected[b, i, token] = rest / (8 - len(shared))
+        for token, x in shared.items():
+            p = np.exp(x) / total * (1.0 - mass)
+            expected[b, i, student_vocab.index(teacher_vocab[token])] = p
+        if expected[b, i].sum() == 0:
+            expected[b, i] = 1.0
+    expected /= expected.sum(-1, keepdims=True)
+    aligned = alignment(stored)
+    assert aligned.values.shape == (2, 5, k)
+    dense = aligned.dense(8)
+    found_p = np.exp(dense - np.log(np.exp(dense).sum(-1, keepdims=True)))
+    np.testing.assert_allclose(found_p, expected, rtol=1e-5, atol=1e-9)
+    if k == 6:
+        whole = alignment(rows)
+        exact = np.exp(whole) / np.exp(whole).sum(-1, keepdims=True)
+        np.testing.assert_allclose(found_p, exact, rtol=1e-5, atol=1e-9)
+
+
+def test_more_entries_than_the_student_has_tokens() -> None:
+    alignment = align_vocabulary(list("abcd"), list("ab"))
+    with pytest.raises(ValueError, match="need at most 2 entries, the student's vocabulary; got 3"):
+        alignment(TopKLogits.from_logits(np.zeros((1, 1, 4)), 3))
+    with pytest.raises(ValueError, match=r"ids in 0 … 3, each once a token; got 4 … 4"):
+        alignment(TopKLogits(np.zeros((1, 1, 1)), np.full((1, 1, 1), 4)))
+
+
+def test_a_tensor_is_selected_from_as_an_array(backend: Framework) -> None:
+    rows = np.random.default_rng(21).normal(size=(2, 3, 7))
+    for dtype in ("float64", "float32"):
+        found = TopKLogits.from_logits(backend.array(rows, dtype), 2)
+        for one, other in zip(found, TopKLogits.from_logits(rows, 2), strict=True):
+            assert isinstance(one, np.ndarray)
+            assert_value(one, other, dtype)

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core.extensions.nlp import TopKLogits, read_prompt_logprobs, token_kd_loss
+from mcld_core.extensions.nlp import (
+    TopKLogits,
+    read_prompt_logprobs,
+    read_top_logprobs,
+    token_kd_loss,
+)
 from tests.cases import logits
 from tests.tolerance import assert_value
 
@@ -63,3 +68,79 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 def test_errors_name_the_place(prompt: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         read_prompt_logprobs([prompt], k=2)
+
+
+def spoken(rows: np.ndarray, ids: list[int], form: str) -> dict[str, Any]:
+    """What an OpenAI-style server says of the tokens ``ids``, from the rows before them."""
+
+    def named(token: int) -> str:
+        return f"token_id:{token}" if form != "texts" else "abcdefg"[token]
+
+    tokens = []
+    for row, own in zip(rows, ids, strict=True):
+        log_p = row - np.log(np.exp(row).sum())
+        best = [own, *np.argsort(-log_p)[:K].tolist()]
+        tokens.append({named(token): float(log_p[token]) for token in best})
+    if form == "chat":
+        entries = [
+            [{"token": t, "logprob": p, "bytes": None} for t, p in x.items()] for x in tokens
+        ]
+        names = map(named, ids)
+        return {
+            "content": [
+                {"token": t, "top_logprobs": x} for t, x in zip(names, entries, strict=True)
+            ]
+        }
+    return {"tokens": [named(token) for token in ids], "top_logprobs": tokens}
+
+
+@pytest.mark.parametrize("form", ["ids", "texts", "chat"])
+def test_what_a_server_says_of_its_own_text(form: str) -> None:
+    """The prompt has two tokens and one; the first of the answer is predicted by the last one."""
+    teacher = np.random.default_rng(91).normal(size=(2, 5, VOCABULARY))
+    answers = [spoken(teacher[0, 1:4], [1, 5, 2], form), spoken(teacher[1, 0:2], [3, 6], form)]
+    stored = read_top_logprobs(
+        json.loads(json.dumps(answers)),
+        k=K,
+        token_ids={text: i for i, text in enumerate("abcdefg")},
+        prompt_lengths=[2, 1],
+    )
+    expected = TopKLogits.from_logits(teacher, K)
+    assert stored.indices.shape == (2, 5, K)
+    for row, places in enumerate((slice(1, 4), slice(0, 2))):
+        np.testing.assert_array_equal(stored.indices[row, places], expected.indices[row, places])
+        np.testing.assert_allclose(stored.tail[row, places], expected.tail[row, places], rtol=1e-5)
+        whole = np.log(np.exp(teacher[row, places]).sum(-1, keepdims=True))
+        found = stored.values[row, places]
+        np.testing.assert_allclose(found, expected.values[row, places] - whole, rtol=1e-5)
+    assert not stored.values[0, 0].any()
+    assert not stored.tail[1, 2:].any()
+
+
+def test_an_echoed_prompt_is_as_prompt_logprobs() -> None:
+    rows, ids = np.random.default_rng(92).normal(size=(4, VOCABULARY)), [4, 0, 3, 6]
+    echoed = spoken(rows[:3], ids[1:], "ids")
+    echoed["top_logprobs"].insert(0, None)
+    found = read_top_logprobs([echoed], k=K)
+    as_prompt = read_prompt_logprobs([served(rows, ids, "json")], k=K)
+    for one, other in zip(found, as_prompt, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "error", "text"),
+    [
+        ({"tokens": []}, {}, TypeError, r"'content' or 'top_logprobs'.* got \['tokens'\]"),
+        ({"top_logprobs": [{"a": -1.0}]}, {}, ValueError, "token 0 of sequence 0 needs no entries"),
+        ({"top_logprobs": [None, {"a": -1.0}]}, {}, ValueError, "token 1 .* names; got 'a'"),
+        ({"top_logprobs": [{"a": -1.0}]}, {"token_ids": {"a": 1}, "prompt_lengths": [1]},
+         ValueError, r"needs at least k = 2 entries; got 1\. .*top_logprobs=2"),
+        ({"top_logprobs": []}, {"prompt_lengths": [1, 1]}, ValueError, "number ≥ 0 for each of t"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_errors_of_top_logprobs(
+    answer: Any, options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=f"read_top_logprobs: .*{text}"):
+        read_top_logprobs([answer], k=2, **options)

@@ -9,8 +9,11 @@ import pytest
 
 from mcld_core import MCLDConfig
 from mcld_core.extensions.nlp import TopKLogits, token_mcld_loss
+from mcld_core.extensions.timeseries import window_mcld_loss
 from tests.extensions.cases import CLASSES, SequenceCase, make_case
-from tests.extensions.token_cases import SCALE, bind
+from tests.extensions.test_timeseries import PLACES, WINDOW_LABELS
+from tests.extensions.test_timeseries import bind as bind_windows
+from tests.extensions.token_cases import EVERY_CONTRAST, SCALE, bind
 from tests.frameworks import Framework
 from tests.tolerance import assert_gradient, assert_value
 
@@ -47,6 +50,44 @@ def test_value_and_gradient_equal_those_of_the_dense_rows(
     found_value, found_gradient = differentiable.value_and_grad(found, dense.student)
     assert_value(found_value, value, scale=SCALE)
     assert_gradient(found_gradient, gradient, scale=SCALE)
+
+
+@pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"weight_ce": 0.5}, {}),
+        ({}, {"labels": None, "step_contrast": 0.5}),
+        ({"key_temperature": 2.0}, {"category": "step", "reduction": "sum"}),
+    ],
+    ids=str,
+)
+def test_windows_equal_those_of_the_dense_rows(
+    differentiable: Framework, settings: dict[str, Any], options: dict[str, Any], tail: bool
+) -> None:
+    stored, dense = stored_case(64, 2, tail)
+    teacher = TopKLogits(*(differentiable.array(x, "float64") for x in stored))
+    given = {"labels": WINDOW_LABELS, "mask": dense.mask, **PLACES} | options
+    arrays = {
+        name: differentiable.array(x) if isinstance(x, np.ndarray) else x
+        for name, x in given.items()
+    }
+    config = MCLDConfig(**settings)
+    value, gradient = differentiable.value_and_grad(
+        bind_windows(differentiable, dense, settings=settings, **options), dense.student
+    )
+    found_value, found_gradient = differentiable.value_and_grad(
+        lambda s: window_mcld_loss(s, teacher, config=config, **arrays), dense.student
+    )
+    assert_value(found_value, value, scale=SCALE)
+    assert_gradient(found_gradient, gradient, scale=SCALE)
+
+
+def test_one_row_a_window_has_no_stored_teacher(no_default_backend: None) -> None:
+    rows = np.zeros((2, CLASSES))
+    stored = TopKLogits(rows, np.zeros((2, CLASSES), "int32"))
+    with pytest.raises(ValueError, match=r"window_mcld_loss: .* the latter alone for TopKLogits"):
+        window_mcld_loss(rows, stored)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -94,6 +135,7 @@ def bind_stored(
 ) -> Any:
     """Return student → the loss with the stored teacher."""
     given = {"labels": case.labels, "attention_mask": case.mask, "sequence_labels": case.groups}
+    options = EVERY_CONTRAST | options
     arrays = {
         name: backend.array(x) if isinstance(x, np.ndarray) else x
         for name, x in (given | options).items()

@@ -83,7 +83,7 @@ def tinyimagenet(root: Path, size: int | None) -> Read:
 def list_classes(root: Path) -> tuple[Listing, Listing, list[str]]:
     """List the pictures for training and test, and the classes in the order of their names.
 
-    Folders whose name starts with a dot are ignored. Files that are no pictures by their name are
+    Folders whose name starts with a dot are ignored. Files whose names are not a picture's are
     counted and the first is named.
 
     Raises:

@@ -182,7 +182,7 @@ def readable(split: Pictures, data: PictureSet, part: str) -> Pictures:
     """Return the split with only those pictures that decode, labels known; name the others.
 
     Raises:
-        DataError: none decodes, or a label is no class.
+        DataError: none decodes, or a label is not a class.
     """
     if isinstance(split, Split) or not len(split):
         return split

@@ -12,7 +12,7 @@ import pytest
 
 from mcld_core import MCLDConfig, TeacherKeys, category_wise, dkd_loss, kd_loss, mcld_loss
 from tests import oracles
-from tests.cases import bind, make_case, make_keys, teacher_keys, value_and_grad
+from tests.cases import bind, make_case, make_keys, teacher_keys, value, value_and_grad
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_gradient, assert_value
 
@@ -140,6 +140,23 @@ def test_vmap_over_batches(backend: Framework, settings: dict[str, Any]) -> None
     for case, gradient in zip(cases, gradients, strict=True):
         _, reference = value_and_grad(backend, mcld_loss, case, settings=settings)
         assert_gradient(backend.to_numpy(gradient), reference, scale=20)
+
+
+def test_vmap_over_priors(backend: Framework) -> None:
+    """Each batch has its own class prior."""
+    import jax
+
+    case = make_case(4)
+    priors = np.array([[3.0, 1.0, 0.0, 2.0], [1.0, 5.0, 4.0, 2.0]])
+    student = backend.array(case.student)
+
+    def loss(prior: Any) -> Any:
+        return mcld_loss(student, case.teacher, case.labels, class_prior=prior)
+
+    found = jax.jit(jax.vmap(loss))(backend.array(priors))
+    expected = [value(backend, mcld_loss, case, class_prior=prior) for prior in priors]
+    assert abs(expected[0] - expected[1]) > 1e-3
+    assert_value(backend.to_numpy(found), expected, scale=20)
 
 
 def test_out_of_range_labels_match_no_class_under_jit(backend: Framework) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mcld_core import MCLDConfig
 from mcld_core.backends.keras import MCLDDistiller
 from tests.backends.keras.models import data, dense, numpy
 from tests.tolerance import assert_value
@@ -32,8 +33,11 @@ def train(strategy: Any, **settings: Any) -> tuple[dict[str, list[float]], MCLDD
     return history, distiller
 
 
-@pytest.mark.parametrize("settings", [{}, {"bank_size": 10}], ids=["batch", "bank"])
-def test_replicas_equal_one_device(settings: dict[str, int]) -> None:
+MEANS = {"class_means": True, "config": MCLDConfig(category_contrast="prototypes")}
+
+
+@pytest.mark.parametrize("settings", [{}, {"bank_size": 10}, MEANS], ids=["batch", "bank", "means"])
+def test_replicas_equal_one_device(settings: dict[str, Any]) -> None:
     history, one = train(tf.distribute.get_strategy(), **settings)
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     assert mirrored.num_replicas_in_sync == 2
@@ -44,6 +48,9 @@ def test_replicas_equal_one_device(settings: dict[str, int]) -> None:
     for ours, theirs in zip(two.student.get_weights(), one.student.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert int(numpy(two.steps_done)) == 4
-    if settings:
+    if "class_means" in settings:
+        for ours, theirs in zip(two.class_means.value, one.class_means.value, strict=True):
+            np.testing.assert_allclose(numpy(ours), numpy(theirs), rtol=1e-5, atol=1e-6)
+    if "bank_size" in settings:
         for ours, theirs in zip(two.bank.value, one.bank.value, strict=True):
             np.testing.assert_allclose(numpy(ours), numpy(theirs), rtol=1e-6)

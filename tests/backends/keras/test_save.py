@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from mcld_core import MCLDConfig, TeacherBank, mcld_loss
+from mcld_core import ClassMeans, MCLDConfig, TeacherBank, TeacherKeys, mcld_loss
 from mcld_core.backends.keras import MCLDDistiller
 from tests.backends.keras.models import CLASSES, data, dense, logits, numpy, reference
 from tests.tolerance import assert_value
@@ -111,6 +111,47 @@ def test_the_bank_adds_keys() -> None:
             assert abs(expected - reference(s, t, y)) > 1e-3
         assert_value(loss, expected, "float32", 100.0)
         bank = bank.push(t, y)
+
+
+def with_means() -> MCLDDistiller:
+    config = MCLDConfig(category_contrast="prototypes", weight_instance=0.0)
+    made = MCLDDistiller(dense(16), dense(3), config, class_means=True)
+    made.compile(keras.optimizers.Adam(0.05))
+    return made
+
+
+def test_class_means_follow_the_batches() -> None:
+    """By the reference's own means, at a rate of 0; `evaluate` leaves them as they are."""
+    model, means = with_means(), ClassMeans.empty(CLASSES)
+    model.compile(keras.optimizers.SGD(0.0))
+    model.evaluate_distillation = True
+    for step, loss in enumerate(train(model, 0, 3, soft=False)):
+        x, y = data(4, seed=step)
+        s, t = logits(model.student, x), logits(model.teacher, x).astype("float32")
+        means = means.update(t, y)  # of NumPy
+        keys = TeacherKeys(t, y, prototypes=means.prototypes)
+        expected = reference(s, t, y, keys=keys, config=model.config)
+        assert abs(expected - reference(s, t, y, config=model.config)) > 1e-3 or not step
+        assert_value(loss, expected, "float32", 100.0)
+    history = model.evaluate(x, y, batch_size=4, return_dict=True, verbose=0)
+    assert_value(history["distillation_loss"], expected, "float32", 100.0)
+    np.testing.assert_array_equal(numpy(model.class_means.value.counts), means.counts)
+
+
+def test_a_loaded_distiller_has_its_class_means(tmp_path: Path) -> None:
+    model = with_means()
+    train(model, 0, 3, soft=False)
+    model.save(tmp_path / "distiller.keras")
+    again = keras.models.load_model(tmp_path / "distiller.keras")
+    assert settings(again) == settings(model)
+    for ours, theirs in zip(model.class_means.value, again.class_means.value, strict=True):
+        np.testing.assert_array_equal(numpy(ours), numpy(theirs))
+    assert train(again, 3, STEPS, soft=False) == train(model, 3, STEPS, soft=False)
+
+
+def test_class_means_need_prototypes() -> None:
+    with pytest.raises(ValueError, match=r"MCLDDistiller: class_means needs a config.*'labels'"):
+        MCLDDistiller(dense(16), dense(3), class_means=True)
 
 
 def test_the_student_is_saved_alone(tmp_path: Path) -> None:

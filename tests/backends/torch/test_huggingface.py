@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from mcld_core import MCLDConfig, adjust_logits, mcld_loss
+from mcld_core import ClassMeans, MCLDConfig, TeacherKeys, adjust_logits, mcld_loss
 from tests.backends.torch.tiny_trainer import (
     CLASSES,
     make_data,
@@ -122,7 +122,11 @@ def test_a_step_without_a_label_trains_nothing(tmp_path: Path, as_tensor: bool) 
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
-def test_resumes_with_its_ramp(tmp_path: Path) -> None:
+PROTOTYPES = {"mcld_config": MCLDConfig(category_contrast="prototypes"), "class_means": True}
+
+
+@pytest.mark.parametrize("loss", [{}, PROTOTYPES], ids=["rows", "class means"])
+def test_resumes_with_its_ramp(tmp_path: Path, loss: dict[str, Any]) -> None:
     class Stop(TrainerCallback):  # type: ignore[misc]
         """As if killed after the second step."""
 
@@ -130,7 +134,7 @@ def test_resumes_with_its_ramp(tmp_path: Path) -> None:
             control.should_training_stop = state.global_step == 2
             return control
 
-    options = {"batch": 4, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    options = {"batch": 4, "max_steps": 4, "save_strategy": "steps", "save_steps": 2} | loss
     whole = make_trainer(tmp_path / "whole", teacher=make_teacher(), **options)
     whole.train()
     first = make_trainer(tmp_path / "first", teacher=make_teacher(), **options)
@@ -139,7 +143,9 @@ def test_resumes_with_its_ramp(tmp_path: Path) -> None:
     rest = make_trainer(
         tmp_path / "first", teacher=make_teacher(), model=make_model(8, seed=9), **options
     )
-    rest.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-2"))
+    rest.train(resume_from_checkpoint=True if loss else str(tmp_path / "first" / "checkpoint-2"))
+    if loss:
+        assert all(map(torch.equal, rest.class_means, whole.class_means))
     assert torch.equal(weights(rest.model), weights(whole.model))
     losses = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (whole, rest)]
     assert losses[0] == losses[1]
@@ -208,3 +214,28 @@ def test_the_class_prior(tmp_path: Path) -> None:
     assert found == pytest.approx(float(expected), rel=1e-5)
     with pytest.raises(ValueError, match="MCLDTrainer: balanced=True needs class_prior"):
         make_trainer(tmp_path, batch=6, balanced=True)
+
+
+def test_class_means_follow_the_batches(tmp_path: Path) -> None:
+    teacher = make_teacher()
+    trainer = make_trainer(tmp_path, batch=4, teacher=teacher, **PROTOTYPES)
+    config, means = trainer.mcld_config, ClassMeans.empty(CLASSES, torch.empty(0))
+    for number in (0, 4, 8):
+        rows = trainer.data_collator(make_data()[number : number + 4])
+        given = {name: x for name, x in rows.items() if name != "labels"}
+        found = trainer.compute_loss(trainer.model.train(), dict(rows))
+        with torch.no_grad():
+            student, taught = trainer.model(**given).logits, teacher(**given).logits
+        means = means.update(taught, rows["labels"], config=config)
+        keys = TeacherKeys(taught, rows["labels"], prototypes=means.prototypes)
+        progress = trainer.state.global_step / max(trainer.state.max_steps, 1)
+        progress = progress if trainer.state.max_steps > 0 else 1.0
+        expected = mcld_loss(
+            student, taught, rows["labels"], config=config, keys=keys, progress=progress
+        )
+        torch.testing.assert_close(found, expected)
+    evaluated = trainer.compute_loss(trainer.model.eval(), dict(rows))  # changes nothing
+    torch.testing.assert_close(evaluated, expected)
+    torch.testing.assert_close(trainer.class_means.counts, means.counts)
+    with pytest.raises(ValueError, match=r"MCLDTrainer: class_means needs a config.*'labels'"):
+        make_trainer(tmp_path, batch=4, class_means=True)

@@ -65,7 +65,7 @@ def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **options: An
     model = options.pop("model", None) or make_model(8, seed=0)
     data = options.pop("data", None) or make_data()
     teacher = options.pop("teacher", None)
-    names = ("compute_loss_func", "class_prior", "balanced")
+    names = ("compute_loss_func", "class_prior", "balanced", "class_means", "mcld_config")
     loss = {name: options.pop(name) for name in names if name in options}
     arguments = {
         "per_device_train_batch_size": batch,

@@ -1,0 +1,179 @@
+"""Losses of hidden states and a last layer against those of its logits: memory and time.
+
+    python benchmarks/layer_memory.py
+
+`linear_token_mcld_loss` (all terms and the cross-entropy) and `linear_token_kd_loss` beside
+`token_mcld_loss` and `token_kd_loss` of the logits ``hidden @ weightᵀ + bias``: value and gradients
+of hidden states, weight and bias, float32, one thread. The teacher is its top 64, or its own hidden
+states and weight, of the student's width; in PyTorch the latter with fewer tokens and a smaller
+vocabulary, because the contrasts of the logits take long. PyTorch: each row runs once in a process
+of its own, after a small call; the peak of the resident set beyond what was there before the call,
+less the gradients, and the CPU time. JAX: what XLA says that the jitted step needs beside its
+arguments and results, without running it. The value is the loss: both rows of a pair have to agree.
+Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SHAPE, QUICKER = (4096, 128_000, 512), (1024, 64_000, 512)
+"""Tokens in sequences of 512, vocabulary, width."""
+SMALL = (64, 100, 8)
+FRAMEWORKS, TEACHERS, LOSSES = ["torch", "jax"], ["top 64", "layer"], ["mcld", "kd"]
+TOP, LENGTH = 64, 512
+MEBI = 2**20
+
+
+def shapes(shape: tuple[int, int, int], teacher: str) -> list[tuple[int, ...]]:
+    """Return the shapes of hidden states, weight, bias, labels, and of the teacher's arrays."""
+    tokens, vocabulary, width = shape
+    length = min(tokens, LENGTH)
+    rows = (tokens // length, length)
+    student: list[tuple[int, ...]] = [(*rows, width), (vocabulary, width), (vocabulary,), rows]
+    if teacher == "layer":
+        return [*student, (*rows, width), (vocabulary, width)]
+    return [*student, (*rows, TOP), (*rows, TOP), rows]
+
+
+def inputs(shape: tuple[int, int, int], teacher: str) -> list[np.ndarray]:
+    """Return the arrays of these shapes."""
+    rng, vocabulary = np.random.default_rng(0), shape[1]
+    of = shapes(shape, teacher)
+    arrays = [rng.standard_normal(s, np.float32) for s in of]
+    arrays[1] /= np.float32(np.sqrt(shape[2]))
+    arrays[3] = rng.integers(0, vocabulary, of[3], "int32")
+    if teacher == "layer":
+        arrays[5] *= np.float32(3.0 / np.sqrt(shape[2]))
+        return arrays
+    step = vocabulary // TOP  # distinct ids without sorting a vocabulary a token
+    arrays[4] = -np.sort(-4.0 * arrays[4], -1)
+    arrays[5] = rng.integers(0, step, of[5], "int32") + step * np.arange(TOP, dtype="int32")
+    arrays[6] = rng.uniform(0.0, 0.3, of[6]).astype("float32")
+    return arrays
+
+
+def value(loss: str, fused: bool, teacher: str, arrays: Sequence[Any]) -> Any:
+    """Return the loss of tensors of any framework."""
+    from mcld_core import MCLDConfig
+    from mcld_core.extensions import nlp
+
+    hidden, weight, bias, labels, *parts = arrays
+    settings: dict[str, Any] = {"shift": True}
+    if loss == "mcld":
+        settings["config"] = MCLDConfig(weight_ce=1.0)
+    theirs: Any = nlp.TopKLogits(*parts) if teacher != "layer" else tuple(parts)
+    if fused:
+        function = getattr(nlp, f"linear_token_{loss}_loss")
+        return function(hidden, weight, theirs, labels, bias=bias, **settings)
+    logits = hidden @ weight.T + bias[None, None, :]
+    theirs = parts[0] @ parts[1].T if teacher == "layer" else theirs
+    return getattr(nlp, f"token_{loss}_loss")(logits, theirs, labels, **settings)
+
+
+def in_torch(loss: str, fused: bool, teacher: str, shape: tuple[int, int, int]) -> str:
+    """Return MiB, CPU seconds and the loss."""
+    import torch
+
+    torch.set_num_threads(1)
+
+    def step(shape: tuple[int, int, int]) -> tuple[float, ...]:
+        tensors = [torch.from_numpy(x) for x in inputs(shape, teacher)]
+        for x in tensors[:3]:
+            x.requires_grad_()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before, start = _status("VmRSS"), time.process_time()
+        found = value(loss, fused, teacher, tensors)
+        found.backward()
+        seconds, peak = time.process_time() - start, _status("VmHWM") - before
+        for x in tensors[:3]:
+            assert torch.isfinite(x.grad).all()
+            assert x.grad.any()
+        return peak / 2**10 - sum(x.grad.nbytes for x in tensors[:3]) / MEBI, seconds, found.item()
+
+    step(SMALL)
+    return "{:.0f} {:.1f} {:.4f}".format(*step(shape))
+
+
+def in_jax(loss: str, fused: bool, teacher: str, shape: tuple[int, int, int]) -> str:
+    """Return MiB."""
+    import jax
+
+    dtypes = [x.dtype for x in inputs(SMALL, teacher)]
+    of = shapes(shape, teacher)
+    arrays = [jax.ShapeDtypeStruct(s, d) for s, d in zip(of, dtypes, strict=True)]
+
+    def total(trained: tuple[Any, ...], *others: Any) -> Any:
+        return value(loss, fused, teacher, (*trained, *others))
+
+    step = jax.jit(jax.value_and_grad(total)).lower(tuple(arrays[:3]), *arrays[3:]).compile()
+    return f"{step.memory_analysis().temp_size_in_bytes / MEBI:.0f} – –"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure every row, or in this process the one that is given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--shape", type=int, nargs=3, metavar=("TOKENS", "VOCABULARY", "WIDTH"))
+    add("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS)
+    add("--teachers", nargs="+", choices=TEACHERS, default=TEACHERS)
+    add("--losses", nargs="+", choices=LOSSES, default=LOSSES)
+    add("--alone", choices=["fused", "logits"], help="measure in this process")
+    options = parser.parse_args(argv)
+    chosen = product(options.frameworks, options.teachers, options.losses)
+    if options.alone:
+        framework, teacher, loss = next(chosen)
+        shape = tuple(options.shape)
+        run = in_torch if framework == "torch" else in_jax
+        print(run(loss, options.alone == "fused", teacher, shape))
+        return 0
+    print("| tokens × vocabulary | framework | loss | teacher | of | MiB | × | CPU s | loss |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for framework, teacher, loss in chosen:
+        shape = QUICKER if (framework, teacher) == ("torch", "layer") else SHAPE
+        shape = shape if options.shape is None else tuple(options.shape)
+        whole = 0.0
+        for kind in ("logits", "fused"):
+            command = [sys.executable, __file__, "--alone", kind, "--frameworks", framework]
+            command += ["--losses", loss, "--teachers", teacher, "--shape", *map(str, shape)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENV)
+            mebi, seconds, found = done.stdout.split()[-3:]
+            whole = whole or float(mebi)
+            print(
+                f"| {shape[0]:,} × {shape[1]:,} | {framework} | {loss} | {teacher} | {kind} | "
+                f"{mebi} | {float(mebi) / whole:.3f} | {seconds} | {found} |",
+                flush=True,
+            )
+    versions = ", ".join(f"{x} {importlib.metadata.version(x)}" for x in options.frameworks)
+    print(f"\n{versions}, Python {platform.python_version()}, {platform.machine()}, width 512")
+    return 0
+
+
+ENV = os.environ | {
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "JAX_PLATFORMS": "cpu",
+}
+
+
+def _status(field: str) -> int:
+    """Return a line of the process's status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

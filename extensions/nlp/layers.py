@@ -1,0 +1,292 @@
+"""Logits that are never formed as a whole: the last layers of two language models.
+
+With the student's logits ``s_i = W h_i + b`` and a key ``p_j`` over the vocabulary, the similarity
+is ``<s_i, p_j> = <h_i, m_j> + β_j`` with ``m_j = Wᵀ p_j`` and ``β_j = <b, p_j>``: an inner product
+of the layer's width. So the contrasts are those of `mcld_core.extensions._sequences` on the rows
+``(h_i, 1)`` against the keys ``(m_j, β_j)``. The mean of a sequence's logits is the layer at the
+mean of its rows, likewise. Only divergences and the cross-entropy need logits, block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mcld_core.arguments import Batch, class_labels, fits, keep_rows, wide_dtype
+from mcld_core.backends import Backend
+from mcld_core.config import MCLDConfig
+from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
+from mcld_core.extensions.nlp.stored import TopKLogits, stored_rows
+from mcld_core.formulas.divergence import raised
+from mcld_core.formulas.similarity import key_vectors
+from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys, stored_products
+from mcld_core.losses import rows_of_a_block
+from mcld_core.typing import Array, Float, Reduction, Scalar
+
+
+class Layer(NamedTuple):
+    """The last layer of a language model: what makes logits of hidden states."""
+
+    weight: Float[Array, "vocab width"]
+    bias: Float[Array, " vocab"] | None
+
+    def logits(
+        self, ops: Backend, hidden: Float[Array, "rows width"], dtype: str
+    ) -> Float[Array, "rows vocab"]:
+        """Return logits in ``dtype``; the product is formed in the dtype of the hidden states."""
+        weight = ops.astype(self.weight, ops.dtype(hidden))
+        product = ops.astype(ops.matmul(hidden, ops.matrix_transpose(weight)), dtype)
+        return product if self.bias is None else product + ops.astype(self.bias, dtype)[None, :]
+
+
+class LayerRows(NamedTuple):
+    """Tokens whose arguments are checked: hidden states instead of logits."""
+
+    sequences: Sequences
+    """The rows are hidden states: the student's, and the teacher's unless it is stored."""
+    student: Layer
+    teacher: Layer | None
+    """None: the teacher is stored."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many logits a token has."""
+        return int(self.student.weight.shape[0])
+
+    def block_rows(self, ops: Backend, block_size: int | str | None) -> Any:
+        """Return how many tokens have logits at a time."""
+        return rows_of_a_block(ops, block_size, 1, self.vocabulary, least=64)
+
+    def teacher_block(
+        self, ops: Backend, parts: tuple[Array, ...], dtype: str
+    ) -> Float[Array, "block vocab"] | StoredRows:
+        """Return the teacher's logits of a block of its rows, or its stored rows."""
+        if self.teacher is None:
+            rows: StoredRows = of_parts(self.sequences.rows.teacher, parts)
+            return rows
+        return ops.stop_gradient(self.teacher.logits(ops, parts[0], dtype))
+
+
+def arrays_of_teacher(function: str, teacher: Any) -> tuple[Any, ...]:
+    """Return the arrays of a teacher.
+
+    Raises:
+        TypeError: neither `TopKLogits` nor (hidden, weight) nor (hidden, weight, bias).
+    """
+    if isinstance(teacher, tuple) and (isinstance(teacher, TopKLogits) or len(teacher) in (2, 3)):
+        return tuple(teacher)
+    came = type(teacher).__name__
+    if isinstance(teacher, tuple):
+        came = f"a tuple of {len(teacher)}"
+    raise TypeError(
+        f"{function}: teacher needs TopKLogits, or the tuple (hidden, weight) or (hidden, weight, "
+        f"bias) of its last layer; got {came}. A teacher of logits goes with the student's logits "
+        f"into {function.removeprefix('linear_')}"
+    )
+
+
+def layer_rows(
+    arguments: SequenceArguments,
+    student: tuple[Any, Any, Any],
+    teacher: TopKLogits | tuple[Any, ...],
+    given: tuple[Any, Any],
+    shift: bool,
+    ignore_index: int,
+) -> LayerRows:
+    """Return the tokens as rows of hidden states, checked.
+
+    ``student`` are hidden states, weight and bias; ``given`` the labels and the attention mask.
+    """
+    ops, (labels, attention_mask) = arguments.ops, given
+    hidden, layer = _layer(arguments, "", *student)
+    vocabulary = layer.weight.shape[0]
+    kept = None
+    if labels is not None:
+        labels = arguments.array("labels", labels, hidden)
+        if not fits(labels.shape, hidden.shape[:2]) or "int" not in ops.dtype(labels):
+            raise ValueError(
+                f"{arguments.function}: labels need shape {tuple(hidden.shape[:2])} and an integer "
+                f"dtype, one a token; got {tuple(labels.shape)}, {ops.dtype(labels)}. With soft "
+                "labels, which are as large as logits, form the logits: "
+                f"{arguments.function.removeprefix('linear_')}"
+            )
+        labels = flat(ops, labels, 0)
+    if attention_mask is not None:
+        kept = arguments.flat_mask("attention_mask", attention_mask, hidden)
+    if shift:
+        labels, kept = following(ops, hidden, labels, kept)
+    if labels is not None:
+        arguments.label_values("labels", labels, kept, vocabulary, ignore_index)
+        labels, counts = class_labels(ops, labels, vocabulary, ignore_index)
+        kept = arguments.unless_all(counts if kept is None else kept & counts)
+    dtype = wide_dtype(ops.dtype(hidden))
+    weight = None if kept is None else ops.astype(kept, dtype)
+    rows = keep_rows(ops, flat(ops, hidden, 1), kept)
+    theirs, theirs_layer = _teacher_rows(arguments, teacher, hidden, vocabulary, kept)
+    batch = Batch(rows, theirs, dtype, labels, kept, weight)
+    sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1), hidden)
+    found = LayerRows(sequences, layer, theirs_layer)
+    if labels is None:
+        found = _with_likeliest_labels(ops, found)
+    return found
+
+
+def of_logits(
+    ops: Backend,
+    given: LayerRows,
+    values: Callable[[Array, Any, Array], tuple[Array, ...]],
+    reduction: Reduction,
+    block_rows: Any,
+) -> tuple[Float[Array, " rows"], ...]:
+    """Evaluate ``values(student, teacher, labels)`` on blocks of logits: one value a row.
+
+    The first has a gradient in the hidden states and the layer, for ``reduction``. 0 in rows that
+    do not count.
+    """
+    rows, has_bias = given.sequences.rows, given.student.bias is not None
+
+    def outputs(hidden: Array, layer: tuple[Array, ...]) -> Array:
+        student = Layer(*layer) if has_bias else Layer(layer[0], None)
+        return student.logits(ops, hidden, rows.dtype)
+
+    def block(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        teacher = given.teacher_block(ops, arrays[1:-1], rows.dtype)
+        return values(raised(ops, arrays[0]), teacher, arrays[-1])
+
+    arrays = (rows.student, *parts_of(rows.teacher), rows.labels)
+    layer = tuple(x for x in given.student if x is not None)
+    weights = None
+    if reduction != "none":
+        weights = rows.weight
+        if weights is None:
+            weights = ops.astype(
+                0 * ops.arange(ops.size(rows.student, 0), rows.student) + 1, rows.dtype
+            )
+    found = ops.layer_by_block(outputs, block, arrays, layer, weights, block_rows)
+    return found if rows.kept is None else tuple(ops.where(rows.kept, x, 0.0) for x in found)
+
+
+def contrast_rows(
+    arguments: SequenceArguments, given: LayerRows, config: MCLDConfig, class_prior: Any
+) -> Sequences:
+    """Return the rows ``(h_i, 1)`` and the keys ``(m_j, β_j)``, whose inner product is S · τ."""
+    ops, sequences = arguments.ops, given.sequences
+    rows, dtype = sequences.rows, sequences.rows.dtype
+    offset, layer = None, given.student
+    if layer.bias is not None:
+        offset = raised(ops, ops.astype(layer.bias, dtype))
+    if class_prior is not None:
+        log_prior = arguments.log_prior(class_prior, given.vocabulary, rows.student, dtype)
+        offset = -log_prior if offset is None else offset - log_prior
+    trained = (layer.weight,) if offset is None else (layer.weight, offset)
+    key_temperature: Scalar = config.key_temperature
+    if not isinstance(key_temperature, (int, float)):
+        key_temperature = ops.astype(ops.asarray(key_temperature, rows.student), dtype)
+
+    def keys_of(arrays: tuple[Array, ...], trained: tuple[Array, ...]) -> tuple[Array]:
+        teacher = given.teacher_block(ops, arrays, dtype)
+        teacher = key_vectors(ops, raised(ops, teacher), config.similarity, key_temperature)
+        vectors = ops.matmul(teacher, ops.astype(trained[0], dtype))
+        if len(trained) == 1:
+            return (vectors,)
+        return (_with_column(ops, vectors, ops.sum(teacher * trained[1][None, :], 1)),)
+
+    if given.teacher is None:
+        stored = stored_keys(ops, rows.teacher, dtype, given.vocabulary, key_temperature)
+        columns = ops.matrix_transpose(ops.astype(layer.weight, dtype))
+        keys = ops.matrix_transpose(stored_products(ops, columns, stored))
+        if offset is not None:
+            keys = _with_column(ops, keys, stored_products(ops, offset[None, :], stored)[0])
+    else:
+        block_rows = given.block_rows(ops, config.block_size)
+        (keys,) = ops.by_block_twice(keys_of, (rows.teacher,), trained, block_rows)
+    student = ops.astype(rows.student, dtype)
+    if offset is not None:
+        student = _with_column(ops, student, 0.0 * student[:, 0] + 1.0)
+    return sequences._replace(rows=rows._replace(student=student, teacher=keys))
+
+
+def _with_column(ops: Backend, x: Array, column: Float[Array, " rows"]) -> Array:
+    rows = ops.concat([ops.matrix_transpose(x), column[None, :]])
+    return ops.matrix_transpose(rows)
+
+
+def _layer(
+    arguments: SequenceArguments, of: str, hidden: Any, weight: Any, bias: Any = None
+) -> tuple[Float[Array, "batch tokens width"], Layer]:
+    """Return hidden states and their layer; raise unless shapes, dtypes and devices fit."""
+    function, ops = arguments.function, arguments.ops
+    names = [f"{of}{name}" for name in ("hidden", "weight", "bias")]
+    hidden = arguments.array(names[0], hidden, arguments.like)
+    weight = arguments.array(names[1], weight, hidden)
+    ours, theirs = tuple(hidden.shape), tuple(weight.shape)
+    if len(ours) != 3 or len(theirs) != 2 or theirs[0] is None or not fits(ours[2:], theirs[1:]):
+        raise ValueError(
+            f"{function}: {names[0]} and {names[1]} need shapes (batch, tokens, width) and (vocab, "
+            f"width), as a linear layer of torch has them; got {ours} and {theirs}"
+        )
+    if bias is not None:
+        bias = arguments.array(names[2], bias, hidden)
+        if not fits(bias.shape, theirs[:1]):
+            raise ValueError(
+                f"{function}: {names[2]} needs shape {theirs[:1]}, one entry a row of {names[1]}; "
+                f"got {tuple(bias.shape)}"
+            )
+    for name, x in zip(names, (hidden, weight, bias), strict=True):
+        if x is None:
+            continue
+        if "float" not in ops.dtype(x):
+            raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")
+        arguments.device(name, x, hidden, names[0])
+    return hidden, Layer(weight, bias)
+
+
+def _teacher_rows(
+    arguments: SequenceArguments,
+    teacher: TopKLogits | tuple[Any, ...],
+    hidden: Float[Array, "batch tokens width"],
+    vocabulary: int,
+    kept: Array | None,
+) -> tuple[Float[Array, "rows width"] | StoredRows, Layer | None]:
+    """Return the teacher's rows, hidden or stored, and its layer, without gradient."""
+    ops, layer = arguments.ops, None
+    if isinstance(teacher, TopKLogits):
+        values = arguments.array("teacher.values", teacher.values, hidden)
+        shape = tuple(values.shape)
+    else:
+        values, layer = _layer(arguments, "the teacher's ", *teacher)
+        shape = tuple(values.shape)
+        theirs = layer.weight.shape[0]
+        if theirs != vocabulary:
+            raise ValueError(
+                f"{arguments.function}: both weights need the same vocabulary; got {vocabulary} "
+                f"and {theirs}. Take the rows of the teacher's that the student's tokens have: "
+                "mcld_core.extensions.nlp.align_vocabulary"
+            )
+        layer = Layer(*(None if x is None else ops.stop_gradient(x) for x in layer))
+    if not fits(shape[:2], hidden.shape[:2]):
+        raise ValueError(
+            f"{arguments.function}: the teacher needs the tokens of hidden, "
+            f"{tuple(hidden.shape[:2])}; got {shape}"
+        )
+    arguments.device("the teacher", values, hidden, "hidden")
+    if isinstance(teacher, TopKLogits):
+        return stored_rows(ops, teacher, values, vocabulary, kept), None
+    return keep_rows(ops, ops.stop_gradient(flat(ops, values, 1)), kept), layer
+
+
+def _with_likeliest_labels(ops: Backend, given: LayerRows) -> LayerRows:
+    """Label each token by the teacher's arg max."""
+    rows = given.sequences.rows
+    if given.teacher is None:
+        best = ops.argmax(rows.teacher.values, 1)[:, None]
+        labels = ops.take_along_axis(rows.teacher.indices, best, 1)[:, 0]
+    else:
+        (labels,) = ops.by_block(
+            lambda arrays, _: (ops.argmax(given.teacher_block(ops, arrays, rows.dtype), 1),),
+            lambda shared: shared,
+            (rows.teacher,),
+            (),
+            given.block_rows(ops, "auto"),
+        )
+    return given._replace(sequences=given.sequences._replace(rows=rows._replace(labels=labels)))

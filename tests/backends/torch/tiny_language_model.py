@@ -1,0 +1,171 @@
+"""Tiny language models and a Trainer that distils them; run on ranks it writes what it found.
+
+``python -m torch.distributed.run … -m tests.backends.torch.tiny_language_model OUT`` is what
+test_language_models.py runs on two ranks.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    TrainingArguments,
+)
+
+from examples.recipes.ranks import leave_group
+from mcld_core import MCLDConfig
+from mcld_core.extensions.nlp.huggingface import TokenMCLDTrainer
+
+VOCABULARY, LONGEST, COUNT = 23, 9, 12
+LENGTHS = (9, 4, 6, 3, 8, 5, 7, 3, 9, 4, 6, 5)
+# T² KL + CE: each a mean over tokens
+MEANS = MCLDConfig(
+    weight_instance=0.0,
+    weight_category=0.0,
+    weight_sample=0.5,
+    weight_ce=1.0,
+    sample_target_mask=False,
+    sample_temperature=2.0,
+)
+
+
+def make_model(width: int, seed: int, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
+    """Return a causal model without dropout, whose positions are relative."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config)
+
+
+def make_masked_model(width: int, seed: int) -> BertForMaskedLM:
+    """Return a masked model without dropout."""
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=2 * width,
+        max_position_embeddings=LONGEST,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return BertForMaskedLM(config)
+
+
+def make_teacher(vocabulary: int = VOCABULARY) -> nn.Module:
+    """Return a wider model whose answers are far from even."""
+    teacher = make_model(16, 1, vocabulary)
+    with torch.no_grad():
+        teacher.lm_head.weight.mul_(20)
+    return teacher.eval()
+
+
+def make_data(count: int = COUNT) -> list[dict[str, Any]]:
+    """Return samples of unequal length, of which some have a prompt without labels."""
+    generator = torch.Generator().manual_seed(2)
+    data = []
+    for i, length in enumerate(LENGTHS[:count]):
+        ids = torch.randint(1, VOCABULARY, (length,), generator=generator).tolist()
+        prompt = i % 3
+        labels = [-100] * prompt + ids[prompt:]
+        data.append({"input_ids": ids, "labels": labels, "teacher_index": i})
+    return data
+
+
+class Padding:
+    """A collator that pads on one side."""
+
+    def __init__(self, side: str) -> None:
+        self.side = side
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        batch: dict[str, list[Tensor]] = {"input_ids": [], "attention_mask": [], "labels": []}
+        for row in rows:
+            short = longest - len(row["input_ids"])
+            sides = (short, 0) if self.side == "left" else (0, short)
+            ones = [1] * len(row["input_ids"])
+            parts = (row["input_ids"], 0), (ones, 0), (row["labels"], -100)
+            for name, (x, filler) in zip(batch, parts, strict=True):
+                batch[name].append(functional.pad(torch.tensor(x), sides, value=filler))
+        return {name: torch.stack(x) for name, x in batch.items()}
+
+
+def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **given: Any) -> Any:
+    """Return a Trainer by plain SGD at a constant rate, which takes the samples in order."""
+    model = given.pop("model", None) or make_model(8, seed=0)
+    data = given.pop("data", None) or make_data()
+    names = ("teacher", "teacher_cache", "token_loss", "causal", "vocabulary", "data_collator")
+    options = {name: given.pop(name) for name in names if name in given}
+    options = {"data_collator": Padding("right"), "mcld_config": MEANS} | options
+    if "token_loss" not in options:
+        options["loss_options"] = {"sequence_contrast": 0.0}
+    options |= {x: given.pop(x) for x in ("loss_options", "mcld_config") if x in given}
+    arguments = {
+        "per_device_train_batch_size": batch,
+        "per_device_eval_batch_size": batch,
+        "gradient_accumulation_steps": accumulate,
+        "max_steps": 2,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "train_sampling_strategy": "sequential",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+    } | given
+    weights = [p for p in model.parameters() if p.requires_grad]
+    return TokenMCLDTrainer(
+        model=model,
+        args=TrainingArguments(folder, **arguments),
+        train_dataset=data,
+        eval_dataset=data[:7],
+        optimizers=(torch.optim.SGD(weights, lr=0.2), None),
+        **options,
+    )
+
+
+def weights(model: nn.Module) -> Tensor:
+    """Return all weights as one vector."""
+    return torch.cat([p.detach().ravel() for p in model.parameters()])
+
+
+def main(out: str) -> None:
+    """Train on this rank's part of the batches and evaluate; rank 0 writes what came out."""
+    torch.set_num_threads(1)
+    _train(out)
+    gc.collect()  # gloo may hang where DDP's reducer outlives the process group
+    leave_group()
+
+
+def _train(out: str) -> None:
+    trainer = make_trainer(Path(out).parent / "ranks", batch=3, teacher=make_teacher())
+    trainer.train()
+    found = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        torch.save({"weights": weights(trainer.model), "metrics": found}, f"{out}.tmp")
+        os.replace(f"{out}.tmp", out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
