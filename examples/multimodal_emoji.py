@@ -253,7 +253,7 @@ def fit(
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def of_images(index: np.ndarray, progress: float) -> Any:
-        images = pixels(augment(split.images[index], rng, 1, True))
+        images = pixels(augment(split.images[index], rng.random((len(index), 3)), 1, True))
         return loss(images, torch.from_numpy(index), progress)
 
     optimizer = torch.optim.SGD(
