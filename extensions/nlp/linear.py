@@ -140,8 +140,9 @@ def linear_token_mcld_loss(
         config: weights and settings. The category-wise contrast is by ``"labels"``, and the
             similarity ``"probability"``, or ``"dot"`` where the teacher is not stored: the others
             need the logits, `token_mcld_loss`.
-        attention_mask, sequence_labels, category, token_contrast, sequence_contrast, shift,
-            class_prior, progress, reduction, normalizer, return_terms: as in `token_mcld_loss`.
+        attention_mask, sequence_labels, category, token_contrast, sequence_contrast: as in
+            `token_mcld_loss`.
+        shift, class_prior, progress, reduction, normalizer, return_terms: likewise.
 
     Returns:
         The loss, and with ``return_terms`` its parts, as in `token_mcld_loss`. ``hidden``,
