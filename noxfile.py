@@ -25,7 +25,7 @@ ENVIRONMENTS = {
     "numpy": ("test", "typecheck"),
     "frameworks": (
         *("test", "typecheck", "coverage", *FRAMEWORKS, "flax", "keras", "idioms"),
-        *("examples", "export", "benchmarks"),
+        *("examples", "export", "benchmarks", "browser"),
     ),
 }
 LIBRARY = ("mcld_core", "backends", "extensions")
@@ -176,7 +176,7 @@ def docs(session: nox.Session) -> None:
     Without a Chromium its tests are skipped, and fail if MCLD_REQUIRE_CHROMIUM is set. A folder
     named by MCLD_SCREENSHOTS takes a picture of each page.
     """
-    session.install(*groups("docs", "test"))
+    session.install(*groups("docs", "test", "browser"))
     shutil.rmtree("build", ignore_errors=True)  # a stale build folder gets into the wheel
     session.install(".")  # mkdocstrings reads the installed package
     env = {"NO_MKDOCS_2_WARNING": "1"}  # the theme's advertisement

@@ -70,6 +70,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                      "image-net.org, and pass --data-dir")  # fmt: skip
     if options.crop and options.random_resized_crop:
         parser.error("--crop shifts whole pictures: pass --no-random-resized-crop as well")
+    if options.batch_size % max(options.replicas, 1):
+        parser.error(f"--batch-size {options.batch_size} does not divide by --replicas")
     return options
 
 
@@ -92,6 +94,7 @@ def train(
     """
     strategy = strategy or make_strategy(options.replicas)  # before TensorFlow does anything else
     replicas, first = strategy.num_replicas_in_sync, logs.is_first()
+    alone = "TF_CONFIG" not in os.environ
     if options.batch_size % replicas:
         raise DataError(f"--batch-size {options.batch_size} does not divide by {replicas} replicas")
     if data is None:
@@ -159,7 +162,7 @@ def train(
                 sums = {key: sums[key] + x for key, x in added.items()} if sums else added
                 number += 1
                 progress.step(lambda sums=sums: float(sums["loss"] / sums["rows"]))
-                stopping = stopped and number < steps
+                stopping = (stopped or (alone and stop.requested)) and number < steps
                 if number % CHECK_EVERY == 0 or number == steps or stopping:
                     kept = checkpoint if epoch else None
                     logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, kept)
@@ -216,7 +219,7 @@ def make_strategy(replicas: int) -> Any:
 def make_meeting(strategy: Any) -> Any:
     """Return ``meeting(flag)``: whether any worker says so; every worker comes, and waits."""
     everyone = tf.function(
-        lambda x: strategy.reduce("SUM", strategy.run(lambda y: y, (x,)), axis=None)
+        lambda x: strategy.reduce("SUM", strategy.run(tf.identity, (x,)), axis=None)
     )
     return lambda flag: float(everyone(tf.constant(float(flag)))) > 0
 
@@ -294,7 +297,8 @@ class Step:
         right = tf.cast(tf.argmax(logits, 1, labels.dtype) == labels, tf.float32)
         means = {"loss": loss, **{f"term_{key}": x for key, x in terms.items()}}
         sums = {key: rows * x for key, x in means.items()}
-        return sums | {"train_accuracy": tf.reduce_sum(right), "rows": rows, "stop": stop}
+        sums |= {"train_accuracy": tf.reduce_sum(right), "rows": rows}
+        return sums | {"stop": tf.identity(stop)}  # a tensor of this replica: the sum needs one
 
     def keys(self, answers: Any, labels: Any) -> Any:
         """Return the teacher's rows of all replicas and of the bank, and move the bank on."""
