@@ -21,8 +21,7 @@ from mcld_core.extensions._sequences import (
     mean_rows,
     sequence_of_row,
 )
-from mcld_core.extensions.nlp.rows import arrays_of, counted
-from mcld_core.extensions.nlp.stored import TopKLogits, check_stored, stored_rows
+from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored, counted, stored_rows
 from mcld_core.formulas.objective import ExcludedKeys
 from mcld_core.losses import Objective, evaluate_batch, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar, Tensor

@@ -12,10 +12,10 @@ from mcld_core.bank_rows import (
     Entries,
     compute_dtype,
     entries,
+    in_dtype,
     is_among,
     narrowed,
     places,
-    stored_rows,
 )
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
@@ -97,7 +97,7 @@ class TeacherBank(NamedTuple):
         if dtype is None:
             dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
         zeros = np.zeros((capacity, classes), "float32")
-        logits = stored_rows(function, ops, ops.asarray(zeros, like), dtype)
+        logits = in_dtype(function, ops, ops.asarray(zeros, like), dtype)
         if soft_labels:  # an array of its own: the fields may be updated in place or donated
             labels = ops.astype(ops.asarray(zeros.copy(), logits), compute_dtype(ops, logits))
         else:
@@ -141,7 +141,7 @@ class TeacherBank(NamedTuple):
         rows = ops.asarray(logits, like)
         batch = entries(arguments, "logits", rows, (labels, None, index), ignore_index)
         batch = cls._as_stored(ops, batch)
-        stored = stored_rows(function, ops, batch.logits, dtype or ops.dtype(rows))
+        stored = in_dtype(function, ops, batch.logits, dtype or ops.dtype(rows))
         if ops.dtype(stored) == ops.dtype(rows):
             stored = ops.concat([stored])  # a copy, which no later change of the caller's reaches
         return cls(
@@ -330,8 +330,9 @@ class ReadyBank(TeacherBank):
     """A `TeacherBank` whose keys are ready: it stores the softmax of each row, not the logits.
 
     The softmax is then formed once, when a row is pushed, and not at each call, in which a bank
-    of 16,384 rows costs a tenth to a quarter more. It serves the default similarity and key
-    temperature alone, and its field ``logits`` holds probabilities. All else is the same.
+    of 16,384 rows takes longer (``benchmarks/speed.py`` times both). It serves the default
+    similarity and key temperature alone, and its field ``logits`` holds probabilities. All else is
+    the same.
 
     Example:
         >>> import numpy as np
@@ -353,3 +354,22 @@ class ReadyBank(TeacherBank):
     @staticmethod
     def _with_rows(keys: TeacherKeys, rows: Array) -> TeacherKeys:
         return keys._replace(logits=None, probabilities=rows)
+
+
+def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | None]:
+    """Return how many rows the bank of an adapter has, and the bank that it was given, or None.
+
+    Raises:
+        ValueError: a negative number.
+        TypeError: a `ReadyBank`: the adapter's own is made of logits.
+    """
+    if isinstance(bank_size, ReadyBank):
+        raise TypeError(
+            f"{function}: bank_size needs an int or a TeacherBank of logits; got a ReadyBank of "
+            "probabilities. Use TeacherBank.from_logits, or pass its keys to mcld_loss"
+        )
+    if isinstance(bank_size, TeacherBank):
+        return int(bank_size.logits.shape[0]), bank_size
+    if not bank_size >= 0:
+        raise ValueError(f"{function}: bank_size needs an int ≥ 0; got {bank_size!r}")
+    return bank_size, None

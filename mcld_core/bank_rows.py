@@ -101,7 +101,8 @@ def is_among(ops: Backend, ids: Array, others: Array) -> Array:
     return (ops.take(others, place) == ids) & (ids >= 0)
 
 
-def stored_rows(function: str, ops: Backend, logits: Array, dtype: str) -> Array:
+def in_dtype(function: str, ops: Backend, logits: Array, dtype: str) -> Array:
+    """Return rows in the bank's dtype; raise for one that is unknown, or that a framework lacks."""
     if dtype not in DTYPES:
         raise ValueError(f"{function}: dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
     try:

@@ -11,7 +11,7 @@ from keras import ops
 from mcld_core.backends.keras.bank import BankVariables, MeansVariables
 from mcld_core.backends.keras.first_look import FirstLook
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows, prior_config
-from mcld_core.bank import TeacherBank
+from mcld_core.bank import TeacherBank, bank_of_adapter
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import is_zero
 from mcld_core.keys import TeacherKeys
@@ -125,11 +125,14 @@ class MCLDDistiller(keras.distillation.Distiller):
             raise ValueError(
                 f"MCLDDistiller: total_steps needs an int ≥ 1 or None; got {total_steps!r}"
             )
-        whole: TeacherBank | None = None
-        if isinstance(bank_size, TeacherBank):
-            whole, bank_size = bank_size, int(bank_size.logits.shape[0])
-        if bank_size < 0:
-            raise ValueError(f"MCLDDistiller: bank_size needs an int ≥ 0; got {bank_size!r}")
+        bank_size, whole = bank_of_adapter("MCLDDistiller", bank_size)
+        if whole is not None:
+            soft_labels = len(whole.labels.shape) == 2
+            if whole.logits.shape[1] != _classes(student):
+                raise ValueError(
+                    f"MCLDDistiller: bank_size needs a bank of {_classes(student)} classes, the "
+                    f"student's; got {whole.logits.shape[1]}. Map its rows: select_classes"
+                )
         config = MCLDConfig() if config is None else config
         check_config("MCLDDistiller", config)
         check_class_means("MCLDDistiller", class_means, config)

@@ -14,6 +14,7 @@ from mcld_core.backends.ops.protocol import (
     RowFunction,
     RowsFunction,
     SharedFunction,
+    through_layer,
 )
 
 Array = Any
@@ -279,10 +280,7 @@ def layer_by_block(
     weights: Array | None,
     block_rows: int | None,
 ) -> tuple[Array, ...]:
-    def block(rows: tuple[Array, ...], layer: tuple[Array, ...]) -> tuple[Array, ...]:
-        return function((outputs(rows[0], layer), *rows[1:]))
-
-    return by_block_twice(block, rows, layer, block_rows)
+    return by_block_twice(through_layer(outputs, function), rows, layer, block_rows)
 
 
 def _scanned(

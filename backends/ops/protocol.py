@@ -25,6 +25,11 @@ LayerFunction: TypeAlias = Callable[[Array, tuple[Array, ...]], Array]
 """``function(rows)`` and ``outputs(hidden, layer)``: see `Backend.layer_by_block`."""
 
 
+def through_layer(outputs: LayerFunction, function: RowsFunction) -> SharedFunction:
+    """Return ``(rows, layer) → function((outputs(rows[0], layer), *rows[1:]))``."""
+    return lambda rows, layer: function((outputs(rows[0], layer), *rows[1:]))
+
+
 class Backend(Protocol):
     """The operations that the losses are written in."""
 

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from mcld_core.backends.ops.protocol import LayerFunction, RowsFunction, SharedFunction
+from mcld_core.backends.ops.protocol import (
+    LayerFunction,
+    RowsFunction,
+    SharedFunction,
+    through_layer,
+)
 
 Array = Any
 _UNROLLED = 16
@@ -41,12 +46,9 @@ def layer_by_block(
     weights: Array | None,
     block_rows: int | None,
 ) -> tuple[Array, ...]:
-    def block(rows: tuple[Array, ...], layer: tuple[Array, ...]) -> tuple[Array, ...]:
-        return function((outputs(rows[0], layer), *rows[1:]))
-
     differentiated = weights is not None and _is_trained(rows[0], *layer)
     if not differentiated or torch.compiler.is_compiling() or _is_plain(rows, block_rows):
-        return by_block_twice(block, rows, layer, block_rows)
+        return by_block_twice(through_layer(outputs, function), rows, layer, block_rows)
     recipe = (outputs, function, block_rows, len(layer))
     return _Layer.apply(*recipe, weights, rows[0], *layer, *rows[1:])
 

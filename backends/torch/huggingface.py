@@ -14,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from mcld_core.backends.torch.distributed import gather_keys, world_size
 from mcld_core.backends.torch.first_steps import FirstLook, learns
 from mcld_core.config import MCLDConfig, check_config
+from mcld_core.files import replacement
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import SWAPPED, adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
@@ -63,6 +64,9 @@ class MCLDTrainer(Trainer):
         )
         trainer.train()
     """
+
+    _ours = frozenset({"labels", "teacher_logits"})
+    """The columns that are not for the models."""
 
     def __init__(
         self,
@@ -155,9 +159,6 @@ class MCLDTrainer(Trainer):
             loss = loss * self.accelerator.num_processes  # the mean over the ranks is yet to come
         return (loss, outputs) if return_outputs else loss
 
-    _ours = frozenset({"labels", "teacher_logits"})
-    """The columns that are not for the models."""
-
     def _answers(self, inputs: dict[str, Any], given: dict[str, Any]) -> Any:
         """Return what the teacher says of a batch."""
         if inputs.get("teacher_logits") is not None:
@@ -243,4 +244,5 @@ class _SaveClassMeans(TrainerCallback):
         means = self.trainer.class_means
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if means is not None and state.is_world_process_zero and folder.is_dir():
-            torch.save(means._asdict(), folder / CLASS_MEANS)
+            with replacement(folder / CLASS_MEANS) as file:
+                torch.save(means._asdict(), file)

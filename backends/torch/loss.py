@@ -10,7 +10,7 @@ from torch import nn
 from mcld_core.backends.ops.torch import asarray
 from mcld_core.backends.torch.distributed import gather_with_index, world_size
 from mcld_core.backends.torch.first_steps import FirstLook, MissedSteps
-from mcld_core.bank import TeacherBank
+from mcld_core.bank import TeacherBank, bank_of_adapter
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
@@ -93,11 +93,9 @@ class MCLDLoss(nn.Module):
         for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
             if value is not None and not value > 0:
                 raise ValueError(f"MCLDLoss: {name} needs an int > 0 or None; got {value!r}")
-        whole: TeacherBank | None = None
-        if isinstance(bank_size, TeacherBank):
-            whole, (bank_size, classes) = bank_size, map(int, bank_size.logits.shape)
-        elif not bank_size >= 0:
-            raise ValueError(f"MCLDLoss: bank_size needs an int ≥ 0; got {bank_size!r}")
+        bank_size, whole = bank_of_adapter("MCLDLoss", bank_size)
+        if whole is not None:
+            classes = int(whole.logits.shape[1])
         if (bank_size or class_means) and classes is None:
             raise ValueError(
                 f"MCLDLoss: classes needs the width of the logits where there is a bank or class "

@@ -12,8 +12,8 @@ import numpy as np
 
 from mcld_core.arguments import Checks
 from mcld_core.cache import as_json, check_range, to_numpy
+from mcld_core.extensions._stored import LEAST, TopKLogits, normalised
 from mcld_core.extensions.nlp import shards
-from mcld_core.extensions.nlp.stored import LEAST, TopKLogits, normalised
 from mcld_core.typing import Array, Bool, Int
 
 
@@ -71,9 +71,9 @@ class TokenCache:
             folder: made where it does not exist.
             teacher: a function of sample indices (batch,), which returns the logits of these
                 samples, (batch, tokens, vocabulary) of any framework or `TopKLogits`, and a mask
-                (batch, tokens), True or 1 where a token is one of the sample's and no padding, on
-                either side. On a GPU return ``TopKLogits.from_logits(logits, k)``: it selects
-                there.
+                (batch, tokens), True or 1 where a token belongs to the sample and is not padding,
+                which may be on either side. On a GPU return ``TopKLogits.from_logits(logits, k)``:
+                it selects there.
             count: the number of samples.
             k: how many entries of a token to keep.
             vocabulary: the width of the logits, that of the student: where it differs, align what

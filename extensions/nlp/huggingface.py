@@ -11,9 +11,9 @@ from torch.nn import functional
 from mcld_core.arguments import Checks
 from mcld_core.backends.torch.huggingface import MCLDTrainer
 from mcld_core.config import MCLDConfig
+from mcld_core.extensions._stored import TopKLogits
 from mcld_core.extensions.nlp.cache import TokenCache
 from mcld_core.extensions.nlp.losses import token_mcld_loss
-from mcld_core.extensions.nlp.stored import TopKLogits
 from mcld_core.logits import adjust_logits
 
 INDEX = "teacher_index"
@@ -40,7 +40,7 @@ class TokenMCLDTrainer(MCLDTrainer):
     Args:
         teacher: a model that answers the student's inputs; None with a cache.
         teacher_cache: the teacher's answers, by ``teacher_index``.
-        mcld_config: the settings. The default has cross-entropy beside the contrasts.
+        mcld_config: the settings. The default adds cross-entropy to `token_mcld_loss`.
         token_loss: a function that is called as `token_kd_loss`: ``(student_logits, teacher_logits,
             labels, attention_mask=…, shift=…, normalizer=…)``; ``mcld_config`` is then not used.
             None: `token_mcld_loss` with the settings, ``class_prior`` and the ramp.

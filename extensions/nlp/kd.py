@@ -8,8 +8,8 @@ from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.baselines.kd import DIVERGENCES, check_mix
 from mcld_core.extensions._sequences import SequenceArguments, reduce_sequences
-from mcld_core.extensions.nlp.rows import arrays_of, token_rows
-from mcld_core.extensions.nlp.stored import TopKLogits
+from mcld_core.extensions._stored import TopKLogits, arrays_of
+from mcld_core.extensions.nlp.rows import token_rows
 from mcld_core.formulas.stored import (
     StoredRows,
     stored_kl_divergence,

@@ -16,7 +16,7 @@ from mcld_core.arguments import Batch, class_labels, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
-from mcld_core.extensions.nlp.stored import TopKLogits, stored_rows
+from mcld_core.extensions._stored import TopKLogits, stored_rows
 from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.similarity import key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys, stored_products

@@ -16,6 +16,7 @@ from mcld_core.extensions._sequences import (
     contrast_sequences,
     reduce_sequences,
 )
+from mcld_core.extensions._stored import TopKLogits, check_stored
 from mcld_core.extensions.nlp.kd import STORED
 from mcld_core.extensions.nlp.layers import (
     LayerRows,
@@ -25,7 +26,6 @@ from mcld_core.extensions.nlp.layers import (
     of_logits,
 )
 from mcld_core.extensions.nlp.losses import check_settings, with_contrasts
-from mcld_core.extensions.nlp.stored import TopKLogits, check_stored
 from mcld_core.formulas.objective import Block, Setup, TermWeights, is_zero, weighted_terms
 from mcld_core.formulas.similarity import default_temperature
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
@@ -49,9 +49,10 @@ def linear_token_kd_loss(
 ) -> Any:
     """Return `token_kd_loss` of ``hidden @ weightᵀ + bias`` without ever holding these logits.
 
-    Logits are formed for a block of tokens at a time, in the forward and again in the backward
-    pass. Beyond the arguments and their gradients the memory is that of one block and one more
-    array of the size of ``weight``: for long texts and large vocabularies.
+    For long texts and large vocabularies: logits exist for a block of tokens at a time. PyTorch
+    forms them once where the reduction is "mean" or "sum"; otherwise, and in JAX, they are formed
+    again in the backward pass. Beyond the arguments and their gradients the memory is that of one
+    block and one more array of the size of ``weight``. TensorFlow still holds all logits.
 
     Args:
         hidden: (batch, tokens, width), what the last layer of the student takes. The product is
@@ -130,9 +131,8 @@ def linear_token_mcld_loss(
 
     A similarity is ``<s_i, p_j> = <h_i, Wᵀ p_j> + <b, p_j>``, so a key has the width of the hidden
     states and no longer that of the vocabulary: the contrasts of n tokens cost n² · width. The
-    divergence and the cross-entropy form logits for a block of tokens at a time, in the forward
-    and again in the backward pass. Beyond the arguments and their gradients the memory is that of
-    one block, of the keys, and of one more array of the size of ``weight``.
+    divergence and the cross-entropy form logits by block, as `linear_token_kd_loss` does, and the
+    memory is what it needs and the keys.
 
     Args:
         hidden, weight, bias, teacher: as in `linear_token_kd_loss`.

@@ -12,8 +12,8 @@ from mcld_core.extensions._sequences import (
     SequenceArguments,
     contrast_sequences,
 )
-from mcld_core.extensions.nlp.rows import arrays_of, token_rows
-from mcld_core.extensions.nlp.stored import TopKLogits, check_stored
+from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored
+from mcld_core.extensions.nlp.rows import token_rows
 from mcld_core.formulas.objective import is_zero
 from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar, Tensor
 

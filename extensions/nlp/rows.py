@@ -6,12 +6,7 @@ from typing import Any
 
 from mcld_core.arguments import fits
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, following
-from mcld_core.extensions.nlp.stored import TopKLogits, stored_rows
-
-
-def arrays_of(teacher_logits: Any) -> tuple[Any, ...]:
-    """Return the arrays that a teacher's logits consist of."""
-    return teacher_logits if isinstance(teacher_logits, TopKLogits) else (teacher_logits,)
+from mcld_core.extensions._stored import TopKLogits, arrays_of, counted, stored_rows
 
 
 def token_rows(
@@ -43,14 +38,6 @@ def token_rows(
         counts = counted(labels, kept, ignore_index)
         teacher = stored_rows(ops, original, teacher, student.shape[-1], counts)
     return arguments.sequences((student, teacher), labels, kept, ignore_index)
-
-
-def counted(labels: Any, kept: Any, ignore_index: int) -> Any:
-    """Return which rows count: those that are kept and not labelled ``ignore_index``."""
-    if labels is None or len(labels.shape) != 1:
-        return kept
-    labelled = labels != ignore_index
-    return labelled if kept is None else kept & labelled
 
 
 def _check_shapes(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mcld_core.arguments import Checks
-from mcld_core.extensions.nlp.stored import TopKLogits
+from mcld_core.extensions._stored import TopKLogits
 
 
 def read_prompt_logprobs(
@@ -23,8 +23,8 @@ def read_prompt_logprobs(
     only the k most probable are kept, and the mass of all others is the tail.
 
     The server of vLLM has them at ``choices[i].prompt_logprobs`` of a completion and at
-    ``prompt_logprobs`` of a chat completion. Of the text that it wrote itself, and of other
-    servers, `read_top_logprobs`.
+    ``prompt_logprobs`` of a chat completion. For the text that a server wrote itself, and for other
+    servers, there is `read_top_logprobs`.
 
     Args:
         prompts: for each prompt its list, one entry a token: None, or token id (int, or as text

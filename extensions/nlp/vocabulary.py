@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcld_core.backends import backend_for
-from mcld_core.extensions.nlp.stored import LEAST, TopKLogits, normalised
+from mcld_core.extensions._stored import LEAST, TopKLogits, normalised
 from mcld_core.typing import Array, Float, Int
 
 

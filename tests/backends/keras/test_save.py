@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from mcld_core import ClassMeans, MCLDConfig, TeacherBank, TeacherKeys, mcld_loss
+from mcld_core import ClassMeans, MCLDConfig, ReadyBank, TeacherBank, TeacherKeys, mcld_loss
 from mcld_core.backends.keras import MCLDDistiller
 from tests.backends.keras.models import CLASSES, data, dense, logits, numpy, reference
 from tests.tolerance import assert_value
@@ -82,6 +82,22 @@ def test_a_given_bank_stays_and_is_loaded(tmp_path: Path) -> None:
             assert_value(loss, float(mcld_loss(student, teacher, y, keys=keys)), "float32")
         for kept, row in zip(distiller.bank.value, bank, strict=True):
             np.testing.assert_array_equal(numpy(kept), row)
+
+
+def test_a_given_bank_of_soft_labels_needs_no_word_of_them() -> None:
+    soft = np.full((7, CLASSES), 1 / CLASSES, "float32")
+    bank = TeacherBank.from_logits(np.eye(7, CLASSES, dtype="float32"), soft)
+    model = MCLDDistiller(dense(16), dense(3), bank_size=bank)
+    assert model.get_config()["soft_labels"]
+    np.testing.assert_array_equal(numpy(model.bank.value.labels), soft)
+
+
+def test_a_given_bank_that_does_not_fit_is_refused() -> None:
+    rows = np.zeros((7, CLASSES), "float32")
+    with pytest.raises(ValueError, match=rf"bank_size needs a bank of {CLASSES} classes.* got 1"):
+        MCLDDistiller(dense(16), dense(3), bank_size=TeacherBank.from_logits(rows[:, :1], [0] * 7))
+    with pytest.raises(TypeError, match=r"bank_size needs .* of logits; got a ReadyBank"):
+        MCLDDistiller(dense(16), dense(3), bank_size=ReadyBank.from_logits(rows, [0] * 7))
 
 
 def test_weights_alone_carry_the_bank_and_the_step(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from mcld_core import (
     ClassMeans,
     MCLDConfig,
+    ReadyBank,
     TeacherBank,
     TeacherKeys,
     adjust_logits,
@@ -330,6 +331,8 @@ def test_errors() -> None:
     for options, text in cases:
         with pytest.raises(ValueError, match=text):
             MCLDLoss(**options)
+    with pytest.raises(TypeError, match=r"MCLDLoss: bank_size needs .* of logits; got a ReadyBank"):
+        MCLDLoss(bank_size=ReadyBank.from_logits(torch.eye(3), torch.arange(3)))
     with pytest.raises(AttributeError, match="bank"):
         MCLDLoss().bank  # noqa: B018
     student, teacher, labels = batch()

@@ -1,4 +1,4 @@
-"""Teachers of language models that are stored as the largest entries of each row of logits."""
+"""Teachers that are stored as the largest entries of each row of logits: `TopKLogits`."""
 
 from __future__ import annotations
 
@@ -244,3 +244,16 @@ def _check_tail(ops: Backend, tail: Array, kept: Array | None) -> None:
 
 def _is_double(logits: Any) -> bool:
     return "float64" in str(getattr(logits, "dtype", "float64"))
+
+
+def arrays_of(teacher_logits: Any) -> tuple[Any, ...]:
+    """Return the arrays that a teacher's logits consist of."""
+    return teacher_logits if isinstance(teacher_logits, TopKLogits) else (teacher_logits,)
+
+
+def counted(labels: Any, kept: Any, ignore_index: int) -> Any:
+    """Return which rows count: those that are kept and not labelled ``ignore_index``."""
+    if labels is None or len(labels.shape) != 1:
+        return kept
+    labelled = labels != ignore_index
+    return labelled if kept is None else kept & labelled
