@@ -16,10 +16,8 @@ from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
 if dist.is_available():
-    from torch.distributed import _functional_collectives as collectives
-
     # renamed in torch 2.13
-    all_gather = getattr(collectives, "all_gather_single", None) or collectives.all_gather_tensor
+    all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 def gather_keys(
@@ -175,8 +173,11 @@ def gather_rows(
     ]
     if ranks == 1:
         return padded
-    started = [all_gather(x, 0, group or dist.group.WORLD) for x in padded]
-    return [_wait(x) for x in started]
+    # not the functional collectives: on gloo they now and then corrupt memory (torch 2.13)
+    gathered = [x.new_empty(ranks * rows, *x.shape[1:]) for x in padded]
+    for out, x in zip(gathered, padded, strict=True):
+        all_gather(out, x, group=group)
+    return gathered
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
@@ -189,8 +190,3 @@ def _place(group: dist.ProcessGroup | None) -> tuple[int, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return 1, 0
     return dist.get_world_size(group), dist.get_rank(group)
-
-
-def _wait(x: torch.Tensor) -> torch.Tensor:
-    """Return the plain tensor behind a started collective."""
-    return x.wait() if isinstance(x, collectives.AsyncCollectiveTensor) else x
