@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,15 +36,13 @@ from recipes import logs
 from recipes import options as shared
 from recipes.files import check_space, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
+from recipes.journal import Journal
 from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import jax as networks
 from recipes.models.jax import build, count_parameters, named, unnamed
-from recipes.models.tables import kept_models
 from recipes.teachers import OnnxTeacher, cached_logits, find_adapter, is_own, named_files
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
-
-CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -87,7 +84,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     if data is None:
         data = shared.load_data(options)
         logs.say(str(data))
-    name = f"{options.student} by {options.method}"
+    journal = Journal(options, sets.steps_per_epoch(data.train, options.batch_size))
     dtype = jnp.bfloat16 if options.amp == "bf16" else jnp.float32
     student = build(options.student, data.image_shape, data.classes, options.seed, dtype)
     graph, *variables = nnx.split(student, nnx.Param, ...)
@@ -107,8 +104,8 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     check_space(options.out, 20 * parameters)
     shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
-        logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
-        return logs.Result(name, options.out, [], parameters, student, test_logits)
+        logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
+        return logs.Result(journal.name, options.out, [], parameters, student, test_logits)
     teacher = None if options.method == "ce" else make_teacher(options, data, devices)
     if options.bank_size and mcld_config(options):  # teacher rows to contrast with as well
         labels, like = data.train.labels.astype("int32"), jnp.zeros(0)
@@ -120,78 +117,52 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     step = make_step(graph, optimizer, options, data, devices)
 
     # Where the training is: at the start, or where the checkpoint says.
-    checkpoint, notes = options.out / "checkpoint.npz", {}
-    if options.resume and checkpoint.exists():
-        arrays, notes = load_arrays(checkpoint, named(state))
+    if journal.resumes:
+        arrays, notes = load_arrays(journal.checkpoint, named(state))
         state = unnamed(arrays, state)
-        logs.say(f"{name}: resumed after epoch {notes['epoch']}/{options.epochs}")
+        journal.restore(notes)
     state = devices.copy(state)
-    rows, epoch, number = notes.get("rows", []), notes.get("epoch", 0), notes.get("step", 0)
-    sums = {key: jnp.float32(x) for key, x in notes.get("sums", {}).items()}
-    steps = sets.steps_per_epoch(data.train, options.batch_size)
-    place = (options.epochs * steps, epoch * steps + number)
-    progress = logs.Progress(name, *place, seconds=options.log_seconds)
-    log = logs.Log(name, options, writes=epoch < options.epochs)
 
-    def describe(rows: Sequence[logs.Row]) -> dict[str, Any]:
-        return shared.describe(options, data, rows) | {"layout": "NHWC"}
+    def describe() -> dict[str, Any]:
+        return shared.describe(options, data, journal.rows) | {"layout": "NHWC"}
 
     def save() -> None:
-        kept = {key: float(x) for key, x in sums.items()}
-        notes = {"epoch": epoch, "step": number, "rows": rows, "sums": kept}
         if first:
-            save_arrays(checkpoint, named(state), notes)
+            save_arrays(journal.checkpoint, named(state), journal.notes())
 
-    def leave(where: str) -> None:
-        save()
-        raise logs.stopped(name, where, options.out)
-
-    with logs.StopSignal() as stop, progress, log:
-        while epoch < options.epochs:
-            started, rate = time.perf_counter(), shared.learning_rate(options, epoch)
+    with journal:
+        while journal.running:
+            rate = journal.begin_epoch()
             batches = sets.training_batches(
-                data.train, options.batch_size, seed=options.seed, epoch=epoch, crop=options.crop,
-                flip=options.flip, start=number, share=devices.share,
+                data.train, options.batch_size, seed=options.seed, epoch=journal.epoch,
+                crop=options.crop, flip=options.flip, start=journal.step, share=devices.share,
             )  # fmt: skip
             for images, labels, index in batches:
-                count = min(options.batch_size, len(data.train) - number * options.batch_size)
+                done = journal.step * options.batch_size
+                count = min(options.batch_size, len(data.train) - done)
                 labels, index = labels.astype("int32"), index.astype("int32")
                 batch = devices.split(count, images, labels, index)
                 answers = teacher.answer(batch[0], batch[2]) if teacher else None
-                done = np.float32((epoch * steps + number) / (options.epochs * steps))
-                state, added = step(state, *batch, answers, done, np.float32(rate))
-                sums = jax.tree.map(jnp.add, sums, added) if sums else added
-                number += 1
-                progress.step(lambda sums=sums: float(sums["loss"] / sums["rows"]))
-                stopping = devices.agree(stop.requested, number)
-                if number % CHECK_EVERY == 0 or number == steps or stopping:
-                    kept = checkpoint if epoch else None
-                    logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, kept)
-                if stopping and number < steps:
-                    leave(f"in epoch {epoch + 1}/{options.epochs} after step {number}")
-            row: logs.Row = {"epoch": epoch + 1, "lr": rate}
-            row |= {key: float(x / sums["rows"]) for key, x in sums.items() if key != "rows"}
-            epoch, number, sums = epoch + 1, 0, {}
-            if epoch % options.eval_every == 0 or epoch == options.epochs:
-                row |= sets.accuracies(logits_of, data, options.balanced)
-                rows.append(row | {"seconds": time.perf_counter() - started})
-                if first:
-                    progress.epoch(rows[-1], options.epochs)
-                    log.write(rows)
-                    for kind in kept_models(options, rows):
-                        file = options.out / f"{kind}.npz"
-                        networks.save_model(file, *state[:2], describe(rows))
+                numbers = np.float32(journal.done), np.float32(rate)
+                state, added = step(state, *batch, answers, *numbers)
+                if journal.add(added, devices.any, alone=jax.process_count() == 1):
+                    save()
+                    raise journal.stopped()
+            if journal.end_epoch(lambda: sets.accuracies(logits_of, data, options.balanced)):
+                for kind in journal.kept():
+                    networks.save_model(options.out / f"{kind}.npz", *state[:2], describe())
             save()
-            if devices.agree(stop.requested, 0):
-                leave(f"after epoch {epoch}/{options.epochs}")
+            if devices.any(journal.stop.requested):
+                raise journal.stopped()
     nnx.update(student, *(nnx.State(unnamed(named(x), x)) for x in state[:2]))
     student.eval()
-    if first and rows and options.onnx and not (options.out / "student.onnx").exists():
+    if first and journal.rows and options.onnx and not (options.out / "student.onnx").exists():
         shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:SHOWN])))
         compared = teacher.model if teacher else None
-        hand_over(options, student, compared, shown, describe(rows), "jax2onnx")
+        hand_over(options, student, compared, shown, describe(), "jax2onnx")
     known = (teacher.accuracy, teacher.test_logits) if teacher else ()
-    return logs.Result(name, options.out, rows, parameters, student, test_logits, *known)
+    result = (journal.name, options.out, journal.rows, parameters, student, test_logits)
+    return logs.Result(*result, *known)
 
 
 def make_step(
@@ -284,11 +255,11 @@ class Devices:
             parts.append(process_allgather(answers, tiled=True)[:rows])
         return np.concatenate(parts)
 
-    def agree(self, requested: bool, step: int) -> bool:
-        """Return whether to stop: processes ask one another, but not after each step."""
+    def any(self, flag: bool) -> bool:
+        """Return whether any process says so; every process asks, and waits."""
         if jax.process_count() == 1:
-            return requested
-        return not step % CHECK_EVERY and bool(process_allgather(np.asarray(requested)).any())
+            return flag
+        return bool(process_allgather(np.asarray(flag)).any())
 
 
 class Teacher(NamedTuple):

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -31,17 +30,16 @@ from recipes import logs
 from recipes import options as shared
 from recipes.files import check_space, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
-from recipes.logs import Row, check_finite, is_first, stopped
+from recipes.journal import Journal
+from recipes.logs import is_first
 from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
 from recipes.models import keras_files
-from recipes.models.tables import kept_models
 from recipes.teachers import cached_logits, find_adapter
 
 from mcld_core import TeacherBank
 from mcld_core.backends.keras import MCLDDistiller
 
-CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
 POLICIES = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 EXPORTERS = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
 
@@ -75,7 +73,8 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     if data is None:
         data = shared.load_data(options)
         logs.say(str(data))
-    name = f"{options.student} by {options.method}"
+    steps = sets.steps_per_epoch(data.train, options.batch_size, processes.devices)
+    journal = Journal(options, steps)
     keras.config.set_dtype_policy(POLICIES[options.amp])
     student = networks.build(options.student, data.image_shape, data.classes, options.seed)
     test_logits = partial(predict, student, data.test, data, options.eval_batch_size)
@@ -83,13 +82,12 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     check_space(options.out, 20 * parameters)
     shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
-        logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
-        return logs.Result(name, options.out, [], parameters, student, test_logits)
+        logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
+        return logs.Result(journal.name, options.out, [], parameters, student, test_logits)
     teacher = None if options.method == "ce" else Teacher(options, data)
 
     # What `fit` trains: the distiller for MCLD, the model below for the other losses.
     inner_teacher, inner = (None, student) if teacher is None else teacher.models_with(student)
-    steps = sets.steps_per_epoch(data.train, options.batch_size, processes.devices)
     config = mcld_config(options)
     prior = label_counts(options, data.train.labels, data.classes)
     if config is not None:
@@ -110,27 +108,24 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
 
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
     batches = Batches(data, options, teacher, processes, steps)
-    journal = Journal(options, data, student, learner, batches)
-    if options.resume and journal.checkpoint.exists():
-        journal.restore()
-        logs.say(f"{name}: resumed after epoch {journal.epoch}/{options.epochs}")
-    log = logs.Log(name, options, writes=journal.epoch < options.epochs)
-    done, seconds = journal.epoch * steps + journal.step, options.log_seconds
-    progress = logs.Progress(name, options.epochs * steps, done, seconds=seconds)
-    with logs.StopSignal() as journal.stop, progress as journal.progress, log as journal.log:
-        while journal.epoch < options.epochs:
+    watch = Watch(journal, data, student, learner, batches)
+    if journal.resumes:
+        watch.restore()
+    with journal:
+        while journal.running:
             batches.start = journal.step  # the rest of an epoch, then all the others
             learner.fit(
-                batches, callbacks=[journal], shuffle=False, verbose=0, initial_epoch=journal.epoch,
+                batches, callbacks=[watch], shuffle=False, verbose=0, initial_epoch=journal.epoch,
                 epochs=journal.epoch + 1 if journal.step else options.epochs,
             )  # fmt: skip
     exports = journal.rows and options.onnx and not (options.out / "student.onnx").exists()
     if exports and is_first():
         alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
-        images, notes = pixels(data.test.images[:SHOWN], data), journal.describe()
+        images, notes = pixels(data.test.images[:SHOWN], data), watch.describe()
         hand_over(options, alone, compared, images, notes, EXPORTERS[keras.backend.backend()])
     known = () if teacher is None else (teacher.accuracy, teacher.test_logits)
-    return logs.Result(name, options.out, journal.rows, parameters, student, test_logits, *known)
+    result = (journal.name, options.out, journal.rows, parameters, student, test_logits)
+    return logs.Result(*result, *known)
 
 
 class Baseline(keras.Model):
@@ -261,73 +256,54 @@ class Teacher:
         return keras.Model(both, same), keras.Model(both, student(both[0]))
 
 
-class Journal(keras.callbacks.Callback):
-    """Sets the rate, watches the loss, and ends each epoch with its row and checkpoint."""
-
-    stop: Any
-    progress: Any
-    log: Any
+class Watch(keras.callbacks.Callback):
+    """Tells the journal of each step and epoch of `fit`, and writes models and checkpoints."""
 
     def __init__(
-        self, options: Any, data: sets.Dataset, student: Any, learner: Any, batches: Batches
+        self, journal: Journal, data: sets.Dataset, student: Any, learner: Any, batches: Batches
     ) -> None:
         super().__init__()
-        self.options, self.data, self.student, self.learner = options, data, student, learner
-        self.batches, self.processes, self.steps = batches, batches.processes, batches.steps
-        self.name = f"{options.student} by {options.method}"
-        self.checkpoint = options.out / "checkpoint.npz"
-        self.rows: list[Row] = []
+        self.journal, self.options, self.data = journal, journal.options, data
+        self.student, self.learner = student, learner
+        self.batches, self.processes = batches, batches.processes
         self.sums: list[float] = []  # of the epoch's metrics, of the steps before a resumption
-        self.epoch = self.step = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Set the rate."""
-        self.first, self.started, self.batches.epoch = self.step, time.perf_counter(), epoch
-        self.rate = shared.learning_rate(self.options, epoch)
-        self.learner.optimizer.learning_rate = self.rate
+        self.batches.epoch = epoch
+        self.learner.optimizer.learning_rate = self.journal.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Look at the loss, and stop where the user asks for it."""
-        self.step, loss = self.first + batch + 1, partial(float, logs["loss"])
+        """Count the step, and stop where the user asks for it."""
         if self.sums:  # by now all metrics have variables: sums and counts
             _ = self.model  # on JAX, reading it brings the variables up to date with the step
             for variable, value in zip(self.metric_variables(), self.sums, strict=True):
                 variable.assign(ops.convert_to_tensor(variable) + value)
             self.sums = []
-        self.progress.step(loss)
-        due = self.step % CHECK_EVERY == 0 or self.step == self.steps
-        asks = self.step < self.steps and (due or self.processes.count == 1)
-        stopping = asks and self.processes.any(self.stop.requested)
-        if due or stopping:
-            kept = self.checkpoint if self.epoch else None
-            check_finite(loss(), self.name, self.epoch + 1, self.options.lr, kept)
-        if stopping:
+        loss, alone = partial(float, logs["loss"]), self.processes.count == 1
+        if self.journal.count(loss, self.processes.any, alone):
             self.save()
-            where = f"in epoch {self.epoch + 1}/{self.options.epochs} after step {self.step}"
-            raise stopped(self.name, where, self.options.out)
+            raise self.journal.stopped()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Evaluate, and write what the epoch came to."""
-        options, size = self.options, self.options.eval_batch_size
-        self.epoch, self.step = epoch + 1, 0
-        if self.epoch % options.eval_every == 0 or self.epoch == options.epochs:
-            row: Row = {"epoch": self.epoch, "lr": self.rate, "loss": float(logs["loss"])}
-            row |= {key: float(x) for key, x in logs.items() if key.startswith("term_")}
-            row["train_accuracy"] = float(logs["accuracy"])
-            logits_of = partial(predict, self.student, data=self.data, batch_size=size)
-            row |= sets.accuracies(logits_of, self.data, options.balanced)
-            self.rows.append(row | {"seconds": time.perf_counter() - self.started})
-            self.progress.epoch(self.rows[-1], options.epochs)
-            self.log.write(self.rows)
-            for kind in kept_models(options, self.rows) if is_first() else ():
+        options = self.options
+        shown = [key for key in logs if key == "loss" or key.startswith("term_")]
+        means = {key: float(logs[key]) for key in shown}
+        means["train_accuracy"] = float(logs["accuracy"])
+        size = options.eval_batch_size
+        logits_of = partial(predict, self.student, data=self.data, batch_size=size)
+        evaluate = partial(sets.accuracies, logits_of, self.data, options.balanced)
+        if self.journal.end_epoch(evaluate, means):
+            for kind in self.journal.kept():
                 keras_files.save_model(options.out / f"{kind}.keras", self.student, self.describe())
         self.save()
-        if self.processes.any(self.stop.requested):
-            raise stopped(self.name, f"after epoch {self.epoch}/{options.epochs}", options.out)
+        if self.processes.any(self.journal.stop.requested):
+            raise self.journal.stopped()
 
     def describe(self) -> dict[str, Any]:
         """Return what a file of the model says of it."""
-        return shared.describe(self.options, self.data, self.rows) | {"layout": "NHWC"}
+        return shared.describe(self.options, self.data, self.journal.rows) | {"layout": "NHWC"}
 
     def metric_variables(self) -> list[Any]:
         """Return a sum and a count of each metric of the epoch."""
@@ -344,21 +320,20 @@ class Journal(keras.callbacks.Callback):
         """Write the checkpoint."""
         _ = self.model
         sums = [float(ops.convert_to_numpy(x)) for x in self.metric_variables()]
-        notes = {"epoch": self.epoch, "step": self.step, "rows": self.rows}
         arrays = {key: ops.convert_to_numpy(x) for key, x in self.state().items()}
-        if not is_first():
-            return
-        save_arrays(self.checkpoint, arrays, notes | {"sums": sums if self.step else []})
+        if is_first():
+            notes = self.journal.notes() | {"metrics": sums if self.journal.step else []}
+            save_arrays(self.journal.checkpoint, arrays, notes)
 
     def restore(self) -> None:
         """Go back to the checkpoint."""
         variables = self.state()
         like = {key: ops.convert_to_numpy(x) for key, x in variables.items()}
-        arrays, notes = load_arrays(self.checkpoint, like)
+        arrays, notes = load_arrays(self.journal.checkpoint, like)
         for key, variable in variables.items():
             variable.assign(arrays[key])
-        for key in ("rows", "epoch", "step", "sums"):
-            setattr(self, key, notes[key])
+        self.sums = notes["metrics"]
+        self.journal.restore(notes)
 
 
 if __name__ == "__main__":

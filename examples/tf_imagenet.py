@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -38,16 +37,15 @@ from recipes import options as shared
 from recipes.data import DATASETS, Split, pictures, tf_input
 from recipes.files import DataError, check_space, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
+from recipes.journal import Journal
 from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
 from recipes.models import keras_files
-from recipes.models.tables import kept_models
 from recipes.teachers import cached_logits, find_adapter
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.tensorflow import gather_keys
 
-CHECK_EVERY = 50  # steps between two looks at the loss
 POLICIES = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 
 
@@ -102,7 +100,7 @@ def train(
         logs.say(str(data))
         if replicas > 1:
             logs.say(f"{replicas} replicas")
-    name = f"{options.student} by {options.method}"
+    journal = Journal(options, len(data.train) // options.batch_size)
     keras.config.set_dtype_policy(POLICIES[options.amp])
     with strategy.scope():
         student = networks.build(options.student, data.image_shape, data.classes, options.seed)
@@ -112,8 +110,8 @@ def train(
     check_space(options.out, 20 * parameters)
     shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
-        logs.say(f"dry run: {name}, {parameters:,} parameters, would go to {options.out}")
-        return logs.Result(name, options.out, [], parameters, student, test_logits)
+        logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
+        return logs.Result(journal.name, options.out, [], parameters, student, test_logits)
     teacher = None if options.method == "ce" else Teacher(options, data, strategy)
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
     step, meeting = Step(options, data, student, teacher, strategy), make_meeting(strategy)
@@ -123,75 +121,51 @@ def train(
     )  # fmt: skip
 
     # Where the training is: at the start, or where the checkpoint says.
-    checkpoint, notes = options.out / "checkpoint.npz", {}
-    if options.resume and checkpoint.exists():
-        arrays, notes = load_arrays(checkpoint, step.arrays())
+    if journal.resumes:
+        arrays, notes = load_arrays(journal.checkpoint, step.arrays())
         for key, variable in step.variables().items():
             variable.assign(arrays[key])
-        logs.say(f"{name}: resumed after epoch {notes['epoch']}/{options.epochs}")
-    rows, epoch, number = notes.get("rows", []), notes.get("epoch", 0), notes.get("step", 0)
-    sums = {key: np.float32(x) for key, x in notes.get("sums", {}).items()}
-    steps = len(data.train) // options.batch_size
-    place = (options.epochs * steps, epoch * steps + number)
-    progress = logs.Progress(name, *place, seconds=options.log_seconds)
-    log = logs.Log(name, options, writes=epoch < options.epochs)
+        journal.restore(notes)
 
     def describe() -> dict[str, Any]:
         share = None if isinstance(data.test, Split) else 7 / 8  # of the shorter side, in the test
-        return shared.describe(options, data, rows) | {"layout": "NHWC", "center_crop": share}
+        notes = shared.describe(options, data, journal.rows)
+        return notes | {"layout": "NHWC", "center_crop": share}
 
     def save() -> None:
-        kept = {key: float(x) for key, x in sums.items()}
-        notes = {"epoch": epoch, "step": number, "rows": rows, "sums": kept}
         if first:
-            save_arrays(checkpoint, step.arrays(), notes)
+            save_arrays(journal.checkpoint, step.arrays(), journal.notes())
 
-    def leave(where: str) -> None:
-        save()
-        raise logs.stopped(name, where, options.out)
+    def evaluate() -> logs.Row:
+        return tf_input.evaluate(logits, data, options.eval_batch_size, options.balanced)
 
-    with logs.StopSignal() as stop, progress, log:
-        while epoch < options.epochs:
-            started = time.perf_counter()
-            rate = shared.learning_rate(options, epoch, (0.3, 0.6, 0.9))
-            epoch_of = partial(batches.epoch, epoch, number)
+    with journal:
+        while journal.running:
+            rate = journal.begin_epoch((0.3, 0.6, 0.9))
+            epoch_of = partial(batches.epoch, journal.epoch, journal.step)
             for batch in strategy.distribute_datasets_from_function(epoch_of):
-                done = (epoch * steps + number) / (options.epochs * steps)
-                added = step(batch, done, rate, stop.requested)
-                stopped = added.pop("stop") > 0  # of any worker, and known to all
-                sums = {key: sums[key] + x for key, x in added.items()} if sums else added
-                number += 1
-                progress.step(lambda sums=sums: float(sums["loss"] / sums["rows"]))
-                stopping = (stopped or (alone and stop.requested)) and number < steps
-                if number % CHECK_EVERY == 0 or number == steps or stopping:
-                    kept = checkpoint if epoch else None
-                    logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, kept)
-                if stopping:
-                    leave(f"in epoch {epoch + 1}/{options.epochs} after step {number}")
+                added = step(batch, journal.done, rate, journal.stop.requested)
+                stops = added.pop("stop") > 0  # a worker was asked to, and each knows of it
+                if journal.add(added, lambda asked, stops=stops: stops or (alone and asked)):
+                    save()
+                    raise journal.stopped()
             batches.report()
-            if not sums:
-                raise DataError(f"{name}: no training picture could be read")
-            logs.check_finite(float(sums["loss"]), name, epoch + 1, options.lr, None)
-            row: logs.Row = {"epoch": epoch + 1, "lr": rate}
-            row |= {key: float(x / sums["rows"]) for key, x in sums.items() if key != "rows"}
-            epoch, number, sums = epoch + 1, 0, {}
-            if epoch % options.eval_every == 0 or epoch == options.epochs:
-                size = options.eval_batch_size
-                row |= tf_input.evaluate(logits, data, size, options.balanced)
-                rows.append(row | {"seconds": time.perf_counter() - started})
-                progress.epoch(rows[-1], options.epochs)
-                log.write(rows)
-                for kind in kept_models(options, rows) if first else ():
+            if not journal.sums:
+                raise DataError(f"{journal.name}: no training picture could be read")
+            journal.check(float(journal.sums["loss"]))
+            if journal.end_epoch(evaluate):
+                for kind in journal.kept():
                     keras_files.save_model(options.out / f"{kind}.keras", student, describe())
             save()
-            if meeting(stop.requested):
-                leave(f"after epoch {epoch}/{options.epochs}")
-    if first and rows and options.onnx and not (options.out / "student.onnx").exists():
+            if meeting(journal.stop.requested):
+                raise journal.stopped()
+    if first and journal.rows and options.onnx and not (options.out / "student.onnx").exists():
         images, _ = next(iter(tf_input.evaluation_input(data.test, data, SHOWN)))
         alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
         hand_over(options, alone, compared, images.numpy(), describe(), "tf2onnx")
     known = (teacher.accuracy, teacher.test_logits) if teacher else ()
-    return logs.Result(name, options.out, rows, parameters, student, test_logits, *known)
+    result = (journal.name, options.out, journal.rows, parameters, student, test_logits)
+    return logs.Result(*result, *known)
 
 
 def make_strategy(replicas: int) -> Any:

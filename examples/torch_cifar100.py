@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -30,7 +29,8 @@ from recipes import options as shared
 from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
 from recipes.files import DataError, check_space, load_torch, save_torch
 from recipes.handover import SHOWN, hand_over
-from recipes.logs import Result, Row, StopSignal
+from recipes.journal import Journal
+from recipes.logs import Result, Row
 from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import torch as models
 from recipes.ranks import Ranks, share_norms
@@ -39,8 +39,6 @@ from torch.nn import functional
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.torch import MCLDLoss
-
-CHECK_EVERY = 50  # steps between two looks at the loss and at other ranks: they wait
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -69,21 +67,23 @@ def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
     shared.begin(options, writes=not options.dry_run)
     teacher = None if options.method == "ce" else load_teacher(options, data, ranks)
     training = Training(options, data, student, teacher, ranks)
+    journal, parameters = training.journal, models.count_parameters(student)
     if options.dry_run:
-        logs.say(f"dry run: {options.student} has {models.count_parameters(student):,} parameters")
+        logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
     else:
         training.run()
-        if ranks.first and training.rows and options.onnx:
+        if ranks.first and journal.rows and options.onnx:
             images = training.pixels(data.test.images[:SHOWN]).contiguous().cpu().numpy()
-            notes = shared.describe(options, data, training.rows) | {"layout": "NCHW"}
+            notes = shared.describe(options, data, journal.rows) | {"layout": "NCHW"}
             hand_over(options, student, teacher, images, notes, "onnxscript")
-    found = {"teacher_accuracy": teacher.accuracy["test"]} if teacher is not None else {}
-    if teacher is not None:
-        found["teacher_logits"] = lambda: training.predict(teacher, data.test).cpu().numpy()
-    return Result(
-        training.name, options.out, training.rows, models.count_parameters(student), student,
-        lambda: training.predict(student, data.test).cpu().numpy(), **found,
-    )  # fmt: skip
+
+    def logits_of(model: nn.Module) -> np.ndarray:
+        return training.predict(model, data.test).cpu().numpy()
+
+    known = () if teacher is None else (teacher.accuracy["test"], partial(logits_of, teacher))
+    test_logits = partial(logits_of, student)
+    result = (journal.name, options.out, journal.rows, parameters, student, test_logits)
+    return Result(*result, *known)
 
 
 def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
@@ -153,8 +153,8 @@ class Training:
     ) -> None:  # fmt: skip
         self.options, self.data, self.teacher, self.ranks = options, data, teacher, ranks
         torch.manual_seed(options.seed)  # whatever the teacher drew
-        self.name = f"{options.student} by {options.method}"
-        self.steps = steps_per_epoch(data.train, options.batch_size)
+        steps = steps_per_epoch(data.train, options.batch_size)
+        self.journal = Journal(options, steps, "checkpoint.pt", ranks.total)
         self.pixels = models.Pixels(data, ranks.device, channels_last=options.channels_last)
         size = options.eval_batch_size
         self.predict = partial(models.predict, pixels=self.pixels, batch_size=size)
@@ -185,12 +185,9 @@ class Training:
                 labels = torch.from_numpy(data.train.labels).to(ranks.device)
                 bank = 0 if self.table is None else TeacherBank.from_logits(self.table, labels)
             self.mcld = MCLDLoss(
-                self.config, total_steps=max(1, options.epochs * self.steps), bank_size=bank,
+                self.config, total_steps=max(1, options.epochs * steps), bank_size=bank,
                 classes=data.classes, class_prior=prior, balanced=options.balanced,
             ).to(ranks.device)  # fmt: skip
-        self.rows: list[Row] = []
-        self.epoch = self.step = 0
-        self.sums: dict[str, Any] = {}
 
     def teacher_table(self) -> Tensor | None:
         """Return the teacher's logits of all training images, where steps or the bank use them."""
@@ -207,60 +204,38 @@ class Training:
 
     def run(self) -> None:
         """Train to the last epoch."""
-        options, epochs = self.options, self.options.epochs
-        if options.resume and (options.out / "checkpoint.pt").exists():
+        journal = self.journal
+        if journal.resumes:
             self.load()
-            logs.say(f"{self.name}: resumed after epoch {self.epoch}/{epochs}")
-        log = logs.Log(self.name, options, writes=self.epoch < epochs)
-        place = (epochs * self.steps, self.epoch * self.steps + self.step)
-        self.progress = logs.Progress(self.name, *place, seconds=options.log_seconds)
-        with StopSignal() as stop, log, self.progress:
-            while self.epoch < epochs:
-                self.train_epoch(stop)
-                if self.evaluated():
-                    self.progress.epoch(self.rows[-1], epochs)
-                    log.write(self.rows)
+        with journal:
+            while journal.running:
+                self.train_epoch()
                 self.save()
-                if self.ranks.any(stop.requested):  # after the last epoch, too
-                    raise logs.stopped(self.name, f"after epoch {self.epoch}/{epochs}", options.out)
+                if self.ranks.any(journal.stop.requested):  # after the last epoch, too
+                    raise journal.stopped()
 
-    def train_epoch(self, stop: StopSignal) -> None:
-        """Train on the rest of the epoch, and evaluate."""
-        options, started = self.options, time.perf_counter()
-        lr = shared.learning_rate(options, self.epoch)
+    def train_epoch(self) -> None:
+        """Train on the rest of the epoch, evaluate, and keep the model."""
+        options, journal, ranks = self.options, self.journal, self.ranks
+        rate = journal.begin_epoch()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = rate
         for images, labels, index in training_batches(
-            self.data.train, options.batch_size, seed=options.seed, epoch=self.epoch,
-            crop=options.crop, flip=options.flip, start=self.step, share=self.ranks.share,
+            self.data.train, options.batch_size, seed=options.seed, epoch=journal.epoch,
+            crop=options.crop, flip=options.flip, start=journal.step, share=ranks.share,
         ):  # fmt: skip
-            if len(labels):
-                self.train_step(images, labels, index)
-            self.step += 1
-            self.progress.step(lambda: float(self.sums["loss"] / self.sums["rows"]))
-            due = self.step % CHECK_EVERY == 0 or self.step == self.steps
-            asks = self.step < self.steps and (due or self.ranks.world == 1)
-            stops = asks and self.ranks.any(stop.requested)
-            if stops or due:
-                kept = options.out / "checkpoint.pt" if self.epoch else None
-                loss = float(self.ranks.total(self.sums["loss"]))
-                logs.check_finite(loss, self.name, self.epoch + 1, options.lr, kept)
-            if stops:
-                self.sums = {key: self.ranks.total(value) for key, value in self.sums.items()}
+            added = self.train_step(images, labels, index) if len(labels) else {}
+            if journal.add(added, ranks.any, alone=ranks.world == 1):
                 self.save()
-                where = f"in epoch {self.epoch + 1}/{options.epochs} after step {self.step}"
-                raise logs.stopped(self.name, where, options.out)
-        self.epoch, self.step = self.epoch + 1, 0
-        if self.epoch % options.eval_every == 0 or self.epoch == options.epochs:
-            sums = {key: float(self.ranks.total(value)) for key, value in self.sums.items()}
-            row: Row = {"epoch": self.epoch, "lr": lr}
-            row |= {key: sums[key] / sums["rows"] for key in ("loss", "train_accuracy")}
-            row |= self.ranks.agree(self.evaluate() if self.ranks.first else None)
-            self.rows.append(row | {"seconds": time.perf_counter() - started})
-        self.sums = {}
+                raise journal.stopped()
+        if journal.end_epoch(lambda: ranks.agree(self.evaluate() if ranks.first else None)):
+            for kind in journal.kept():
+                save_torch(options.out / f"{kind}.pt", self.model_file())
 
-    def train_step(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> None:
-        """Take one step on this process's rows of a batch."""
+    def train_step(
+        self, images: np.ndarray, labels: np.ndarray, index: np.ndarray
+    ) -> dict[str, Tensor]:
+        """Take one step on this process's rows of a batch; return sums over them."""
         inputs = self.pixels(images)
         targets, numbers = (torch.from_numpy(x).to(self.ranks.device) for x in (labels, index))
         with self.autocast():
@@ -272,8 +247,7 @@ class Training:
             if self.mcld is not None:
                 loss = self.mcld(student, teacher, targets, index=numbers)
             else:
-                progress = (self.epoch + self.step / self.steps) / self.options.epochs
-                loss = self.baseline(student, teacher, targets, progress)
+                loss = self.baseline(student, teacher, targets, self.journal.done)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -282,8 +256,7 @@ class Training:
             self.mcld.step()
         rows = torch.tensor(float(len(labels)), device=loss.device)
         right = (student.detach().argmax(1) == targets).sum().float()
-        seen = {"rows": rows, "loss": rows * loss.detach().float(), "train_accuracy": right}
-        self.sums = {key: self.sums.get(key, 0) + value for key, value in seen.items()}
+        return {"rows": rows, "loss": rows * loss.detach().float(), "train_accuracy": right}
 
     def evaluate(self) -> Row:
         """Return the accuracies; and for the curves, the terms of MCLD on held-out batches."""
@@ -304,45 +277,36 @@ class Training:
 
     # ---- files ----
 
-    def evaluated(self) -> bool:
-        """Whether an epoch has just been evaluated."""
-        return bool(self.rows) and self.step == 0 and self.rows[-1]["epoch"] == self.epoch
-
     def save(self) -> None:
-        """Write what a resumed run needs; and the model alone, if it is the best or the last."""
-        folder = self.options.out
+        """Write what a resumed run needs."""
+        state = self.journal.notes()
         if not self.ranks.first:
             return
-        if self.evaluated() and logs.best_row(self.rows) is self.rows[-1]:
-            save_torch(folder / "best.pt", self.model_file())
-        if self.epoch == self.options.epochs:
-            save_torch(folder / "last.pt", self.model_file())
-        state = {name: getattr(self, name) for name in ("rows", "epoch", "step", "sums")}
         for name in ("model", "optimizer", "scaler", "mcld"):
             part = getattr(self, name)
             state[name] = None if part is None else part.state_dict()
         state["random"] = torch.get_rng_state()
         state["random_cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        save_torch(folder / "checkpoint.pt", state)
+        save_torch(self.journal.checkpoint, state)
 
     def model_file(self) -> dict[str, Any]:
         """Return the model alone, as `python -m mcld_core export` reads it."""
-        notes = shared.describe(self.options, self.data, self.rows)
+        notes = shared.describe(self.options, self.data, self.journal.rows)
         more = {"name": notes["model"], "image_shape": list(self.data.image_shape)}
         return notes | more | {"model": self.model.state_dict()}
 
     def load(self) -> None:
         """Go back to the checkpoint."""
-        state = load_torch(self.options.out / "checkpoint.pt")
+        state = load_torch(self.journal.checkpoint)
         for name in ("model", "optimizer", "scaler", "mcld"):
             if state[name] is not None:
                 getattr(self, name).load_state_dict(state[name])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random_cuda"])
-        self.rows, self.epoch, self.step = state["rows"], state["epoch"], state["step"]
-        share = float(self.ranks.first)  # the sums are those of all ranks
-        self.sums = {key: share * x.to(self.ranks.device) for key, x in state["sums"].items()}
+        self.journal.restore(state)
+        if not self.ranks.first:  # the sums are those of all ranks
+            self.journal.sums = {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,6 @@ import argparse
 import csv
 import io
 import json
-import math
 import os
 import shutil
 import signal
@@ -92,11 +91,6 @@ class Stopped(RuntimeError):
     """The user stopped the run, and its state is saved; the message says where."""
 
 
-def stopped(name: str, where: str, folder: Path) -> Stopped:
-    """Return what to raise when the user stopped the training called ``name``."""
-    return Stopped(f"{name} stopped {where}; the state is saved in {folder}")
-
-
 class StopSignal:
     """Turns Ctrl-C and SIGTERM into a flag that the training loop reads between two steps.
 
@@ -121,24 +115,6 @@ class StopSignal:
             raise KeyboardInterrupt
         self.requested = True
         say("stopping once the state is saved; once more to stop at once", important=True)
-
-
-def check_finite(loss: float, name: str, epoch: int, lr: float, kept: Path | None) -> None:
-    """Raise `Diverged` where the loss of an epoch (counted from 1) is NaN or infinite.
-
-    Args:
-        loss: a sum or mean over the running epoch.
-        name: of the training.
-        epoch: the running one.
-        lr: the training's highest rate.
-        kept: the last good checkpoint; None: there is none yet.
-    """
-    if math.isfinite(loss):
-        return
-    where = f" The last good checkpoint is {kept} (epoch {epoch - 1})." if kept else ""
-    raise Diverged(
-        f"{name}: the loss is {loss} in epoch {epoch}.{where} Try a smaller rate: --lr {lr / 3:.2g}"
-    )
 
 
 # ---- words ----

@@ -309,22 +309,6 @@ def teacher_options(options: argparse.Namespace, number: int) -> argparse.Namesp
     return argparse.Namespace(**vars(options) | changes)
 
 
-def learning_rate(
-    options: argparse.Namespace, epoch: int, steps: Sequence[float] = (0.625, 0.75, 0.875)
-) -> float:
-    """Return the rate of an epoch, counted from 0: warm-up, then the schedule.
-
-    ``cosine`` falls from ``lr`` to 0; ``step`` multiplies by 0.1 at ``steps``, parts of the
-    training.
-    """
-    if epoch < options.warmup:
-        return float(options.lr * (epoch + 1) / (options.warmup + 1))
-    done = epoch / options.epochs
-    if options.schedule == "cosine":
-        return float(options.lr * 0.5 * (1 + math.cos(math.pi * done)))
-    return float(options.lr * 0.1 ** sum(done >= step for step in steps))
-
-
 def run(
     train: Callable[[argparse.Namespace], Any],
     options: argparse.Namespace,

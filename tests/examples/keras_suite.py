@@ -29,14 +29,14 @@ def run(out: Path, *arguments: str) -> int:
 
 def interrupt(event: str, epoch: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process Ctrl-C before a callback: batch or epoch ``number`` of ``mcld``'s epoch."""
-    original = getattr(keras_cifar100.Journal, event)
+    original = getattr(keras_cifar100.Watch, event)
 
     def interrupting(self: Any, done: int, logs: Any = None) -> None:
-        if (self.options.method, self.epoch, done) == ("mcld", epoch, number):
+        if (self.options.method, self.journal.epoch, done) == ("mcld", epoch, number):
             os.kill(os.getpid(), signal.SIGINT)
         original(self, done, logs)
 
-    monkeypatch.setattr(keras_cifar100.Journal, event, interrupting)
+    monkeypatch.setattr(keras_cifar100.Watch, event, interrupting)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from recipes import logs
+from recipes.journal import Journal
 from recipes.options import build_parser, parse_options
 
 from tests.examples.conftest import EXAMPLES
@@ -170,16 +171,19 @@ def test_the_best_epoch_is_the_first_of_equals() -> None:
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
 def test_a_loss_that_is_not_finite_names_the_place_and_the_remedy(loss: float) -> None:
-    path = Path("run/checkpoint.pt")
-    logs.check_finite(1.0, "mlp by mcld", 3, 0.03, path)
+    options = parse_options(build_parser(""), ["--student", "mlp", "--out", "run", "--lr", "0.03"])
+    journal, path = Journal(options, 8), Path("run/checkpoint.npz")
+    journal.epoch = 2
+    journal.check(1.0)
     with pytest.raises(logs.Diverged) as caught:
-        logs.check_finite(loss, "mlp by mcld", 3, 0.03, path)
+        journal.check(loss)
     assert str(caught.value) == (
         f"mlp by mcld: the loss is {loss} in epoch 3. The last good checkpoint is {path} "
         "(epoch 2). Try a smaller rate: --lr 0.01"
     )
+    journal.epoch = 0
     with pytest.raises(logs.Diverged, match=r"in epoch 1\. Try a smaller rate: --lr 0.01"):
-        logs.check_finite(loss, "mlp by mcld", 1, 0.03, None)
+        journal.check(loss)
 
 
 def test_a_poor_teacher_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:

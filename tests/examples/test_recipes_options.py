@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from recipes.files import DataError
+from recipes.journal import learning_rate
 from recipes.methods import METHODS, mcld_config, settings
 from recipes.options import (
     DEFAULTS,
     begin,
     build_parser,
     command_to_resume,
-    learning_rate,
     parse_options,
     resolved,
     teacher_options,

@@ -27,11 +27,11 @@ SIGNALLED = f"""
 import os, sys, time
 sys.path.insert(0, {str(EXAMPLES)!r})
 import torch_cifar100
-from recipes import logs
+from recipes import journal, logs
 
 number, *place = map(int, sys.argv[1].split())
 if number != 2:
-    torch_cifar100.CHECK_EVERY = 1  # ask after each step, not after each 50
+    journal.CHECK_EVERY = 1  # ask after each step, not after each 50
 training = torch_cifar100.Training
 step, request, heard = training.train_step, logs.StopSignal._request, []
 
@@ -40,15 +40,17 @@ def noted(*rest):
     request(*rest)
 
 def signalling(self, *rest):
-    step(self, *rest)
-    if self.options.method != "mcld" or [self.epoch, self.step] != place:
-        return
+    added = step(self, *rest)
+    if self.options.method != "mcld" or [self.journal.epoch, self.journal.step] != place:
+        return added
     if number != 2:
-        return os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        return added
     if self.ranks.first:
         os.kill(os.getppid(), number)
     while not heard:
         time.sleep(0.01)
+    return added
 
 logs.StopSignal._request = noted
 training.train_step = signalling

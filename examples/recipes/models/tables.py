@@ -13,7 +13,6 @@ al. 2020) introduced and the later papers kept.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
 import os
@@ -22,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..files import DataError
-from ..logs import best_row
 
 Described = tuple[str, dict[str, Any]]
 """A family of networks and its settings."""
@@ -154,12 +152,6 @@ def shuffle_units(widths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         for number in range(units):
             yield inputs, outputs, 2 if number == 0 else 1
             inputs = outputs
-
-
-def kept_models(options: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return where the model of the last row is kept: as ``best`` (by validation), as ``last``."""
-    kept = ["best"] if best_row(rows) is rows[-1] else []
-    return [*kept, "last"] if rows[-1]["epoch"] == options.epochs else kept
 
 
 def read_notes(path: Any, notes: Mapping[str, Any]) -> tuple[str, tuple[int, int, int], int]:

@@ -1,0 +1,206 @@
+"""Where a training is, what it has come to, and when it stops: the same in every framework.
+
+A script's loop tells the journal of each step and of each epoch. The journal adds up the running
+epoch, shows how far the training is, looks whether the loss is finite, hears Ctrl-C, and leaves a
+row for each evaluated epoch in log.csv. What a checkpoint holds of it are its `notes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from .logs import Diverged, Log, Progress, Row, Stopped, StopSignal, best_row, is_first, say
+
+CHECK_EVERY = 50
+"""Steps between two looks at the loss and at other processes: each look waits for the device."""
+
+FALLS = (0.625, 0.75, 0.875)
+"""Parts of the training after which the schedule ``step`` multiplies the rate by 0.1."""
+
+
+class Journal:
+    """The course of one training; ``with journal:`` stands around its loop.
+
+    Args:
+        options: of the run.
+        steps: of an epoch.
+        file: the name of the checkpoint.
+        total: adds a number up over the processes, where the sums are each one's own.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        steps: int,
+        file: str = "checkpoint.npz",
+        total: Callable[[Any], Any] = lambda value: value,
+    ) -> None:
+        self.checkpoint = options.out / file
+        self.name = f"{options.student} by {options.method}"
+        self.options, self.steps, self.total = options, steps, total
+        self.epoch = self.step = 0
+        """Whole epochs, and steps of the running one, that are done."""
+        self.rows: list[Row] = []
+        self.sums: dict[str, Any] = {}
+        """Over the running epoch: ``rows``, ``loss``, ``train_accuracy`` …"""
+
+    def notes(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, as JSON can; every process has to ask."""
+        sums = {key: float(self.total(value)) for key, value in self.sums.items()}
+        return {"epoch": self.epoch, "step": self.step, "rows": self.rows, "sums": sums}
+
+    def restore(self, notes: Mapping[str, Any]) -> None:
+        """Go back to where the notes were taken."""
+        for name in ("epoch", "step", "rows", "sums"):
+            setattr(self, name, notes[name])
+        say(f"{self.name}: resumed after epoch {self.epoch}/{self.options.epochs}")
+
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a checkpoint to go on from, and the user asks for it."""
+        return bool(self.options.resume and self.checkpoint.exists())
+
+    def __enter__(self) -> Journal:
+        epochs, done = self.options.epochs, self.epoch * self.steps + self.step
+        with ExitStack() as stack:
+            log = Log(self.name, self.options, writes=self.epoch < epochs)
+            seconds = self.options.log_seconds
+            progress = Progress(self.name, epochs * self.steps, done, seconds=seconds)
+            self.stop = stack.enter_context(StopSignal())
+            self.progress, self.log = map(stack.enter_context, (progress, log))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish bar and files, and give the signals back."""
+        self._open.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether there are epochs left."""
+        return bool(self.epoch < self.options.epochs)
+
+    @property
+    def done(self) -> float:
+        """The part of the training that is done, from 0 to 1."""
+        return float((self.epoch * self.steps + self.step) / (self.options.epochs * self.steps))
+
+    @property
+    def where(self) -> str:
+        """Where the training is, in words."""
+        epochs = self.options.epochs
+        if self.step:
+            return f"in epoch {self.epoch + 1}/{epochs} after step {self.step}"
+        return f"after epoch {self.epoch}/{epochs}"
+
+    def stopped(self) -> Stopped:
+        """Return what to raise when the user stopped the training, once its state is saved."""
+        folder = self.options.out
+        return Stopped(f"{self.name} stopped {self.where}; the state is saved in {folder}")
+
+    # ---- a step ----
+
+    def add(
+        self, added: Mapping[str, Any], asks: Callable[[bool], bool], alone: bool = True
+    ) -> bool:
+        """Count a step and what it adds to the sums; return whether to stop, as `count` does."""
+        for key, value in added.items():
+            self.sums[key] = value + self.sums[key] if key in self.sums else value
+
+        def mean() -> float:
+            return float(self.sums["loss"] / self.sums["rows"])
+
+        return self.count(mean, asks, alone, lambda: float(self.total(self.sums["loss"])))
+
+    def count(
+        self,
+        loss: Callable[[], float],
+        asks: Callable[[bool], bool],
+        alone: bool = True,
+        checked: Callable[[], float] | None = None,
+    ) -> bool:
+        """Count a step; return whether to save and stop now, within the epoch.
+
+        Args:
+            loss: is shown; asked for only where it is, because that waits for the device.
+            asks: from whether this process was told to stop to whether any was.
+            alone: there are no other processes to wait for: ask after each step.
+            checked: what has to be finite; every process asks. Default: ``loss``.
+
+        Raises:
+            Diverged: it is not.
+        """
+        self.step += 1
+        self.progress.step(loss)
+        due = self.step % CHECK_EVERY == 0 or self.step == self.steps
+        stopping = self.step < self.steps and (due or alone) and asks(self.stop.requested)
+        if due or stopping:
+            self.check((checked or loss)())
+        return stopping
+
+    def check(self, loss: float) -> None:
+        """Raise `Diverged` where a sum or mean of the running epoch's losses is not finite."""
+        if math.isfinite(loss):
+            return
+        kept = f" The last good checkpoint is {self.checkpoint} (epoch {self.epoch})."
+        raise Diverged(
+            f"{self.name}: the loss is {loss} in epoch {self.epoch + 1}.{kept * bool(self.epoch)} "
+            f"Try a smaller rate: --lr {self.options.lr / 3:.2g}"
+        )
+
+    # ---- an epoch ----
+
+    def begin_epoch(self, falls: Sequence[float] = FALLS) -> float:
+        """Start the clock of an epoch; return its rate."""
+        self.started = time.perf_counter()
+        self.rate = learning_rate(self.options, self.epoch, falls)
+        return self.rate
+
+    def end_epoch(self, evaluate: Callable[[], Row], means: Row | None = None) -> bool:
+        """Count an epoch; return whether it was evaluated: it then has a row, the last one.
+
+        Args:
+            evaluate: returns the accuracies.
+            means: of the epoch's steps; default: the sums a row.
+        """
+        self.epoch, self.step = self.epoch + 1, 0
+        due = self.epoch % self.options.eval_every == 0 or not self.running
+        if due:
+            row: Row = {"epoch": self.epoch, "lr": self.rate} | (means or self.means()) | evaluate()
+            self.rows.append(row | {"seconds": time.perf_counter() - self.started})
+            self.progress.epoch(self.rows[-1], self.options.epochs)
+            self.log.write(self.rows)
+        self.sums = {}
+        return due
+
+    def means(self) -> Row:
+        """Return the sums over the running epoch, of all processes, for each training row."""
+        sums = {key: float(self.total(value)) for key, value in self.sums.items()}
+        return {key: value / sums["rows"] for key, value in sums.items() if key != "rows"}
+
+    def kept(self) -> list[str]:
+        """Return the names under which this process keeps the model of the last row.
+
+        ``best`` by validation, ``last`` after the last epoch; of several processes the first one.
+        """
+        kept = ["best"] if best_row(self.rows) is self.rows[-1] else []
+        return [*kept, *(["last"] if not self.running else [])] if is_first() else []
+
+
+def learning_rate(options: argparse.Namespace, epoch: int, falls: Sequence[float] = FALLS) -> float:
+    """Return the rate of an epoch, counted from 0: warm-up, then the schedule.
+
+    ``cosine`` falls from ``lr`` to 0; ``step`` multiplies by 0.1 at ``falls``, parts of the
+    training.
+    """
+    if epoch < options.warmup:
+        return float(options.lr * (epoch + 1) / (options.warmup + 1))
+    done = epoch / options.epochs
+    if options.schedule == "cosine":
+        return float(options.lr * 0.5 * (1 + math.cos(math.pi * done)))
+    return float(options.lr * 0.1 ** sum(done >= part for part in falls))
