@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
+from recipes.tasks import environment
+from recipes.tuning import spread
 
-import mcld_core
-from benchmarks.long_tail_table import TUNE_SEED, difference, spread
+from benchmarks.long_tail_table import TUNE_SEED
+from benchmarks.paired import difference
 
 COLUMNS = ("perplexity", "next token %", "agreement %", "KL from the teacher", "CPU ms a step")
 INTRODUCTION = """# Losses for language models
@@ -42,7 +41,7 @@ with a seed of its own.
 - Sizes were cut until all rows fitted into minutes of one core, and the first weights of embeddings
   chosen by trials of cross-entropy on validation data, before any row of MCLD was seen.
 
-{environment}
+{environment}.
 """
 
 Record = dict[str, Any]
@@ -71,10 +70,7 @@ def page(record: Record, rows: Sequence[str], rates: Sequence[float]) -> str:
         teacher_tokens=sizes["teacher_steps"] * tokens,
         tokens=sizes["steps"] * tokens,
         rates=", ".join(map(str, rates)),
-        environment=(
-            f"mcld {mcld_core.__version__}, Python {platform.python_version()}, torch "
-            f"{torch.__version__}, numpy {np.__version__}, {platform.machine()}, 1 thread."
-        ),
+        environment=environment(),
     )
     done = [row for row in rows if of_seeds(record, row, "perplexity")]
     lines = ["", f"| | rate | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 3) + "|"]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-import statistics
 from collections.abc import Sequence
 
-import numpy as np
-import torch
+from recipes.tasks import environment
+from recipes.tuning import spread
 
-import mcld_core
-from benchmarks.paired import difference, spread
+from benchmarks.paired import difference
 
 TUNE_SEED = 100
 COLUMNS = {
@@ -59,7 +56,7 @@ its own: three trials each.
 - The calibration error has 15 bins. All numbers are percents, mean ± standard deviation over seeds;
   a difference is paired by seed, with its 95 % interval (Student's t).
 
-{environment}
+{environment}.
 """
 
 Record = dict[str, dict[str, float]]
@@ -77,12 +74,8 @@ def values(record: Record, name: str, ratio: int, row: str, column: str) -> dict
 
 def page(record: Record, rows: Sequence[str], rates: Sequence[float], steps: int) -> str:
     """Return the page: a table and the paired differences for each data set and ratio."""
-    environment = (
-        f"mcld {mcld_core.__version__}, Python {platform.python_version()}, torch "
-        f"{torch.__version__}, numpy {np.__version__}, {platform.machine()}, 1 thread."
-    )
     listed = ", ".join(map(str, rates))
-    text = [INTRODUCTION.format(steps=steps, rates=listed, environment=environment)]
+    text = [INTRODUCTION.format(steps=steps, rates=listed, environment=environment())]
     for name, ratio in dict.fromkeys(tuple(key.split("|")[:2]) for key in record):
         section = _section(record, rows, name, int(ratio))
         if section:
@@ -119,9 +112,3 @@ def _section(record: Record, rows: Sequence[str], name: str, ratio: int) -> list
             gaps = [difference(of(one, c), of(other, c)) for c in ("balanced", "tail")]
             lines.append(f"| {one} − {other} | " + " | ".join(gaps) + " |")
     return lines
-
-
-def summary(record: Record, name: str, ratio: int, row: str, column: str) -> tuple[float, float]:
-    """Return mean and standard deviation of a column of a row."""
-    found = list(values(record, name, ratio, row, column).values())
-    return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0

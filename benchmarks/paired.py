@@ -1,19 +1,13 @@
-"""Accuracies over seeds: mean ± deviation, and the paired difference of two rows of a table."""
+"""Accuracies over seeds: the paired difference of two rows of a table, and its errors."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Values → the 97.5 % point of Student's t with one degree of freedom less."""
-
-
-def spread(found: Sequence[float]) -> str:
-    """Return ``mean ± sd`` (the sample standard deviation; none for one value)."""
-    mean = f"{statistics.fmean(found):.2f}"
-    return mean if len(found) < 2 else f"{mean} ± {statistics.stdev(found):.2f}"
 
 
 def difference(one: Mapping[int, float], other: Mapping[int, float]) -> str:

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -31,9 +29,9 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from recipes import fit as loops  # noqa: E402
 from recipes.data import load_dataset  # noqa: E402
-from recipes.tuning import tune_rate  # noqa: E402
+from recipes.tasks import environment  # noqa: E402
+from recipes.tuning import spread, tune_rate  # noqa: E402
 
-import mcld_core  # noqa: E402
 from mcld_core import MCLDConfig, mcld_loss  # noqa: E402
 from mcld_core.backends.torch.ema import EMATeacher  # noqa: E402
 from mcld_core.extensions.teachers import (  # noqa: E402
@@ -197,9 +195,7 @@ def table(found: dict[int, dict[str, float]], rates: dict[str, float]) -> str:
 
     def cell(key: str) -> str:
         values = [one[key] for one in found.values() if key in one]
-        if len(values) < 2:
-            return "".join(f"{value:.2f}" for value in values) or "–"
-        return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+        return spread(values) if values else "–"
 
     lines = ["| | lr | test % | average of the weights, test % |", "|---|---|---|---|"]
     names = dict.fromkeys(key.split("|")[0] for one in found.values() for key in one)
@@ -222,11 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     if options.quick:
         options.train_sizes, options.seeds, options.steps = [300], [0, 1], 160
-    environment = (
-        f"mcld {mcld_core.__version__}, Python {platform.python_version()}, torch "
-        f"{torch.__version__}, numpy {np.__version__}, {platform.machine()}, 1 thread"
-    )
-    numbers: dict[str, Any] = {"environment": environment, "tune_seeds": options.tune_seeds}
+    numbers: dict[str, Any] = {"environment": environment(), "tune_seeds": options.tune_seeds}
     for size in options.train_sizes:
         train, validation, test = read(size)
         epochs = round(options.steps / (size // BATCH))
@@ -246,12 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def read(size: int) -> list[Split]:
     """Return so many training rows of digits, 270 for validation, and 449 for the test."""
     data = load_dataset("digits", Path(), train_size=size, validation_size=270)
-    splits = []
-    for split in (data.train, data.validation, data.test):
-        pixels = (split.images / 255 - np.asarray(data.mean)) / np.asarray(data.std)
-        rows = torch.from_numpy(pixels.reshape(len(split), -1).astype(np.float32))
-        splits.append((rows, torch.from_numpy(split.labels)))
-    return splits
+    return [loops.as_rows(split, data) for split in (data.train, data.validation, data.test)]
 
 
 if __name__ == "__main__":

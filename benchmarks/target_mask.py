@@ -11,7 +11,6 @@ is given the class prior. Writes ``results/target_mask.md``.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from recipes.files import write_text  # noqa: E402
+from recipes.tuning import spread  # noqa: E402
 
 from mcld_core import adjust_logits, category_wise, instance_wise, sample_wise  # noqa: E402
 
@@ -129,8 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         columns = zip(*(train(loss, s, options.steps) for s in range(options.seeds)), strict=True)
         cells = []
         for digits, column in zip((3, 3, 2, 2, 2), columns, strict=True):
-            spread = statistics.stdev(column) if len(column) > 1 else 0.0
-            cells.append(f"{statistics.fmean(column):.{digits}f} ± {spread:.{digits}f}")
+            cells.append(spread(column, digits))
         page += f"| {name} | {' | '.join(cells)} |\n"
         print(name, *cells, flush=True)
     write_text(options.out / "target_mask.md", page)

@@ -37,7 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from recipes.data import load_dataset  # noqa: E402
 from recipes.files import write_json, write_text  # noqa: E402
-from recipes.teachers import OnnxTeacher  # noqa: E402
+from recipes.own_teachers import OnnxTeacher  # noqa: E402
 
 from benchmarks.tiny_imagenet_table import page  # noqa: E402
 from mcld_core import (  # noqa: E402

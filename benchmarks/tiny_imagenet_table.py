@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
+from recipes.tasks import environment
+from recipes.tuning import spread
 
-import mcld_core
-from benchmarks.paired import difference, sampling_error, spread
+from benchmarks.paired import difference, sampling_error
 
 BASELINES = ("CE", "KD", "CE + KD", "CE + DKD", "CE + sample-wise")
 FULL = "MCLD + CE, no ramp"
@@ -61,7 +59,7 @@ Mean ± standard deviation over seeds, in percent. Differences are paired by see
 interval (Student's t). The test split alone gives an accuracy a standard error of {error:.2f};
 that of a difference is smaller, as the images are the same.
 
-{environment}
+{environment}.
 """
 
 Record = dict[str, Any]
@@ -84,15 +82,11 @@ def page(record: Record, rows: Sequence[str], longer: Mapping[str, float]) -> st
     settings = record["settings"]
     means = {row: statistics.fmean(tests(record, row).values()) for row in present}
     best = max((row for row in present if row in BASELINES), key=lambda row: means[row])
-    environment = (
-        f"mcld {mcld_core.__version__}, Python {platform.python_version()}, torch "
-        f"{torch.__version__}, numpy {np.__version__}, {platform.machine()}, 1 thread."
-    )
     error = sampling_error(max(means.values()), settings["test"])
     usual = {"width": 1, "epochs": 6, "trial_epochs": 3}
     changed = {name: settings[name] for name in usual if settings[name] != usual[name]}
     words = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
-    lines = [INTRODUCTION.format(**settings, words=words, error=error, environment=environment)]
+    lines = [INTRODUCTION.format(**settings, words=words, error=error, environment=environment())]
     lines += [f"| | rate | constant | validation | seeds | test | minus {best} |", "|---" * 7 + "|"]
     for row in present:
         _, lr, constant, _ = next(

@@ -40,7 +40,7 @@ from recipes.journal import Journal
 from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import jax as networks
 from recipes.models.jax import build, count_parameters, named, unnamed
-from recipes.teachers import OnnxTeacher, cached_logits, find_adapter, is_own, named_files
+from recipes.teachers import cached_logits, find_adapter, measure, named_files, untrained
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 
@@ -105,7 +105,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
         logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
-        return logs.Result(journal.name, options.out, [], parameters, student, test_logits)
+        return journal.result(parameters, student, test_logits)
     teacher = None if options.method == "ce" else make_teacher(options, data, devices)
     if options.bank_size and mcld_config(options):  # teacher rows to contrast with as well
         labels, like = data.train.labels.astype("int32"), jnp.zeros(0)
@@ -160,9 +160,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
         shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:SHOWN])))
         compared = teacher.model if teacher else None
         hand_over(options, student, compared, shown, describe(), "jax2onnx")
-    known = (teacher.accuracy, teacher.test_logits) if teacher else ()
-    result = (journal.name, options.out, journal.rows, parameters, student, test_logits)
-    return logs.Result(*result, *known)
+    return journal.result(parameters, student, test_logits, teacher)
 
 
 def make_step(
@@ -280,16 +278,17 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
     adapter, models = find_adapter(options, data), []
     for name, file in named_files(options):
         if name.endswith(".onnx"):
+            from recipes.own_teachers import OnnxTeacher
+
             models.append(OnnxTeacher(Path(name)))
             continue
         sides = (adapter.size,) * 2 if adapter.size else data.image_shape[:2]
         models.append(build(name, (*sides, data.image_shape[2]), data.classes))
         if file is not None:
             networks.load_weights(models[-1], file)
-    for number, (name, file) in enumerate(named_files(options)):
-        if file is None and not is_own(name):  # what others bring is checked by now
-            models[number] = train(shared.teacher_options(options, number), data).model
-    parts = [(x, ()) if isinstance(x, OnnxTeacher) else nnx.split(x) for x in models]
+    for number in untrained(options):  # what others bring is checked by now
+        models[number] = train(shared.teacher_options(options, number), data).model
+    parts = [nnx.split(x) if isinstance(x, nnx.Module) else (x, ()) for x in models]
     graphs = [graph for graph, _ in parts]
     variables = devices.copy([(nnx.to_pure_dict(found),) if found else () for _, found in parts])
 
@@ -305,11 +304,8 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
     def logits_of(split: sets.Split) -> np.ndarray:
         return devices.answers(options.eval_batch_size, split, partial(answer, variables))
 
-    found = sets.accuracies(logits_of, data)
-    shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
-    logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
     model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
-    known = (model, found["test_accuracy"], partial(logits_of, data.test))
+    known = (model, measure(options, data, logits_of)["test"], partial(logits_of, data.test))
     moving, table = options.crop or options.flip, None
     if not moving or options.bank_size == "all":
         mark = [" ".join(options.teacher), adapter.scale, adapter.shift, repr(adapter)]
@@ -328,7 +324,7 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
 
 def run_model(graph: Any, variables: Sequence[Any], pixels: jax.Array) -> jax.Array:
     """Return the logits of a model in evaluation mode, or of an ONNX file, in float32."""
-    if isinstance(graph, OnnxTeacher):
+    if not variables:
         width = graph(np.zeros((1, *pixels.shape[1:]), np.float32)).shape[1]
         answer = jax.ShapeDtypeStruct((len(pixels), width), "float32")
         return jax.pure_callback(lambda x: graph(np.asarray(x)), answer, pixels)

@@ -35,7 +35,7 @@ from recipes.logs import is_first
 from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
 from recipes.models import keras_files
-from recipes.teachers import cached_logits, find_adapter
+from recipes.teachers import cached_logits, find_adapter, measure
 
 from mcld_core import TeacherBank
 from mcld_core.backends.keras import MCLDDistiller
@@ -83,7 +83,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
         logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
-        return logs.Result(journal.name, options.out, [], parameters, student, test_logits)
+        return journal.result(parameters, student, test_logits)
     teacher = None if options.method == "ce" else Teacher(options, data)
 
     # What `fit` trains: the distiller for MCLD, the model below for the other losses.
@@ -123,9 +123,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
         alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
         images, notes = pixels(data.test.images[:SHOWN], data), watch.describe()
         hand_over(options, alone, compared, images, notes, EXPORTERS[keras.backend.backend()])
-    known = () if teacher is None else (teacher.accuracy, teacher.test_logits)
-    result = (journal.name, options.out, journal.rows, parameters, student, test_logits)
-    return logs.Result(*result, *known)
+    return journal.result(parameters, student, test_logits, teacher)
 
 
 class Baseline(keras.Model):
@@ -224,10 +222,7 @@ class Teacher:
         self.functions = [keras_files.answers_of(model) for model in self.models]
         mark.append(repr(self.adapter))
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
-        found = sets.accuracies(logits_of, data)
-        shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
-        logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
-        self.accuracy, self.table = found["test_accuracy"], None
+        self.accuracy, self.table = measure(options, data, logits_of)["test"], None
         self.moving = bool(options.crop or options.flip)
         self.test_logits = partial(logits_of, data.test)
         if not self.moving or options.bank_size == "all":

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 from recipes import plots
 from recipes.data import augment
+from recipes.data import scores as accuracies
 from recipes.data.emoji import NGRAMS, SIDE, Split, read_emoji
 from recipes.files import DataError, write_json, write_text
 from recipes.logs import say
-from recipes.tuning import spread, tune_rate
+from recipes.tuning import spread, tune_rates
 
 METHODS = {
     "ce": "cross-entropy, no teacher",
@@ -266,24 +267,16 @@ def tune(
     options: argparse.Namespace, splits: dict[str, Split], classes: int
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Choose each method's learning rate on the validation split, with a seed of its own."""
-    teacher = train_teacher(options, splits["training"], classes, TUNE_SEED)
-    rows = teacher_rows(teacher, splits["training"])
-    chosen, tried = {}, {}
-    for method in options.methods:
+    training, part = splits["training"], splits["validation"]
+    teacher = train_teacher(options, training, classes, TUNE_SEED)
+    rows = teacher_rows(teacher, training)
 
-        def score(lr: float, method: str = method) -> float:
-            student = train_student(
-                options, splits["training"], classes, method, rows, TUNE_SEED, lr
-            )
-            part = splits["validation"]
-            found = scores(TUNE_SEED, method, student_rows(student, part), part.labels)
-            return found["balanced" if method.endswith("balanced") else "accuracy"]
+    def score(method: str, lr: float) -> float:
+        student = train_student(options, training, classes, method, rows, TUNE_SEED, lr)
+        found = scores(TUNE_SEED, method, student_rows(student, part), part.labels)
+        return found["balanced" if method.endswith("balanced") else "accuracy"]
 
-        found = tune_rate(score, options.lr_grid)
-        chosen[method] = found.best["lr"]
-        tried[method] = {f"{at['lr']:.3g}": round(100 * value, 2) for at, value in found.trials}
-        say(f"validation, {method}, %: {tried[method]}")
-    return chosen, tried
+    return tune_rates(options.methods, score, options.lr_grid)
 
 
 # ---- what comes of it ----
@@ -291,14 +284,9 @@ def tune(
 
 def scores(seed: int, method: str, logits: Any, labels: np.ndarray) -> dict[str, Any]:
     """Return accuracy and balanced accuracy (the mean over the classes)."""
-    right = logits.argmax(1).numpy() == labels
-    balanced = np.mean([right[labels == label].mean() for label in np.unique(labels)])
-    return {
-        "seed": seed,
-        "method": method,
-        "accuracy": float(right.mean()),
-        "balanced": float(balanced),
-    }
+    found = accuracies("test", logits.numpy(), labels, True)
+    accuracy, balanced = found["test_accuracy"], found["test_balanced_accuracy"]
+    return {"seed": seed, "method": method, "accuracy": accuracy, "balanced": balanced}
 
 
 def table(rows: list[dict[str, Any]], rates: dict[str, float]) -> str:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from recipes.data import Dataset, Split, load_dataset
+from recipes.data import Dataset, load_dataset
 from recipes.files import DataError
 from recipes.logs import say
 from recipes.noisy_report import METHODS, NOISE, TEACHERS, WITHOUT_TEACHER, write_report
-from recipes.tuning import tune_rate
+from recipes.tuning import tune_rates
 
 TUNE_SEED, TUNE_TEACHERS = 100, ("0 %", "40 %")
 
@@ -94,10 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace, data: Dataset) -> None:
     """Train every student and write what came of it."""
     import torch
+    from recipes.fit import as_rows
 
     torch.set_num_threads(1)
     train, validation, test = (
-        tensors(split, data, options.shrink) for split in (data.train, data.validation, data.test)
+        Tensors(*as_rows(split, data, options.shrink))
+        for split in (data.train, data.validation, data.test)
     )
     rates = dict.fromkeys(options.methods, options.lr)
     if options.tune:
@@ -264,21 +266,6 @@ def corrupted(labels: Any, percent: int, classes: int, seed: int) -> Any:
 # ---- training ----
 
 
-def tensors(split: Split, data: Dataset, shrink: int) -> Tensors:
-    """Return a split as standardised rows of (block means of) pixels, and labels."""
-    import torch
-
-    pixels = (split.images / 255 - np.asarray(data.mean)) / np.asarray(data.std)
-    rows, height, width, channels = pixels.shape
-    if shrink > 1:
-        blocks = pixels.reshape(rows, height // shrink, shrink, width // shrink, shrink, channels)
-        pixels = blocks.mean((2, 4))
-    return Tensors(
-        torch.from_numpy(pixels.reshape(len(split), -1).astype(np.float32)),
-        torch.from_numpy(split.labels),
-    )
-
-
 def fit(
     options: argparse.Namespace,
     classes: int,
@@ -340,22 +327,14 @@ def tune(
 ) -> dict[str, float]:
     """Choose each method's learning rate by its mean validation accuracy over two teachers."""
     teachers = make_teachers(options, data.classes, train, validation, validation, TUNE_SEED)
-    chosen = {}
-    for method in options.methods:
+
+    def score(method: str, lr: float) -> float:
         names = TUNE_TEACHERS[: 1 if method in WITHOUT_TEACHER else None]
         losses = [method_loss(method, teachers[name], train, validation) for name in names]
+        students = [fit(options, data.classes, train, x, TUNE_SEED, lr) for x in losses]
+        return statistics.fmean(accuracy(logits(x, validation.x), validation) for x in students)
 
-        def score(lr: float, losses: list[Loss] = losses) -> float:
-            students = [fit(options, data.classes, train, x, TUNE_SEED, lr) for x in losses]
-            return statistics.fmean(
-                accuracy(logits(student, validation.x), validation) for student in students
-            )
-
-        found = tune_rate(score, options.lr_grid)
-        chosen[method] = found.best["lr"]
-        tried = ", ".join(f"{at['lr']:.3g}: {100 * value:.2f} %" for at, value in found.trials)
-        say(f"validation, {method}: {tried}")
-    return chosen
+    return tune_rates(options.methods, score, options.lr_grid)[0]
 
 
 if __name__ == "__main__":

@@ -91,8 +91,7 @@ def train(
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
     strategy = strategy or make_strategy(options.replicas)  # before TensorFlow does anything else
-    replicas, first = strategy.num_replicas_in_sync, logs.is_first()
-    alone = "TF_CONFIG" not in os.environ
+    replicas, alone = strategy.num_replicas_in_sync, "TF_CONFIG" not in os.environ
     if options.batch_size % replicas:
         raise DataError(f"--batch-size {options.batch_size} does not divide by {replicas} replicas")
     if data is None:
@@ -111,7 +110,7 @@ def train(
     shared.begin(options, writes=not options.dry_run)
     if options.dry_run:
         logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
-        return logs.Result(journal.name, options.out, [], parameters, student, test_logits)
+        return journal.result(parameters, student, test_logits)
     teacher = None if options.method == "ce" else Teacher(options, data, strategy)
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
     step, meeting = Step(options, data, student, teacher, strategy), make_meeting(strategy)
@@ -133,12 +132,10 @@ def train(
         return notes | {"layout": "NHWC", "center_crop": share}
 
     def save() -> None:
-        if first:
+        if logs.is_first():
             save_arrays(journal.checkpoint, step.arrays(), journal.notes())
 
-    def evaluate() -> logs.Row:
-        return tf_input.evaluate(logits, data, options.eval_batch_size, options.balanced)
-
+    evaluate = partial(tf_input.evaluate, logits, data, options.eval_batch_size, options.balanced)
     with journal:
         while journal.running:
             rate = journal.begin_epoch((0.3, 0.6, 0.9))
@@ -159,13 +156,12 @@ def train(
             save()
             if meeting(journal.stop.requested):
                 raise journal.stopped()
-    if first and journal.rows and options.onnx and not (options.out / "student.onnx").exists():
+    exports = journal.rows and options.onnx and not (options.out / "student.onnx").exists()
+    if exports and logs.is_first():
         images, _ = next(iter(tf_input.evaluation_input(data.test, data, SHOWN)))
-        alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
-        hand_over(options, alone, compared, images.numpy(), describe(), "tf2onnx")
-    known = (teacher.accuracy, teacher.test_logits) if teacher else ()
-    result = (journal.name, options.out, journal.rows, parameters, student, test_logits)
-    return logs.Result(*result, *known)
+        single, compared = keras_files.in_float32(student), teacher.single if teacher else None
+        hand_over(options, single, compared, images.numpy(), describe(), "tf2onnx")
+    return journal.result(parameters, student, test_logits, teacher)
 
 
 def make_strategy(replicas: int) -> Any:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,14 +26,14 @@ import numpy as np
 import torch
 from recipes import logs, teachers
 from recipes import options as shared
-from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
+from recipes.data import Dataset, Split, accuracies, steps_per_epoch, training_batches
 from recipes.files import DataError, check_space, load_torch, save_torch
 from recipes.handover import SHOWN, hand_over
 from recipes.journal import Journal
 from recipes.logs import Result, Row
 from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import torch as models
-from recipes.ranks import Ranks, share_norms
+from recipes.ranks import Ranks
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -76,14 +76,8 @@ def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
             images = training.pixels(data.test.images[:SHOWN]).contiguous().cpu().numpy()
             notes = shared.describe(options, data, journal.rows) | {"layout": "NCHW"}
             hand_over(options, student, teacher, images, notes, "onnxscript")
-
-    def logits_of(model: nn.Module) -> np.ndarray:
-        return training.predict(model, data.test).cpu().numpy()
-
-    known = () if teacher is None else (teacher.accuracy["test"], partial(logits_of, teacher))
-    test_logits = partial(logits_of, student)
-    result = (journal.name, options.out, journal.rows, parameters, student, test_logits)
-    return Result(*result, *known)
+    test_logits = partial(training.logits, student, data.test)
+    return journal.result(parameters, student, test_logits, teacher)
 
 
 def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
@@ -101,12 +95,14 @@ def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
 class Teacher(nn.Module):
     """The frozen teachers as one: the student's images in, logits of the student's classes out."""
 
+    accuracy: float  # on the test split
+    test_logits: Callable[[], np.ndarray]
+
     def __init__(self, models: list[nn.Module], adapter: teachers.Adapter) -> None:
         super().__init__()
         self.models, self.adapter = nn.ModuleList(models), adapter
         for name in ("scale", "shift"):
             self.register_buffer(name, torch.from_numpy(getattr(adapter, name)).view(-1, 1, 1))
-        self.accuracy: dict[str, float] = {}
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -122,18 +118,20 @@ def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Te
     """Load each ``--teacher``; one of the recipe's networks without weights is trained first."""
     adapter, loaded = teachers.find_adapter(options, data), []
     for name, file in teachers.named_files(options):
-        if teachers.is_own(name):
-            loaded.append(teachers.torch_teacher(name, data, weights=file))
-        else:
-            loaded.append(make_model(name, data, options.seed))
-            if file is not None:
-                teachers.load_torch_weights(loaded[-1], file)
+        own = teachers.is_own(name)
+        model = None if own else make_model(name, data, options.seed)
+        if own or file is not None:
+            from recipes.own_teachers import torch_teacher
+
+            model = torch_teacher(name, data, model, weights=file)
+        loaded.append(model)
     for number in teachers.untrained(options) if not options.dry_run else []:
         loaded[number] = train(shared.teacher_options(options, number), data).model
     teacher = Teacher(loaded, adapter).to(ranks.device)
     pixels, size = models.Pixels(data, ranks.device), options.eval_batch_size
     answers = partial(models.predict, teacher, pixels=pixels, batch_size=size)
-    teacher.accuracy = teachers.measure(options, data, answers)
+    teacher.accuracy = teachers.measure(options, data, answers)["test"]
+    teacher.test_logits = lambda: answers(data.test).cpu().numpy()
     return teacher
 
 
@@ -163,6 +161,8 @@ class Training:
         memory = torch.channels_last if options.channels_last else torch.preserve_format
         self.model = student.to(ranks.device, memory_format=memory).train()
         if options.sync_bn:
+            from recipes.norms import share_norms
+
             share_norms(self.model)
         parallel = ranks.wrap(self.model)
         self.forward = torch.compile(parallel) if options.compile else parallel
@@ -198,7 +198,7 @@ class Training:
         table = teachers.cached_logits(
             options.teacher_cache, data.name, data.train, data.classes,
             [value.cpu() for value in teacher.state_dict().values()],
-            lambda: self.predict(teacher, data.train).cpu().numpy(), wait=self.ranks.wait,
+            lambda: self.logits(teacher, data.train), wait=self.ranks.wait,
         )  # fmt: skip
         return torch.from_numpy(table).to(self.ranks.device)
 
@@ -258,11 +258,14 @@ class Training:
         right = (student.detach().argmax(1) == targets).sum().float()
         return {"rows": rows, "loss": rows * loss.detach().float(), "train_accuracy": right}
 
+    def logits(self, model: nn.Module, split: Split) -> np.ndarray:
+        """Return a model's logits of a split."""
+        return self.predict(model, split).cpu().numpy()
+
     def evaluate(self) -> Row:
         """Return the accuracies; and for the curves, the terms of MCLD on held-out batches."""
         balanced = self.options.balanced
-        answers = lambda split: self.predict(self.model, split).cpu().numpy()  # noqa: E731
-        row: Row = accuracies(answers, self.data, balanced)
+        row: Row = accuracies(partial(self.logits, self.model), self.data, balanced)
         if self.config is not None and self.teacher is not None:
             held = next(iter(self.data.held_out().values()))  # validation, if there is any
             few = held.take(np.arange(min(len(held), 4 * self.options.batch_size)))

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from recipes.data import Dataset  # noqa: E402
 from recipes.files import write_json, write_text  # noqa: E402
 from recipes.logs import Result, Row, say  # noqa: E402
 from recipes.methods import settings  # noqa: E402
@@ -23,6 +23,7 @@ from recipes.options import run  # noqa: E402
 
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402
 from benchmarks.comparison.tables import (  # noqa: E402
+    Record,
     as_json,
     conclusion,
     differences,
@@ -83,9 +84,10 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
         say(str(trainings.data))
     trainings.tune()
     results = trainings.run()
-    records = [summarise("teacher", seed, trainings.teachers[seed])
+    summary = partial(summarise, balanced=base.balanced)
+    records = [summary("teacher", seed, trainings.teachers[seed])
                for seed in options.seeds if seed in trainings.teachers]  # fmt: skip
-    records += [summarise(name, seed, result) for (name, seed), result in results.items()]
+    records += [summary(name, seed, result) for (name, seed), result in results.items()]
     data = trainings.data
     loaded = {} if records[0].method == "teacher" else _loaded_teacher(base, results)
     rows, sentence = table(records, loaded), conclusion(records)
@@ -93,7 +95,7 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
     write_json(options.out / "results.json", as_json(records))
     pairs = differences(records, len(data.test))
     write_text(options.out / "results.md", f"{heading}\n\n{sentence}\n\n{rows}\n\n{pairs}\n")
-    _report(options, trainings, results, data, sentence, rows)
+    _report(options, trainings, results, records, sentence, rows)
     if options.transfer:
         from benchmarks.comparison.transfer import transfer
 
@@ -113,12 +115,12 @@ def _report(
     options: argparse.Namespace,
     trainings: Trainings,
     results: dict[tuple[str, int], Result],
-    data: Dataset,
+    records: Sequence[Record],
     sentence: str,
     rows: str,
 ) -> None:
     """Write the report on the first seed's trainings."""
-    seed, base = options.seeds[0], trainings.base
+    seed, base, data = options.seeds[0], trainings.base, trainings.data
     first = {name: result for (name, number), result in results.items() if number == seed}
     teacher = trainings.teachers.get(seed)
     histories: dict[str, list[Row]] = {} if teacher is None else {"teacher": teacher.rows}
@@ -134,7 +136,7 @@ def _report(
         students,
     )
     title = f"{data.name}: {' + '.join(base.teacher)} teaches {base.student}"
-    records = [summarise(name, number, result) for (name, number), result in results.items()]
+    records = [record for record in records if record.method != "teacher"]
     path = options.out / "report.html"
     write_report(path, title, sentence, rows, records, histories, predictions, _shown(trainings))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from recipes.logs import Row
 from recipes.plots import marker, new_figure
 
-from benchmarks.comparison.tables import Record
+from benchmarks.comparison.tables import Record, kind
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -65,7 +65,7 @@ def pairs(records: Sequence[Record]) -> Any:
         values = [found[method] for method in methods]
         axes.plot(range(len(methods)), values, marker="o", label=f"seed {seed}")
     axes.set_xticks(range(len(methods)), methods, rotation=20 if len(methods) > 4 else 0)
-    axes.set(ylabel="test accuracy in %, last epoch")
+    axes.set(ylabel=f"{kind(records)} accuracy in %, last epoch")
     axes.legend()
     return figure
 

@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from recipes.logs import Result, best_row
+from recipes import tuning
+from recipes.logs import Result, Row, best_row
 
-from benchmarks import paired
 from benchmarks.paired import difference, sampling_error
-
-Results = Mapping[tuple[str, int], Result]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One training: test accuracy of its last epoch and of its best one by *validation*."""
+    """One training: test accuracy of its last epoch and of its best one by *validation*.
+
+    With ``--balanced`` it is the mean over the classes, and ``plain`` is the last epoch's part of
+    right answers.
+    """
 
     method: str
     seed: int
@@ -28,26 +30,38 @@ class Record:
     best_epoch: int | None
     parameters: int
     seconds: float
+    plain: float | None = None
 
 
-def summarise(method: str, seed: int, result: Result) -> Record:
+def test_score(row: Row, balanced: bool) -> float:
+    """Return the test accuracy of an epoch, plain or balanced."""
+    return float(row["test_balanced_accuracy" if balanced else "test_accuracy"])
+
+
+def summarise(method: str, seed: int, result: Result, balanced: bool = False) -> Record:
     """Read the last and the best epoch off the history."""
     rows, best = result.rows, best_row(result.rows)
     return Record(
         method,
         seed,
         max(row["lr"] for row in rows),
-        rows[-1]["test_accuracy"],
-        best["test_accuracy"] if best else None,
+        test_score(rows[-1], balanced),
+        test_score(best, balanced) if best else None,
         best["epoch"] if best else None,
         result.parameters,
         sum(row["seconds"] for row in rows),
+        rows[-1]["test_accuracy"] if balanced else None,
     )
+
+
+def kind(records: Sequence[Record]) -> str:
+    """Return ``balanced test`` or ``test``: which accuracy the records have."""
+    return "balanced test" if any(record.plain is not None for record in records) else "test"
 
 
 def spread(values: Sequence[float]) -> str:
     """Return ``mean ± sd`` in percent (sample standard deviation; none for one value)."""
-    return paired.spread([100 * value for value in values])
+    return tuning.spread([100 * value for value in values])
 
 
 def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
@@ -57,18 +71,23 @@ def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
         records: of all trainings.
         loaded: test accuracy of teachers that were not trained here, by name.
     """
-    lines = [
-        "| method | lr | parameters | test % (last epoch) | test % (best validation epoch) |",
-        "|---|---|---|---|---|",
-    ]
+    shown = kind(records)
+    columns = [f"{shown} % (last epoch)", f"{shown} % (best validation epoch)"]
+    columns += ["test % (last epoch)"] if shown != "test" else []
+    lines = [f"| method | lr | parameters | {' | '.join(columns)} |"]
+    lines.append("|---" * (3 + len(columns)) + "|")
     for name, accuracy in loaded.items():
-        lines.append(f"| teacher {name} | – | – | {100 * accuracy:.2f} | – |")
+        known = f"{100 * accuracy:.2f}"  # the plain one
+        cells = [known if column == "test % (last epoch)" else "–" for column in columns]
+        lines.append(f"| teacher {name} | – | – | {' | '.join(cells)} |")
     for method in dict.fromkeys(record.method for record in records):
         mine = [record for record in records if record.method == method]
         best = [record.test_best for record in mine if record.test_best is not None]
+        plain = [record.plain for record in mine if record.plain is not None]
+        cells = [spread([record.test_last for record in mine]), spread(best) if best else "–"]
+        cells += [spread(plain)] if plain else []
         lines.append(
-            f"| {method} | {mine[0].lr:.3g} | {mine[0].parameters:,} | "
-            f"{spread([record.test_last for record in mine])} | {spread(best) if best else '–'} |"
+            f"| {method} | {mine[0].lr:.3g} | {mine[0].parameters:,} | {' | '.join(cells)} |"
         )
     return "\n".join(lines)
 
@@ -87,6 +106,7 @@ def conclusion(records: Sequence[Record]) -> str:
     best = ranked[0]
     seeds = len(scores[best])
     mean = f"{100 * statistics.fmean(scores[best].values()):.2f} %"
+    mean += " balanced" if kind(records) != "test" else ""
     if len(ranked) == 1:
         return f"{best} reaches {mean} on the test split ({seeds} seed{'s' * (seeds > 1)})."
     second = ranked[1]
@@ -110,17 +130,18 @@ def differences(records: Sequence[Record], test_rows: int) -> str:
     means = {name: statistics.fmean(found.values()) for name, found in scores.items()}
     baselines = [name for name in means if not name.startswith("mcld")] or list(means)
     best = max(baselines, key=lambda name: means[name])
-    error = sampling_error(max(means.values()), test_rows)
-    lines = [f"| minus {best} | points (95 % interval over the seeds) |", "|---|---|"]
+    points = "points" if kind(records) == "test" else "points of balanced accuracy"
+    lines = [f"| minus {best} | {points} (95 % interval over the seeds) |", "|---|---|"]
     lines += [
         f"| {name} | {difference(found, scores[best])} |"
         for name, found in scores.items()
         if name != best
     ]
-    return "\n".join(
-        [*lines, "", f"{test_rows:,} test rows alone give an accuracy a standard error of "
-         f"{error:.2f} points; that of a difference is smaller."]
-    )  # fmt: skip
+    if kind(records) == "test":
+        error = sampling_error(max(means.values()), test_rows)
+        lines += ["", f"{test_rows:,} test rows alone give an accuracy a standard error of "
+                  f"{error:.2f} points; that of a difference is smaller."]  # fmt: skip
+    return "\n".join(lines)
 
 
 def _scores(records: Sequence[Record]) -> dict[str, dict[int, float]]:

@@ -20,7 +20,7 @@ from recipes.options import load_data
 from recipes.teachers import is_own
 from recipes.tuning import tune
 
-from benchmarks.comparison.tables import spread
+from benchmarks.comparison.tables import spread, test_score
 
 PRESETS = {
     "accuracy": (
@@ -195,14 +195,19 @@ class Trainings:
             for seed in seeds:
                 taught[seed] = self.teacher(seed)
                 if self.trains_teacher:
-                    accuracies.append(self.teachers[seed].rows[-1]["test_accuracy"])
+                    accuracies.append(self.tested(self.teachers[seed]))
                     line.show(self.found(accuracies))
         return taught
+
+    def tested(self, result: Result) -> float:
+        """Return the test accuracy after the last epoch, balanced where that is trained for."""
+        return test_score(result.rows[-1], self.base.balanced)
 
     def found(self, accuracies: Sequence[float]) -> str:
         """Return what a line says of the accuracies so far."""
         seeds = f"{len(accuracies)} seed{'s' * (len(accuracies) > 1)}"
-        return f"{spread(accuracies)} % of the test split, {seeds}{self.rest()}"
+        balanced = "balanced " * self.base.balanced
+        return f"{spread(accuracies)} % {balanced}of the test split, {seeds}{self.rest()}"
 
     def tune(self) -> None:
         """Choose each method's values on the validation split, with as many trials for each."""
@@ -285,7 +290,7 @@ class Trainings:
                     words += [] if exports else ["--no-onnx"]
                     folder = f"seed{seed}/{folder_name(item.name)}"
                     result = results[item.name, seed] = self.train(words, seed, folder)
-                    accuracies.append(result.rows[-1]["test_accuracy"])
+                    accuracies.append(self.tested(result))
                     line.show(self.found(accuracies))
         return results
 

@@ -1,4 +1,4 @@
-"""The loop of the small PyTorch models, whose data fit in memory."""
+"""The loop of the small PyTorch models, whose data fit in memory, and images as rows for them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from .data import Dataset, Split
 
 
 def cosine(progress: float) -> float:
@@ -75,3 +78,12 @@ def fit(
         model.eval()
         after_epoch(epoch + 1, statistics.fmean(losses))
     return model.eval()
+
+
+def as_rows(split: Split, data: Dataset, shrink: int = 1) -> tuple[Tensor, Tensor]:
+    """Return standardised rows of pixels, or of means over ``shrink`` × ``shrink``, and labels."""
+    pixels = (split.images / 255 - np.asarray(data.mean)) / np.asarray(data.std)
+    rows, height, width, channels = pixels.shape
+    blocks = pixels.reshape(rows, height // shrink, shrink, width // shrink, shrink, channels)
+    means = blocks.mean((2, 4)).reshape(rows, -1).astype(np.float32)
+    return torch.from_numpy(means), torch.from_numpy(split.labels)

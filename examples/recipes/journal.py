@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from .logs import Diverged, Log, Progress, Row, Stopped, StopSignal, best_row, is_first, say
+from .logs import Diverged, Log, Progress, Result, Row, Stopped, StopSignal, best_row, is_first, say
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss and at other processes: each look waits for the device."""
@@ -102,6 +102,14 @@ class Journal:
         """Return what to raise when the user stopped the training, once its state is saved."""
         folder = self.options.out
         return Stopped(f"{self.name} stopped {self.where}; the state is saved in {folder}")
+
+    def result(
+        self, parameters: int, model: Any, test_logits: Callable[[], Any], teacher: Any = None
+    ) -> Result:
+        """Return what ``train`` of a script does; ``teacher``: its accuracy and test logits."""
+        taught = () if teacher is None else (teacher.accuracy, teacher.test_logits)
+        known = (self.name, self.options.out, self.rows, parameters, model, test_logits)
+        return Result(*known, *taught)
 
     # ---- a step ----
 

@@ -205,8 +205,9 @@ def environment() -> str:
 
     import mcld_core
 
+    threads = torch.get_num_threads()
     return (
         f"mcld {mcld_core.__version__}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, numpy {numpy.__version__}, {platform.machine()}, "
-        f"{torch.get_num_threads()} thread(s)"
+        f"{threads} thread{'s' * (threads > 1)}"
     )

@@ -10,14 +10,14 @@
 | ``keras.applications:NAME`` | without weights, unless ``--teacher-weights`` has them | keras |
 
 A teacher takes the student's images, normalised its own way, and answers in the student's classes:
-`Adapter` holds what lies between.
+`Adapter` holds what lies between. `own_teachers` loads those of others.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,8 @@ from mcld_core.cache import fingerprint
 from mcld_core.extensions.teachers import ensemble
 
 from .data import Dataset, Split
-from .files import DataError, load_torch
+from .files import DataError
 from .logs import is_first, say_teacher
-from .models.tables import call_own
 
 
 def is_own(name: str) -> bool:
@@ -60,105 +59,6 @@ def untrained(options: argparse.Namespace) -> list[int]:
         for number, (name, file) in enumerate(named_files(options))
         if file is None and not is_own(name)
     ]
-
-
-def torch_teacher(name: str, data: Dataset, *, weights: Path | None = None) -> Any:
-    """Return an ``nn.Module`` for a teacher that is not one of the recipe's networks.
-
-    It takes (batch, channels, height, width) and returns logits of its own classes.
-
-    Raises:
-        DataError: a package or file is missing, or the weights do not fit.
-    """
-    kind, _, rest = name.partition(":")
-    if name.endswith(".onnx"):
-        return _onnx_module(OnnxTeacher(Path(name)))
-    try:
-        if kind == "timm":
-            import timm
-
-            model = timm.create_model(rest, pretrained=weights is None)
-        elif kind == "hf":
-            from transformers import AutoModelForImageClassification
-
-            model = _logits_of(AutoModelForImageClassification.from_pretrained(rest))
-        else:
-            model = call_own(name, data.image_shape, data.classes)
-    except ImportError as error:
-        raise DataError(f"--teacher {name} needs: pip install {error.name}") from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"--teacher {name}: {str(error).strip().splitlines()[0]}") from error
-    if weights is not None:
-        load_torch_weights(model, weights)
-    return model
-
-
-def _logits_of(model: Any) -> Any:
-    from torch import nn
-
-    class Logits(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, images: Any) -> Any:
-            return self.model(images).logits
-
-    return Logits()
-
-
-def _onnx_module(teacher: OnnxTeacher) -> Any:
-    import torch
-    from torch import nn
-
-    class OnnxModule(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()  # the file is part of the state: a cache tells two files apart
-            self.register_buffer("file", torch.frombuffer(teacher.content, dtype=torch.uint8))
-
-        def forward(self, images: Any) -> Any:
-            logits = teacher(images.permute(0, 2, 3, 1).float().cpu().numpy())
-            return torch.from_numpy(logits).to(images.device)
-
-    return OnnxModule()
-
-
-class OnnxTeacher:
-    """An ONNX file as a function from normalised images, channels last, to logits.
-
-    The file says whether it wants the channels first: by its metadata ``layout`` if it has that
-    (`mcld_core.export_onnx` writes it), else by which axis holds 1 or 3 numbers.
-
-    Raises:
-        DataError: onnxruntime is not installed, or the file cannot be read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise DataError(f"--teacher {path} needs: pip install onnxruntime") from error
-        if not path.is_file():
-            raise DataError(f"--teacher {path} does not exist")
-        try:
-            self.content = bytearray(path.read_bytes())
-            self.session = onnxruntime.InferenceSession(
-                bytes(self.content), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's own types
-            raise DataError(f"--teacher {path}: {str(error).splitlines()[0]}") from error
-        (self.input,) = self.session.get_inputs()
-        outputs = [output.name for output in self.session.get_outputs()]
-        self.output = "logits" if "logits" in outputs else outputs[0]
-        noted = self.session.get_modelmeta().custom_metadata_map.get("layout", "").strip('"')
-        self.first = noted == "NCHW" or (not noted and self.input.shape[1] in (1, 3))
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Return (rows, classes) float32 for (rows, height, width, channels)."""
-        if self.first:
-            images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        (logits,) = self.session.run([self.output], {self.input.name: images})
-        return np.asarray(logits, np.float32)
 
 
 def measure(
@@ -191,61 +91,6 @@ def measure(
         found[part] = float((best == split.labels).mean())
     say_teacher(names, found, data.classes)
     return found
-
-
-# ---- weights ----
-
-
-def load_torch_weights(model: Any, path: Path) -> None:
-    """Load a model's weights from a file of this recipe's or anyone else's.
-
-    Checkpoints that hold them under ``model``, ``state_dict`` or ``student``, and the prefix
-    ``module.`` of data-parallel training, are unwrapped; `.safetensors` files are read, too.
-
-    Raises:
-        DataError: no such file, a damaged one, or weights that do not fit: three names are given.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state: Mapping[str, Any] = load_file(path)
-    else:
-        state = unwrap(load_torch(path))
-
-    def shapes(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Without the counters of batch norm, which files of PyTorch < 0.4.1 lack."""
-        shaped = {name: tuple(getattr(value, "shape", ())) for name, value in values.items()}
-        return {name: shape for name, shape in shaped.items() if not name.endswith("_tracked")}
-
-    check_fit(path, shapes(model.state_dict()), shapes(state))
-    model.load_state_dict(state)  # it sets the counters that are missing
-
-
-def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the weights by name, out of the dictionaries and prefixes that surround them."""
-    for key in ("state_dict", "model", "student", "model_state_dict"):
-        if isinstance(state.get(key), Mapping):
-            return unwrap(state[key])
-    for prefix in ("module.", "_orig_mod."):
-        if state and all(str(name).startswith(prefix) for name in state):
-            return unwrap({name.removeprefix(prefix): value for name, value in state.items()})
-    return state
-
-
-def check_fit(
-    path: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raise `DataError` where names or shapes differ, with three of them and how many there are."""
-    differ = [f"{name} is missing" for name in wanted if name not in found]
-    differ += [f"{name} is unknown" for name in found if name not in wanted]
-    differ += [
-        f"{name} is {found[name]} instead of {shape}"
-        for name, shape in wanted.items()
-        if name in found and found[name] != shape
-    ]
-    if differ:
-        more = f" … and {len(differ) - 3} more" if len(differ) > 3 else ""
-        raise DataError(f"{path} does not fit the model: {'; '.join(differ[:3])}{more}")
 
 
 # ---- between student and teacher ----

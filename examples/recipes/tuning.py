@@ -6,9 +6,11 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .files import DataError
+from .logs import say
 
 Values = dict[str, float]
 
@@ -82,6 +84,22 @@ def tune_rate(score: Callable[[float], float], grid: Sequence[float]) -> Tuned:
         return Tuned({"lr": grid[0]}, float("nan"))
     space, first = {"lr": (min(grid) / 4, max(grid) * 4)}, {"lr": sorted(grid)[len(grid) // 2]}
     return tune(lambda values: score(values["lr"]), space, len(grid) + 3, first=first)
+
+
+def tune_rates(
+    methods: Sequence[str], score: Callable[[str, float], float], grid: Sequence[float]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return each method's best learning rate, and its trials in percent by rate; print them.
+
+    ``score`` is the accuracy of a method and a rate on the validation split, a part of 1.
+    """
+    chosen, tried = {}, {}
+    for method in methods:
+        found = tune_rate(partial(score, method), grid)
+        chosen[method] = found.best["lr"]
+        tried[method] = {f"{at['lr']:.3g}": round(100 * value, 2) for at, value in found.trials}
+        say(f"validation, {method}, %: {tried[method]}")
+    return chosen, tried
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

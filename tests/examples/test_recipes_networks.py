@@ -15,6 +15,7 @@ import torch
 from flax import nnx
 from recipes.models import jax as jax_models
 from recipes.models import keras as keras_models
+from recipes.models import keras_networks
 from recipes.models import torch as torch_models
 from recipes.models.tables import CIFAR_MODELS
 
@@ -165,7 +166,7 @@ def test_a_saved_keras_network_needs_no_recipe(tmp_path: Path) -> None:
 def test_grouped_convolutions_have_gradients_in_keras() -> None:
     """On the CPU, where frameworks lack some."""
     images = keras.Input((4, 4, 24))
-    pooled = keras.layers.GlobalAveragePooling2D()(keras_models.shuffle_unit(images, 48, 2, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras_networks.shuffle_unit(images, 48, 2, 3))
     model = keras.Model(images, pooled)
     before = [value.copy() for value in model.get_weights()]
     model.compile("sgd", "mse")

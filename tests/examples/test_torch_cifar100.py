@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch_cifar100
-from recipes import files, teachers
+from recipes import files, own_teachers
 from recipes.data import load_dataset
 
 from mcld_core import MCLDConfig, export_onnx
@@ -188,7 +188,7 @@ def test_a_checkpoint_from_before_batch_norm_counted_is_loaded(tmp_path: Path) -
     state = {f"module.{key}": x for key, x in model.state_dict().items() if "tracked" not in key}
     torch.save({"state_dict": state}, tmp_path / "old.th")
     other = torch_cifar100.make_model("conv-4", data, 4)
-    teachers.load_torch_weights(other, tmp_path / "old.th")
+    own_teachers.load_torch_weights(other, tmp_path / "old.th")
     for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(one, two)
 
@@ -199,7 +199,7 @@ def test_another_normalisation_changes_what_the_teacher_sees(
     """A teacher that wants pixels from 0 to 1 gets them, and is as good as with its own."""
     data = load_dataset("digits", yours, train_size=512, validation_size=270)
     model = torch_cifar100.make_model("mlp-8", data, 0)
-    teachers.load_torch_weights(model, teacher)
+    own_teachers.load_torch_weights(model, teacher)
     mean, std = (torch.tensor(x) for x in (data.mean, data.std))
     with torch.no_grad():  # the same function of pixels from 0 to 1
         first = model[1]

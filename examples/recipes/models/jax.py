@@ -1,13 +1,12 @@
-"""Flax NNX models by name, of the same sizes as those in `torch`.
+"""Flax NNX models by name: small ones for laptops; `jax_networks` has those of the literature.
 
 ``build(name, image_shape, classes, seed)`` makes one; every model takes (batch, height, width,
-channels). Batch norm is over the whole batch, wherever its rows lie. The tables and the
-references are in `tables`.
+channels). Batch norm is over the whole batch, wherever its rows lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,7 @@ import numpy as np
 from flax import nnx
 
 from ..files import load_arrays, save_arrays
-from . import tables
-from .tables import CIFAR_MODELS as CIFAR_MODELS
-
-Shape = tuple[int, int, int]
+from . import Shape, call_own, describe, read_notes
 
 
 @dataclass(frozen=True)
@@ -68,122 +64,6 @@ class Layers:
         return [_mean, self.linear(features, classes)]
 
 
-class Residual(nnx.Module):
-    """Two 3×3 convolutions added to the input (a 1×1 convolution of it where shapes differ)."""
-
-    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
-        self.branch = nnx.Sequential(
-            make.conv_norm(inputs, outputs, 3, stride),
-            make.conv_norm(outputs, outputs, 3, relu=False),
-        )
-        same = stride == 1 and inputs == outputs
-        self.shortcut = None if same else make.conv_norm(inputs, outputs, 1, stride, relu=False)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return relu(branch + shortcut)."""
-        kept = x if self.shortcut is None else self.shortcut(x)
-        return nnx.relu(self.branch(x) + kept)
-
-
-class WideResidual(nnx.Module):
-    """Pre-activation block: norm and ReLU come before each convolution."""
-
-    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
-        self.enter = nnx.Sequential(make.norm(inputs), nnx.relu)
-        self.branch = nnx.Sequential(
-            make.conv_norm(inputs, outputs, 3, stride), make.conv(outputs, outputs, 3)
-        )
-        same = inputs == outputs
-        self.shortcut = None if same else make.conv(inputs, outputs, 1, stride)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return branch + input, or branch + convolution of the activated input."""
-        active = self.enter(x)
-        kept = x if self.shortcut is None else self.shortcut(active)
-        return self.branch(active) + kept
-
-
-class InvertedResidual(nnx.Module):
-    """Expand, filter by channel, project; added to the input where shapes allow."""
-
-    def __init__(
-        self, make: Layers, inputs: int, outputs: int, stride: int, expansion: int
-    ) -> None:
-        hidden = inputs * expansion
-        self.branch = nnx.Sequential(
-            make.conv_norm(inputs, hidden, 1),
-            make.conv_norm(hidden, hidden, 3, stride, groups=hidden),
-            make.conv_norm(hidden, outputs, 1, relu=False),
-        )
-        self.adds = stride == 1 and inputs == outputs
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the branch, plus the input where shapes agree."""
-        return x + self.branch(x) if self.adds else self.branch(x)
-
-
-@dataclass(frozen=True)
-class Shuffle:
-    """Interleaves the channels of ``groups`` groups. Equal ones are equal to a compiler's cache."""
-
-    groups: int
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the same channels in another order."""
-        apart = x.reshape(*x.shape[:-1], self.groups, -1)
-        return apart.swapaxes(-1, -2).reshape(x.shape)
-
-
-class ShuffleUnit(nnx.Module):
-    """ShuffleNet's bottleneck of grouped 1×1 convolutions; joins the pooled input at stride 2."""
-
-    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int, groups: int) -> None:
-        first = 1 if inputs == 24 else groups  # the stem's 24 channels are too few to group
-        branch = outputs - inputs if stride == 2 else outputs
-        middle = branch // 4
-        self.branch = nnx.Sequential(
-            make.conv_norm(inputs, middle, 1, groups=first),
-            Shuffle(first),
-            make.conv_norm(middle, middle, 3, stride, groups=middle, relu=False),
-            make.conv_norm(middle, branch, 1, groups=groups, relu=False),
-        )
-        self.pools = stride == 2
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return relu of the sum, or of the two joined at stride 2."""
-        result = self.branch(x)
-        if not self.pools:
-            return nnx.relu(result + x)
-        edge = (1, 1)
-        pooled = nnx.avg_pool(x, (3, 3), strides=(2, 2), padding=(edge, edge))
-        return nnx.relu(jnp.concatenate([result, pooled], -1))
-
-
-class ShuffleUnitV2(nnx.Module):
-    """ShuffleNetV2's unit: half the channels pass untouched; at stride 2 both halves convolve."""
-
-    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
-        half = outputs // 2
-        self.branch = nnx.Sequential(
-            make.conv_norm(inputs if stride == 2 else half, half, 1),
-            make.conv_norm(half, half, 3, stride, groups=half, relu=False),
-            make.conv_norm(half, half, 1),
-        )
-        side = None
-        if stride == 2:
-            reduce = make.conv_norm(inputs, inputs, 3, 2, groups=inputs, relu=False)
-            side = nnx.Sequential(reduce, make.conv_norm(inputs, half, 1))
-        self.side = side
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the two halves, joined and shuffled."""
-        if self.side is None:
-            kept, entering = jnp.split(x, 2, -1)
-        else:
-            kept, entering = self.side(x), x
-        return Shuffle(2)(jnp.concatenate([kept, self.branch(entering)], -1))
-
-
 def mlp(make: Layers, shape: Shape, classes: int, widths: Sequence[int]) -> nnx.Module:
     """Return a multilayer perceptron on the flattened image."""
     height, width, channels = shape
@@ -199,79 +79,10 @@ def convnet(make: Layers, channels: int, classes: int, *, width: int) -> nnx.Mod
     """Return three convolutions of width, 2·width, 4·width with batch norm and mean pooling."""
     layers: list[Any] = []
     for number in range(3):
-        layers += [make.conv_norm(channels, width << number, 3), _max_pool]
+        layers += [make.conv_norm(channels, width << number, 3), max_pool]
         channels = width << number
     layers.pop()
     return nnx.Sequential(*layers, *make.head(channels, classes))
-
-
-def resnet(
-    make: Layers, channels: int, classes: int, *, depth: int, widths: Sequence[int]
-) -> nnx.Module:
-    """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
-    return nnx.Sequential(
-        make.conv_norm(channels, widths[0], 3),
-        *(Residual(make, *block) for block in tables.residual_blocks(widths, (depth - 2) // 6)),
-        *make.head(widths[3], classes),
-    )
-
-
-def wide_resnet(
-    make: Layers, channels: int, classes: int, *, depth: int, factor: int
-) -> nnx.Module:
-    """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
-    widths = tables.wide_widths(factor)
-    blocks = tables.residual_blocks(widths, (depth - 4) // 6)
-    return nnx.Sequential(
-        make.conv(channels, widths[0], 3),
-        *(WideResidual(make, *block) for block in blocks),
-        make.norm(widths[3]),
-        nnx.relu,
-        *make.head(widths[3], classes),
-    )
-
-
-def vgg(make: Layers, channels: int, classes: int, *, repeats: int) -> nnx.Module:
-    """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
-    layers: list[Any] = []
-    for stage, width in enumerate(tables.VGG_WIDTHS):
-        for _ in range(repeats):
-            layers += [make.conv(channels, width, 3, bias=True), make.norm(width), nnx.relu]
-            channels = width
-        layers += [_max_pool] if stage < 3 else []
-    return nnx.Sequential(*layers, *make.head(512, classes))
-
-
-def mobilenet_v2(make: Layers, channels: int, classes: int, *, width: float) -> nnx.Module:
-    """Return MobileNetV2 at ``width`` times its width."""
-    blocks = list(tables.inverted_residuals(width))
-    return nnx.Sequential(
-        make.conv_norm(channels, blocks[0][0], 3, 2),
-        *(InvertedResidual(make, *block) for block in blocks),
-        make.conv_norm(blocks[-1][1], 1280, 1),
-        *make.head(1280, classes),
-    )
-
-
-def shufflenet_v1(make: Layers, channels: int, classes: int) -> nnx.Module:
-    """Return ShuffleNet with 3 groups."""
-    widths, groups = tables.SHUFFLE_WIDTHS, tables.SHUFFLE_GROUPS
-    return nnx.Sequential(
-        make.conv_norm(channels, 24, 1),
-        *(ShuffleUnit(make, *unit, groups) for unit in tables.shuffle_units(widths)),
-        *make.head(widths[-1], classes),
-    )
-
-
-def shufflenet_v2(make: Layers, channels: int, classes: int) -> nnx.Module:
-    """Return ShuffleNetV2 at width 1."""
-    widths = tables.SHUFFLE_V2_WIDTHS
-    return nnx.Sequential(
-        make.conv_norm(channels, 24, 1),
-        *(ShuffleUnitV2(make, *unit) for unit in tables.shuffle_units(widths)),
-        make.conv_norm(widths[-1], 1024, 1),
-        *make.head(1024, classes),
-    )
 
 
 def _flatten(x: jax.Array) -> jax.Array:
@@ -282,20 +93,9 @@ def _mean(x: jax.Array) -> jax.Array:
     return x.mean((1, 2))
 
 
-def _max_pool(x: jax.Array) -> jax.Array:
+def max_pool(x: jax.Array) -> jax.Array:
+    """Halve height and width."""
     return nnx.max_pool(x, (2, 2), strides=(2, 2))
-
-
-#: family of `tables.CIFAR_MODELS` → function of (layers, channels, classes, settings)
-FAMILIES: dict[str, Callable[..., nnx.Module]] = {
-    "convnet": convnet,
-    "resnet": resnet,
-    "wide_resnet": wide_resnet,
-    "vgg": vgg,
-    "mobilenet_v2": mobilenet_v2,
-    "shufflenet_v1": shufflenet_v1,
-    "shufflenet_v2": shufflenet_v2,
-}
 
 
 def build(
@@ -304,7 +104,7 @@ def build(
     """Return the model called ``name``.
 
     Args:
-        name: as `tables.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` …, or
+        name: as `models.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` …, or
             ``module:function``: what that function returns, a module from (batch, height, width,
             channels) to logits.
         shape: height, width, channels of the images.
@@ -316,12 +116,16 @@ def build(
         DataError: an unknown name.
     """
     if ":" in name:
-        own: nnx.Module = tables.call_own(name, shape, classes, seed=seed)
+        own: nnx.Module = call_own(name, shape, classes, seed=seed)
         return own
     make = Layers(nnx.Rngs(seed), dtype)
-    family, settings = tables.describe(name)
+    family, settings = describe(name)
     if family == "mlp":
         return mlp(make, shape, classes, **settings)
+    if family == "convnet":
+        return convnet(make, shape[2], classes, **settings)
+    from .jax_networks import FAMILIES
+
     return FAMILIES[family](make, shape[2], classes, **settings)
 
 
@@ -332,6 +136,8 @@ def count_parameters(model: nnx.Module) -> int:
 
 def list_models() -> str:
     """Return the models' names and sizes."""
+    from .tables import CIFAR_MODELS
+
     lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, module:function and, for 100 classes in colour:"]
     for name in CIFAR_MODELS:
         shapes = nnx.eval_shape(lambda name=name: build(name, (32, 32, 3), 100))
@@ -393,7 +199,7 @@ def load_student(path: Path) -> tuple[nnx.Module, Shape, dict[str, Any]]:
     Raises:
         DataError: no such file, a damaged one, or one of something else.
     """
-    name, shape, classes = tables.read_notes(path, load_arrays(path)[1])
+    name, shape, classes = read_notes(path, load_arrays(path)[1])
     model = build(name, shape, classes)
     notes = load_weights(model, path)
     model.eval()

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from ..files import DataError, write_atomically
-from ..teachers import OnnxTeacher, is_own, named_files
+from ..teachers import named_files, untrained
 from .keras import Shape, build
 
 NOTES = "notes.json"
@@ -104,16 +104,18 @@ def load_teachers(
     teachers: list[Any] = []
     for name, file in named:
         if name.endswith(".onnx"):
+            from ..own_teachers import OnnxTeacher
+
             teachers.append(OnnxTeacher(Path(name)))
             continue
         with scope():
             teachers.append(load_teacher(name, file, shape, data.classes))
+    for number in untrained(options):  # what others bring is checked by now
+        teachers[number] = train(number)
     mark: list[Any] = [" ".join(options.teacher)]
-    for number, (name, file) in enumerate(named):
-        if file is None and not is_own(name):  # what others bring is checked by now
-            teachers[number] = train(number)
-        is_file = isinstance(teachers[number], OnnxTeacher)
-        mark += [Path(name).read_bytes()] if is_file else teachers[number].get_weights()
+    for (name, _), teacher in zip(named, teachers, strict=True):
+        is_file = name.endswith(".onnx")
+        mark += [Path(name).read_bytes()] if is_file else teacher.get_weights()
     return teachers, mark
 
 

@@ -1,9 +1,8 @@
 """The networks of the CIFAR-100 distillation literature as tables, for every framework.
 
 `CIFAR_MODELS` gives each name its family and the family's settings; the functions below unroll a
-family into its blocks. The layers are in `torch`, `jax` and `keras` beside this file, one function
-a family, and are named alike there. A name with a colon, `module:function`, is a model of the
-reader's own: `own_model` imports it.
+family into its blocks. The layers are in `torch_networks`, `jax_networks` and `keras_networks`
+beside this file, one function a family, and are named alike there.
 
 References: ResNet: He et al. 2016; wide ResNet: Zagoruyko & Komodakis 2016; VGG: Simonyan &
 Zisserman 2015; MobileNetV2: Sandler et al. 2018; ShuffleNet: Zhang et al. 2018; ShuffleNetV2:
@@ -13,17 +12,9 @@ al. 2020) introduced and the later papers kept.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from ..files import DataError
-
-Described = tuple[str, dict[str, Any]]
-"""A family of networks and its settings."""
+from . import Described
 
 _SLIM, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 
@@ -47,72 +38,6 @@ CIFAR_MODELS: dict[str, Described] = {
 VGG_WIDTHS = (64, 128, 256, 512, 512)  # the first three stages end in a pooling
 SHUFFLE_WIDTHS, SHUFFLE_V2_WIDTHS = (240, 480, 960), (116, 232, 464)
 SHUFFLE_GROUPS = 3
-
-
-def describe(name: str, known: Mapping[str, Described] = CIFAR_MODELS) -> Described:
-    """Return the family and settings of a model by its name.
-
-    Args:
-        name: ``mlp-64`` or ``mlp-256-128`` (hidden widths), ``conv-32`` (first width), or one of
-            ``known``.
-        known: the other names.
-
-    Raises:
-        DataError: an unknown name.
-    """
-    family, *numbers = name.split("-")
-    if numbers and all(number.isdigit() and int(number) > 0 for number in numbers):
-        if family == "mlp":
-            return "mlp", {"widths": [int(number) for number in numbers]}
-        if family == "conv" and len(numbers) == 1:
-            return "convnet", {"width": int(numbers[0])}
-    if name in known:
-        return known[name]
-    raise DataError(
-        f"unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, "
-        f"{', '.join(known)}, or module:function"
-    )
-
-
-def own_model(name: str) -> Callable[..., Any] | None:
-    """Return the function that ``module:function`` names; None where ``name`` has no colon.
-
-    The module is found as ``python -m module`` would find it: installed, or in this folder.
-
-    Raises:
-        DataError: no such module or function.
-    """
-    module, colon, function = name.partition(":")
-    if not colon:
-        return None
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"{name!r} needs to be module:function ({error})") from error
-    if not callable(found):
-        raise DataError(f"{name!r} is not a function that returns the model")
-    return found
-
-
-def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -> Any:
-    """Return what the function ``module:function`` returns.
-
-    It is given those of ``image_shape`` (height, width, channels), ``classes``, ``num_classes`` and
-    ``more`` that it has parameters for, and no others.
-
-    Raises:
-        DataError: there is no such function, or it fails: it is the user's code.
-    """
-    function = own_model(name)
-    assert function is not None, name
-    known = {"image_shape": tuple(image_shape), "classes": classes, "num_classes": classes} | more
-    try:
-        taken = inspect.signature(function).parameters
-        return function(**{key: value for key, value in known.items() if key in taken})
-    except Exception as error:
-        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def residual_blocks(widths: Sequence[int], depth: int) -> Iterator[tuple[int, int, int]]:
@@ -152,19 +77,3 @@ def shuffle_units(widths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         for number in range(units):
             yield inputs, outputs, 2 if number == 0 else 1
             inputs = outputs
-
-
-def read_notes(path: Any, notes: Mapping[str, Any]) -> tuple[str, tuple[int, int, int], int]:
-    """Return name, image shape and number of classes from the notes of a kept model.
-
-    Raises:
-        DataError: the notes do not say them.
-    """
-    try:
-        height, width, channels = notes["image_shape"]
-        return str(notes["model"]), (int(height), int(width), int(channels)), len(notes["classes"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} does not say model, image_shape and classes; pass the last.npz or best.npz "
-            "of a run, which hold the model alone"
-        ) from error
