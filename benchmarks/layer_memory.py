@@ -16,19 +16,21 @@ Linux.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.measure import growth
 
 SHAPE, QUICKER = (4096, 128_000, 512), (1024, 64_000, 512)
 """Tokens in sequences of 512, vocabulary, width."""
@@ -94,16 +96,17 @@ def in_torch(loss: str, fused: bool, teacher: str, shape: tuple[int, int, int]) 
         tensors = [torch.from_numpy(x) for x in inputs(shape, teacher)]
         for x in tensors[:3]:
             x.requires_grad_()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before, start = _status("VmRSS"), time.process_time()
-        found = value(loss, fused, teacher, tensors)
-        found.backward()
-        seconds, peak = time.process_time() - start, _status("VmHWM") - before
+
+        def call() -> Any:
+            found = value(loss, fused, teacher, tensors)
+            found.backward()
+            return found
+
+        found, seconds, peak = growth(call)
         for x in tensors[:3]:
             assert torch.isfinite(x.grad).all()
             assert x.grad.any()
-        return peak / 2**10 - sum(x.grad.nbytes for x in tensors[:3]) / MEBI, seconds, found.item()
+        return peak - sum(x.grad.nbytes for x in tensors[:3]) / MEBI, seconds, found.item()
 
     step(SMALL)
     return "{:.0f} {:.1f} {:.4f}".format(*step(shape))
@@ -167,12 +170,6 @@ ENV = os.environ | {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
 }
-
-
-def _status(field: str) -> int:
-    """Return a line of the process's status, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
 if __name__ == "__main__":

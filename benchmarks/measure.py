@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -160,12 +161,34 @@ def environment(threads: int, packages: list[str]) -> dict[str, str]:
     }
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write to a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON as `write_text` does."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def growth(call: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Return what a call returns, its CPU seconds, and its peak in MiB beyond what was resident
+    before it. Linux.
+    """
+
+    def status(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
+
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, start = status("VmRSS"), time.process_time()
+    found = call()
+    seconds = time.process_time() - start
+    return found, seconds, (status("VmHWM") - before) / 2**10
 
 
 def _load() -> str:

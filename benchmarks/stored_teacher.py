@@ -13,18 +13,20 @@ goals: at most 1.5 × the time and 0.6 × the memory of the first row of each sh
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.measure import growth
 
 SEQUENCES, TOKENS = 4, 500
 SHAPES = [(32_000, 32), (128_000, 64)]
@@ -116,13 +118,10 @@ def measure(loss: str, shape: tuple[int, int], repetitions: int) -> tuple[float,
     del found
     times, peaks = [], []
     for _ in range(repetitions):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before, start = _status("VmRSS"), time.process_time()
-        step()
-        times.append(time.process_time() - start)
-        peaks.append(_status("VmHWM") - before)
-    return min(times), max(peaks) / 2**10
+        _, seconds, peak = growth(step)
+        times.append(seconds)
+        peaks.append(peak)
+    return min(times), max(peaks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,12 +159,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "jax"))
     print(f"\n{versions}, Python {platform.python_version()}, {platform.machine()}, 1 thread")
     return 0
-
-
-def _status(field: str) -> int:
-    """Return a line of the process's status, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.measure import LIMIT, RESULTS
+from benchmarks.measure import LIMIT, RESULTS, write_text
 
 INTRODUCTION = f"""# Speed and memory
 
@@ -45,7 +45,7 @@ def main() -> None:
         page += [
             f"| {row['shape']} | {row['name']} | {row['peak_mib']:.1f} |" for row in result["rows"]
         ]
-    _write(RESULTS / "performance.md", "\n".join(page) + "\n")
+    write_text(RESULTS / "performance.md", "\n".join(page) + "\n")
     _plot(speed)
 
 
@@ -112,12 +112,6 @@ def _names(rows: list[dict[str, Any]]) -> list[str]:
 
 def _ratio(rows: list[dict[str, Any]], name: str, shape: str) -> float | None:
     return next((r["ratio_min"] for r in rows if r["name"] == name and r["shape"] == shape), None)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

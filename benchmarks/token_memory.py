@@ -22,6 +22,10 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.measure import growth
+
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 Step = Callable[..., Any]
 
@@ -123,16 +127,13 @@ def measure(framework: str, shape: tuple[int, int, int]) -> str:
     convert, step = FRAMEWORKS[framework](framework)
     step(*map(convert, arrays(SMALL)))
     inputs = tuple(map(convert, arrays(shape)))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _status("VmRSS")
-    step(*inputs)
-    peak = _status("VmHWM") - before
+    _, _, peak = growth(lambda: step(*inputs))
     sequences, tokens, vocabulary = shape
     rows = sequences * tokens
     return (
         f"| {sequences} × {tokens}, {vocabulary:,} | {framework} | "
         f"{4 * rows * vocabulary / 2**20:.0f} | {4 * rows * rows / 2**20:.0f} | "
-        f"{peak / 2**10:.0f} |"
+        f"{peak:.0f} |"
     )
 
 
@@ -142,12 +143,6 @@ def arrays(shape: tuple[int, int, int]) -> Arrays:
     labels = rng.integers(0, shape[2], shape[:2])
     student = rng.standard_normal(shape, np.float32)
     return student, rng.standard_normal(shape, np.float32), labels
-
-
-def _status(field: str) -> int:
-    """Return a line of the process's status, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
 if __name__ == "__main__":

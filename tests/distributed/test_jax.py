@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +14,7 @@ import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.backends.jax import distributed, gather_keys
+from tests import processes
 from tests.distributed.replicas import (
     RTOL,
     assert_equals_one_process,
@@ -25,51 +22,28 @@ from tests.distributed.replicas import (
     wrong_arguments,
 )
 from tests.frameworks import Framework, only
+from tests.processes import Started
 
-ROOT = Path(__file__).parents[2]
 JAX = pytest.mark.parametrize("backend", only("jax"), indirect=True)
 
 
-def start(out: Path, devices: int, *arguments: str) -> subprocess.Popen[str]:
+def start(out: Path, devices: int, *arguments: str) -> Started:
     """Start one worker process with so many host devices."""
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
-    environment.pop("JAX_ENABLE_X64", None)
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.distributed.jax_worker", out, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(*workers: subprocess.Popen[str]) -> None:
-    """Wait for the workers; none may fail."""
-    try:
-        texts = [worker.communicate(timeout=240)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    for worker, text in zip(workers, texts, strict=True):
-        assert worker.returncode == 0, text
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    words = ("-W", "error", "-m", "tests.distributed.jax_worker", out, *arguments)
+    return processes.start(*words, XLA_FLAGS=flags, JAX_PLATFORMS="cpu", JAX_ENABLE_X64="0")
 
 
 def four_devices(folder: Path) -> Path:
     out = folder / "devices.npz"
-    finish(start(out, 4))
+    processes.finish(start(out, 4))
     return out
 
 
 def two_processes(folder: Path) -> Path:
     out = folder / "processes.npz"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    finish(*(start(out, 1, str(number), "2", address) for number in range(2)))
+    (address,) = processes.addresses(1)
+    processes.finish(*(start(out, 1, str(number), "2", address) for number in range(2)))
     return out
 
 

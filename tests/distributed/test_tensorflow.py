@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +11,7 @@ import tensorflow as tf
 
 from mcld_core import MCLDConfig, TeacherBank, mcld_loss
 from mcld_core.backends.tensorflow import distributed, gather_keys
+from tests import processes
 from tests.distributed.replicas import (
     RTOL,
     assert_equals_one_process,
@@ -23,7 +20,6 @@ from tests.distributed.replicas import (
 )
 from tests.frameworks import Framework, only
 
-ROOT = Path(__file__).parents[2]
 TENSORFLOW = pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
 
 
@@ -31,17 +27,8 @@ TENSORFLOW = pytest.mark.parametrize("backend", only("tensorflow"), indirect=Tru
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the worker computed on two devices."""
     out = tmp_path_factory.mktemp("worker") / "devices.npz"
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    worker = subprocess.run(
-        [sys.executable, "-m", "tests.distributed.tensorflow_worker", out],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert worker.returncode == 0, worker.stdout + worker.stderr
+    words = ("-m", "tests.distributed.tensorflow_worker", out)
+    processes.finish(processes.start(*words, CUDA_VISIBLE_DEVICES=""))
     return np.load(out)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
+from tests import processes
 from tests.distributed.test_tensorflow import TENSORFLOW
 from tests.frameworks import Framework
+from tests.processes import Started
 
-ROOT = Path(__file__).parents[2]
 WANTED = (
     "gather_keys: the number of classes, the dtype of teacher_logits and the kind of labels need "
     "to be the same on every replica; got "
@@ -20,27 +17,15 @@ WANTED = (
 GOOD = "4 classes in float32 with labels int32"
 
 
-def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(out: Path, *arguments: str) -> Started:
     """Start a worker."""
-    command = [sys.executable, "-m", "tests.distributed.tensorflow_mismatch_worker", str(out)]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [*command, *arguments],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    words = ("-m", "tests.distributed.tensorflow_mismatch_worker", out, *arguments)
+    return processes.start(*words, CUDA_VISIBLE_DEVICES="")
 
 
-def finish(out: Path, worker: subprocess.Popen[str]) -> dict[str, str]:
+def finish(out: Path, worker: Started) -> dict[str, str]:
     """Return the errors that a worker found."""
-    try:
-        text, _ = worker.communicate(timeout=240)
-    finally:
-        worker.kill()
-    assert worker.returncode == 0, text
+    processes.finish(worker)
     return json.loads(out.read_text("utf-8"))
 
 
@@ -64,10 +49,7 @@ def test_devices_that_differ_raise(backend: Framework, tmp_path: Path) -> None:
 @TENSORFLOW
 def test_workers_that_differ_raise(backend: Framework, tmp_path: Path) -> None:
     """Two processes: the first has no labels."""
-    with socket.socket() as first, socket.socket() as second:
-        for free in (first, second):
-            free.bind(("localhost", 0))
-        addresses = [f"localhost:{free.getsockname()[1]}" for free in (first, second)]
+    addresses = processes.addresses(2)
     outs = [tmp_path / "0", tmp_path / "1"]
     workers = [start(out, str(rank), *addresses) for rank, out in enumerate(outs)]
     for out, worker in zip(outs, workers, strict=True):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +28,15 @@ from tests.distributed.steps import (
     measured,
 )
 from tests.frameworks import Framework, only
+from tests.processes import torchrun
 
-ROOT = Path(__file__).parents[2]
 TORCH = pytest.mark.parametrize("backend", only("torch"), indirect=True)
 
 
 def run(ranks: int, out: Path) -> dict[str, np.ndarray]:
     """Run the worker on so many ranks and return what it found."""
-    command = [sys.executable, "-W", "error", "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={ranks}", "-m", "tests.distributed.torch_worker", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-    worker = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
+    words = ("-m", "tests.distributed.torch_worker", out)
+    worker = torchrun(ranks, *words, timeout=240, PYTHONWARNINGS="error")
     assert worker.returncode == 0, worker.stdout + worker.stderr
     return dict(np.load(out))
 

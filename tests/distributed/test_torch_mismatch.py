@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.frameworks import Framework, only
+from tests.processes import torchrun
 
-ROOT = Path(__file__).parents[2]
 TORCH = pytest.mark.parametrize("backend", only("torch"), indirect=True)
 
 SAME = "ValueError: gather_keys: {} on every rank; got {} on rank 0 and {} on rank 1. "
@@ -48,16 +44,7 @@ OF_ONE = {
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the two ranks raised."""
     out = tmp_path_factory.mktemp("worker") / "errors.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = subprocess.run(
-        [*command, "-m", "tests.distributed.torch_mismatch_worker", str(out)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    worker = torchrun(2, "-m", "tests.distributed.torch_mismatch_worker", out, timeout=240)
     assert worker.returncode == 0, worker.stdout + worker.stderr
     return json.loads(out.read_text("utf-8"))
 

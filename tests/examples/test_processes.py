@@ -6,24 +6,21 @@ PyTorch's are in `test_torch_ranks`, where torchrun starts them.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import processes
 from tests.examples.conftest import EXAMPLES
 from tests.examples.test_training_scripts import history, weights
+from tests.processes import Started, addresses, ends
 
 WORDS = ["--teacher", "mlp-8", "--teacher-epochs", "1", "--student", "mlp-8", "--epochs", "3"]
 WORDS += ["--crop", "1", "--train-size", "128", "--validation-size", "100", "--bank-size", "100"]
 WORDS += ["--no-onnx"]
 STEPS = 2  # an epoch
-Started = subprocess.Popen[str]
 
 #: An example that sends itself a signal during a step of the student's training; 0: it does not.
 SIGNALLED = """
@@ -37,18 +34,9 @@ sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[4:]))
 """
 
 
-def ports(count: int) -> list[int]:
-    """Return ports that are free now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    found = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return found
-
-
 def places(script: str) -> list[dict[str, str]]:
     """Return what tells each of two processes its place: what a launcher sets."""
-    one, two = (f"127.0.0.1:{port}" for port in ports(2))
+    one, two = addresses(2)
     if script == "tf_imagenet":
         cluster = {"worker": [one, two]}
         tasks = [{"type": "worker", "index": rank} for rank in range(2)]
@@ -67,26 +55,13 @@ def start(
     number: int = 0,
 ) -> Started:  # fmt: skip
     """Start one process; what one compiles the next ones find."""
-    fixed = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "OMP_NUM_THREADS": "1"}
+    fixed = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     fixed |= {"KERAS_BACKEND": "tensorflow" if script == "tf_imagenet" else "jax"}
-    fixed |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    fixed |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
     fixed |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     fixed |= {"PYTHONPATH": f"{EXAMPLES}:{EXAMPLES.parent}", "MCLD_TEST_BACKENDS": "numpy"}
     words = [script, str(step), str(number), *WORDS, *more, "--out", str(folder / name)]
-    return subprocess.Popen(
-        [sys.executable, "-c", SIGNALLED, *words], env=os.environ | fixed | place,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def ends(processes: list[Started]) -> list[tuple[int, str, str]]:
-    """Wait; return exit status, output and errors of each; leave none behind."""
-    try:
-        said = [process.communicate(timeout=400) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+    return processes.start("-c", SIGNALLED, *words, **(fixed | place))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +80,7 @@ def test_two_processes_equal_one_and_are_resumed(
     first, second = places(script)
     one = start(script, tmp_path, "two", first, step=STEPS + 1 if killed else 0, number=number)
     two = start(script, tmp_path, "two", second, step=STEPS + 1, number=number)
-    found = ends([one, two])
+    found = ends([one, two], 400)
     assert [end[0] for end in found] == [-number if killed else 130] * 2, found
     assert not list(out.glob("last.*"))
     if not killed:
@@ -113,7 +88,7 @@ def test_two_processes_equal_one_and_are_resumed(
         assert "Go on with" not in found[1][2]  # one speaks
 
     pair = [start(script, tmp_path, "two", place, "--resume") for place in places(script)]
-    found = ends([*pair, start(script, tmp_path, "one", {})])
+    found = ends([*pair, start(script, tmp_path, "one", {})], 400)
     assert [end[0] for end in found] == [0, 0, 0], found
     assert f"resumed after epoch {1 if killed else 2}/3" in found[0][1]
     assert "by mcld" not in found[1][1]

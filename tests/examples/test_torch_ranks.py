@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch_cifar100
 from recipes.files import load_torch
 
+from tests import processes
 from tests.examples.conftest import EXAMPLES
 from tests.examples.test_training_scripts import assert_equal_weights, history, weights
 
@@ -20,6 +19,7 @@ ARGUMENTS += ["--bank-size", "64", "--crop", "1", "--device", "cpu", "--no-onnx"
 # full batches: else a bank drops other rows of the last batch than one process does
 ARGUMENTS += ["--train-size", "512"]
 STEPS = 8  # an epoch
+torchrun = partial(processes.torchrun, 2, PYTHONWARNINGS="default")
 
 #: The example, whose ranks all get a signal after a step of the student, as "15 1 2" says: which,
 #: epoch and step, counted from 0. Ctrl-C (2) goes to torchrun, which passes it on.
@@ -59,20 +59,11 @@ sys.exit(torch_cifar100.main())
 """
 
 
-def torchrun(*script: str) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    command = [sys.executable, *launcher, *script]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole example, uninterrupted, by two ranks."""
     out = tmp_path_factory.mktemp("two")
-    done = torchrun(str(EXAMPLES / "torch_cifar100.py"), *ARGUMENTS, "--out", str(out))
+    done = torchrun(EXAMPLES / "torch_cifar100.py", *ARGUMENTS, "--out", out)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mlp-8 by mcld: test") == 1  # one rank speaks
     return out
@@ -109,7 +100,7 @@ def test_stopped_then_killed_in_an_epoch_and_resumed_equals_uninterrupted(
     script.write_text(SIGNALLED)
     path = out / "checkpoint.pt"
 
-    stopped = torchrun(str(script), "2 0 2", *ARGUMENTS, "--out", str(out))
+    stopped = torchrun(script, "2 0 2", *ARGUMENTS, "--out", str(out))
     assert stopped.returncode != 0
     assert "stopped after epoch 1/3; the state is saved" in stopped.stderr  # it has < 50 steps
     again = f"Go on with: torchrun --nproc-per-node 2 example.py {' '.join(ARGUMENTS)} --out {out}"
@@ -117,21 +108,21 @@ def test_stopped_then_killed_in_an_epoch_and_resumed_equals_uninterrupted(
     state = load_torch(path)
     assert (state["epoch"], state["step"]) == (1, 0)
 
-    stopped = torchrun(str(script), "15 1 2", *ARGUMENTS, "--resume", "--out", str(out))
+    stopped = torchrun(script, "15 1 2", *ARGUMENTS, "--resume", "--out", str(out))
     assert stopped.returncode != 0
     assert "stopped in epoch 2/3 after step 3; the state is saved" in stopped.stderr
     state = load_torch(path)
     assert (state["epoch"], state["step"]) == (1, 3)
     assert float(state["sums"]["rows"]) == 3 * 512 / STEPS  # of both ranks
 
-    killed = torchrun(str(script), "9 2 4", *ARGUMENTS, "--resume", "--out", str(out))
+    killed = torchrun(script, "9 2 4", *ARGUMENTS, "--resume", "--out", str(out))
     assert "resumed after epoch 1/3" in killed.stdout
     assert killed.returncode != 0
     state = load_torch(path)
     assert (state["epoch"], state["step"]) == (2, 0)
     assert not (out / "last.pt").exists()
 
-    resumed = torchrun(str(script), "0", *ARGUMENTS, "--resume", "--out", str(out))
+    resumed = torchrun(script, "0", *ARGUMENTS, "--resume", "--out", str(out))
     assert resumed.returncode == 0, resumed.stderr
     for folder in (".", "teacher"):
         assert_equal_weights(out / folder, two / folder)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.processes import torchrun
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "guides" / "torch.md").read_text("utf-8")
@@ -44,16 +43,7 @@ def test_the_student_of_the_loop_learns() -> None:
 
 def test_the_block_for_ranks_runs(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(ON_RANKS[0], "utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    finished = subprocess.run(
-        [*command, "train.py"],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    finished = torchrun(2, "train.py", cwd=tmp_path, timeout=240)
     assert finished.returncode == 0, finished.stderr
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from tests.backends.torch.tiny_trainer import (
     make_trainer,
     weights,
 )
+from tests.processes import torchrun
 
 ROOT = Path(__file__).parents[3]
 
@@ -62,16 +60,7 @@ def test_steps_are_normalised_by_their_items(batch: int, accumulate: int, tmp_pa
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     """Batches of 4 on two ranks are batches of 8: keys, items and the mean of the gradients."""
     out = tmp_path / "weights.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = subprocess.run(
-        [*command, "-m", "tests.backends.torch.tiny_trainer", str(out)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    worker = torchrun(2, "-m", "tests.backends.torch.tiny_trainer", out, timeout=240)
     assert worker.returncode == 0, worker.stdout + worker.stderr
     torch.testing.assert_close(torch.load(out), by_hand(8, 1), rtol=1e-5, atol=1e-6)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from tests.backends.torch.tiny_language_model import (
     make_trainer,
     weights,
 )
+from tests.processes import torchrun
 
 ROOT = Path(__file__).parents[3]
 
@@ -88,16 +86,7 @@ def test_a_step_has_one_gradient_however_it_is_split(
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     """And so do perplexity and agreement, though the ranks see a sample twice."""
     out = tmp_path / "found.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = subprocess.run(
-        [*command, "-m", "tests.backends.torch.tiny_language_model", str(out)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    worker = torchrun(2, "-m", "tests.backends.torch.tiny_language_model", out, timeout=240)
     assert worker.returncode == 0, worker.stdout + worker.stderr
     found, model = torch.load(out), by_hand(6)
     torch.testing.assert_close(found["weights"], weights(model), rtol=1e-4, atol=1e-5)
