@@ -22,20 +22,13 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.measure import (  # noqa: E402
-    RESULTS,
-    environment,
-    limit_threads,
-    write_json,
-    write_text,
-)
+from benchmarks.measure import RESULTS, environment, limit_threads, write_json  # noqa: E402
 
 FRAMEWORKS = ("torch", "tensorflow", "jax", "keras-torch", "keras-tensorflow", "keras-jax")
 PACKAGES = ["torch", "tensorflow", "jax", "flax", "keras", "onnx", "onnxruntime", "onnxscript",
@@ -46,13 +39,12 @@ CALIBRATION = 300
 TRAINING = ["--dataset", "digits", "--teacher", "conv-32", "--teacher-epochs", "4",
             "--student", "conv-8", "--epochs", "10", "--no-onnx"]  # fmt: skip
 EXAMPLES = {
-    "torch": ("torch_cifar100", None, "last.pt"),
+    "torch": ("torch_cifar100", "torch_onnx", "last.pt"),
     "tensorflow": ("tf_imagenet", "keras_files", "last.keras"),
     "jax": ("jax_cifar100", "jax", "last.npz"),
     "keras": ("keras_cifar100", "keras_files", "last.keras"),
 }
-"""The example of a framework, the module with its loader (None: `export.student`'s own), its
-checkpoint."""
+"""The example of a framework, the module with its loader, its checkpoint."""
 
 
 def main() -> None:
@@ -88,7 +80,9 @@ def main() -> None:
         "trained": trained,
     }
     write_json(options.json, content)
-    write_text(options.markdown, page(content))
+    temporary = options.markdown.with_suffix(".tmp")
+    temporary.write_text(page(content), encoding="utf-8")
+    os.replace(temporary, options.markdown)
 
 
 def in_own_process(framework: str, repeats: int) -> list[dict[str, Any]]:
@@ -150,23 +144,14 @@ def measure_one(framework: str, family: str, folder: Path, repeats: int) -> dict
 def measure_trained(framework: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
     """Distil by the framework's example; export, shrink and time the student: a row a file."""
     from examples.recipes.data import load_dataset
-    from mcld_core.export import (
-        compare_latency,
-        convert_float16,
-        export_onnx,
-        quantize_int8,
-        student,
-    )
+    from mcld_core.export import compare_latency, convert_float16, export_onnx, quantize_int8
     from mcld_core.export.deploy import accuracy
 
     script, module, file = EXAMPLES[framework.partition("-")[0]]
     command = [sys.executable, str(ROOT / "examples" / f"{script}.py"), *TRAINING]
     subprocess.run([*command, "--out", str(folder / "run")], stdout=sys.stderr, check=True)
     data = load_dataset("digits", Path("data"))  # the test images are the same, whatever validates
-    if module is None:
-        load = partial(student.load_student, model="examples.recipes.models.torch:build")
-    else:
-        load = importlib.import_module(f"examples.recipes.models.{module}").load_student
+    load = importlib.import_module(f"examples.recipes.models.{module}").load_student
     reports = {}
     for which, place in (("mcld", "."), ("teacher", "teacher")):
         model, _, known = load(folder / "run" / place / file)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from recipes.data import load_dataset  # noqa: E402
-from recipes.files import write_json, write_text  # noqa: E402
+from recipes.files import read_json, write_json, write_text  # noqa: E402
 
 from benchmarks.long_tail_table import page  # noqa: E402
 from mcld_core import (  # noqa: E402
@@ -244,7 +243,7 @@ class Run:
     def __init__(self, name: str, ratio: int, folder: Path, path: Path) -> None:
         self.name, self.ratio, self.path = name, ratio, path
         self.splits = read(name, folder)
-        self.record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        self.record = read_json(path) or {}
 
     def remember(self, key: str, value: Any) -> None:
         """Write one more result."""
@@ -317,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, ratio in RUNS:
             if not options.table and name in options.only and ratio in options.ratios:
                 Run(name, ratio, options.data_dir, path).go(seeds)
-    record = json.loads(path.read_text("utf-8"))
+    record = read_json(path)
     write_text(options.out / "long_tail.md", page(record, ROWS, RATES, STEPS))
     return 0
 

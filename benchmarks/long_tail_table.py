@@ -101,11 +101,8 @@ def _section(record: Record, rows: Sequence[str], name: str, ratio: int) -> list
         after = {column: of("CE", f"posthoc_{column}") for column in ("balanced", "tail")}
         cells = [spread(list(after[c].values())) if c in after else "–" for c in COLUMNS]
         rate = f"{next(iter(of('CE', 'lr').values()))}"
-        lines.append(
-            f"| CE, adjusted afterwards | {rate} | {len(after['tail'])} | "
-            + " | ".join(cells)
-            + " |"
-        )
+        seeds = len(after["tail"])
+        lines.append(f"| CE, adjusted afterwards | {rate} | {seeds} | {' | '.join(cells)} |")
     lines += ["", "| difference | balanced | tail |", "|---|---|---|"]
     for one, other in PAIRS:
         if one in present and other in present:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from recipes.data import load_dataset  # noqa: E402
-from recipes.files import write_json, write_text  # noqa: E402
+from recipes.files import read_json, write_json, write_text  # noqa: E402
 from recipes.own_teachers import OnnxTeacher  # noqa: E402
 
 from benchmarks.tiny_imagenet_table import page  # noqa: E402
@@ -271,7 +270,7 @@ class Run:
     ) -> None:
         self.task, self.path, self.factor = task, path, factor
         self.epochs = {"validation": trial, "test": epochs}
-        self.record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        self.record = read_json(path) or {}
         model = student(task.teacher.shape[1], factor)
         self.record.setdefault("settings", {
             "train": TRAIN, "validation": VALIDATION, "test": len(task.test.y), "epochs": epochs,
@@ -353,9 +352,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in options.seeds:
             for row, (lr, constant) in chosen.items():
                 run.score(row, lr, constant, seed, "test")
-    record = json.loads(path.read_text("utf-8"))
+    record = read_json(path)
     longer = path.with_name(f"{path.stem}_trials{record['settings']['epochs']}.json")
-    trials = json.loads(longer.read_text("utf-8"))["trials"] if longer.is_file() else {}
+    trials = (read_json(longer) or {"trials": {}})["trials"]
     write_text(path.with_suffix(".md"), page(record, tuple(ROWS), trials))
     return 0
 

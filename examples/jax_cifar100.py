@@ -34,7 +34,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from recipes import data as sets
 from recipes import logs
 from recipes import options as shared
-from recipes.files import check_space, load_arrays, save_arrays
+from recipes.files import load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
 from recipes.journal import Journal
 from recipes.methods import baseline_loss, label_counts, mcld_config
@@ -56,13 +56,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
     options = parse(argv)
-    if options.list_models:
-        print(networks.list_models())
-        return 0
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         count, rank = (int(os.environ[f"JAX_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
         jax.distributed.initialize(num_processes=count, process_id=rank)
-    return shared.run(train, options, argv)
+    return shared.run(train, options, argv, models=networks.list_models)
 
 
 class State(NamedTuple):
@@ -101,10 +98,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
         return devices.answers(options.eval_batch_size, split, partial(run_student, state[:2]))
 
     parameters, test_logits = count_parameters(student), partial(logits_of, data.test)
-    check_space(options.out, 20 * parameters)
-    shared.begin(options, writes=not options.dry_run)
-    if options.dry_run:
-        logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
+    if not journal.begins(parameters):
         return journal.result(parameters, student, test_logits)
     teacher = None if options.method == "ce" else make_teacher(options, data, devices)
     if options.bank_size and mcld_config(options):  # teacher rows to contrast with as well
@@ -122,9 +116,6 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
         state = unnamed(arrays, state)
         journal.restore(notes)
     state = devices.copy(state)
-
-    def describe() -> dict[str, Any]:
-        return shared.describe(options, data, journal.rows) | {"layout": "NHWC"}
 
     def save() -> None:
         if first:
@@ -150,7 +141,11 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
                     raise journal.stopped()
             if journal.end_epoch(lambda: sets.accuracies(logits_of, data, options.balanced)):
                 for kind in journal.kept():
-                    networks.save_model(options.out / f"{kind}.npz", *state[:2], describe())
+                    networks.save_model(
+                        options.out / f"{kind}.npz",
+                        *state[:2],
+                        journal.describe(data, layout="NHWC"),
+                    )
             save()
             if devices.any(journal.stop.requested):
                 raise journal.stopped()
@@ -159,7 +154,9 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     if first and journal.rows and options.onnx and not (options.out / "student.onnx").exists():
         shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:SHOWN])))
         compared = teacher.model if teacher else None
-        hand_over(options, student, compared, shown, describe(), "jax2onnx")
+        hand_over(
+            options, student, compared, shown, journal.describe(data, layout="NHWC"), "jax2onnx"
+        )
     return journal.result(parameters, student, test_logits, teacher)
 
 

@@ -28,14 +28,14 @@ from keras import ops
 from recipes import data as sets
 from recipes import logs
 from recipes import options as shared
-from recipes.files import check_space, load_arrays, save_arrays
+from recipes.files import load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
 from recipes.journal import Journal
 from recipes.logs import is_first
 from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
 from recipes.models import keras_files
-from recipes.teachers import cached_logits, find_adapter, measure
+from recipes.teachers import cached_logits, measure
 
 from mcld_core import TeacherBank
 from mcld_core.backends.keras import MCLDDistiller
@@ -54,11 +54,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
-    options = parse(argv)
-    if options.list_models:
-        print(networks.list_models((32, 32, 3), 100))
-        return 0
-    status = shared.run(train, options, argv)
+    options, sizes = parse(argv), partial(networks.list_models, (32, 32, 3), 100)
+    status = shared.run(train, options, argv, models=sizes)
     keras_files.leave(status)
     return status
 
@@ -79,10 +76,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     student = networks.build(options.student, data.image_shape, data.classes, options.seed)
     test_logits = partial(predict, student, data.test, data, options.eval_batch_size)
     parameters = networks.count_parameters(student)
-    check_space(options.out, 20 * parameters)
-    shared.begin(options, writes=not options.dry_run)
-    if options.dry_run:
-        logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
+    if not journal.begins(parameters):
         return journal.result(parameters, student, test_logits)
     teacher = None if options.method == "ce" else Teacher(options, data)
 
@@ -121,7 +115,10 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     exports = journal.rows and options.onnx and not (options.out / "student.onnx").exists()
     if exports and is_first():
         alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
-        images, notes = pixels(data.test.images[:SHOWN], data), watch.describe()
+        images, notes = (
+            pixels(data.test.images[:SHOWN], data),
+            journal.describe(data, layout="NHWC"),
+        )
         hand_over(options, alone, compared, images, notes, EXPORTERS[keras.backend.backend()])
     return journal.result(parameters, student, test_logits, teacher)
 
@@ -213,14 +210,10 @@ class Teacher:
     """
 
     def __init__(self, options: argparse.Namespace, data: sets.Dataset) -> None:
-        self.adapter, self.data = find_adapter(options, data), data
-
-        def train_one(number: int) -> Any:
-            return train(shared.teacher_options(options, number), data).model
-
-        self.models, mark = keras_files.load_teachers(options, data, train_one)
+        loaded = keras_files.load_teachers(options, data, partial(train, data=data))
+        self.adapter, self.models, self.single, mark = loaded
         self.functions = [keras_files.answers_of(model) for model in self.models]
-        mark.append(repr(self.adapter))
+        self.data = data
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
         self.accuracy, self.table = measure(options, data, logits_of)["test"], None
         self.moving = bool(options.crop or options.flip)
@@ -230,10 +223,8 @@ class Teacher:
                 options.teacher_cache, data.name, data.train, data.classes, mark,
                 lambda: logits_of(data.train), wait=lambda: keras_files.Processes().any(False),
             )  # fmt: skip
-        alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
-        self.single = keras_files.in_float32(self.models[0]) if alone else None
         adapted = [getattr(options, f"teacher_{x}") for x in ("mean", "std", "size", "classes")]
-        self.inside = self.moving and alone and not any(adapted)
+        self.inside = self.moving and self.single is not None and not any(adapted)
 
     def answer(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of normalised images."""
@@ -275,30 +266,28 @@ class Watch(keras.callbacks.Callback):
             for variable, value in zip(self.metric_variables(), self.sums, strict=True):
                 variable.assign(ops.convert_to_tensor(variable) + value)
             self.sums = []
-        loss, alone = partial(float, logs["loss"]), self.processes.count == 1
-        if self.journal.count(loss, self.processes.any, alone):
+        self.tell(logs)
+        if self.journal.count(self.processes.any, alone=self.processes.count == 1):
             self.save()
             raise self.journal.stopped()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Evaluate, and write what the epoch came to."""
-        options = self.options
-        shown = [key for key in logs if key == "loss" or key.startswith("term_")]
-        means = {key: float(logs[key]) for key in shown}
-        means["train_accuracy"] = float(logs["accuracy"])
-        size = options.eval_batch_size
+        self.tell(logs)
+        options, size = self.options, self.options.eval_batch_size
         logits_of = partial(predict, self.student, data=self.data, batch_size=size)
-        evaluate = partial(sets.accuracies, logits_of, self.data, options.balanced)
-        if self.journal.end_epoch(evaluate, means):
+        if self.journal.end_epoch(partial(sets.accuracies, logits_of, self.data, options.balanced)):
+            notes = self.journal.describe(self.data, layout="NHWC")
             for kind in self.journal.kept():
-                keras_files.save_model(options.out / f"{kind}.keras", self.student, self.describe())
+                keras_files.save_model(options.out / f"{kind}.keras", self.student, notes)
         self.save()
         if self.processes.any(self.journal.stop.requested):
             raise self.journal.stopped()
 
-    def describe(self) -> dict[str, Any]:
-        """Return what a file of the model says of it."""
-        return shared.describe(self.options, self.data, self.journal.rows) | {"layout": "NHWC"}
+    def tell(self, logs: Any) -> None:
+        """Set the journal's sums to the means over the epoch: sums over one row."""
+        means = {"rows": 1.0, "loss": logs["loss"], "train_accuracy": logs["accuracy"]}
+        self.journal.sums = means | {key: logs[key] for key in logs if key.startswith("term_")}
 
     def metric_variables(self) -> list[Any]:
         """Return a sum and a count of each metric of the epoch."""

@@ -35,13 +35,13 @@ import tensorflow as tf
 from recipes import logs
 from recipes import options as shared
 from recipes.data import DATASETS, Split, pictures, tf_input
-from recipes.files import DataError, check_space, load_arrays, save_arrays
+from recipes.files import DataError, load_arrays, save_arrays
 from recipes.handover import SHOWN, hand_over
 from recipes.journal import Journal
 from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
 from recipes.models import keras_files
-from recipes.teachers import cached_logits, find_adapter
+from recipes.teachers import cached_logits, measure
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.tensorflow import gather_keys
@@ -75,11 +75,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
-    options = parse(argv)
-    if options.list_models:
-        print(networks.list_models((224, 224, 3), 1000))
-        return 0
-    return shared.run(train, options, argv)
+    options, sizes = parse(argv), partial(networks.list_models, (224, 224, 3), 1000)
+    return shared.run(train, options, argv, models=sizes)
 
 
 def train(
@@ -104,12 +101,9 @@ def train(
     with strategy.scope():
         student = networks.build(options.student, data.image_shape, data.classes, options.seed)
     logits = tf_input.logits_function(student)
-    test_logits = partial(tf_input.test_logits, logits, data, options.eval_batch_size)
+    test_logits = partial(tf_input.logits_of, logits, data, options.eval_batch_size, data.test)
     parameters = networks.count_parameters(student)
-    check_space(options.out, 20 * parameters)
-    shared.begin(options, writes=not options.dry_run)
-    if options.dry_run:
-        logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
+    if not journal.begins(parameters):
         return journal.result(parameters, student, test_logits)
     teacher = None if options.method == "ce" else Teacher(options, data, strategy)
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
@@ -128,8 +122,7 @@ def train(
 
     def describe() -> dict[str, Any]:
         share = None if isinstance(data.test, Split) else 7 / 8  # of the shorter side, in the test
-        notes = shared.describe(options, data, journal.rows)
-        return notes | {"layout": "NHWC", "center_crop": share}
+        return journal.describe(data, layout="NHWC", center_crop=share)
 
     def save() -> None:
         if logs.is_first():
@@ -149,7 +142,7 @@ def train(
             batches.report()
             if not journal.sums:
                 raise DataError(f"{journal.name}: no training picture could be read")
-            journal.check(float(journal.sums["loss"]))
+            journal.check()
             if journal.end_epoch(evaluate):
                 for kind in journal.kept():
                     keras_files.save_model(options.out / f"{kind}.keras", student, describe())
@@ -301,29 +294,21 @@ class Teacher:
     """The frozen teachers as one function; of images that stay the same, a table of its answers."""
 
     def __init__(self, options: Any, data: pictures.PictureSet, strategy: Any) -> None:
-        self.adapter, self.table = find_adapter(options, data), None
-
-        def train_one(number: int) -> Any:
-            return train(shared.teacher_options(options, number), data, strategy).model
-
-        scope = strategy.scope
-        self.models, mark = keras_files.load_teachers(options, data, train_one, scope)
-        mark.append(repr(self.adapter))
-        alone = len(self.models) == 1 and isinstance(self.models[0], keras.Model)
-        self.single = keras_files.in_float32(self.models[0]) if alone else None
+        train_one = partial(train, data=data, strategy=strategy)
+        loaded = keras_files.load_teachers(options, data, train_one, strategy.scope)
+        self.adapter, self.models, self.single, mark = loaded
+        self.table = None
         shape = [None, *data.image_shape]
         answer = tf.function(self.answer, input_signature=[tf.TensorSpec(shape, tf.float32)])
-        found = tf_input.evaluate(answer, data, options.eval_batch_size)
-        shown = {key.removesuffix("_accuracy"): x for key, x in found.items()}
-        logs.say_teacher(" and ".join(options.teacher), shown, data.classes)
-        self.accuracy = found["test_accuracy"]
-        self.test_logits = partial(tf_input.test_logits, answer, data, options.eval_batch_size)
+        answers = partial(tf_input.logits_of, answer, data, options.eval_batch_size)
+        self.accuracy = measure(options, data, answers)["test"]
+        self.test_logits = partial(answers, data.test)
         moving = options.crop or options.flip or options.random_resized_crop
         self.looks_up = not moving and (isinstance(data.train, Split) or options.teacher_cache)
         if self.looks_up or options.bank_size == "all":
             self.table = tf.constant(cached_logits(
                 options.teacher_cache, data.name, data.train, data.classes, mark,
-                lambda: tf_input.predict(answer, data.train, data, options.eval_batch_size)[0],
+                lambda: answers(data.train),
                 wait=lambda: make_meeting(strategy)(False),
             ))  # fmt: skip
 

@@ -27,7 +27,7 @@ import torch
 from recipes import logs, teachers
 from recipes import options as shared
 from recipes.data import Dataset, Split, accuracies, steps_per_epoch, training_batches
-from recipes.files import DataError, check_space, load_torch, save_torch
+from recipes.files import DataError, load_torch, save_torch
 from recipes.handover import SHOWN, hand_over
 from recipes.journal import Journal
 from recipes.logs import Result, Row
@@ -63,18 +63,17 @@ def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
         data = shared.load_data(options)
         logs.say(str(data))
     student = make_model(options.student, data, options.seed)
-    check_space(options.out, 32 * models.count_parameters(student))
-    shared.begin(options, writes=not options.dry_run)
+    parameters = models.count_parameters(student)
+    steps = steps_per_epoch(data.train, options.batch_size)
+    journal = Journal(options, steps, "checkpoint.pt", ranks.total)
+    trains = journal.begins(parameters)
     teacher = None if options.method == "ce" else load_teacher(options, data, ranks)
-    training = Training(options, data, student, teacher, ranks)
-    journal, parameters = training.journal, models.count_parameters(student)
-    if options.dry_run:
-        logs.say(f"dry run: {journal.name}, {parameters:,} parameters, to {options.out}")
-    else:
+    training = Training(options, data, student, teacher, ranks, journal)
+    if trains:
         training.run()
         if ranks.first and journal.rows and options.onnx:
             images = training.pixels(data.test.images[:SHOWN]).contiguous().cpu().numpy()
-            notes = shared.describe(options, data, journal.rows) | {"layout": "NCHW"}
+            notes = journal.describe(data, layout="NCHW")
             hand_over(options, student, teacher, images, notes, "onnxscript")
     test_logits = partial(training.logits, student, data.test)
     return journal.result(parameters, student, test_logits, teacher)
@@ -147,12 +146,11 @@ class Training:
 
     def __init__(
         self, options: argparse.Namespace, data: Dataset, student: nn.Module,
-        teacher: Teacher | None, ranks: Ranks,
+        teacher: Teacher | None, ranks: Ranks, journal: Journal,
     ) -> None:  # fmt: skip
         self.options, self.data, self.teacher, self.ranks = options, data, teacher, ranks
+        self.journal = journal
         torch.manual_seed(options.seed)  # whatever the teacher drew
-        steps = steps_per_epoch(data.train, options.batch_size)
-        self.journal = Journal(options, steps, "checkpoint.pt", ranks.total)
         self.pixels = models.Pixels(data, ranks.device, channels_last=options.channels_last)
         size = options.eval_batch_size
         self.predict = partial(models.predict, pixels=self.pixels, batch_size=size)
@@ -185,7 +183,7 @@ class Training:
                 labels = torch.from_numpy(data.train.labels).to(ranks.device)
                 bank = 0 if self.table is None else TeacherBank.from_logits(self.table, labels)
             self.mcld = MCLDLoss(
-                self.config, total_steps=max(1, options.epochs * steps), bank_size=bank,
+                self.config, total_steps=max(1, options.epochs * journal.steps), bank_size=bank,
                 classes=data.classes, class_prior=prior, balanced=options.balanced,
             ).to(ranks.device)  # fmt: skip
 
@@ -294,9 +292,8 @@ class Training:
 
     def model_file(self) -> dict[str, Any]:
         """Return the model alone, as `python -m mcld_core export` reads it."""
-        notes = shared.describe(self.options, self.data, self.journal.rows)
-        more = {"name": notes["model"], "image_shape": list(self.data.image_shape)}
-        return notes | more | {"model": self.model.state_dict()}
+        notes = self.journal.describe(self.data, name=self.options.student)
+        return notes | {"model": self.model.state_dict()}
 
     def load(self) -> None:
         """Go back to the checkpoint."""
@@ -315,10 +312,7 @@ class Training:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the process's exit status."""
     options = parse(argv)
-    if options.list_models:
-        print(models.list_models())
-        return 0
-    return shared.run(train, options, argv)
+    return shared.run(train, options, argv, models=models.list_models)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from recipes.options import run  # noqa: E402
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402
 from benchmarks.comparison.tables import (  # noqa: E402
     Record,
-    as_json,
     conclusion,
     differences,
     summarise,
@@ -92,7 +92,7 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
     loaded = {} if records[0].method == "teacher" else _loaded_teacher(base, results)
     rows, sentence = table(records, loaded), conclusion(records)
     heading = _heading(argv, base, options)
-    write_json(options.out / "results.json", as_json(records))
+    write_json(options.out / "results.json", [asdict(record) for record in records])
     pairs = differences(records, len(data.test))
     write_text(options.out / "results.md", f"{heading}\n\n{sentence}\n\n{rows}\n\n{pairs}\n")
     _report(options, trainings, results, records, sentence, rows)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from recipes import tuning
 from recipes.logs import Result, Row, best_row
@@ -98,19 +97,16 @@ def conclusion(records: Sequence[Record]) -> str:
     The margin is the mean difference between the same seeds, with its standard error over them: a
     seed has the same teacher, first weights and batches for every method.
     """
-    methods = [name for name in dict.fromkeys(r.method for r in records) if name != "teacher"]
-    scores = {
-        method: {r.seed: r.test_last for r in records if r.method == method} for method in methods
-    }
-    ranked = sorted(methods, key=lambda name: -statistics.fmean(scores[name].values()))
+    scores = _scores(records)
+    ranked = sorted(scores, key=lambda name: -statistics.fmean(scores[name].values()))
     best = ranked[0]
     seeds = len(scores[best])
-    mean = f"{100 * statistics.fmean(scores[best].values()):.2f} %"
+    mean = f"{statistics.fmean(scores[best].values()):.2f} %"
     mean += " balanced" if kind(records) != "test" else ""
     if len(ranked) == 1:
         return f"{best} reaches {mean} on the test split ({seeds} seed{'s' * (seeds > 1)})."
     second = ranked[1]
-    differences = [100 * (scores[best][seed] - scores[second][seed]) for seed in scores[best]]
+    differences = [scores[best][seed] - scores[second][seed] for seed in scores[best]]
     margin = statistics.fmean(differences)
     text = f"Best: {best}, {mean} on the test split, {margin:.2f} points above {second}"
     if seeds < 2:
@@ -151,8 +147,3 @@ def _scores(records: Sequence[Record]) -> dict[str, dict[int, float]]:
         if record.method != "teacher":
             scores.setdefault(record.method, {})[record.seed] = 100 * record.test_last
     return scores
-
-
-def as_json(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return plain dictionaries for JSON."""
-    return [asdict(record) for record in records]

@@ -14,12 +14,13 @@ from typing import Any
 
 from recipes.data import Dataset
 from recipes.files import DataError, write_json
-from recipes.logs import Diverged, Line, Result, duration, say, validation_score
+from recipes.logs import Diverged, Result, duration, say, validation_score
 from recipes.methods import METHODS, settings
 from recipes.options import load_data
 from recipes.teachers import is_own
 from recipes.tuning import tune
 
+from benchmarks.comparison.line import Line
 from benchmarks.comparison.tables import spread, test_score
 
 PRESETS = {
@@ -195,13 +196,9 @@ class Trainings:
             for seed in seeds:
                 taught[seed] = self.teacher(seed)
                 if self.trains_teacher:
-                    accuracies.append(self.tested(self.teachers[seed]))
+                    accuracies.append(test_score(self.teachers[seed].rows[-1], self.base.balanced))
                     line.show(self.found(accuracies))
         return taught
-
-    def tested(self, result: Result) -> float:
-        """Return the test accuracy after the last epoch, balanced where that is trained for."""
-        return test_score(result.rows[-1], self.base.balanced)
 
     def found(self, accuracies: Sequence[float]) -> str:
         """Return what a line says of the accuracies so far."""
@@ -290,7 +287,7 @@ class Trainings:
                     words += [] if exports else ["--no-onnx"]
                     folder = f"seed{seed}/{folder_name(item.name)}"
                     result = results[item.name, seed] = self.train(words, seed, folder)
-                    accuracies.append(self.tested(result))
+                    accuracies.append(test_score(result.rows[-1], self.base.balanced))
                     line.show(self.found(accuracies))
         return results
 

@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from .files import check_space
 from .logs import Diverged, Log, Progress, Result, Row, Stopped, StopSignal, best_row, is_first, say
+from .options import begin
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss and at other processes: each look waits for the device."""
@@ -60,6 +62,19 @@ class Journal:
             setattr(self, name, notes[name])
         say(f"{self.name}: resumed after epoch {self.epoch}/{self.options.epochs}")
 
+    def begins(self, parameters: int) -> bool:
+        """Check the run's folder and the disk; return whether to train: not in a dry run.
+
+        Raises:
+            DataError: as `files.check_space` and `options.begin` say.
+        """
+        out, dry = self.options.out, self.options.dry_run
+        check_space(out, 32 * parameters)  # bytes: checkpoint, the best and the last model
+        begin(self.options, writes=not dry)
+        if dry:
+            say(f"dry run: {self.name}, {parameters:,} parameters, would go to {out}")
+        return not dry
+
     @property
     def resumes(self) -> bool:
         """Whether there is a checkpoint to go on from, and the user asks for it."""
@@ -90,18 +105,14 @@ class Journal:
         """The part of the training that is done, from 0 to 1."""
         return float((self.epoch * self.steps + self.step) / (self.options.epochs * self.steps))
 
-    @property
-    def where(self) -> str:
-        """Where the training is, in words."""
-        epochs = self.options.epochs
-        if self.step:
-            return f"in epoch {self.epoch + 1}/{epochs} after step {self.step}"
-        return f"after epoch {self.epoch}/{epochs}"
-
     def stopped(self) -> Stopped:
         """Return what to raise when the user stopped the training, once its state is saved."""
-        folder = self.options.out
-        return Stopped(f"{self.name} stopped {self.where}; the state is saved in {folder}")
+        epochs = self.options.epochs
+        if self.step:
+            where = f"in epoch {self.epoch + 1}/{epochs} after step {self.step}"
+        else:
+            where = f"after epoch {self.epoch}/{epochs}"
+        return Stopped(f"{self.name} stopped {where}; the state is saved in {self.options.out}")
 
     def result(
         self, parameters: int, model: Any, test_logits: Callable[[], Any], teacher: Any = None
@@ -111,48 +122,58 @@ class Journal:
         known = (self.name, self.options.out, self.rows, parameters, model, test_logits)
         return Result(*known, *taught)
 
+    def describe(self, data: Any, **more: Any) -> dict[str, Any]:
+        """Return what a checkpoint or ONNX file says of its model; JSON can hold it.
+
+        Args:
+            data: its name, classes, image shape and normalisation.
+            more: ``layout``, and what else there is to say.
+        """
+        options, last = self.options, self.rows[-1]
+        notes = {
+            "model": options.student,
+            "classes": list(data.class_names),
+            "image_shape": list(data.image_shape),
+            "dataset": data.name,
+            "normalization": {"mean": list(data.mean), "std": list(data.std)},
+            "method": options.method,
+            "teacher": None if options.method == "ce" else " + ".join(options.teacher),
+            "epoch": last["epoch"],
+            "accuracy": last["test_accuracy"],
+        }
+        return notes | more
+
     # ---- a step ----
 
     def add(
         self, added: Mapping[str, Any], asks: Callable[[bool], bool], alone: bool = True
     ) -> bool:
-        """Count a step and what it adds to the sums; return whether to stop, as `count` does."""
+        """Add to the sums and count a step; return whether to save and stop, as `count` does."""
         for key, value in added.items():
             self.sums[key] = value + self.sums[key] if key in self.sums else value
+        return self.count(asks, alone)
 
-        def mean() -> float:
-            return float(self.sums["loss"] / self.sums["rows"])
-
-        return self.count(mean, asks, alone, lambda: float(self.total(self.sums["loss"])))
-
-    def count(
-        self,
-        loss: Callable[[], float],
-        asks: Callable[[bool], bool],
-        alone: bool = True,
-        checked: Callable[[], float] | None = None,
-    ) -> bool:
+    def count(self, asks: Callable[[bool], bool], alone: bool = True) -> bool:
         """Count a step; return whether to save and stop now, within the epoch.
 
         Args:
-            loss: is shown; asked for only where it is, because that waits for the device.
             asks: from whether this process was told to stop to whether any was.
             alone: there are no other processes to wait for: ask after each step.
-            checked: what has to be finite; every process asks. Default: ``loss``.
 
         Raises:
-            Diverged: it is not.
+            Diverged: the loss is not finite.
         """
         self.step += 1
-        self.progress.step(loss)
+        self.progress.step(lambda: float(self.sums["loss"] / self.sums["rows"]))
         due = self.step % CHECK_EVERY == 0 or self.step == self.steps
         stopping = self.step < self.steps and (due or alone) and asks(self.stop.requested)
         if due or stopping:
-            self.check((checked or loss)())
+            self.check()
         return stopping
 
-    def check(self, loss: float) -> None:
-        """Raise `Diverged` where a sum or mean of the running epoch's losses is not finite."""
+    def check(self) -> None:
+        """Raise `Diverged` where the loss of the running epoch is not finite; all processes ask."""
+        loss = float(self.total(self.sums["loss"]))
         if math.isfinite(loss):
             return
         kept = f" The last good checkpoint is {self.checkpoint} (epoch {self.epoch})."
@@ -169,27 +190,23 @@ class Journal:
         self.rate = learning_rate(self.options, self.epoch, falls)
         return self.rate
 
-    def end_epoch(self, evaluate: Callable[[], Row], means: Row | None = None) -> bool:
+    def end_epoch(self, evaluate: Callable[[], Row]) -> bool:
         """Count an epoch; return whether it was evaluated: it then has a row, the last one.
 
-        Args:
-            evaluate: returns the accuracies.
-            means: of the epoch's steps; default: the sums a row.
+        The row has the sums for each training row, and the accuracies that ``evaluate`` returns.
         """
         self.epoch, self.step = self.epoch + 1, 0
         due = self.epoch % self.options.eval_every == 0 or not self.running
         if due:
-            row: Row = {"epoch": self.epoch, "lr": self.rate} | (means or self.means()) | evaluate()
+            sums = {key: float(self.total(value)) for key, value in self.sums.items()}
+            row: Row = {"epoch": self.epoch, "lr": self.rate}
+            row |= {key: value / sums["rows"] for key, value in sums.items() if key != "rows"}
+            row |= evaluate()
             self.rows.append(row | {"seconds": time.perf_counter() - self.started})
             self.progress.epoch(self.rows[-1], self.options.epochs)
             self.log.write(self.rows)
         self.sums = {}
         return due
-
-    def means(self) -> Row:
-        """Return the sums over the running epoch, of all processes, for each training row."""
-        sums = {key: float(self.total(value)) for key, value in self.sums.items()}
-        return {key: value / sums["rows"] for key, value in sums.items() if key != "rows"}
 
     def kept(self) -> list[str]:
         """Return the names under which this process keeps the model of the last row.

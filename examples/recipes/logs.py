@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -130,67 +129,19 @@ def is_first() -> bool:
     return int(task.get("index", 0)) == 0 and (task.get("type") == "chief" or not has_chief)
 
 
-class Line:
-    """One line for several trainings: while it is open, it stands in for all that they say.
-
-    At a terminal it is written over and over, with what a training says last as its end. Elsewhere
-    it is printed at most every ``seconds``, and when it is closed. What is important (a warning, a
-    file that was written) is printed above it.
-
-    Args:
-        name: its first words.
-        seconds: between two prints where nobody watches.
-    """
-
-    current: Line | None = None
-
-    def __init__(self, name: str, seconds: float = 30.0) -> None:
-        self.name, self.seconds, self.found = name, seconds, ""
-        self.said = time.monotonic()
-
-    def show(self, found: str) -> None:
-        """Set what is known so far; the line ends with it."""
-        self.found = found
-        self.add("")
-
-    def add(self, passing: str) -> None:
-        """Show a passing text after what is known."""
-        text = "  ".join(part for part in (self.name, self.found, passing) if part)
-        if sys.stderr.isatty():
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - self.said >= self.seconds:
-            self.said = time.monotonic()
-            print(text, flush=True)
-
-    def above(self, text: str) -> None:
-        """Print a line that stays."""
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-        print(text, flush=True)
-
-    def __enter__(self) -> Line:
-        Line.current = self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Print the line as it stays; nothing where nothing is known."""
-        Line.current = None
-        if self.found:
-            self.above(f"{self.name}  {self.found}")
-        elif sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+line: Any = None
+"""Stands in for all that is said, while it is open: a `benchmarks.comparison.line.Line`."""
 
 
 def say(text: str, *, important: bool = False) -> None:
-    """Print a line without tearing a progress bar; with a `Line` open, on or above that.
+    """Print a line without tearing a progress bar; with a `line` open, on or above that.
 
     One of several processes does.
     """
     if not is_first():
         return
-    if Line.current is not None:
-        (Line.current.above if important else Line.current.add)(text)
+    if line is not None:
+        (line.above if important else line.add)(text)
     elif sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -238,7 +189,7 @@ class Progress:
         self.first = self.done = done
         self.started = self.said = time.monotonic()
         self.bar: Any = None
-        if Line.current is not None:
+        if line is not None:
             self.seconds = min(seconds, 0.2)  # the line says when it prints
         elif sys.stderr.isatty() and not self.quiet:
             from tqdm import tqdm

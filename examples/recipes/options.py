@@ -22,7 +22,7 @@ from typing import Any
 
 from .data import DATASETS, Dataset, load_dataset
 from .files import DataError, read_json, write_json
-from .logs import Diverged, Row, Stopped, is_first, say
+from .logs import Diverged, Stopped, is_first, say
 from .methods import METHODS, mcld_config
 
 _SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
@@ -278,21 +278,6 @@ def load_data(options: argparse.Namespace) -> Dataset:
     )
 
 
-def describe(options: argparse.Namespace, data: Dataset, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return what a checkpoint or ONNX file says of its model; JSON can hold it."""
-    return {
-        "model": options.student,
-        "classes": list(data.class_names),
-        "image_shape": list(data.image_shape),
-        "dataset": data.name,
-        "normalization": {"mean": list(data.mean), "std": list(data.std)},
-        "method": options.method,
-        "teacher": None if options.method == "ce" else " + ".join(options.teacher),
-        "epoch": rows[-1]["epoch"],
-        "accuracy": rows[-1]["test_accuracy"],
-    }
-
-
 def teacher_options(options: argparse.Namespace, number: int) -> argparse.Namespace:
     """Return the options that train teacher ``number``, in a folder of OUT of its own.
 
@@ -314,6 +299,7 @@ def run(
     options: argparse.Namespace,
     argv: Sequence[str] | None = None,
     program: str | None = None,
+    models: Callable[[], str] = str,
 ) -> int:
     """Run ``train(options)``, print what it returns; return the exit status.
 
@@ -322,7 +308,11 @@ def run(
         options: its argument.
         argv: the command line, for the word on how to go on; None: the process's own.
         program: what Python runs; default: the script.
+        models: what ``--list-models`` prints instead of a training.
     """
+    if getattr(options, "list_models", False):
+        print(models())
+        return 0
     try:
         result = train(options)
     except (DataError, Diverged, OSError) as error:

@@ -16,6 +16,7 @@ from recipes.files import load_torch
 from recipes.options import build_parser, parse_options
 
 from benchmarks.comparison import __main__
+from benchmarks.comparison.line import Line
 from benchmarks.comparison.trainings import PRESETS, Variant, variant
 from tests.examples.test_training_scripts import weights
 
@@ -28,7 +29,7 @@ ROOT = Path(__main__.__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def no_lines_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is, a line is printed once, at its end."""
-    monkeypatch.setattr(logs.Line.__init__, "__defaults__", (float("inf"),))
+    monkeypatch.setattr(Line.__init__, "__defaults__", (float("inf"),))
 
 
 @pytest.fixture

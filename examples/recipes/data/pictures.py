@@ -101,16 +101,7 @@ class PictureSet:
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
 
-    @property
-    def classes(self) -> int:
-        """How many there are."""
-        return len(self.class_names)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name}: {len(self.train):,} training, {len(self.validation):,} validation, "
-            f"{len(self.test):,} test images, {self.classes} classes"
-        )
+    classes, held_out, __str__ = Dataset.classes, Dataset.held_out, Dataset.__str__
 
 
 def load_pictures(

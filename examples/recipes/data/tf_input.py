@@ -300,20 +300,10 @@ def logits_function(model: Any) -> Any:
     )
 
 
-def predict(
-    logits: Any, split: Pictures, data: PictureSet, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits and labels of a split, in order."""
-    parts = [
-        (logits(images).numpy(), labels.numpy())
-        for images, labels in evaluation_input(split, data, batch_size)
-    ]
-    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
-
-
-def test_logits(logits: Any, data: PictureSet, batch_size: int) -> np.ndarray:
-    """Return the logits of the test split."""
-    return predict(logits, data.test, data, batch_size)[0]
+def logits_of(logits: Any, data: PictureSet, batch_size: int, split: Pictures) -> np.ndarray:
+    """Return the logits of a split, in order."""
+    batches = evaluation_input(split, data, batch_size)
+    return np.concatenate([logits(images).numpy() for images, _ in batches])
 
 
 def evaluate(
@@ -324,9 +314,8 @@ def evaluate(
     Open Clip Art's classes are of very different sizes: the test's are always balanced as well.
     """
     row: dict[str, float] = {}
-    for part in ("validation", "test"):
-        if len(getattr(data, part)):
-            found = predict(logits, getattr(data, part), data, batch_size)
-            uneven = part == "test" and data.name == "openclipart"
-            row |= scores(part, *found, balanced or uneven)
+    for part, split in data.held_out().items():
+        uneven = part == "test" and data.name == "openclipart"
+        found = logits_of(logits, data, batch_size, split)
+        row |= scores(part, found, split.labels, balanced or uneven)
     return row

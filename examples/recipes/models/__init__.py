@@ -50,45 +50,41 @@ def describe(name: str, more: Mapping[str, Described] = {}) -> Described:
     )
 
 
-def own_model(name: str) -> Callable[..., Any] | None:
-    """Return the function that ``module:function`` names; None where ``name`` has no colon.
-
-    The module is found as ``python -m module`` would find it: installed, or in this folder.
-
-    Raises:
-        DataError: no such module or function.
-    """
-    module, colon, function = name.partition(":")
-    if not colon:
-        return None
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"{name!r} needs to be module:function ({error})") from error
-    if not callable(found):
-        raise DataError(f"{name!r} is not a function that returns the model")
-    return found
-
-
 def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -> Any:
     """Return what the function ``module:function`` returns.
 
-    It is given those of ``image_shape`` (height, width, channels), ``classes``, ``num_classes`` and
-    ``more`` that it has parameters for, and no others.
+    The module is found as ``python -m module`` would find it: installed, or in this folder. The
+    function is given those of ``image_shape`` (height, width, channels), ``classes``,
+    ``num_classes`` and ``more`` that it has parameters for, and no others.
 
     Raises:
         DataError: there is no such function, or it fails: it is the user's code.
     """
-    function = own_model(name)
-    assert function is not None, name
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(f"{name!r} needs to be module:function ({error})") from error
+    if not callable(found):
+        raise DataError(f"{name!r} is not a function that returns the model")
     known = {"image_shape": tuple(image_shape), "classes": classes, "num_classes": classes} | more
     try:
-        taken = inspect.signature(function).parameters
-        return function(**{key: value for key, value in known.items() if key in taken})
+        taken = inspect.signature(found).parameters
+        return found(**{key: value for key, value in known.items() if key in taken})
     except Exception as error:
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def list_models(size: Callable[[str], int], more: str, names: Sequence[str] | None = None) -> str:
+    """Return the models' names and sizes, a line each: those of CIFAR, or the given ones."""
+    if names is None:
+        from .tables import CIFAR_MODELS
+
+        names = list(CIFAR_MODELS)
+    lines = [f"  {name:14} {size(name):>10,} parameters" for name in names]
+    return "\n".join([f"mlp-WIDTH[-WIDTH…], conv-WIDTH, {more}:", *lines])
 
 
 def read_notes(path: Any, notes: Mapping[str, Any]) -> tuple[str, tuple[int, int, int], int]:

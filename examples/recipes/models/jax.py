@@ -18,6 +18,7 @@ from flax import nnx
 
 from ..files import load_arrays, save_arrays
 from . import Shape, call_own, describe, read_notes
+from . import list_models as listed
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ def build(
         return mlp(make, shape, classes, **settings)
     if family == "convnet":
         return convnet(make, shape[2], classes, **settings)
-    from .jax_networks import FAMILIES
+    from . import jax_networks
 
-    return FAMILIES[family](make, shape[2], classes, **settings)
+    return getattr(jax_networks, family)(make, shape[2], classes, **settings)
 
 
 def count_parameters(model: nnx.Module) -> int:
@@ -136,13 +137,11 @@ def count_parameters(model: nnx.Module) -> int:
 
 def list_models() -> str:
     """Return the models' names and sizes."""
-    from .tables import CIFAR_MODELS
 
-    lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, module:function and, for 100 classes in colour:"]
-    for name in CIFAR_MODELS:
-        shapes = nnx.eval_shape(lambda name=name: build(name, (32, 32, 3), 100))
-        lines.append(f"  {name:14} {count_parameters(shapes):>10,} parameters")
-    return "\n".join(lines)
+    def size(name: str) -> int:
+        return count_parameters(nnx.eval_shape(lambda: build(name, (32, 32, 3), 100)))
+
+    return listed(size, "module:function and, for 100 classes of colour images")
 
 
 # ---- models in files ----

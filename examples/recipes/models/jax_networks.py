@@ -5,7 +5,7 @@ Batch norm is over the whole batch, wherever its rows lie. Tables and references
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,14 +200,3 @@ def shufflenet_v2(make: Layers, channels: int, classes: int) -> nnx.Module:
         make.conv_norm(widths[-1], 1024, 1),
         *make.head(1024, classes),
     )
-
-
-#: family of `tables.CIFAR_MODELS` → function of (layers, channels, classes, settings)
-FAMILIES: dict[str, Callable[..., nnx.Module]] = {
-    "resnet": resnet,
-    "wide_resnet": wide_resnet,
-    "vgg": vgg,
-    "mobilenet_v2": mobilenet_v2,
-    "shufflenet_v1": shufflenet_v1,
-    "shufflenet_v2": shufflenet_v2,
-}

@@ -17,6 +17,7 @@ from keras import layers, ops
 
 from ..files import DataError
 from . import Shape, call_own, describe
+from . import list_models as listed
 
 
 def conv(
@@ -96,10 +97,10 @@ def build(name: str, shape: Shape, classes: int, seed: int | None = None) -> ker
         family, settings = describe(name)
         x = small[family](images, **settings)
     else:
-        from .keras_networks import FAMILIES, IMAGENET_MODELS
+        from . import keras_networks
 
-        family, settings = describe(name, IMAGENET_MODELS)
-        x = FAMILIES[family](images, **settings)
+        family, settings = describe(name, keras_networks.IMAGENET_MODELS)
+        x = getattr(keras_networks, family)(images, **settings)
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(images, layers.Dense(classes, dtype="float32")(x), name=name)
@@ -124,15 +125,13 @@ def count_parameters(model: keras.Model) -> int:
 
 def list_models(shape: Shape, classes: int) -> str:
     """Return the names and sizes of the models for such images and classes."""
-    from .keras_networks import IMAGENET_MODELS
-    from .tables import CIFAR_MODELS
+    names = None
+    if shape[0] > 64:
+        from .keras_networks import IMAGENET_MODELS
 
-    known = IMAGENET_MODELS if shape[0] > 64 else CIFAR_MODELS
-    lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, keras.applications:NAME, module:function and:"]
-    for name in known:
-        size = count_parameters(build(name, shape, classes))
-        lines.append(f"  {name:14} {size:>10,} parameters")
-    return "\n".join(lines)
+        names = list(IMAGENET_MODELS)
+    size = lambda name: count_parameters(build(name, shape, classes))  # noqa: E731
+    return listed(size, "keras.applications:NAME, module:function and", names)
 
 
 class SGD(keras.optimizers.SGD):

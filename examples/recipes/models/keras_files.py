@@ -18,7 +18,8 @@ import keras
 import numpy as np
 
 from ..files import DataError, write_atomically
-from ..teachers import named_files, untrained
+from ..options import teacher_options
+from ..teachers import Adapter, find_adapter, named_files, untrained
 from .keras import Shape, build
 
 NOTES = "notes.json"
@@ -83,40 +84,44 @@ def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> ke
 def load_teachers(
     options: argparse.Namespace,
     data: Any,
-    train: Callable[[int], keras.Model],
+    train: Callable[[argparse.Namespace], Any],
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> tuple[list[Any], list[Any]]:
-    """Return the teachers, Keras models or ONNX files, and what a cache of answers knows them by.
+) -> tuple[Adapter, list[Any], keras.Model | None, list[Any]]:
+    """Load the teachers; one of the recipe's networks without weights is trained first.
+
+    Returns:
+        What lies between them and the student; Keras models or ONNX files; the teacher in float32
+        if it is one Keras model; what a cache of answers knows them by.
 
     Args:
-        options: ``teacher``, ``teacher_weights`` and ``teacher_size``.
+        options: ``teacher``, ``teacher_weights`` and those between teacher and student.
         data: image shape and classes.
-        train: trains one of the recipe's networks, by its number among the teachers.
+        train: of the script, on the same data.
         scope: of the strategy that the models belong to.
 
     Raises:
         DataError: a teacher cannot be loaded.
     """
-    height, width, channels = data.image_shape
+    adapter, (height, width, channels) = find_adapter(options, data), data.image_shape
     size = options.teacher_size
     shape = (height, width, channels) if size is None else (size, size, channels)
     named = named_files(options)
-    teachers: list[Any] = []
+    models: list[Any] = []
     for name, file in named:
         if name.endswith(".onnx"):
             from ..own_teachers import OnnxTeacher
 
-            teachers.append(OnnxTeacher(Path(name)))
+            models.append(OnnxTeacher(Path(name)))
             continue
         with scope():
-            teachers.append(load_teacher(name, file, shape, data.classes))
+            models.append(load_teacher(name, file, shape, data.classes))
     for number in untrained(options):  # what others bring is checked by now
-        teachers[number] = train(number)
-    mark: list[Any] = [" ".join(options.teacher)]
-    for (name, _), teacher in zip(named, teachers, strict=True):
-        is_file = name.endswith(".onnx")
-        mark += [Path(name).read_bytes()] if is_file else teacher.get_weights()
-    return teachers, mark
+        models[number] = train(teacher_options(options, number)).model
+    mark: list[Any] = [" ".join(options.teacher), repr(adapter)]
+    for (name, _), model in zip(named, models, strict=True):
+        mark += [Path(name).read_bytes()] if name.endswith(".onnx") else model.get_weights()
+    alone = len(models) == 1 and isinstance(models[0], keras.Model)
+    return adapter, models, in_float32(models[0]) if alone else None, mark
 
 
 def load_student(path: Path) -> tuple[keras.Model, Shape, dict[str, Any]]:

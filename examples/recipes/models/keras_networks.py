@@ -163,15 +163,3 @@ IMAGENET_MODELS: dict[str, Described] = {
     "resnet50": ("imagenet_resnet", {"block": bottleneck, "repeats": (3, 4, 6, 3)}),
     "mobilenet_v1": ("mobilenet_v1", {}),
 }
-
-#: family → function of (image, settings)
-FAMILIES: dict[str, Callable[..., Any]] = {
-    "resnet": resnet,
-    "wide_resnet": wide_resnet,
-    "vgg": vgg,
-    "mobilenet_v2": mobilenet_v2,
-    "shufflenet_v1": shufflenet_v1,
-    "shufflenet_v2": shufflenet_v2,
-    "imagenet_resnet": imagenet_resnet,
-    "mobilenet_v1": mobilenet_v1,
-}

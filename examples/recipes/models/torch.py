@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..data import Dataset, Split
 from . import Shape, call_own, describe
+from . import list_models as listed
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -70,9 +71,9 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
         return mlp(shape, classes, **settings)
     if family == "convnet":
         return convnet(shape[2], classes, **settings)
-    from .torch_networks import FAMILIES
+    from . import torch_networks
 
-    return FAMILIES[family](shape[2], classes, **settings)
+    return getattr(torch_networks, family)(shape[2], classes, **settings)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -82,14 +83,8 @@ def count_parameters(model: nn.Module) -> int:
 
 def list_models() -> str:
     """Return the models' names and sizes."""
-    from .tables import CIFAR_MODELS
-
-    lines = ["mlp-WIDTH[-WIDTH…], conv-WIDTH, and, for 100 classes of colour images:"]
-    for name in CIFAR_MODELS:
-        lines.append(
-            f"  {name:14} {count_parameters(build(name, (32, 32, 3), 100)):>10,} parameters"
-        )
-    return "\n".join(lines)
+    size = lambda name: count_parameters(build(name, (32, 32, 3), 100))  # noqa: E731
+    return listed(size, "module:function and, for 100 classes of colour images")
 
 
 # ---- images to logits ----

@@ -5,7 +5,7 @@ They end in mean pooling, so that they take other image sizes too. Tables and re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -212,14 +212,3 @@ def shufflenet_v2(channels: int, classes: int) -> nn.Module:
         conv_norm(widths[-1], 1024, 1),
         head(1024, classes),
     )
-
-
-#: family of `tables.CIFAR_MODELS` → function of (channels, classes, settings)
-FAMILIES: dict[str, Callable[..., nn.Module]] = {
-    "resnet": resnet,
-    "wide_resnet": wide_resnet,
-    "vgg": vgg,
-    "mobilenet_v2": mobilenet_v2,
-    "shufflenet_v1": shufflenet_v1,
-    "shufflenet_v2": shufflenet_v2,
-}
