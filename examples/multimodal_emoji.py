@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from recipes import fit as loops
 from recipes import plots
 from recipes.data import augment
 from recipes.data import scores as accuracies
@@ -29,6 +31,11 @@ from recipes.data.emoji import NGRAMS, SIDE, Split, read_emoji
 from recipes.files import DataError, write_json, write_text
 from recipes.logs import say
 from recipes.tuning import spread, tune_rates
+from torch import nn
+from torch.nn import functional
+
+from mcld_core import adjust_logits, kd_loss
+from mcld_core.extensions.multimodal import multimodal_mcld_loss
 
 METHODS = {
     "ce": "cross-entropy, no teacher",
@@ -72,8 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, splits: dict[str, Split], names: list[str]) -> None:
     """Train teachers and students and write what came of it."""
-    import torch
-
     torch.set_num_threads(1)
     sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
     say(f"{len(names)} classes; drawings: {sizes}")
@@ -110,21 +115,16 @@ def run(options: argparse.Namespace, splits: dict[str, Split], names: list[str])
 
 def pixels(images: np.ndarray) -> Any:
     """Return rows of pixels around 0."""
-    import torch
-
     return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1.0)
 
 
 def build_student(classes: int) -> Any:
     """Return an image network with one hidden layer."""
-    from torch import nn
-
     return nn.Sequential(nn.Linear(SIDE * SIDE * 3, 128), nn.ReLU(), nn.Linear(128, classes))
 
 
 def build_teacher(classes: int) -> Any:
     """Return an image encoder, a text encoder, and a head for each and for both."""
-    from torch import nn
 
     def encoder(width: int) -> nn.Module:
         return nn.Sequential(nn.Linear(width, 192), nn.ReLU(), nn.Dropout(0.5))
@@ -142,8 +142,6 @@ def build_teacher(classes: int) -> Any:
 
 def forward(teacher: Any, images: Any, texts: Any) -> dict[str, Any]:
     """Return the teacher's logits of each modality."""
-    import torch
-
     seen, read = teacher["see"](images), teacher["read"](texts)
     both = torch.cat([seen, read], 1)
     return {
@@ -155,16 +153,12 @@ def forward(teacher: Any, images: Any, texts: Any) -> dict[str, Any]:
 
 def teacher_rows(teacher: Any, split: Split) -> dict[str, Any]:
     """Return the teacher's logits of a split, without dropout."""
-    import torch
-
     with torch.no_grad():
         return forward(teacher.eval(), pixels(split.images), torch.from_numpy(split.texts))
 
 
 def student_rows(student: Any, split: Split) -> Any:
     """Return the student's logits of a split."""
-    import torch
-
     with torch.no_grad():
         return student(pixels(split.images))
 
@@ -174,9 +168,6 @@ def student_rows(student: Any, split: Split) -> Any:
 
 def train_teacher(options: argparse.Namespace, split: Split, classes: int, seed: int) -> Any:
     """Train the three heads together by cross-entropy."""
-    import torch
-    from torch.nn import functional
-
     torch.manual_seed(1000 + seed)
     teacher = build_teacher(classes).train()
     texts, labels = torch.from_numpy(split.texts), torch.from_numpy(split.labels)
@@ -199,12 +190,6 @@ def train_student(
     lr: float,
 ) -> Any:
     """Train a student by one method; the teacher's logits are those of the drawings as they are."""
-    import torch
-    from torch.nn import functional
-
-    from mcld_core import adjust_logits, kd_loss
-    from mcld_core.extensions.multimodal import multimodal_mcld_loss
-
     torch.manual_seed(seed)
     student = build_student(classes)
     labels = torch.from_numpy(split.labels)
@@ -244,9 +229,6 @@ def fit(
     epochs: int,
 ) -> None:
     """Train by SGD on drawings that are shifted by up to a pixel and mirrored at random."""
-    import torch
-    from recipes import fit as loops
-
     rng, size = np.random.default_rng(seed), options.batch_size
 
     def batches() -> list[np.ndarray]:

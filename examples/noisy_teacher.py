@@ -23,11 +23,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from recipes import fit as loops
 from recipes.data import Dataset, load_dataset
 from recipes.files import DataError
 from recipes.logs import say
 from recipes.noisy_report import METHODS, NOISE, TEACHERS, WITHOUT_TEACHER, write_report
 from recipes.tuning import tune_rates
+from torch import nn
+from torch.nn import functional
+
+from mcld_core import MCLDConfig, kd_loss, mcld_loss
+from mcld_core.extensions.teachers import (
+    TeacherQuality,
+    adapt_config,
+    adaptive_mcld_loss,
+    anneal,
+    bounded_loss,
+    ensemble,
+    outlier_weights,
+    quality_weights,
+    reliability_weights,
+    repair_rows,
+    trimmed_loss,
+)
 
 TUNE_SEED, TUNE_TEACHERS = 100, ("0 %", "40 %")
 
@@ -93,12 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, data: Dataset) -> None:
     """Train every student and write what came of it."""
-    import torch
-    from recipes.fit import as_rows
-
     torch.set_num_threads(1)
     train, validation, test = (
-        Tensors(*as_rows(split, data, options.shrink))
+        Tensors(*loops.as_rows(split, data, options.shrink))
         for split in (data.train, data.validation, data.test)
     )
     rates = dict.fromkeys(options.methods, options.lr)
@@ -134,21 +150,6 @@ def record(seed: int, teacher: str, method: str, value: float) -> dict[str, Any]
 
 def method_loss(method: str, teacher: Teacher, train: Tensors, validation: Tensors) -> Loss:
     """Return the loss of a method."""
-    from torch.nn import functional
-
-    from mcld_core import MCLDConfig, kd_loss, mcld_loss
-    from mcld_core.extensions.teachers import (
-        TeacherQuality,
-        adapt_config,
-        adaptive_mcld_loss,
-        anneal,
-        bounded_loss,
-        outlier_weights,
-        reliability_weights,
-        repair_rows,
-        trimmed_loss,
-    )
-
     y, rows = train.y, teacher.train
     quality = TeacherQuality.from_logits(teacher.validation, validation.y)
     if method in ("ce", "smooth"):
@@ -207,8 +208,6 @@ def make_teachers(
         seen = Tensors(train.x[:size], labels)
 
         def loss(logits: Any, index: Any, progress: float) -> Any:
-            from torch.nn import functional
-
             return functional.cross_entropy(logits, labels[index])
 
         model = fit(options, classes, seen, loss, seed, 0.1, teacher=True)
@@ -224,13 +223,6 @@ def ensembles(
     teachers: dict[str, Teacher], train: Tensors, validation: Tensors
 ) -> dict[str, Teacher]:
     """One good and two bad teachers as one: their mean, by measured quality, and by row."""
-    from mcld_core.extensions.teachers import (
-        TeacherQuality,
-        ensemble,
-        quality_weights,
-        reliability_weights,
-    )
-
     members = [teachers[TEACHERS[0]], teachers[f"{NOISE[-1]} %"], teachers.pop("second bad")]
     qualities = [TeacherQuality.from_logits(t.validation, validation.y) for t in members]
     by_quality = quality_weights(qualities, power=2.0)
@@ -254,8 +246,6 @@ def ensembles(
 
 def corrupted(labels: Any, percent: int, classes: int, seed: int) -> Any:
     """Replace each label with probability ``percent`` % by another class, all alike likely."""
-    import torch
-
     rng = np.random.default_rng(seed)
     y = labels.numpy().copy()
     wrong = rng.random(len(y)) < percent / 100
@@ -276,10 +266,6 @@ def fit(
     teacher: bool = False,
 ) -> Any:
     """Train a student (one hidden layer of 64) or a teacher (two of 128) by SGD."""
-    import torch
-    from recipes import fit as loops
-    from torch import nn
-
     torch.manual_seed(seed)
     widths = [train.x.shape[1], *((128, 128) if teacher else (64,)), classes]
     layers: list[nn.Module] = []
@@ -311,8 +297,6 @@ def fit(
 
 def logits(model: Any, x: Any) -> Any:
     """Return the model's logits of all rows."""
-    import torch
-
     with torch.no_grad():
         return model(x)
 

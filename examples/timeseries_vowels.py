@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from recipes.data.series import CONTEXT, SETS, load_classified, load_pressure, packaged_data
 from recipes.logs import say
 
@@ -59,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for part in options.parts
     }
 
-    import torch
     from recipes.tasks import environment
 
     torch.set_num_threads(options.threads)
@@ -74,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
     """Compare the losses on classified windows; a series has the class of its mean logits."""
-    import torch
     from recipes.models.series import WindowClassifier, shuffled, train_teacher
     from recipes.sequence_export import export_pair
     from recipes.sequence_losses import METHODS, window_loss
@@ -131,7 +130,6 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
 
 def forecaster(options: argparse.Namespace, folder: Path) -> None:
     """Compare the losses on forecasts, real-valued and turned into distributions over bins."""
-    import torch
     from recipes.models.series import Forecaster, shuffled, train_teacher
     from recipes.sequence_export import export_pair
     from recipes.sequence_losses import METHODS, window_loss
@@ -208,8 +206,6 @@ def chosen(options: argparse.Namespace, methods: Sequence[str]) -> list[str]:
 
 def tensors(windows: Windows) -> dict[str, Any]:
     """Return the places of the windows, the arguments of `window_mcld_loss`."""
-    import torch
-
     fields = ("starts", "lengths", "series")
     return {field: torch.tensor(np.asarray(getattr(windows, field))) for field in fields}
 

@@ -49,16 +49,11 @@ def write_report(
     print(tables(methods, rows, rates))
 
 
-def values(rows: list[Row], teacher: str, method: str) -> list[float]:
-    """Return the accuracies of a method under a teacher, a seed each."""
+def percent(rows: list[Row], teacher: str, method: str) -> list[float]:
+    """Return the accuracies of a method under a teacher, a seed each, in percent."""
     if method in WITHOUT_TEACHER:
         teacher = TEACHERS[0]
-    return [r["accuracy"] for r in rows if r["teacher"] == teacher and r["method"] == method]
-
-
-def percent(rows: list[Row], teacher: str, method: str) -> list[float]:
-    """Return `values` in percent."""
-    return [100 * value for value in values(rows, teacher, method)]
+    return [100 * r["accuracy"] for r in rows if (r["teacher"], r["method"]) == (teacher, method)]
 
 
 def tables(methods: Sequence[str], rows: list[Row], rates: dict[str, float]) -> str:
@@ -90,9 +85,9 @@ def draw(methods: Sequence[str], rows: list[Row]) -> Any:
     figure = plots.new_figure(8, 5)
     axes = figure.subplots()
     for number, method in enumerate(m for m in DRAWN if m in methods):
-        found = [values(rows, f"{noise} %", method) for noise in NOISE]
-        means = [100 * statistics.fmean(v) for v in found]
-        errors = [100 * statistics.stdev(v) if len(v) > 1 else 0.0 for v in found]
+        found = [percent(rows, f"{noise} %", method) for noise in NOISE]
+        means = [statistics.fmean(v) for v in found]
+        errors = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in found]
         label = METHODS[method].replace("`", "")
         style = ":" if method in WITHOUT_TEACHER else "-"
         axes.errorbar(

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+import mcld_core
+
 from .files import write_json, write_text
 from .fit import fit, linear
 from .logs import Row, say
@@ -47,9 +52,6 @@ def train(task: Task, method: str, seed: int, lr: float) -> tuple[Any, list[Row]
 
     The same seed gives every method the same first weights and the same batches.
     """
-    import numpy as np
-    import torch
-
     torch.manual_seed(seed)
     model, order, rows = task.student(), np.random.default_rng(seed), list[Row]()
     started = time.process_time()
@@ -150,8 +152,6 @@ def compare(
 
 def _scores(task: Task, model: Any) -> dict[str, float]:
     """Return the test metrics, and the first one of the training split beside them."""
-    import torch
-
     with torch.no_grad():
         test, fitted = task.metrics(model, "test"), task.metrics(model, "train")
     first = next(iter(test))
@@ -200,14 +200,9 @@ def draw(curves: dict[str, list[list[Row]]]) -> Any:
 
 def environment() -> str:
     """Return the versions that a results page names."""
-    import numpy
-    import torch
-
-    import mcld_core
-
     threads = torch.get_num_threads()
     return (
         f"mcld {mcld_core.__version__}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, numpy {numpy.__version__}, {platform.machine()}, "
+        f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, "
         f"{threads} thread{'s' * (threads > 1)}"
     )
