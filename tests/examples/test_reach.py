@@ -1,0 +1,69 @@
+"""How much a person reads of this repository's examples to read one of them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.examples.conftest import EXAMPLES
+
+#: script → at most so many files, and lines, itself among them; shorter is better
+REACH = {
+    "torch_cifar100": (13, 2350),
+    "jax_cifar100": (12, 2370),
+    "keras_cifar100": (13, 2550),
+    "tf_imagenet": (15, 3080),
+    "nlp_newsgroups": (6, 1000),
+    "timeseries_vowels": (6, 1050),
+    "multimodal_emoji": (9, 1350),
+    "noisy_teacher": (9, 1350),
+}
+
+
+def imported(path: Path) -> Iterator[Path]:
+    """Yield the files of the examples that a file imports at its top, and their packages."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            package = path.relative_to(EXAMPLES).parent.parts
+            outer = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*outer, *([node.module] if node.module else [])])
+            names = [base, *(f"{base}.{name.name}" for name in node.names)]
+        for name in names:
+            parts = name.split(".")
+            for end in range(1, len(parts) + 1):
+                place = EXAMPLES.joinpath(*parts[:end])
+                found = [place.with_suffix(".py"), place / "__init__.py"]
+                yield from (file for file in found if file.is_file())
+
+
+def reach(path: Path) -> set[Path]:
+    """Return the file and all that it imports at the top, directly or not."""
+    found, left = set[Path](), [path]
+    while left:
+        file = left.pop()
+        if file not in found:
+            found.add(file)
+            left += imported(file)
+    return found
+
+
+@pytest.mark.parametrize("script", REACH)
+def test_a_script_reaches_few_files(script: str) -> None:
+    found = reach(EXAMPLES / f"{script}.py")
+    lines = sum(len(file.read_text("utf-8").splitlines()) for file in found)
+    assert len(found) <= REACH[script][0], sorted(found)
+    assert lines <= REACH[script][1]
+
+
+def test_what_one_option_asks_for_is_not_reached() -> None:
+    found = {file.stem for file in reach(EXAMPLES / "torch_cifar100.py")}
+    assert not found & {"own_teachers", "torch_networks", "norms", "trackers", "configs"}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.stem)
+def test_a_file_is_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 350
