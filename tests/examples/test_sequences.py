@@ -53,9 +53,9 @@ def test_texts(texts: Path, tmp_path: Path) -> None:
     options = ["--quick", "--data-dir", str(texts), "--out", str(tmp_path)]
     options += ["--train-size", "180", "--test-size", "60", "--characters", "4800"]
     assert nlp_newsgroups.main(options) == 0
-    check(tmp_path, "classifier", 7, 90.0, 100.0)  # chance: 33 %
+    check(tmp_path, "classifier", 10, 90.0, 100.0)  # chance: 33 %
     # an even guess: 27; the teacher of the quick run itself has 19
-    check(tmp_path, "language", 9, 1.0, 21.0, learns_alone=False)
+    check(tmp_path, "language", 10, 1.0, 21.0, learns_alone=False)
     runs = json.loads((tmp_path / "language.json").read_text("utf-8"))["runs"]
     assert all(run["perplexity"] < 10 for run in runs if run["method"] in ("ce", "kd", "mcld+ce"))
     assert (tmp_path / "classifier.onnx").stat().st_size > 1000
@@ -143,6 +143,7 @@ def test_the_rate_of_the_best_score_is_taken(
     found = tasks.tune(task, "ce", [100])
     assert found.best == {"lr": pytest.approx(0.02)}
     assert len(found.trials) == 5
+    assert min(sign * score for _, score in found.trials) < sign * found.score == 0.0
 
 
 @pytest.mark.parametrize(("epochs", "marker"), [(1, "o"), (2, "")])

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core.extensions.nlp import TokenCache, TopKLogits, shards, token_kd_loss
+from mcld_core.extensions.nlp import (
+    TokenCache,
+    TopKLogits,
+    align_vocabulary,
+    shards,
+    token_kd_loss,
+)
 from tests.frameworks import Framework
 from tests.tolerance import assert_value
 
@@ -92,6 +98,27 @@ def test_the_loss_of_a_batch(tmp_path: Path, backend: Framework) -> None:
         losses.append(backend.to_numpy(token_kd_loss(*arrays, **options)))
     assert losses[1] > 0.1
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
+
+
+def test_a_teacher_of_another_vocabulary_is_aligned_before_it_is_written(tmp_path: Path) -> None:
+    alignment = align_vocabulary(list("abcdefghi"), list("zifbxachyegd"))
+    aligned = alignment(LOGITS)
+
+    def answers(samples: np.ndarray) -> Any:
+        mask = np.arange(LONGEST) < LENGTHS[samples, None]
+        return alignment(TopKLogits.from_logits(LOGITS[samples], VOCABULARY)), mask
+
+    write(tmp_path, answers, k=VOCABULARY, vocabulary=12)
+    samples = np.asarray([6, 0, 3])
+    mask = np.arange(LONGEST) < LENGTHS[samples, None]
+    stored = TokenCache.open(tmp_path, fingerprint="f").batch(samples, mask)
+    student = np.random.default_rng(2).normal(size=(3, LONGEST, 12))
+    found, expected, other = (
+        token_kd_loss(student, theirs, attention_mask=mask)
+        for theirs in (stored, aligned[samples], aligned[samples + 1])
+    )
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    assert abs(other / expected - 1) > 2e-2
 
 
 @pytest.mark.parametrize(("vocabulary", "size"), [(1 << 16, 4 * K + 4), ((1 << 16) + 1, 6 * K + 4)])
