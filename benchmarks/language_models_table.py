@@ -9,7 +9,7 @@ from recipes.tasks import environment
 from recipes.tuning import spread
 
 from benchmarks.long_tail_table import TUNE_SEED
-from benchmarks.paired import difference
+from examples.recipes.paired import difference
 
 COLUMNS = ("perplexity", "next token %", "agreement %", "KL from the teacher", "CPU ms a step")
 INTRODUCTION = """# Losses for language models

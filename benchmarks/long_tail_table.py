@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from recipes.tasks import environment
 from recipes.tuning import spread
 
-from benchmarks.paired import difference
+from examples.recipes.paired import difference
 
 TUNE_SEED = 100
 COLUMNS = {

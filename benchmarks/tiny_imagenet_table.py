@@ -9,7 +9,7 @@ from typing import Any
 from recipes.tasks import environment
 from recipes.tuning import spread
 
-from benchmarks.paired import difference, sampling_error
+from examples.recipes.paired import difference, sampling_error
 
 BASELINES = ("CE", "KD", "CE + KD", "CE + DKD", "CE + sample-wise")
 FULL = "MCLD + CE, no ramp"

@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--parts", nargs="+", choices=PARTS, default=PARTS)
     add("--quick", action="store_true", help="few epochs, one seed, no tuning of learning rates")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
+    add("--tune-seeds", type=int, nargs="+", default=[100], help="of the search for rates")
     add("--methods", nargs="+", help="names of the table; default: all of a part")
     add("--epochs", type=int, help="of the students; default: by part; quick: 2")
     add("--data-dir", type=Path, help="a folder laid out as aeon/datasets/data")
@@ -76,7 +77,7 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
     """Compare the losses on classified windows; a series has the class of its mean logits."""
     from recipes.models.series import WindowClassifier, shuffled, train_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import METHODS, window_loss
+    from recipes.sequence_losses import ROW_METHODS, window_loss
     from recipes.tasks import Task, compare
 
     settings = SETS[name]
@@ -120,11 +121,11 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
         lambda order: shuffled(order, len(labels), 64),
         loss,
         accuracy,
-        chosen(options, METHODS),
+        chosen(options, ROW_METHODS),
         epochs=options.epochs or (2 if options.quick else settings.epochs),
         learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
     )
-    student = compare(task, options.seeds, options.out, teacher)
+    student = compare(task, options.seeds, options.out, teacher, options.tune_seeds)
     export_pair(student, teacher, options.out / f"{name}.onnx", inputs["test"][:4].numpy())
 
 
@@ -186,7 +187,7 @@ def forecaster(options: argparse.Namespace, folder: Path) -> None:
         learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
         higher_is_better=False,
     )
-    student = compare(task, options.seeds, options.out, teacher)
+    student = compare(task, options.seeds, options.out, teacher, options.tune_seeds)
     batch = inputs["test"][:4].numpy()
     path = options.out / "forecast.onnx"
     export_pair(student, teacher, path, batch, output_names=["forecast"])

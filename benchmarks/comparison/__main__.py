@@ -25,6 +25,7 @@ from recipes.options import run  # noqa: E402
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402
 from benchmarks.comparison.tables import (  # noqa: E402
     Record,
+    choices,
     conclusion,
     differences,
     summarise,
@@ -94,7 +95,8 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
     heading = _heading(argv, base, options)
     write_json(options.out / "results.json", [asdict(record) for record in records])
     pairs = differences(records, len(data.test))
-    write_text(options.out / "results.md", f"{heading}\n\n{sentence}\n\n{rows}\n\n{pairs}\n")
+    parts = [heading, sentence, rows, pairs] + [choices(trainings.chosen)] * bool(options.trials)
+    write_text(options.out / "results.md", "\n\n".join(parts) + "\n")
     _report(options, trainings, results, records, sentence, rows)
     if options.transfer:
         from benchmarks.comparison.transfer import transfer

@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from recipes import tuning
 from recipes.logs import Result, Row, best_row
-
-from benchmarks.paired import difference, sampling_error
+from recipes.paired import difference, sampling_error
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,21 @@ def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
             f"| {method} | {mine[0].lr:.3g} | {mine[0].parameters:,} | {' | '.join(cells)} |"
         )
     return "\n".join(lines)
+
+
+def choices(chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a table of what the trials chose, and its score on the validation split."""
+    lines = ["| method | chosen by the trials | validation % |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {words_of(found['best'])} | {100 * found['validation']:.2f} |"
+        for name, found in chosen.items()
+    ]
+    return "\n".join(lines)
+
+
+def words_of(values: Mapping[str, float]) -> str:
+    """Return tried values as a line says them."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
 
 
 def conclusion(records: Sequence[Record]) -> str:

@@ -21,7 +21,7 @@ from recipes.teachers import is_own
 from recipes.tuning import tune
 
 from benchmarks.comparison.line import Line
-from benchmarks.comparison.tables import spread, test_score
+from benchmarks.comparison.tables import spread, test_score, words_of
 
 PRESETS = {
     "accuracy": (
@@ -136,6 +136,7 @@ class Trainings:
         self.left += len(options.tune_seeds) * self.trains_teacher * bool(tuning)
         self.spent: list[float] = []
         self.teachers: dict[int, Result] = {}
+        self.chosen: dict[str, dict[str, Any]] = {}
         self.width = max(len(name) for name in ("teacher", *self.rates))
 
     @functools.cached_property
@@ -214,7 +215,7 @@ class Trainings:
         if not self.base.validation_size:
             raise DataError("--trials chooses on the validation split; set --validation-size too")
         taught = self.teach(options.tune_seeds)
-        record: dict[str, Any] = {"seeds": options.tune_seeds, "methods": {}}
+        record: dict[str, Any] = {"seeds": options.tune_seeds, "methods": self.chosen}
         for item in self.variants:
             space, start = self.space(item)
             with self.line(item.name) as line:
@@ -224,14 +225,14 @@ class Trainings:
                 ) -> float:
                     found = self.score(item, values, taught)
                     validated = f"{100 * found:.2f} % of the validation split"
-                    line.show(f"{_words(values)}: {validated}{self.rest()}")
+                    line.show(f"{words_of(values)}: {validated}{self.rest()}")
                     return found
 
                 found = tune(score, space, options.trials, first=start)
                 chosen = f"{100 * found.score:.2f} % of the validation split"
-                line.show(f"chosen: {_words(found.best)}, {chosen}{self.rest()}")
+                line.show(f"chosen: {words_of(found.best)}, {chosen}{self.rest()}")
             self.rates[item.name] = self.tuned(item, found.best)
-            record["methods"][item.name] = {
+            self.chosen[item.name] = {
                 "best": found.best, "validation": found.score, "trials": found.trials
             }  # fmt: skip
             write_json(options.out / "tuning.json", record)
@@ -308,8 +309,3 @@ def weights(folder: Path) -> Path:
 def folder_name(name: str) -> str:
     """Return a variant's name as a folder may be called."""
     return "".join(letter if letter.isalnum() or letter in "-_.=" else "_" for letter in name)
-
-
-def _words(values: Mapping[str, float]) -> str:
-    """Return tried values as a line says them."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())

@@ -12,8 +12,8 @@ from mcld_core.extensions.nlp import token_mcld_loss
 from mcld_core.extensions.timeseries import window_mcld_loss
 
 METHODS = ("ce", "kd", "mcld", "mcld+ce", "instance", "sample", "category")
-ROW_METHODS = (*METHODS, "kd T=1", "kd T=4", "kd T=8")
-"""Those of rows: KD at other temperatures than 2 too."""
+ROW_METHODS = (*METHODS, "ce+sample", "kd T=1", "kd T=4", "kd T=8")
+"""Those of rows: KD at other temperatures than 2 too, the sample-wise term with cross-entropy."""
 TOKEN_METHODS = (*METHODS, "kd alone", "mcld+prior", "mcld+prior, sample 1")
 """Those of tokens: KD without cross-entropy, the class prior, a larger sample-wise weight."""
 _ALONE = {"weight_instance": 0.0, "weight_sample": 0.0, "weight_category": 0.0}
@@ -23,6 +23,7 @@ _WEIGHTS: dict[str, dict[str, float]] = {
     "mcld+prior": {},
     "mcld+prior, sample 1": {"weight_sample": 1.0},
     "mcld, overlap not masked": {},
+    "ce+sample": _ALONE | {"weight_sample": 0.25, "weight_ce": 1.0},
     "instance": _ALONE | {"weight_instance": 1.0},
     "sample": _ALONE | {"weight_sample": 1.0},
     "category": _ALONE | {"weight_category": 1.0, "category_warmup": 0.0},
@@ -46,6 +47,11 @@ def plain_loss(
     return kd if method == "kd alone" else 0.5 * ce + 0.5 * kd
 
 
+def temperature_of(method: str) -> float:
+    """Return KD's temperature from the row's name; 2 where that says nothing."""
+    return float(method.partition("T=")[2] or 2)
+
+
 def row_loss(
     method: str,
     student: torch.Tensor,
@@ -55,8 +61,7 @@ def row_loss(
 ) -> torch.Tensor:
     """Return the loss of a method on logits (batch, classes), one row a text."""
     if method == "ce" or method.startswith("kd"):
-        temperature = float(method.partition("T=")[2] or 2)
-        return plain_loss(method, student, teacher, labels, temperature)
+        return plain_loss(method, student, teacher, labels, temperature_of(method))
     config = MCLDConfig(**_WEIGHTS[method])
     return mcld_loss(student, teacher, labels, config=config, progress=progress)
 
@@ -94,8 +99,8 @@ def window_loss(
 
     ``places`` are the windows' ``starts``, ``lengths`` and ``series``; labels are one a row.
     """
-    if method in ("ce", "kd"):
-        return plain_loss(method, student, teacher, labels, 2.0)
+    if method == "ce" or method.startswith("kd"):
+        return plain_loss(method, student, teacher, labels, temperature_of(method))
     options: dict[str, Any] = {} if method.endswith("not masked") else dict(places)
     if student.ndim == 3:
         options |= {"step_labels": labels, "category": "step"}

@@ -18,11 +18,15 @@ import mcld_core
 from .files import write_json, write_text
 from .fit import fit, linear
 from .logs import Row, say
+from .paired import difference
 from .plots import marker, new_figure, write_figure
 from .tuning import Tuned, spread, tune_rate
 
 Batch = Any
 Loss = Callable[[str, Any, Batch, float], Any]
+BASELINES = ("ce", "kd", "mae")
+FIXED = ("method", "seed", "lr", "cpu_seconds")
+"""What a record of a run has beside its scores."""
 
 
 @dataclass
@@ -142,12 +146,12 @@ def compare(
             "teacher": baselines,
         }
         write_json(out / f"{task.name}.json", {**about, "runs": records})
-        write_text(out / f"{task.name}.md", table(records, baselines) + "\n")
+        write_text(out / f"{task.name}.md", tables(task, records, baselines) + "\n")
         write_figure(out / f"{task.name}.png", draw(curves))
     say(
         f"\n{task.name}: teacher {_size(teacher):,} parameters, student {_size(exported):,}, "
         f"{task.epochs} epochs, {len(seeds)} seeds\n"
-        f"{table(records, baselines)}\n"
+        f"{tables(task, records, baselines)}\n"
     )
     return exported
 
@@ -164,10 +168,31 @@ def _size(model: Any) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def tables(task: Task, records: Sequence[dict[str, Any]], teacher: dict[str, float]) -> str:
+    """Return the table of methods, and each method minus the best baseline by the first metric.
+
+    The baselines are cross-entropy, KD at any temperature and the absolute error; the intervals
+    are of the differences of equal seeds.
+    """
+    first = next(name for name in records[0] if name not in FIXED)
+    scores: dict[str, dict[int, float]] = {}
+    for record in records:
+        scores.setdefault(record["method"], {})[record["seed"]] = record[first]
+    sign = 1 if task.higher_is_better else -1
+    baselines = [name for name in scores if name.split()[0] in BASELINES] or list(scores)
+    best = max(baselines, key=lambda name: sign * statistics.fmean(scores[name].values()))
+    pairs = [f"| {first} minus {best} | 95 % interval over the seeds |", "|---|---|"]
+    pairs += [
+        f"| {name} | {difference(found, scores[best])} |"
+        for name, found in scores.items()
+        if name != best
+    ]
+    return "\n".join([table(records, teacher), "", *pairs])
+
+
 def table(records: Sequence[dict[str, Any]], teacher: dict[str, float]) -> str:
     """Return a Markdown table of mean ± sample standard deviation, a method a line."""
-    fixed = ("method", "seed", "lr", "cpu_seconds")
-    names = [name for name in records[0] if name not in fixed]
+    names = [name for name in records[0] if name not in FIXED]
     lines = [f"| method | lr | {' | '.join(names)} | CPU s |", "|" + "---|" * (len(names) + 3)]
     if teacher:
         values = (f"{teacher[name]:.2f}" if name in teacher else "–" for name in names)

@@ -116,6 +116,8 @@ def test_each_method_gets_as_many_trials_and_the_best_rate(
     results = json.loads((tmp_path / "results.json").read_text())
     rates = {entry["method"]: entry["lr"] for entry in results}
     assert rates["kd"] == pytest.approx(record["kd"]["best"]["lr"])
+    best = record["kd"]["best"]["lr"]
+    assert f"| kd | lr {best:.3g} |" in (tmp_path / "results.md").read_text("utf-8")
     # stopped and repeated, it asks for the same trials, which are done
     trained: list[Any] = []
     original = logs.Progress.step

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import long_tail, long_tail_table, paired, target_mask
+from benchmarks import long_tail, long_tail_table, target_mask
+from examples.recipes import paired
 
 
 def test_class_sizes_fall_and_no_row_is_in_two_splits() -> None:

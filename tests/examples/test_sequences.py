@@ -46,6 +46,7 @@ def check(
     table = (folder / f"{name}.md").read_text("utf-8")
     assert "| mcld |" in table
     assert "| teacher |" in table
+    assert "| 95 % interval over the seeds |" in table
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -53,7 +54,7 @@ def test_texts(texts: Path, tmp_path: Path) -> None:
     options = ["--quick", "--data-dir", str(texts), "--out", str(tmp_path)]
     options += ["--train-size", "180", "--test-size", "60", "--characters", "4800"]
     assert nlp_newsgroups.main(options) == 0
-    check(tmp_path, "classifier", 10, 90.0, 100.0)  # chance: 33 %
+    check(tmp_path, "classifier", 11, 90.0, 100.0)  # chance: 33 %
     # an even guess: 27; the teacher of the quick run itself has 19
     check(tmp_path, "language", 10, 1.0, 21.0, learns_alone=False)
     runs = json.loads((tmp_path / "language.json").read_text("utf-8"))["runs"]
@@ -109,7 +110,7 @@ def test_time_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     options += ["--epochs", "20"]  # the two of --quick do not learn every part
     assert timeseries_vowels.main(options) == 0
     for name in ("vowels", "leaf", "plaid"):
-        check(out, name, 14, 90.0, 100.0)  # chance: 50 %
+        check(out, name, 22, 90.0, 100.0)  # chance: 50 %
     # the mean of the series is 6.4 off, on average
     check(out, "forecast", 18, 0.0, 2.0, learns_alone=False)
     said = capsys.readouterr().out
