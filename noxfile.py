@@ -24,7 +24,7 @@ FRAMEWORKS = ("torch", "tensorflow", "jax")
 ENVIRONMENTS = {
     "numpy": ("test", "typecheck"),
     "frameworks": (
-        *("test", "typecheck", "coverage", *FRAMEWORKS, "flax", "keras", "idioms"),
+        *("test", "typecheck", "editor", "coverage", *FRAMEWORKS, "flax", "keras", "idioms"),
         *("examples", "export", "benchmarks", "browser"),
     ),
 }

@@ -94,6 +94,41 @@ def in_jax(shape: measure.Shape, libraries: dict[str, Any]) -> dict[str, Callabl
     return {measure.LIMIT: lambda: jax.block_until_ready(product(student, ready)), **calls}
 
 
+def in_tensorflow(shape: measure.Shape, libraries: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Return value and gradient of each library's loss in a graph, and the limit."""
+    import tensorflow as tf
+
+    batch, keys, classes = shape
+    logits = 4 * tf.random.normal([keys, classes], seed=1)
+    labels = tf.random.uniform([keys], 0, classes, tf.int32, seed=2)
+    student = tf.random.normal([batch, classes], seed=0)
+    ready = tf.nn.softmax(logits)
+
+    @tf.function
+    def product(student: Any, ready: Any) -> Any:
+        return tf.exp(tf.matmul(student, ready, transpose_b=True)) @ ready
+
+    def run(library: Any) -> Callable[[], Any]:
+        unknown = [tf.TensorSpec([None, classes]), tf.TensorSpec([None, classes])]
+
+        @tf.function(input_signature=[*unknown, tf.TensorSpec([None], tf.int32)])
+        def step(student: Any, logits: Any, labels: Any) -> Any:
+            contrast = None if keys == batch else library.TeacherKeys(logits, labels)
+            with tf.GradientTape() as tape:
+                tape.watch(student)
+                own = logits[:batch], labels[:batch]
+                loss = library.mcld_loss(student, *own, keys=contrast)
+            return tape.gradient(loss, student)
+
+        return lambda: step(student, logits, labels).numpy()
+
+    calls = {name: run(one) for name, one in libraries.items()}
+    return {measure.LIMIT: lambda: product(student, ready).numpy(), **calls}
+
+
+CANDIDATES = {"torch": in_torch, "jax": in_jax, "tensorflow": in_tensorflow}
+
+
 def main() -> None:
     """Measure and print; write JSON where asked."""
     parser = measure.arguments(__doc__.split("\n", 1)[0])
@@ -102,9 +137,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="per shape, at least")
     options = parser.parse_args()
     measure.limit_threads(options.threads)
-    candidates = {"torch": in_torch, "jax": in_jax}.get(options.framework)
-    if candidates is None:
-        parser.error(f"--framework needs torch or jax; got {options.framework}")
+    candidates = CANDIDATES[options.framework]
     rows: list[measure.Row] = []
     with tempfile.TemporaryDirectory() as folder:
         unpack(options.revision, Path(folder))

@@ -38,13 +38,14 @@ BATCH = 32
 CALIBRATION = 300
 TRAINING = ["--dataset", "digits", "--teacher", "conv-32", "--teacher-epochs", "4",
             "--student", "conv-8", "--epochs", "10", "--no-onnx"]  # fmt: skip
+_MODELS = "examples.recipes.models"
 EXAMPLES = {
-    "torch": ("torch_cifar100", "torch_onnx", "last.pt"),
-    "tensorflow": ("tf_imagenet", "keras_files", "last.keras"),
-    "jax": ("jax_cifar100", "jax", "last.npz"),
-    "keras": ("keras_cifar100", "keras_files", "last.keras"),
+    "torch": ("torch_cifar100", "last.pt", {"model": f"{_MODELS}.torch:build"}),
+    "tensorflow": ("tf_imagenet", "last.keras", {"load": f"{_MODELS}.keras_files:load_student"}),
+    "jax": ("jax_cifar100", "last.npz", {"load": f"{_MODELS}.jax:load_student"}),
+    "keras": ("keras_cifar100", "last.keras", {"load": f"{_MODELS}.keras_files:load_student"}),
 }
-"""The example of a framework, the module with its loader, its checkpoint."""
+"""The example of a framework, its checkpoint, and what `load_student` is told of it."""
 
 
 def main() -> None:
@@ -146,15 +147,15 @@ def measure_trained(framework: str, folder: Path, repeats: int) -> list[dict[str
     from examples.recipes.data import load_dataset
     from mcld_core.export import compare_latency, convert_float16, export_onnx, quantize_int8
     from mcld_core.export.deploy import accuracy
+    from mcld_core.export.student import load_student
 
-    script, module, file = EXAMPLES[framework.partition("-")[0]]
+    script, file, loading = EXAMPLES[framework.partition("-")[0]]
     command = [sys.executable, str(ROOT / "examples" / f"{script}.py"), *TRAINING]
     subprocess.run([*command, "--out", str(folder / "run")], stdout=sys.stderr, check=True)
     data = load_dataset("digits", Path("data"))  # the test images are the same, whatever validates
-    load = importlib.import_module(f"examples.recipes.models.{module}").load_student
     reports = {}
     for which, place in (("mcld", "."), ("teacher", "teacher")):
-        model, _, known = load(folder / "run" / place / file)
+        model, _, known = load_student(folder / "run" / place / file, **loading)
         inputs = normalised(data.test.images, known)
         path = folder / f"{which}.onnx"
         reports[which] = export_onnx(model, path, example_input=inputs[:BATCH], metadata=known)
@@ -240,9 +241,7 @@ def page(content: dict[str, Any]) -> str:
         "",
         "## Trained students",
         "",
-        f"`{content['training']}`"
-        + " (`--methods` is an option of mcld 0.1; now `--method`)"
-        * ("--methods" in content["training"]),
+        f"`{content['training']}`",
         "",
         "The example trains a teacher and distils a student by MCLD, one seed, a short run on "
         "scikit-learn's digits: what is compared are the files of one student, not the "

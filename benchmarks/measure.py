@@ -192,10 +192,12 @@ def growth(call: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def _load() -> str:
-    """Return how many processes wanted a core: well above 1 of them was other work."""
+    """Return how many processes wanted a core, and whether this one had to wait for them."""
     if not hasattr(os, "getloadavg"):
         return "unknown"
-    return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    ahead = hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) == os.SCHED_RR
+    return f"{load}, this process before all others" if ahead else load
 
 
 def _processor() -> str:

@@ -24,9 +24,10 @@ turn with everything else (forward and backward of a loss on given logits; shape
 classes). The spread is the interquartile range over the median. Written by
 `python benchmarks/table.py` from the JSON files beside it.
 
-Each part names the version of mcld that it measured. 0.1.0 had its derivatives written by hand;
-0.2.0 leaves them to the frameworks. A load far above 1 means that other programs ran, too: look at
-the minima and their ratios then, not at the spread.
+Each part names the version of mcld that it measured. A load far above 1 means that other programs
+ran, too: look at the minima and their ratios then, not at the spread, unless the process came
+before all others (`chrt -r 1 python …`). Version 0.1, whose derivatives were written by hand, and
+this one in turns: `against-*.json`, by `python benchmarks/against.py c32b1b2`.
 """
 
 
@@ -90,7 +91,8 @@ def _plot(results: list[dict[str, Any]]) -> None:
     for axis, result in zip(axes[:, 0], results, strict=True):
         rows = [row for row in result["rows"] if not row["shape"].startswith("8,")]
         shapes = list(dict.fromkeys(row["shape"] for row in rows))
-        names = [n for n in _names(rows) if max(_ratio(rows, n, s) or 0 for s in shapes) < 20]
+        ratios = {n: [_ratio(rows, n, s) or 1.0 for s in shapes] for n in _names(rows)}
+        names = [n for n, found in ratios.items() if min(found) > 0.5 and max(found) < 20]
         axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for number, name in enumerate(names):
             places = [i + 0.8 * number / len(names) for i in range(len(shapes))]

@@ -18,10 +18,10 @@ from mcld_core.keys import TeacherKeys as TeacherKeys
 from mcld_core.logits import adjust_logits as adjust_logits
 from mcld_core.logits import check_finite as check_finite
 from mcld_core.logits import select_classes as select_classes
-from mcld_core.losses import category_wise as category_wise
-from mcld_core.losses import instance_wise as instance_wise
 from mcld_core.losses import mcld_loss as mcld_loss
-from mcld_core.losses import sample_wise as sample_wise
 from mcld_core.running_means import ClassMeans as ClassMeans
+from mcld_core.terms import category_wise as category_wise
+from mcld_core.terms import instance_wise as instance_wise
+from mcld_core.terms import sample_wise as sample_wise
 
 __version__ = "0.2.0"

@@ -1,4 +1,7 @@
-"""The objective `mcld_loss`, and its three terms as losses of their own."""
+"""The objective `mcld_loss`, and the one path on which all losses of logits are evaluated.
+
+Its three terms as losses of their own are in `mcld_core.terms`.
+"""
 
 from __future__ import annotations
 
@@ -132,106 +135,6 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     objective = Objective(config, term_weights(config), keys, class_prior, progress)
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     return evaluate("mcld_loss", rows, objective, reduction, return_terms)
-
-
-def instance_wise(
-    student_logits: list[Any] | Float[Tensor, "batch classes"],
-    teacher_logits: Logits,
-    labels: Labels | None = None,
-    *,
-    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
-    keys: TeacherKeys | None = None,
-    class_prior: Float[Array, " classes"] | None = None,
-    sample_weight: Float[Array, " batch"] | None = None,
-    where: Array | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """Contrast each student row with the teacher's row of the same sample against all others.
-
-    ``L_ins,i = -S_i,own(i) + log( exp S_i,own(i) + Σ_{j≠own(i)} (1 - A_ij) exp S_ij )``; with
-    ``config.target_mask=False`` A is taken as 0. A reconstruction; arguments, result and errors
-    as in `mcld_core.mcld_loss`.
-
-    Example:
-        >>> import numpy as np
-        >>> logits = np.eye(2)
-        >>> round(float(instance_wise(logits, 20 * logits, np.arange(2))), 4)
-        0.3133
-
-    References:
-        Q. Wang, J. Zhou, arXiv:2411.10693, 2024. A. van den Oord et al., "Representation Learning
-        with Contrastive Predictive Coding", 2018 (InfoNCE).
-    """
-    objective = Objective(config, TermWeights(instance=1.0), keys, class_prior)
-    rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    return evaluate("instance_wise", rows, objective, reduction)
-
-
-def sample_wise(
-    student_logits: list[Any] | Float[Tensor, "batch classes"],
-    teacher_logits: Logits,
-    labels: Labels | None = None,
-    *,
-    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
-    keys: TeacherKeys | None = None,
-    sample_weight: Float[Array, " batch"] | None = None,
-    where: Array | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """Contrast the entries of each student row with the teacher's, the label's split off.
-
-    ``L_sam,i = T² [ KL(b^t_i ‖ b^s_i) + β KL(r^t_i ‖ r^s_i) ]`` at temperature T, with b the
-    target against the rest and r the softmax over the rest: the loss of DKD at α = 1. With
-    ``config.sample_target_mask=False`` it is ``T² KL(softmax(t/T) ‖ softmax(s/T))``. Keys play no
-    part. A reconstruction; arguments, result and errors as in `mcld_core.mcld_loss`.
-
-    Example:
-        >>> import numpy as np
-        >>> logits = np.eye(3)
-        >>> float(sample_wise(logits, logits, np.arange(3)))
-        0.0
-
-    References:
-        Q. Wang, J. Zhou, arXiv:2411.10693, 2024. B. Zhao et al., "Decoupled Knowledge
-        Distillation", CVPR 2022.
-    """
-    objective = Objective(config, TermWeights(sample=1.0), keys, None)
-    rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    return evaluate("sample_wise", rows, objective, reduction)
-
-
-def category_wise(
-    student_logits: list[Any] | Float[Tensor, "batch classes"],
-    teacher_logits: Logits,
-    labels: Labels | None = None,
-    *,
-    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
-    keys: TeacherKeys | None = None,
-    class_prior: Float[Array, " classes"] | None = None,
-    sample_weight: Float[Array, " batch"] | None = None,
-    where: Array | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """Contrast each student row with all keys, those of its label being the positives.
-
-    ``L_cat,i = log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w_ij = A_ij / Σ_k A_ik``, 0 where no key
-    shares the label. ``config.category_contrast`` chooses keys that are one a class
-    (``"prototypes"``) or the columns of the batch (``"columns"``) instead. A reconstruction;
-    arguments, result and errors as in `mcld_core.mcld_loss`.
-
-    Example:
-        >>> import numpy as np
-        >>> logits = np.eye(2)
-        >>> round(float(category_wise(logits, 20 * logits, np.arange(2))), 4)
-        0.3133
-
-    References:
-        Q. Wang, J. Zhou, arXiv:2411.10693, 2024. P. Khosla et al., "Supervised Contrastive
-        Learning", NeurIPS 2020.
-    """
-    objective = Objective(config, TermWeights(category=1.0), keys, class_prior, has_ramp=False)
-    rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    return evaluate("category_wise", rows, objective, reduction)
 
 
 class Objective(NamedTuple):
@@ -385,8 +288,8 @@ def _by_block(
     numbers = (*objective.weights, *setup[3:7])
     if not any(ops.is_trained(x) for x in numbers):
         keys_count = 1 if setup.keys is None else ops.size(setup.keys.labels, 0)
-        classes, least = batch.student.shape[1], 64 if is_stored else 128
-        block_rows = rows_of_a_block(ops, config.block_size, keys_count, classes, least)
+        size, classes = config.block_size, batch.student.shape[1]
+        block_rows = rows_of_a_block(ops, size, keys_count, classes, not is_stored)
     rows = (batch.student, *of_teacher, *beside.values())
 
     def prepare(setup: Setup) -> Setup:
@@ -402,15 +305,16 @@ def _by_block(
 
 
 def rows_of_a_block(
-    ops: Backend, block_size: int | str | None, keys: Any, classes: int, least: int = 128
+    ops: Backend, block_size: int | str | None, keys: Any, classes: int, products: bool = True
 ) -> Any:
     """Return how many anchor rows a block has; None for the plain form, without blocks.
 
-    ``"auto"``: about 4 MB for the largest array of a block, but at least 128 rows, below which
-    the matrix products slow down. (Arrays of much more are asked of the system each time anew.)
+    ``"auto"``: about 4 MB for the largest array of a block (arrays of much more are asked of the
+    system each time anew), but at least 64 rows, or ``ops.least_rows`` with products of matrices.
     """
     if block_size != "auto":
         return block_size
+    least = ops.least_rows if products else 64
     if isinstance(keys, int):
         return max(least, 2**20 // max(keys, classes, 1))
     return ops.maximum(2**20 // ops.maximum(keys, classes), least)

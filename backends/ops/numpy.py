@@ -17,6 +17,7 @@ from mcld_core.backends.ops.protocol import (
 
 Array = Any
 name = "numpy"
+least_rows = 128
 
 
 def is_tensor(x: Any) -> bool:

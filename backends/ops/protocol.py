@@ -34,6 +34,8 @@ class Backend(Protocol):
     """The operations that the losses are written in."""
 
     name: str
+    least_rows: int
+    """Of a block: with fewer, products of matrices slow down, or the loop costs too much."""
 
     # conversion and inspection
     def is_tensor(self, x: Any) -> bool: ...

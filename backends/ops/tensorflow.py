@@ -18,6 +18,7 @@ from mcld_core.backends.ops.protocol import (
 
 Array = Any
 name = "tensorflow"
+least_rows = 256
 
 
 def is_tensor(x: Any) -> bool:
@@ -257,13 +258,18 @@ def _mapped(
         padded = tf.pad(x, tf.stack([tf.zeros_like(padding), padding], 1))
         return tf.reshape(padded, [blocks, size, *x.shape[1:]])
 
-    blocked = tuple(split(x) for x in rows)
-    if tf.executing_eagerly():
-        parts = [function(tuple(x[i] for x in blocked)) for i in range(int(blocks))]
-        results = tuple(tf.stack(values) for values in zip(*parts, strict=True))
-    else:
-        signature = tf.nest.map_structure(
-            lambda x: tf.TensorSpec(x.shape, x.dtype), function(tuple(x[0] for x in blocked))
-        )
-        results = tf.map_fn(function, blocked, parallel_iterations=1, fn_output_signature=signature)
-    return tuple(tf.reshape(x, [blocks * size, *x.shape[2:]])[:count] for x in results)
+    def looped() -> tuple[Array, ...]:
+        blocked = tuple(split(x) for x in rows)
+        if tf.executing_eagerly():
+            parts = [function(tuple(x[i] for x in blocked)) for i in range(int(blocks))]
+            results = tuple(tf.stack(values) for values in zip(*parts, strict=True))
+        else:
+            signature = tf.nest.map_structure(
+                lambda x: tf.TensorSpec(x.shape, x.dtype), function(tuple(x[0] for x in blocked))
+            )
+            results = tf.map_fn(
+                function, blocked, parallel_iterations=1, fn_output_signature=signature
+            )
+        return tuple(tf.reshape(x, [blocks * size, *x.shape[2:]])[:count] for x in results)
+
+    return tf.cond(blocks > 1, looped, lambda: function(rows))

@@ -55,7 +55,7 @@ class LayerRows(NamedTuple):
 
     def block_rows(self, ops: Backend, block_size: int | str | None) -> Any:
         """Return how many tokens have logits at a time."""
-        return rows_of_a_block(ops, block_size, 1, self.vocabulary, least=64)
+        return rows_of_a_block(ops, block_size, 1, self.vocabulary, products=False)
 
     def teacher_block(
         self, ops: Backend, parts: tuple[Array, ...], dtype: str

@@ -47,7 +47,7 @@ def reduced(
     trained = any(ops.is_trained(n) for n in numbers)
     block_rows = None
     if by_block and not trained:  # without products of matrices, blocks may be small
-        block_rows = rows_of_a_block(ops, "auto", 1, like.shape[1], least=64)
+        block_rows = rows_of_a_block(ops, "auto", 1, like.shape[1], products=False)
     rows = (batch.student, *of_teacher, *beside.values())
     (total,) = ops.by_block(values, lambda numbers: numbers, rows, numbers, block_rows)
     if batch.kept is not None:  # a row that does not count may have an infinite divergence

@@ -1,17 +1,18 @@
-"""What an editor knows: mypy, and pyright where it is installed, check a user's calls.
+"""What an editor knows: mypy and pyright, where they are installed, check a user's calls.
 
-The user's file is checked beside the library as it is installed, with the framework's own types. A
-wrong type is an error of ``assert_type``, and an error that must be there an unused ignore.
+The user's file is checked beside the library as it is installed, with the framework's own types,
+and those of types-tensorflow. A wrong type is an error of ``assert_type``, and an error that must
+be there an unused ignore.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
-import shutil
 import subprocess
 import sys
 import typing
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ HEADS = {
     "numpy": "import numpy as np\nfrom numpy.typing import NDArray\nArray = NDArray[np.float32]",
     "torch": "from torch import Tensor as Array",
     "jax": "from jax import Array",
+    "tensorflow": "from tensorflow import Tensor as Array",
 }
 CALLS = '''
 from typing import Any, assert_type
@@ -62,6 +64,17 @@ from mcld_core.backends.torch import MCLDLoss
 def module(s: Array, t: Array, y: Array) -> None:
     assert_type(MCLDLoss(total_steps=10)(s, t, y), Array)
 """
+OF_TENSORFLOW = """
+import tensorflow as tf
+
+def step(x: Array, t: Array, y: Array) -> Array:
+    logits = tf.matmul(x, tf.random.normal([20, 10]))
+    with tf.GradientTape() as tape:
+        loss = mcld_loss(logits, t, y)
+    assert_type(loss, Array)
+    return tf.reduce_mean(loss)
+"""
+MORE = {"torch": OF_TORCH, "tensorflow": OF_TENSORFLOW}
 NAMES = [name for name in REQUESTED if name in HEADS]
 
 
@@ -86,11 +99,12 @@ def check(folder: Path, library: Path, source: str, checker: str) -> str:
     else:
         source = f'{{"extraPaths": ["{library}"], "enableTypeIgnoreComments": true}}'
         (folder / "pyrightconfig.json").write_text(source)
-        command = ["pyright", "--pythonpath", sys.executable, "--level", "error", "user.py"]
+        command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
+        command += ["--level", "error", "user.py"]
     run = subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | {"MYPYPATH": str(library)},
+        env=os.environ | {"MYPYPATH": str(library), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -104,9 +118,12 @@ def check(folder: Path, library: Path, source: str, checker: str) -> str:
 def test_a_user_s_calls_have_the_framework_s_types(
     tmp_path: Path, library: Path, name: str, checker: str
 ) -> None:
-    if checker == "pyright" and shutil.which("pyright") is None:
-        pytest.skip("pyright is not installed (pip install pyright)")
-    source = HEADS[name] + CALLS + (OF_TORCH if name == "torch" else "")
+    for package in [checker, *["types-tensorflow"] * (name == "tensorflow")]:
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            pytest.skip(f"{package} is not installed")
+    source = HEADS[name] + CALLS + MORE.get(name, "")
     assert check(tmp_path, library, source, checker) == ""
 
 

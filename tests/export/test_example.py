@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import export_table
 from examples.predict import Classifier
 from examples.recipes import handover
 from examples.recipes.data import Split, load_dataset
@@ -158,6 +159,13 @@ class Noisy(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1) + torch.rand(1)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_table_of_exports_reads_the_example_s_checkpoint(name: str) -> None:
+    (option, function), example = EXAMPLES[name].loading, EXAMPLES[name]
+    loading = {option.removeprefix("--"): function}
+    assert export_table.EXAMPLES[name] == (example.script, example.file, loading)
 
 
 def test_a_teacher_is_compared_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
