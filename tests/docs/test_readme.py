@@ -92,12 +92,9 @@ def test_what_is_linked_exists(page: str) -> None:
 
 
 ROWS = {
-    "CE": ("ce",),
-    "KD": ("kd", "kd:weight=1,weight_ce=0"),
-    "DKD": ("dkd",),
-    "MCLD, without CE": ("mcld",),
-    "MCLD + CE": ("mcld-ce",),
-    "CE + its sample-wise term": ("mcld-ce:weight_instance=0,weight_category=0",),
+    "KD": ("KD", "KD without CE"),
+    "MCLD, without CE": ("MCLD",),
+    "CE + its sample-wise term": ("CE + sample-wise",),
 }
 """The row of a loss → what it may be in a comparison's page: the best by its validation score."""
 
@@ -107,14 +104,17 @@ def test_the_results_are_those_of_the_committed_files() -> None:
     head, _, *rows = [line for line in part.splitlines() if line.startswith("|")]
     files = LINK.findall(head)
     assert len(files) >= 3
-    assert len(rows) == len(ROWS)
+    assert len(rows) >= 6
     for row in rows:
         name, *cells = (cell.strip() for cell in row.strip("|").split("|"))
         for file, cell in zip(files, cells, strict=True):
             page = (README.parent / file).read_text("utf-8")
-            found = re.findall(r"^\| (\S+) \| lr [^|]+\| ([\d.]+) \|$", page, re.MULTILINE)
+            found = re.findall(r"^\| ([^|]+) \| lr [^|]+\| ([\d.]+) \|$", page, re.MULTILINE)
             validated = {method: float(score) for method, score in found}
-            best = max(validated.keys() & set(ROWS[name]), key=lambda method: validated[method])
+            best = max(
+                validated.keys() & set(ROWS.get(name, (name,))),
+                key=lambda method: validated[method],
+            )
             result = committed.table(page, committed.LAST)[1][best]
             assert cell == f"{result.mean:.2f} ± {result.deviation:.2f}", (file, row)
 
