@@ -10,7 +10,7 @@ from typing import Any
 
 from recipes import tuning
 from recipes.logs import Result, Row, best_row
-from recipes.paired import difference, sampling_error
+from recipes.paired import minus, sampling_error
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,7 @@ def differences(records: Sequence[Record], test_rows: int) -> str:
     best = max(baselines, key=lambda name: means[name])
     points = "points" if kind(records) == "test" else "points of balanced accuracy"
     lines = [f"| minus {best} | {points} (95 % interval over the seeds) |", "|---|---|"]
-    lines += [
-        f"| {name} | {difference(found, scores[best])} |"
-        for name, found in scores.items()
-        if name != best
-    ]
+    lines += minus(best, scores)
     if kind(records) == "test":
         error = sampling_error(max(means.values()), test_rows)
         lines += ["", f"{test_rows:,} test rows alone give an accuracy a standard error of "

@@ -23,6 +23,15 @@ def difference(one: Mapping[int, float], other: Mapping[int, float]) -> str:
     return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
 
 
+def minus(best: str, scores: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """Return a table's rows: each method less ``best``, by the scores of each at each seed."""
+    return [
+        f"| {name} | {difference(found, scores[best])} |"
+        for name, found in scores.items()
+        if name != best
+    ]
+
+
 def sampling_error(accuracy: float, rows: int) -> float:
     """Return the standard error of an accuracy in percent that a test split of ``rows`` has."""
     return math.sqrt(accuracy * (100 - accuracy) / rows)

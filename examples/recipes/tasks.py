@@ -18,7 +18,7 @@ import mcld_core
 from .files import write_json, write_text
 from .fit import fit, linear
 from .logs import Row, say
-from .paired import difference
+from .paired import minus
 from .plots import marker, new_figure, write_figure
 from .tuning import Tuned, spread, tune_rate
 
@@ -181,13 +181,8 @@ def tables(task: Task, records: Sequence[dict[str, Any]], teacher: dict[str, flo
     sign = 1 if task.higher_is_better else -1
     baselines = [name for name in scores if name.split()[0] in BASELINES] or list(scores)
     best = max(baselines, key=lambda name: sign * statistics.fmean(scores[name].values()))
-    pairs = [f"| {first} minus {best} | 95 % interval over the seeds |", "|---|---|"]
-    pairs += [
-        f"| {name} | {difference(found, scores[best])} |"
-        for name, found in scores.items()
-        if name != best
-    ]
-    return "\n".join([table(records, teacher), "", *pairs])
+    head = [f"| {first} minus {best} | 95 % interval over the seeds |", "|---|---|"]
+    return "\n".join([table(records, teacher), "", *head, *minus(best, scores)])
 
 
 def table(records: Sequence[dict[str, Any]], teacher: dict[str, float]) -> str:
