@@ -101,6 +101,10 @@ def reduce_rows(
         normalizer = ops.size(values, 0) if weight is None else ops.sum(weight, None)
         if isinstance(normalizer, int):
             return total / max(normalizer, 1)
-    normalizer = ops.astype(ops.asarray(normalizer, values), batch.dtype)
-    positive = normalizer > 0
-    return ops.where(positive, total / ops.where(positive, normalizer, 1.0), 0.0)
+    return ratio(ops, total, ops.astype(ops.asarray(normalizer, values), batch.dtype))
+
+
+def ratio(ops: Backend, part: Array, whole: Array) -> Array:
+    """Return ``part / whole``, and 0 where the whole, which is ≥ 0, is 0."""
+    positive = whole > 0
+    return ops.where(positive, part / ops.where(positive, whole, 1.0), 0.0)

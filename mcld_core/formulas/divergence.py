@@ -25,6 +25,12 @@ def raised(ops: Backend, logits: Array) -> Array:
     return ops.maximum(logits, MASKED)
 
 
+def masked_log(ops: Backend, x: Array) -> Array:
+    """Return log x, and `MASKED` where x, which is ≥ 0, is 0."""
+    positive = x > 0
+    return ops.where(positive, ops.log(ops.where(positive, x, 1.0)), MASKED)
+
+
 class Softmax(NamedTuple):
     """A softmax in its parts, ``weights / total``, so that its exponentials are formed once."""
 
