@@ -10,7 +10,7 @@ from mcld_core.arguments import Checks, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.cache import to_numpy
 from mcld_core.config import MCLDConfig
-from mcld_core.extensions._sequences import SequenceArguments, flat
+from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.stored import StoredRows
 from mcld_core.typing import Array, Bool, Float, Int
@@ -187,13 +187,13 @@ def _flat_parts(
         )
     if not ops.dtype(indices).startswith(("int", "uint")):
         raise TypeError(f"TopKLogits: indices need an integer dtype; got {ops.dtype(indices)}")
-    indices = flat(ops, indices, 1)
+    indices = flat(ops, indices)
     _check_indices(ops, indices, kept, vocabulary)
     indices = ops.astype(indices, "int32")
     if kept is not None:
         indices = ops.where(kept[:, None], indices, 0)
     dtype = wide_dtype(ops.dtype(values))
-    top = keep_rows(ops, ops.stop_gradient(ops.astype(flat(ops, values, 1), dtype)), kept)
+    top = keep_rows(ops, ops.stop_gradient(ops.astype(flat(ops, values), dtype)), kept)
     if stored.tail is None:
         return indices, top, None
     tail = ops.stop_gradient(ops.astype(ops.asarray(stored.tail, values), dtype))
@@ -202,7 +202,7 @@ def _flat_parts(
             f"TopKLogits: tail needs shape {tuple(values.shape[:2])}, one mass a token; got "
             f"{tuple(tail.shape)}"
         )
-    tail = flat(ops, tail, 0)
+    tail = flat(ops, tail)
     _check_tail(ops, tail, kept)
     return indices, top, keep_rows(ops, tail[:, None], kept)
 
@@ -251,9 +251,35 @@ def arrays_of(teacher_logits: Any) -> tuple[Any, ...]:
     return teacher_logits if isinstance(teacher_logits, TopKLogits) else (teacher_logits,)
 
 
-def counted(labels: Any, kept: Any, ignore_index: int) -> Any:
-    """Return which rows count: those that are kept and not labelled ``ignore_index``."""
-    if labels is None or len(labels.shape) != 1:
-        return kept
-    labelled = labels != ignore_index
-    return labelled if kept is None else kept & labelled
+def logit_rows(
+    arguments: SequenceArguments,
+    logits: tuple[Float[Array, "batch time classes"], Array],
+    teacher: Any,
+    beside: tuple[Any, Bool[Array, " rows"] | None],
+    ignore_index: int,
+) -> Sequences:
+    """Return the student's and the teacher's logits row by row, checked; none is made dense.
+
+    ``teacher`` is what came, ``logits`` both converted (of a stored teacher its values), and
+    ``beside`` are the rows' labels and mask.
+    """
+    ops, (student, theirs), (labels, kept) = arguments.ops, logits, beside
+    rows = flat(ops, student)
+    if isinstance(teacher, TopKLogits):
+        counts = kept
+        if labels is not None and len(labels.shape) == 1:
+            labelled = labels != ignore_index
+            counts = labelled if kept is None else kept & labelled
+        stored = stored_rows(ops, teacher, theirs, student.shape[2], counts)
+        labels = likeliest(ops, stored) if labels is None else labels
+        batch = arguments.batch((rows, rows, labels, None, kept), ignore_index)
+        batch = batch._replace(teacher=stored)
+    else:
+        batch = arguments.batch((rows, flat(ops, theirs), labels, None, kept), ignore_index)
+    return Sequences(batch, ops.size(student, 0), ops.size(student, 1), student)
+
+
+def likeliest(ops: Backend, stored: StoredRows) -> Int[Array, " rows"]:
+    """Return the arg max of each stored row."""
+    best = ops.argmax(stored.values, 1)[:, None]
+    return ops.take_along_axis(stored.indices, best, 1)[:, 0]

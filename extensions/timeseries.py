@@ -13,7 +13,6 @@ from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
 from mcld_core.extensions._sequences import (
-    Groups,
     Levels,
     SequenceArguments,
     Sequences,
@@ -21,7 +20,7 @@ from mcld_core.extensions._sequences import (
     mean_rows,
     sequence_of_row,
 )
-from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored, counted, stored_rows
+from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored, logit_rows
 from mcld_core.formulas.objective import ExcludedKeys
 from mcld_core.losses import Objective, evaluate_batch, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar, Tensor
@@ -241,24 +240,17 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     logits = arguments.tensors(student_logits, theirs[0])
     _check_logits(arguments, logits, step_labels, isinstance(teacher_logits, TopKLogits))
     excluded = _overlapping(arguments, logits[0], starts, lengths, series)
+    objective = Objective(
+        config, term_weights(config), None, class_prior, progress, excluded, normalizer=normalizer
+    )
     if len(logits[0].shape) == 2:
-        kept = None if mask is None else arguments.flat_mask("mask", mask, logits[0], 1)
+        kept = arguments.flat_mask("mask", mask, logits[0], 1)
         batch = arguments.batch((*logits, labels, None, kept), config.ignore_index)
-        objective = Objective(
-            config,
-            term_weights(config),
-            class_prior=class_prior,
-            progress=progress,
-            excluded=excluded,
-            normalizer=normalizer,
-        )
         return evaluate_batch(arguments, batch, objective, reduction, return_terms)
     given = (labels, step_labels, mask)
     sequences, labels = _steps(arguments, logits, teacher_logits, given, config)
-    levels = Levels(
-        config, category == "window", step_contrast, progress, class_prior, reduction, normalizer
-    )
-    loss, terms = contrast_sequences(arguments, sequences, Groups(labels, excluded), levels)
+    levels = Levels(objective, labels, category == "window", step_contrast)
+    loss, terms = contrast_sequences(arguments, sequences, levels, reduction)
     return (loss, terms) if return_terms else loss
 
 
@@ -294,7 +286,7 @@ def _steps(
     """
     ops, student = arguments.ops, logits[0]
     labels, step_labels, mask = given
-    kept = None if mask is None else arguments.flat_mask("mask", mask, student)
+    kept = arguments.flat_mask("mask", mask, student)
     window = sequence_of_row(ops, ops.size(student, 0), ops.size(student, 1), student)
     if labels is not None:
         labels = ops.asarray(labels, student)
@@ -307,11 +299,8 @@ def _steps(
         of_steps = arguments.flat_labels("step_labels", step_labels, student)
     else:
         of_steps = None if labels is None else ops.take(labels, window)
-    theirs = logits[1]
-    if isinstance(teacher, TopKLogits):
-        counts = counted(of_steps, kept, config.ignore_index)
-        theirs = stored_rows(ops, teacher, theirs, student.shape[2], counts)
-    sequences = arguments.sequences((student, theirs), of_steps, kept, config.ignore_index)
+    beside = of_steps, kept
+    sequences = logit_rows(arguments, logits, teacher, beside, config.ignore_index)
     if labels is None:
         labels = ops.argmax(mean_rows(ops, sequences, None, config).teacher, 1)
     elif len(labels.shape) == 2:

@@ -16,7 +16,7 @@ from mcld_core.arguments import Batch, class_labels, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
-from mcld_core.extensions._stored import TopKLogits, stored_rows
+from mcld_core.extensions._stored import TopKLogits, likeliest, stored_rows
 from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.similarity import key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys, stored_products
@@ -100,7 +100,6 @@ def layer_rows(
     ops, (labels, attention_mask) = arguments.ops, given
     hidden, layer = _layer(arguments, "", *student)
     vocabulary = layer.weight.shape[0]
-    kept = None
     if labels is not None:
         labels = arguments.array("labels", labels, hidden)
         if not fits(labels.shape, hidden.shape[:2]) or "int" not in ops.dtype(labels):
@@ -110,9 +109,8 @@ def layer_rows(
                 "labels, which are as large as logits, form the logits: "
                 f"{arguments.function.removeprefix('linear_')}"
             )
-        labels = flat(ops, labels, 0)
-    if attention_mask is not None:
-        kept = arguments.flat_mask("attention_mask", attention_mask, hidden)
+        labels = flat(ops, labels)
+    kept = arguments.flat_mask("attention_mask", attention_mask, hidden)
     if shift:
         labels, kept = following(ops, hidden, labels, kept)
     if labels is not None:
@@ -121,7 +119,7 @@ def layer_rows(
         kept = arguments.unless_all(counts if kept is None else kept & counts)
     dtype = wide_dtype(ops.dtype(hidden))
     weight = None if kept is None else ops.astype(kept, dtype)
-    rows = keep_rows(ops, flat(ops, hidden, 1), kept)
+    rows = keep_rows(ops, flat(ops, hidden), kept)
     theirs, theirs_layer = _teacher_rows(arguments, teacher, hidden, vocabulary, kept)
     batch = Batch(rows, theirs, dtype, labels, kept, weight)
     sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1), hidden)
@@ -272,15 +270,14 @@ def _teacher_rows(
     arguments.device("the teacher", values, hidden, "hidden")
     if isinstance(teacher, TopKLogits):
         return stored_rows(ops, teacher, values, vocabulary, kept), None
-    return keep_rows(ops, ops.stop_gradient(flat(ops, values, 1)), kept), layer
+    return keep_rows(ops, ops.stop_gradient(flat(ops, values)), kept), layer
 
 
 def _with_likeliest_labels(ops: Backend, given: LayerRows) -> LayerRows:
     """Label each token by the teacher's arg max."""
     rows = given.sequences.rows
     if given.teacher is None:
-        best = ops.argmax(rows.teacher.values, 1)[:, None]
-        labels = ops.take_along_axis(rows.teacher.indices, best, 1)[:, 0]
+        labels = likeliest(ops, rows.teacher)
     else:
         (labels,) = ops.by_block_twice(
             lambda arrays, _: (ops.argmax(given.teacher_block(ops, arrays, rows.dtype), 1),),

@@ -10,7 +10,6 @@ from mcld_core.backends import Backend
 from mcld_core.baselines.kd import DIVERGENCES, check_mix
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import (
-    Groups,
     Levels,
     SequenceArguments,
     contrast_sequences,
@@ -25,9 +24,10 @@ from mcld_core.extensions.nlp.layers import (
     layer_rows,
     of_logits,
 )
-from mcld_core.extensions.nlp.losses import check_settings, with_contrasts
+from mcld_core.extensions.nlp.losses import check_settings, contrast_weights
 from mcld_core.formulas.objective import Block, Setup, TermWeights, is_zero, weighted_terms
 from mcld_core.formulas.similarity import default_temperature
+from mcld_core.losses import Objective
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
 
 
@@ -172,7 +172,7 @@ def linear_token_mcld_loss(
     arguments.flag("shift", shift)
     arguments.flag("return_terms", return_terms)
     arguments.reduction(reduction)
-    config = with_contrasts(arguments, config, token_contrast, sequence_contrast)
+    weights = contrast_weights(arguments, config, token_contrast, sequence_contrast)
     rows = layer_rows(
         arguments,
         (hidden, weight, bias),
@@ -187,17 +187,16 @@ def linear_token_mcld_loss(
     temperature = config.temperature
     if temperature is None:
         temperature = default_temperature(config.similarity, rows.vocabulary)
-    levels = Levels(
-        replace(config, similarity="dot", temperature=temperature, weight_ce=0.0),
-        category == "sequence",
-        token_contrast,
-        progress,
-        reduction=reduction,
+    objective = Objective(
+        replace(config, similarity="dot", temperature=temperature),
+        weights._replace(ce=0.0),
+        progress=progress,
         normalizer=normalizer,
         trains_keys=True,
     )
+    levels = Levels(objective, sequence_labels, category == "sequence", token_contrast)
     keys = contrast_rows(arguments, rows, config, class_prior)
-    loss, contrasts = contrast_sequences(arguments, keys, Groups(sequence_labels), levels)
+    loss, contrasts = contrast_sequences(arguments, keys, levels, reduction)
 
     def reduced(values: Array) -> Array:
         return reduce_sequences(arguments, rows.sequences, values, reduction, normalizer)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal, overload
 
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.extensions._sequences import (
-    Groups,
-    Levels,
-    SequenceArguments,
-    contrast_sequences,
-)
+from mcld_core.extensions._sequences import Levels, SequenceArguments, contrast_sequences
 from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored
 from mcld_core.extensions.nlp.rows import token_rows
-from mcld_core.formulas.objective import is_zero
+from mcld_core.formulas.objective import TermWeights, is_zero
+from mcld_core.losses import Objective, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar, Tensor
 
 CATEGORIES = ("token", "sequence")
@@ -159,15 +154,14 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         check_stored(arguments.function, config)
     arguments.flag("shift", shift)
     arguments.reduction(reduction)
-    config = with_contrasts(arguments, config, token_contrast, sequence_contrast)
+    weights = contrast_weights(arguments, config, token_contrast, sequence_contrast)
     given = (student_logits, teacher_logits, labels, attention_mask)
     sequences = token_rows(arguments, given, shift, config.ignore_index)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, sequences.like)
-    levels = Levels(
-        config, category == "sequence", token_contrast, progress, class_prior, reduction, normalizer
-    )
-    loss, terms = contrast_sequences(arguments, sequences, Groups(sequence_labels), levels)
+    objective = Objective(config, weights, None, class_prior, progress, normalizer=normalizer)
+    levels = Levels(objective, sequence_labels, category == "sequence", token_contrast)
+    loss, terms = contrast_sequences(arguments, sequences, levels, reduction)
     return (loss, terms) if return_terms else loss
 
 
@@ -189,15 +183,15 @@ def check_settings(
         )
 
 
-def with_contrasts(
+def contrast_weights(
     arguments: SequenceArguments,
     config: MCLDConfig,
     token_contrast: Scalar | None,
     sequence_contrast: Scalar,
-) -> MCLDConfig:
-    """Return the config with the weight of the contrast between sequences; check both numbers."""
+) -> TermWeights:
+    """Return the weights, that of the contrast between sequences too; check both numbers."""
     if token_contrast is not None:
         arguments.number("token_contrast", token_contrast, minimum=0.0)
     arguments.number("sequence_contrast", sequence_contrast, minimum=0.0)
     weight = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast
-    return replace(config, weight_instance=weight)
+    return term_weights(config)._replace(instance=weight)

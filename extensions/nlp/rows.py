@@ -6,7 +6,7 @@ from typing import Any
 
 from mcld_core.arguments import fits
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, following
-from mcld_core.extensions._stored import TopKLogits, arrays_of, counted, stored_rows
+from mcld_core.extensions._stored import TopKLogits, arrays_of, logit_rows
 
 
 def token_rows(
@@ -20,24 +20,17 @@ def token_rows(
     ``given`` are the student's logits, the teacher's, the labels and the attention mask.
     """
     student, teacher, labels, attention_mask = given
-    ops, stored = arguments.ops, isinstance(teacher, TopKLogits)
-    original = teacher
-    student, teacher = arguments.tensors(student, arrays_of(teacher)[0])
-    theirs = tuple(teacher.shape)
-    if stored:
-        theirs = (*theirs[:2], student.shape[-1])
-    _check_shapes(arguments.function, tuple(student.shape), theirs)
+    student, theirs = arguments.tensors(student, arrays_of(teacher)[0])
+    shape = tuple(theirs.shape)
+    if isinstance(teacher, TopKLogits):
+        shape = (*shape[:2], student.shape[-1])
+    _check_shapes(arguments.function, tuple(student.shape), shape)
     if labels is not None:
         labels = arguments.flat_labels("labels", labels, student)
-    kept = None
-    if attention_mask is not None:
-        kept = arguments.flat_mask("attention_mask", attention_mask, student)
+    beside = labels, arguments.flat_mask("attention_mask", attention_mask, student)
     if shift:
-        labels, kept = following(ops, student, labels, kept)
-    if stored:
-        counts = counted(labels, kept, ignore_index)
-        teacher = stored_rows(ops, original, teacher, student.shape[-1], counts)
-    return arguments.sequences((student, teacher), labels, kept, ignore_index)
+        beside = following(arguments.ops, student, *beside)
+    return logit_rows(arguments, (student, theirs), teacher, beside, ignore_index)
 
 
 def _check_shapes(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
