@@ -92,15 +92,15 @@ class TokenCache:
         """
         checks = Checks("TokenCache.write")
         numbers = {"count": count, "k": k, "vocabulary": vocabulary}
-        for name, value in (numbers | {"batch_size": batch_size, "shard_size": shard_size}).items():
+        others = {"batch_size": batch_size, "shard_size": shard_size, "writers": writers}
+        for name, value in (numbers | others).items():
             checks.integer(name, value, minimum=1)
-        checks.integer("writers", writers, minimum=1)
         checks.integer("writer", writer, minimum=0)
-        if writer >= writers or k > vocabulary:
-            name, value, top = (
-                ("k", k, vocabulary) if k > vocabulary else ("writer", writer, writers - 1)
-            )
-            raise ValueError(f"TokenCache.write: {name} needs a number up to {top}; got {value}")
+        for name, value, top in (("k", k, vocabulary), ("writer", writer, writers - 1)):
+            if value > top:
+                raise ValueError(
+                    f"TokenCache.write: {name} needs a number up to {top}; got {value}"
+                )
         mark = json.loads(as_json("TokenCache.write", fingerprint))
         settings = {**numbers, "shard_size": shard_size, "fingerprint": mark}
         folder = Path(folder)

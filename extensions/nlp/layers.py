@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Batch, class_labels, fits, keep_rows, wide_dtype
+from mcld_core.arguments import Batch, as_number, class_labels, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
@@ -21,7 +21,7 @@ from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.similarity import key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys, stored_products
 from mcld_core.losses import rows_of_a_block
-from mcld_core.typing import Array, Float, Reduction, Scalar
+from mcld_core.typing import Array, Float, Reduction
 
 
 class Layer(NamedTuple):
@@ -53,8 +53,10 @@ class LayerRows(NamedTuple):
         """How many logits a token has."""
         return int(self.student.weight.shape[0])
 
-    def block_rows(self, ops: Backend, block_size: int | str | None) -> Any:
-        """Return how many tokens have logits at a time."""
+    def block_rows(self, ops: Backend, block_size: Any, numbers: tuple[Any, ...] = ()) -> Any:
+        """Return how many tokens have logits at a time; None, all, where a number is trained."""
+        if any(ops.is_trained(number) for number in numbers):
+            return None
         return rows_of_a_block(ops, block_size, 1, self.vocabulary, products=False)
 
     def teacher_block(
@@ -124,9 +126,18 @@ def layer_rows(
     batch = Batch(rows, theirs, dtype, labels, kept, weight)
     sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1), hidden)
     found = LayerRows(sequences, layer, theirs_layer)
-    if labels is None:
-        found = _with_likeliest_labels(ops, found)
-    return found
+    if labels is not None:
+        return found
+    if isinstance(theirs, StoredRows):
+        labels = likeliest(ops, theirs)
+    else:
+        (labels,) = ops.by_block_twice(
+            lambda arrays, _: (ops.argmax(found.teacher_block(ops, arrays, dtype), 1),),
+            (theirs,),
+            (),
+            found.block_rows(ops, "auto"),
+        )
+    return found._replace(sequences=sequences._replace(rows=batch._replace(labels=labels)))
 
 
 def of_logits(
@@ -157,9 +168,8 @@ def of_logits(
     if reduction != "none":
         weights = rows.weight
         if weights is None:
-            weights = ops.astype(
-                0 * ops.arange(ops.size(rows.student, 0), rows.student) + 1, rows.dtype
-            )
+            every = ops.arange(ops.size(rows.student, 0), rows.student) >= 0
+            weights = ops.astype(every, rows.dtype)
     found = ops.layer_by_block(outputs, block, arrays, layer, weights, block_rows)
     return found if rows.kept is None else tuple(ops.where(rows.kept, x, 0.0) for x in found)
 
@@ -177,9 +187,7 @@ def contrast_rows(
         log_prior = arguments.log_prior(class_prior, given.vocabulary, rows.student, dtype)
         offset = -log_prior if offset is None else offset - log_prior
     trained = (layer.weight,) if offset is None else (layer.weight, offset)
-    key_temperature: Scalar = config.key_temperature
-    if not isinstance(key_temperature, (int, float)):
-        key_temperature = ops.astype(ops.asarray(key_temperature, rows.student), dtype)
+    key_temperature = as_number(ops, config.key_temperature, rows.student, dtype)
 
     def keys_of(arrays: tuple[Array, ...], trained: tuple[Array, ...]) -> tuple[Array]:
         teacher = given.teacher_block(ops, arrays, dtype)
@@ -271,18 +279,3 @@ def _teacher_rows(
     if isinstance(teacher, TopKLogits):
         return stored_rows(ops, teacher, values, vocabulary, kept), None
     return keep_rows(ops, ops.stop_gradient(flat(ops, values)), kept), layer
-
-
-def _with_likeliest_labels(ops: Backend, given: LayerRows) -> LayerRows:
-    """Label each token by the teacher's arg max."""
-    rows = given.sequences.rows
-    if given.teacher is None:
-        labels = likeliest(ops, rows.teacher)
-    else:
-        (labels,) = ops.by_block_twice(
-            lambda arrays, _: (ops.argmax(given.teacher_block(ops, arrays, rows.dtype), 1),),
-            (rows.teacher,),
-            (),
-            given.block_rows(ops, "auto"),
-        )
-    return given._replace(sequences=given.sequences._replace(rows=rows._replace(labels=labels)))

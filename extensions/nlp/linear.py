@@ -92,9 +92,8 @@ def linear_token_kd_loss(
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)
-    rows = layer_rows(
-        arguments, (hidden, weight, bias), teacher, (labels, attention_mask), shift, ignore_index
-    )
+    layer, beside = (hidden, weight, bias), (labels, attention_mask)
+    rows = layer_rows(arguments, layer, teacher, beside, shift, ignore_index)
     ops, batch = arguments.ops, rows.sequences.rows
     divergence_of = (STORED if rows.teacher is None else DIVERGENCES)[divergence]
     t, mu = (as_number(ops, number, batch.student, batch.dtype) for number in (temperature, mix))
@@ -102,7 +101,7 @@ def linear_token_kd_loss(
     def values(student: Array, theirs: Any, _: Array) -> tuple[Array]:
         return (divergence_of(ops, student, theirs, t, mu),)
 
-    block_rows = _block_rows(ops, rows, "auto", (t, mu))
+    block_rows = rows.block_rows(ops, "auto", (t, mu))
     (found,) = of_logits(ops, rows, values, reduction, block_rows)
     return reduce_sequences(arguments, rows.sequences, found, reduction, normalizer)
 
@@ -173,14 +172,8 @@ def linear_token_mcld_loss(
     arguments.flag("return_terms", return_terms)
     arguments.reduction(reduction)
     weights = contrast_weights(arguments, config, token_contrast, sequence_contrast)
-    rows = layer_rows(
-        arguments,
-        (hidden, weight, bias),
-        teacher,
-        (labels, attention_mask),
-        shift,
-        config.ignore_index,
-    )
+    layer, beside = (hidden, weight, bias), (labels, attention_mask)
+    rows = layer_rows(arguments, layer, teacher, beside, shift, config.ignore_index)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, rows.sequences.like)
     values, terms = _divergences(arguments.ops, rows, config, reduction)
@@ -225,17 +218,10 @@ def _divergences(
         total, _, sample, _, ce = weighted_terms(ops, config, rows.dtype, block, setup)
         return total, sample, ce
 
-    block_rows = _block_rows(ops, given, config.block_size, numbers)
+    block_rows = given.block_rows(ops, config.block_size, numbers)
     total, sample, ce = of_logits(ops, given, values, reduction, block_rows)
     terms = {"sample": sample} if is_zero(weights.ce) else {"sample": sample, "ce": ce}
     return total, terms
-
-
-def _block_rows(ops: Backend, given: LayerRows, block_size: Any, numbers: tuple[Any, ...]) -> Any:
-    """Return how many tokens a block has; None, all at once, where a number is trained."""
-    if any(ops.is_trained(number) for number in numbers):
-        return None
-    return given.block_rows(ops, block_size)
 
 
 def _check_similarity(arguments: SequenceArguments, config: MCLDConfig, stored: bool) -> None:

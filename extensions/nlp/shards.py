@@ -61,7 +61,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             if length > size - 16:
                 raise ValueError("settings that are longer than the file")
             file.seek(size - 16 - length)
-            settings = json.loads(file.read(length))
+            settings: dict[str, Any] = json.loads(file.read(length))
         needed = sum(n for _, _, n in _layout(settings).values())
         if needed != size - 16 - length:
             raise ValueError(f"{size - 16 - length} bytes of rows where {needed} are needed")
@@ -70,8 +70,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"TokenCache: {path} needs to be a complete shard; got {error}. Remove the file and "
             "call TokenCache.write again: it writes what is missing"
         ) from error
-    found: dict[str, Any] = settings
-    return found
+    return settings
 
 
 def map_rows(path: Path, settings: dict[str, Any]) -> Rows:
