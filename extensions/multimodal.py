@@ -256,8 +256,9 @@ def _levels(
     sample = ops.arange(count * parts, student) // parts
     if labels is not None:
         labels = ops.take(ops.asarray(labels, student), sample)
-    flat = (ops.reshape(x, (-1, x.shape[2])) for x in (student, teacher))
-    local = _pair(arguments, contrast, PairRows(*flat, ops.take(rows.both, sample)), labels)
+    student, teacher = (ops.reshape(x, (-1, x.shape[2])) for x in (student, teacher))
+    flat = PairRows(student, teacher, ops.take(rows.both, sample))
+    local = _pair(arguments, contrast, flat, labels)
     weight = arguments.scalar("weight_local", contrast.weight_local, student, dtype)
     return losses + weight * mean(ops.reshape(local, (count, parts)))
 

@@ -96,16 +96,14 @@ def cut_windows(
 
 @overload
 def window_mcld_loss(
-    student_logits: list[Any]
-    | Float[Tensor, "batch classes"]
-    | Float[Tensor, "batch time classes"],
-    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
+    teacher_logits: Float[Array, "batch *time classes"],
     labels: Labels | None = None,
     *,
     starts: Int[Array, " batch"] | None = None,
     lengths: Int[Array, " batch"] | int | None = None,
     series: Int[Array, " batch"] | None = None,
-    mask: Bool[Array, " batch"] | Bool[Array, "batch time"] | None = None,
+    mask: Bool[Array, " batch *time"] | None = None,
     step_labels: Num[Array, "batch time"] | None = None,
     category: str = "window",
     step_contrast: Scalar | None = None,
@@ -120,10 +118,8 @@ def window_mcld_loss(
 
 @overload
 def window_mcld_loss(
-    student_logits: list[Any]
-    | Float[Tensor, "batch classes"]
-    | Float[Tensor, "batch time classes"],
-    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
+    teacher_logits: Float[Array, "batch *time classes"],
     labels: Labels | None = None,
     *,
     return_terms: Literal[True],
@@ -133,10 +129,8 @@ def window_mcld_loss(
 
 @overload
 def window_mcld_loss(
-    student_logits: list[Any]
-    | Float[Tensor, "batch classes"]
-    | Float[Tensor, "batch time classes"],
-    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
+    teacher_logits: Float[Array, "batch *time classes"],
     labels: Labels | None = None,
     *,
     return_terms: bool,
@@ -145,14 +139,14 @@ def window_mcld_loss(
 
 
 def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
-    student_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
-    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"] | TopKLogits,
+    student_logits: Float[Array, "batch *time classes"],
+    teacher_logits: Float[Array, "batch *time classes"] | TopKLogits,
     labels: Labels | None = None,
     *,
     starts: Int[Array, " batch"] | None = None,
     lengths: Int[Array, " batch"] | int | None = None,
     series: Int[Array, " batch"] | None = None,
-    mask: Bool[Array, " batch"] | Bool[Array, "batch time"] | None = None,
+    mask: Bool[Array, " batch *time"] | None = None,
     step_labels: Num[Array, "batch time"] | None = None,
     category: str = "window",
     step_contrast: Scalar | None = None,
@@ -196,16 +190,9 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         category: ``"window"``, or ``"step"``: each step against all valid steps of the batch.
         step_contrast: γ; None: 1/T².
         config: weights and settings; a weight of 0 switches its term off.
-        class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
-            probabilities π: the contrasts then see ``s - log π``. None: no correction.
-        progress: the part of the training that is done, 0 to 1; drives the ramp.
-        reduction: with n steps that count (windows, where a window is one row), and each term that
-            is one value of the batch counted once a step: ``"sum"``, ``"mean"`` (the sum over
-            ``normalizer``, else over n) or ``"none"``: (batch, time).
-        normalizer: what ``"mean"`` divides by, such as the number of steps that count in all
-            micro-batches and ranks of a step (``num_items_in_batch`` of a trainer). Their sum
-            then has the gradient of the joined batch in every term that is a mean over steps;
-            each contrast stays within its micro-batch.
+        class_prior, progress: as in `mcld_core.mcld_loss`.
+        reduction, normalizer: as in `mcld_core.extensions.nlp.token_mcld_loss`, with steps for
+            tokens (windows, where a window is one row).
         return_terms: also return the parts.
 
     Returns:

@@ -52,10 +52,7 @@ def token_kd_loss(
         divergence: ``"forward"``, ``"reverse"`` or ``"jsd"``.
         mix: μ of ``"jsd"``, in (0, 1).
         ignore_index: the label of a token that does not count.
-        reduction: ``"mean"`` over the tokens that count (or the sum over ``normalizer``),
-            ``"sum"`` or ``"none"``: (batch, tokens).
-        normalizer: what ``"mean"`` divides by, such as the number of tokens that count in all
-            micro-batches and ranks of a step: their sum then equals the joined batch's loss.
+        reduction, normalizer: as in `token_mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).

@@ -111,9 +111,8 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         shift: ``labels`` are the inputs themselves: the label of token i is ``labels[i + 1]``, as
             in the causal models of transformers. Otherwise labels are already aligned.
         config: weights and settings; a weight of 0 switches its term off.
-        class_prior: (vocab,) ≥ 0, how often each token stands among the keys, as counts or
-            probabilities π: the contrasts then see ``s - log π``. None: no correction.
-        progress: the part of the training that is done, 0 to 1; drives the ramp.
+        class_prior: (vocab,) ≥ 0, how often each token stands among the keys.
+        progress: both as in `mcld_core.mcld_loss`.
         reduction: with n tokens that count, and each term that is one value of the batch counted
             once a token: ``"sum"``, ``"mean"`` (the sum over ``normalizer``, else over n) or
             ``"none"``: (batch, tokens).

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
-from mcld_core.arguments import wide_dtype
+from mcld_core.arguments import ratio, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.extensions.teachers.arguments import TeacherArguments
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
@@ -128,13 +130,12 @@ def _mean_logits(
     ops: Backend, shares: list[Array], logits: list[Array]
 ) -> tuple[Float[Array, "batch classes"], Bool[Array, " batch"]]:
     """Return the mean of the teachers' logits by their shares, and which rows have a teacher."""
-    total = _sum(shares)
-    present = total > 0
     parts = [
         ops.where((share > 0)[:, None], share[:, None] * z, 0.0)
         for share, z in zip(shares, logits, strict=True)
     ]
-    return _sum(parts) / ops.where(present, total, 1.0)[:, None], present
+    total = _sum(shares)
+    return ratio(ops, _sum(parts), total[:, None]), total > 0
 
 
 def _log_mean_probability(
@@ -149,15 +150,10 @@ def _log_mean_probability(
         log_share = ops.log(ops.where(counts, share, 1.0))
         log_p = raised(ops, ops.log_softmax(raised(ops, z), 1))
         parts.append(ops.where(counts[:, None], log_p + log_share[:, None], MASKED))
-    peak = parts[0]
-    for part in parts[1:]:
-        peak = ops.maximum(peak, part)
+    peak = functools.reduce(ops.maximum, parts)
     log_sum = ops.log(_sum([ops.exp(part - peak) for part in parts])) + peak
     return log_sum - ops.log(ops.where(present, total, 1.0))[:, None], present
 
 
 def _sum(arrays: list[Array]) -> Array:
-    total = arrays[0]
-    for array in arrays[1:]:
-        total = total + array
-    return total
+    return functools.reduce(operator.add, arrays)
