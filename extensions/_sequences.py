@@ -206,7 +206,11 @@ def mean_rows(
     labels become -1, which no other row shares.
     """
     rows = sequences.rows
-    valid, size = _sizes(ops, sequences)
+    kept = ops.arange(sequences.count * sequences.length, rows.student) >= 0
+    kept = ops.astype(kept if rows.kept is None else rows.kept, rows.dtype)
+    size = ops.sum(ops.reshape(kept, sequences[1:3]), 1)
+    valid = size > 0
+    size = ops.where(valid, size, 1.0)[:, None]
     student = _mean(ops, sequences, ops.astype(rows.student, rows.dtype), size)
     temperature = as_number(ops, config.key_temperature, rows.student, rows.dtype)
     if isinstance(rows.teacher, StoredRows):
@@ -222,22 +226,8 @@ def mean_rows(
         labels = ops.arange(sequences.count, student)
     elif len(labels.shape) == 1:
         labels = ops.maximum(labels, -1)
-    weight = None if valid is None else ops.astype(valid, rows.dtype)
     teacher = teacher if trains_keys else ops.stop_gradient(teacher)
-    return Batch(student, teacher, rows.dtype, labels, valid, weight)
-
-
-def _sizes(ops: Backend, sequences: Sequences) -> tuple[Array | None, Any]:
-    """Return which sequences have rows that count (None: all), and how many, at least 1."""
-    rows, length = sequences.rows, sequences.length
-    if rows.kept is None and isinstance(length, int) and length > 0:
-        return None, length
-    kept = rows.kept
-    if kept is None:
-        kept = ops.arange(sequences.count * length, rows.student) >= 0
-    size = ops.sum(ops.reshape(ops.astype(kept, rows.dtype), (sequences.count, length)), 1)
-    valid = size > 0
-    return valid, ops.where(valid, size, 1.0)[:, None]
+    return Batch(student, teacher, rows.dtype, labels, valid, ops.astype(valid, rows.dtype))
 
 
 def _mean(

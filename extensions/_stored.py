@@ -128,8 +128,7 @@ def normalised(
             f"entries are {peak.min(initial=0.0)} … {peak.max(initial=0.0)} and tails "
             f"{tail.min(initial=0.0)} … {tail.max(initial=0.0)}"
         )
-    ordered = np.sort(indices, -1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]).any()
+    twice = _has_twice(indices)
     if twice or indices.min(initial=0) < 0 or indices.max(initial=0) >= vocabulary:
         raise ValueError(
             f"{function}: TopKLogits need ids in 0 … {vocabulary - 1}, each once a token; got "
@@ -188,7 +187,8 @@ def _flat_parts(
     if not ops.dtype(indices).startswith(("int", "uint")):
         raise TypeError(f"TopKLogits: indices need an integer dtype; got {ops.dtype(indices)}")
     indices = flat(ops, indices)
-    _check_indices(ops, indices, kept, vocabulary)
+    if (ids := _readable(ops, indices, kept)) is not None:
+        _check_indices(ids, vocabulary)
     indices = ops.astype(indices, "int32")
     if kept is not None:
         indices = ops.where(kept[:, None], indices, 0)
@@ -203,7 +203,13 @@ def _flat_parts(
             f"{tuple(tail.shape)}"
         )
     tail = flat(ops, tail)
-    _check_tail(ops, tail, kept)
+    if (masses := _readable(ops, tail, kept)) is not None:
+        bad = ~((masses >= 0.0) & (masses <= 1.0 + 1e-3))  # what is rounded to half precision
+        if bad.any():
+            raise ValueError(
+                "TopKLogits: tail needs masses in 0 … 1, the probability of all other tokens; got "
+                f"{masses[bad][0]}"
+            )
     return indices, top, keep_rows(ops, tail[:, None], kept)
 
 
@@ -215,31 +221,20 @@ def _readable(ops: Backend, x: Array, kept: Array | None) -> np.ndarray[Any, Any
     return values if mask is None else values[mask]
 
 
-def _check_indices(ops: Backend, ids: Array, kept: Array | None, vocabulary: int) -> None:
-    indices = _readable(ops, ids, kept)
-    if indices is None or indices.size == 0:
-        return
-    if indices.min() < 0 or indices.max() >= vocabulary:
+def _check_indices(ids: np.ndarray[Any, Any], vocabulary: int) -> None:
+    if ids.min(initial=0) < 0 or ids.max(initial=0) >= vocabulary:
         raise ValueError(
             f"TopKLogits: indices need ids in 0 … {vocabulary - 1}, the student's vocabulary; got "
-            f"{indices.min()} … {indices.max()}. Align the vocabularies before storing, or densify "
+            f"{ids.min()} … {ids.max()}. Align the vocabularies before storing, or densify "
             "over the teacher's: TopKLogits.dense, then align_vocabulary"
         )
-    ordered = np.sort(indices, -1)
-    if (ordered[..., 1:] == ordered[..., :-1]).any():
+    if _has_twice(ids):
         raise ValueError("TopKLogits: indices need each id at most once a token; got one twice")
 
 
-def _check_tail(ops: Backend, tail: Array, kept: Array | None) -> None:
-    masses = _readable(ops, tail, kept)
-    if masses is None:
-        return
-    bad = ~((masses >= 0.0) & (masses <= 1.0 + 1e-3))  # what is rounded to half precision
-    if bad.any():
-        raise ValueError(
-            "TopKLogits: tail needs masses in 0 … 1, the probability of all other tokens; got "
-            f"{masses[bad][0]}"
-        )
+def _has_twice(ids: np.ndarray[Any, Any]) -> bool:
+    ordered = np.sort(ids, -1)
+    return bool((ordered[..., 1:] == ordered[..., :-1]).any())
 
 
 def _is_double(logits: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -43,7 +44,6 @@ class TokenCache:
         self.folder = folder
         self._settings = settings
         self._rows: list[shards.Rows | None] = [None] * len(settings)
-        self._lengths: np.ndarray[Any, Any] | None = None
 
     @classmethod
     def write(
@@ -179,13 +179,11 @@ class TokenCache:
         """How many tokens there are."""
         return int(self._settings[0]["vocabulary"])
 
-    @property
+    @functools.cached_property
     def lengths(self) -> Int[Array, " count"]:
         """How many tokens each sample has."""
-        if self._lengths is None:
-            ends = [self._shard(number).ends for number in range(len(self._settings))]
-            self._lengths = np.concatenate([np.diff(x, prepend=0) for x in ends])
-        return self._lengths
+        ends = [self._shard(number).ends for number in range(len(self._settings))]
+        return np.concatenate([np.diff(x, prepend=0) for x in ends])
 
     def __len__(self) -> int:
         return int(self._settings[0]["count"])

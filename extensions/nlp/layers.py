@@ -28,7 +28,7 @@ class Layer(NamedTuple):
     """The last layer of a language model: what makes logits of hidden states."""
 
     weight: Float[Array, "vocab width"]
-    bias: Float[Array, " vocab"] | None
+    bias: Float[Array, " vocab"] | None = None
 
     def logits(
         self, ops: Backend, hidden: Float[Array, "rows width"], dtype: str
@@ -152,11 +152,10 @@ def of_logits(
     The first has a gradient in the hidden states and the layer, for ``reduction``. 0 in rows that
     do not count.
     """
-    rows, has_bias = given.sequences.rows, given.student.bias is not None
+    rows = given.sequences.rows
 
     def outputs(hidden: Array, layer: tuple[Array, ...]) -> Array:
-        student = Layer(*layer) if has_bias else Layer(layer[0], None)
-        return student.logits(ops, hidden, rows.dtype)
+        return Layer(*layer).logits(ops, hidden, rows.dtype)
 
     def block(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         teacher = given.teacher_block(ops, arrays[1:-1], rows.dtype)

@@ -205,12 +205,10 @@ def adaptive_mcld_loss(
     as they are: `repair_rows` mends those too.
 
     Args:
-        student_logits: (batch, classes), any float dtype.
-        teacher_logits: (batch, classes); never receives a gradient.
-        labels: (batch,) int, or (batch, classes) soft.
+        student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
+        labels: (batch,) int, or (batch, classes) soft; never None.
         reliability: (batch,) r in 0 … 1, such as `reliability_weights`; clipped to that.
-        config, keys, class_prior, progress, sample_weight, where, reduction: as in
-            `mcld_core.mcld_loss`.
+        config, keys, class_prior, progress, sample_weight, where, reduction: as there.
 
     Returns:
         The loss, float32 (float64 for float64 logits).

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Batch, is_number, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, Batch, reduce_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.formulas.contrast import one_hot
@@ -61,8 +61,7 @@ def bounded_loss(
     ops = arguments.ops
     rows, weight = _losses(arguments, rows, sample_weight, where)
     _check_not_negative(arguments, rows)
-    traced = arguments.scalar("q", q, rows, ops.dtype(rows))
-    q = q if is_number(q) else ops.stop_gradient(traced)
+    q = ops.stop_gradient(arguments.scalar("q", q, rows, ops.dtype(rows)))
     return _reduce(ops, _bound(ops, rows, q), weight, reduction)
 
 
@@ -135,8 +134,7 @@ def outlier_weights(
     single wrong rows, but not a teacher that is wrong in a whole class.
 
     Args:
-        teacher_logits: (batch, classes), any float dtype.
-        labels: (batch,) int, or (batch, classes) soft.
+        teacher_logits, labels: as in `reliability_weights`.
         cutoff: the cosine below which a row is weighed down, 0 < cutoff ≤ 1.
         where: (batch,) bool, True = keep.
         ignore_index: rows with this int label are left out.
@@ -178,13 +176,8 @@ def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
 
     Below 0, where rounding may bring a loss, it is L.
     """
-    if isinstance(q, (int, float)):
-        if q == 0:
-            return rows
-        x, divisor = q * rows, q
-    else:
-        x = q * ops.where(q > 0, rows, 0.0)  # at q = 0 an infinite loss too is itself
-        divisor = ops.where(q > 0, q, 1.0)
+    x = q * ops.where(q > 0, rows, 0.0)  # at q = 0 an infinite loss too is itself
+    divisor = ops.where(q > 0, q, 1.0)
     near = x < 0.25
     close = ops.where(near & (x > 0), x, 0.0)
     series = 0.0 * close + 1.0
