@@ -16,7 +16,6 @@ from mcld_core.extensions._sequences import (
     reduce_sequences,
 )
 from mcld_core.extensions._stored import TopKLogits, check_stored
-from mcld_core.extensions.nlp.kd import STORED
 from mcld_core.extensions.nlp.layers import (
     LayerRows,
     arrays_of_teacher,
@@ -95,11 +94,10 @@ def linear_token_kd_loss(
     layer, beside = (hidden, weight, bias), (labels, attention_mask)
     rows = layer_rows(arguments, layer, teacher, beside, shift, ignore_index)
     ops, batch = arguments.ops, rows.sequences.rows
-    divergence_of = (STORED if rows.teacher is None else DIVERGENCES)[divergence]
     t, mu = (as_number(ops, number, batch.student, batch.dtype) for number in (temperature, mix))
 
     def values(student: Array, theirs: Any, _: Array) -> tuple[Array]:
-        return (divergence_of(ops, student, theirs, t, mu),)
+        return (DIVERGENCES[divergence](ops, student, theirs, t, mu),)
 
     block_rows = rows.block_rows(ops, "auto", (t, mu))
     (found,) = of_logits(ops, rows, values, reduction, block_rows)

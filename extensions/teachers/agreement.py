@@ -139,8 +139,7 @@ def _counts(
     """Return the number of kept rows, and on how many each two have the same arg max."""
     ops = arguments.ops
     teachers = [
-        arguments.teacher(f"logits_list[{m}]", x, where, dtype=dtype)
-        for m, x in enumerate(logits_list)
+        arguments.teacher(f"logits_list[{m}]", x, where, dtype) for m, x in enumerate(logits_list)
     ]
     arguments.same_shape("logits_list", [teacher.logits for teacher in teachers])
     chosen = ops.concat([ops.argmax(teacher.logits, 1)[None, :] for teacher in teachers])

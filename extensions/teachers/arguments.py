@@ -38,18 +38,8 @@ class TeacherArguments(Arguments):
             )
         return values
 
-    def teacher(
-        self, name: str, logits: Any, where: Any = None, *, dtype: str | None = None
-    ) -> TeacherBatch:
-        """Return the rows of one teacher without labels, in ``dtype`` (None: its own, widened).
-
-        The logits are finite below (-inf is `MASKED`), 0 in rows that do not count, and have no
-        gradient.
-        """
-        return self._teacher(name, logits, None, where, -100, dtype)
-
     def labelled_teacher(
-        self, logits: Any, labels: Any, where: Any, ignore_index: int, *, dtype: str | None = None
+        self, logits: Any, labels: Any, where: Any, ignore_index: int, dtype: str | None = None
     ) -> TeacherBatch:
         """Return the rows of `teacher` with their labels; int ones are -1 where they name no class.
 
@@ -58,7 +48,7 @@ class TeacherArguments(Arguments):
         """
         self.required_labels(labels)
         self.integer("ignore_index", ignore_index)
-        return self._teacher("teacher_logits", logits, labels, where, ignore_index, dtype)
+        return self.teacher("teacher_logits", logits, where, dtype, labels, ignore_index)
 
     def required_labels(self, labels: Any) -> None:
         """Raise TypeError for None: measured against its own arg max a teacher is always right."""
@@ -68,9 +58,20 @@ class TeacherArguments(Arguments):
                 "None. Pass the true labels: the teacher's own arg max cannot stand for them here"
             )
 
-    def _teacher(
-        self, name: str, logits: Any, labels: Any, where: Any, ignore_index: int, dtype: str | None
+    def teacher(
+        self,
+        name: str,
+        logits: Any,
+        where: Any = None,
+        dtype: str | None = None,
+        labels: Any = None,
+        ignore_index: int = -100,
     ) -> TeacherBatch:
+        """Return the rows of one teacher, in ``dtype`` (None: its own, widened).
+
+        The logits are finite below (-inf is `MASKED`), 0 in rows that do not count, and have no
+        gradient.
+        """
         ops = self.ops
         given = self.array(name, logits, self.like)
         self.logits(name, given)

@@ -79,7 +79,7 @@ def ensemble(
     names = [f"logits_list[{m}]" for m in range(count)]
     given = [arguments.array(*x, like) for x in zip(names, logits_list, strict=True)]
     dtype = wide_dtype(*(ops.dtype(x) for x in given))
-    teachers = [arguments.teacher(*x, dtype=dtype) for x in zip(names, given, masks, strict=True)]
+    teachers = [arguments.teacher(*x, dtype) for x in zip(names, given, masks, strict=True)]
     arguments.same_shape("logits_list", given)
     shares, scaled = [], []
     for m, (teacher, weight, temperature) in enumerate(

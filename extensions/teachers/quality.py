@@ -112,7 +112,7 @@ class TeacherQuality(NamedTuple):
         ops = arguments.ops
         old = TeacherQuality(*(ops.asarray(x, arguments.like) for x in self))
         dtype = ops.dtype(old.rows)
-        batch = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index, dtype=dtype)
+        batch = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index, dtype)
         classes = int(old.rows.shape[0])
         if batch.logits.shape[1] != classes:
             raise ValueError(
