@@ -186,7 +186,7 @@ def reduce_sequences(
     ops, rows = arguments.ops, sequences.rows
     if normalizer is not None:
         normalizer = arguments.scalar("normalizer", normalizer, rows.student, rows.dtype)
-    values = reduce_rows(ops, values, rows, reduction, normalizer)
+    values = reduce_rows(ops, values, rows.weight, reduction, normalizer)
     if reduction == "none":
         return ops.reshape(values, (sequences.count, sequences.length))
     return values

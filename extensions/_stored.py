@@ -162,22 +162,6 @@ def stored_rows(
 
     ``values`` are the stored ones, converted.
     """
-    indices, top, tail = _flat_parts(ops, stored, values, vocabulary, kept)
-    k = top.shape[1]
-    if tail is None or k == vocabulary:
-        return StoredRows(top, indices)
-    peak = ops.max(top, 1, keepdims=True)
-    log_sum = ops.log(ops.sum(ops.exp(top - peak), 1, keepdims=True)) + peak
-    positive = tail > 0
-    odds = ops.where(positive, tail, 0.5) / ops.maximum(1.0 - tail, 1e-30)
-    level = log_sum + ops.log(odds / float(vocabulary - k))
-    return StoredRows(top, indices, ops.where(positive, level, MASKED))
-
-
-def _flat_parts(
-    ops: Backend, stored: TopKLogits, values: Array, vocabulary: int, kept: Array | None
-) -> tuple[Int[Array, "rows k"], Float[Array, "rows k"], Float[Array, "rows 1"] | None]:
-    """Return indices, values and tail by row, checked and converted."""
     indices = ops.asarray(stored.indices, values)
     if len(values.shape) != 3 or not fits(values.shape, indices.shape) or not values.shape[2]:
         raise ValueError(
@@ -195,7 +179,7 @@ def _flat_parts(
     dtype = wide_dtype(ops.dtype(values))
     top = keep_rows(ops, ops.stop_gradient(ops.astype(flat(ops, values), dtype)), kept)
     if stored.tail is None:
-        return indices, top, None
+        return StoredRows(top, indices)
     tail = ops.stop_gradient(ops.astype(ops.asarray(stored.tail, values), dtype))
     if not fits(tail.shape, values.shape[:2]):
         raise ValueError(
@@ -210,7 +194,14 @@ def _flat_parts(
                 "TopKLogits: tail needs masses in 0 … 1, the probability of all other tokens; got "
                 f"{masses[bad][0]}"
             )
-    return indices, top, keep_rows(ops, tail[:, None], kept)
+    k = top.shape[1]
+    if k == vocabulary:
+        return StoredRows(top, indices)
+    tail = keep_rows(ops, tail[:, None], kept)
+    positive = tail > 0
+    odds = ops.where(positive, tail, 0.5) / ops.maximum(1.0 - tail, 1e-30)
+    level = ops.logsumexp(top, 1, keepdims=True) + ops.log(odds / float(vocabulary - k))
+    return StoredRows(top, indices, ops.where(positive, level, MASKED))
 
 
 def _readable(ops: Backend, x: Array, kept: Array | None) -> np.ndarray[Any, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, Checks, ratio, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, Checks, ratio, reduce_rows, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._embeddings import (
     contrast_embeddings,
@@ -180,8 +180,7 @@ def multimodal_mcld_loss(
     def reduced(losses: Array, counts: Array) -> Array:
         weight = ops.astype(counts, dtype)
         weight = weight if weights is None else weight * weights
-        batch = Batch(losses, losses, dtype, None, None, weight)
-        return reduce_rows(ops, losses, batch, reduction)
+        return reduce_rows(ops, losses, weight, reduction)
 
     value = reduced(total, counted)
     if not return_terms:

@@ -219,11 +219,11 @@ def evaluate_batch(
         if objective.factors is not None:
             weighted = weighted * objective.factors[:, TERMS.index("category")]
         total = total + weighted
-    loss = reduce_rows(ops, total, batch, reduction, normalizer)
+    loss = reduce_rows(ops, total, batch.weight, reduction, normalizer)
     if not return_terms:
         return loss
     reduced = {
-        name: ops.stop_gradient(reduce_rows(ops, value, batch, reduction, normalizer))
+        name: ops.stop_gradient(reduce_rows(ops, value, batch.weight, reduction, normalizer))
         for name, value in terms.items()
         if name != "ce" or not is_zero(objective.weights.ce)
     }

@@ -64,8 +64,7 @@ class LayerRows(NamedTuple):
     ) -> Float[Array, "block vocab"] | StoredRows:
         """Return the teacher's logits of a block of its rows, or its stored rows."""
         if self.teacher is None:
-            rows: StoredRows = of_parts(self.sequences.rows.teacher, parts)
-            return rows
+            return of_parts(self.sequences.rows.teacher, parts)
         return ops.stop_gradient(self.teacher.logits(ops, parts[0], dtype))
 
 
@@ -257,10 +256,8 @@ def _teacher_rows(
     ops, layer = arguments.ops, None
     if isinstance(teacher, TopKLogits):
         values = arguments.array("teacher.values", teacher.values, hidden)
-        shape = tuple(values.shape)
     else:
         values, layer = _layer(arguments, "the teacher's ", *teacher)
-        shape = tuple(values.shape)
         theirs = layer.weight.shape[0]
         if theirs != vocabulary:
             raise ValueError(
@@ -269,10 +266,10 @@ def _teacher_rows(
                 "mcld_core.extensions.nlp.align_vocabulary"
             )
         layer = Layer(*(None if x is None else ops.stop_gradient(x) for x in layer))
-    if not fits(shape[:2], hidden.shape[:2]):
+    if not fits(values.shape[:2], hidden.shape[:2]):
         raise ValueError(
             f"{arguments.function}: the teacher needs the tokens of hidden, "
-            f"{tuple(hidden.shape[:2])}; got {shape}"
+            f"{tuple(hidden.shape[:2])}; got {tuple(values.shape)}"
         )
     arguments.device("the teacher", values, hidden, "hidden")
     if isinstance(teacher, TopKLogits):

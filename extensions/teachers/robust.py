@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Batch, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, reduce_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.formulas.contrast import one_hot
@@ -62,7 +62,7 @@ def bounded_loss(
     rows, weight = _losses(arguments, rows, sample_weight, where)
     _check_not_negative(arguments, rows)
     q = ops.stop_gradient(arguments.scalar("q", q, rows, ops.dtype(rows)))
-    return _reduce(ops, _bound(ops, rows, q), weight, reduction)
+    return reduce_rows(ops, _bound(ops, rows, q), weight, reduction)
 
 
 def trimmed_loss(
@@ -114,7 +114,7 @@ def trimmed_loss(
     threshold = ops.sum(ops.where(is_last > 0, ordered, 0.0), None)
     stays = kept & ~(ops.stop_gradient(rows) > threshold) & (stay > 0)  # a NaN is not hidden
     rows = ops.where(stays, rows, 0.0)
-    return _reduce(ops, rows, weight * ops.astype(stays, dtype), reduction)
+    return reduce_rows(ops, rows, weight * ops.astype(stays, dtype), reduction)
 
 
 def outlier_weights(
@@ -219,7 +219,3 @@ def _losses(
     if sample_weight is None:
         return rows, ops.astype(kept, dtype)
     return rows, arguments.weight(sample_weight, kept, rows, dtype, "rows")
-
-
-def _reduce(ops: Backend, rows: Array, weight: Array, reduction: Reduction) -> Array:
-    return reduce_rows(ops, rows, Batch(rows, rows, ops.dtype(rows), None, None, weight), reduction)

@@ -84,12 +84,11 @@ def keep_rows(ops: Backend, x: Array, kept: Bool[Array, " rows"] | None = None) 
 def reduce_rows(
     ops: Backend,
     values: Float[Array, " batch"],
-    batch: Batch,
+    weight: Float[Array, " batch"] | None,
     reduction: Reduction,
     normalizer: Array | None = None,
 ) -> Array:
     """Reduce one value a row: v L ("none"), Σ v L ("sum"), Σ v L / Σ v ("mean"; 0 if none)."""
-    weight = batch.weight
     if weight is not None:
         values = values * weight
     if reduction == "none":
@@ -101,7 +100,7 @@ def reduce_rows(
         normalizer = ops.size(values, 0) if weight is None else ops.sum(weight, None)
         if isinstance(normalizer, int):
             return total / max(normalizer, 1)
-    return ratio(ops, total, ops.astype(ops.asarray(normalizer, values), batch.dtype))
+    return ratio(ops, total, ops.astype(ops.asarray(normalizer, values), ops.dtype(values)))
 
 
 def ratio(ops: Backend, part: Array, whole: Array) -> Array:
