@@ -141,7 +141,7 @@ def multimodal_mcld_loss(
     theirs = given_side(function, "teacher", teacher, teacher_where)
     pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     others = {} if other_losses is None else other_losses
-    _check_pairs(checks, pairs, others)
+    _check_pairs(function, pairs, others)
     asked = (*pairs, *others)
     check_names(function, ours, (a for a, _ in asked))
     check_names(function, theirs, (b for _, b in asked))
@@ -290,9 +290,8 @@ def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) ->
         )
 
 
-def _check_pairs(checks: Checks, pairs: Any, others: Any) -> None:
-    """Raise unless there is a pair, each of two names, with a weight ≥ 0."""
-    function = checks.function
+def _check_pairs(function: str, pairs: Any, others: Any) -> None:
+    """Raise unless there is a pair, each of two names, with a weight and a function."""
     check_mapping(function, "pairs", pairs, "(student's modality, teacher's) → weight")
     check_mapping(function, "other_losses", others, "(student's, teacher's) → (weight, function)")
     if not pairs and not others:
@@ -309,10 +308,6 @@ def _check_pairs(checks: Checks, pairs: Any, others: Any) -> None:
             raise TypeError(
                 f"{function}: other_losses[{pair!r}] needs (weight, function); got {entry!r}"
             )
-    weights = {**pairs}, {pair: weight for pair, (weight, _) in others.items()}
-    for given in weights:
-        for pair, weight in given.items():
-            checks.number(f"the weight of {pair!r}", weight, minimum=0.0)
 
 
 def _labelled(

@@ -114,10 +114,8 @@ class TokenCache:
             samples = np.arange(first, min(first + shard_size, count))
             starts = range(0, len(samples), batch_size)
             parts = [_ask(teacher, samples[i : i + batch_size], settings) for i in starts]
-            lengths = np.concatenate([lengths for _, lengths in parts])
-            columns = zip(*(rows for rows, _ in parts), strict=True)
-            values, indices, tail = (np.concatenate(x) for x in columns)
-            rows = shards.Rows(values, indices, tail, lengths.cumsum().astype("<i8"))
+            *columns, lengths = map(np.concatenate, zip(*parts, strict=True))
+            rows = shards.Rows(*columns, lengths.cumsum().astype("<i8"))
             shards.write_shard(path, rows, settings | {"first": first})
 
     @classmethod
@@ -238,7 +236,7 @@ class TokenCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path, not the rows: a worker of a data loader maps the files itself."""
-        return _reopen, (self.folder, self.fingerprint)
+        return functools.partial(TokenCache.open, fingerprint=self.fingerprint), (self.folder,)
 
     def _shard(self, number: int) -> shards.Rows:
         rows = self._rows[number]
@@ -258,8 +256,8 @@ def _path(folder: Path, number: int) -> Path:
 
 def _ask(
     teacher: Callable[..., Any], samples: np.ndarray[Any, Any], settings: dict[str, Any]
-) -> tuple[tuple[np.ndarray[Any, Any], ...], np.ndarray[Any, Any]]:
-    """Return the arrays of a shard that hold these samples, and the samples' lengths."""
+) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return values, indices and tail as a shard holds them, and the samples' lengths."""
     answer, mask = teacher(samples)
     k, vocabulary = settings["k"], settings["vocabulary"]
     if not isinstance(answer, TopKLogits):
@@ -281,12 +279,12 @@ def _ask(
     order = np.argsort(-values, axis=-1, kind="stable")
     values, indices = (np.take_along_axis(x, order, -1) for x in (values, indices))
     tail = tail + np.exp(values[:, k:]).sum(-1)
-    rows = (
+    return (
         np.maximum(values[:, :k], LEAST).astype("<f2"),
         indices[:, :k].astype(shards.index_dtype(vocabulary)),
         np.minimum(tail, 1.0).astype("<f4"),
+        where.sum(1),
     )
-    return rows, where.sum(1)
 
 
 def _check_settings(
@@ -299,7 +297,3 @@ def _check_settings(
                 f"{found.get(name)!r}: it was made from other data, by another teacher, or with "
                 "other settings. Take another folder, or remove this one"
             )
-
-
-def _reopen(folder: Path, mark: Any) -> TokenCache:
-    return TokenCache.open(folder, fingerprint=mark)

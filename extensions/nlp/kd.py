@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mcld_core.baselines.evaluation import reduced
-from mcld_core.baselines.kd import DIVERGENCES, check_mix
+from mcld_core.baselines.kd import DIVERGENCES, check_divergence
 from mcld_core.extensions._sequences import SequenceArguments, reduce_sequences
 from mcld_core.extensions._stored import TopKLogits, arrays_of
 from mcld_core.extensions.nlp.losses import token_rows
@@ -69,9 +69,7 @@ def token_kd_loss(
     arguments = SequenceArguments(
         "token_kd_loss", student_logits, *arrays_of(teacher_logits), labels, attention_mask
     )
-    arguments.number("temperature", temperature, above=0.0)
-    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
-    check_mix(arguments, mix)
+    check_divergence(arguments, temperature, divergence, mix)
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mcld_core.arguments import as_number
 from mcld_core.backends import Backend
-from mcld_core.baselines.kd import DIVERGENCES, check_mix
+from mcld_core.baselines.kd import DIVERGENCES, check_divergence
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import (
     Levels,
@@ -85,9 +85,7 @@ def linear_token_kd_loss(
         *(hidden, weight, bias, labels, attention_mask),
         *arrays_of_teacher("linear_token_kd_loss", teacher),
     )
-    arguments.number("temperature", temperature, above=0.0)
-    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
-    check_mix(arguments, mix)
+    check_divergence(arguments, temperature, divergence, mix)
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)

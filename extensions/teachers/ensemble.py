@@ -11,7 +11,7 @@ from mcld_core.arguments import ratio, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.extensions.teachers.arguments import TeacherArguments
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
-from mcld_core.formulas.divergence import MASKED, raised
+from mcld_core.formulas.divergence import MASKED, masked_log, raised
 from mcld_core.typing import Array, Bool, Float, Logits, Scalar
 
 
@@ -89,10 +89,18 @@ def ensemble(
         tau = arguments.scalar(f"temperatures[{m}]", temperature, teacher.logits, dtype, above=0.0)
         shares.append(share)
         scaled.append(teacher.logits / ops.stop_gradient(tau))
-    mean = _mean_logits if space == "logits" else _log_mean_probability
-    logits, present = mean(ops, shares, scaled)
-    logits = ops.where(present[:, None], logits, 0.0)
-    return (logits, present) if return_where else logits
+    total = _sum(shares)
+    present = total > 0
+    if space == "logits":
+        parts = [
+            ops.where((share > 0)[:, None], share[:, None] * z, 0.0)
+            for share, z in zip(shares, scaled, strict=True)
+        ]
+        mean = ratio(ops, _sum(parts), total[:, None])
+    else:
+        log_total = ops.log(ops.where(present, total, 1.0))[:, None]
+        mean = ops.where(present[:, None], _log_sum(ops, shares, scaled) - log_total, 0.0)
+    return (mean, present) if return_where else mean
 
 
 def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> list[Any]:
@@ -126,33 +134,17 @@ def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> 
     return [quality.competence**power for quality in qualities]
 
 
-def _mean_logits(
+def _log_sum(
     ops: Backend, shares: list[Array], logits: list[Array]
-) -> tuple[Float[Array, "batch classes"], Bool[Array, " batch"]]:
-    """Return the mean of the teachers' logits by their shares, and which rows have a teacher."""
-    parts = [
-        ops.where((share > 0)[:, None], share[:, None] * z, 0.0)
-        for share, z in zip(shares, logits, strict=True)
-    ]
-    total = _sum(shares)
-    return ratio(ops, _sum(parts), total[:, None]), total > 0
-
-
-def _log_mean_probability(
-    ops: Backend, shares: list[Array], logits: list[Array]
-) -> tuple[Float[Array, "batch classes"], Bool[Array, " batch"]]:
-    """Return the logarithm of the mean of the teachers' probabilities, and which rows have one."""
-    total = _sum(shares)
-    present = total > 0
+) -> Float[Array, "batch classes"]:
+    """Return the logarithm of the sum of the teachers' probabilities by their shares."""
     parts = []
     for share, z in zip(shares, logits, strict=True):
-        counts = share > 0
-        log_share = ops.log(ops.where(counts, share, 1.0))
         log_p = raised(ops, ops.log_softmax(raised(ops, z), 1))
-        parts.append(ops.where(counts[:, None], log_p + log_share[:, None], MASKED))
+        log_share = masked_log(ops, share)[:, None]
+        parts.append(ops.where(log_share > MASKED / 2, log_p + log_share, MASKED))
     peak = functools.reduce(ops.maximum, parts)
-    log_sum = ops.log(_sum([ops.exp(part - peak) for part in parts])) + peak
-    return log_sum - ops.log(ops.where(present, total, 1.0))[:, None], present
+    return ops.log(_sum([ops.exp(part - peak) for part in parts])) + peak
 
 
 def _sum(arrays: list[Array]) -> Array:

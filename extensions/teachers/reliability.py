@@ -63,9 +63,8 @@ def reliability_weights(
     function = "reliability_weights"
     if quality is not None:
         check_quality(function, "quality", quality)
-    measured = () if quality is None else tuple(quality)
     arguments = TeacherArguments(
-        function, teacher_logits, labels, where, *measured, temperature, strength
+        function, teacher_logits, labels, where, *(quality or ()), temperature, strength
     )
     ops = arguments.ops
     rows = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)

@@ -67,10 +67,8 @@ def kd_loss(
     """
     rows = (student_logits, teacher_logits, None, sample_weight, where)
     arguments = Arguments("kd_loss", *rows)
-    arguments.number("temperature", temperature, above=0.0)
     arguments.flag("standardize", standardize)
-    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
-    check_mix(arguments, mix)
+    check_divergence(arguments, temperature, divergence, mix)
     ops, batch = arguments.ops, arguments.batch(rows, None)
 
     def values(student: Array, teacher: Array, _: None, t: Scalar, mu: Scalar) -> Array:
@@ -81,8 +79,12 @@ def kd_loss(
     return reduced(arguments, batch, values, (temperature, mix), reduction)
 
 
-def check_mix(arguments: Arguments, mix: Scalar) -> None:
-    """Raise ValueError unless μ lies between 0 and 1, where it is a Python number."""
+def check_divergence(
+    arguments: Arguments, temperature: Scalar, divergence: str, mix: Scalar
+) -> None:
+    """Raise for a temperature, a name or a μ that does not fit, where it is a Python number."""
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
     arguments.number("mix", mix, above=0.0, maximum=1.0)
     if isinstance(mix, (int, float)) and mix == 1:
         raise ValueError(
