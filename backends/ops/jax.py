@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.backends.ops.protocol import (
-    LayerFunction,
-    RowFunction,
-    RowsFunction,
-    SharedFunction,
-    through_layer,
-)
+from mcld_core.backends.ops.protocol import RowFunction, SharedFunction, layer_by_block_twice
 
 Array = Any
 name = "jax"
@@ -89,6 +83,16 @@ minimum = jnp.minimum
 isfinite = jnp.isfinite
 matrix_transpose = jnp.transpose
 where = jnp.where
+sum = jnp.sum
+max = jnp.max
+all = jnp.all
+sort = jnp.sort
+concat = jnp.concatenate
+reshape = jnp.reshape
+take_along_axis = jnp.take_along_axis
+logsumexp = jax.nn.logsumexp
+softmax = jax.nn.softmax
+log_softmax = jax.nn.log_softmax
 stop_gradient = jax.lax.stop_gradient
 
 
@@ -96,40 +100,12 @@ def matmul(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y, precision="highest")
 
 
-def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
-    return jnp.sum(x, axis=axis, keepdims=keepdims)
-
-
-def max(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return jnp.max(x, axis=axis, keepdims=keepdims)
-
-
-def all(x: Array, axis: int) -> Array:
-    return jnp.all(x, axis=axis)
-
-
 def argmax(x: Array, axis: int) -> Array:
     return jnp.argmax(x, axis=axis).astype("int32")
 
 
-def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return jax.nn.logsumexp(x, axis=axis, keepdims=keepdims)
-
-
-def softmax(x: Array, axis: int) -> Array:
-    return jax.nn.softmax(x, axis=axis)
-
-
-def log_softmax(x: Array, axis: int) -> Array:
-    return jax.nn.log_softmax(x, axis=axis)
-
-
 def cumulative_sum(x: Array) -> Array:
     return jnp.cumsum(x, dtype=x.dtype)
-
-
-def sort(x: Array) -> Array:
-    return jnp.sort(x)
 
 
 def searchsorted(x: Array, values: Array) -> Array:
@@ -140,20 +116,8 @@ def arange(n: int, like: Array) -> Array:
     return jnp.arange(n, dtype="int32")
 
 
-def reshape(x: Array, shape: Sequence[int]) -> Array:
-    return jnp.reshape(x, tuple(shape))
-
-
 def take(x: Array, indices: Array) -> Array:
     return jnp.take(x, indices, axis=0)
-
-
-def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
-    return jnp.take_along_axis(x, indices, axis=axis)
-
-
-def concat(arrays: Sequence[Array]) -> Array:
-    return jnp.concatenate(arrays, axis=0)
 
 
 def put(x: Array, indices: Array, values: Array) -> Array:
@@ -273,15 +237,7 @@ def by_block_twice(
     return _scanned(jax.checkpoint(narrowed, prevent_cse=False), rows, block_rows)
 
 
-def layer_by_block(
-    outputs: LayerFunction,
-    function: RowsFunction,
-    rows: tuple[Array, ...],
-    layer: tuple[Array, ...],
-    weights: Array | None,
-    block_rows: int | None,
-) -> tuple[Array, ...]:
-    return by_block_twice(through_layer(outputs, function), rows, layer, block_rows)
+layer_by_block = layer_by_block_twice(by_block_twice)
 
 
 def _scanned(

@@ -30,6 +30,17 @@ def through_layer(outputs: LayerFunction, function: RowsFunction) -> SharedFunct
     return lambda rows, layer: function((outputs(rows[0], layer), *rows[1:]))
 
 
+def layer_by_block_twice(by_block_twice: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `Backend.layer_by_block` that evaluates each block twice, whatever the weights."""
+
+    def layer_by_block(
+        outputs: LayerFunction, function: RowsFunction, rows: Any, layer: Any, _: Any, size: Any
+    ) -> Any:
+        return by_block_twice(through_layer(outputs, function), rows, layer, size)
+
+    return layer_by_block
+
+
 class Backend(Protocol):
     """The operations that the losses are written in."""
 

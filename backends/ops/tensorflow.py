@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.backends.ops.protocol import (
-    LayerFunction,
-    RowFunction,
-    RowsFunction,
-    SharedFunction,
-    through_layer,
-)
+from mcld_core.backends.ops.protocol import RowFunction, SharedFunction, layer_by_block_twice
 
 Array = Any
 name = "tensorflow"
@@ -64,7 +58,18 @@ log_sigmoid = tf.math.log_sigmoid
 maximum = tf.maximum
 minimum = tf.minimum
 isfinite = tf.math.is_finite
+matmul = tf.matmul
 matrix_transpose = tf.transpose
+sum = tf.reduce_sum
+max = tf.reduce_max
+all = tf.reduce_all
+logsumexp = tf.reduce_logsumexp
+softmax = tf.nn.softmax
+log_softmax = tf.nn.log_softmax
+cumulative_sum = tf.cumsum
+sort = tf.sort
+reshape = tf.reshape
+searchsorted = tf.searchsorted
 stop_gradient = tf.stop_gradient
 
 
@@ -73,56 +78,12 @@ def where(condition: Array, x: Any, y: Any) -> Array:
     return tf.where(condition, tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype))
 
 
-def matmul(x: Array, y: Array) -> Array:
-    return tf.matmul(x, y)
-
-
-def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
-    return tf.reduce_sum(x, axis=axis, keepdims=keepdims)
-
-
-def max(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return tf.reduce_max(x, axis=axis, keepdims=keepdims)
-
-
-def all(x: Array, axis: int) -> Array:
-    return tf.reduce_all(x, axis=axis)
-
-
 def argmax(x: Array, axis: int) -> Array:
     return tf.argmax(x, axis=axis, output_type=tf.int32)
 
 
-def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return tf.reduce_logsumexp(x, axis=axis, keepdims=keepdims)
-
-
-def softmax(x: Array, axis: int) -> Array:
-    return tf.nn.softmax(x, axis=axis)
-
-
-def log_softmax(x: Array, axis: int) -> Array:
-    return tf.nn.log_softmax(x, axis=axis)
-
-
-def cumulative_sum(x: Array) -> Array:
-    return tf.cumsum(x)
-
-
-def sort(x: Array) -> Array:
-    return tf.sort(x)
-
-
-def searchsorted(x: Array, values: Array) -> Array:
-    return tf.searchsorted(x, values)
-
-
 def arange(n: Any, like: Array) -> Array:
     return tf.range(n, dtype=tf.int32)
-
-
-def reshape(x: Array, shape: Sequence[Any]) -> Array:
-    return tf.reshape(x, tuple(shape))
 
 
 def take(x: Array, indices: Array) -> Array:
@@ -206,15 +167,7 @@ def by_block_twice(
     return function(rows, trained)
 
 
-def layer_by_block(
-    outputs: LayerFunction,
-    function: RowsFunction,
-    rows: tuple[Array, ...],
-    layer: tuple[Array, ...],
-    weights: Array | None,
-    block_rows: Any,
-) -> tuple[Array, ...]:
-    return by_block_twice(through_layer(outputs, function), rows, layer, block_rows)
+layer_by_block = layer_by_block_twice(by_block_twice)
 
 
 def _first_derivative(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,12 @@ abs = torch.abs
 isfinite = torch.isfinite
 matrix_transpose = torch.t
 where = torch.where
+sum = torch.sum
+max = torch.amax
+all = torch.all
+concat = torch.cat
+reshape = torch.reshape
+logsumexp = torch.logsumexp
 softmax = torch.softmax
 log_softmax = torch.log_softmax
 log_sigmoid = torch.nn.functional.logsigmoid
@@ -141,24 +147,8 @@ def minimum(x: Array, y: Any) -> Array:
     return torch.clamp(x, max=y)
 
 
-def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
-    return torch.sum(x) if axis is None else torch.sum(x, dim=axis, keepdim=keepdims)
-
-
-def max(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return torch.amax(x, dim=axis, keepdim=keepdims)
-
-
-def all(x: Array, axis: int) -> Array:
-    return torch.all(x, dim=axis)
-
-
 def argmax(x: Array, axis: int) -> Array:
     return torch.argmax(x, dim=axis).to(torch.int32)
-
-
-def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return torch.logsumexp(x, dim=axis, keepdim=keepdims)
 
 
 def cumulative_sum(x: Array) -> Array:
@@ -177,20 +167,12 @@ def arange(n: int, like: Array) -> Array:
     return torch.arange(n, dtype=torch.int32, device=like.device)
 
 
-def reshape(x: Array, shape: Sequence[int]) -> Array:
-    return torch.reshape(x, tuple(shape))
-
-
 def take(x: Array, indices: Array) -> Array:
     return torch.index_select(x, 0, indices)
 
 
 def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
     return torch.gather(x, axis, indices.long())
-
-
-def concat(arrays: Sequence[Array]) -> Array:
-    return torch.cat(tuple(arrays), dim=0)
 
 
 def put(x: Array, indices: Array, values: Array) -> Array:
