@@ -124,7 +124,7 @@ def put(x: Array, indices: Array, values: Array) -> Array:
     return x.at[indices].set(values)
 
 
-def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
     if indices.shape[1] == 1:  # a comparison fuses with what is around it, a scatter does not
         return jnp.where(jnp.arange(x.shape[1], dtype=indices.dtype)[None, :] == indices, values, x)
     return x.at[arange(x.shape[0], x)[:, None], indices].set(values)

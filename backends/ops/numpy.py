@@ -111,7 +111,7 @@ def put(x: Array, indices: Array, values: Array) -> Array:
     return x
 
 
-def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
     x = x.copy()
     np.put_along_axis(x, indices, values, axis=1)
     return x

@@ -102,14 +102,19 @@ def put(x: Array, indices: Array, values: Array) -> Array:
     return tf.tensor_scatter_nd_update(x, indices[:, None], values)
 
 
-def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
-    rows = tf.broadcast_to(tf.range(size(x, 0), dtype=indices.dtype)[:, None], tf.shape(indices))
-    return tf.tensor_scatter_nd_update(x, tf.stack([rows, indices], 2), values)
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
+    values = tf.broadcast_to(tf.cast(values, x.dtype), tf.shape(indices))
+    return tf.tensor_scatter_nd_update(x, _places(indices), values)
 
 
 def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
-    rows = tf.broadcast_to(tf.range(size(x, 0), dtype=indices.dtype)[:, None], tf.shape(indices))
-    return tf.tensor_scatter_nd_add(x, tf.stack([rows, indices], 2), values)
+    return tf.tensor_scatter_nd_add(x, _places(indices), values)
+
+
+def _places(indices: Array) -> Array:
+    """Return row and column of each index."""
+    rows = tf.range(size(indices, 0), dtype=indices.dtype)[:, None]
+    return tf.stack([tf.broadcast_to(rows, tf.shape(indices)), indices], 2)
 
 
 def sparse(values: Array, indices: Array, columns: int) -> Any:

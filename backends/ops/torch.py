@@ -64,7 +64,8 @@ def _accelerator() -> torch.device | None:
 
 
 def astype(x: Array, dtype: str) -> Array:
-    return x.to(_DTYPES[dtype])
+    wanted = _DTYPES[dtype]
+    return x if x.dtype is wanted else x.to(wanted)  # most calls of small batches change nothing
 
 
 def dtype(x: Array) -> str:
@@ -179,7 +180,7 @@ def put(x: Array, indices: Array, values: Array) -> Array:
     return torch.index_copy(x, 0, indices.long(), values)
 
 
-def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
     return torch.scatter(x, 1, indices.long(), values)
 
 
