@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mcld_core.arguments import plain_number
+from mcld_core.arguments import Checks
 from mcld_core.files import replacement, reserve
 from mcld_core.typing import Array, Float, Int
 
@@ -87,14 +87,9 @@ class TeacherCache:
             TypeError: logits that are not float, or a fingerprint that JSON cannot hold.
             OSError: the disk is full, or the folder takes no files. No error leaves a file.
         """
-        if dtype not in DTYPES:
-            raise ValueError(
-                f"TeacherCache.write: dtype needs one of {', '.join(DTYPES)}; got {dtype!r}"
-            )
-        count, classes = plain_number(count), plain_number(classes)
-        for name, size in (("count", count), ("classes", classes)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"TeacherCache.write: {name} needs an int > 0; got {size!r}")
+        checks = Checks("TeacherCache.write")
+        checks.choice("dtype", dtype, DTYPES)
+        count, classes = checks.size("count", count), checks.size("classes", classes)
         mark = as_json("TeacherCache.write", fingerprint)
         path = _not_a_folder("TeacherCache.write", path)
         with replacement(path) as file:
