@@ -336,22 +336,3 @@ class ReadyBank(TeacherBank):
     @staticmethod
     def _with_rows(keys: TeacherKeys, rows: Array) -> TeacherKeys:
         return keys._replace(logits=None, probabilities=rows)
-
-
-def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | None]:
-    """Return how many rows the bank of an adapter has, and the bank that it was given, or None.
-
-    Raises:
-        ValueError: a negative number.
-        TypeError: a `ReadyBank`: the adapter's own is made of logits.
-    """
-    if isinstance(bank_size, ReadyBank):
-        raise TypeError(
-            f"{function}: bank_size needs an int or a TeacherBank of logits; got a ReadyBank of "
-            "probabilities. Use TeacherBank.from_logits, or pass its keys to mcld_loss"
-        )
-    if isinstance(bank_size, TeacherBank):
-        return int(bank_size.logits.shape[0]), bank_size
-    if not bank_size >= 0:
-        raise ValueError(f"{function}: bank_size needs an int ≥ 0; got {bank_size!r}")
-    return bank_size, None

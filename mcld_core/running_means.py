@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -119,16 +119,3 @@ class ClassMeans(NamedTuple):
         ops = Arguments("ClassMeans.prototypes", self.means).ops
         means, counts = (ops.asarray(x) for x in self)
         return ops.where((counts > NEGLIGIBLE)[:, None], means, float("nan"))
-
-
-def check_class_means(function: str, class_means: Any, config: MCLDConfig) -> None:
-    """Raise unless class means are not asked for, or the config has prototypes.
-
-    Raises:
-        ValueError: the settings would not use them.
-    """
-    if class_means and config.category_contrast != "prototypes":
-        raise ValueError(
-            f'{function}: class_means needs a config with category_contrast="prototypes"; got '
-            f"{config.category_contrast!r}"
-        )
