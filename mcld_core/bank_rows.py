@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, wide_dtype
+from mcld_core.arguments import Arguments, Checks, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.typing import Array
 
@@ -103,8 +103,7 @@ def is_among(ops: Backend, ids: Array, others: Array) -> Array:
 
 def in_dtype(function: str, ops: Backend, logits: Array, dtype: str) -> Array:
     """Return rows in the bank's dtype; raise for one that is unknown, or that a framework lacks."""
-    if dtype not in DTYPES:
-        raise ValueError(f"{function}: dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
+    Checks(function).choice("dtype", dtype, DTYPES)
     try:
         return narrowed(ops, logits, dtype)
     except TypeError as error:

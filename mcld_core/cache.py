@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcld_core.arguments import Checks
 from mcld_core.files import replacement, reserve
@@ -48,7 +49,7 @@ class TeacherCache:
             keys = bank.keys(cache[index], labels[index], index=index)
     """
 
-    def __init__(self, path: Path, logits: np.ndarray[Any, Any], fingerprint: Any) -> None:
+    def __init__(self, path: Path, logits: NDArray[Any], fingerprint: Any) -> None:
         self.path = path
         self.logits = logits
         self.fingerprint = fingerprint
@@ -135,7 +136,7 @@ class TeacherCache:
     def __len__(self) -> int:
         return int(self.logits.shape[0])
 
-    def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
+    def __getitem__(self, index: Any) -> NDArray[Any]:
         """Return the rows of sample indices (an int, an int array or a slice), read from disk.
 
         Raises:
@@ -214,9 +215,7 @@ def _write_rows(
         )
 
 
-def _check_batch(
-    index: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], count: int, classes: int
-) -> None:
+def _check_batch(index: NDArray[Any], logits: NDArray[Any], count: int, classes: int) -> None:
     if index.ndim != 1 or index.dtype.kind not in "iu" or logits.shape != (len(index), classes):
         raise ValueError(
             "TeacherCache.write: batches need int indices (batch,) and logits "
@@ -230,9 +229,7 @@ def _check_batch(
     check_range("TeacherCache.write: index", index, count, ValueError)
 
 
-def _stored(
-    index: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], dtype: str
-) -> np.ndarray[Any, Any]:
+def _stored(index: NDArray[Any], logits: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Return the logits in the dtype of the file; raise for NaN and for what it cannot hold."""
     with np.errstate(over="ignore"):
         stored = logits.astype(dtype)
@@ -252,7 +249,7 @@ def _header(count: int, classes: int, dtype: str) -> dict[str, Any]:
     return {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, classes)}
 
 
-def _open(path: Path) -> tuple[np.ndarray[Any, Any], Any]:
+def _open(path: Path) -> tuple[NDArray[Any], Any]:
     """Return rows and fingerprint; raise where the file is not what `TeacherCache.write` leaves."""
     try:
         return _read(path)
@@ -265,7 +262,7 @@ def _open(path: Path) -> tuple[np.ndarray[Any, Any], Any]:
         ) from error
 
 
-def _read(path: Path) -> tuple[np.ndarray[Any, Any], Any]:
+def _read(path: Path) -> tuple[NDArray[Any], Any]:
     with open(path, "rb") as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("another version of the format")
@@ -310,9 +307,7 @@ def _not_a_folder(function: str, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def check_range(
-    argument: str, index: np.ndarray[Any, Any], count: int, error: type[Exception]
-) -> None:
+def check_range(argument: str, index: NDArray[Any], count: int, error: type[Exception]) -> None:
     bad = (index < 0) | (index >= count)
     if bad.any():
         raise error(
@@ -321,7 +316,7 @@ def check_range(
         )
 
 
-def to_numpy(x: Any) -> np.ndarray[Any, Any]:
+def to_numpy(x: Any) -> NDArray[Any]:
     """Convert an array or tensor of any framework, from an accelerator too."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()

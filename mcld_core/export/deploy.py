@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcld_core.export.graph import (
     check_path,
@@ -326,7 +327,7 @@ def _named(runner: Any, inputs: Any) -> Arrays:
     return {name: _typed(name, np.asarray(given[name]), kind) for name, kind in types.items()}
 
 
-def _typed(name: str, array: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
+def _typed(name: str, array: NDArray[Any], kind: str) -> NDArray[Any]:
     """Floats of any width as the file wants them, and so ints; nothing else."""
     wanted = np.dtype(TYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")")))
     if array.dtype.kind not in {"f": "f", "i": "iu", "u": "iu"}.get(wanted.kind, wanted.kind):

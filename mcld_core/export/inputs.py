@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, NDArray[Any]]
 """One array for each input or output, by name."""
 
 LOGITS = "logits"
@@ -81,12 +82,12 @@ class ExportRequest:
 
     @staticmethod
     def _vary(
-        array: np.ndarray[Any, Any],
-        rows: np.ndarray[Any, Any],
+        array: NDArray[Any],
+        rows: NDArray[Any],
         axes: Mapping[int, str],
         step: int,
         generator: np.random.Generator,
-    ) -> np.ndarray[Any, Any]:
+    ) -> NDArray[Any]:
         """Draw whole rows, so that tokens and masks stay what they were; floats also get noise."""
         varied = array[rows]
         for axis in axes:
@@ -170,7 +171,7 @@ def _examples(input_shape: Any, dtype: Any) -> Any:
     return _example(input_shape, dtype, 0)
 
 
-def _example(shape: Sequence[int], dtype: Any, seed: int) -> np.ndarray[Any, Any]:
+def _example(shape: Sequence[int], dtype: Any, seed: int) -> NDArray[Any]:
     if not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(
             f"export_onnx: input_shape needs sizes above 0, without the batch axis; got "
@@ -192,7 +193,7 @@ def _example(shape: Sequence[int], dtype: Any, seed: int) -> np.ndarray[Any, Any
     return np.asarray(rows / rows.std(), dtype=kind)
 
 
-def _as_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
+def _as_numpy(name: str, value: Any) -> NDArray[Any]:
     if not hasattr(value, "dtype"):
         value = np.asarray(value)
     if not value.shape or value.shape[0] == 0 or not NUMBERS.search(str(value.dtype)):
