@@ -172,15 +172,11 @@ def _key_vectors(
     return arguments.ops.stop_gradient(vectors), is_ready
 
 
-def takes_probabilities(config: MCLDConfig) -> bool:
-    """Whether ``softmax(t)`` is what the settings make of a teacher's row."""
-    temperature = plain_number(config.key_temperature)
-    return config.similarity == "probability" and is_number(temperature) and temperature == 1
-
-
 def check_ready(function: str, config: MCLDConfig) -> None:
-    """Raise ValueError where the settings do not take probabilities."""
-    if not takes_probabilities(config):
+    """Raise ValueError unless ``softmax(t)`` is what the settings make of a teacher's row."""
+    temperature = config.key_temperature
+    is_one = is_number(temperature) and temperature == 1
+    if config.similarity != "probability" or not is_one:
         raise ValueError(
             f"{function}: probabilities serve similarity 'probability' at key_temperature 1; got "
             f"{config.similarity!r} at {config.key_temperature}. Pass, or store, the logits"

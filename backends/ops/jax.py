@@ -66,11 +66,7 @@ def device(x: Array) -> str | None:
 def host_values(x: Array) -> np.ndarray[Any, Any] | None:
     if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
         return None
-    return np.asarray(x) if all_on_cpu(x) else None
-
-
-def all_on_cpu(x: Array) -> bool:
-    return {device.platform for device in x.devices()} == {"cpu"}
+    return np.asarray(x) if {device.platform for device in x.devices()} == {"cpu"} else None
 
 
 exp = jnp.exp

@@ -75,17 +75,8 @@ def reads_at_once(x: torch.Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-_agreed: WeakKeyDictionary[dist.ProcessGroup, set[Signature]] = WeakKeyDictionary()
-
-
-def is_new(signature: Signature, group: dist.ProcessGroup) -> bool:
-    """Whether this rank did not compare the signature with the others' yet."""
-    return signature not in _agreed.get(group, ())
-
-
-def remember(signature: Signature, group: dist.ProcessGroup) -> None:
-    """Note that the ranks agreed on this signature."""
-    _agreed.setdefault(group, set()).add(signature)
+AGREED: WeakKeyDictionary[dist.ProcessGroup, set[Signature]] = WeakKeyDictionary()
+"""The signatures that this rank has compared with the others'."""
 
 
 def _text(field: str, value: int) -> str:

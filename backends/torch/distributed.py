@@ -143,12 +143,12 @@ def _largest(
     rows, known = signature.rows, signature.rows >= 0
     if torch.compiler.is_compiling():
         return rows if known else int(table[:, 0].max().item())
-    group = group or dist.group.WORLD
-    if known and not agreement.reads_at_once(table) and not agreement.is_new(signature, group):
+    agreed = agreement.AGREED.setdefault(group or dist.group.WORLD, set())
+    if known and signature in agreed and not agreement.reads_at_once(table):
         return rows
     lines = table.tolist()
     agreement.check_agreement([line[2:] for line in lines])
-    agreement.remember(signature, group)
+    agreed.add(signature)
     return rows if known else int(max(line[0] for line in lines))
 
 

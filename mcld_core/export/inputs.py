@@ -5,8 +5,11 @@ The ground of this folder: ``backends/<framework>/export.py`` imports it and not
 
 from __future__ import annotations
 
+import logging
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -302,6 +305,20 @@ def require(*packages: str, purpose: str = "export_onnx") -> None:
             f"{purpose}: packages are needed that are not installed: {', '.join(missing)}; run "
             f"`pip install {' '.join(missing)}`."
         )
+
+
+@contextmanager
+def quiet(logger: str = "") -> Iterator[None]:
+    """Without the deprecations of an exporter, and what a logger says below an error."""
+    found = logging.getLogger(logger or __name__)
+    level = found.level
+    found.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        found.setLevel(level)
 
 
 def brief(error: BaseException) -> str:
