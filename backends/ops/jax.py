@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.backends.ops.protocol import RowFunction, SharedFunction, layer_by_block_twice
+from mcld_core.backends.ops.protocol import (
+    Arrays,
+    RowFunction,
+    SharedFunction,
+    layer_by_block_twice,
+)
 
 Array = Any
 name = "jax"
@@ -148,7 +153,7 @@ def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
 
     @jax.custom_vjp
     def product(x: Array, values: Array, indices: Array) -> Array:
-        def gathered(piece: tuple[Array, ...]) -> tuple[Array]:
+        def gathered(piece: Arrays) -> tuple[Array]:
             return (jnp.sum(piece[0][:, :, None] * jnp.take(x.T, piece[1], axis=0), 1),)
 
         return _scanned(gathered, (values, indices), rows)[0].T
@@ -157,7 +162,7 @@ def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
         return product(x, values, indices), (values, indices)
 
     def backward(entries: tuple[Array, Array], cotangent: Array) -> Any:
-        def add(total: Array, piece: tuple[Array, ...]) -> tuple[Array, None]:
+        def add(total: Array, piece: Arrays) -> tuple[Array, None]:
             part, places, slope = piece
             return total.at[places].add(part[:, :, None] * slope[:, None, :]), None
 
@@ -169,12 +174,8 @@ def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
 
 
 def by_block(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: int | None,
-) -> tuple[Array, ...]:
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
+) -> Arrays:
     if block_rows is None or rows[0].shape[0] <= block_rows:
         return function(rows, prepare(shared))
     leaves, structure = jax.tree.flatten(shared)
@@ -188,15 +189,15 @@ def by_block(
         return prepare(jax.tree.unflatten(structure, filled))
 
     @jax.custom_vjp
-    def evaluate(student: Array, others: tuple[Array, ...], arrays: list[Array]) -> Any:
+    def evaluate(student: Array, others: Arrays, arrays: list[Array]) -> Any:
         shared = ready(arrays)
         return _scanned(lambda block: function(block, shared), (student, *others), block_rows)
 
-    def forward(student: Array, others: tuple[Array, ...], arrays: list[Array]) -> Any:
+    def forward(student: Array, others: Arrays, arrays: list[Array]) -> Any:
         shared = ready(arrays)
 
-        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
-            def total_first(student: Array) -> tuple[Array, tuple[Array, ...]]:
+        def with_gradient(block: Arrays) -> Arrays:
+            def total_first(student: Array) -> tuple[Array, Arrays]:
                 total, *results = function((student, *block[1:]), shared)
                 return total, tuple(results)
 
@@ -208,7 +209,7 @@ def by_block(
         values = _scanned(with_gradient, (student.astype(wide), *others), block_rows)
         return values[:-1], values[-1]
 
-    def backward(slope: Array, cotangents: tuple[Array, ...]) -> Any:
+    def backward(slope: Array, cotangents: Arrays) -> Any:
         return (cotangents[0][:, None] * slope).astype(rows[0].dtype), None, None
 
     evaluate.defvjp(forward, backward)
@@ -216,17 +217,14 @@ def by_block(
 
 
 def by_block_twice(
-    function: SharedFunction,
-    rows: tuple[Array, ...],
-    trained: tuple[Array, ...],
-    block_rows: int | None,
-) -> tuple[Array, ...]:
+    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
+) -> Arrays:
     if block_rows is None or rows[0].shape[0] <= block_rows:
         return function(rows, trained)
     # a scan adds up gradients of what it closes over in its dtype
     wide = tuple(x if x.dtype == "float64" else x.astype("float32") for x in trained)
 
-    def narrowed(block: tuple[Array, ...]) -> tuple[Array, ...]:
+    def narrowed(block: Arrays) -> Arrays:
         return function(block, tuple(w.astype(x.dtype) for w, x in zip(wide, trained, strict=True)))
 
     # in a loop nothing can be merged with the first evaluation
@@ -236,18 +234,14 @@ def by_block_twice(
 layer_by_block = layer_by_block_twice(by_block_twice)
 
 
-def _scanned(
-    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-    rows: tuple[Array, ...],
-    block_rows: int,
-) -> tuple[Array, ...]:
+def _scanned(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) -> Arrays:
     """Scan over blocks of one size, the rows padded with zeros that are cut off again."""
     results = jax.lax.map(function, _split(rows, block_rows))
     count = rows[0].shape[0]
     return tuple(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:count] for x in results)
 
 
-def _split(rows: tuple[Array, ...], block_rows: int) -> tuple[Array, ...]:
+def _split(rows: Arrays, block_rows: int) -> Arrays:
     """Return (blocks, size, …) of at most ``block_rows``, padded with zeros."""
     count = rows[0].shape[0]
     blocks = -(-count // block_rows)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mcld_core.backends.ops.protocol import RowFunction, SharedFunction, layer_by_block_twice
+from mcld_core.backends.ops.protocol import (
+    Arrays,
+    RowFunction,
+    SharedFunction,
+    layer_by_block_twice,
+)
 
 Array = Any
 name = "numpy"
@@ -139,12 +143,8 @@ def stop_gradient(x: Array) -> Array:
 
 
 def by_block(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: int | None,
-) -> tuple[Array, ...]:
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
+) -> Arrays:
     shared, count = prepare(shared), rows[0].shape[0]
     if block_rows is None or count <= block_rows:
         return function(rows, shared)
@@ -156,11 +156,8 @@ def by_block(
 
 
 def by_block_twice(
-    function: SharedFunction,
-    rows: tuple[Array, ...],
-    trained: tuple[Array, ...],
-    block_rows: int | None,
-) -> tuple[Array, ...]:
+    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
+) -> Arrays:
     return by_block(function, lambda shared: shared, rows, trained, block_rows)
 
 

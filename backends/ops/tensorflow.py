@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.backends.ops.protocol import RowFunction, SharedFunction, layer_by_block_twice
+from mcld_core.backends.ops.protocol import (
+    Arrays,
+    RowFunction,
+    SharedFunction,
+    layer_by_block_twice,
+)
 
 Array = Any
 name = "tensorflow"
@@ -127,13 +132,9 @@ def sparse_matmul(x: Array, y: Any) -> Array:
 
 
 def by_block(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: Any,
-) -> tuple[Array, ...]:
-    def plain(student: Array) -> tuple[Array, ...]:
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: Any
+) -> Arrays:
+    def plain(student: Array) -> Arrays:
         return function((student, *rows[1:]), prepare(shared))
 
     count = rows[0].shape[0]
@@ -145,7 +146,7 @@ def by_block(
     def evaluate(student: Array) -> Any:
         ready = prepare(shared)
 
-        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
+        def with_gradient(block: Arrays) -> Arrays:
             with tf.GradientTape() as tape:
                 tape.watch(block[0])
                 total, *results = function(block, ready)
@@ -164,11 +165,8 @@ def by_block(
 
 
 def by_block_twice(
-    function: SharedFunction,
-    rows: tuple[Array, ...],
-    trained: tuple[Array, ...],
-    block_rows: Any,
-) -> tuple[Array, ...]:
+    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: Any
+) -> Arrays:
     return function(rows, trained)
 
 
@@ -196,11 +194,7 @@ def _first_derivative(
     return first(student, cotangent)
 
 
-def _mapped(
-    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-    rows: tuple[Array, ...],
-    block_rows: Any,
-) -> tuple[Array, ...]:
+def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any) -> Arrays:
     """Loop over blocks of one size, the rows padded with zeros that are cut off again.
 
     XLA needs every block to have the same shape: a ragged last slice gives wrong rows there.
@@ -216,7 +210,7 @@ def _mapped(
         padded = tf.pad(x, tf.stack([tf.zeros_like(padding), padding], 1))
         return tf.reshape(padded, [blocks, size, *x.shape[1:]])
 
-    def looped() -> tuple[Array, ...]:
+    def looped() -> Arrays:
         blocked = tuple(split(x) for x in rows)
         if tf.executing_eagerly():
             parts = [function(tuple(x[i] for x in blocked)) for i in range(int(blocks))]

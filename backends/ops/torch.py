@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.protocol import Arrays, RowFunction
 from mcld_core.backends.ops.torch_layers import by_block_twice as by_block_twice
 from mcld_core.backends.ops.torch_layers import joined
 from mcld_core.backends.ops.torch_layers import layer_by_block as layer_by_block
@@ -221,7 +220,7 @@ class _SparseMatmul(torch.autograd.Function):
         return _bags(x.mT, *entries[:3]).mT
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Array, ...], output: Array) -> None:
+    def setup_context(ctx: Any, inputs: Arrays, output: Array) -> None:
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
@@ -235,12 +234,8 @@ def stop_gradient(x: Array) -> Array:
 
 
 def by_block(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: int | None,
-) -> tuple[Array, ...]:
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
+) -> Arrays:
     if (
         block_rows is None
         or rows[0].shape[0] <= block_rows
@@ -266,15 +261,15 @@ class _Blocks(torch.autograd.Function):
     def forward(
         ctx: Any,
         function: RowFunction,
-        prepare: Callable[[Any], Any],
+        prepare: Any,
         structure: Any,
         block_rows: int,
         student: Array,
         *leaves: Any,
-    ) -> tuple[Array, ...]:
+    ) -> Arrays:
         others, shared = pytree.tree_unflatten(leaves, structure)
 
-        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
+        def with_gradient(block: Arrays) -> Arrays:
             wide = torch.promote_types(student.dtype, torch.float32)
             anchors = block[0].detach().to(wide).requires_grad_()
             with torch.enable_grad():
@@ -311,12 +306,8 @@ class _Blocks(torch.autograd.Function):
 
 
 def _by_loop(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: int,
-) -> tuple[Array, ...]:
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int
+) -> Arrays:
     """Evaluate blocks in a loop of the compiled graph, each differentiated within the loop."""
     from torch._higher_order_ops.map import map as loop  # torch has no public name for it
 
@@ -331,8 +322,8 @@ def _by_loop(
         x = torch.cat((x, x.new_zeros((blocks * size - count, *x.shape[1:]))))
         return x.reshape(blocks, size, *x.shape[1:])
 
-    def with_gradient(block: tuple[Array, ...]) -> tuple[Array, Array]:
-        def total_first(anchors: Array) -> tuple[Array, tuple[Array, ...]]:
+    def with_gradient(block: Arrays) -> tuple[Array, Array]:
+        def total_first(anchors: Array) -> tuple[Array, Arrays]:
             total, *results = function((anchors, *block[1:]), ready)
             return total, tuple(results)
 
