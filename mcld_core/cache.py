@@ -94,7 +94,8 @@ class TeacherCache:
         mark = as_json("TeacherCache.write", fingerprint)
         path = _not_a_folder("TeacherCache.write", path)
         with replacement(path) as file:
-            np.lib.format.write_array_header_1_0(file, _header(count, classes, dtype))
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, header | {"shape": (count, classes)})
             start, end = file.tell(), file.tell() + count * classes * np.dtype(dtype).itemsize
             reserve(file, end)
             _write_rows(file, start, batches, count, classes, dtype)
@@ -119,7 +120,15 @@ class TeacherCache:
         """
         path = _not_a_folder("TeacherCache.open", path)
         mark = None if fingerprint is None else as_json("TeacherCache.open", fingerprint)
-        logits, found = _open(path)
+        try:
+            logits, found = _read(path)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file may raise anything: RecursionError, KeyError, …
+            raise ValueError(
+                f"TeacherCache.open: path needs a complete teacher cache; got {path}, which is cut "
+                f"off, damaged or another kind of file ({str(error)[:200]}). Write it again"
+            ) from error
         if mark is not None and json.dumps(found, sort_keys=True) != mark:
             raise ValueError(
                 f"TeacherCache.open: the fingerprint of {path} needs to be {fingerprint!r}; got "
@@ -244,25 +253,8 @@ def _stored(index: NDArray[Any], logits: NDArray[Any], dtype: str) -> NDArray[An
     return stored
 
 
-def _header(count: int, classes: int, dtype: str) -> dict[str, Any]:
-    """Return what stands at the head of the ``.npy`` file."""
-    return {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, classes)}
-
-
-def _open(path: Path) -> tuple[NDArray[Any], Any]:
-    """Return rows and fingerprint; raise where the file is not what `TeacherCache.write` leaves."""
-    try:
-        return _read(path)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file may raise anything: RecursionError, KeyError, …
-        raise ValueError(
-            f"TeacherCache.open: path needs a complete teacher cache; got {path}, which is cut "
-            f"off, damaged or another kind of file ({str(error)[:200]}). Write it again"
-        ) from error
-
-
 def _read(path: Path) -> tuple[NDArray[Any], Any]:
+    """Return rows and fingerprint; raise where the file is not what `TeacherCache.write` leaves."""
     with open(path, "rb") as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("another version of the format")

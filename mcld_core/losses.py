@@ -198,18 +198,17 @@ def evaluate_batch(
     ramp = category_ramp(arguments, objective, batch)
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
         weights = TermWeights()  # no rows, no terms
-    keys, name, normalizer = objective.keys, "normalizer", objective.normalizer
-    gathered = keys is not None and keys.normalizer is not None
-    if keys is not None and gathered:
-        name, normalizer = "keys.normalizer", keys.normalizer
-    if normalizer is not None:
-        normalizer = arguments.scalar(name, normalizer, batch.student, batch.dtype)
+    normalizer = None if objective.keys is None else objective.keys.normalizer
     columns = is_present(config, weights, "columns")
-    if columns and gathered:
+    if columns and normalizer is not None:
         raise ValueError(
             f"{arguments.function}: category_contrast='columns' cannot be used with gathered keys "
             "(its student side would have to cross replicas); use 'labels' or 'prototypes'"
         )
+    name = "normalizer" if normalizer is None else "keys.normalizer"
+    normalizer = objective.normalizer if normalizer is None else normalizer
+    if normalizer is not None:
+        normalizer = arguments.scalar(name, normalizer, batch.student, batch.dtype)
     setup, own = _setup(arguments, batch, objective._replace(weights=weights), ramp)
     shown = TERMS if return_terms else ()
     total, *values = _by_block(ops, batch, own, objective, setup, shown)

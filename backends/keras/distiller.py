@@ -174,10 +174,9 @@ class MCLDDistiller(keras.distillation.Distiller):
                 self.bank.assign(whole)
         if class_means:
             self.class_means = State(ClassMeans.empty(_classes(student), like=like))
-        self.term_trackers = {
-            name: keras.metrics.Mean(name=f"term_{name}")
-            for name in (_term_names(config) if show_terms else ())
-        }
+        ce = [] if is_zero(config.weight_ce) else ["ce"]
+        names = ["instance", "sample", "category", *ce, "ramp"] if show_terms else []
+        self.term_trackers = {name: keras.metrics.Mean(name=f"term_{name}") for name in names}
         self._not_computed: tuple[str, ...] = ()
         self.built = teacher.built and student.built  # so that weights can be loaded at once
 
@@ -356,11 +355,6 @@ def replicas() -> int:
     import tensorflow as tf
 
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
-
-
-def _term_names(config: MCLDConfig) -> tuple[str, ...]:
-    ce = () if is_zero(config.weight_ce) else ("ce",)
-    return ("instance", "sample", "category", *ce, "ramp")
 
 
 def _mean_over_replicas(rows: Any) -> Any:

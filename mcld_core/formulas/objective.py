@@ -158,7 +158,9 @@ def _contrasts(
         hard = block.labels.ndim == 1 and keys.labels.ndim == 1
         excluded = negatives = None
         if setup.excluded is not None:
-            excluded = _is_excluded(ops, setup.excluded, block.own)
+            anchor = tuple(ops.take(fact, block.own)[:, None] for fact in setup.excluded.facts)
+            others = tuple(fact[None, :] for fact in setup.excluded.facts)
+            excluded = setup.excluded.excludes(anchor, others)
         if not is_zero(setup.weights.instance):
             removed = same if config.target_mask else None
             if excluded is not None:
@@ -217,8 +219,3 @@ def _rows(ops: Backend, x: Array, dtype: str, kept: Array | None) -> Array:
     """Convert rows, with zeros in those that do not count."""
     x = ops.astype(x, dtype)
     return x if kept is None else ops.where(kept[:, None], x, 0.0)
-
-
-def _is_excluded(ops: Backend, excluded: ExcludedKeys, own: Array) -> Bool[Array, "block keys"]:
-    anchor = tuple(ops.take(fact, own)[:, None] for fact in excluded.facts)
-    return excluded.excludes(anchor, tuple(fact[None, :] for fact in excluded.facts))
