@@ -30,11 +30,7 @@ class Entries(NamedTuple):
 
 
 def entries(
-    arguments: Arguments,
-    name: str,
-    rows: Array,
-    beside: tuple[Any, Any, Any],
-    ignore_index: int,
+    arguments: Arguments, name: str, rows: Array, beside: tuple[Any, Any, Any], ignore_index: int
 ) -> Entries:
     """Check and convert rows; those with the int label ``ignore_index`` are not kept."""
     ops, (labels, where, index) = arguments.ops, beside

@@ -7,6 +7,7 @@ import json
 import os
 import reprlib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -162,7 +163,7 @@ class TeacherCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path, not the rows: a worker of a data loader maps the file itself."""
-        return _reopen, (self.path, self.fingerprint)
+        return partial(TeacherCache.open, fingerprint=self.fingerprint), (self.path,)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -314,7 +315,3 @@ def to_numpy(x: Any) -> NDArray[Any]:
         x = x.detach().cpu()
         x = x.float() if str(x.dtype) == "torch.bfloat16" else x
     return np.asarray(x)
-
-
-def _reopen(path: Path, mark: Any) -> TeacherCache:
-    return TeacherCache.open(path, fingerprint=mark)

@@ -242,7 +242,7 @@ def _setup(
     by_key = is_present(config, weights, "labels") or not is_zero(weights.instance)
     if by_key or by_prototype:
         all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config)
-        own = own + own_start
+        own = own if objective.keys is None else own + own_start
         keys = all_keys if by_key else None
         if by_prototype:
             prototypes = prototype_keys(arguments, batch, objective.keys, all_keys, config)

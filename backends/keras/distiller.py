@@ -262,40 +262,29 @@ class MCLDDistiller(keras.distillation.Distiller):
         return distiller
 
     def _student_loss_of(
-        self,
-        x: Any,
-        y: Any,
-        y_pred: Logits,
-        labels: Labels,
-        sample_weight: Array | None,
-        training: bool,
+        self, x: Any, y: Any, y_pred: Logits, labels: Labels, weight: Array | None, training: bool
     ) -> Array:
         if self.loss is not None:
-            scaled = keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
+            scaled = keras.Model.compute_loss(self, x, y, y_pred, weight, training)
             return scaled * replicas()
         cross_entropy = mcld_loss(
             y_pred,
             y_pred,  # no teacher: its terms weigh nothing
             labels,
             config=replace(_CROSS_ENTROPY, ignore_index=self.config.ignore_index),
-            sample_weight=sample_weight,
+            sample_weight=weight,
         )
         return _add_losses(cross_entropy, self.losses)
 
     def _distillation_loss_of(
-        self,
-        x: Any,
-        y_pred: Logits,
-        labels: Labels | None,
-        sample_weight: Array | None,
-        training: bool,
+        self, x: Any, y_pred: Logits, labels: Labels | None, weight: Array | None, training: bool
     ) -> Array:
         teacher_logits = self.teacher(x, training=False)
         progress: Any = 1.0
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
             progress = ops.minimum(progress, 1.0)
-        keys = self._gathered(teacher_logits, labels, sample_weight)
+        keys = self._gathered(teacher_logits, labels, weight)
         states: list[Any] = [self.bank, self.class_means]
         if any(state is not None for state in states):
             rows = TeacherKeys(teacher_logits, labels) if keys is None else keys
@@ -312,7 +301,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             keys=keys,
             class_prior=self.class_prior,
             progress=progress,
-            sample_weight=sample_weight,
+            sample_weight=weight,
             return_terms=True,
         )
         rows = _mean_over_replicas(ops.shape(y_pred)[0])

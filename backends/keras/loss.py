@@ -199,10 +199,7 @@ class MCLDDistillation(_Settings, keras.distillation.DistillationLoss):
 def prior_config(keeper: Any) -> dict[str, Any]:
     """Return the class prior of a loss or a model as `get_config` has it."""
     prior = keeper.class_prior
-    return {
-        "class_prior": None if prior is None else prior.tolist(),
-        "balanced": keeper.balanced,
-    }
+    return {"class_prior": None if prior is None else prior.tolist(), "balanced": keeper.balanced}
 
 
 def as_rows(x: Array) -> Array:

@@ -128,11 +128,7 @@ class Backend(Protocol):
         ...
 
     def by_block_twice(
-        self,
-        function: SharedFunction,
-        rows: Arrays,
-        trained: Arrays,
-        block_rows: Any,
+        self, function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: Any
     ) -> Arrays:
         """Evaluate a function of rows whose results have a gradient in ``rows[0]`` and ``trained``.
 

@@ -10,14 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.export.inputs import (
-    Arrays,
-    ExportRequest,
-    call,
-    named_outputs,
-    outputs_of,
-    quiet,
-)
+from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, outputs_of, quiet
 
 PACKAGES: tuple[str, ...] = ("tf2onnx",)
 

@@ -25,10 +25,7 @@ class Signature(NamedTuple):
 
 
 def signature_of(
-    logits: torch.Tensor,
-    labels: torch.Tensor | None,
-    index: torch.Tensor | None,
-    rows: int | None,
+    logits: torch.Tensor, labels: torch.Tensor | None, index: torch.Tensor | None, rows: int | None
 ) -> Signature:
     """Return the signature of arguments that were checked; int labels are int32 here."""
     of_logits, of_labels, of_ids = (

@@ -7,12 +7,7 @@ from typing import NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.contrast import (
-    Negatives,
-    affinity,
-    category_contrast,
-    instance_contrast,
-)
+from mcld_core.formulas.contrast import Negatives, affinity, category_contrast, instance_contrast
 from mcld_core.formulas.divergence import (
     MASKED,
     cross_entropy,
