@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from mcld_core.backends.ops.protocol import Arrays, RowFunction
 from mcld_core.backends.ops.torch_layers import by_block_twice as by_block_twice
-from mcld_core.backends.ops.torch_layers import joined
+from mcld_core.backends.ops.torch_layers import is_plain, joined
 from mcld_core.backends.ops.torch_layers import layer_by_block as layer_by_block
 
 Array = Any
@@ -236,11 +236,7 @@ def stop_gradient(x: Array) -> Array:
 def by_block(
     function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
 ) -> Arrays:
-    if (
-        block_rows is None
-        or rows[0].shape[0] <= block_rows
-        or torch._C._are_functorch_transforms_active()
-    ):
+    if block_rows is None or is_plain(rows, block_rows):
         return function(rows, prepare(shared))
     if torch.compiler.is_compiling():
         if rows[0].shape[0] <= _FUSED_BLOCKS * block_rows:

@@ -44,7 +44,7 @@ def layer_by_block(
     block_rows: int | None,
 ) -> Arrays:
     differentiated = weights is not None and _is_trained(rows[0], *layer)
-    if not differentiated or torch.compiler.is_compiling() or _is_plain(rows, block_rows):
+    if not differentiated or torch.compiler.is_compiling() or is_plain(rows, block_rows):
         return by_block_twice(through_layer(outputs, function), rows, layer, block_rows)
     recipe = (outputs, function, block_rows, len(layer))
     return _Layer.apply(*recipe, weights, rows[0], *layer, *rows[1:])
@@ -53,7 +53,7 @@ def layer_by_block(
 def by_block_twice(
     function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
 ) -> Arrays:
-    if block_rows is None or _is_plain(rows, block_rows):
+    if block_rows is None or is_plain(rows, block_rows):
         return function(rows, trained)
     if torch.compiler.is_compiling():
         return _unrolled(function, rows, trained, block_rows)
@@ -82,7 +82,7 @@ def _unrolled(function: SharedFunction, rows: Arrays, trained: Arrays, block_row
     return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
 
-def _is_plain(rows: Arrays, block_rows: int | None) -> bool:
+def is_plain(rows: Arrays, block_rows: int | None) -> bool:
     """Whether all rows are evaluated at once, as the framework differentiates them."""
     return (
         block_rows is None
