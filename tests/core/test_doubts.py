@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core import mcld_loss
+from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.logits import doubts
 from tests.cases import logits
 from tests.frameworks import Framework, only
@@ -52,10 +52,11 @@ CASES: list[tuple[str, np.ndarray, np.ndarray, dict[str, Any], list[str]]] = [
 def test_doubts(backend: Framework, case: Any) -> None:
     _, student, teacher, options, expected = case
     options = {"labels": LABELS} | options
-    options = {k: x if isinstance(x, str) else backend.array(x) for k, x in options.items()}
+    config = MCLDConfig(similarity=options.pop("similarity", "probability"))
+    options = {k: backend.array(x) for k, x in options.items()}
     for dtype in backend.dtypes:
         rows = (backend.array(student, dtype), backend.array(teacher, dtype))
-        found = doubts(*rows, **options)
+        found = doubts(*rows, **options, config=config)
         assert found is not None
         assert len(found) == len(expected)
         for text, start in zip(found, expected, strict=True):
