@@ -1,12 +1,16 @@
-"""Teachers that are not the recipe's: how ``--teacher`` and ``--teacher-weights`` load them.
+"""Models that are not the recipe's: how ``module:function`` and ``--teacher-weights`` load them.
 
-A script imports this module where a teacher is named or has a file; `teachers` has the table of
-names.
+A script imports this module where such a model is named or has a file; `teachers` has the table
+of names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,33 @@ import numpy as np
 
 from .data import Dataset
 from .files import DataError, load_torch
-from .models import call_own
+
+
+def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -> Any:
+    """Return what the function ``module:function`` returns.
+
+    The module is found as ``python -m module`` would find it: installed, or in this folder. The
+    function is given those of ``image_shape`` (height, width, channels), ``classes``,
+    ``num_classes`` and ``more`` that it has parameters for, and no others.
+
+    Raises:
+        DataError: there is no such function, or it fails: it is the user's code.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(f"{name!r} needs to be module:function ({error})") from error
+    if not callable(found):
+        raise DataError(f"{name!r} is not a function that returns the model")
+    known = {"image_shape": tuple(image_shape), "classes": classes, "num_classes": classes} | more
+    try:
+        taken = inspect.signature(found).parameters
+        return found(**{key: value for key, value in known.items() if key in taken})
+    except Exception as error:
+        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def torch_teacher(

@@ -21,7 +21,7 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 READERS = {
-    "digits": "archives",
+    "digits": "digits",
     "fashion_mnist": "archives",
     "cifar10": "archives",
     "cifar100": "archives",

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..files import load_arrays, save_arrays
-from . import Shape, call_own, describe, read_notes
-from . import list_models as listed
+from ..files import DataError, load_arrays, save_arrays
+from . import Shape, describe
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,8 @@ def build(
         DataError: an unknown name.
     """
     if ":" in name:
+        from ..own_teachers import call_own
+
         own: nnx.Module = call_own(name, shape, classes, seed=seed)
         return own
     make = Layers(nnx.Rngs(seed), dtype)
@@ -137,6 +138,7 @@ def count_parameters(model: nnx.Module) -> int:
 
 def list_models() -> str:
     """Return the models' names and sizes."""
+    from .tables import list_models as listed
 
     def size(name: str) -> int:
         return count_parameters(nnx.eval_shape(lambda: build(name, (32, 32, 3), 100)))
@@ -198,7 +200,16 @@ def load_student(path: Path) -> tuple[nnx.Module, Shape, dict[str, Any]]:
     Raises:
         DataError: no such file, a damaged one, or one of something else.
     """
-    name, shape, classes = read_notes(path, load_arrays(path)[1])
+    notes = load_arrays(path)[1]
+    try:
+        name, classes = str(notes["model"]), len(notes["classes"])
+        height, width, channels = map(int, notes["image_shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} does not say model, image_shape and classes; pass the last.npz or best.npz "
+            "of a run, which hold the model alone"
+        ) from error
+    shape = height, width, channels
     model = build(name, shape, classes)
     notes = load_weights(model, path)
     model.eval()

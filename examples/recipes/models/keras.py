@@ -16,8 +16,7 @@ import keras
 from keras import layers, ops
 
 from ..files import DataError
-from . import Shape, call_own, describe
-from . import list_models as listed
+from . import Shape, describe
 
 
 def conv(
@@ -90,6 +89,8 @@ def build(name: str, shape: Shape, classes: int, seed: int | None = None) -> ker
     if name.startswith("keras.applications:"):
         return _application(name.partition(":")[2], shape, classes)
     if ":" in name:
+        from ..own_teachers import call_own
+
         own: keras.Model = call_own(name, shape, classes, seed=seed or 0)
         return own
     images, small = keras.Input(shape), {"mlp": mlp, "convnet": convnet}
@@ -125,6 +126,8 @@ def count_parameters(model: keras.Model) -> int:
 
 def list_models(shape: Shape, classes: int) -> str:
     """Return the names and sizes of the models for such images and classes."""
+    from .tables import list_models as listed
+
     names = None
     if shape[0] > 64:
         from .keras_networks import IMAGENET_MODELS

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset, Split
-from . import Shape, call_own, describe
-from . import list_models as listed
+from . import Shape, describe
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -54,7 +53,7 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
 
     Args:
         name: as `models.describe` takes it: ``mlp-64``, ``conv-32``, ``resnet8x4`` …, or
-            ``module:function``: what that function returns, as `models.call_own` calls it.
+            ``module:function``: what that function returns, as `own_teachers.call_own` calls it.
         shape: height, width, channels of the images.
         classes: length of the logits.
 
@@ -62,6 +61,8 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
         ValueError: an unknown name, or a function of yours that returns something else.
     """
     if ":" in name:
+        from ..own_teachers import call_own
+
         model = call_own(name, shape, classes)
         if not isinstance(model, nn.Module):
             raise ValueError(f"build: {name} returned a {type(model).__name__}, not a nn.Module")
@@ -83,6 +84,8 @@ def count_parameters(model: nn.Module) -> int:
 
 def list_models() -> str:
     """Return the models' names and sizes."""
+    from .tables import list_models as listed
+
     size = lambda name: count_parameters(build(name, (32, 32, 3), 100))  # noqa: E731
     return listed(size, "module:function and, for 100 classes of colour images")
 
