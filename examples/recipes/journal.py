@@ -8,15 +8,19 @@ row for each evaluated epoch in log.csv. What a checkpoint holds of it are its `
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from .files import check_space
+from numpy.typing import NDArray
+
+from .files import DataError, begin, check_space
 from .logs import Diverged, Log, Progress, Result, Row, Stopped, StopSignal, best_row, is_first, say
-from .options import begin
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss and at other processes: each look waits for the device."""
@@ -66,11 +70,11 @@ class Journal:
         """Check the run's folder and the disk; return whether to train: not in a dry run.
 
         Raises:
-            DataError: as `files.check_space` and `options.begin` say.
+            DataError: as `files.check_space` and `begin` say.
         """
         out, dry = self.options.out, self.options.dry_run
         check_space(out, 32 * parameters)  # bytes: checkpoint, the best and the last model
-        begin(self.options, writes=not dry)
+        begin(self.options, writes=not dry and is_first())
         if dry:
             say(f"dry run: {self.name}, {parameters:,} parameters, would go to {out}")
         return not dry
@@ -229,3 +233,64 @@ def learning_rate(options: argparse.Namespace, epoch: int, falls: Sequence[float
     if options.schedule == "cosine":
         return float(options.lr * 0.5 * (1 + math.cos(math.pi * done)))
     return float(options.lr * 0.1 ** sum(done >= part for part in falls))
+
+
+# ---- the end ----
+
+SHOWN = 64
+"""Test images that the export looks at, and the batch whose latency is printed."""
+
+
+def hand_over(
+    options: argparse.Namespace,
+    student: Any,
+    teacher: Any,
+    images: NDArray[Any],
+    notes: dict[str, Any],
+    exporter: str,
+) -> None:
+    """Write ``OUT/student.onnx``; print its size and its latency beside the teacher's.
+
+    Does nothing but say what to install where a package is missing.
+
+    Args:
+        options: of the run.
+        student: the framework's model, in evaluation mode.
+        teacher: of the same framework; None: the student is compared with nothing.
+        images: normalised test images, in the layout of the models.
+        notes: what the file says of its model.
+        exporter: the package that exports the framework's models.
+
+    Raises:
+        DataError: the student cannot be exported, and why; its checkpoints are untouched.
+    """
+    needed = ("onnx", "onnxruntime", exporter)
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        text = f"no ONNX file: {', '.join(missing)} not installed; pip install {' '.join(needed)}"
+        say(text, important=True)
+        return
+    from mcld_core.export import compare_latency
+
+    path = options.out / "student.onnx"
+    say(f"student: {_export(student, path, images, notes)}", important=True)
+    if teacher is None:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        other = Path(scratch) / "teacher.onnx"
+        try:
+            _export(teacher, other, images, {})
+        except DataError as error:
+            say(f"no latency of the teacher: {error}", important=True)
+            return
+        latency = compare_latency(path, other, images)
+        say(f"a batch of {len(images)} on one thread: {latency}", important=True)
+
+
+def _export(model: Any, path: Path, images: NDArray[Any], notes: dict[str, Any]) -> Any:
+    from mcld_core.export import export_onnx
+
+    try:
+        return export_onnx(model, path, example_input=images, metadata=notes)
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"no ONNX file of the {path.stem}, trained and saved: {error}") from error

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from .files import write_text
+from .data import Dataset, Split, accuracies
+from .files import DataError, write_text
 
 Row = dict[str, Any]
 """``epoch``, ``lr``, ``loss``, ``train_accuracy``, ``validation_accuracy`` (where there is such a
@@ -164,6 +165,29 @@ def say_teacher(name: str, accuracies: Mapping[str, float], classes: int) -> Non
             "its weights (--teacher-weights) right?",
             important=True,
         )
+
+
+def measure(
+    options: argparse.Namespace, data: Dataset, logits_of: Callable[[Split], np.ndarray]
+) -> float:
+    """Return the teacher's accuracy on the test split, and print it: a bad teacher is seen at once.
+
+    Raises:
+        DataError: the teacher cannot take these images.
+    """
+    name = " + ".join(options.teacher)
+    try:
+        found = accuracies(logits_of, data)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"--teacher {name}: it cannot answer images of {data.image_shape}, scaled to "
+            f"--teacher-size {options.teacher_size}: {reason}"
+        ) from error
+    say_teacher(name, {key.split("_")[0]: value for key, value in found.items()}, data.classes)
+    return found["test_accuracy"]
 
 
 def duration(seconds: float) -> str:

@@ -1,38 +1,33 @@
-"""The losses that ``--method`` names: one table for every framework.
+"""The losses that ``--method`` names beside MCLD: one table for every framework.
 
 A student's loss is ``weight_ce · CE + weight · ramp · loss(student, teacher, …)``, where ``loss``
 is a function of `mcld_core` and the ramp grows from 0 to 1 over the first part ``warmup`` of the
-training. MCLD has its own ramp and its own ``weight_ce``: those of `MCLDConfig`.
-
-``--loss KEY=VALUE …`` changes a setting of the chosen method: a keyword of its function, a field of
-`MCLDConfig`, or one of weight, weight_ce and warmup.
+training. ``--loss KEY=VALUE …`` changes a keyword of the function, or one of weight, weight_ce and
+warmup. MCLD has its own ramp and its own ``weight_ce``: those of `MCLDConfig`.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mcld_core import (
-    MCLDConfig,
     adjust_logits,
     dist_loss,
     dkd_loss,
     kd_loss,
-    mcld_loss,
     nkd_loss,
     rld_loss,
     ttm_loss,
 )
 from mcld_core.backends import backend_for
 
-from .files import DataError
+from .options import METHODS, mcld_config, read_settings
+
+__all__ = ["METHODS", "baseline_loss", "mcld_config", "settings"]
 
 
 class Method(NamedTuple):
@@ -48,8 +43,6 @@ class Method(NamedTuple):
         """Return what ``--loss`` may change, with its defaults."""
         if self.loss is None:
             return {}
-        if self.loss is mcld_loss:
-            return asdict(MCLDConfig()) | dict(self.changes)
         parameters = inspect.signature(self.loss).parameters.values()
         own = {item.name: item.default for item in parameters if item.kind == item.KEYWORD_ONLY}
         common = ("sample_weight", "where", "reduction")
@@ -62,7 +55,7 @@ class Method(NamedTuple):
         return self.loss is not None and "labels" in inspect.signature(self.loss).parameters
 
 
-METHODS = {
+BASELINES = {
     "ce": Method(None),
     "kd": Method(kd_loss, {"temperature": 4.0}, weight=0.9, weight_ce=0.1),
     "kd-ls": Method(kd_loss, {"temperature": 2.0, "standardize": True}, weight=9.0, weight_ce=0.1),
@@ -74,11 +67,9 @@ METHODS = {
     "ttm": Method(ttm_loss, {"weighted": False}, weight=45.0),
     "wttm": Method(ttm_loss, {"gamma": 0.2}, weight=4.0),
     "rld": Method(rld_loss, warmup=20 / 240),
-    "mcld": Method(mcld_loss),
-    "mcld-ce": Method(mcld_loss, {"weight_ce": 1.0}),
 }
 """Hinton et al. 2015; Sun et al. 2024; Agarwal et al. 2024; Zhao et al. 2022; Huang et al. 2022;
-Yang et al. 2023; Zheng & Yang 2024; Sun et al. 2025; `mcld_core.mcld_loss`. The weights are
+Yang et al. 2023; Zheng & Yang 2024; Sun et al. 2025. The weights are
 those of the authors' CIFAR-100 commands, NKD's those of ImageNet (for CIFAR-100: gamma=3.5
 temperature=3). WTTM's are from its use beside CRD, for alone its authors name none; U makes it
 larger than TTM."""
@@ -90,53 +81,10 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         DataError: a setting that the method does not have, or one of another kind.
     """
-    known = METHODS[options.method].settings()
-    for text in options.loss:
-        key, equals, written = text.partition("=")
-        if not equals or key not in known:
-            raise DataError(
-                f"--loss {text}: {options.method} has the settings "
-                f"{', '.join(f'{key}={value}' for key, value in known.items()) or 'none'}"
-            )
-        known[key] = _value(text, written, known[key])
-    return known
-
-
-def _value(text: str, written: str, default: Any) -> Any:
-    try:
-        value = ast.literal_eval(written)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False, "none": None}.get(written.lower(), written)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if isinstance(default, bool | float) and not isinstance(value, type(default)):
-        raise DataError(f"--loss {text}: expected a {type(default).__name__}, such as {default}")
-    return value
-
-
-def mcld_config(options: argparse.Namespace) -> MCLDConfig | None:
-    """Return the configuration of a method by MCLD; None for the other methods.
-
-    Raises:
-        DataError: as `settings`, and values that `MCLDConfig` refuses.
-    """
-    found = settings(options)
-    if METHODS[options.method].loss is not mcld_loss:
-        return None
-    try:
-        return MCLDConfig(**found)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"--loss: {error}") from error
-
-
-def label_counts(options: argparse.Namespace, labels: Any, classes: int) -> Any:
-    """Return the rows of each class among the training labels; None without ``--class-prior``.
-
-    float32, (classes,): the ``class_prior`` of `mcld_core.mcld_loss` and of ``adjust_logits``.
-    """
-    if options.class_prior == "none":
-        return None
-    return np.bincount(labels, minlength=classes).astype("float32")
+    config = mcld_config(options)
+    if config is not None:
+        return asdict(config)
+    return read_settings(options, BASELINES[options.method].settings())
 
 
 def baseline_loss(
@@ -147,12 +95,12 @@ def baseline_loss(
     Args:
         options: ``method`` and ``loss``.
         cross_entropy: ``cross_entropy(logits, labels)``, the framework's own, the mean over rows.
-        prior: of `label_counts`, for ``--balanced``.
+        prior: of `options.label_counts`, for ``--balanced``.
 
     Raises:
         DataError: as `settings`.
     """
-    method, found = METHODS[options.method], settings(options)
+    method, found = BASELINES[options.method], settings(options)
     weight, weight_ce, warmup = (found.pop(key, 1.0) for key in ("weight", "weight_ce", "warmup"))
 
     def loss(student: Any, teacher: Any, labels: Any, progress: Any) -> Any:

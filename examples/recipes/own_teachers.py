@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .data import Dataset
-from .files import DataError, load_torch
+from .files import DataError
 
 
 def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -> Any:
@@ -47,37 +47,37 @@ def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
-def torch_teacher(
-    name: str, data: Dataset, model: Any = None, *, weights: Path | None = None
-) -> Any:
+def torch_teacher(name: str, data: Dataset, weights: Path | None = None) -> Any:
     """Return a teacher as an ``nn.Module``, with its weights.
 
-    It takes (batch, channels, height, width) and returns logits of its own classes. Where ``model``
-    is given, one of the recipe's networks, it gets the weights.
+    It takes (batch, channels, height, width) and returns logits of its own classes.
 
     Raises:
         DataError: a package or file is missing, or the weights do not fit.
     """
+    from .models.torch import build
+
     if name.endswith(".onnx"):
         return _onnx_module(OnnxTeacher(Path(name)))
-    model = _named(name, data, pretrained=weights is None) if model is None else model
+    if name.startswith(("timm:", "hf:")):
+        model = _packaged(name, pretrained=weights is None)
+    else:
+        model = build(name, data.image_shape, data.classes)
     if weights is not None:
         load_torch_weights(model, weights)
     return model
 
 
-def _named(name: str, data: Dataset, pretrained: bool) -> Any:
+def _packaged(name: str, pretrained: bool) -> Any:
     kind, _, rest = name.partition(":")
     try:
         if kind == "timm":
             import timm
 
             return timm.create_model(rest, pretrained=pretrained)
-        if kind == "hf":
-            from transformers import AutoModelForImageClassification
+        from transformers import AutoModelForImageClassification
 
-            return _logits_of(AutoModelForImageClassification.from_pretrained(rest))
-        return call_own(name, data.image_shape, data.classes)
+        return _logits_of(AutoModelForImageClassification.from_pretrained(rest))
     except ImportError as error:
         raise DataError(f"--teacher {name} needs: pip install {error.name}") from error
     except (OSError, RuntimeError, ValueError) as error:
@@ -164,6 +164,8 @@ def load_torch_weights(model: Any, path: Path) -> None:
     Raises:
         DataError: no such file, a damaged one, or weights that do not fit: three names are given.
     """
+    from .models.torch import load_torch
+
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

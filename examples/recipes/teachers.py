@@ -10,7 +10,8 @@
 | ``keras.applications:NAME`` | without weights, unless ``--teacher-weights`` has them | keras |
 
 A teacher takes the student's images, normalised its own way, and answers in the student's classes:
-`Adapter` holds what lies between. `own_teachers` loads those of others.
+`Adapter` holds what lies between. `own_teachers` loads those of others. A script imports this
+module unless it has trained its one teacher itself (`options.trains_teacher`).
 """
 
 from __future__ import annotations
@@ -28,14 +29,10 @@ from mcld_core import TeacherCache, select_classes
 from mcld_core.cache import fingerprint
 from mcld_core.extensions.teachers import ensemble
 
-from .data import Dataset, Split
+from .data import Dataset
 from .files import DataError
-from .logs import is_first, say_teacher
-
-
-def is_own(name: str) -> bool:
-    """Return whether a name is not one of the recipe's networks."""
-    return ":" in name or name.endswith(".onnx")
+from .logs import is_first
+from .options import is_own, teacher_options
 
 
 def named_files(options: argparse.Namespace) -> list[tuple[str, Path | None]]:
@@ -61,36 +58,25 @@ def untrained(options: argparse.Namespace) -> list[int]:
     ]
 
 
-def measure(
-    options: argparse.Namespace, data: Dataset, answer: Callable[[Split], Any]
-) -> dict[str, float]:
-    """Return the teacher's accuracy by split, and print it: a bad teacher is seen at once.
+def load_teachers(
+    options: argparse.Namespace,
+    load: Callable[[str, Path | None], Any],
+    train: Callable[[argparse.Namespace], Any],
+) -> list[Any]:
+    """Return the model of each ``--teacher``; those that have no weights are trained first.
 
     Args:
-        options: of the run.
-        data: the validation split, where there is one, and the test split are asked.
-        answer: the teacher's logits of a split, an array or tensor of any framework.
+        options: of the run; a dry run trains none.
+        load: from a teacher's name and its file of weights to the model.
+        train: of the script, on the same data.
 
     Raises:
-        DataError: the teacher cannot take these images.
+        DataError: a teacher cannot be loaded.
     """
-    names = " + ".join(options.teacher)
-    found = {}
-    for part, split in data.held_out().items():
-        try:
-            logits = answer(split)
-        except (RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DataError(
-                f"--teacher {names}: it cannot answer images of {data.image_shape}, scaled to "
-                f"--teacher-size {options.teacher_size}: {reason}"
-            ) from error
-        best = np.asarray(logits.cpu() if hasattr(logits, "cpu") else logits).argmax(1)
-        found[part] = float((best == split.labels).mean())
-    say_teacher(names, found, data.classes)
-    return found
+    models = [load(name, file) for name, file in named_files(options)]
+    for number in untrained(options) if not options.dry_run else []:  # the others are checked
+        models[number] = train(teacher_options(options, number)).model
+    return models
 
 
 # ---- between student and teacher ----

@@ -192,6 +192,22 @@ def load_weights(model: nnx.Module, path: Path) -> dict[str, Any]:
     return notes
 
 
+def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> Any:
+    """Return the model of a ``--teacher`` with its weights, or an ONNX file as a function.
+
+    Raises:
+        DataError: no such model or file, a damaged one, or one of another model.
+    """
+    if name.endswith(".onnx"):
+        from ..own_teachers import OnnxTeacher
+
+        return OnnxTeacher(Path(name))
+    model = build(name, shape, classes)
+    if path is not None:
+        load_weights(model, path)
+    return model
+
+
 def load_student(path: Path) -> tuple[nnx.Module, Shape, dict[str, Any]]:
     """Return a model of ``jax_cifar100.py`` from its file, in float32, with its shape and notes.
 
