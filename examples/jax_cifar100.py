@@ -139,22 +139,17 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
                     raise journal.stopped()
             if journal.end_epoch(lambda: sets.accuracies(logits_of, data, options.balanced)):
                 for kind in journal.kept():
-                    networks.save_model(
-                        options.out / f"{kind}.npz",
-                        *state[:2],
-                        journal.describe(data, layout="NHWC"),
-                    )
+                    notes = journal.describe(data, layout="NHWC")
+                    networks.save_model(options.out / f"{kind}.npz", *state[:2], notes)
             save()
             if devices.any(journal.stop.requested):
                 raise journal.stopped()
     nnx.update(student, *(nnx.State(unnamed(named(x), x)) for x in state[:2]))
     student.eval()
-    if first and journal.rows and options.onnx and not (options.out / "student.onnx").exists():
+    if journal.exports:
         shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:SHOWN])))
-        compared = teacher.model if teacher else None
-        hand_over(
-            options, student, compared, shown, journal.describe(data, layout="NHWC"), "jax2onnx"
-        )
+        compared, notes = teacher.model if teacher else None, journal.describe(data, layout="NHWC")
+        hand_over(options, student, compared, shown, notes, "jax2onnx")
     return journal.result(parameters, student, test_logits, teacher)
 
 

@@ -110,13 +110,10 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
                 batches, callbacks=[watch], shuffle=False, verbose=0, initial_epoch=journal.epoch,
                 epochs=journal.epoch + 1 if journal.step else options.epochs,
             )  # fmt: skip
-    exports = journal.rows and options.onnx and not (options.out / "student.onnx").exists()
-    if exports and is_first():
+    if journal.exports:
         alone, compared = networks.in_float32(student), teacher.single if teacher else None
-        images, notes = (
-            pixels(data.test.images[:SHOWN], data),
-            journal.describe(data, layout="NHWC"),
-        )
+        images = pixels(data.test.images[:SHOWN], data)
+        notes = journal.describe(data, layout="NHWC")
         hand_over(options, alone, compared, images, notes, EXPORTERS[keras.backend.backend()])
     return journal.result(parameters, student, test_logits, teacher)
 

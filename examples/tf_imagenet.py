@@ -146,8 +146,7 @@ def train(
             save()
             if meeting(journal.stop.requested):
                 raise journal.stopped()
-    exports = journal.rows and options.onnx and not (options.out / "student.onnx").exists()
-    if exports and logs.is_first():
+    if journal.exports:
         images, _ = next(iter(tf_input.evaluation_input(data.test, data, SHOWN)))
         single, compared = networks.in_float32(student), teacher.single if teacher else None
         hand_over(options, single, compared, images.numpy(), describe(), "tf2onnx")

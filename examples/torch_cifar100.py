@@ -69,7 +69,7 @@ def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
     training = Training(options, data, student, teacher, ranks, journal)
     if trains:
         training.run()
-        if ranks.first and journal.rows and options.onnx:
+        if journal.exports:
             images = training.pixels(data.test.images[:SHOWN]).contiguous().cpu().numpy()
             notes = journal.describe(data, layout="NCHW")
             hand_over(options, student, teacher, images, notes, "onnxscript")

@@ -144,7 +144,7 @@ def begin(options: argparse.Namespace, writes: bool = True) -> None:
             raise DataError(f"--track and --tensorboard need: pip install {package}")
     if writes:
         if options.overwrite:
-            for name in ("checkpoint.*", "best.*", "last.*"):
+            for name in ("checkpoint.*", "best.*", "last.*", "student.onnx"):
                 for old in options.out.glob(name):
                     old.unlink()
         write_json(path, now)

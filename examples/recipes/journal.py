@@ -100,6 +100,12 @@ class Journal:
         self._open.close()
 
     @property
+    def exports(self) -> bool:
+        """Whether this process writes the trained student as an ONNX file now."""
+        wanted = is_first() and bool(self.rows) and self.options.onnx
+        return wanted and not (self.options.out / "student.onnx").exists()
+
+    @property
     def running(self) -> bool:
         """Whether there are epochs left."""
         return bool(self.epoch < self.options.epochs)

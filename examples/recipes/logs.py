@@ -274,21 +274,15 @@ class Log:
         name: of the run, for the tracker.
         options: ``out``, ``tensorboard``, ``track``, and what the tracker notes.
         writes: False: do nothing (of a run that is done); so do processes after the first.
-
-    Raises:
-        DataError: a package is missing.
     """
 
     def __init__(self, name: str, options: argparse.Namespace, *, writes: bool = True) -> None:
         self.folder = options.out if writes and is_first() else None
         self.sinks: list[Any] = []
         if self.folder is not None and (options.tensorboard or options.track):
-            from .trackers import Scalars, Tracker
+            from .trackers import open_sinks
 
-            if options.tensorboard:
-                self.sinks.append(Scalars(options.out / "tensorboard"))
-            if options.track:
-                self.sinks.append(Tracker(options.track, name, vars(options)))
+            self.sinks = open_sinks(name, options)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write all rows to log.csv (whole, so that a resumed run repeats none), send the last."""

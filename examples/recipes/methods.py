@@ -1,33 +1,37 @@
-"""The losses that ``--method`` names beside MCLD: one table for every framework.
+"""The losses that ``--method`` names, and their settings: one table for every framework.
 
 A student's loss is ``weight_ce · CE + weight · ramp · loss(student, teacher, …)``, where ``loss``
 is a function of `mcld_core` and the ramp grows from 0 to 1 over the first part ``warmup`` of the
-training. ``--loss KEY=VALUE …`` changes a keyword of the function, or one of weight, weight_ce and
-warmup. MCLD has its own ramp and its own ``weight_ce``: those of `MCLDConfig`.
+training. MCLD has its own ramp and its own ``weight_ce``: those of `MCLDConfig`.
+
+``--loss KEY=VALUE …`` changes a setting of the chosen method: a keyword of its function, a field of
+`MCLDConfig`, or one of weight, weight_ce and warmup. Without it MCLD does not read this module.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from mcld_core import (
+    MCLDConfig,
     adjust_logits,
     dist_loss,
     dkd_loss,
     kd_loss,
+    mcld_loss,
     nkd_loss,
     rld_loss,
     ttm_loss,
 )
 from mcld_core.backends import backend_for
 
-from .options import METHODS, mcld_config, read_settings
-
-__all__ = ["METHODS", "baseline_loss", "mcld_config", "settings"]
+from .files import DataError
+from .options import MCLD
 
 
 class Method(NamedTuple):
@@ -43,6 +47,8 @@ class Method(NamedTuple):
         """Return what ``--loss`` may change, with its defaults."""
         if self.loss is None:
             return {}
+        if self.loss is mcld_loss:
+            return asdict(MCLDConfig()) | dict(self.changes)
         parameters = inspect.signature(self.loss).parameters.values()
         own = {item.name: item.default for item in parameters if item.kind == item.KEYWORD_ONLY}
         common = ("sample_weight", "where", "reduction")
@@ -55,7 +61,7 @@ class Method(NamedTuple):
         return self.loss is not None and "labels" in inspect.signature(self.loss).parameters
 
 
-BASELINES = {
+METHODS = {
     "ce": Method(None),
     "kd": Method(kd_loss, {"temperature": 4.0}, weight=0.9, weight_ce=0.1),
     "kd-ls": Method(kd_loss, {"temperature": 2.0, "standardize": True}, weight=9.0, weight_ce=0.1),
@@ -67,6 +73,7 @@ BASELINES = {
     "ttm": Method(ttm_loss, {"weighted": False}, weight=45.0),
     "wttm": Method(ttm_loss, {"gamma": 0.2}, weight=4.0),
     "rld": Method(rld_loss, warmup=20 / 240),
+    **{name: Method(mcld_loss, changes) for name, changes in MCLD.items()},
 }
 """Hinton et al. 2015; Sun et al. 2024; Agarwal et al. 2024; Zhao et al. 2022; Huang et al. 2022;
 Yang et al. 2023; Zheng & Yang 2024; Sun et al. 2025. The weights are
@@ -81,10 +88,26 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         DataError: a setting that the method does not have, or one of another kind.
     """
-    config = mcld_config(options)
-    if config is not None:
-        return asdict(config)
-    return read_settings(options, BASELINES[options.method].settings())
+    known = METHODS[options.method].settings()
+    for text in options.loss:
+        key, equals, written = text.partition("=")
+        if not equals or key not in known:
+            names = ", ".join(f"{key}={value}" for key, value in known.items()) or "none"
+            raise DataError(f"--loss {text}: {options.method} has the settings {names}")
+        known[key] = _value(text, written, known[key])
+    return known
+
+
+def _value(text: str, written: str, default: Any) -> Any:
+    try:
+        value = ast.literal_eval(written)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(written.lower(), written)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if isinstance(default, bool | float) and not isinstance(value, type(default)):
+        raise DataError(f"--loss {text}: expected a {type(default).__name__}, such as {default}")
+    return value
 
 
 def baseline_loss(
@@ -100,7 +123,7 @@ def baseline_loss(
     Raises:
         DataError: as `settings`.
     """
-    method, found = BASELINES[options.method], settings(options)
+    method, found = METHODS[options.method], settings(options)
     weight, weight_ce, warmup = (found.pop(key, 1.0) for key in ("weight", "weight_ce", "warmup"))
 
     def loss(student: Any, teacher: Any, labels: Any, progress: Any) -> Any:

@@ -9,13 +9,11 @@ Exit status of a script: 0 done, 2 bad input (one line says what), 130 stopped b
 from __future__ import annotations
 
 import argparse
-import ast
 import math
 import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +27,9 @@ from .logs import Diverged, Stopped, is_first, say
 
 MCLD: dict[str, dict[str, Any]] = {"mcld": {}, "mcld-ce": {"weight_ce": 1.0}}
 """Method → what it changes of `MCLDConfig`."""
-METHODS = ("ce", "kd", "kd-ls", "kd-reverse", "kd-jsd", "dkd", "dist", "nkd", "ttm", "wttm", "rld",
-           *MCLD)  # fmt: skip
-"""``--method``: the cross-entropy alone, the baselines of `methods`, and MCLD."""
+METHOD_NAMES = ("ce", "kd", "kd-ls", "kd-reverse", "kd-jsd", "dkd", "dist", "nkd", "ttm", "wttm",
+                "rld", *MCLD)  # fmt: skip
+"""Of ``--method``; `methods` has what those beside MCLD are."""
 
 _SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
 _CIFAR = {
@@ -112,7 +110,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--list-models", action="store_true", help="print the models and their sizes, and end")
 
     add = parser.add_argument_group("training").add_argument
-    add("--method", choices=METHODS, default="mcld")
+    add("--method", choices=METHOD_NAMES, default="mcld")
     add("--loss", nargs="+", default=[], metavar="KEY=VALUE",
         help="settings of the method: a field of MCLDConfig, temperature, weight …")  # fmt: skip
     add("--bank-size", type=_bank_size, default=0,
@@ -213,7 +211,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise DataError("--resume and --overwrite exclude each other")
     if options.balanced and options.class_prior == "none":
         raise DataError("--balanced needs the counts of the labels: --class-prior train")
-    if mcld_config(options) is None:
+    if mcld_config(options) is None and options.loss:
         from .methods import settings
 
         settings(options)
@@ -222,43 +220,20 @@ def check_options(options: argparse.Namespace) -> None:
 # ---- the loss ----
 
 
-def read_settings(options: argparse.Namespace, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a method, some of them changed by ``--loss KEY=VALUE …``.
-
-    Raises:
-        DataError: a setting that is not known, or one of another kind.
-    """
-    found = dict(known)
-    for text in options.loss:
-        key, equals, written = text.partition("=")
-        if not equals or key not in known:
-            names = ", ".join(f"{key}={value}" for key, value in found.items()) or "none"
-            raise DataError(f"--loss {text}: {options.method} has the settings {names}")
-        try:
-            value = ast.literal_eval(written)
-        except (ValueError, SyntaxError):
-            value = {"true": True, "false": False, "none": None}.get(written.lower(), written)
-        default = known[key]
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if isinstance(default, bool | float) and not isinstance(value, type(default)):
-            kind = type(default).__name__
-            raise DataError(f"--loss {text}: expected a {kind}, such as {default}")
-        found[key] = value
-    return found
-
-
 def mcld_config(options: argparse.Namespace) -> MCLDConfig | None:
     """Return the configuration of a method by MCLD; None for the other methods.
 
     Raises:
-        DataError: as `read_settings`, and values that `MCLDConfig` refuses.
+        DataError: as `methods.settings`, and values that `MCLDConfig` refuses.
     """
     if options.method not in MCLD:
         return None
-    found = read_settings(options, asdict(MCLDConfig()) | MCLD[options.method])
+    if not options.loss:
+        return MCLDConfig(**MCLD[options.method])
+    from .methods import settings
+
     try:
-        return MCLDConfig(**found)
+        return MCLDConfig(**settings(options))
     except (TypeError, ValueError) as error:
         raise DataError(f"--loss: {error}") from error
 
@@ -282,14 +257,9 @@ def load_data(options: argparse.Namespace) -> Dataset:
     Raises:
         DataError: a file is missing or damaged, or there are too few images.
     """
-    return load_dataset(
-        options.dataset,
-        options.data_dir,
-        download=options.download,
-        train_size=options.train_size,
-        validation_size=options.validation_size,
-        image_size=options.image_size,
-    )
+    names = ("download", "train_size", "validation_size", "image_size")
+    given = {name: getattr(options, name) for name in names}
+    return load_dataset(options.dataset, options.data_dir, **given)
 
 
 def is_own(name: str) -> bool:

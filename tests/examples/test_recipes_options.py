@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from recipes.files import DataError, begin, resolved
 from recipes.journal import learning_rate
-from recipes.methods import METHODS, mcld_config, settings
+from recipes.methods import METHODS, settings
 from recipes.options import (
     DEFAULTS,
     build_parser,
     command_to_resume,
+    mcld_config,
     parse_options,
     teacher_options,
 )
