@@ -8,10 +8,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,6 +175,43 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON as `write_text` does."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_rows(path: Path, options: argparse.Namespace, packages: list[str], rows: Any) -> None:
+    """Write what a script found, a dataclass a row, with its command, machine and versions."""
+    script = f"benchmarks/{Path(sys.argv[0]).name}"
+    content = {
+        "command": shlex.join(["python", script, *sys.argv[1:]]),
+        "environment": environment(options.threads, packages),
+        "rows": [asdict(row) for row in rows],
+    }
+    write_json(path, content)
+
+
+def in_own_process(script: str, *words: object, **variables: str) -> str:
+    """Run a script with one thread, JAX on the CPU; return the last line that it prints."""
+    limits = {
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, script, *map(str, words)]
+    found = os.environ | limits | variables
+    done = subprocess.run(command, env=found, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+def one_at_a_time(rows: Iterable[Sequence[object]]) -> None:
+    """Print the rows of a Markdown table as they come, the head first."""
+    for number, cells in enumerate(rows):
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        if number == 0:
+            print("|---" * len(cells) + "|", flush=True)
+
+
+def versions(packages: Iterable[str]) -> str:
+    """Return the packages' versions, Python's, and the kind of machine."""
+    known = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    return f"{known}, Python {platform.python_version()}, {platform.machine()}"
 
 
 def growth(call: Callable[[], Any]) -> tuple[Any, float, float]:

@@ -8,9 +8,7 @@ category-wise terms must do, measured in the same process, in turn with everythi
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-import shlex
 import sys
 from pathlib import Path
 
@@ -50,14 +48,7 @@ def main() -> None:
                 f" spread {row.spread:4.0%})  {row.seconds_min * 1e3:9.3f} ms"
             )
     if options.json:
-        measure.write_json(
-            options.json,
-            {
-                "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
-                "environment": measure.environment(options.threads, cases.PACKAGES),
-                "rows": [dataclasses.asdict(row) for row in rows],
-            },
-        )
+        measure.write_rows(options.json, options, cases.PACKAGES, rows)
 
 
 if __name__ == "__main__":

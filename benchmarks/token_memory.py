@@ -12,11 +12,9 @@ array of tokens × tokens (256 MiB there) outlives its block. Linux.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import platform
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.measure import growth
+from benchmarks import measure
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 Step = Callable[..., Any]
@@ -103,38 +101,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--shape", type=int, nargs=3, metavar=("SEQUENCES", "TOKENS", "VOCABULARY"))
     options = parser.parse_args(argv)
     if options.shape is not None:
-        print(measure(options.frameworks[0], tuple(options.shape)), flush=True)
+        print(f"{peak(options.frameworks[0], tuple(options.shape)):.0f}")
         return 0
-    print("| sequences × tokens, vocabulary | framework | logits | tokens² | peak beyond |")
-    print("|---|---|---|---|---|", flush=True)
-    for shape in SHAPES:
-        for framework in options.frameworks:
-            command = [sys.executable, __file__, "--frameworks", framework]
-            command += ["--shape", *map(str, shape)]
-            found = subprocess.run(command, check=True, capture_output=True, text=True)
-            print(found.stdout.splitlines()[-1], flush=True)
+    measure.one_at_a_time(table(options.frameworks))
     packages = sorted({name.split(",")[0] for name in options.frameworks})
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    print(
-        f"\nMiB; {versions}, Python {platform.python_version()}, {platform.machine()}, float32, "
-        "1 thread"
-    )
+    print(f"\nMiB; {measure.versions(packages)}, float32, 1 thread")
     return 0
 
 
-def measure(framework: str, shape: tuple[int, int, int]) -> str:
-    """Return the table line of one framework and shape."""
+def table(frameworks: Sequence[str]) -> Iterator[list[Any]]:
+    """Yield the head and the rows; each is measured in a process of its own."""
+    yield ["sequences × tokens, vocabulary", "framework", "logits", "tokens²", "peak beyond"]
+    for shape, framework in product(SHAPES, frameworks):
+        found = measure.in_own_process(__file__, "--frameworks", framework, "--shape", *shape)
+        sequences, tokens, vocabulary = shape
+        rows = sequences * tokens
+        sizes = (round(4 * rows * width / 2**20) for width in (vocabulary, rows))
+        yield [f"{sequences} × {tokens}, {vocabulary:,}", framework, *sizes, found]
+
+
+def peak(framework: str, shape: tuple[int, int, int]) -> float:
+    """Return the MiB that a step takes beyond its inputs."""
     convert, step = FRAMEWORKS[framework](framework)
     step(*map(convert, arrays(SMALL)))
     inputs = tuple(map(convert, arrays(shape)))
-    _, _, peak = growth(lambda: step(*inputs))
-    sequences, tokens, vocabulary = shape
-    rows = sequences * tokens
-    return (
-        f"| {sequences} × {tokens}, {vocabulary:,} | {framework} | "
-        f"{4 * rows * vocabulary / 2**20:.0f} | {4 * rows * rows / 2**20:.0f} | "
-        f"{peak:.0f} |"
-    )
+    return measure.growth(lambda: step(*inputs))[2]
 
 
 def arrays(shape: tuple[int, int, int]) -> Arrays:

@@ -274,7 +274,7 @@ class Watch(keras.callbacks.Callback):
                 variable.assign(ops.convert_to_tensor(variable) + value)
             self.sums = []
         self.tell(logs)
-        if self.journal.count(self.processes.any, alone=self.processes.count == 1):
+        if self.journal.add({}, self.processes.any, alone=self.processes.count == 1):
             self.save()
             raise self.journal.stopped()
 

@@ -158,21 +158,18 @@ class Journal:
     def add(
         self, added: Mapping[str, Any], asks: Callable[[bool], bool], alone: bool = True
     ) -> bool:
-        """Add to the sums and count a step; return whether to save and stop, as `count` does."""
-        for key, value in added.items():
-            self.sums[key] = value + self.sums[key] if key in self.sums else value
-        return self.count(asks, alone)
-
-    def count(self, asks: Callable[[bool], bool], alone: bool = True) -> bool:
-        """Count a step; return whether to save and stop now, within the epoch.
+        """Add to the sums and count a step; return whether to save and stop within the epoch.
 
         Args:
+            added: to the sums.
             asks: from whether this process was told to stop to whether any was.
             alone: there are no other processes to wait for: ask after each step.
 
         Raises:
             Diverged: the loss is not finite.
         """
+        for key, value in added.items():
+            self.sums[key] = value + self.sums[key] if key in self.sums else value
         self.step += 1
         self.progress.step(lambda: float(self.sums["loss"] / self.sums["rows"]))
         due = self.step % CHECK_EVERY == 0 or self.step == self.steps
@@ -276,27 +273,25 @@ def hand_over(
         text = f"no ONNX file: {', '.join(missing)} not installed; pip install {' '.join(needed)}"
         say(text, important=True)
         return
-    from mcld_core.export import compare_latency
+    from mcld_core.export import compare_latency, export_onnx
+
+    def export(model: Any, path: Path, **more: Any) -> Any:
+        try:
+            return export_onnx(model, path, example_input=images, **more)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            which = f"no ONNX file of the {path.stem}, trained and saved"
+            raise DataError(f"{which}: {error}") from error
 
     path = options.out / "student.onnx"
-    say(f"student: {_export(student, path, images, notes)}", important=True)
+    say(f"student: {export(student, path, metadata=notes)}", important=True)
     if teacher is None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         other = Path(scratch) / "teacher.onnx"
         try:
-            _export(teacher, other, images, {})
+            export(teacher, other)
         except DataError as error:
             say(f"no latency of the teacher: {error}", important=True)
             return
         latency = compare_latency(path, other, images)
         say(f"a batch of {len(images)} on one thread: {latency}", important=True)
-
-
-def _export(model: Any, path: Path, images: NDArray[Any], notes: dict[str, Any]) -> Any:
-    from mcld_core.export import export_onnx
-
-    try:
-        return export_onnx(model, path, example_input=images, metadata=notes)
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError(f"no ONNX file of the {path.stem}, trained and saved: {error}") from error
