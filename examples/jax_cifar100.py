@@ -35,7 +35,7 @@ from recipes import data as sets
 from recipes import logs
 from recipes import options as shared
 from recipes.files import load_arrays, save_arrays
-from recipes.journal import SHOWN, Journal, hand_over
+from recipes.journal import SHOWN, Journal, hand_over, measure
 from recipes.models import jax as networks
 from recipes.models.jax import build, count_parameters, named, unnamed
 from recipes.options import label_counts, mcld_config
@@ -302,7 +302,7 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
         return devices.answers(options.eval_batch_size, split, partial(answer, variables))
 
     model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
-    known = (model, logs.measure(options, data, logits_of), partial(logits_of, data.test))
+    known = (model, measure(options, data, logits_of), partial(logits_of, data.test))
     moving, table = options.crop or options.flip, None
     if options.teacher_cache is not None:
         from recipes.teachers import cached_logits

@@ -29,7 +29,7 @@ from recipes import data as sets
 from recipes import logs
 from recipes import options as shared
 from recipes.files import load_arrays, save_arrays
-from recipes.journal import SHOWN, Journal, hand_over
+from recipes.journal import SHOWN, Journal, hand_over, measure
 from recipes.logs import is_first
 from recipes.models import keras as networks
 from recipes.models.keras_processes import Processes, answers_of, leave
@@ -216,7 +216,7 @@ class Teacher:
         self.functions = [answers_of(model) for model in self.models]
         self.data = data
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
-        self.accuracy, self.table = logs.measure(options, data, logits_of), None
+        self.accuracy, self.table = measure(options, data, logits_of), None
         self.moving = bool(options.crop or options.flip)
         self.test_logits = partial(logits_of, data.test)
         if options.teacher_cache is not None:

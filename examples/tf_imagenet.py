@@ -36,7 +36,7 @@ from recipes import logs
 from recipes import options as shared
 from recipes.data import DATASETS, Split, pictures, tf_input
 from recipes.files import DataError, load_arrays, save_arrays
-from recipes.journal import SHOWN, Journal, hand_over
+from recipes.journal import SHOWN, Journal, hand_over, measure
 from recipes.models import keras as networks
 from recipes.options import label_counts, mcld_config
 
@@ -304,7 +304,7 @@ class Teacher:
         shape = [None, *data.image_shape]
         answer = tf.function(self.answer, input_signature=[tf.TensorSpec(shape, tf.float32)])
         answers = partial(tf_input.logits_of, answer, data, options.eval_batch_size)
-        self.accuracy = logs.measure(options, data, answers)
+        self.accuracy = measure(options, data, answers)
         self.test_logits = partial(answers, data.test)
         moving = options.crop or options.flip or options.random_resized_crop
         self.looks_up = not moving and (isinstance(data.train, Split) or options.teacher_cache)

@@ -27,7 +27,7 @@ import torch
 from recipes import logs
 from recipes import options as shared
 from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
-from recipes.journal import SHOWN, Journal, hand_over
+from recipes.journal import SHOWN, Journal, hand_over, measure
 from recipes.logs import Result, Row
 from recipes.models import torch as models
 from recipes.models.torch import Ranks, load_torch, save_torch
@@ -127,7 +127,7 @@ def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Te
     teacher = Teacher(loaded, adapter).to(ranks.device)
     pixels, size = models.Pixels(data, ranks.device), options.eval_batch_size
     logits_of = partial(models.predict, teacher, pixels=pixels, batch_size=size)
-    teacher.accuracy = logs.measure(options, data, logits_of)
+    teacher.accuracy = measure(options, data, logits_of)
     teacher.test_logits = partial(logits_of, data.test)
     return teacher
 

@@ -126,20 +126,19 @@ def begin(options: argparse.Namespace, writes: bool = True) -> None:
             f"{options.out} has a run already; --resume goes on with it, --overwrite begins anew, "
             "another --out keeps both"
         )
-    saved, now = read_json(path) if options.resume else None, resolved(options)
+    now = resolved(options)
+    saved = now | ((read_json(path) if options.resume else None) or {})
     differ = ", ".join(
-        f"{key} was {saved[key]!r} and is {now[key]!r}"
-        for key in now
-        if saved is not None and key not in _MAY_CHANGE and saved.get(key, now[key]) != now[key]
+        f"{key} was {saved[key]!r} and is {value!r}"
+        for key, value in now.items()
+        if key not in _MAY_CHANGE and saved[key] != value
     )
     if differ:
         raise DataError(
             f"--resume: {options.out} is of a run with other options: {differ}. Resume with "
             f"--config {path}, or choose another --out"
         )
-    packages = [options.track] if options.track else []
-    packages += ["tensorboard"] if options.tensorboard else []
-    for package in packages:
+    for package in filter(None, (options.track, options.tensorboard and "tensorboard")):
         if importlib.util.find_spec(package) is None:
             raise DataError(f"--track and --tensorboard need: pip install {package}")
     if writes:
@@ -175,12 +174,10 @@ def load_arrays(path: Path, like: Mapping[str, Any] | None = None) -> tuple[Arra
         raise unreadable(path, error) from error
     for name, wanted in (like or {}).items():
         found = arrays.get(name)
-        if found is None or found.shape != wanted.shape or found.dtype != wanted.dtype:
-            what = "missing" if found is None else f"{found.dtype}{found.shape}"
-            raise DataError(
-                f"{path} does not fit: {name} needs to be {wanted.dtype}{tuple(wanted.shape)} and "
-                f"is {what}"
-            )
+        what = "missing" if found is None else f"{found.dtype}{found.shape}"
+        needed = f"{wanted.dtype}{tuple(wanted.shape)}"
+        if what != needed:
+            raise DataError(f"{path} does not fit: {name} needs to be {needed} and is {what}")
     return arrays, notes
 
 

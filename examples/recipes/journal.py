@@ -19,8 +19,21 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .data import Dataset, Split, accuracies
 from .files import DataError, begin, check_space
-from .logs import Diverged, Log, Progress, Result, Row, Stopped, StopSignal, best_row, is_first, say
+from .logs import (
+    Diverged,
+    Log,
+    Progress,
+    Result,
+    Row,
+    Stopped,
+    StopSignal,
+    best_row,
+    is_first,
+    say,
+    say_teacher,
+)
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss and at other processes: each look waits for the device."""
@@ -238,7 +251,31 @@ def learning_rate(options: argparse.Namespace, epoch: int, falls: Sequence[float
     return float(options.lr * 0.1 ** sum(done >= part for part in falls))
 
 
-# ---- the end ----
+# ---- the teacher's accuracy, and the end ----
+
+
+def measure(
+    options: argparse.Namespace, data: Dataset, logits_of: Callable[[Split], NDArray[Any]]
+) -> float:
+    """Return the teacher's accuracy on the test split, and print it: a bad teacher is seen at once.
+
+    Raises:
+        DataError: the teacher cannot take these images.
+    """
+    name = " + ".join(options.teacher)
+    try:
+        found = accuracies(logits_of, data)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"--teacher {name}: it cannot answer images of {data.image_shape}, scaled to "
+            f"--teacher-size {options.teacher_size}: {reason}"
+        ) from error
+    say_teacher(name, {key.split("_")[0]: value for key, value in found.items()}, data.classes)
+    return found["test_accuracy"]
+
 
 SHOWN = 64
 """Test images that the export looks at, and the batch whose latency is printed."""

@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import Dataset, Split, accuracies
-from .files import DataError, write_text
+from .files import write_text
 
 Row = dict[str, Any]
 """``epoch``, ``lr``, ``loss``, ``train_accuracy``, ``validation_accuracy`` (where there is such a
@@ -52,20 +51,16 @@ class Result:
     def __str__(self) -> str:
         if not self.rows:
             return f"{self.name}: nothing trained"
-        last, text = self.rows[-1], ""
-        best = best_row(self.rows)
+        last, best = self.rows[-1], best_row(self.rows)
+        text = f"test {100 * last['test_accuracy']:.2f}% after epoch {last['epoch']}"
         if "test_balanced_accuracy" in last:
-            text = f" ({100 * last['test_balanced_accuracy']:.2f}% balanced)"
+            text += f" ({100 * last['test_balanced_accuracy']:.2f}% balanced)"
         if best is not None:
-            text += (
-                f"; best by validation: epoch {best['epoch']}, {100 * best['test_accuracy']:.2f}%"
-            )
+            text += f"; best by validation: epoch {best['epoch']}, "
+            text += f"{100 * best['test_accuracy']:.2f}%"
         if self.teacher_accuracy is not None:
             text += f"; teacher {100 * self.teacher_accuracy:.2f}%"
-        return (
-            f"{self.name}: test {100 * last['test_accuracy']:.2f}% after epoch {last['epoch']}"
-            f"{text}. Files: {self.folder}"
-        )
+        return f"{self.name}: {text}. Files: {self.folder}"
 
 
 def best_row(rows: Sequence[Any]) -> Any:
@@ -167,35 +162,12 @@ def say_teacher(name: str, accuracies: Mapping[str, float], classes: int) -> Non
         )
 
 
-def measure(
-    options: argparse.Namespace, data: Dataset, logits_of: Callable[[Split], np.ndarray]
-) -> float:
-    """Return the teacher's accuracy on the test split, and print it: a bad teacher is seen at once.
-
-    Raises:
-        DataError: the teacher cannot take these images.
-    """
-    name = " + ".join(options.teacher)
-    try:
-        found = accuracies(logits_of, data)
-    except (RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(
-            f"--teacher {name}: it cannot answer images of {data.image_shape}, scaled to "
-            f"--teacher-size {options.teacher_size}: {reason}"
-        ) from error
-    say_teacher(name, {key.split("_")[0]: value for key, value in found.items()}, data.classes)
-    return found["test_accuracy"]
-
-
 def duration(seconds: float) -> str:
     """Return a time as ``1h02m``, ``3m07s`` or ``12s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 60}m{whole % 60:02}s" if whole >= 60 else f"{whole}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 class Progress:
