@@ -94,11 +94,10 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._request)
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._request) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -213,11 +212,8 @@ class Progress:
             return
         self.said = time.monotonic()
         parts = [f"{self.name} epoch {row['epoch']}/{epochs}", f"loss {row['loss']:.4f}"]
-        parts += [
-            f"{key.removesuffix('_accuracy')} {100 * value:.2f}%"
-            for key, value in row.items()
-            if key.endswith("_accuracy")
-        ]
+        shown = [key for key in row if key.endswith("_accuracy")]
+        parts += [f"{key.removesuffix('_accuracy')} {100 * row[key]:.2f}%" for key in shown]
         say("  ".join([*parts, self.left()]))
 
     def left(self) -> str:
