@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -40,14 +41,11 @@ def unpack(revision: str, folder: Path) -> None:
 
 def main() -> None:
     """Measure and print; write JSON where asked."""
-    parser = measure.arguments(__doc__.split("\n", 1)[0])
+    parser = measure.timing_arguments(__doc__.split("\n", 1)[0])
     parser.add_argument("revision", help="the other revision, as git names it")
-    parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=6.0, help="per shape, at least")
     options = parser.parse_args()
     measure.limit_threads(options.threads)
     cases = importlib.import_module(f"benchmarks.speed_{options.framework}")
-    rows: list[measure.Row] = []
     with tempfile.TemporaryDirectory() as folder:
         unpack(options.revision, Path(folder))
         sys.path.insert(0, folder)
@@ -60,18 +58,10 @@ def main() -> None:
         import mcld_core
 
         libraries = {f"at {options.revision}": mcld_other, "here": mcld_core}
-        for shape in options.shapes or (measure.QUICK_SHAPES if options.quick else SHAPES):
-            found = cases.by_library(shape, libraries)
-            times = measure.interleaved(found, options.repetitions, options.seconds)
-            rows += measure.to_rows(options.framework, options.device, shape, times)
+        candidates = partial(cases.by_library, libraries=libraries)
+        for times in measure.timed(options, SHAPES, candidates, [options.framework]):
             old, new = (min(times[name]) for name in libraries)
-            print(f"{shape}: here {new / old:.2f} × {options.revision}", flush=True)
-            for row in rows[-len(times) :]:
-                print(
-                    f"  {row.name:<30}{row.ratio_min:7.2f} × LIMIT  {row.seconds_min * 1e3:9.3f} ms"
-                )
-    if options.json:
-        measure.write_rows(options.json, options, [options.framework], rows)
+            print(f"here {new / old:.2f} × {options.revision}", flush=True)
 
 
 if __name__ == "__main__":

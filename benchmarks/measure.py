@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ class Row:
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """Return the options that both benchmarks have."""
+    """Return the options that the benchmarks of speed and of memory have."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -89,6 +89,14 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=None, help="also write the rows here")
     parser.add_argument("--quick", action="store_true", help="small shapes, few repetitions")
+    return parser
+
+
+def timing_arguments(description: str) -> argparse.ArgumentParser:
+    """Return the options of the benchmarks of speed."""
+    parser = arguments(description)
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=6.0, help="per shape, at least")
     return parser
 
 
@@ -127,6 +135,30 @@ def interleaved(
             times[name].append(time.perf_counter() - start)
         rounds += 1
     return times
+
+
+def timed(
+    options: argparse.Namespace,
+    shapes: Sequence[Shape],
+    candidates: Callable[[Shape], dict[str, Callable[[], Any]]],
+    packages: list[str],
+) -> Iterator[dict[str, list[float]]]:
+    """Yield the times of each shape's candidates, print them, and write them all where asked."""
+    rows: list[Row] = []
+    for shape in options.shapes or (QUICK_SHAPES if options.quick else shapes):
+        found, quick = candidates(shape), options.quick
+        repetitions, seconds = (3, 0.0) if quick else (options.repetitions, options.seconds)
+        times = interleaved(found, repetitions, seconds)
+        rows += to_rows(options.framework, options.device, shape, times)
+        print(f"\n{options.framework}, {shape} (batch, keys, classes)")
+        for row in rows[-len(times) :]:
+            print(
+                f"  {row.name:<42}{row.ratio_min:7.2f} x LIMIT (median {row.ratio_median:6.2f},"
+                f" spread {row.spread:4.0%})  {row.seconds_min * 1e3:9.3f} ms"
+            )
+        yield times
+    if options.json:
+        write_rows(options.json, options, packages, rows)
 
 
 def to_rows(framework: str, device: str, shape: Shape, times: dict[str, list[float]]) -> list[Row]:

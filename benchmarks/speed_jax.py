@@ -59,25 +59,20 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
     teacher, labels, ready = all_logits[:batch], all_labels[:batch], jax.nn.softmax(all_logits)
     contrast = None if keys == batch else TeacherKeys(all_logits, all_labels)
     jitted = partial(trained, student)
-    plain = MCLDConfig(block_size=None)
+
+    def contrasts(keys: Any = contrast, loss: Any = mcld_loss, **more: Any) -> Callable[[], Any]:
+        return jitted(lambda s, t, y, k: loss(s, t, y, keys=k, **more), teacher, labels, keys)
+
     found = {
         LIMIT: limit(student, ready),
-        "mcld_loss": jitted(
-            lambda s, t, y, k: mcld_loss(s, t, y, keys=k), teacher, labels, contrast
-        ),
-        "mcld_loss, plain form": jitted(
-            lambda s, t, y, k: mcld_loss(s, t, y, keys=k, config=plain), teacher, labels, contrast
-        ),
-        "instance_wise": jitted(
-            lambda s, t, y, k: instance_wise(s, t, y, keys=k), teacher, labels, contrast
-        ),
+        "mcld_loss": contrasts(),
+        "mcld_loss, plain form": contrasts(config=MCLDConfig(block_size=None)),
+        "instance_wise": contrasts(loss=instance_wise),
         "kd_loss": jitted(lambda s, t: kd_loss(s, t), teacher),
     }
     if contrast is not None:
         stored = contrast._replace(logits=None, probabilities=ready)
-        found["mcld_loss, keys ready"] = jitted(
-            lambda s, t, y, k: mcld_loss(s, t, y, keys=k), teacher, labels, stored
-        )
+        found["mcld_loss, keys ready"] = contrasts(stored)
     if keys == batch and batch * batch * classes * 4 < 2**27:
         # optax builds batch × batch × classes; freeing gigabytes would fall into the next time
         found["optax ntxent"] = jitted(lambda s, y: optax.losses.ntxent(s, y), labels)

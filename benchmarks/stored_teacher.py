@@ -23,6 +23,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import measure
+from mcld_core import MCLDConfig
+from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
 
 SEQUENCES, TOKENS = 4, 500
 SHAPES = [(32_000, 32), (128_000, 64)]
@@ -45,18 +47,21 @@ def inputs(vocabulary: int, k: int) -> tuple[np.ndarray, Any, np.ndarray]:
     return student, stored, rng.integers(0, vocabulary, rows)
 
 
+def value(loss: str, student: Any, teacher: Any, ids: Any) -> Any:
+    """Return one of the library's losses of tensors of any framework."""
+    if "kd" in loss:
+        return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
+    return token_mcld_loss(student, teacher, ids, config=MCLDConfig(weight_ce=1.0), **OPTIONS)
+
+
 def torch_step(loss: str, vocabulary: int, k: int) -> Step:
     """Return what one repetition does, in PyTorch; it returns the gradient."""
     import torch
-
-    from mcld_core import MCLDConfig
-    from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
 
     torch.set_num_threads(1)
     logits, stored, labels = inputs(vocabulary, k)
     student, ids = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
     teacher: Any = TopKLogits(*map(torch.from_numpy, stored))
-    config = MCLDConfig(weight_ce=1.0)
     if loss == LOSSES[0]:
         teacher = teacher.dense(vocabulary)
 
@@ -68,16 +73,10 @@ def torch_step(loss: str, vocabulary: int, k: int) -> Step:
         kd = functional.kl_div(log_q, p, reduction="batchmean") * temperature**2
         return kd + functional.cross_entropy(ours, ids[:, 1:].reshape(-1))
 
-    def value() -> Any:
-        if loss == LOSSES[0]:
-            return by_hand()
-        if "kd" in loss:
-            return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
-        return token_mcld_loss(student, teacher, ids, config=config, **OPTIONS)
-
     def step() -> Any:
         student.grad = None
-        value().backward()
+        found = by_hand() if loss == LOSSES[0] else value(loss, student, teacher, ids)
+        found.backward()
         return student.grad
 
     return step
@@ -87,20 +86,13 @@ def jax_step(loss: str, vocabulary: int, k: int) -> Step:
     """Return what one repetition does, in JAX; it returns the gradient."""
     import jax
 
-    from mcld_core import MCLDConfig
-    from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
-
     logits, stored, labels = inputs(vocabulary, k)
     arrays = tuple(map(jax.numpy.asarray, (logits, *stored, labels.astype("int32"))))
-    config = MCLDConfig(weight_ce=1.0)
 
-    def value(student: Any, values: Any, indices: Any, tail: Any, ids: Any) -> Any:
-        teacher = TopKLogits(values, indices, tail)
-        if "kd" in loss:
-            return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
-        return token_mcld_loss(student, teacher, ids, config=config, **OPTIONS)
+    def of_arrays(student: Any, values: Any, indices: Any, tail: Any, ids: Any) -> Any:
+        return value(loss, student, TopKLogits(values, indices, tail), ids)
 
-    gradient = jax.jit(jax.grad(value))
+    gradient = jax.jit(jax.grad(of_arrays))
     return lambda: jax.block_until_ready(gradient(*arrays))
 
 

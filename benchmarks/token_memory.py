@@ -23,27 +23,27 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import measure
+from mcld_core.extensions.nlp import token_mcld_loss
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 Step = Callable[..., Any]
 
 SHAPES = [(4, 512, 32_000), (16, 512, 256)]
 SMALL = (2, 300, 4)
-OPTIONS: dict[str, Any] = {"shift": True, "token_contrast": None, "sequence_contrast": 1.0}
-"""All contrasts, of which two are left out by default."""
+
+
+def loss(student: Any, teacher: Any, labels: Any) -> Any:
+    """Return the loss with all contrasts, of which two are left out by default."""
+    return token_mcld_loss(
+        student, teacher, labels, shift=True, token_contrast=None, sequence_contrast=1.0
+    )
 
 
 def torch_step(kind: str) -> tuple[Step, Step]:
     """Return array → tensor, and the step: loss and gradient."""
     import torch
 
-    from mcld_core.extensions.nlp import token_mcld_loss
-
     torch.set_num_threads(1)
-
-    def loss(student: Any, teacher: Any, labels: Any) -> Any:
-        return token_mcld_loss(student, teacher, labels, **OPTIONS)
-
     compiled = loss if kind == "torch" else torch.compile(loss, fullgraph=True)
 
     def step(student: Any, teacher: Any, labels: Any) -> Any:
@@ -57,11 +57,6 @@ def jax_step(kind: str) -> tuple[Step, Step]:
     """Return array → array on the device, and the step."""
     import jax
 
-    from mcld_core.extensions.nlp import token_mcld_loss
-
-    def loss(student: Any, teacher: Any, labels: Any) -> Any:
-        return token_mcld_loss(student, teacher, labels, **OPTIONS)
-
     jitted = jax.jit(jax.value_and_grad(loss))
     return jax.numpy.asarray, lambda *arrays: jax.block_until_ready(jitted(*arrays))
 
@@ -70,8 +65,6 @@ def tensorflow_step(kind: str) -> tuple[Step, Step]:
     """Return array → tensor, and the step."""
     import tensorflow as tf
 
-    from mcld_core.extensions.nlp import token_mcld_loss
-
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
@@ -79,8 +72,8 @@ def tensorflow_step(kind: str) -> tuple[Step, Step]:
     def step(student: Any, teacher: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(student)
-            loss = token_mcld_loss(student, teacher, labels, **OPTIONS)
-        return tape.gradient(loss, student)
+            found = loss(student, teacher, labels)
+        return tape.gradient(found, student)
 
     return tf.constant, step
 

@@ -21,7 +21,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -308,7 +307,7 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
         from recipes.teachers import cached_logits
 
         mark = [" ".join(options.teacher), repr(adapter), *named(variables).values()]
-        mark += [Path(name).read_bytes() for name in options.teacher if name.endswith(".onnx")]
+        mark += [bytes(x.content) for x in models if not isinstance(x, nnx.Module)]
         table = cached_logits(
             options.teacher_cache, data.name, data.train, data.classes, mark,
             lambda: logits_of(data.train), wait=partial(sync_global_devices, "teacher"),

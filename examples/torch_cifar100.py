@@ -115,11 +115,11 @@ def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Te
     train_one, adapter = partial(train, data=data), None
     if not shared.trains_teacher(options):
         from recipes import teachers
-        from recipes.own_teachers import torch_teacher
+        from recipes.own_teachers import OnnxTeacher, onnx_module, torch_teacher
 
         adapter = teachers.find_adapter(options, data)
-        load = lambda name, file: torch_teacher(name, data, file)  # noqa: E731
-        loaded = teachers.load_teachers(options, load, train_one)
+        found = teachers.load_teachers(options, partial(torch_teacher, data=data), train_one)
+        loaded = [onnx_module(x) if isinstance(x, OnnxTeacher) else x for x in found]
     elif options.dry_run:
         loaded = [make_model(options.teacher[0], data, options.seed)]
     else:

@@ -47,7 +47,7 @@ def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
-def torch_teacher(name: str, data: Dataset, weights: Path | None = None) -> Any:
+def torch_teacher(name: str, weights: Path | None, data: Dataset) -> Any:
     """Return a teacher as an ``nn.Module``, with its weights.
 
     It takes (batch, channels, height, width) and returns logits of its own classes.
@@ -57,8 +57,6 @@ def torch_teacher(name: str, data: Dataset, weights: Path | None = None) -> Any:
     """
     from .models.torch import build
 
-    if name.endswith(".onnx"):
-        return _onnx_module(OnnxTeacher(Path(name)))
     if name.startswith(("timm:", "hf:")):
         model = _packaged(name, pretrained=weights is None)
     else:
@@ -98,7 +96,8 @@ def _logits_of(model: Any) -> Any:
     return Logits()
 
 
-def _onnx_module(teacher: OnnxTeacher) -> Any:
+def onnx_module(teacher: OnnxTeacher) -> Any:
+    """Return an ONNX file as an ``nn.Module``, the channels first."""
     import torch
     from torch import nn
 

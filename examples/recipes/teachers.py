@@ -63,7 +63,9 @@ def load_teachers(
     load: Callable[[str, Path | None], Any],
     train: Callable[[argparse.Namespace], Any],
 ) -> list[Any]:
-    """Return the model of each ``--teacher``; those that have no weights are trained first.
+    """Return each ``--teacher``: a model, or an `own_teachers.OnnxTeacher`.
+
+    Networks of the recipe that have no weights are trained first.
 
     Args:
         options: of the run; a dry run trains none.
@@ -73,7 +75,12 @@ def load_teachers(
     Raises:
         DataError: a teacher cannot be loaded.
     """
-    models = [load(name, file) for name, file in named_files(options)]
+    from .own_teachers import OnnxTeacher
+
+    models = [
+        OnnxTeacher(Path(name)) if name.endswith(".onnx") else load(name, file)
+        for name, file in named_files(options)
+    ]
     for number in untrained(options) if not options.dry_run else []:  # the others are checked
         models[number] = train(teacher_options(options, number)).model
     return models

@@ -192,16 +192,12 @@ def load_weights(model: nnx.Module, path: Path) -> dict[str, Any]:
     return notes
 
 
-def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> Any:
-    """Return the model of a ``--teacher`` with its weights, or an ONNX file as a function.
+def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> nnx.Module:
+    """Return the model of a ``--teacher`` with its weights, if there are any.
 
     Raises:
         DataError: no such model or file, a damaged one, or one of another model.
     """
-    if name.endswith(".onnx"):
-        from ..own_teachers import OnnxTeacher
-
-        return OnnxTeacher(Path(name))
     model = build(name, shape, classes)
     if path is not None:
         load_weights(model, path)

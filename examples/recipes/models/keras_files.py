@@ -89,10 +89,6 @@ def load_teachers(
     shape = (height, width, channels) if size is None else (size, size, channels)
 
     def load(name: str, file: Path | None) -> Any:
-        if name.endswith(".onnx"):
-            from ..own_teachers import OnnxTeacher
-
-            return OnnxTeacher(Path(name))
         with scope():
             return load_teacher(name, file, shape, data.classes)
 
@@ -109,8 +105,8 @@ def cached_answers(
 ) -> np.ndarray:
     """Return the teachers' answers to the training images, as `teachers.cached_logits` does."""
     mark: list[Any] = [" ".join(options.teacher), repr(adapter)]
-    for name, model in zip(options.teacher, models, strict=True):
-        mark += [Path(name).read_bytes()] if name.endswith(".onnx") else model.get_weights()
+    for model in models:
+        mark += model.get_weights() if isinstance(model, keras.Model) else [bytes(model.content)]
     return teachers.cached_logits(
         options.teacher_cache, data.name, data.train, data.classes, mark, compute, wait=wait
     )
