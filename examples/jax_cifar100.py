@@ -306,12 +306,10 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
     if options.teacher_cache is not None:
         from recipes.teachers import cached_logits
 
-        mark = [" ".join(options.teacher), repr(adapter), *named(variables).values()]
+        mark = [*named(variables).values()]
         mark += [bytes(x.content) for x in models if not isinstance(x, nnx.Module)]
-        table = cached_logits(
-            options.teacher_cache, data.name, data.train, data.classes, mark,
-            lambda: logits_of(data.train), wait=partial(sync_global_devices, "teacher"),
-        )  # fmt: skip
+        compute, wait = partial(logits_of, data.train), partial(sync_global_devices, "teacher")
+        table = cached_logits(options, data, adapter, mark, compute, wait)
     elif not moving or options.bank_size == "all":
         table = logits_of(data.train)
     if moving:

@@ -198,11 +198,9 @@ class Training:
         else:
             from recipes.teachers import cached_logits
 
-            table = cached_logits(
-                options.teacher_cache, data.name, data.train, data.classes,
-                [value.cpu() for value in teacher.state_dict().values()],
-                lambda: self.predict(teacher, data.train), wait=self.ranks.wait,
-            )  # fmt: skip
+            weights = [value.cpu() for value in teacher.models.state_dict().values()]
+            compute = partial(self.predict, teacher, data.train)
+            table = cached_logits(options, data, teacher.adapter, weights, compute, self.ranks.wait)
         return torch.from_numpy(table).to(self.ranks.device)
 
     def run(self) -> None:

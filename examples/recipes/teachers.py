@@ -173,41 +173,38 @@ def read_classes(path: Path, classes: int) -> list[int]:
 
 
 def cached_logits(
-    folder: Path | None,
-    name: str,
-    split: Any,
-    classes: int,
+    options: argparse.Namespace,
+    data: Dataset,
+    adapter: Adapter | None,
     weights: Sequence[Any],
     compute: Callable[[], np.ndarray],
-    *,
-    wait: Callable[[], None] = lambda: None,
+    wait: Callable[[], Any],
 ) -> np.ndarray:
-    """Return what ``compute`` returns, from the folder if it has it, and leave it there.
+    """Return what ``compute`` returns, from ``--teacher-cache`` if it has it, and leave it there.
 
     Args:
-        folder: of ``--teacher-cache``; None: compute.
-        name: of the data set.
-        split: the images, or paths of files, and the labels that the teacher answers.
-        classes: the width of an answer.
-        weights: the teacher's arrays and settings: another teacher gets a file of its own.
+        options: of the run.
+        data: whose training images, or paths of files, and labels the teacher answers.
+        adapter: between teacher and student; None: nothing is.
+        weights: the teacher's arrays: another teacher gets a file of its own.
         compute: (rows, classes), in the order of the split.
         wait: waits until every process is here; the first one writes the file.
 
     Raises:
         DataError: the file is damaged.
     """
-    if folder is None:
-        return np.asarray(compute(), "float32")
-    images = getattr(split, "images", None)
+    split, between = data.train, adapter or find_adapter(options, data)
+    images: Any = getattr(split, "images", None)
     if images is None:  # files are known by their names, sizes and times
         stats = [(path, os.stat(path)) for path in getattr(split, "paths", ())]
         images = " ".join(f"{path} {found.st_size} {found.st_mtime_ns}" for path, found in stats)
-    mark = fingerprint(name, images, split.labels, *weights)
-    path = Path(folder) / f"{name}-{mark[:16]}.npy"
+    teacher = (" ".join(options.teacher), between.scale, between.shift, repr(between), *weights)
+    mark = fingerprint(data.name, images, split.labels, *teacher)
+    path = Path(options.teacher_cache) / f"{data.name}-{mark[:16]}.npy"
     if is_first() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = np.arange(len(split))
-        TeacherCache.write(path, [(rows, compute())], len(rows), classes, fingerprint=mark)
+        TeacherCache.write(path, [(rows, compute())], len(rows), data.classes, fingerprint=mark)
     wait()
     try:
         cache = TeacherCache.open(path, fingerprint=mark)

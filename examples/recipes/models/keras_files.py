@@ -104,12 +104,10 @@ def cached_answers(
     wait: Callable[[], Any],
 ) -> np.ndarray:
     """Return the teachers' answers to the training images, as `teachers.cached_logits` does."""
-    mark: list[Any] = [" ".join(options.teacher), repr(adapter)]
+    mark: list[Any] = []
     for model in models:
         mark += model.get_weights() if isinstance(model, keras.Model) else [bytes(model.content)]
-    return teachers.cached_logits(
-        options.teacher_cache, data.name, data.train, data.classes, mark, compute, wait=wait
-    )
+    return teachers.cached_logits(options, data, adapter, mark, compute, wait)
 
 
 def load_student(path: Path) -> tuple[keras.Model, Shape, dict[str, Any]]:
