@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from recipes import logs, tuning
-from recipes.files import load_torch
+from recipes.models.torch import load_torch
 from recipes.options import build_parser, parse_options
 
 from benchmarks.comparison import __main__

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from recipes import files
+from recipes.models.torch import load_torch, save_torch
 
 
 def test_a_crash_before_the_rename_leaves_the_previous_version(
@@ -63,7 +64,7 @@ def full(descriptor: int, mode: str) -> FullDisk:
     "write",
     [
         lambda path: files.write_text(path, 200 * "x"),
-        lambda path: files.save_torch(path, {"weight": torch.zeros(100_000)}),
+        lambda path: save_torch(path, {"weight": torch.zeros(100_000)}),
         lambda path: files.save_arrays(path, {"weight": np.zeros(100_000)}, {"epoch": 3}),
     ],
     ids=["text", "torch", "npz"],
@@ -116,12 +117,12 @@ def test_a_weight_that_was_damaged_inside_is_an_error(tmp_path: Path) -> None:
     """PyTorch loads such a file in silence: it does not look at the archive's CRC."""
     weight = np.arange(100, dtype=np.float32)
     path = tmp_path / "model.pt"
-    files.save_torch(path, {"weight": torch.from_numpy(weight)})
+    save_torch(path, {"weight": torch.from_numpy(weight)})
     flip(path, weight.tobytes())
     loaded = torch.load(path, weights_only=True)["weight"]
     assert not torch.equal(loaded, torch.from_numpy(weight))
     with pytest.raises(files.DataError, match=r"model.pt is not a readable checkpoint .*CRC"):
-        files.load_torch(path)
+        load_torch(path)
     arrays = tmp_path / "model.npz"
     files.save_arrays(arrays, {"weight": weight}, {})
     flip(arrays, weight.tobytes())
@@ -137,7 +138,7 @@ def test_a_weight_that_was_damaged_inside_is_an_error(tmp_path: Path) -> None:
         (b"", "is not a readable checkpoint"),
     ],
 )
-@pytest.mark.parametrize("load", [files.load_torch, files.load_arrays])
+@pytest.mark.parametrize("load", [load_torch, files.load_arrays])
 def test_what_is_no_checkpoint_is_one_line(
     tmp_path: Path, content: bytes | None, message: str, load: Callable[[Path], Any]
 ) -> None:
@@ -154,11 +155,11 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save({"weight": Path("a/b")}, path)
     with pytest.raises(files.DataError, match="more than tensors and plain values") as caught:
-        files.load_torch(path)
+        load_torch(path)
     assert "weights_only" not in str(caught.value)
     torch.save(torch.zeros(3), path)
     with pytest.raises(files.DataError, match="it holds a Tensor"):
-        files.load_torch(path)
+        load_torch(path)
 
 
 def test_a_disk_without_space_is_named_before_the_run(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from recipes.methods import METHODS, baseline_loss, mcld_config
-from recipes.options import build_parser, parse_options
+from recipes.methods import METHODS, baseline_loss
+from recipes.options import METHOD_NAMES, build_parser, mcld_config, parse_options
 from torch.nn import functional
 
 from mcld_core import dist_loss, kd_loss, mcld_loss, nkd_loss, rld_loss, ttm_loss
@@ -62,6 +62,10 @@ def test_dkd_grows_over_its_warm_up_only() -> None:
     torch.testing.assert_close(half, ce + 0.5 * (late - ce))
     part = torch.tensor(10 / 240)  # a tensor, as a compiled step has it
     torch.testing.assert_close(loss(student, teacher, labels, part), half, rtol=1e-6, atol=0)
+
+
+def test_the_command_line_knows_the_methods_of_the_table() -> None:
+    assert list(METHOD_NAMES) == list(METHODS)
 
 
 def test_mcld_has_a_configuration_and_the_others_none() -> None:

@@ -10,16 +10,15 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from recipes.files import DataError
+from recipes.files import DataError, begin, resolved
 from recipes.journal import learning_rate
-from recipes.methods import METHODS, mcld_config, settings
+from recipes.methods import METHODS, settings
 from recipes.options import (
     DEFAULTS,
-    begin,
     build_parser,
     command_to_resume,
+    mcld_config,
     parse_options,
-    resolved,
     teacher_options,
 )
 

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from recipes.data import pictures, tf_input
+from recipes.data.records import Records
 from recipes.files import DataError
 
 from tests.examples.picture_files import COLOURS, class_folders, colour, shards
@@ -212,7 +213,7 @@ def test_missing_classes_and_damaged_shards_are_named(tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
     root = shards(tmp_path / "records")
     data = load(root, first_label=0)
-    records = pictures.Records(data.test.shards, 0)
+    records = Records(data.test.shards, 0)
     with pytest.raises(DataError, match=r"labels from 1 to 3"):
         tf_input.readable(records, replace(data, class_names=("a", "b", "c")), "test")
     path = root / "train-00001-of-00002"

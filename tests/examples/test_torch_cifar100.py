@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch_cifar100
-from recipes import files, own_teachers
+from recipes import own_teachers
 from recipes.data import load_dataset
+from recipes.models.torch import load_torch
 
 from mcld_core import MCLDConfig, export_onnx
 from mcld_core.export.student import load_student
@@ -164,7 +165,7 @@ def test_weights_in_wrappers_are_unwrapped_and_a_mismatch_names_three(
     tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A third party's checkpoint has {"state_dict": {"module.…": …}, "best_prec1": …}."""
-    state = files.load_torch(teacher)["model"]
+    state = load_torch(teacher)["model"]
     wrapped = {"state_dict": {f"module.{name}": x for name, x in state.items()}, "best_prec1": 93.0}
     path = tmp_path / "third.th"
     torch.save(wrapped, path)
@@ -306,6 +307,6 @@ def test_the_loss_is_the_library_s_module(tmp_path: Path, teacher: Path) -> None
     assert torch_cifar100.mcld_config(options) == MCLDConfig(weight_ce=1.0)
     words = ("--teacher-weights", str(teacher), "--bank-size", "32", "--epochs", "1")
     assert run(*words, out=tmp_path / "out") == 0
-    state = files.load_torch(tmp_path / "out" / "checkpoint.pt")["mcld"]
+    state = load_torch(tmp_path / "out" / "checkpoint.pt")["mcld"]
     assert int(state["steps"]) == 8
     assert state["bank_logits"].shape == (32, 10)

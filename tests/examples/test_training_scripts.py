@@ -20,6 +20,7 @@ import pytest
 from recipes import files, logs
 from recipes.data import Dataset, load_dataset, training_batches
 from recipes.logs import Result
+from recipes.models.torch import load_torch
 
 from mcld_core import TeacherBank, mcld_loss
 from tests.examples.conftest import EXAMPLES
@@ -52,7 +53,7 @@ def weights(folder: Path, name: str = "last") -> dict[str, np.ndarray]:
     """Return the arrays of a finished training, whichever framework wrote them."""
     (path,) = folder.glob(f"{name}.*")
     if path.suffix == ".pt":
-        state = files.load_torch(path)["model"]
+        state = load_torch(path)["model"]
         return {key: value.numpy() for key, value in state.items()}
     if path.suffix == ".npz":
         return files.load_arrays(path)[0]
