@@ -288,8 +288,10 @@ def _by_block(
     numbers = (*objective.weights, *setup[3:7])
     if not any(ops.is_trained(x) for x in numbers):
         keys_count = 1 if setup.keys is None else ops.size(setup.keys.labels, 0)
-        size, classes = config.block_size, batch.student.shape[1]
-        block_rows = rows_of_a_block(ops, size, keys_count, classes, not is_stored)
+        count, classes = ops.size(batch.student, 0), batch.student.shape[1]
+        block_rows, least = config.block_size, 64 if is_stored else ops.least_rows
+        if block_rows == "auto":
+            block_rows = rows_of_a_block(ops, count, keys_count, classes, least)
     rows = (batch.student, *of_teacher, *beside.values())
 
     def prepare(setup: Setup) -> Setup:
@@ -304,20 +306,23 @@ def _by_block(
     return ops.by_block(terms, prepare, rows, setup, block_rows)
 
 
-def rows_of_a_block(
-    ops: Backend, block_size: int | str | None, keys: Any, classes: int, products: bool = True
-) -> Any:
-    """Return how many anchor rows a block has; None for the plain form, without blocks.
+def rows_without_keys(classes: int) -> int:
+    """Return how many rows a block has where nothing is multiplied: about 4 MB, at least 64."""
+    return max(2**20 // max(classes, 1), 64)
 
-    ``"auto"``: about 4 MB for the largest array of a block (arrays of much more are asked of the
-    system each time anew), but at least 64 rows, or ``ops.least_rows`` with products of matrices.
+
+def rows_of_a_block(ops: Backend, rows: Any, keys: Any, classes: int, least: int) -> Any:
+    """Return how many anchor rows a block has: all where they and the keys are few.
+
+    The plain form is the fastest where its largest array is below 4 MB (more is asked of the system
+    each time anew). Beyond that a block has 256 rows; where these take more than 4 MB again, fewer,
+    but at least ``least``.
     """
-    if block_size != "auto":
-        return block_size
-    least = ops.least_rows if products else 64
-    if isinstance(keys, int):
-        return max(least, 2**20 // max(keys, classes, 1))
-    return ops.maximum(2**20 // ops.maximum(keys, classes), least)
+    if isinstance(rows, int) and isinstance(keys, int):
+        whole = 2**20 // max(keys, classes, 1)
+        return whole if rows < whole else max(min(whole, 256), least)
+    whole = 2**20 // ops.maximum(keys, classes)
+    return ops.where(rows < whole, whole, ops.maximum(ops.minimum(whole, 256), least))
 
 
 def _embed_keys(ops: Backend, config: MCLDConfig, dtype: str, classes: int, setup: Setup) -> Setup:

@@ -20,7 +20,7 @@ from mcld_core.extensions._stored import TopKLogits, stored_rows
 from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.similarity import key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys, stored_products
-from mcld_core.losses import rows_of_a_block
+from mcld_core.losses import rows_without_keys
 from mcld_core.typing import Array, Float, Reduction, Scalar
 
 
@@ -53,9 +53,9 @@ class LayerRows(NamedTuple):
         """How many logits a token has."""
         return int(self.student.weight.shape[0])
 
-    def block_rows(self, ops: Backend, block_size: int | str | None) -> Any:
+    def block_rows(self, block_size: int | str | None) -> Any:
         """Return how many tokens have logits at a time."""
-        return rows_of_a_block(ops, block_size, 1, self.vocabulary, products=False)
+        return rows_without_keys(self.vocabulary) if block_size == "auto" else block_size
 
     def teacher_block(
         self, ops: Backend, parts: tuple[Array, ...], dtype: str
@@ -198,7 +198,7 @@ def contrast_rows(
         if offset is not None:
             keys = _with_column(ops, keys, stored_products(ops, offset[None, :], stored)[0])
     else:
-        block_rows = given.block_rows(ops, config.block_size)
+        block_rows = given.block_rows(config.block_size)
         (keys,) = ops.by_block_twice(keys_of, (rows.teacher,), trained, block_rows)
     student = ops.astype(rows.student, dtype)
     if offset is not None:
@@ -286,6 +286,6 @@ def _with_likeliest_labels(ops: Backend, given: LayerRows) -> LayerRows:
             lambda arrays, _: (ops.argmax(given.teacher_block(ops, arrays, rows.dtype), 1),),
             (rows.teacher,),
             (),
-            given.block_rows(ops, "auto"),
+            given.block_rows("auto"),
         )
     return given._replace(sequences=given.sequences._replace(rows=rows._replace(labels=labels)))

@@ -236,7 +236,7 @@ def _block_rows(ops: Backend, given: LayerRows, block_size: Any, numbers: tuple[
     """Return how many tokens a block has; None, all at once, where a number is trained."""
     if any(ops.is_trained(number) for number in numbers):
         return None
-    return given.block_rows(ops, block_size)
+    return given.block_rows(block_size)
 
 
 def _check_similarity(arguments: SequenceArguments, config: MCLDConfig, stored: bool) -> None:

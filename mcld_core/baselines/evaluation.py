@@ -8,7 +8,7 @@ from typing import Any
 from mcld_core.arguments import Arguments, Batch, as_number, keep_rows, reduce_rows
 from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of
-from mcld_core.losses import rows_of_a_block
+from mcld_core.losses import rows_without_keys
 from mcld_core.typing import Array, Reduction, Scalar
 
 
@@ -45,9 +45,7 @@ def reduced(
 
     numbers = tuple(as_number(ops, n, like, dtype) for n in numbers)
     trained = any(ops.is_trained(n) for n in numbers)
-    block_rows = None
-    if by_block and not trained:  # without products of matrices, blocks may be small
-        block_rows = rows_of_a_block(ops, "auto", 1, like.shape[1], products=False)
+    block_rows = rows_without_keys(like.shape[1]) if by_block and not trained else None
     rows = (batch.student, *of_teacher, *beside.values())
     (total,) = ops.by_block(values, lambda numbers: numbers, rows, numbers, block_rows)
     if batch.kept is not None:  # a row that does not count may have an infinite divergence

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import tiny_imagenet
-from benchmarks.tiny_imagenet_table import page
+from benchmarks.tiny_imagenet import data, trainings
+from benchmarks.tiny_imagenet.table import page
 
 
-def task(rows: int = 256) -> tiny_imagenet.Task:
+def task(rows: int = 256) -> data.Task:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(256, (rows, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    split = tiny_imagenet.Split(x, torch.arange(rows) % 10)
+    split = data.Split(x, torch.arange(rows) % 10)
     teacher = torch.randn(rows, 10, generator=generator)
-    return tiny_imagenet.Task(split, split, split, teacher, 50.0)
+    return data.Task(split, split, split, teacher, 50.0)
 
 
 def test_halved_pictures_are_means_of_four_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), np.uint8)
-    small = tiny_imagenet.halved(images)
+    small = data.halved(images)
     assert small.shape == (2, 2, 3, 3)
     for row, down, across, channel in np.ndindex(small.shape):
         four = images[row, 2 * down : 2 * down + 2, 2 * across : 2 * across + 2, channel]
@@ -40,19 +40,19 @@ def test_five_trials_a_row_then_fresh_seeds(
         trained.append((row, round(lr, 4), constant))
         return 10 + lr + constant
 
-    run = tiny_imagenet.Run(task(), tmp_path / "record.json")
+    run = trainings.Run(task(), tmp_path / "record.json")
     monkeypatch.setattr(
-        tiny_imagenet,
+        trainings,
         "train",
         lambda task, loss, lr, *_: (loss, lr),
     )
-    monkeypatch.setattr(tiny_imagenet, "accuracy", lambda model, split: score("", model[1], 0.0))
+    monkeypatch.setattr(trainings, "accuracy", lambda model, split: score("", model[1], 0.0))
     assert run.tune("CE") == (pytest.approx(0.9 * 3**0.5), 0.0)
     assert [lr for _, lr, _ in trained] == [0.1, 0.3, 0.9, 1.5588, 0.5196]
     trained.clear()
     assert run.tune("MCLD")[0] == pytest.approx(0.9)
     assert len(trained) == 5
-    again = tiny_imagenet.Run(task(), tmp_path / "record.json")
+    again = trainings.Run(task(), tmp_path / "record.json")
     trained.clear()
     assert again.tune("MCLD")[0] == pytest.approx(0.9)
     assert not trained
@@ -62,20 +62,20 @@ def test_five_trials_a_row_then_fresh_seeds(
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("row", tiny_imagenet.ROWS)
+@pytest.mark.parametrize("row", trainings.ROWS)
 def test_every_row_trains(row: str) -> None:
-    first = (tiny_imagenet.ROWS[row].constants or (0.0,))[0]
-    model = tiny_imagenet.train(task(), tiny_imagenet.ROWS[row].loss(first), 0.1, 0, epochs=1)
+    first = (trainings.ROWS[row].constants or (0.0,))[0]
+    model = trainings.train(task(), trainings.ROWS[row].loss(first), 0.1, 0, epochs=1)
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
-    assert 0 <= tiny_imagenet.accuracy(model, task().test) <= 100
+    assert 0 <= trainings.accuracy(model, task().test) <= 100
 
 
 def test_without_contrasts_and_with_beta_one_it_is_dkd_beside_ce() -> None:
     """What the table says of CE + sample-wise: MCLD without its contrasts."""
     s, t = torch.randn(2, 8, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y = torch.arange(8)
-    found = tiny_imagenet.ROWS["CE + sample-wise"].loss(0.5)(s, t, y, 0.0)
-    wanted = tiny_imagenet.ce(s, t, y, 0.0) + 0.5 * tiny_imagenet.dkd_loss(
+    found = trainings.ROWS["CE + sample-wise"].loss(0.5)(s, t, y, 0.0)
+    wanted = trainings.ce(s, t, y, 0.0) + 0.5 * trainings.dkd_loss(
         s, t, y, alpha=1.0, beta=1.0, temperature=4.0
     )
     torch.testing.assert_close(found, wanted)
@@ -85,14 +85,14 @@ def test_the_page_has_differences_to_the_best_baseline() -> None:
     values = {"CE": (20.0, 21.0, 22.0), "KD": (19.0, 20.0, 21.0)}
     values["MCLD + CE, no ramp"] = (22.0, 23.0, 25.0)
     record = {
-        "settings": {"train": 40400, "validation": 10100, "test": 10100, "epochs": 6,
-                     "trial_epochs": 3, "batch": 128, "width": 2,
+        "settings": {"teacher": "lite0", "train": 40400, "validation": 10100,
+                     "test": 10100, "epochs": 6, "trial_epochs": 3, "batch": 128, "width": 2,
                      "parameters": 440810, "teacher_test_accuracy": 50.6},
         "trials": {f"{row}|0.3|2|0": 15.0 for row in values},
         "tests": {f"{row}|0.3|2|{seed}": value for row, found in values.items()
                   for seed, value in enumerate(found, 1)},
     }  # fmt: skip
-    text = page(record, tuple(tiny_imagenet.ROWS), {"KD|0.9|2|0": 16.0})
+    text = page(record, tuple(trainings.ROWS), {"KD|0.9|2|0": 16.0})
     assert "| KD | 0.9 | 2 | 16.00 |" in text
     assert "| CE | 0.3 | – | 15.00 | 3 | 21.00 ± 1.00 | – |" in text
     assert "| KD | 0.3 | 2 | 15.00 | 3 | 20.00 ± 1.00 | -1.00 (-1.00 to -1.00) |" in text

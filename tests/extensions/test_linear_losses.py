@@ -131,7 +131,7 @@ BLOCK = 5
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few tokens a block; the shapes of a test are too small for what is automatic."""
-    monkeypatch.setattr("mcld_core.extensions.nlp.layers.rows_of_a_block", lambda *_, **__: BLOCK)
+    monkeypatch.setattr("mcld_core.extensions.nlp.layers.rows_without_keys", lambda _: BLOCK)
 
 
 def agree(

