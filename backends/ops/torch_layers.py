@@ -116,7 +116,7 @@ class _Twice(torch.autograd.Function):
         trained, rows = arrays[:shared], arrays[shared:]
         places = [i for i in range(shared + 1) if ctx.needs_input_grad[3 + i]]
 
-        def gradients(block: slice) -> tuple[Array | None, ...]:
+        def gradients(block: slice) -> tuple[Array, ...]:
             leaves = (*trained, rows[0][block])
             if not second:
                 leaves = tuple(x.detach() for x in leaves)
@@ -129,13 +129,9 @@ class _Twice(torch.autograd.Function):
                 for result, cotangent in zip(results, cotangents, strict=True)
                 if cotangent is not None and result.requires_grad
             ]
-            if not pairs:
-                return (None,) * len(places)
             outputs, of_outputs = zip(*pairs, strict=True)
             wanted = [leaves[i] for i in places]
-            return torch.autograd.grad(
-                outputs, wanted, of_outputs, create_graph=second, allow_unused=True
-            )
+            return torch.autograd.grad(outputs, wanted, of_outputs, create_graph=second)
 
         # a second derivative is wanted: through the plain form
         size = rows[0].shape[0] if second else block_rows
@@ -143,8 +139,6 @@ class _Twice(torch.autograd.Function):
         parts = []
         for start in range(0, rows[0].shape[0], size):
             for i, part in zip(places, gradients(slice(start, start + size)), strict=True):
-                if part is None:
-                    continue
                 if i == shared:
                     parts.append(part)
                 elif i in sums:

@@ -99,13 +99,14 @@ def test_the_public_names() -> None:
     assert mcld_core.__version__ == importlib.metadata.version("mcld")
 
 
-def test_the_backends_folder_is_not_a_second_package() -> None:
+@pytest.mark.parametrize("name", ["backends", "extensions"])
+def test_a_folder_beside_is_not_a_second_package(name: str) -> None:
     """`import backends` from the repository would make a second copy of every class."""
     root = Path(mcld_core.__file__).resolve().parents[1]
-    program = f"import sys; sys.path.insert(0, {str(root)!r}); import backends"
+    program = f"import sys; sys.path.insert(0, {str(root)!r}); import {name}"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode != 0
-    assert "mcld_core.backends" in run.stderr or "No module named" in run.stderr
+    assert f"mcld_core.{name}" in run.stderr or "No module named" in run.stderr
 
 
 def test_no_backend_imports_an_extension() -> None:
