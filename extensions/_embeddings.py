@@ -104,11 +104,7 @@ def embedding_batch(
 def pair_of_rows(
     arguments: Arguments, names: tuple[str, str], given: tuple[Any, Any]
 ) -> tuple[Float[Array, "batch width"], Float[Array, "batch width"]]:
-    """Return the student's and the teacher's rows, converted.
-
-    Raises:
-        ValueError, TypeError: what is not (batch, width) floats of one batch and one width.
-    """
+    """Return both rows, converted; raise unless they are floats of one batch and one width."""
     function, ops = arguments.function, arguments.ops
     student = arguments.array(names[0], given[0], arguments.like)
     teacher = arguments.array(names[1], given[1], student)
@@ -135,11 +131,7 @@ def contrast_embeddings(
     temperature: Scalar = 0.07,
     reduction: Reduction = "none",
 ) -> Array:
-    """Evaluate the two contrasts by cosine, whose temperature is 1 / scale, with its gradient.
-
-    Raises:
-        ValueError, TypeError: a temperature or a scale that is not one finite number above 0.
-    """
+    """Evaluate the two contrasts by cosine, whose temperature is 1 / scale, with its gradient."""
     ops, config, like = arguments.ops, objective.config, batch.student
     tau = arguments.scalar("temperature", temperature, like, batch.dtype, above=0.0)
     if logit_scale is not None:

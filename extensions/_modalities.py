@@ -37,11 +37,7 @@ class PairRows(NamedTuple):
 
 
 def given_side(function: str, name: str, arrays: Any, masks: Any) -> Given:
-    """Return one side as it was given.
-
-    Raises:
-        ValueError, TypeError: what is not a dict, or a mask of a modality that is not there.
-    """
+    """Return one side as given; raise for what is not a dict, and for a mask of no modality."""
     masks = {} if masks is None else masks
     check_mapping(function, name, arrays, "modality → array")
     check_mapping(function, f"{name}_where", masks, "modality → mask")
@@ -65,11 +61,7 @@ def check_names(function: str, side: Given, names: Iterable[str]) -> None:
 
 
 def modalities(arguments: Arguments, *sides: Given) -> list[dict[str, Modality]]:
-    """Return the modalities of each side, checked and converted.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes, devices, batches or masks that do not fit.
-    """
+    """Return the modalities of each side, converted; raise for arrays or masks that do not fit."""
     found: list[dict[str, Modality]] = []
     first = None
     for side in sides:
@@ -95,11 +87,7 @@ def pair_rows(
     teacher: Modality,
     labelled: Bool[Array, " batch"] | None,
 ) -> PairRows:
-    """Return the rows of a pair, those of samples that both modalities and a label count.
-
-    Raises:
-        ValueError: widths, or numbers of parts, that differ.
-    """
+    """Return the rows of a pair, and which samples count; raise where the widths differ."""
     ours, theirs = tuple(student.rows.shape), tuple(teacher.rows.shape)
     if not fits((None, *ours[1:]), theirs):
         raise ValueError(

@@ -52,11 +52,7 @@ class SequenceArguments(Arguments):
     def flat_mask(
         self, name: str, mask: Any, logits: Array, axes: int = 2
     ) -> Bool[Array, " rows"] | None:
-        """Return a mask of the logits' first axes, bool or of 0 and 1, as one bool a row.
-
-        Raises:
-            ValueError, TypeError: another shape, dtype or device.
-        """
+        """Return a mask, bool or of 0 and 1, flat; raise for another shape, dtype or device."""
         if mask is None:
             return None
         mask = self.ops.asarray(mask, logits)
@@ -79,11 +75,7 @@ class SequenceArguments(Arguments):
     def flat_labels(
         self, name: str, labels: Any, logits: Array
     ) -> Int[Array, " rows"] | Float[Array, "rows classes"]:
-        """Return (batch, time) int or (batch, time, classes) soft labels, flattened.
-
-        Raises:
-            ValueError: another shape.
-        """
+        """Return int or soft labels, flat; raise for a shape that the logits do not have."""
         labels = self.ops.asarray(labels, logits)
         ours, shape = tuple(labels.shape), tuple(logits.shape)
         if not fits(ours, shape[:2]) and not fits(ours, shape):

@@ -112,11 +112,7 @@ def normalised(
     where: np.ndarray[Any, Any],
     vocabulary: int,
 ) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return log-probabilities, ids and tail of the tokens where ``where`` is True, in NumPy.
-
-    Raises:
-        ValueError: entries that are not a distribution over the vocabulary.
-    """
+    """Return the kept log-probabilities, ids and tail, in NumPy; raise for no distribution."""
     values, indices = (to_numpy(x)[where] for x in stored[:2])
     values = values.astype("float64")
     tail = np.zeros(len(values)) if stored.tail is None else to_numpy(stored.tail)[where]

@@ -114,8 +114,8 @@ class TokenCache:
             samples = np.arange(first, min(first + shard_size, count))
             starts = range(0, len(samples), batch_size)
             parts = [_ask(teacher, samples[i : i + batch_size], settings) for i in starts]
-            *columns, lengths = map(np.concatenate, zip(*parts, strict=True))
-            rows = shards.Rows(*columns, lengths.cumsum().astype("<i8"))
+            values, indices, tail, lengths = map(np.concatenate, zip(*parts, strict=True))
+            rows = shards.Rows(values, indices, tail, lengths.cumsum().astype("<i8"))
             shards.write_shard(path, rows, settings | {"first": first})
 
     @classmethod

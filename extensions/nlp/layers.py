@@ -69,11 +69,7 @@ class LayerRows(NamedTuple):
 
 
 def arrays_of_teacher(function: str, teacher: Any) -> tuple[Any, ...]:
-    """Return the arrays of a teacher.
-
-    Raises:
-        TypeError: neither `TopKLogits` nor (hidden, weight) nor (hidden, weight, bias).
-    """
+    """Return the arrays of a teacher; raise TypeError where it is neither stored nor a layer."""
     if isinstance(teacher, tuple) and (isinstance(teacher, TopKLogits) or len(teacher) in (2, 3)):
         return tuple(teacher)
     came = type(teacher).__name__

@@ -45,11 +45,7 @@ def write_shard(path: Path, rows: Rows, settings: dict[str, Any]) -> None:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of a complete shard.
-
-    Raises:
-        ValueError: the file is cut off, damaged, or of another kind.
-    """
+    """Return a shard's settings; raise ValueError where it is cut off, damaged, of another kind."""
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:

@@ -41,11 +41,7 @@ class TeacherArguments(Arguments):
     def labelled_teacher(
         self, logits: Any, labels: Any, where: Any, ignore_index: int, dtype: str | None = None
     ) -> TeacherBatch:
-        """Return the rows of `teacher` with their labels; int ones are -1 where they name no class.
-
-        Raises:
-            TypeError: labels that are None.
-        """
+        """Return the rows of `teacher` with labels, -1 where they name no class; None raises."""
         self.required_labels(labels)
         self.integer("ignore_index", ignore_index)
         return self.teacher("teacher_logits", logits, where, dtype, labels, ignore_index)
