@@ -145,6 +145,7 @@ def contrast_sequences(
     terms["token"] = terms.pop("instance")
     terms["instance"] = 0.0 * terms["token"]
     if not (is_zero(weights.instance) and is_zero(of_sequences)):
+        trains_keys = common.trains_keys or ops.is_trained(config.key_temperature)
         by_sequence = common._replace(
             config=replace(
                 config,
@@ -152,8 +153,9 @@ def contrast_sequences(
                 target_mask=config.target_mask and levels.labels is not None,
             ),
             weights=TermWeights(weights.instance, category=of_sequences),
+            trains_keys=trains_keys,
         )
-        means = mean_rows(ops, sequences, levels.labels, config, common.trains_keys)
+        means = mean_rows(ops, sequences, levels.labels, config, trains_keys)
         whole, of_whole = evaluate_batch(arguments, means, by_sequence, return_terms=True)
         values = values + whole
         terms["instance"] = terms["instance"] + of_whole["instance"]

@@ -198,7 +198,7 @@ def contrast_rows(
         if offset is not None:
             keys = _with_column(ops, keys, stored_products(ops, offset[None, :], stored)[0])
     else:
-        block_rows = given.block_rows(ops, config.block_size)
+        block_rows = given.block_rows(ops, config.block_size, (key_temperature,))
         (keys,) = ops.by_block_twice(keys_of, (rows.teacher,), trained, block_rows)
     student = ops.astype(rows.student, dtype)
     if offset is not None:
