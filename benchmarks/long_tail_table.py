@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from recipes.paired import choices, difference
 from recipes.tasks import environment
 from recipes.tuning import spread
 
-from examples.recipes.paired import difference
-
-TUNE_SEED = 100
 COLUMNS = {
     "balanced": "balanced",
     "head": "head",
@@ -21,14 +20,26 @@ COLUMNS = {
 }
 PAIRS = (
     ("CE, adjusted", "CE"),
-    ("CE + KD", "CE"),
+    ("KD, adjusted", "KD"),
     ("CE + KD, adjusted", "CE + KD"),
     ("CE + DKD, adjusted", "CE + DKD"),
-    ("MCLD", "CE"),
+    ("CE + sample-wise, adjusted", "CE + sample-wise"),
     ("MCLD, prior, adjusted", "MCLD"),
+    ("MCLD + CE, prior, adjusted", "MCLD + CE"),
+    ("KD", "CE"),
+    ("CE + KD", "CE"),
+    ("CE + sample-wise", "CE"),
+    ("MCLD", "CE"),
+    ("MCLD + CE", "CE"),
+    ("MCLD + CE", "CE + sample-wise"),
+    ("KD, adjusted", "CE, adjusted"),
     ("CE + KD, adjusted", "CE, adjusted"),
     ("CE + DKD, adjusted", "CE, adjusted"),
+    ("CE + sample-wise, adjusted", "CE, adjusted"),
     ("MCLD, prior, adjusted", "CE, adjusted"),
+    ("MCLD + CE, prior, adjusted", "CE, adjusted"),
+    ("MCLD, prior, adjusted", "CE + sample-wise, adjusted"),
+    ("MCLD + CE, prior, adjusted", "CE + sample-wise, adjusted"),
     ("MCLD, prototypes, prior, adjusted", "CE, adjusted"),
     ("MCLD, prototypes, prior, adjusted", "MCLD, prior, adjusted"),
 )
@@ -42,14 +53,16 @@ The class sizes of the training rows fall exponentially; the ratio is that of th
 the smallest. The largest class of Fashion-MNIST has 500 rows, of digits 95, and of `udhr` (200
 languages) 28, so that 50 is 28 : 1 there. Which class is large depends on the seed, as do the
 training rows. Students have one hidden layer, teachers a wider one; each teacher learned from the
-same uneven rows by cross-entropy. Adam, {steps} steps of 128 rows, cosine schedule. The rate of
-each row was chosen from {rates} by balanced accuracy on a balanced validation split, with a seed of
-its own: three trials each.
+same uneven rows by cross-entropy. Adam, {steps} steps of 128 rows, cosine schedule. Each row had
+{trials} trials of Optuna's sampler on a balanced validation split, the mean balanced accuracy of
+two seeds of their own, for its rate and one constant more: KD's T, DKD's β, the weight of MCLD's
+sample-wise term. They are in `long_tail.json`, with the values of each seed.
 
 - **adjusted**: `adjust_logits` on the student's logits, for every term. **prior**: `class_prior` in
   `mcld_loss`. **prototypes**: `category_contrast="prototypes"` with the training set's class means.
-- KD is `kd_loss` at T = 4, DKD `0.25 * dkd_loss` at α = 1, β = 2, T = 4. MCLD has its defaults and
-  no cross-entropy.
+- **KD** is `kd_loss` alone, **CE + KD** its sum with the cross-entropy, DKD `0.25 * dkd_loss` at
+  α = 1, T = 4. **CE + sample-wise** is MCLD + CE without its contrasts: `weight_instance=0`,
+  `weight_category=0`. MCLD without CE has none.
 - **as in training**: test rows weighted so that classes are as frequent as in training. All other
   columns treat classes alike. Head, middle and tail are thirds of the classes by training size.
 - **CE, adjusted afterwards** is the student of CE with `log π` subtracted from its logits.
@@ -59,24 +72,23 @@ its own: three trials each.
 {environment}.
 """
 
-Record = dict[str, dict[str, float]]
+Record = dict[str, dict[str, dict[str, Any]]]
 
 
 def values(record: Record, name: str, ratio: int, row: str, column: str) -> dict[int, float]:
-    """Return a column of a row of a table by seed, without the seed that chose the rates."""
+    """Return a column of a row of a table by seed."""
     found = {}
-    for key, scores in record.items():
-        parts = key.split("|")
-        if parts[:2] == [name, str(ratio)] and parts[3] == row and int(parts[2]) != TUNE_SEED:
-            found[int(parts[2])] = scores[column]
+    for key, scores in record["tests"].items():
+        place = key.split("|")
+        if place[:2] == [name, str(ratio)] and place[3] == row:
+            found[int(place[2])] = scores[column]
     return found
 
 
-def page(record: Record, rows: Sequence[str], rates: Sequence[float], steps: int) -> str:
+def page(record: Record, rows: Sequence[str], steps: int, trials: int) -> str:
     """Return the page: a table and the paired differences for each data set and ratio."""
-    listed = ", ".join(map(str, rates))
-    text = [INTRODUCTION.format(steps=steps, rates=listed, environment=environment())]
-    for name, ratio in dict.fromkeys(tuple(key.split("|")[:2]) for key in record):
+    text = [INTRODUCTION.format(steps=steps, trials=trials, environment=environment())]
+    for name, ratio in dict.fromkeys(tuple(key.split("|")[:2]) for key in record["tests"]):
         section = _section(record, rows, name, int(ratio))
         if section:
             text += [f"## {name}, ratio {ratio}", "", *section, ""]
@@ -90,22 +102,19 @@ def _section(record: Record, rows: Sequence[str], name: str, ratio: int) -> list
     present = [row for row in rows if of(row, "balanced")]
     if not present:
         return []
-    lines = ["| | rate | seeds | " + " | ".join(COLUMNS.values()) + " |"]
-    lines.append("|---" * (3 + len(COLUMNS)) + "|")
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |"]
+    lines.append("|---" * (1 + len(COLUMNS)) + "|")
     for row in ("teacher", *present):
-        seeds = of(row, "balanced")
-        rate = "–" if row == "teacher" else f"{next(iter(of(row, 'lr').values()))}"
         cells = (spread(list(of(row, column).values())) for column in COLUMNS)
-        lines.append(f"| {row} | {rate} | {len(seeds)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
     if ratio > 1:
         after = {column: of("CE", f"posthoc_{column}") for column in ("balanced", "tail")}
         cells = [spread(list(after[c].values())) if c in after else "–" for c in COLUMNS]
-        rate = f"{next(iter(of('CE', 'lr').values()))}"
-        seeds = len(after["tail"])
-        lines.append(f"| CE, adjusted afterwards | {rate} | {seeds} | {' | '.join(cells)} |")
+        lines.append(f"| CE, adjusted afterwards | {' | '.join(cells)} |")
     lines += ["", "| difference | balanced | tail |", "|---|---|---|"]
     for one, other in PAIRS:
         if one in present and other in present:
             gaps = [difference(of(one, c), of(other, c)) for c in ("balanced", "tail")]
             lines.append(f"| {one} − {other} | " + " | ".join(gaps) + " |")
-    return lines
+    chosen = {row: record["chosen"][f"{name}|{ratio}|{row}"] for row in present}
+    return [*lines, "", choices(chosen)]

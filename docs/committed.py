@@ -17,6 +17,7 @@ from typing import NamedTuple
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 
+import defaults  # noqa: E402
 from drawing import Drawing, write  # noqa: E402
 
 RESULTS = DOCS.parent / "benchmarks" / "results"
@@ -191,10 +192,11 @@ def pages() -> dict[Path, str]:
     """Return each file that is made from the results, with what it should hold."""
     made = {CHARTS / f"{name}.svg": str(picture) for name, picture in charts().items()}
     for page, name, content in (
-        ("hyperparameters.md", "differences", differences()),
-        ("results/index.md", "gallery", gallery()),
+        (DOCS / "hyperparameters.md", "differences", differences()),
+        (DOCS / "results/index.md", "gallery", gallery()),
+        (RESULTS / "defaults.md", "validation", defaults.table(defaults.read(RESULTS))),
     ):
-        made[DOCS / page] = filled((DOCS / page).read_text("utf-8"), name, content)
+        made[page] = filled(page.read_text("utf-8"), name, content)
     return made
 
 

@@ -28,21 +28,21 @@ ROWS = (
     ("MCLD", "MCLD"),
     ("MCLD, prior, adjusted", "MCLD, prior, adjusted"),
     ("MCLD, prototypes, prior, adjusted", "the same with prototypes"),
+    ("MCLD + CE", "MCLD + CE"),
+    ("MCLD + CE, prior, adjusted", "MCLD + CE, prior, adjusted"),
 )
-RATIO, TUNE_SEED = 50, 100
+RATIO = 50
 LEFT, SCALE, STEP = 190, 4.0, 20
 
-Record = dict[str, dict[str, float]]
+Record = dict[str, dict[str, dict[str, float]]]
 
 
 def mean(record: Record, name: str, row: str, part: str) -> float | None:
     """Return the mean over the seeds; None where there is none."""
     found = [
         scores[part]
-        for key, scores in record.items()
-        if (parts := key.split("|"))[:2] == [name, str(RATIO)]
-        and parts[3] == row
-        and int(parts[2]) != TUNE_SEED
+        for key, scores in record["tests"].items()
+        if (parts := key.split("|"))[:2] == [name, str(RATIO)] and parts[3] == row
     ]
     return statistics.fmean(found) if found else None
 

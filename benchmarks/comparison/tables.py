@@ -6,11 +6,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from recipes import tuning
 from recipes.logs import Result, Row, best_row
-from recipes.paired import minus, sampling_error
+from recipes.paired import less_the_best, sampling_error
 
 
 @dataclass(frozen=True)
@@ -91,21 +90,6 @@ def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def choices(chosen: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a table of what the trials chose, and its score on the validation split."""
-    lines = ["| method | chosen by the trials | validation % |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {words_of(found['best'])} | {100 * found['validation']:.2f} |"
-        for name, found in chosen.items()
-    ]
-    return "\n".join(lines)
-
-
-def words_of(values: Mapping[str, float]) -> str:
-    """Return tried values as a line says them."""
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-
-
 def conclusion(records: Sequence[Record]) -> str:
     """Return what came out: the best method, its margin over the next, and how sure that is.
 
@@ -133,19 +117,13 @@ def conclusion(records: Sequence[Record]) -> str:
 
 
 def differences(records: Sequence[Record], test_rows: int) -> str:
-    """Return each method minus the best baseline: a table, with the test split's own error.
-
-    The baselines are the methods that are not by MCLD; without one, the best of all stands there.
-    """
+    """Return each method minus the best baseline: a table, with the test split's own error."""
     scores = _scores(records)
-    means = {name: statistics.fmean(found.values()) for name, found in scores.items()}
-    baselines = [name for name in means if not name.startswith("mcld")] or list(means)
-    best = max(baselines, key=lambda name: means[name])
     points = "points" if kind(records) == "test" else "points of balanced accuracy"
-    lines = [f"| minus {best} | {points} (95 % interval over the seeds) |", "|---|---|"]
-    lines += minus(best, scores)
+    lines = less_the_best(points, scores)
     if kind(records) == "test":
-        error = sampling_error(max(means.values()), test_rows)
+        best = max(statistics.fmean(found.values()) for found in scores.values())
+        error = sampling_error(best, test_rows)
         lines += ["", f"{test_rows:,} test rows alone give an accuracy a standard error of "
                   f"{error:.2f} points; that of a difference is smaller."]  # fmt: skip
     return "\n".join(lines)

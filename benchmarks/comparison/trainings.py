@@ -17,11 +17,13 @@ from recipes.files import DataError, write_json
 from recipes.logs import Diverged, Result, duration, say, validation_score
 from recipes.methods import METHODS, settings
 from recipes.options import load_data
+from recipes.paired import words_of
+from recipes.spaces import search_space
 from recipes.teachers import is_own
 from recipes.tuning import tune
 
 from benchmarks.comparison.line import Line
-from benchmarks.comparison.tables import spread, test_score, words_of
+from benchmarks.comparison.tables import spread, test_score
 
 PRESETS = {
     "accuracy": (
@@ -55,19 +57,6 @@ PRESETS = {
     ),
 }  # fmt: skip
 """Named lists for ``--preset``."""
-CONSTANTS = {
-    "kd": ("temperature", 1.0, 8.0),
-    "kd-ls": ("temperature", 1.0, 8.0),
-    "dkd": ("beta", 0.5, 8.0),
-    "dist": ("temperature", 1.0, 8.0),
-    "nkd": ("gamma", 0.5, 4.0),
-    "ttm": ("weight", 1.0, 64.0),
-    "wttm": ("weight", 1.0, 64.0),
-    "rld": ("beta", 0.5, 8.0),
-    "mcld": ("weight_sample", 0.05, 1.0),
-    "mcld-ce": ("weight_sample", 0.05, 1.0),
-}
-"""Method → the one setting that ``--constants`` searches beside the rate, and its range."""
 
 
 @dataclass(frozen=True)
@@ -232,9 +221,7 @@ class Trainings:
                 chosen = f"{100 * found.score:.2f} % of the validation split"
                 line.show(f"chosen: {words_of(found.best)}, {chosen}{self.rest()}")
             self.rates[item.name] = self.tuned(item, found.best)
-            self.chosen[item.name] = {
-                "best": found.best, "validation": found.score, "trials": found.trials
-            }  # fmt: skip
+            self.chosen[item.name] = found.record()
             write_json(options.out / "tuning.json", record)
 
     def score(
@@ -260,12 +247,7 @@ class Trainings:
         A constant that the variant's text names stays as it is.
         """
         options, first = self.options, self.parse(item.words(), 0, "check")
-        space = {"lr": (first.lr / options.span, first.lr * options.span)}
-        start = {"lr": first.lr}
-        name, low, high = CONSTANTS.get(item.method, ("", 0.0, 0.0))
-        if options.constants and name and f"{name}=" not in item.name:
-            space[name], start[name] = (low, high), float(settings(first)[name])
-        return space, start
+        return search_space(item.name, settings(first), first.lr, options.span, options.constants)
 
     def tuned(self, item: Variant, values: Mapping[str, float]) -> list[str]:
         """Return the words of chosen values; they stand behind the variant's own."""

@@ -1,10 +1,11 @@
-"""Accuracies over seeds: the paired difference of two rows of a table, and its errors."""
+"""Scores over seeds: what was chosen, each row of a table less the best baseline, its errors."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping
+from typing import Any
 
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Values → the 97.5 % point of Student's t with one degree of freedom less."""
@@ -35,3 +36,35 @@ def minus(best: str, scores: Mapping[str, Mapping[int, float]]) -> list[str]:
 def sampling_error(accuracy: float, rows: int) -> float:
     """Return the standard error of an accuracy in percent that a test split of ``rows`` has."""
     return math.sqrt(accuracy * (100 - accuracy) / rows)
+
+
+def less_the_best(
+    what: str, scores: Mapping[str, Mapping[int, float]], higher_is_better: bool = True
+) -> list[str]:
+    """Return a table: each method less the best baseline, in ``what``, by scores of equal seeds.
+
+    The baselines are the methods that are not by MCLD; without one, the best of all stands there.
+    """
+    sign = 1 if higher_is_better else -1
+    means = {name: sign * statistics.fmean(found.values()) for name, found in scores.items()}
+    baselines = [name for name in means if not name.startswith("mcld")] or list(means)
+    best = max(baselines, key=lambda name: means[name])
+    head = [f"| minus {best} | {what} (95 % interval over the seeds) |", "|---|---|"]
+    return head + minus(best, scores)
+
+
+def choices(
+    chosen: Mapping[str, Mapping[str, Any]], what: str = "validation %", unit: float = 100.0
+) -> str:
+    """Return a table of what the trials chose, and its score on the validation split, in units."""
+    lines = [f"| method | chosen by the trials | {what} |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {words_of(found['best'])} | {unit * found['validation']:.2f} |"
+        for name, found in chosen.items()
+    ]
+    return "\n".join(lines)
+
+
+def words_of(values: Mapping[str, float]) -> str:
+    """Return tried values as a line says them."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())

@@ -1,73 +1,82 @@
-"""The losses that the text and the time-series example compare, by the names of their tables."""
+"""The losses that the text and the time-series example compare: the methods of `methods`.
+
+A loss is named as in ``benchmarks/comparison``: ``METHOD`` or ``METHOD:KEY=VALUE,KEY=VALUE``.
+"""
 
 from __future__ import annotations
 
+import functools
+from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from mcld_core import MCLDConfig, kd_loss, mcld_loss
+from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.extensions.nlp import token_mcld_loss
 from mcld_core.extensions.timeseries import window_mcld_loss
 
-METHODS = ("ce", "kd", "mcld", "mcld+ce", "instance", "sample", "category")
-ROW_METHODS = (*METHODS, "ce+sample", "kd T=1", "kd T=4", "kd T=8")
-"""Those of rows: KD at other temperatures than 2 too, the sample-wise term with cross-entropy."""
-TOKEN_METHODS = (*METHODS, "kd alone", "mcld+prior", "mcld+prior, sample 1")
-"""Those of tokens: KD without cross-entropy, the class prior, a larger sample-wise weight."""
-_ALONE = {"weight_instance": 0.0, "weight_sample": 0.0, "weight_category": 0.0}
-_WEIGHTS: dict[str, dict[str, float]] = {
-    "mcld": {},
-    "mcld+ce": {"weight_ce": 1.0},
-    "mcld+prior": {},
-    "mcld+prior, sample 1": {"weight_sample": 1.0},
-    "mcld, overlap not masked": {},
-    "ce+sample": _ALONE | {"weight_sample": 0.25, "weight_ce": 1.0},
-    "instance": _ALONE | {"weight_instance": 1.0},
-    "sample": _ALONE | {"weight_sample": 1.0},
-    "category": _ALONE | {"weight_category": 1.0, "category_warmup": 0.0},
-}
+from .methods import METHODS as KNOWN
+from .methods import baseline_loss, settings
+
+METHODS = (
+    "ce",
+    "kd",
+    "kd:weight=1,weight_ce=0",
+    "dkd",
+    "dkd:weight=0.25",
+    "mcld-ce:weight_instance=0,weight_category=0",
+    "mcld",
+    "mcld-ce",
+    "mcld-ce:category_warmup=0",
+)
+"""CE, KD with it and alone, CE + DKD, CE + sample-wise, MCLD alone and with CE."""
+PRIOR, OVERLAP = "class_prior=counts", "overlap=kept"
+"""Settings of the token loss and of the window loss, beside those of `MCLDConfig`."""
 
 
-def plain_loss(
-    method: str,
-    student: torch.Tensor,
-    teacher: torch.Tensor,
-    labels: torch.Tensor,
-    temperature: float,
-) -> torch.Tensor:
-    """Return cross-entropy (``"ce"``), ``"kd alone"``, or half of each (``"kd"``) over all rows."""
-    classes = student.shape[-1]
-    rows = student.reshape(-1, classes)
-    ce = cross_entropy(rows, labels.reshape(-1))
-    if method == "ce":
-        return ce
-    kd = kd_loss(rows, teacher.reshape(-1, classes), temperature=temperature)
-    return kd if method == "kd alone" else 0.5 * ce + 0.5 * kd
+@functools.cache
+def named(text: str, own: str = "") -> tuple[MCLDConfig | None, Callable[..., Any]]:
+    """Return a method's configuration, None if it is not by MCLD, and its loss.
 
+    Args:
+        text: the method.
+        own: a setting that is not for the configuration.
 
-def temperature_of(method: str) -> float:
-    """Return KD's temperature from the row's name; 2 where that says nothing."""
-    return float(method.partition("T=")[2] or 2)
+    Raises:
+        DataError: a setting that the method does not have.
+    """
+    method, _, changes = text.partition(":")
+    given = [change for change in changes.split(",") if change and change != own]
+    options = Namespace(method=method, loss=given, balanced=False)
+    found = settings(options)
+    if KNOWN[method].loss is mcld_loss:
+        return MCLDConfig(**found), mcld_loss
+    return None, baseline_loss(options, cross_entropy)
 
 
 def row_loss(
-    method: str,
+    text: str,
     student: torch.Tensor,
     teacher: torch.Tensor,
     labels: torch.Tensor,
     progress: float,
 ) -> torch.Tensor:
-    """Return the loss of a method on logits (batch, classes), one row a text."""
-    if method == "ce" or method.startswith("kd"):
-        return plain_loss(method, student, teacher, labels, temperature_of(method))
-    config = MCLDConfig(**_WEIGHTS[method])
-    return mcld_loss(student, teacher, labels, config=config, progress=progress)
+    """Return the loss of a method on logits (…, classes) with one label a row, the mean over rows.
+
+    MCLD is `mcld_loss`: rows are not told apart by the sequence that they are of.
+    """
+    config, loss = named(text)
+    classes = student.shape[-1]
+    rows = student.reshape(-1, classes), teacher.reshape(-1, classes), labels.reshape(-1)
+    if config is None:
+        return loss(*rows, progress)
+    return mcld_loss(*rows, config=config, progress=progress)
 
 
 def token_loss(
-    method: str,
+    text: str,
     student: torch.Tensor,
     teacher: torch.Tensor,
     labels: torch.Tensor,
@@ -76,19 +85,19 @@ def token_loss(
 ) -> torch.Tensor:
     """Return the loss of a method on logits (batch, tokens, vocabulary).
 
-    ``counts`` are those of the vocabulary in the training text, for the methods with a prior.
+    ``counts`` are those of the vocabulary in the training text, for ``class_prior=counts``.
     """
-    if method in ("ce", "kd", "kd alone"):
-        return plain_loss(method, student, teacher, labels, 1.0)
-    config = MCLDConfig(**_WEIGHTS[method])
-    prior = counts if "prior" in method else None
-    options: dict[str, Any] = {"config": config, "class_prior": prior, "progress": progress}
-    options["sequence_contrast"] = float(method == "instance")  # off by default
-    return token_mcld_loss(student, teacher, labels, **options)
+    config, _ = named(text, PRIOR)
+    if config is None:
+        return row_loss(text, student, teacher, labels, progress)
+    prior = counts if PRIOR in text else None
+    return token_mcld_loss(
+        student, teacher, labels, config=config, class_prior=prior, progress=progress
+    )
 
 
 def window_loss(
-    method: str,
+    text: str,
     student: torch.Tensor,
     teacher: torch.Tensor,
     labels: torch.Tensor,
@@ -97,14 +106,15 @@ def window_loss(
 ) -> torch.Tensor:
     """Return the loss of a method on windows (batch, classes), or steps (batch, time, bins).
 
-    ``places`` are the windows' ``starts``, ``lengths`` and ``series``; labels are one a row.
+    ``places`` are the windows' ``starts``, ``lengths`` and ``series``, not used with
+    ``overlap=kept``; labels are one a row.
     """
-    if method == "ce" or method.startswith("kd"):
-        return plain_loss(method, student, teacher, labels, temperature_of(method))
-    options: dict[str, Any] = {} if method.endswith("not masked") else dict(places)
+    config, _ = named(text, OVERLAP)
+    if config is None:
+        return row_loss(text, student, teacher, labels, progress)
+    options: dict[str, Any] = {} if OVERLAP in text else dict(places)
     if student.ndim == 3:
         options |= {"step_labels": labels, "category": "step"}
     else:
         options["labels"] = labels
-    config = MCLDConfig(**_WEIGHTS[method])
     return window_mcld_loss(student, teacher, config=config, progress=progress, **options)

@@ -23,6 +23,10 @@ class Tuned:
     score: float
     trials: list[tuple[Values, float]] = field(default_factory=list)
 
+    def record(self) -> dict[str, Any]:
+        """Return what a file of results keeps."""
+        return {"best": self.best, "validation": self.score, "trials": self.trials}
+
 
 def tune(
     score: Callable[[Values], float],
