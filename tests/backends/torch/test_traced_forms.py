@@ -10,7 +10,7 @@ import torch
 from mcld_core import MCLDConfig, mcld_loss
 from tests import oracles
 from tests.cases import bind, make_case, value_and_grad
-from tests.extensions.test_linear_losses import BLOCK, LOSSES, agree, blocks, layer_case
+from tests.extensions.nlp.test_linear_losses import BLOCK, LOSSES, agree, blocks, layer_case
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_gradient, assert_value
 
