@@ -33,8 +33,8 @@ LIBRARY = ("mcld_core", "backends", "extensions")
 COMPANIONS = {"keras": ["jax"], "onnx": ["torch"], "examples": ["torch"]}
 SUITES = ["numpy", *FRAMEWORKS, *(f"keras-{name}" for name in FRAMEWORKS), "distributed"]
 # Tests that run once: of no framework, with NumPy; of the scripts' options, with all frameworks.
-WITH_NUMPY = "tests/core/test_clone.py"
-WITH_ALL = ("tests/core/test_several_frameworks.py", "tests/docs/test_docs_commands.py")
+WITH_NUMPY = "tests/core/package/test_clone.py"
+WITH_ALL = ("tests/core/package/test_several_frameworks.py", "tests/docs/test_docs_commands.py")
 PARALLEL = ("-n", "logical", "--maxprocesses=4", "--dist=worksteal")
 UP_TO_DATE: set[str] = set()
 

@@ -13,9 +13,7 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -26,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.export_table import FRAMEWORKS, PACKAGES  # noqa: E402
+from benchmarks.export_table import FRAMEWORKS, PACKAGES, worker  # noqa: E402
 from benchmarks.measure import RESULTS, environment, limit_threads, write_json  # noqa: E402
 
 GUIDE = ROOT / "docs" / "guides" / "export.md"
@@ -337,10 +335,7 @@ def main() -> None:
     known = json.loads(options.json.read_text("utf-8"))["findings"] if options.json.exists() else {}
     findings = {name: known.get(name, {}) for name in FRAMEWORKS}
     for framework in options.frameworks:
-        variables = os.environ | {"KERAS_BACKEND": framework.removeprefix("keras-")}
-        command = [sys.executable, __file__, "--worker", framework]
-        done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
-        findings[framework] = json.loads(done.stdout.splitlines()[-1])
+        findings[framework] = worker(__file__, framework)
         print(framework, *findings[framework].items(), sep="\n  ", flush=True)
     write_json(options.json, {"environment": environment(1, PACKAGES), "findings": findings})
     options.guide.write_text(insert(options.guide.read_text("utf-8"), table(findings)), "utf-8")

@@ -16,7 +16,6 @@ import argparse
 import importlib
 import importlib.metadata
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -28,7 +27,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.measure import RESULTS, environment, limit_threads, write_json  # noqa: E402
+from benchmarks.measure import (  # noqa: E402
+    RESULTS,
+    environment,
+    in_own_process,
+    limit_threads,
+    write_json,
+    write_text,
+)
 
 FRAMEWORKS = ("torch", "tensorflow", "jax", "keras-torch", "keras-tensorflow", "keras-jax")
 PACKAGES = ["torch", "tensorflow", "jax", "flax", "keras", "onnx", "onnxruntime", "onnxscript",
@@ -64,7 +70,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     trained: list[dict[str, Any]] = []
     for framework in options.frameworks:
-        *others, pair = in_own_process(framework, options.repeats)
+        *others, pair = worker(__file__, framework, "--repeats", options.repeats)
         rows += others
         trained += pair["kinds"]
         print(*map(line, others), *map(trained_line, pair["kinds"]), sep="\n", flush=True)
@@ -81,20 +87,13 @@ def main() -> None:
         "trained": trained,
     }
     write_json(options.json, content)
-    temporary = options.markdown.with_suffix(".tmp")
-    temporary.write_text(page(content), encoding="utf-8")
-    os.replace(temporary, options.markdown)
+    write_text(options.markdown, page(content))
 
 
-def in_own_process(framework: str, repeats: int) -> list[dict[str, Any]]:
-    """Run one framework's worker; its last line of output is its rows."""
-    variables = dict(os.environ)
-    if framework.startswith("keras-"):
-        variables["KERAS_BACKEND"] = framework.removeprefix("keras-")
-    command = [sys.executable, __file__, "--worker", framework, "--repeats", str(repeats)]
-    done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
-    rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return rows
+def worker(script: str, framework: str, *words: object) -> Any:
+    """Run the worker of one framework, on its Keras backend; return what it found."""
+    backend = {"KERAS_BACKEND": framework.removeprefix("keras-")}
+    return json.loads(in_own_process(script, "--worker", framework, *words, **backend))
 
 
 def measure(framework: str, repeats: int) -> list[dict[str, Any]]:

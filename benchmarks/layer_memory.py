@@ -16,12 +16,8 @@ Linux.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.measure import growth
+from benchmarks import measure
 
 SHAPE, QUICKER = (4096, 128_000, 512), (1024, 64_000, 512)
 """Tokens in sequences of 512, vocabulary, width."""
@@ -102,7 +98,7 @@ def in_torch(loss: str, fused: bool, teacher: str, shape: tuple[int, int, int]) 
             found.backward()
             return found
 
-        found, seconds, peak = growth(call)
+        found, seconds, peak = measure.growth(call)
         for x in tensors[:3]:
             assert torch.isfinite(x.grad).all()
             assert x.grad.any()
@@ -144,32 +140,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = in_torch if framework == "torch" else in_jax
         print(run(loss, options.alone == "fused", teacher, shape))
         return 0
-    print("| tokens × vocabulary | framework | loss | teacher | of | MiB | × | CPU s | loss |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    for framework, teacher, loss in chosen:
-        shape = QUICKER if (framework, teacher) == ("torch", "layer") else SHAPE
-        shape = shape if options.shape is None else tuple(options.shape)
-        whole = 0.0
-        for kind in ("logits", "fused"):
-            command = [sys.executable, __file__, "--alone", kind, "--frameworks", framework]
-            command += ["--losses", loss, "--teachers", teacher, "--shape", *map(str, shape)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENV)
-            mebi, seconds, found = done.stdout.split()[-3:]
-            whole = whole or float(mebi)
-            print(
-                f"| {shape[0]:,} × {shape[1]:,} | {framework} | {loss} | {teacher} | {kind} | "
-                f"{mebi} | {float(mebi) / whole:.3f} | {seconds} | {found} |",
-                flush=True,
-            )
-    versions = ", ".join(f"{x} {importlib.metadata.version(x)}" for x in options.frameworks)
-    print(f"\n{versions}, Python {platform.python_version()}, {platform.machine()}, width 512")
+    measure.one_at_a_time(table(options.shape, chosen))
+    print(f"\n{measure.versions(options.frameworks)}, width 512")
     return 0
 
 
-ENV = os.environ | {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "JAX_PLATFORMS": "cpu",
-}
+def table(given: list[int] | None, chosen: Iterable[tuple[str, str, str]]) -> Iterator[list[Any]]:
+    """Yield the head and the rows; each is measured in a process of its own."""
+    yield ["tokens × vocabulary", "framework", "loss", "teacher", "of", "MiB", "×", "CPU s", "loss"]
+    for framework, teacher, loss in chosen:
+        shape = QUICKER if (framework, teacher) == ("torch", "layer") else SHAPE
+        shape = tuple(given or shape)
+        words = ["--frameworks", framework, "--losses", loss, "--teachers", teacher, "--shape"]
+        whole = 0.0
+        for kind in ("logits", "fused"):
+            line = measure.in_own_process(__file__, "--alone", kind, *words, *shape)
+            mebi, seconds, found = line.split()
+            whole = whole or float(mebi)
+            sizes = f"{shape[0]:,} × {shape[1]:,}"
+            share = f"{float(mebi) / whole:.3f}"
+            yield [sizes, framework, loss, teacher, kind, mebi, share, seconds, found]
 
 
 if __name__ == "__main__":

@@ -8,10 +8,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +73,7 @@ class Row:
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """Return the options that both benchmarks have."""
+    """Return the options that the benchmarks of speed and of memory have."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -86,6 +89,14 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=None, help="also write the rows here")
     parser.add_argument("--quick", action="store_true", help="small shapes, few repetitions")
+    return parser
+
+
+def timing_arguments(description: str) -> argparse.ArgumentParser:
+    """Return the options of the benchmarks of speed."""
+    parser = arguments(description)
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=6.0, help="per shape, at least")
     return parser
 
 
@@ -124,6 +135,30 @@ def interleaved(
             times[name].append(time.perf_counter() - start)
         rounds += 1
     return times
+
+
+def timed(
+    options: argparse.Namespace,
+    shapes: Sequence[Shape],
+    candidates: Callable[[Shape], dict[str, Callable[[], Any]]],
+    packages: list[str],
+) -> Iterator[dict[str, list[float]]]:
+    """Yield the times of each shape's candidates, print them, and write them all where asked."""
+    rows: list[Row] = []
+    for shape in options.shapes or (QUICK_SHAPES if options.quick else shapes):
+        found, quick = candidates(shape), options.quick
+        repetitions, seconds = (3, 0.0) if quick else (options.repetitions, options.seconds)
+        times = interleaved(found, repetitions, seconds)
+        rows += to_rows(options.framework, options.device, shape, times)
+        print(f"\n{options.framework}, {shape} (batch, keys, classes)")
+        for row in rows[-len(times) :]:
+            print(
+                f"  {row.name:<42}{row.ratio_min:7.2f} x LIMIT (median {row.ratio_median:6.2f},"
+                f" spread {row.spread:4.0%})  {row.seconds_min * 1e3:9.3f} ms"
+            )
+        yield times
+    if options.json:
+        write_rows(options.json, options, packages, rows)
 
 
 def to_rows(framework: str, device: str, shape: Shape, times: dict[str, list[float]]) -> list[Row]:
@@ -172,6 +207,43 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON as `write_text` does."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_rows(path: Path, options: argparse.Namespace, packages: list[str], rows: Any) -> None:
+    """Write what a script found, a dataclass a row, with its command, machine and versions."""
+    script = f"benchmarks/{Path(sys.argv[0]).name}"
+    content = {
+        "command": shlex.join(["python", script, *sys.argv[1:]]),
+        "environment": environment(options.threads, packages),
+        "rows": [asdict(row) for row in rows],
+    }
+    write_json(path, content)
+
+
+def in_own_process(script: str, *words: object, **variables: str) -> str:
+    """Run a script with one thread, JAX on the CPU; return the last line that it prints."""
+    limits = {
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, script, *map(str, words)]
+    found = os.environ | limits | variables
+    done = subprocess.run(command, env=found, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+def one_at_a_time(rows: Iterable[Sequence[object]]) -> None:
+    """Print the rows of a Markdown table as they come, the head first."""
+    for number, cells in enumerate(rows):
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        if number == 0:
+            print("|---" * len(cells) + "|", flush=True)
+
+
+def versions(packages: Iterable[str]) -> str:
+    """Return the packages' versions, Python's, and the kind of machine."""
+    known = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    return f"{known}, Python {platform.python_version()}, {platform.machine()}"
 
 
 def growth(call: Callable[[], Any]) -> tuple[Any, float, float]:

@@ -14,7 +14,6 @@ import dataclasses
 import gc
 import importlib
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,10 +87,8 @@ def jax_temporaries(shape: Shape, name: str) -> float:
 
 def tensorflow_growth(shape: Shape, name: str, device: str) -> float:
     """Run this script in a process of its own, which prints the growth of its peak memory."""
-    command = [sys.executable, __file__, "--framework", "tensorflow", "--device", device]
-    command += ["--shapes", str(shape), "--only", name]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(output.strip().splitlines()[-1])
+    words = ["--framework", "tensorflow", "--device", device, "--shapes", shape, "--only", name]
+    return float(measure.in_own_process(__file__, *words))
 
 
 def main() -> None:
@@ -127,14 +124,7 @@ def main() -> None:
             rows.append(Row(options.framework, options.device, str(shape), name, peak / 2**20))
             print(f"  {name:<28}{rows[-1].peak_mib:9.1f} MiB")
     if options.json:
-        measure.write_json(
-            options.json,
-            {
-                "command": " ".join(["python", "benchmarks/memory.py", *sys.argv[1:]]),
-                "environment": measure.environment(options.threads, cases.PACKAGES),
-                "rows": [dataclasses.asdict(row) for row in rows],
-            },
-        )
+        measure.write_rows(options.json, options, cases.PACKAGES, rows)
 
 
 if __name__ == "__main__":

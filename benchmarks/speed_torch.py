@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,38 +27,56 @@ from tests.oracles import handwritten
 PACKAGES = ["torch", "pytorch-metric-learning"]
 
 
-def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -> dict[str, Any]:
-    """Return name → call; each call ends when its gradient is there."""
-    torch.set_num_threads(threads)
+def inputs(shape: Shape, device: str = "cpu") -> tuple[torch.Tensor, ...]:
+    """Return the student's logits, and logits and labels of all keys, the batch's first."""
     torch.manual_seed(0)
     # as a model's activations would: once such a block was freed, the C library keeps the memory
     # of smaller ones instead of asking the system for each anew
     torch.ones(2**23 - 2**12)
     batch, keys, classes = shape
-    teacher = 4 * torch.randn(batch, classes, device=device)
-    labels = torch.randint(classes, (batch,), device=device)
-    key_logits, key_labels, contrast = teacher, labels, None
-    if keys != batch:
-        more = 4 * torch.randn(keys - batch, classes, device=device)
-        key_logits = torch.cat([teacher, more])
-        key_labels = torch.cat([labels, torch.randint(classes, (keys - batch,), device=device)])
-        contrast = TeacherKeys(key_logits, key_labels)
-        stored = contrast._replace(logits=None, probabilities=key_logits.softmax(1))
-    student = torch.randn(batch, classes, device=device, requires_grad=True)
+    logits = 4 * torch.randn(keys, classes, device=device)
+    labels = torch.randint(classes, (keys,), device=device)
+    return torch.randn(batch, classes, device=device, requires_grad=True), logits, labels
+
+
+@torch.no_grad()
+def limit(student: torch.Tensor, ready: torch.Tensor) -> None:
+    """Do what no contrast can do without."""
+    torch.exp(student @ ready.T) @ ready
+
+
+def trained(student: torch.Tensor, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """Return a call of a loss, forward and backward."""
+
+    def run() -> None:
+        loss().backward()
+        student.grad = None
+
+    return run
+
+
+def by_library(shape: Shape, libraries: dict[str, Any]) -> dict[str, Callable[[], None]]:
+    """Return forward and backward of each library's loss, and the limit."""
+    student, logits, labels = inputs(shape)
+    calls: dict[str, Callable[[], None]] = {LIMIT: partial(limit, student, logits.softmax(1))}
+    for name, library in libraries.items():
+        keys = None if shape.keys == shape.batch else library.TeacherKeys(logits, labels)
+        own = logits[: shape.batch], labels[: shape.batch]
+        calls[name] = trained(student, partial(library.mcld_loss, student, *own, keys=keys))
+    return calls
+
+
+def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -> dict[str, Any]:
+    """Return name → call; each call ends when its gradient is there."""
+    torch.set_num_threads(threads)
+    batch, keys, classes = shape
+    student, key_logits, key_labels = inputs(shape, device)
+    teacher, labels, contrast = key_logits[:batch], key_labels[:batch], None
     ready = key_logits.softmax(1)
-
-    def limit() -> None:
-        with torch.no_grad():
-            torch.exp(student @ ready.T) @ ready
-
-    def backward(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        def run() -> None:
-            loss().backward()
-            student.grad = None
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        return run
+    if keys != batch:
+        contrast = TeacherKeys(key_logits, key_labels)
+        stored = contrast._replace(logits=None, probabilities=ready)
+    backward = partial(trained, student)
 
     def mcld(keys: Any = contrast, **settings: Any) -> Callable[[], torch.Tensor]:
         config = MCLDConfig(**settings)
@@ -65,7 +84,7 @@ def candidates(shape: Shape, device: str, threads: int, compiled: bool = True) -
 
     large = batch * classes > 10_000_000
     found: dict[str, Callable[[], Any]] = {
-        LIMIT: limit,
+        LIMIT: partial(limit, student, ready),
         "mcld_loss": backward(mcld()),
         "mcld_loss, plain form": backward(mcld(block_size=None)),
         "three terms by hand": backward(

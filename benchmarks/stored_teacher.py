@@ -13,12 +13,8 @@ goals: at most 1.5 × the time and 0.6 × the memory of the first row of each sh
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.measure import growth
+from benchmarks import measure
+from mcld_core import MCLDConfig
+from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
 
 SEQUENCES, TOKENS = 4, 500
 SHAPES = [(32_000, 32), (128_000, 64)]
@@ -49,18 +47,21 @@ def inputs(vocabulary: int, k: int) -> tuple[np.ndarray, Any, np.ndarray]:
     return student, stored, rng.integers(0, vocabulary, rows)
 
 
+def value(loss: str, student: Any, teacher: Any, ids: Any) -> Any:
+    """Return one of the library's losses of tensors of any framework."""
+    if "kd" in loss:
+        return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
+    return token_mcld_loss(student, teacher, ids, config=MCLDConfig(weight_ce=1.0), **OPTIONS)
+
+
 def torch_step(loss: str, vocabulary: int, k: int) -> Step:
     """Return what one repetition does, in PyTorch; it returns the gradient."""
     import torch
-
-    from mcld_core import MCLDConfig
-    from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
 
     torch.set_num_threads(1)
     logits, stored, labels = inputs(vocabulary, k)
     student, ids = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
     teacher: Any = TopKLogits(*map(torch.from_numpy, stored))
-    config = MCLDConfig(weight_ce=1.0)
     if loss == LOSSES[0]:
         teacher = teacher.dense(vocabulary)
 
@@ -72,16 +73,10 @@ def torch_step(loss: str, vocabulary: int, k: int) -> Step:
         kd = functional.kl_div(log_q, p, reduction="batchmean") * temperature**2
         return kd + functional.cross_entropy(ours, ids[:, 1:].reshape(-1))
 
-    def value() -> Any:
-        if loss == LOSSES[0]:
-            return by_hand()
-        if "kd" in loss:
-            return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
-        return token_mcld_loss(student, teacher, ids, config=config, **OPTIONS)
-
     def step() -> Any:
         student.grad = None
-        value().backward()
+        found = by_hand() if loss == LOSSES[0] else value(loss, student, teacher, ids)
+        found.backward()
         return student.grad
 
     return step
@@ -91,24 +86,17 @@ def jax_step(loss: str, vocabulary: int, k: int) -> Step:
     """Return what one repetition does, in JAX; it returns the gradient."""
     import jax
 
-    from mcld_core import MCLDConfig
-    from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
-
     logits, stored, labels = inputs(vocabulary, k)
     arrays = tuple(map(jax.numpy.asarray, (logits, *stored, labels.astype("int32"))))
-    config = MCLDConfig(weight_ce=1.0)
 
-    def value(student: Any, values: Any, indices: Any, tail: Any, ids: Any) -> Any:
-        teacher = TopKLogits(values, indices, tail)
-        if "kd" in loss:
-            return token_kd_loss(student, teacher, ids, shift=True, temperature=4.0)
-        return token_mcld_loss(student, teacher, ids, config=config, **OPTIONS)
+    def of_arrays(student: Any, values: Any, indices: Any, tail: Any, ids: Any) -> Any:
+        return value(loss, student, TopKLogits(values, indices, tail), ids)
 
-    gradient = jax.jit(jax.grad(value))
+    gradient = jax.jit(jax.grad(of_arrays))
     return lambda: jax.block_until_ready(gradient(*arrays))
 
 
-def measure(loss: str, shape: tuple[int, int], repetitions: int) -> tuple[float, float]:
+def cost(loss: str, shape: tuple[int, int], repetitions: int) -> tuple[float, float]:
     """Return the least CPU seconds, and the peak in MiB beyond what was there before."""
     step = (jax_step if "jax" in loss else torch_step)(loss, *shape)
     found = np.asarray(step())  # what is loaded or compiled once; and it does the work
@@ -118,7 +106,7 @@ def measure(loss: str, shape: tuple[int, int], repetitions: int) -> tuple[float,
     del found
     times, peaks = [], []
     for _ in range(repetitions):
-        _, seconds, peak = growth(step)
+        _, seconds, peak = measure.growth(step)
         times.append(seconds)
         peaks.append(peak)
     return min(times), max(peaks)
@@ -135,30 +123,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     shapes = SHAPES if options.shape is None else [tuple(options.shape)]
     if options.alone:
-        print(*measure(options.losses[0], shapes[0], options.repetitions))
+        print(*cost(options.losses[0], shapes[0], options.repetitions))
         return 0
-    print("| vocabulary, k | loss | CPU s | × by hand | peak MiB | × by hand |")
-    print("|---|---|---|---|---|---|", flush=True)
+    measure.one_at_a_time(table(shapes, options.losses, options.repetitions))
+    print(f"\n{measure.versions(('torch', 'jax'))}, 1 thread")
+    return 0
+
+
+def table(
+    shapes: Sequence[tuple[int, int]], losses: Sequence[str], repetitions: int
+) -> Iterator[list[str]]:
+    """Yield the head and the rows; each is measured in a process of its own."""
+    yield ["vocabulary, k", "loss", "CPU s", "× by hand", "peak MiB", "× by hand"]
     for shape in shapes:
         first: tuple[float, ...] = ()
-        for loss in options.losses:
-            command = [sys.executable, __file__, "--alone", "--losses", loss]
-            command += ["--repetitions", str(options.repetitions), "--shape", *map(str, shape)]
-            limits = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-            environment = os.environ | {"XLA_FLAGS": limits, "JAX_PLATFORMS": "cpu"}
-            done = subprocess.run(
-                command, check=True, capture_output=True, text=True, env=environment
-            )
-            seconds, peak = (float(x) for x in done.stdout.split()[-2:])
+        for loss in losses:
+            words = ["--losses", loss, "--repetitions", repetitions, "--shape", *shape]
+            line = measure.in_own_process(__file__, "--alone", *words)
+            seconds, peak = map(float, line.split())
             first = first or (seconds, peak)
-            print(
-                f"| {shape[0]:,}, {shape[1]} | {loss} | {seconds:.2f} | {seconds / first[0]:.2f} | "
-                f"{peak:.0f} | {peak / first[1]:.2f} |",
-                flush=True,
-            )
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "jax"))
-    print(f"\n{versions}, Python {platform.python_version()}, {platform.machine()}, 1 thread")
-    return 0
+            ratios = f"{seconds / first[0]:.2f}", f"{peak / first[1]:.2f}"
+            row = [f"{seconds:.2f}", ratios[0], f"{peak:.0f}", ratios[1]]
+            yield [f"{shape[0]:,}, {shape[1]}", loss, *row]
 
 
 if __name__ == "__main__":

@@ -12,11 +12,9 @@ array of tokens × tokens (256 MiB there) outlives its block. Linux.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import platform
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +22,28 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.measure import growth
+from benchmarks import measure
+from mcld_core.extensions.nlp import token_mcld_loss
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 Step = Callable[..., Any]
 
 SHAPES = [(4, 512, 32_000), (16, 512, 256)]
 SMALL = (2, 300, 4)
-OPTIONS: dict[str, Any] = {"shift": True, "token_contrast": None, "sequence_contrast": 1.0}
-"""All contrasts, of which two are left out by default."""
+
+
+def loss(student: Any, teacher: Any, labels: Any) -> Any:
+    """Return the loss with all contrasts, of which two are left out by default."""
+    return token_mcld_loss(
+        student, teacher, labels, shift=True, token_contrast=None, sequence_contrast=1.0
+    )
 
 
 def torch_step(kind: str) -> tuple[Step, Step]:
     """Return array → tensor, and the step: loss and gradient."""
     import torch
 
-    from mcld_core.extensions.nlp import token_mcld_loss
-
     torch.set_num_threads(1)
-
-    def loss(student: Any, teacher: Any, labels: Any) -> Any:
-        return token_mcld_loss(student, teacher, labels, **OPTIONS)
-
     compiled = loss if kind == "torch" else torch.compile(loss, fullgraph=True)
 
     def step(student: Any, teacher: Any, labels: Any) -> Any:
@@ -59,11 +57,6 @@ def jax_step(kind: str) -> tuple[Step, Step]:
     """Return array → array on the device, and the step."""
     import jax
 
-    from mcld_core.extensions.nlp import token_mcld_loss
-
-    def loss(student: Any, teacher: Any, labels: Any) -> Any:
-        return token_mcld_loss(student, teacher, labels, **OPTIONS)
-
     jitted = jax.jit(jax.value_and_grad(loss))
     return jax.numpy.asarray, lambda *arrays: jax.block_until_ready(jitted(*arrays))
 
@@ -72,8 +65,6 @@ def tensorflow_step(kind: str) -> tuple[Step, Step]:
     """Return array → tensor, and the step."""
     import tensorflow as tf
 
-    from mcld_core.extensions.nlp import token_mcld_loss
-
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
@@ -81,8 +72,8 @@ def tensorflow_step(kind: str) -> tuple[Step, Step]:
     def step(student: Any, teacher: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(student)
-            loss = token_mcld_loss(student, teacher, labels, **OPTIONS)
-        return tape.gradient(loss, student)
+            found = loss(student, teacher, labels)
+        return tape.gradient(found, student)
 
     return tf.constant, step
 
@@ -103,38 +94,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--shape", type=int, nargs=3, metavar=("SEQUENCES", "TOKENS", "VOCABULARY"))
     options = parser.parse_args(argv)
     if options.shape is not None:
-        print(measure(options.frameworks[0], tuple(options.shape)), flush=True)
+        print(f"{peak(options.frameworks[0], tuple(options.shape)):.0f}")
         return 0
-    print("| sequences × tokens, vocabulary | framework | logits | tokens² | peak beyond |")
-    print("|---|---|---|---|---|", flush=True)
-    for shape in SHAPES:
-        for framework in options.frameworks:
-            command = [sys.executable, __file__, "--frameworks", framework]
-            command += ["--shape", *map(str, shape)]
-            found = subprocess.run(command, check=True, capture_output=True, text=True)
-            print(found.stdout.splitlines()[-1], flush=True)
+    measure.one_at_a_time(table(options.frameworks))
     packages = sorted({name.split(",")[0] for name in options.frameworks})
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    print(
-        f"\nMiB; {versions}, Python {platform.python_version()}, {platform.machine()}, float32, "
-        "1 thread"
-    )
+    print(f"\nMiB; {measure.versions(packages)}, float32, 1 thread")
     return 0
 
 
-def measure(framework: str, shape: tuple[int, int, int]) -> str:
-    """Return the table line of one framework and shape."""
+def table(frameworks: Sequence[str]) -> Iterator[list[Any]]:
+    """Yield the head and the rows; each is measured in a process of its own."""
+    yield ["sequences × tokens, vocabulary", "framework", "logits", "tokens²", "peak beyond"]
+    for shape, framework in product(SHAPES, frameworks):
+        found = measure.in_own_process(__file__, "--frameworks", framework, "--shape", *shape)
+        sequences, tokens, vocabulary = shape
+        rows = sequences * tokens
+        sizes = (round(4 * rows * width / 2**20) for width in (vocabulary, rows))
+        yield [f"{sequences} × {tokens}, {vocabulary:,}", framework, *sizes, found]
+
+
+def peak(framework: str, shape: tuple[int, int, int]) -> float:
+    """Return the MiB that a step takes beyond its inputs."""
     convert, step = FRAMEWORKS[framework](framework)
     step(*map(convert, arrays(SMALL)))
     inputs = tuple(map(convert, arrays(shape)))
-    _, _, peak = growth(lambda: step(*inputs))
-    sequences, tokens, vocabulary = shape
-    rows = sequences * tokens
-    return (
-        f"| {sequences} × {tokens}, {vocabulary:,} | {framework} | "
-        f"{4 * rows * vocabulary / 2**20:.0f} | {4 * rows * rows / 2**20:.0f} | "
-        f"{peak:.0f} |"
-    )
+    return measure.growth(lambda: step(*inputs))[2]
 
 
 def arrays(shape: tuple[int, int, int]) -> Arrays:

@@ -21,7 +21,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -35,12 +34,10 @@ from recipes import data as sets
 from recipes import logs
 from recipes import options as shared
 from recipes.files import load_arrays, save_arrays
-from recipes.handover import SHOWN, hand_over
-from recipes.journal import Journal
-from recipes.methods import baseline_loss, label_counts, mcld_config
+from recipes.journal import SHOWN, Journal, hand_over, measure
 from recipes.models import jax as networks
 from recipes.models.jax import build, count_parameters, named, unnamed
-from recipes.teachers import cached_logits, find_adapter, measure, named_files, untrained
+from recipes.options import label_counts, mcld_config
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 
@@ -141,22 +138,17 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
                     raise journal.stopped()
             if journal.end_epoch(lambda: sets.accuracies(logits_of, data, options.balanced)):
                 for kind in journal.kept():
-                    networks.save_model(
-                        options.out / f"{kind}.npz",
-                        *state[:2],
-                        journal.describe(data, layout="NHWC"),
-                    )
+                    notes = journal.describe(data, layout="NHWC")
+                    networks.save_model(options.out / f"{kind}.npz", *state[:2], notes)
             save()
             if devices.any(journal.stop.requested):
                 raise journal.stopped()
     nnx.update(student, *(nnx.State(unnamed(named(x), x)) for x in state[:2]))
     student.eval()
-    if first and journal.rows and options.onnx and not (options.out / "student.onnx").exists():
+    if journal.exports:
         shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:SHOWN])))
-        compared = teacher.model if teacher else None
-        hand_over(
-            options, student, compared, shown, journal.describe(data, layout="NHWC"), "jax2onnx"
-        )
+        compared, notes = teacher.model if teacher else None, journal.describe(data, layout="NHWC")
+        hand_over(options, student, compared, shown, notes, "jax2onnx")
     return journal.result(parameters, student, test_logits, teacher)
 
 
@@ -170,14 +162,20 @@ def make_step(
     config = mcld_config(options)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     prior = label_counts(options, data.train.labels, data.classes)
-    baseline = baseline_loss(options, lambda *x: cross_entropy(*x).mean(), prior)
+    if config is None and options.method != "ce":
+        from recipes.methods import baseline_loss
+
+        baseline = baseline_loss(options, lambda *x: cross_entropy(*x).mean(), prior)
 
     def loss_of(logits: Any, answers: Any, labels: Any, keys: Any, progress: Any) -> Any:
+        adjusted = adjust_logits(logits, prior) if options.balanced else logits
+        if answers is None:
+            return cross_entropy(adjusted, labels).mean(), {}
         if config is None:
             return baseline(logits, answers, labels, progress), {}
         return mcld_loss(
-            adjust_logits(logits, prior) if options.balanced else logits, answers, labels,
-            config=config, keys=keys, class_prior=prior, progress=progress, return_terms=True,
+            adjusted, answers, labels, config=config, keys=keys, class_prior=prior,
+            progress=progress, return_terms=True,
         )  # fmt: skip
 
     @partial(jax.jit, donate_argnums=0, out_shardings=devices.whole)
@@ -268,30 +266,31 @@ class Teacher(NamedTuple):
 
 
 def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devices) -> Teacher:
-    """Load or train the teachers, and say how good they are.
+    """Train the teacher, or load what ``--teacher`` names, and say how good it is.
 
-    Where every epoch shows them the same images they answer once, through ``--teacher-cache``.
+    Where every epoch shows it the same images it answers once, through ``--teacher-cache``.
     """
-    adapter, models = find_adapter(options, data), []
-    for name, file in named_files(options):
-        if name.endswith(".onnx"):
-            from recipes.own_teachers import OnnxTeacher
+    train_one, adapter = partial(train, data=data), None
+    if shared.trains_teacher(options):
+        models: list[Any] = [train_one(shared.teacher_options(options)).model]
+    else:
+        from recipes import teachers
 
-            models.append(OnnxTeacher(Path(name)))
-            continue
+        adapter = teachers.find_adapter(options, data)
         sides = (adapter.size,) * 2 if adapter.size else data.image_shape[:2]
-        models.append(build(name, (*sides, data.image_shape[2]), data.classes))
-        if file is not None:
-            networks.load_weights(models[-1], file)
-    for number in untrained(options):  # what others bring is checked by now
-        models[number] = train(shared.teacher_options(options, number), data).model
+        shape = (*sides, data.image_shape[2])
+        load = partial(networks.load_teacher, shape=shape, classes=data.classes)
+        models = teachers.load_teachers(options, load, train_one)
     parts = [nnx.split(x) if isinstance(x, nnx.Module) else (x, ()) for x in models]
     graphs = [graph for graph, _ in parts]
     variables = devices.copy([(nnx.to_pure_dict(found),) if found else () for _, found in parts])
 
     @jax.jit
     def answer(variables: Any, images: jax.Array) -> jax.Array:
-        pixels = normalise(data, images) * adapter.scale + adapter.shift
+        pixels = normalise(data, images)
+        if adapter is None:
+            return run_model(graphs[0], variables[0], pixels)
+        pixels = pixels * adapter.scale + adapter.shift
         if adapter.size is not None:
             shape = (len(pixels), adapter.size, adapter.size, pixels.shape[3])
             pixels = jax.image.resize(pixels, shape, "cubic")
@@ -302,17 +301,17 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
         return devices.answers(options.eval_batch_size, split, partial(answer, variables))
 
     model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
-    known = (model, measure(options, data, logits_of)["test"], partial(logits_of, data.test))
+    known = (model, measure(options, data, logits_of), partial(logits_of, data.test))
     moving, table = options.crop or options.flip, None
-    if not moving or options.bank_size == "all":
-        mark = [" ".join(options.teacher), adapter.scale, adapter.shift, repr(adapter)]
-        mark += [x for tree in variables for x in named(tree).values()]
-        mark += [Path(name).read_bytes() for name in options.teacher if name.endswith(".onnx")]
-        wait = partial(sync_global_devices, "teacher")
-        table = cached_logits(
-            options.teacher_cache, data.name, data.train, data.classes, mark,
-            lambda: logits_of(data.train), wait=wait,
-        )  # fmt: skip
+    if options.teacher_cache is not None:
+        from recipes.teachers import cached_logits
+
+        mark = [*named(variables).values()]
+        mark += [bytes(x.content) for x in models if not isinstance(x, nnx.Module)]
+        compute, wait = partial(logits_of, data.train), partial(sync_global_devices, "teacher")
+        table = cached_logits(options, data, adapter, mark, compute, wait)
+    elif not moving or options.bank_size == "all":
+        table = logits_of(data.train)
     if moving:
         return Teacher(lambda images, index: answer(variables, images), *known, table)
     look_up, rows = jax.jit(lambda rows, index: rows[index]), devices.copy(table)

@@ -29,15 +29,13 @@ from recipes import data as sets
 from recipes import logs
 from recipes import options as shared
 from recipes.files import load_arrays, save_arrays
-from recipes.handover import SHOWN, hand_over
-from recipes.journal import Journal
+from recipes.journal import SHOWN, Journal, hand_over, measure
 from recipes.logs import is_first
-from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import keras as networks
-from recipes.models import keras_files
-from recipes.teachers import cached_logits, measure
+from recipes.models.keras_processes import Processes, answers_of, leave
+from recipes.options import label_counts, mcld_config
 
-from mcld_core import TeacherBank
+from mcld_core import TeacherBank, adjust_logits
 from mcld_core.backends.keras import MCLDDistiller
 
 POLICIES = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
@@ -56,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
     options, sizes = parse(argv), partial(networks.list_models, (32, 32, 3), 100)
     status = shared.run(train, options, argv, models=sizes)
-    keras_files.leave(status)
+    leave(status)
     return status
 
 
@@ -66,7 +64,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
-    processes = keras_files.Processes()
+    processes = Processes()
     if data is None:
         data = shared.load_data(options)
         logs.say(str(data))
@@ -112,19 +110,16 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
                 batches, callbacks=[watch], shuffle=False, verbose=0, initial_epoch=journal.epoch,
                 epochs=journal.epoch + 1 if journal.step else options.epochs,
             )  # fmt: skip
-    exports = journal.rows and options.onnx and not (options.out / "student.onnx").exists()
-    if exports and is_first():
-        alone, compared = keras_files.in_float32(student), teacher.single if teacher else None
-        images, notes = (
-            pixels(data.test.images[:SHOWN], data),
-            journal.describe(data, layout="NHWC"),
-        )
+    if journal.exports:
+        alone, compared = networks.in_float32(student), teacher.single if teacher else None
+        images = pixels(data.test.images[:SHOWN], data)
+        notes = journal.describe(data, layout="NHWC")
         hand_over(options, alone, compared, images, notes, EXPORTERS[keras.backend.backend()])
     return journal.result(parameters, student, test_logits, teacher)
 
 
 class Baseline(keras.Model):
-    """A student under cross-entropy, KD or DKD: what `MCLDDistiller` is for MCLD."""
+    """A student under cross-entropy, KD, DKD …: what `MCLDDistiller` is for MCLD."""
 
     def __init__(
         self, teacher: keras.Model | None, student: keras.Model, options: Any, total_steps: int,
@@ -134,7 +129,10 @@ class Baseline(keras.Model):
         self.teacher, self.student, self.total_steps = teacher, student, total_steps
         if teacher is not None:
             teacher.trainable = False
-        self.loss_of = baseline_loss(options, cross_entropy, prior)
+            from recipes.methods import baseline_loss
+
+            self.loss_of = baseline_loss(options, cross_entropy, prior)
+        self.prior = prior if options.balanced else None
         self.steps_done = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="steps_done"
         )
@@ -149,11 +147,14 @@ class Baseline(keras.Model):
         training: bool = True,
     ) -> Any:  # fmt: skip
         """Return the loss, and count the step."""
-        answers = None if self.teacher is None else self.teacher(x, training=False)
         progress = ops.cast(self.steps_done, "float32") / self.total_steps
+        labels = ops.convert_to_tensor(y)
         if training:
             self.steps_done.assign_add(1)
-        return self.loss_of(y_pred, answers, ops.convert_to_tensor(y), progress)
+        if self.teacher is None:
+            adjusted = y_pred if self.prior is None else adjust_logits(y_pred, self.prior)
+            return cross_entropy(adjusted, labels)
+        return self.loss_of(y_pred, self.teacher(x, training=False), labels, progress)
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
@@ -170,7 +171,7 @@ def pixels(images: np.ndarray, data: sets.Dataset) -> np.ndarray:
 
 def predict(model: Any, split: sets.Split, data: sets.Dataset, batch_size: int) -> np.ndarray:
     """Return the logits of a model, or of a function, for a split, in float32."""
-    function = keras_files.answers_of(model)
+    function = answers_of(model)
     batches = sets.evaluation_batches(split, batch_size)
     parts = [function(pixels(images, data))[:rows] for images, rows in batches]
     return np.concatenate(parts).astype("float32")
@@ -210,24 +211,30 @@ class Teacher:
     """
 
     def __init__(self, options: argparse.Namespace, data: sets.Dataset) -> None:
-        loaded = keras_files.load_teachers(options, data, partial(train, data=data))
-        self.adapter, self.models, self.single, mark = loaded
-        self.functions = [keras_files.answers_of(model) for model in self.models]
+        loaded = networks.find_teachers(options, data, partial(train, data=data))
+        self.adapter, self.models, self.single = loaded
+        self.functions = [answers_of(model) for model in self.models]
         self.data = data
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
-        self.accuracy, self.table = measure(options, data, logits_of)["test"], None
+        self.accuracy, self.table = measure(options, data, logits_of), None
         self.moving = bool(options.crop or options.flip)
         self.test_logits = partial(logits_of, data.test)
-        if not self.moving or options.bank_size == "all":
-            self.table = cached_logits(
-                options.teacher_cache, data.name, data.train, data.classes, mark,
-                lambda: logits_of(data.train), wait=lambda: keras_files.Processes().any(False),
+        if options.teacher_cache is not None:
+            from recipes.models.keras_files import cached_answers
+
+            self.table = cached_answers(
+                options, data, self.adapter, self.models, lambda: logits_of(data.train),
+                wait=lambda: Processes().any(False),
             )  # fmt: skip
+        elif not self.moving or options.bank_size == "all":
+            self.table = logits_of(data.train)
         adapted = [getattr(options, f"teacher_{x}") for x in ("mean", "std", "size", "classes")]
         self.inside = self.moving and self.single is not None and not any(adapted)
 
     def answer(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of normalised images."""
+        if self.adapter is None:
+            return np.asarray(self.functions[0](images), "float32")
         own, size = images * self.adapter.scale + self.adapter.shift, self.adapter.size
         if size is not None:
             own = np.asarray(ops.image.resize(own, (size, size), "bicubic"))
@@ -267,7 +274,7 @@ class Watch(keras.callbacks.Callback):
                 variable.assign(ops.convert_to_tensor(variable) + value)
             self.sums = []
         self.tell(logs)
-        if self.journal.count(self.processes.any, alone=self.processes.count == 1):
+        if self.journal.add({}, self.processes.any, alone=self.processes.count == 1):
             self.save()
             raise self.journal.stopped()
 
@@ -279,7 +286,7 @@ class Watch(keras.callbacks.Callback):
         if self.journal.end_epoch(partial(sets.accuracies, logits_of, self.data, options.balanced)):
             notes = self.journal.describe(self.data, layout="NHWC")
             for kind in self.journal.kept():
-                keras_files.save_model(options.out / f"{kind}.keras", self.student, notes)
+                networks.save_model(options.out / f"{kind}.keras", self.student, notes)
         self.save()
         if self.processes.any(self.journal.stop.requested):
             raise self.journal.stopped()

@@ -36,12 +36,9 @@ from recipes import logs
 from recipes import options as shared
 from recipes.data import DATASETS, Split, pictures, tf_input
 from recipes.files import DataError, load_arrays, save_arrays
-from recipes.handover import SHOWN, hand_over
-from recipes.journal import Journal
-from recipes.methods import baseline_loss, label_counts, mcld_config
+from recipes.journal import SHOWN, Journal, hand_over, measure
 from recipes.models import keras as networks
-from recipes.models import keras_files
-from recipes.teachers import cached_logits, measure
+from recipes.options import label_counts, mcld_config
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.tensorflow import gather_keys
@@ -145,14 +142,13 @@ def train(
             journal.check()
             if journal.end_epoch(evaluate):
                 for kind in journal.kept():
-                    keras_files.save_model(options.out / f"{kind}.keras", student, describe())
+                    networks.save_model(options.out / f"{kind}.keras", student, describe())
             save()
             if meeting(journal.stop.requested):
                 raise journal.stopped()
-    exports = journal.rows and options.onnx and not (options.out / "student.onnx").exists()
-    if exports and logs.is_first():
+    if journal.exports:
         images, _ = next(iter(tf_input.evaluation_input(data.test, data, SHOWN)))
-        single, compared = keras_files.in_float32(student), teacher.single if teacher else None
+        single, compared = networks.in_float32(student), teacher.single if teacher else None
         hand_over(options, single, compared, images.numpy(), describe(), "tf2onnx")
     return journal.result(parameters, student, test_logits, teacher)
 
@@ -187,6 +183,11 @@ def make_meeting(strategy: Any) -> Any:
     return lambda flag: float(everyone(tf.constant(float(flag)))) > 0
 
 
+def cross_entropy(logits: Any, labels: Any) -> Any:
+    """Return the mean over the rows."""
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+
 class Step:
     """One step of all replicas together: teacher, student, loss, update, bank."""
 
@@ -197,10 +198,10 @@ class Step:
         self.strategy = strategy
         self.config, self.bank = mcld_config(options), None
         self.prior = label_counts(options, data.train.labels, data.classes)
-        if self.config is None:
-            ce = tf.nn.sparse_softmax_cross_entropy_with_logits
-            mean = lambda x, y: tf.reduce_mean(ce(y, x))  # noqa: E731
-            self.baseline = baseline_loss(options, mean, self.prior)
+        if self.config is None and teacher is not None:
+            from recipes.methods import baseline_loss
+
+            self.baseline = baseline_loss(options, cross_entropy, self.prior)
         with strategy.scope():
             if options.optimizer == "adamw":
                 optimizer: Any = keras.optimizers.AdamW(weight_decay=options.weight_decay)
@@ -241,10 +242,12 @@ class Step:
         scale = self.optimizer.scale_loss if self.options.amp == "fp16" else lambda x: x
         with tf.GradientTape() as tape:
             logits, terms = tf.cast(self.student(images, training=True), tf.float32), {}
-            if self.config is None:
+            adjusted = adjust_logits(logits, self.prior) if self.options.balanced else logits
+            if answers is None:
+                loss = cross_entropy(adjusted, labels)
+            elif self.config is None:
                 loss = self.baseline(logits, answers, labels, progress)
             else:
-                adjusted = adjust_logits(logits, self.prior) if self.options.balanced else logits
                 loss, terms = mcld_loss(
                     adjusted, answers, labels, config=self.config, keys=keys,
                     class_prior=self.prior, progress=progress, return_terms=True,
@@ -295,22 +298,25 @@ class Teacher:
 
     def __init__(self, options: Any, data: pictures.PictureSet, strategy: Any) -> None:
         train_one = partial(train, data=data, strategy=strategy)
-        loaded = keras_files.load_teachers(options, data, train_one, strategy.scope)
-        self.adapter, self.models, self.single, mark = loaded
+        loaded = networks.find_teachers(options, data, train_one, strategy.scope)
+        self.adapter, self.models, self.single = loaded
         self.table = None
         shape = [None, *data.image_shape]
         answer = tf.function(self.answer, input_signature=[tf.TensorSpec(shape, tf.float32)])
         answers = partial(tf_input.logits_of, answer, data, options.eval_batch_size)
-        self.accuracy = measure(options, data, answers)["test"]
+        self.accuracy = measure(options, data, answers)
         self.test_logits = partial(answers, data.test)
         moving = options.crop or options.flip or options.random_resized_crop
         self.looks_up = not moving and (isinstance(data.train, Split) or options.teacher_cache)
-        if self.looks_up or options.bank_size == "all":
-            self.table = tf.constant(cached_logits(
-                options.teacher_cache, data.name, data.train, data.classes, mark,
-                lambda: answers(data.train),
+        if options.teacher_cache is not None:
+            from recipes.models.keras_files import cached_answers
+
+            self.table = tf.constant(cached_answers(
+                options, data, self.adapter, self.models, lambda: answers(data.train),
                 wait=lambda: make_meeting(strategy)(False),
             ))  # fmt: skip
+        elif self.looks_up or options.bank_size == "all":
+            self.table = tf.constant(answers(data.train))
 
     def __call__(self, images: Any, index: Any) -> Any:
         """Return (batch, classes) in float32 for normalised images, rows of the training split."""
@@ -318,6 +324,8 @@ class Teacher:
 
     def answer(self, images: Any) -> Any:
         """Ask the teachers."""
+        if self.adapter is None:
+            return self.ask(self.models[0], images)
         own, size = images * self.adapter.scale + self.adapter.shift, self.adapter.size
         if size is not None:
             own = tf.image.resize(own, (size, size), "bicubic")

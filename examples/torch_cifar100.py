@@ -24,16 +24,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from recipes import logs, teachers
+from recipes import logs
 from recipes import options as shared
-from recipes.data import Dataset, Split, accuracies, steps_per_epoch, training_batches
-from recipes.files import DataError, load_torch, save_torch
-from recipes.handover import SHOWN, hand_over
-from recipes.journal import Journal
+from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
+from recipes.journal import SHOWN, Journal, hand_over, measure
 from recipes.logs import Result, Row
-from recipes.methods import baseline_loss, label_counts, mcld_config
 from recipes.models import torch as models
-from recipes.ranks import Ranks
+from recipes.models.torch import Ranks, load_torch, save_torch
+from recipes.options import label_counts, mcld_config
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -71,21 +69,18 @@ def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
     training = Training(options, data, student, teacher, ranks, journal)
     if trains:
         training.run()
-        if ranks.first and journal.rows and options.onnx:
+        if journal.exports:
             images = training.pixels(data.test.images[:SHOWN]).contiguous().cpu().numpy()
             notes = journal.describe(data, layout="NCHW")
             hand_over(options, student, teacher, images, notes, "onnxscript")
-    test_logits = partial(training.logits, student, data.test)
+    test_logits = partial(training.predict, student, data.test)
     return journal.result(parameters, student, test_logits, teacher)
 
 
 def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
     """Build a model by its name or ``module:function``, its weights drawn from ``seed``."""
     torch.manual_seed(seed)
-    try:
-        return models.build(name, data.image_shape, data.classes)
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    return models.build(name, data.image_shape, data.classes)
 
 
 # ---- the teacher ----
@@ -97,16 +92,18 @@ class Teacher(nn.Module):
     accuracy: float  # on the test split
     test_logits: Callable[[], np.ndarray]
 
-    def __init__(self, models: list[nn.Module], adapter: teachers.Adapter) -> None:
+    def __init__(self, models: list[nn.Module], adapter: Any) -> None:
         super().__init__()
         self.models, self.adapter = nn.ModuleList(models), adapter
-        for name in ("scale", "shift"):
+        for name in ("scale", "shift") if adapter else ():
             self.register_buffer(name, torch.from_numpy(getattr(adapter, name)).view(-1, 1, 1))
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return (batch, classes) for the student's normalised images."""
+        if self.adapter is None:
+            return self.models[0](images).float()
         images, size = images * self.scale + self.shift, self.adapter.size
         if size is not None:
             images = functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
@@ -114,23 +111,24 @@ class Teacher(nn.Module):
 
 
 def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Teacher:
-    """Load each ``--teacher``; one of the recipe's networks without weights is trained first."""
-    adapter, loaded = teachers.find_adapter(options, data), []
-    for name, file in teachers.named_files(options):
-        own = teachers.is_own(name)
-        model = None if own else make_model(name, data, options.seed)
-        if own or file is not None:
-            from recipes.own_teachers import torch_teacher
+    """Train the teacher, a network of the recipe's; or load what ``--teacher`` names."""
+    train_one, adapter = partial(train, data=data), None
+    if not shared.trains_teacher(options):
+        from recipes import teachers
+        from recipes.own_teachers import OnnxTeacher, onnx_module, torch_teacher
 
-            model = torch_teacher(name, data, model, weights=file)
-        loaded.append(model)
-    for number in teachers.untrained(options) if not options.dry_run else []:
-        loaded[number] = train(shared.teacher_options(options, number), data).model
+        adapter = teachers.find_adapter(options, data)
+        found = teachers.load_teachers(options, partial(torch_teacher, data=data), train_one)
+        loaded = [onnx_module(x) if isinstance(x, OnnxTeacher) else x for x in found]
+    elif options.dry_run:
+        loaded = [make_model(options.teacher[0], data, options.seed)]
+    else:
+        loaded = [train_one(shared.teacher_options(options)).model]
     teacher = Teacher(loaded, adapter).to(ranks.device)
     pixels, size = models.Pixels(data, ranks.device), options.eval_batch_size
-    answers = partial(models.predict, teacher, pixels=pixels, batch_size=size)
-    teacher.accuracy = teachers.measure(options, data, answers)["test"]
-    teacher.test_logits = lambda: answers(data.test).cpu().numpy()
+    logits_of = partial(models.predict, teacher, pixels=pixels, batch_size=size)
+    teacher.accuracy = measure(options, data, logits_of)
+    teacher.test_logits = partial(logits_of, data.test)
     return teacher
 
 
@@ -174,10 +172,12 @@ class Training:
 
         prior = label_counts(options, data.train.labels, data.classes)
         self.prior = None if prior is None else torch.from_numpy(prior).to(ranks.device)
-        self.config, self.mcld = mcld_config(options), None  # None: another method
-        if self.config is None:
+        self.config, self.mcld, self.baseline = mcld_config(options), None, None
+        if self.config is None and teacher is not None:
+            from recipes.methods import baseline_loss
+
             self.baseline = baseline_loss(options, functional.cross_entropy, self.prior)
-        else:
+        elif self.config is not None:
             bank = options.bank_size
             if bank == "all":  # of a dry run there are no answers
                 labels = torch.from_numpy(data.train.labels).to(ranks.device)
@@ -193,11 +193,14 @@ class Training:
         used = not self.moving or options.bank_size == "all"
         if teacher is None or not used or options.dry_run:
             return None
-        table = teachers.cached_logits(
-            options.teacher_cache, data.name, data.train, data.classes,
-            [value.cpu() for value in teacher.state_dict().values()],
-            lambda: self.logits(teacher, data.train), wait=self.ranks.wait,
-        )  # fmt: skip
+        if options.teacher_cache is None:
+            table = self.predict(teacher, data.train)
+        else:
+            from recipes.teachers import cached_logits
+
+            weights = [value.cpu() for value in teacher.models.state_dict().values()]
+            compute = partial(self.predict, teacher, data.train)
+            table = cached_logits(options, data, teacher.adapter, weights, compute, self.ranks.wait)
         return torch.from_numpy(table).to(self.ranks.device)
 
     def run(self) -> None:
@@ -244,8 +247,10 @@ class Training:
             student = self.forward(inputs)
             if self.mcld is not None:
                 loss = self.mcld(student, teacher, targets, index=numbers)
-            else:
+            elif self.baseline is not None:
                 loss = self.baseline(student, teacher, targets, self.journal.done)
+            else:  # no teacher, or this is one
+                loss = functional.cross_entropy(self.adjust(student), targets)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -256,22 +261,21 @@ class Training:
         right = (student.detach().argmax(1) == targets).sum().float()
         return {"rows": rows, "loss": rows * loss.detach().float(), "train_accuracy": right}
 
-    def logits(self, model: nn.Module, split: Split) -> np.ndarray:
-        """Return a model's logits of a split."""
-        return self.predict(model, split).cpu().numpy()
+    def adjust(self, logits: Tensor) -> Tensor:
+        """Return logits that ``--balanced`` adjusts by the counts of the labels."""
+        return adjust_logits(logits, self.prior) if self.options.balanced else logits
 
     def evaluate(self) -> Row:
         """Return the accuracies; and for the curves, the terms of MCLD on held-out batches."""
-        balanced = self.options.balanced
-        row: Row = accuracies(partial(self.logits, self.model), self.data, balanced)
+        row: Row = accuracies(partial(self.predict, self.model), self.data, self.options.balanced)
         if self.config is not None and self.teacher is not None:
             held = next(iter(self.data.held_out().values()))  # validation, if there is any
             few = held.take(np.arange(min(len(held), 4 * self.options.batch_size)))
-            student, teacher = (self.predict(model, few) for model in (self.model, self.teacher))
-            labels = torch.from_numpy(few.labels).to(student.device)
+            arrays = self.predict(self.model, few), self.predict(self.teacher, few), few.labels
+            student, teacher, labels = (torch.from_numpy(x).to(self.ranks.device) for x in arrays)
             _, terms = mcld_loss(
-                adjust_logits(student, self.prior) if balanced else student, teacher, labels,
-                config=self.config, class_prior=self.prior, return_terms=True,
+                self.adjust(student), teacher, labels, config=self.config,
+                class_prior=self.prior, return_terms=True,
             )  # fmt: skip
             row |= {f"term_{key}": float(terms[key]) for key in ("instance", "sample", "category")}
         return row

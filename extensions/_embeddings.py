@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from mcld_core.arguments import (
-    Arguments,
-    Batch,
-    as_number,
-    differ,
-    keep_rows,
-    reduce_rows,
-    wide_dtype,
-)
+from mcld_core.arguments import Arguments, Batch, differ, keep_rows, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.formulas.contrast import (
-    Negatives,
-    affinity,
-    category_contrast,
-    instance_contrast,
-)
-from mcld_core.formulas.divergence import MASKED
-from mcld_core.formulas.objective import is_zero
-from mcld_core.formulas.similarity import embed
-from mcld_core.losses import Objective, category_ramp, term_weights
+from mcld_core.formulas.objective import TermWeights
+from mcld_core.losses import Objective, evaluate_batch, term_weights
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
 
@@ -83,10 +68,8 @@ def embedding_contrast(
     )
     arguments.reduction(reduction)
     batch = embedding_batch(arguments, (student, teacher), labels, sample_weight, where)
-    scale = embedding_scale(arguments, batch, logit_scale, temperature)
     objective = Objective(config, term_weights(config), progress=progress)
-    losses = contrast_embeddings(arguments, batch, objective, scale)
-    return reduce_rows(arguments.ops, losses, batch, reduction)
+    return contrast_embeddings(arguments, batch, objective, logit_scale, temperature, reduction)
 
 
 def embedding_batch(
@@ -98,13 +81,11 @@ def embedding_batch(
 ) -> Batch:
     """Return the student's and teacher's embeddings with what comes beside them, checked.
 
-    All is in the dtype computed in, 0 in the rows that do not count. Int labels are ids ≥ 0 and
-    -1, or None.
+    Int labels are ids ≥ 0, negative in dropped rows; or None.
     """
     ops = arguments.ops
     student, teacher = pair_of_rows(arguments, ("student", "teacher"), embeddings)
-    dtype = wide_dtype(ops.dtype(student))
-    kept = ops.arange(ops.size(student, 0), student) >= 0
+    dtype, kept = wide_dtype(ops.dtype(student)), None
     if where is not None:
         kept = arguments.mask("where", where, student.shape[0], student, "student")
     if labels is not None:
@@ -113,24 +94,17 @@ def embedding_batch(
             labels = _soft_labels(arguments, labels, student, kept)
         else:
             labels = arguments.ids("labels", given, student)
-            kept = kept & (labels >= 0)
-            labels = ops.where(kept, labels, -1)
-    weight = ops.astype(kept, dtype)
+            kept = labels >= 0 if kept is None else kept & (labels >= 0)
+    weight = None if kept is None else ops.astype(kept, dtype)
     if sample_weight is not None:
         weight = arguments.weight(sample_weight, kept, student, dtype, "student")
-    student = keep_rows(ops, ops.astype(student, dtype), kept)
-    teacher = keep_rows(ops, ops.stop_gradient(ops.astype(teacher, dtype)), kept)
-    return Batch(student, teacher, dtype, labels, kept, weight)
+    return Batch(student, ops.stop_gradient(teacher), dtype, labels, kept, weight)
 
 
 def pair_of_rows(
     arguments: Arguments, names: tuple[str, str], given: tuple[Any, Any]
 ) -> tuple[Float[Array, "batch width"], Float[Array, "batch width"]]:
-    """Return the student's and the teacher's rows, converted.
-
-    Raises:
-        ValueError, TypeError: what is not (batch, width) floats of one batch and one width.
-    """
+    """Return both rows, converted; raise unless they are floats of one batch and one width."""
     function, ops = arguments.function, arguments.ops
     student = arguments.array(names[0], given[0], arguments.like)
     teacher = arguments.array(names[1], given[1], student)
@@ -149,59 +123,36 @@ def pair_of_rows(
     return student, teacher
 
 
-def embedding_scale(
-    arguments: Arguments, batch: Batch, logit_scale: Scalar | None, temperature: Scalar = 0.07
-) -> Float[Array, ""]:
-    """Return the scale of S, with its gradient: ``logit_scale``, or 1 / temperature.
-
-    Raises:
-        ValueError, TypeError: what is not one finite number above 0.
-    """
-    like, dtype = batch.student, batch.dtype
-    tau = arguments.scalar("temperature", temperature, like, dtype, above=0.0)
-    if logit_scale is None:
-        return 1.0 / tau
-    return arguments.scalar("logit_scale", logit_scale, like, dtype, above=0.0)
-
-
 def contrast_embeddings(
-    arguments: Arguments, batch: Batch, objective: Objective, scale: Scalar
-) -> Float[Array, " batch"]:
-    """Return ``w_ins L_ins,i + ramp w_cat L_cat,i`` a row, 0 where it does not count."""
-    ops, config, weights = arguments.ops, objective.config, objective.weights
-    ramp = category_ramp(arguments, objective, batch)
-    loss = ops.sum(0.0 * batch.student, 1)
-    if isinstance(loss.shape[0], int) and loss.shape[0] == 0:
-        return loss
-    cosine = ops.matmul(
-        embed(ops, batch.student, "cosine"),
-        ops.matrix_transpose(embed(ops, batch.teacher, "cosine")),
+    arguments: Arguments,
+    batch: Batch,
+    objective: Objective,
+    logit_scale: Scalar | None,
+    temperature: Scalar = 0.07,
+    reduction: Reduction = "none",
+) -> Array:
+    """Evaluate the two contrasts by cosine, whose temperature is 1 / scale, with its gradient."""
+    ops, config, like = arguments.ops, objective.config, batch.student
+    tau = arguments.scalar("temperature", temperature, like, batch.dtype, above=0.0)
+    if logit_scale is not None:
+        tau = 1.0 / arguments.scalar("logit_scale", logit_scale, like, batch.dtype, above=0.0)
+    weights = TermWeights(objective.weights.instance, category=objective.weights.category)
+    if batch.labels is None:
+        batch = batch._replace(labels=ops.arange(ops.size(like, 0), like))
+        config, weights = replace(config, target_mask=False), weights._replace(category=0.0)
+    config = replace(
+        config,
+        similarity="cosine",
+        temperature=tau,
+        category_contrast="labels",
+        block_size=None,
     )
-    kept: Array = batch.kept
-    s = ops.where(kept[None, :], scale * cosine, MASKED)
-    same, hard = None, batch.labels is None or batch.labels.ndim == 1
-    if batch.labels is not None:
-        keys = batch.labels
-        if keys.ndim == 1:
-            keys = ops.where(kept, keys, -2)
-        same = affinity(ops, batch.labels, keys, batch.student.shape[1], batch.dtype)
-
-    instance, category = (
-        as_number(ops, weight, loss, batch.dtype) for weight in (weights.instance, weights.category)
-    )
-    if not is_zero(weights.instance):
-        own = ops.arange(ops.size(batch.student, 0), batch.student)
-        removed = same if config.target_mask else None
-        negatives = Negatives.of(ops, s, removed, own, hard)
-        contrast = instance_contrast(ops, s, negatives, own)
-        loss = loss + instance * contrast
-    if same is not None and not is_zero(weights.category):
-        loss = loss + ramp * category * category_contrast(ops, s, same, hard)
-    return ops.where(kept, loss, 0.0)
+    objective = objective._replace(config=config, weights=weights)
+    return evaluate_batch(arguments, batch, objective, reduction)
 
 
 def _soft_labels(
-    arguments: Arguments, labels: Array, student: Array, kept: Bool[Array, " batch"]
+    arguments: Arguments, labels: Array, student: Array, kept: Bool[Array, " batch"] | None
 ) -> Float[Array, "batch any"]:
     """Return soft labels of any width, 0 in the rows that do not count."""
     ops = arguments.ops

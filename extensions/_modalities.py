@@ -1,12 +1,11 @@
-"""The modalities of both sides, checked, with the rows that miss one set to 0."""
+"""The modalities of both sides, checked, and the rows of their pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, differ
-from mcld_core.backends import Backend
+from mcld_core.arguments import Arguments, differ, fits
 from mcld_core.typing import Array, Bool, Float
 
 Pair = tuple[str, str]
@@ -14,7 +13,7 @@ Pair = tuple[str, str]
 
 
 class Modality(NamedTuple):
-    """One modality of one side, 0 in the rows that miss it."""
+    """One modality of one side."""
 
     rows: Float[Array, "batch width"] | Float[Array, "batch parts width"]
     present: Bool[Array, " batch"]
@@ -28,27 +27,17 @@ class Given(NamedTuple):
     masks: Mapping[str, Any]
 
 
-class Sides(NamedTuple):
-    """The modalities of both sides."""
+class PairRows(NamedTuple):
+    """The rows of a modality of the student and of one of the teacher."""
 
-    student: dict[str, Modality]
-    teacher: dict[str, Modality]
-
-    def both(self, pair: Pair) -> Bool[Array, " batch"]:
-        """Return which samples have both modalities of a pair."""
-        return self.student[pair[0]].present & self.teacher[pair[1]].present
-
-    def rows(self, pair: Pair) -> tuple[Array, Array]:
-        """Return the rows of both modalities of a pair."""
-        return self.student[pair[0]].rows, self.teacher[pair[1]].rows
+    student: Float[Array, "batch width"] | Float[Array, "batch parts width"]
+    teacher: Float[Array, "batch width"] | Float[Array, "batch parts width"]
+    both: Bool[Array, " batch"]
+    """Which samples have both; what the others hold plays no part."""
 
 
 def given_side(function: str, name: str, arrays: Any, masks: Any) -> Given:
-    """Return one side as it was given.
-
-    Raises:
-        ValueError, TypeError: what is not a dict, or a mask of a modality that is not there.
-    """
+    """Return one side as given; raise for what is not a dict, and for a mask of no modality."""
     masks = {} if masks is None else masks
     check_mapping(function, name, arrays, "modality → array")
     check_mapping(function, f"{name}_where", masks, "modality → mask")
@@ -71,60 +60,43 @@ def check_names(function: str, side: Given, names: Iterable[str]) -> None:
             raise ValueError(f"{function}: {side.name} has no modality {name!r}; it has {has}")
 
 
-def prepare_sides(arguments: Arguments, student: Given, teacher: Given) -> Sides:
-    """Return the modalities of both sides, checked and converted.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes, devices, batches or masks that do not fit.
-    """
-    sides = Sides(_modalities(arguments, student), _modalities(arguments, teacher))
-    shapes = [
-        (f"{given.name}[{name!r}]", tuple(one.rows.shape))
-        for given, side in zip((student, teacher), sides, strict=True)
-        for name, one in side.items()
-    ]
-    first = shapes[0][1]
-    for name, shape in shapes:
-        if differ(shape[0], first[0]):
-            raise ValueError(
-                f"{arguments.function}: all modalities need the same batch; got {name} of shape "
-                f"{shape} beside {first}. Rows that miss a modality are marked by its where"
-            )
-    return sides
+def modalities(arguments: Arguments, *sides: Given) -> list[dict[str, Modality]]:
+    """Return the modalities of each side, converted; raise for arrays or masks that do not fit."""
+    found: list[dict[str, Modality]] = []
+    first = None
+    for side in sides:
+        found.append({})
+        for name, x in side.arrays.items():
+            label = f"{side.name}[{name!r}]"
+            found[-1][name] = _modality(arguments, label, x, side.masks.get(name))
+            shape = tuple(found[-1][name].rows.shape)
+            first = shape if first is None else first
+            if differ(shape[0], first[0]):
+                raise ValueError(
+                    f"{arguments.function}: all modalities need the same batch; got {label} of "
+                    f"shape {shape} beside {first}. Rows that miss a modality are marked by its "
+                    "where"
+                )
+    return found
 
 
-def mask_sides(ops: Backend, sides: Sides, kept: Bool[Array, " batch"]) -> Sides:
-    """Drop rows of all modalities."""
-    student, teacher = (
-        {name: mask_rows(ops, one, kept) for name, one in side.items()} for side in sides
-    )
-    return Sides(student, teacher)
-
-
-def mask_rows(ops: Backend, modality: Modality, kept: Bool[Array, " batch"]) -> Modality:
-    """Drop rows: 0 there, so that their content changes neither value nor gradient."""
-    rows = modality.rows
-    keep = ops.reshape(kept, (-1, *(1 for _ in rows.shape[1:])))
-    return Modality(ops.where(keep, rows, 0.0), modality.present & kept)
-
-
-def check_widths(function: str, sides: Sides, pair: Pair) -> None:
-    """Raise ValueError unless both modalities of a pair have one width, and as many parts."""
-    ours, theirs = (tuple(rows.shape) for rows in sides.rows(pair))
-    axes = zip(ours[1:], theirs[1:], strict=False)
-    if len(ours) != len(theirs) or any(differ(*axis) for axis in axes):
+def pair_rows(
+    function: str,
+    pair: Pair,
+    student: Modality,
+    teacher: Modality,
+    labelled: Bool[Array, " batch"] | None,
+) -> PairRows:
+    """Return the rows of a pair, and which samples count; raise where the widths differ."""
+    ours, theirs = tuple(student.rows.shape), tuple(teacher.rows.shape)
+    if not fits((None, *ours[1:]), theirs):
         raise ValueError(
             f"{function}: student[{pair[0]!r}] and teacher[{pair[1]!r}] need the same width (and "
             f"parts); got {ours} and {theirs}. Bring one to the other's width first: a projection "
             "in the model, or mcld_core.select_classes"
         )
-
-
-def _modalities(arguments: Arguments, given: Given) -> dict[str, Modality]:
-    return {
-        name: _modality(arguments, f"{given.name}[{name!r}]", x, given.masks.get(name))
-        for name, x in given.arrays.items()
-    }
+    both = student.present & teacher.present
+    return PairRows(student.rows, teacher.rows, both if labelled is None else both & labelled)
 
 
 def _modality(arguments: Arguments, name: str, x: Any, where: Any) -> Modality:
@@ -140,7 +112,7 @@ def _modality(arguments: Arguments, name: str, x: Any, where: Any) -> Modality:
     if like is not None:
         arguments.device(name, rows, like, "another argument")
     parts = 1 if len(shape) == 2 else ops.size(rows, 1)
-    every = Modality(rows, 0 * ops.arange(ops.size(rows, 0), rows) < parts)
-    if where is None:
-        return every
-    return mask_rows(ops, every, arguments.mask(f"where of {name}", where, shape[0], rows, name))
+    present = 0 * ops.arange(ops.size(rows, 0), rows) < parts
+    if where is not None:
+        present = present & arguments.mask(f"where of {name}", where, shape[0], rows, name)
+    return Modality(rows, present)

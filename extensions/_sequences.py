@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mcld_core.arguments import Arguments, Batch, as_number, fits, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.divergence import MASKED
+from mcld_core.formulas.divergence import masked_log
 from mcld_core.formulas.objective import ExcludedKeys, TermWeights, is_zero
 from mcld_core.formulas.similarity import key_vectors
 from mcld_core.formulas.stored import StoredRows, stored_probabilities
@@ -32,44 +32,29 @@ class Sequences(NamedTuple):
     like: Float[Array, "batch time classes"]
     """The student's logits as they came."""
 
-    def of_row(self, ops: Backend) -> Int[Array, " rows"]:
-        """Return the number of the sequence that each row lies in."""
-        return sequence_of_row(ops, self.count, self.length, self.rows.student)
-
-
-class Groups(NamedTuple):
-    """What is known of the sequences as wholes."""
-
-    labels: Int[Array, " batch"] | Float[Array, "batch classes"] | None
-    """Ids of any kind, negative for none; or soft labels; None: no target mask."""
-    excluded: ExcludedKeys | None = None
-
 
 class Levels(NamedTuple):
     """What is contrasted on which level."""
 
-    config: MCLDConfig
+    objective: Objective
+    """Of rows and of sequences; its excluded keys are whole sequences. With ``trains_keys`` the
+    teacher's rows are keys alone: no divergence from them."""
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"] | None
+    """Of the sequences: ids of any kind, negative for none; or soft; None: no target mask."""
     category_by_sequence: bool
     row_contrast: Scalar | None
     """γ, the weight of the contrast within a sequence beside the divergence; None: 1/T²."""
-    progress: Scalar
-    class_prior: Any = None
-    reduction: Reduction = "mean"
-    normalizer: Scalar | None = None
-    """What ``"mean"`` divides by; None: the number of rows that count."""
-    trains_keys: bool = False
-    """Whether the teacher's rows are keys alone, with a gradient: no divergence from them."""
 
 
 class SequenceArguments(Arguments):
     """The arrays of one call, whose logits have three axes (batch, time, classes)."""
 
-    def flat_mask(self, name: str, mask: Any, logits: Array, axes: int = 2) -> Bool[Array, " rows"]:
-        """Return a mask of the logits' first axes, bool or of 0 and 1, as one bool a row.
-
-        Raises:
-            ValueError, TypeError: another shape, dtype or device.
-        """
+    def flat_mask(
+        self, name: str, mask: Any, logits: Array, axes: int = 2
+    ) -> Bool[Array, " rows"] | None:
+        """Return a mask, bool or of 0 and 1, flat; raise for another shape, dtype or device."""
+        if mask is None:
+            return None
         mask = self.ops.asarray(mask, logits)
         self.device(name, mask, logits)
         if not fits(mask.shape, logits.shape[:axes]):
@@ -90,11 +75,7 @@ class SequenceArguments(Arguments):
     def flat_labels(
         self, name: str, labels: Any, logits: Array
     ) -> Int[Array, " rows"] | Float[Array, "rows classes"]:
-        """Return (batch, time) int or (batch, time, classes) soft labels, flattened.
-
-        Raises:
-            ValueError: another shape.
-        """
+        """Return int or soft labels, flat; raise for a shape that the logits do not have."""
         labels = self.ops.asarray(labels, logits)
         ours, shape = tuple(labels.shape), tuple(logits.shape)
         if not fits(ours, shape[:2]) and not fits(ours, shape):
@@ -102,30 +83,7 @@ class SequenceArguments(Arguments):
                 f"{self.function}: {name} need shape {shape[:2]}, one a row of the logits, or "
                 f"soft labels {shape}; got {ours}"
             )
-        return flat(self.ops, labels, len(ours) - 2)
-
-    def sequences(
-        self,
-        logits: tuple[Float[Array, "batch time classes"], Array | StoredRows],
-        labels: Int[Array, " rows"] | Float[Array, "rows classes"] | None,
-        kept: Bool[Array, " rows"] | None,
-        ignore_index: int,
-    ) -> Sequences:
-        """Flatten the student's and the teacher's logits; check them with what is flat already.
-
-        A stored teacher's rows are flat and checked.
-        """
-        ops, teacher = self.ops, logits[1]
-        student = flat(ops, logits[0], 1)
-        stored = teacher if isinstance(teacher, StoredRows) else None
-        if stored is not None and labels is None:
-            best = ops.argmax(stored.values, 1)[:, None]
-            labels = ops.take_along_axis(stored.indices, best, 1)[:, 0]
-        teacher = student if stored is not None else flat(ops, teacher, 1)
-        batch = self.batch((student, teacher, labels, None, kept), ignore_index)
-        if stored is not None:
-            batch = batch._replace(teacher=stored)
-        return Sequences(batch, ops.size(logits[0], 0), ops.size(logits[0], 1), logits[0])
+        return flat(self.ops, labels)
 
 
 def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[Array, " rows"]:
@@ -134,10 +92,10 @@ def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[A
     return ops.arange(count * length, like) // divisor
 
 
-def flat(ops: Backend, x: Array, axes: int) -> Array:
-    """Return (batch, time, …) with the first two axes as one; ``axes`` follow them (0 or 1)."""
+def flat(ops: Backend, x: Array) -> Array:
+    """Return (batch, time) or (batch, time, classes) with the first two axes as one."""
     rows = ops.size(x, 0) * ops.size(x, 1)  # -1 is not a size where there are no rows
-    return ops.reshape(x, (rows, x.shape[2]) if axes else (rows,))
+    return ops.reshape(x, (rows, *x.shape[2:]))
 
 
 def following(
@@ -160,7 +118,7 @@ def following(
 
 
 def contrast_sequences(
-    arguments: Arguments, sequences: Sequences, groups: Groups, levels: Levels
+    arguments: Arguments, sequences: Sequences, levels: Levels, reduction: Reduction
 ) -> tuple[Array, dict[str, Array]]:
     """Return the loss and its terms.
 
@@ -168,67 +126,47 @@ def contrast_sequences(
     sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
     What is one value of the batch is added to each row that counts, and then reduced with it.
     """
-    ops, config, gamma = arguments.ops, levels.config, levels.row_contrast
+    ops, gamma, normalizer = arguments.ops, levels.row_contrast, levels.objective.normalizer
+    common = levels.objective._replace(normalizer=None)
+    config, weights = common.config, common.weights
     if gamma is None:
         gamma = 1.0 / (config.sample_temperature * config.sample_temperature)
-    of_rows, of_sequences = config.weight_category, 0.0
+    of_rows, of_sequences = weights.category, 0.0
     if levels.category_by_sequence:
         of_rows, of_sequences = of_sequences, of_rows
-    sample = config.weight_sample
-    by_row = Objective(
-        config,
-        TermWeights(
-            sample * gamma, 0.0 if levels.trains_keys else sample, of_rows, config.weight_ce
-        ),
-        class_prior=levels.class_prior,
-        progress=levels.progress,
-        excluded=ExcludedKeys(_in_another, (sequences.of_row(ops),)),
-        trains_keys=levels.trains_keys,
+    sample = 0.0 if common.trains_keys else weights.sample
+    sequence = sequence_of_row(ops, *sequences[1:3], sequences.rows.student)
+    by_row = common._replace(
+        weights=TermWeights(weights.sample * gamma, sample, of_rows, weights.ce),
+        excluded=ExcludedKeys(_in_another, (sequence,)),
     )
     values, terms = evaluate_batch(arguments, sequences.rows, by_row, "none", return_terms=True)
     ramp = terms.pop("ramp")
     terms["token"] = terms.pop("instance")
     terms["instance"] = 0.0 * terms["token"]
-    weights = TermWeights(instance=config.weight_instance, category=of_sequences)
-    if not (is_zero(weights.instance) and is_zero(weights.category)):
-        whole, whole_terms = _by_sequence(arguments, sequences, groups, levels, weights)
+    if not (is_zero(weights.instance) and is_zero(of_sequences)):
+        trains_keys = common.trains_keys or ops.is_trained(config.key_temperature)
+        by_sequence = common._replace(
+            config=replace(
+                config,
+                key_temperature=1.0,  # the keys' probabilities are means at that temperature
+                target_mask=config.target_mask and levels.labels is not None,
+            ),
+            weights=TermWeights(weights.instance, category=of_sequences),
+            trains_keys=trains_keys,
+        )
+        means = mean_rows(ops, sequences, levels.labels, config, trains_keys)
+        whole, of_whole = evaluate_batch(arguments, means, by_sequence, return_terms=True)
         values = values + whole
-        terms["instance"] = terms["instance"] + whole_terms["instance"]
+        terms["instance"] = terms["instance"] + of_whole["instance"]
         if levels.category_by_sequence:
-            terms["category"] = 0.0 * terms["category"] + whole_terms["category"]
+            terms["category"] = 0.0 * terms["category"] + of_whole["category"]
 
     def reduced(values: Array) -> Array:
-        return reduce_sequences(arguments, sequences, values, levels.reduction, levels.normalizer)
+        return reduce_sequences(arguments, sequences, values, reduction, normalizer)
 
     terms = {name: reduced(x) for name, x in terms.items()}
     return reduced(values), {**terms, "ramp": ramp}
-
-
-def _by_sequence(
-    arguments: Arguments,
-    sequences: Sequences,
-    groups: Groups,
-    levels: Levels,
-    weights: TermWeights,
-) -> tuple[Array, dict[str, Array]]:
-    """Return the terms that contrast whole sequences, means over those with a row that counts."""
-    config = replace(
-        levels.config,
-        key_temperature=1.0,  # the keys' probabilities are means at that temperature already
-        target_mask=levels.config.target_mask and groups.labels is not None,
-    )
-    objective = Objective(
-        config,
-        weights,
-        class_prior=levels.class_prior,
-        progress=levels.progress,
-        excluded=groups.excluded,
-        trains_keys=levels.trains_keys,
-    )
-    means = mean_rows(
-        arguments.ops, sequences, groups.labels, levels.config, trains_keys=levels.trains_keys
-    )
-    return evaluate_batch(arguments, means, objective, return_terms=True)
 
 
 def reduce_sequences(
@@ -242,7 +180,7 @@ def reduce_sequences(
     ops, rows = arguments.ops, sequences.rows
     if normalizer is not None:
         normalizer = arguments.scalar("normalizer", normalizer, rows.student, rows.dtype)
-    values = reduce_rows(ops, values, rows, reduction, normalizer)
+    values = reduce_rows(ops, values, rows.weight, reduction, normalizer)
     if reduction == "none":
         return ops.reshape(values, (sequences.count, sequences.length))
     return values
@@ -262,7 +200,11 @@ def mean_rows(
     labels become -1, which no other row shares.
     """
     rows = sequences.rows
-    valid, size = _sizes(ops, sequences)
+    kept = ops.arange(sequences.count * sequences.length, rows.student) >= 0
+    kept = ops.astype(kept if rows.kept is None else rows.kept, rows.dtype)
+    size = ops.sum(ops.reshape(kept, sequences[1:3]), 1)
+    valid = size > 0
+    size = ops.where(valid, size, 1.0)[:, None]
     student = _mean(ops, sequences, ops.astype(rows.student, rows.dtype), size)
     temperature = as_number(ops, config.key_temperature, rows.student, rows.dtype)
     if isinstance(rows.teacher, StoredRows):
@@ -273,29 +215,13 @@ def mean_rows(
             teacher = key_vectors(ops, teacher, "probability", temperature)
         teacher = _mean(ops, sequences, teacher, size)
     if config.similarity == "probability":
-        positive = teacher > 0
-        log_p = ops.log(ops.where(positive, teacher, 1.0))
-        teacher = ops.where(positive, log_p, MASKED)
+        teacher = masked_log(ops, teacher)
     if labels is None:
         labels = ops.arange(sequences.count, student)
     elif len(labels.shape) == 1:
         labels = ops.maximum(labels, -1)
-    weight = None if valid is None else ops.astype(valid, rows.dtype)
     teacher = teacher if trains_keys else ops.stop_gradient(teacher)
-    return Batch(student, teacher, rows.dtype, labels, valid, weight)
-
-
-def _sizes(ops: Backend, sequences: Sequences) -> tuple[Array | None, Any]:
-    """Return which sequences have rows that count (None: all), and how many, at least 1."""
-    rows, length = sequences.rows, sequences.length
-    if rows.kept is None and isinstance(length, int) and length > 0:
-        return None, length
-    kept = rows.kept
-    if kept is None:
-        kept = ops.arange(sequences.count * length, rows.student) >= 0
-    size = ops.sum(ops.reshape(ops.astype(kept, rows.dtype), (sequences.count, length)), 1)
-    valid = size > 0
-    return valid, ops.where(valid, size, 1.0)[:, None]
+    return Batch(student, teacher, rows.dtype, labels, valid, ops.astype(valid, rows.dtype))
 
 
 def _mean(

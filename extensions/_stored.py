@@ -10,7 +10,7 @@ from mcld_core.arguments import Checks, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.cache import to_numpy
 from mcld_core.config import MCLDConfig
-from mcld_core.extensions._sequences import SequenceArguments, flat
+from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.stored import StoredRows
 from mcld_core.typing import Array, Bool, Float, Int
@@ -112,11 +112,7 @@ def normalised(
     where: np.ndarray[Any, Any],
     vocabulary: int,
 ) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return log-probabilities, ids and tail of the tokens where ``where`` is True, in NumPy.
-
-    Raises:
-        ValueError: entries that are not a distribution over the vocabulary.
-    """
+    """Return the kept log-probabilities, ids and tail, in NumPy; raise for no distribution."""
     values, indices = (to_numpy(x)[where] for x in stored[:2])
     values = values.astype("float64")
     tail = np.zeros(len(values)) if stored.tail is None else to_numpy(stored.tail)[where]
@@ -128,8 +124,7 @@ def normalised(
             f"entries are {peak.min(initial=0.0)} … {peak.max(initial=0.0)} and tails "
             f"{tail.min(initial=0.0)} … {tail.max(initial=0.0)}"
         )
-    ordered = np.sort(indices, -1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]).any()
+    twice = _has_twice(indices)
     if twice or indices.min(initial=0) < 0 or indices.max(initial=0) >= vocabulary:
         raise ValueError(
             f"{function}: TopKLogits need ids in 0 … {vocabulary - 1}, each once a token; got "
@@ -163,22 +158,6 @@ def stored_rows(
 
     ``values`` are the stored ones, converted.
     """
-    indices, top, tail = _flat_parts(ops, stored, values, vocabulary, kept)
-    k = top.shape[1]
-    if tail is None or k == vocabulary:
-        return StoredRows(top, indices)
-    peak = ops.max(top, 1, keepdims=True)
-    log_sum = ops.log(ops.sum(ops.exp(top - peak), 1, keepdims=True)) + peak
-    positive = tail > 0
-    odds = ops.where(positive, tail, 0.5) / ops.maximum(1.0 - tail, 1e-30)
-    level = log_sum + ops.log(odds / float(vocabulary - k))
-    return StoredRows(top, indices, ops.where(positive, level, MASKED))
-
-
-def _flat_parts(
-    ops: Backend, stored: TopKLogits, values: Array, vocabulary: int, kept: Array | None
-) -> tuple[Int[Array, "rows k"], Float[Array, "rows k"], Float[Array, "rows 1"] | None]:
-    """Return indices, values and tail by row, checked and converted."""
     indices = ops.asarray(stored.indices, values)
     if len(values.shape) != 3 or not fits(values.shape, indices.shape) or not values.shape[2]:
         raise ValueError(
@@ -187,24 +166,38 @@ def _flat_parts(
         )
     if not ops.dtype(indices).startswith(("int", "uint")):
         raise TypeError(f"TopKLogits: indices need an integer dtype; got {ops.dtype(indices)}")
-    indices = flat(ops, indices, 1)
-    _check_indices(ops, indices, kept, vocabulary)
+    indices = flat(ops, indices)
+    if (ids := _readable(ops, indices, kept)) is not None:
+        _check_indices(ids, vocabulary)
     indices = ops.astype(indices, "int32")
     if kept is not None:
         indices = ops.where(kept[:, None], indices, 0)
     dtype = wide_dtype(ops.dtype(values))
-    top = keep_rows(ops, ops.stop_gradient(ops.astype(flat(ops, values, 1), dtype)), kept)
+    top = keep_rows(ops, ops.stop_gradient(ops.astype(flat(ops, values), dtype)), kept)
     if stored.tail is None:
-        return indices, top, None
+        return StoredRows(top, indices)
     tail = ops.stop_gradient(ops.astype(ops.asarray(stored.tail, values), dtype))
     if not fits(tail.shape, values.shape[:2]):
         raise ValueError(
             f"TopKLogits: tail needs shape {tuple(values.shape[:2])}, one mass a token; got "
             f"{tuple(tail.shape)}"
         )
-    tail = flat(ops, tail, 0)
-    _check_tail(ops, tail, kept)
-    return indices, top, keep_rows(ops, tail[:, None], kept)
+    tail = flat(ops, tail)
+    if (masses := _readable(ops, tail, kept)) is not None:
+        bad = ~((masses >= 0.0) & (masses <= 1.0 + 1e-3))  # what is rounded to half precision
+        if bad.any():
+            raise ValueError(
+                "TopKLogits: tail needs masses in 0 … 1, the probability of all other tokens; got "
+                f"{masses[bad][0]}"
+            )
+    k = top.shape[1]
+    if k == vocabulary:
+        return StoredRows(top, indices)
+    tail = keep_rows(ops, tail[:, None], kept)
+    positive = tail > 0
+    odds = ops.where(positive, tail, 0.5) / ops.maximum(1.0 - tail, 1e-30)
+    level = ops.logsumexp(top, 1, keepdims=True) + ops.log(odds / float(vocabulary - k))
+    return StoredRows(top, indices, ops.where(positive, level, MASKED))
 
 
 def _readable(ops: Backend, x: Array, kept: Array | None) -> np.ndarray[Any, Any] | None:
@@ -215,31 +208,20 @@ def _readable(ops: Backend, x: Array, kept: Array | None) -> np.ndarray[Any, Any
     return values if mask is None else values[mask]
 
 
-def _check_indices(ops: Backend, ids: Array, kept: Array | None, vocabulary: int) -> None:
-    indices = _readable(ops, ids, kept)
-    if indices is None or indices.size == 0:
-        return
-    if indices.min() < 0 or indices.max() >= vocabulary:
+def _check_indices(ids: np.ndarray[Any, Any], vocabulary: int) -> None:
+    if ids.min(initial=0) < 0 or ids.max(initial=0) >= vocabulary:
         raise ValueError(
             f"TopKLogits: indices need ids in 0 … {vocabulary - 1}, the student's vocabulary; got "
-            f"{indices.min()} … {indices.max()}. Align the vocabularies before storing, or densify "
+            f"{ids.min()} … {ids.max()}. Align the vocabularies before storing, or densify "
             "over the teacher's: TopKLogits.dense, then align_vocabulary"
         )
-    ordered = np.sort(indices, -1)
-    if (ordered[..., 1:] == ordered[..., :-1]).any():
+    if _has_twice(ids):
         raise ValueError("TopKLogits: indices need each id at most once a token; got one twice")
 
 
-def _check_tail(ops: Backend, tail: Array, kept: Array | None) -> None:
-    masses = _readable(ops, tail, kept)
-    if masses is None:
-        return
-    bad = ~((masses >= 0.0) & (masses <= 1.0 + 1e-3))  # what is rounded to half precision
-    if bad.any():
-        raise ValueError(
-            "TopKLogits: tail needs masses in 0 … 1, the probability of all other tokens; got "
-            f"{masses[bad][0]}"
-        )
+def _has_twice(ids: np.ndarray[Any, Any]) -> bool:
+    ordered = np.sort(ids, -1)
+    return bool((ordered[..., 1:] == ordered[..., :-1]).any())
 
 
 def _is_double(logits: Any) -> bool:
@@ -251,9 +233,35 @@ def arrays_of(teacher_logits: Any) -> tuple[Any, ...]:
     return teacher_logits if isinstance(teacher_logits, TopKLogits) else (teacher_logits,)
 
 
-def counted(labels: Any, kept: Any, ignore_index: int) -> Any:
-    """Return which rows count: those that are kept and not labelled ``ignore_index``."""
-    if labels is None or len(labels.shape) != 1:
-        return kept
-    labelled = labels != ignore_index
-    return labelled if kept is None else kept & labelled
+def logit_rows(
+    arguments: SequenceArguments,
+    logits: tuple[Float[Array, "batch time classes"], Array],
+    teacher: Any,
+    beside: tuple[Any, Bool[Array, " rows"] | None],
+    ignore_index: int,
+) -> Sequences:
+    """Return the student's and the teacher's logits row by row, checked; none is made dense.
+
+    ``teacher`` is what came, ``logits`` both converted (of a stored teacher its values), and
+    ``beside`` are the rows' labels and mask.
+    """
+    ops, (student, theirs), (labels, kept) = arguments.ops, logits, beside
+    rows = flat(ops, student)
+    if isinstance(teacher, TopKLogits):
+        counts = kept
+        if labels is not None and len(labels.shape) == 1:
+            labelled = labels != ignore_index
+            counts = labelled if kept is None else kept & labelled
+        stored = stored_rows(ops, teacher, theirs, student.shape[2], counts)
+        labels = likeliest(ops, stored) if labels is None else labels
+        batch = arguments.batch((rows, rows, labels, None, kept), ignore_index)
+        batch = batch._replace(teacher=stored)
+    else:
+        batch = arguments.batch((rows, flat(ops, theirs), labels, None, kept), ignore_index)
+    return Sequences(batch, ops.size(student, 0), ops.size(student, 1), student)
+
+
+def likeliest(ops: Backend, stored: StoredRows) -> Int[Array, " rows"]:
+    """Return the arg max of each stored row."""
+    best = ops.argmax(stored.values, 1)[:, None]
+    return ops.take_along_axis(stored.indices, best, 1)[:, 0]

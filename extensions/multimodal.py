@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, Batch, Checks, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, Checks, ratio, reduce_rows, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._embeddings import (
     contrast_embeddings,
     embedding_batch,
-    embedding_scale,
     pair_of_rows,
 )
 from mcld_core.extensions._embeddings import embedding_contrast as embedding_contrast
 from mcld_core.extensions._modalities import (
-    Modality,
     Pair,
-    Sides,
+    PairRows,
     check_mapping,
     check_names,
-    check_widths,
     given_side,
-    mask_rows,
-    mask_sides,
-    prepare_sides,
+    modalities,
+    pair_rows,
 )
-from mcld_core.formulas.divergence import MASKED, raised
+from mcld_core.formulas.divergence import masked_log, raised
 from mcld_core.formulas.objective import is_zero
 from mcld_core.losses import Objective, evaluate, term_weights
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
@@ -147,7 +141,7 @@ def multimodal_mcld_loss(
     theirs = given_side(function, "teacher", teacher, teacher_where)
     pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     others = {} if other_losses is None else other_losses
-    _check_pairs(checks, pairs, others)
+    _check_pairs(function, pairs, others)
     asked = (*pairs, *others)
     check_names(function, ours, (a for a, _ in asked))
     check_names(function, theirs, (b for _, b in asked))
@@ -155,40 +149,43 @@ def multimodal_mcld_loss(
     given = (*student.values(), *teacher.values(), *ours.masks.values(), *theirs.masks.values())
     arguments = Arguments(function, *given, labels, sample_weight, logit_scale)
     ops = arguments.ops
-    sides = prepare_sides(arguments, ours, theirs)
-    for pair in asked:
-        check_widths(function, sides, pair)
-    labelled = _labelled(arguments, labels, sides, kind, config)
-    if labelled is not None:
-        sides = mask_sides(ops, sides, labelled)
-    dtype = wide_dtype(*(ops.dtype(one.rows) for one in sides.student.values()))
+    our_rows, their_rows = modalities(arguments, ours, theirs)
+    first = next(iter(our_rows.values())).rows
+    dtype = wide_dtype(*(ops.dtype(one.rows) for one in our_rows.values()))
+    labelled = _labelled(arguments, labels, first, kind, config)
+    rows = {
+        (a, b): pair_rows(function, (a, b), our_rows[a], their_rows[b], labelled) for a, b in asked
+    }
     objective = Objective(config, term_weights(config), None, class_prior, progress)
     contrast = _Contrast(kind, objective, logit_scale, weight_local, dtype)
-    found = {
-        pair: _levels(arguments, contrast, sides.rows(pair), labels, sides.both(pair))
-        for pair in pairs
-    }
-    total, counted = _mean_over_pairs(arguments, sides, pairs, found, dtype)
-    if others:
-        added, has_other = _other_losses(arguments, sides, others, dtype)
-        total, counted = total + added, counted | has_other
+    found = {pair: _levels(arguments, contrast, rows[pair], labels) for pair in pairs}
+
+    total = share = 0.0 * ops.astype(ops.arange(ops.size(first, 0), first), dtype)
+    for pair, weight in pairs.items():
+        weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
+        total = total + weight * found[pair]
+        share = share + weight * ops.astype(rows[pair].both, dtype)
+    total, counted = ratio(ops, total, share), share > 0
+    for pair, (weight, loss) in others.items():
+        weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
+        total = total + weight * _other_loss(arguments, pair, rows[pair], loss, dtype)
+        counted = counted | rows[pair].both
     weights = None
     if sample_weight is not None:
         every = counted
         for pair in found:  # a pair of weight 0 has a term, too
-            every = every | sides.both(pair)
+            every = every | rows[pair].both
         weights = arguments.weight(sample_weight, every, total, dtype, "the student")
 
     def reduced(losses: Array, counts: Array) -> Array:
         weight = ops.astype(counts, dtype)
         weight = weight if weights is None else weight * weights
-        batch = Batch(losses, losses, dtype, None, None, weight)
-        return reduce_rows(ops, losses, batch, reduction)
+        return reduce_rows(ops, losses, weight, reduction)
 
     value = reduced(total, counted)
     if not return_terms:
         return value
-    terms = {pair: reduced(losses, sides.both(pair)) for pair, losses in found.items()}
+    terms = {pair: reduced(losses, rows[pair].both) for pair, losses in found.items()}
     return value, {pair: ops.stop_gradient(term) for pair, term in terms.items()}
 
 
@@ -220,96 +217,63 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batc
     return ops.sum(difference * difference, 1) / float(student.shape[1])
 
 
-def _mean_over_pairs(
-    arguments: Arguments,
-    sides: Sides,
-    pairs: Mapping[Pair, Scalar],
-    found: Mapping[Pair, Float[Array, " batch"]],
-    dtype: str,
-) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
-    """Return each sample's mean over the pairs that it has, and which samples have one."""
-    ops = arguments.ops
-    first = next(iter(sides.student.values())).rows
-    total = share = 0.0 * ops.astype(ops.arange(ops.size(first, 0), first), dtype)
-    for pair, weight in pairs.items():
-        weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
-        total = total + weight * found[pair]
-        share = share + weight * ops.astype(sides.both(pair), dtype)
-    counted = share > 0
-    return ops.where(counted, total / ops.where(counted, share, 1.0), 0.0), counted
-
-
-def _other_losses(
-    arguments: Arguments,
-    sides: Sides,
-    others: Mapping[Pair, tuple[Scalar, RowLoss]],
-    dtype: str,
-) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
-    """Return the weighted sum of the other losses, and which samples have one of their pairs."""
-    ops = arguments.ops
-    total, counted = [], []
-    for pair, (weight, loss) in others.items():
-        both = sides.both(pair)
-        student, teacher = (
-            mask_rows(ops, Modality(rows, both), both).rows for rows in sides.rows(pair)
-        )
-        name = f"the result of other_losses[{pair!r}]"
-        losses = arguments.array(name, loss(student, ops.stop_gradient(teacher)), student)
-        arguments.vector(name, losses, student.shape[0])
-        weight = arguments.scalar(f"the weight of {pair!r}", weight, student, dtype)
-        total.append(weight * ops.where(both, ops.astype(losses, dtype), 0.0))
-        counted.append(both)
-    return functools.reduce(operator.add, total), functools.reduce(operator.or_, counted)
+def _other_loss(
+    arguments: Arguments, pair: Pair, rows: PairRows, loss: RowLoss, dtype: str
+) -> Float[Array, " batch"]:
+    """Return another loss of a pair, a value a sample, 0 where the sample lacks one of them."""
+    ops, both = arguments.ops, rows.both
+    keep = ops.reshape(both, (-1, *(1 for _ in rows.student.shape[1:])))
+    student, teacher = (ops.where(keep, x, 0.0) for x in rows[:2])
+    name = f"the result of other_losses[{pair!r}]"
+    losses = arguments.array(name, loss(student, ops.stop_gradient(teacher)), student)
+    arguments.vector(name, losses, student.shape[0])
+    return ops.where(both, ops.astype(losses, dtype), 0.0)
 
 
 def _levels(
-    arguments: Arguments,
-    contrast: _Contrast,
-    rows: tuple[Array, Array],
-    labels: Any,
-    both: Bool[Array, " batch"],
+    arguments: Arguments, contrast: _Contrast, rows: PairRows, labels: Any
 ) -> Float[Array, " batch"]:
     """Return the losses of one pair: of samples, or of their means and of their parts."""
     ops, dtype = arguments.ops, contrast.dtype
-    if len(rows[0].shape) == 2:
-        return _pair(arguments, contrast, rows, labels, both)
-    student, teacher = (ops.astype(x, dtype) for x in rows)
-    count, parts, width = ops.size(student, 0), ops.size(student, 1), student.shape[2]
+    if len(rows.student.shape) == 2:
+        return _pair(arguments, contrast, rows, labels)
+    student, teacher = (ops.astype(x, dtype) for x in rows[:2])
+    count, parts = ops.size(student, 0), ops.size(student, 1)
     divisor = ops.maximum(ops.astype(ops.asarray(parts, student), dtype), 1.0)
-    mean_student = ops.sum(student, 1) / divisor
+
+    def mean(x: Float[Array, "batch parts width"]) -> Float[Array, "batch width"]:
+        return ops.sum(x, 1) / divisor
+
     if contrast.kind == "logits":
-        p = ops.sum(ops.softmax(raised(ops, teacher), 2), 1) / divisor
-        mean_teacher = ops.where(p > 0, ops.log(ops.where(p > 0, p, 1.0)), MASKED)
+        mean_teacher = masked_log(ops, mean(ops.softmax(raised(ops, teacher), 2)))
     else:
-        mean_teacher = ops.sum(teacher, 1) / divisor
-    losses = _pair(arguments, contrast, (mean_student, mean_teacher), labels, both)
+        mean_teacher = mean(teacher)
+    means = PairRows(mean(student), mean_teacher, rows.both)
+    losses = _pair(arguments, contrast, means, labels)
     if is_zero(contrast.weight_local):
         return losses
     sample = ops.arange(count * parts, student) // parts
     if labels is not None:
         labels = ops.take(ops.asarray(labels, student), sample)
-    flat = ops.reshape(student, (-1, width)), ops.reshape(teacher, (-1, width))
-    local = _pair(arguments, contrast, flat, labels, ops.take(both, sample))
-    local = ops.sum(ops.reshape(local, (count, parts)), 1) / divisor
+    student, teacher = (ops.reshape(x, (-1, x.shape[2])) for x in (student, teacher))
+    flat = PairRows(student, teacher, ops.take(rows.both, sample))
+    local = _pair(arguments, contrast, flat, labels)
     weight = arguments.scalar("weight_local", contrast.weight_local, student, dtype)
-    return losses + weight * local
+    return losses + weight * mean(ops.reshape(local, (count, parts)))
 
 
 def _pair(
-    arguments: Arguments,
-    contrast: _Contrast,
-    rows: tuple[Array, Array],
-    labels: Any,
-    both: Bool[Array, " rows"],
+    arguments: Arguments, contrast: _Contrast, rows: PairRows, labels: Any
 ) -> Float[Array, " rows"]:
     """Return the loss of each row of one level of one pair."""
-    ops, objective = arguments.ops, contrast.objective
+    objective = contrast.objective
     if contrast.kind == "logits":
-        arrays = (*rows, labels, None, both)
-        return ops.astype(evaluate(arguments.function, arrays, objective, "none"), contrast.dtype)
-    batch = embedding_batch(arguments, rows, labels, None, both)
-    scale = embedding_scale(arguments, batch, contrast.logit_scale)
-    return ops.astype(contrast_embeddings(arguments, batch, objective, scale), contrast.dtype)
+        arrays = (rows.student, rows.teacher, labels, None, rows.both)
+        losses = evaluate(arguments.function, arrays, objective, "none")
+    else:
+        batch = embedding_batch(arguments, rows[:2], labels, None, rows.both)
+        losses = contrast_embeddings(arguments, batch, objective, contrast.logit_scale)
+    return arguments.ops.astype(losses, contrast.dtype)
 
 
 def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) -> None:
@@ -326,9 +290,8 @@ def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) ->
         )
 
 
-def _check_pairs(checks: Checks, pairs: Any, others: Any) -> None:
-    """Raise unless there is a pair, each of two names, with a weight ≥ 0."""
-    function = checks.function
+def _check_pairs(function: str, pairs: Any, others: Any) -> None:
+    """Raise unless there is a pair, each of two names, with a weight and a function."""
     check_mapping(function, "pairs", pairs, "(student's modality, teacher's) → weight")
     check_mapping(function, "other_losses", others, "(student's, teacher's) → (weight, function)")
     if not pairs and not others:
@@ -345,19 +308,13 @@ def _check_pairs(checks: Checks, pairs: Any, others: Any) -> None:
             raise TypeError(
                 f"{function}: other_losses[{pair!r}] needs (weight, function); got {entry!r}"
             )
-    weights = {**pairs}, {pair: weight for pair, (weight, _) in others.items()}
-    for given in weights:
-        for pair, weight in given.items():
-            checks.number(f"the weight of {pair!r}", weight, minimum=0.0)
 
 
 def _labelled(
-    arguments: Arguments, labels: Any, sides: Sides, kind: str, config: MCLDConfig
+    arguments: Arguments, labels: Any, like: Array, kind: str, config: MCLDConfig
 ) -> Bool[Array, " batch"] | None:
     """Return the rows whose int label is not to be left out; None where that is every row."""
-    first = next(iter(sides.student.values())).rows
-    if labels is None or len(arguments.array("labels", labels, first).shape) != 1:
+    if labels is None or len(arguments.array("labels", labels, like).shape) != 1:
         return None
-    labels = arguments.ids("labels", labels, first)
-    kept = labels >= 0 if kind == "embeddings" else labels != config.ignore_index
-    return arguments.unless_all(kept)
+    labels = arguments.ids("labels", labels, like)
+    return labels >= 0 if kind == "embeddings" else labels != config.ignore_index

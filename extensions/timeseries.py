@@ -13,7 +13,6 @@ from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
 from mcld_core.extensions._sequences import (
-    Groups,
     Levels,
     SequenceArguments,
     Sequences,
@@ -21,7 +20,7 @@ from mcld_core.extensions._sequences import (
     mean_rows,
     sequence_of_row,
 )
-from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored, counted, stored_rows
+from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored, logit_rows
 from mcld_core.formulas.objective import ExcludedKeys
 from mcld_core.losses import Objective, evaluate_batch, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar, Tensor
@@ -97,16 +96,14 @@ def cut_windows(
 
 @overload
 def window_mcld_loss(
-    student_logits: list[Any]
-    | Float[Tensor, "batch classes"]
-    | Float[Tensor, "batch time classes"],
-    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
+    teacher_logits: Float[Array, "batch *time classes"],
     labels: Labels | None = None,
     *,
     starts: Int[Array, " batch"] | None = None,
     lengths: Int[Array, " batch"] | int | None = None,
     series: Int[Array, " batch"] | None = None,
-    mask: Bool[Array, " batch"] | Bool[Array, "batch time"] | None = None,
+    mask: Bool[Array, " batch *time"] | None = None,
     step_labels: Num[Array, "batch time"] | None = None,
     category: str = "window",
     step_contrast: Scalar | None = None,
@@ -121,10 +118,8 @@ def window_mcld_loss(
 
 @overload
 def window_mcld_loss(
-    student_logits: list[Any]
-    | Float[Tensor, "batch classes"]
-    | Float[Tensor, "batch time classes"],
-    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
+    teacher_logits: Float[Array, "batch *time classes"],
     labels: Labels | None = None,
     *,
     return_terms: Literal[True],
@@ -134,10 +129,8 @@ def window_mcld_loss(
 
 @overload
 def window_mcld_loss(
-    student_logits: list[Any]
-    | Float[Tensor, "batch classes"]
-    | Float[Tensor, "batch time classes"],
-    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
+    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
+    teacher_logits: Float[Array, "batch *time classes"],
     labels: Labels | None = None,
     *,
     return_terms: bool,
@@ -146,14 +139,14 @@ def window_mcld_loss(
 
 
 def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
-    student_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
-    teacher_logits: Float[Array, "batch classes"] | Float[Array, "batch time classes"] | TopKLogits,
+    student_logits: Float[Array, "batch *time classes"],
+    teacher_logits: Float[Array, "batch *time classes"] | TopKLogits,
     labels: Labels | None = None,
     *,
     starts: Int[Array, " batch"] | None = None,
     lengths: Int[Array, " batch"] | int | None = None,
     series: Int[Array, " batch"] | None = None,
-    mask: Bool[Array, " batch"] | Bool[Array, "batch time"] | None = None,
+    mask: Bool[Array, " batch *time"] | None = None,
     step_labels: Num[Array, "batch time"] | None = None,
     category: str = "window",
     step_contrast: Scalar | None = None,
@@ -197,16 +190,9 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         category: ``"window"``, or ``"step"``: each step against all valid steps of the batch.
         step_contrast: γ; None: 1/T².
         config: weights and settings; a weight of 0 switches its term off.
-        class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
-            probabilities π: the contrasts then see ``s - log π``. None: no correction.
-        progress: the part of the training that is done, 0 to 1; drives the ramp.
-        reduction: with n steps that count (windows, where a window is one row), and each term that
-            is one value of the batch counted once a step: ``"sum"``, ``"mean"`` (the sum over
-            ``normalizer``, else over n) or ``"none"``: (batch, time).
-        normalizer: what ``"mean"`` divides by, such as the number of steps that count in all
-            micro-batches and ranks of a step (``num_items_in_batch`` of a trainer). Their sum
-            then has the gradient of the joined batch in every term that is a mean over steps;
-            each contrast stays within its micro-batch.
+        class_prior, progress: as in `mcld_core.mcld_loss`.
+        reduction, normalizer: as in `mcld_core.extensions.nlp.token_mcld_loss`, with steps for
+            tokens (windows, where a window is one row).
         return_terms: also return the parts.
 
     Returns:
@@ -241,24 +227,17 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     logits = arguments.tensors(student_logits, theirs[0])
     _check_logits(arguments, logits, step_labels, isinstance(teacher_logits, TopKLogits))
     excluded = _overlapping(arguments, logits[0], starts, lengths, series)
+    objective = Objective(
+        config, term_weights(config), None, class_prior, progress, excluded, normalizer=normalizer
+    )
     if len(logits[0].shape) == 2:
-        kept = None if mask is None else arguments.flat_mask("mask", mask, logits[0], 1)
+        kept = arguments.flat_mask("mask", mask, logits[0], 1)
         batch = arguments.batch((*logits, labels, None, kept), config.ignore_index)
-        objective = Objective(
-            config,
-            term_weights(config),
-            class_prior=class_prior,
-            progress=progress,
-            excluded=excluded,
-            normalizer=normalizer,
-        )
         return evaluate_batch(arguments, batch, objective, reduction, return_terms)
     given = (labels, step_labels, mask)
     sequences, labels = _steps(arguments, logits, teacher_logits, given, config)
-    levels = Levels(
-        config, category == "window", step_contrast, progress, class_prior, reduction, normalizer
-    )
-    loss, terms = contrast_sequences(arguments, sequences, Groups(labels, excluded), levels)
+    levels = Levels(objective, labels, category == "window", step_contrast)
+    loss, terms = contrast_sequences(arguments, sequences, levels, reduction)
     return (loss, terms) if return_terms else loss
 
 
@@ -294,7 +273,7 @@ def _steps(
     """
     ops, student = arguments.ops, logits[0]
     labels, step_labels, mask = given
-    kept = None if mask is None else arguments.flat_mask("mask", mask, student)
+    kept = arguments.flat_mask("mask", mask, student)
     window = sequence_of_row(ops, ops.size(student, 0), ops.size(student, 1), student)
     if labels is not None:
         labels = ops.asarray(labels, student)
@@ -307,11 +286,8 @@ def _steps(
         of_steps = arguments.flat_labels("step_labels", step_labels, student)
     else:
         of_steps = None if labels is None else ops.take(labels, window)
-    theirs = logits[1]
-    if isinstance(teacher, TopKLogits):
-        counts = counted(of_steps, kept, config.ignore_index)
-        theirs = stored_rows(ops, teacher, theirs, student.shape[2], counts)
-    sequences = arguments.sequences((student, theirs), of_steps, kept, config.ignore_index)
+    beside = of_steps, kept
+    sequences = logit_rows(arguments, logits, teacher, beside, config.ignore_index)
     if labels is None:
         labels = ops.argmax(mean_rows(ops, sequences, None, config).teacher, 1)
     elif len(labels.shape) == 2:

@@ -43,16 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _report() -> None:
     print(f"mcld        {__version__}   (Python {platform.python_version()})")
     for framework in ("numpy", "torch", "tensorflow", "jax", "keras", "onnx", "onnxruntime"):
-        if importlib.util.find_spec(framework) is None:
-            print(f"{framework:<12}not installed: {how_to_install(*_extras(framework))}")
+        if importlib.util.find_spec(framework) is None:  # Keras comes with one to compute on
+            extras = {"onnxruntime": ("onnx",), "keras": ("keras", "jax")}
+            hint = how_to_install(*extras.get(framework, (framework,)))
+            print(f"{framework:<12}not installed: {hint}")
         else:
             print(f"{framework:<12}{_version(framework):<12}{_devices(framework)}")
     print(f"\nbackend for plain arrays: {get_backend()}   (MCLD_BACKEND or mcld_core.set_backend)")
-
-
-def _extras(framework: str) -> tuple[str, ...]:
-    """The extras that bring a framework along; Keras comes with one that it computes on."""
-    return {"onnxruntime": ("onnx",), "keras": ("keras", "jax")}.get(framework, (framework,))
 
 
 def _version(framework: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, keep_rows, plain_number
+from mcld_core.arguments import Arguments, keep_rows
 from mcld_core.backends import Backend
 from mcld_core.bank_rows import (
     Entries,
@@ -19,7 +19,8 @@ from mcld_core.bank_rows import (
 )
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
-from mcld_core.keys import TeacherKeys, check_ready, class_means
+from mcld_core.formulas.objective import KeySet
+from mcld_core.keys import TeacherKeys, as_keys, check_ready, class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
 
@@ -88,16 +89,13 @@ class TeacherBank(NamedTuple):
         Raises:
             ValueError, TypeError: a size below 1, or a dtype that is none of those.
         """
-        function = "TeacherBank.empty"
-        capacity, classes = plain_number(capacity), plain_number(classes)
-        for name, size in (("capacity", capacity), ("classes", classes)):
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{function}: {name} needs an int > 0; got {size!r}")
-        ops = Arguments(function, like).ops
+        arguments = Arguments("TeacherBank.empty", like)
+        capacity, classes = arguments.size("capacity", capacity), arguments.size("classes", classes)
+        ops = arguments.ops
         if dtype is None:
             dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
         zeros = np.zeros((capacity, classes), "float32")
-        logits = in_dtype(function, ops, ops.asarray(zeros, like), dtype)
+        logits = in_dtype(arguments.function, ops, ops.asarray(zeros, like), dtype)
         if soft_labels:  # an array of its own: the fields may be updated in place or donated
             labels = ops.astype(ops.asarray(zeros.copy(), logits), compute_dtype(ops, logits))
         else:
@@ -180,7 +178,7 @@ class TeacherBank(NamedTuple):
         Raises:
             ValueError, TypeError: shapes, dtypes, devices or labels that do not fit.
         """
-        arguments, bank, batch, gathered = self._read(
+        arguments, bank, batch, given = self._read(
             "TeacherBank.keys", teacher_logits, (labels, where, index), ignore_index
         )
         ops, rows = arguments.ops, batch.logits
@@ -195,10 +193,10 @@ class TeacherBank(NamedTuple):
         if index is not None:
             others = others & ~is_among(ops, bank.ids, batch.ids)
         joined = ops.concat([ops.astype(x, dtype) for x in (rows, bank.logits)])
-        gathered = gathered._replace(
+        given = given._replace(
             labels=ops.concat([ours, theirs]), where=ops.concat([batch.kept, others])
         )
-        return self._with_rows(gathered, joined)
+        return self._with_rows(given, joined)
 
     def push(
         self,
@@ -270,13 +268,8 @@ class TeacherBank(NamedTuple):
         ops, is_ready = arguments.ops, isinstance(self, ReadyBank)
         if is_ready:
             check_ready(arguments.function, config)
-        dtype = compute_dtype(ops, bank.logits)
-        logits = keep_rows(ops, ops.astype(bank.logits, dtype), bank.where)
-        if bank.labels.ndim == 2:
-            labels = keep_rows(ops, ops.astype(bank.labels, dtype), bank.where)
-        else:
-            labels = ops.where(bank.where, bank.labels, -2)
-        means, count = class_means(ops, logits, labels, config, is_ready)
+        keys = KeySet(bank.logits, bank.labels, bank.where, is_ready)
+        means, count = class_means(ops, keys, compute_dtype(ops, bank.logits), config)
         return ops.where((count > NEGLIGIBLE)[:, None], means, float("nan"))
 
     @classmethod
@@ -303,27 +296,16 @@ class TeacherBank(NamedTuple):
         beside: tuple[Any, Any, Any],
         ignore_index: int,
     ) -> tuple[Arguments, TeacherBank, Entries, TeacherKeys]:
-        """Check rows with their labels, mask and ids; the last is what gathered keys came with."""
-        gathered = TeacherKeys(teacher_logits)
-        if isinstance(teacher_logits, TeacherKeys):
-            gathered, (labels, where, index) = teacher_logits, beside
-            if labels is not None or where is not None:
-                raise ValueError(
-                    f"{function}: labels and where come with the TeacherKeys; got them twice. "
-                    "Leave them out"
-                )
-            beside = (gathered.labels, gathered.where, index)
-        arguments, bank = self._converted(function, gathered.logits, *beside)
-        rows = arguments.ops.asarray(gathered.logits, bank.logits)
-        shape = tuple(rows.shape)
-        if len(shape) != 2 or shape[1] != bank.logits.shape[1]:
-            raise ValueError(
-                f"{function}: teacher_logits need shape (batch, {bank.logits.shape[1]}); got "
-                f"{shape}. Map the teacher's classes first: mcld_core.select_classes"
-            )
+        """Check rows with their labels, mask and ids; return them, and last as they were given."""
+        labels, where, index = beside
+        given = as_keys(function, teacher_logits, labels, where)
+        beside = (given.labels, given.where, index)
+        arguments, bank = self._converted(function, given.logits, *beside)
+        rows = arguments.ops.asarray(given.logits, bank.logits)
+        arguments.width("teacher_logits", rows, bank.logits.shape[1])
         arguments.device("teacher_logits", rows, bank.logits, "the bank")
         batch = entries(arguments, "teacher_logits", rows, beside, ignore_index)
-        return arguments, bank, self._as_stored(arguments.ops, batch), gathered
+        return arguments, bank, self._as_stored(arguments.ops, batch), given
 
 
 class ReadyBank(TeacherBank):
@@ -354,22 +336,3 @@ class ReadyBank(TeacherBank):
     @staticmethod
     def _with_rows(keys: TeacherKeys, rows: Array) -> TeacherKeys:
         return keys._replace(logits=None, probabilities=rows)
-
-
-def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | None]:
-    """Return how many rows the bank of an adapter has, and the bank that it was given, or None.
-
-    Raises:
-        ValueError: a negative number.
-        TypeError: a `ReadyBank`: the adapter's own is made of logits.
-    """
-    if isinstance(bank_size, ReadyBank):
-        raise TypeError(
-            f"{function}: bank_size needs an int or a TeacherBank of logits; got a ReadyBank of "
-            "probabilities. Use TeacherBank.from_logits, or pass its keys to mcld_loss"
-        )
-    if isinstance(bank_size, TeacherBank):
-        return int(bank_size.logits.shape[0]), bank_size
-    if not bank_size >= 0:
-        raise ValueError(f"{function}: bank_size needs an int ≥ 0; got {bank_size!r}")
-    return bank_size, None

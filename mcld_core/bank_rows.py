@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, wide_dtype
+from mcld_core.arguments import Arguments, Checks, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.typing import Array
 
@@ -30,11 +30,7 @@ class Entries(NamedTuple):
 
 
 def entries(
-    arguments: Arguments,
-    name: str,
-    rows: Array,
-    beside: tuple[Any, Any, Any],
-    ignore_index: int,
+    arguments: Arguments, name: str, rows: Array, beside: tuple[Any, Any, Any], ignore_index: int
 ) -> Entries:
     """Check and convert rows; those with the int label ``ignore_index`` are not kept."""
     ops, (labels, where, index) = arguments.ops, beside
@@ -103,8 +99,7 @@ def is_among(ops: Backend, ids: Array, others: Array) -> Array:
 
 def in_dtype(function: str, ops: Backend, logits: Array, dtype: str) -> Array:
     """Return rows in the bank's dtype; raise for one that is unknown, or that a framework lacks."""
-    if dtype not in DTYPES:
-        raise ValueError(f"{function}: dtype needs one of {', '.join(DTYPES)}; got {dtype!r}")
+    Checks(function).choice("dtype", dtype, DTYPES)
     try:
         return narrowed(ops, logits, dtype)
     except TypeError as error:

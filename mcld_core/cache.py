@@ -7,12 +7,14 @@ import json
 import os
 import reprlib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mcld_core.arguments import plain_number
+from mcld_core.arguments import Checks
 from mcld_core.files import replacement, reserve
 from mcld_core.typing import Array, Float, Int
 
@@ -48,7 +50,7 @@ class TeacherCache:
             keys = bank.keys(cache[index], labels[index], index=index)
     """
 
-    def __init__(self, path: Path, logits: np.ndarray[Any, Any], fingerprint: Any) -> None:
+    def __init__(self, path: Path, logits: NDArray[Any], fingerprint: Any) -> None:
         self.path = path
         self.logits = logits
         self.fingerprint = fingerprint
@@ -87,18 +89,14 @@ class TeacherCache:
             TypeError: logits that are not float, or a fingerprint that JSON cannot hold.
             OSError: the disk is full, or the folder takes no files. No error leaves a file.
         """
-        if dtype not in DTYPES:
-            raise ValueError(
-                f"TeacherCache.write: dtype needs one of {', '.join(DTYPES)}; got {dtype!r}"
-            )
-        count, classes = plain_number(count), plain_number(classes)
-        for name, size in (("count", count), ("classes", classes)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"TeacherCache.write: {name} needs an int > 0; got {size!r}")
+        checks = Checks("TeacherCache.write")
+        checks.choice("dtype", dtype, DTYPES)
+        count, classes = checks.size("count", count), checks.size("classes", classes)
         mark = as_json("TeacherCache.write", fingerprint)
         path = _not_a_folder("TeacherCache.write", path)
         with replacement(path) as file:
-            np.lib.format.write_array_header_1_0(file, _header(count, classes, dtype))
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, header | {"shape": (count, classes)})
             start, end = file.tell(), file.tell() + count * classes * np.dtype(dtype).itemsize
             reserve(file, end)
             _write_rows(file, start, batches, count, classes, dtype)
@@ -123,7 +121,15 @@ class TeacherCache:
         """
         path = _not_a_folder("TeacherCache.open", path)
         mark = None if fingerprint is None else as_json("TeacherCache.open", fingerprint)
-        logits, found = _open(path)
+        try:
+            logits, found = _read(path)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file may raise anything: RecursionError, KeyError, …
+            raise ValueError(
+                f"TeacherCache.open: path needs a complete teacher cache; got {path}, which is cut "
+                f"off, damaged or another kind of file ({str(error)[:200]}). Write it again"
+            ) from error
         if mark is not None and json.dumps(found, sort_keys=True) != mark:
             raise ValueError(
                 f"TeacherCache.open: the fingerprint of {path} needs to be {fingerprint!r}; got "
@@ -140,7 +146,7 @@ class TeacherCache:
     def __len__(self) -> int:
         return int(self.logits.shape[0])
 
-    def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
+    def __getitem__(self, index: Any) -> NDArray[Any]:
         """Return the rows of sample indices (an int, an int array or a slice), read from disk.
 
         Raises:
@@ -157,7 +163,7 @@ class TeacherCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path, not the rows: a worker of a data loader maps the file itself."""
-        return _reopen, (self.path, self.fingerprint)
+        return partial(TeacherCache.open, fingerprint=self.fingerprint), (self.path,)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -219,9 +225,7 @@ def _write_rows(
         )
 
 
-def _check_batch(
-    index: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], count: int, classes: int
-) -> None:
+def _check_batch(index: NDArray[Any], logits: NDArray[Any], count: int, classes: int) -> None:
     if index.ndim != 1 or index.dtype.kind not in "iu" or logits.shape != (len(index), classes):
         raise ValueError(
             "TeacherCache.write: batches need int indices (batch,) and logits "
@@ -235,9 +239,7 @@ def _check_batch(
     check_range("TeacherCache.write: index", index, count, ValueError)
 
 
-def _stored(
-    index: np.ndarray[Any, Any], logits: np.ndarray[Any, Any], dtype: str
-) -> np.ndarray[Any, Any]:
+def _stored(index: NDArray[Any], logits: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Return the logits in the dtype of the file; raise for NaN and for what it cannot hold."""
     with np.errstate(over="ignore"):
         stored = logits.astype(dtype)
@@ -252,25 +254,8 @@ def _stored(
     return stored
 
 
-def _header(count: int, classes: int, dtype: str) -> dict[str, Any]:
-    """Return what stands at the head of the ``.npy`` file."""
-    return {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, classes)}
-
-
-def _open(path: Path) -> tuple[np.ndarray[Any, Any], Any]:
+def _read(path: Path) -> tuple[NDArray[Any], Any]:
     """Return rows and fingerprint; raise where the file is not what `TeacherCache.write` leaves."""
-    try:
-        return _read(path)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file may raise anything: RecursionError, KeyError, …
-        raise ValueError(
-            f"TeacherCache.open: path needs a complete teacher cache; got {path}, which is cut "
-            f"off, damaged or another kind of file ({str(error)[:200]}). Write it again"
-        ) from error
-
-
-def _read(path: Path) -> tuple[np.ndarray[Any, Any], Any]:
     with open(path, "rb") as file:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("another version of the format")
@@ -315,9 +300,7 @@ def _not_a_folder(function: str, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def check_range(
-    argument: str, index: np.ndarray[Any, Any], count: int, error: type[Exception]
-) -> None:
+def check_range(argument: str, index: NDArray[Any], count: int, error: type[Exception]) -> None:
     bad = (index < 0) | (index >= count)
     if bad.any():
         raise error(
@@ -326,13 +309,9 @@ def check_range(
         )
 
 
-def to_numpy(x: Any) -> np.ndarray[Any, Any]:
+def to_numpy(x: Any) -> NDArray[Any]:
     """Convert an array or tensor of any framework, from an accelerator too."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.float() if str(x.dtype) == "torch.bfloat16" else x
     return np.asarray(x)
-
-
-def _reopen(path: Path, mark: Any) -> TeacherCache:
-    return TeacherCache.open(path, fingerprint=mark)

@@ -10,7 +10,7 @@ from mcld_core.config import MCLDConfig
 from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
 from mcld_core.formulas.objective import KeySet
 from mcld_core.formulas.similarity import key_vectors
-from mcld_core.typing import Array, Bool, Float, Int, Labels, Scalar
+from mcld_core.typing import Array, Bool, Float, Labels, Scalar
 
 
 class TeacherKeys(NamedTuple):
@@ -43,6 +43,18 @@ class TeacherKeys(NamedTuple):
     prototypes: Float[Array, "classes classes"] | None = None
     normalizer: Scalar | None = None
     probabilities: Float[Array, "keys classes"] | None = None
+
+
+def as_keys(function: str, teacher_logits: Any, labels: Any, where: Any) -> TeacherKeys:
+    """Return rows with their labels and mask as keys; gathered keys bring both along."""
+    if not isinstance(teacher_logits, TeacherKeys):
+        return TeacherKeys(teacher_logits, labels, where)
+    if labels is not None or where is not None:
+        raise ValueError(
+            f"{function}: labels and where come with the TeacherKeys; got them twice. Leave them "
+            "out"
+        )
+    return teacher_logits
 
 
 def key_arrays(keys: TeacherKeys | None) -> tuple[Any, ...]:
@@ -111,8 +123,7 @@ def prototype_keys(
         means = ops.stop_gradient(ops.astype(means, batch.dtype))
         present = ops.all(ops.isfinite(means), 1)
     else:
-        rows = keep_rows(ops, ops.astype(all_keys.vectors, batch.dtype), all_keys.kept)
-        means, count = class_means(ops, rows, all_keys.labels, config, all_keys.is_ready)
+        means, count = class_means(ops, all_keys, batch.dtype, config)
         present = count > NEGLIGIBLE
     labels = _masked_labels(ops, ops.arange(classes, means), present)
     is_ready = config.similarity == "probability"  # they are means of probabilities
@@ -120,21 +131,18 @@ def prototype_keys(
 
 
 def class_means(
-    ops: Backend,
-    logits: Float[Array, "keys classes"],
-    labels: Int[Array, " keys"] | Float[Array, "keys classes"],
-    config: MCLDConfig,
-    is_ready: bool = False,
+    ops: Backend, keys: KeySet, dtype: str, config: MCLDConfig
 ) -> tuple[Float[Array, "classes classes"], Float[Array, " classes"]]:
     """Return the label-weighted mean key of each class, and the sum of its label weights.
 
-    Means of the probabilities under ``"probability"`` (``is_ready``: the rows are those), of the
-    raw logits otherwise. Rows that do not count come with a label of -2, or zeros, and finite.
+    Means of the probabilities under ``"probability"``, of the raw logits otherwise.
     """
-    rows = logits
-    if config.similarity == "probability" and not is_ready:
-        rows = key_vectors(ops, logits, "probability", config.key_temperature)
-    membership = ops.matrix_transpose(one_hot(ops, labels, logits.shape[1], ops.dtype(logits)))
+    rows = keep_rows(ops, ops.astype(keys.vectors, dtype), keys.kept)
+    if config.similarity == "probability" and not keys.is_ready:
+        rows = key_vectors(ops, rows, "probability", config.key_temperature)
+    labels = _masked_labels(ops, keys.labels, keys.kept)
+    membership = ops.astype(one_hot(ops, labels, rows.shape[1], dtype), dtype)
+    membership = ops.matrix_transpose(membership)
     total = ops.sum(membership, 1)
     divisor = ops.where(total > NEGLIGIBLE, total, 1.0)
     return ops.matmul(membership, rows) / divisor[:, None], total
@@ -164,15 +172,11 @@ def _key_vectors(
     return arguments.ops.stop_gradient(vectors), is_ready
 
 
-def takes_probabilities(config: MCLDConfig) -> bool:
-    """Whether ``softmax(t)`` is what the settings make of a teacher's row."""
-    temperature = plain_number(config.key_temperature)
-    return config.similarity == "probability" and is_number(temperature) and temperature == 1
-
-
 def check_ready(function: str, config: MCLDConfig) -> None:
-    """Raise ValueError where the settings do not take probabilities."""
-    if not takes_probabilities(config):
+    """Raise ValueError unless ``softmax(t)`` is what the settings make of a teacher's row."""
+    temperature = config.key_temperature
+    is_one = is_number(temperature) and temperature == 1
+    if config.similarity != "probability" or not is_one:
         raise ValueError(
             f"{function}: probabilities serve similarity 'probability' at key_temperature 1; got "
             f"{config.similarity!r} at {config.key_temperature}. Pass, or store, the logits"

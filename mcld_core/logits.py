@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcld_core.arguments import Arguments, Checks, wide_dtype
 from mcld_core.backends import Backend, backend_for
+from mcld_core.cache import to_numpy
+from mcld_core.config import MCLDConfig
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Float, Logits, Tensor
 
@@ -80,9 +83,7 @@ def doubts(
     teacher_logits: Logits,
     labels: Any = None,
     where: Any = None,
-    *,
-    similarity: str = "probability",
-    ignore_index: int = -100,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
 ) -> list[str] | None:
     """Return what looks wrong about a batch that a loss has taken, each with its cure.
 
@@ -94,8 +95,7 @@ def doubts(
         teacher_logits: (batch, classes).
         labels: (batch,) int, or (batch, classes) soft, or None.
         where: (batch,) bool, True = keep.
-        similarity: that of the configuration in use.
-        ignore_index: likewise.
+        config: the settings in use.
 
     Returns:
         The texts; None where the teacher's values cannot be read without waiting: traced, or on
@@ -107,8 +107,11 @@ def doubts(
     theirs = found["teacher_logits"]
     if theirs is None:
         return None
-    kept = _kept_rows(_readable(ops, labels), _readable(ops, where), len(theirs), ignore_index)
-    absent = _absent_classes(theirs, _readable(ops, labels)) & (similarity == "probability")
+    labels, where = _readable(ops, labels), _readable(ops, where)
+    kept = np.ones(len(theirs), bool) if where is None else where
+    if labels is not None and labels.ndim == 1:
+        kept = kept & (labels != config.ignore_index)
+    absent = _absent_classes(theirs, labels) & (config.similarity == "probability")
     texts = []
     for argument, values in found.items():
         if values is not None:
@@ -194,7 +197,7 @@ def adjust_logits(
     return ops.astype(rows, dtype) + prior[None, :]
 
 
-def checked_prior(function: str, class_prior: Any, balanced: Any) -> np.ndarray[Any, Any] | None:
+def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any] | None:
     """Return the class prior of a loss that keeps it, as (classes,) float32 of NumPy; or None.
 
     Raises:
@@ -219,7 +222,7 @@ def checked_prior(function: str, class_prior: Any, balanced: Any) -> np.ndarray[
     return values.astype("float32")
 
 
-def _checked_mapping(mapping: Any, classes: int) -> np.ndarray[Any, Any]:
+def _checked_mapping(mapping: Any, classes: int) -> NDArray[Any]:
     index = np.asarray(mapping.tolist() if hasattr(mapping, "tolist") else mapping)
     if index.size and index.dtype.kind not in "iu":
         raise TypeError(
@@ -239,9 +242,7 @@ def _checked_mapping(mapping: Any, classes: int) -> np.ndarray[Any, Any]:
     return index.astype("int32")
 
 
-def _absent_classes(
-    teacher: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None
-) -> np.ndarray[Any, Any]:
+def _absent_classes(teacher: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[Any]:
     """Return where a logit of -inf says that a class has probability 0."""
     absent = np.isneginf(teacher) & np.isfinite(teacher).any(1, keepdims=True)
     if labels is not None:
@@ -251,11 +252,7 @@ def _absent_classes(
 
 
 def _doubts_of(
-    argument: str,
-    values: np.ndarray[Any, Any],
-    kept: np.ndarray[Any, Any],
-    absent: np.ndarray[Any, Any],
-    tolerance: float,
+    argument: str, values: NDArray[Any], kept: NDArray[Any], absent: NDArray[Any], tolerance: float
 ) -> list[str]:
     bad = _first_bad(np.where(kept[:, None], values, 0.0), absent)
     if bad is not None:
@@ -274,41 +271,25 @@ def _doubts_of(
     return []
 
 
-def _readable(ops: Backend, x: Any) -> np.ndarray[Any, Any] | None:
+def _readable(ops: Backend, x: Any) -> NDArray[Any] | None:
     """Return the values of what can be read without waiting for a device."""
     if x is None:
         return None
     return ops.host_values(x) if ops.is_tensor(x) else np.asarray(x)
 
 
-def _kept_rows(
-    labels: np.ndarray[Any, Any] | None,
-    where: np.ndarray[Any, Any] | None,
-    rows: int,
-    ignore_index: int,
-) -> np.ndarray[Any, Any]:
-    kept = np.ones(rows, bool) if where is None else where
-    return kept & (labels != ignore_index) if labels is not None and labels.ndim == 1 else kept
-
-
-def _first_bad(
-    values: np.ndarray[Any, Any], allowed: np.ndarray[Any, Any]
-) -> tuple[int, int] | None:
+def _first_bad(values: NDArray[Any], allowed: NDArray[Any]) -> tuple[int, int] | None:
     """Return row and class of the first entry that is not finite and not an allowed -inf."""
     bad = np.argwhere(~np.isfinite(values) & ~(allowed & np.isneginf(values)))
     return (int(bad[0, 0]), int(bad[0, 1])) if len(bad) else None
 
 
-def _are_probabilities(values: np.ndarray[Any, Any], tolerance: float) -> bool:
+def _are_probabilities(values: NDArray[Any], tolerance: float) -> bool:
     """Whether every row is ≥ 0 and sums to 1."""
     if not values.size or values.shape[1] < 2 or (values < 0).any():
         return False
     return bool(np.abs(values.sum(1) - 1).max() <= tolerance)
 
 
-def _to_numpy(x: Array) -> np.ndarray[Any, Any]:
-    if hasattr(x, "detach"):
-        x = x.detach().cpu().float() if x.element_size() < 4 else x.detach().cpu()
-    elif hasattr(x, "numpy"):
-        x = x.numpy()
-    return np.asarray(x, "float64")
+def _to_numpy(x: Array) -> NDArray[Any]:
+    return to_numpy(x).astype("float64")

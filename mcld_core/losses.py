@@ -198,40 +198,41 @@ def evaluate_batch(
     ramp = category_ramp(arguments, objective, batch)
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
         weights = TermWeights()  # no rows, no terms
-    keys, name, normalizer = objective.keys, "normalizer", objective.normalizer
-    gathered = keys is not None and keys.normalizer is not None
-    if keys is not None and gathered:
-        name, normalizer = "keys.normalizer", keys.normalizer
-    if normalizer is not None:
-        normalizer = arguments.scalar(name, normalizer, batch.student, batch.dtype)
+    normalizer = None if objective.keys is None else objective.keys.normalizer
     columns = is_present(config, weights, "columns")
-    if columns and gathered:
+    if columns and normalizer is not None:
         raise ValueError(
             f"{arguments.function}: category_contrast='columns' cannot be used with gathered keys "
             "(its student side would have to cross replicas); use 'labels' or 'prototypes'"
         )
+    name = "normalizer" if normalizer is None else "keys.normalizer"
+    normalizer = objective.normalizer if normalizer is None else normalizer
+    if normalizer is not None:
+        normalizer = arguments.scalar(name, normalizer, batch.student, batch.dtype)
     setup, own = _setup(arguments, batch, objective._replace(weights=weights), ramp)
-    values = _by_block(ops, batch, own, objective, setup)
-    total, terms = values[0], dict(zip(TERMS, values[1:], strict=True))
+    shown = TERMS if return_terms else ()
+    total, *values = _by_block(ops, batch, own, objective, setup, shown)
+    terms = dict(zip(shown, values, strict=True))
     if columns:
         terms["category"] = _columns(ops, batch, config)
         weighted = setup.weights.category * terms["category"]
         if objective.factors is not None:
             weighted = weighted * objective.factors[:, TERMS.index("category")]
         total = total + weighted
-    loss = reduce_rows(ops, total, batch, reduction, normalizer)
+    loss = reduce_rows(ops, total, batch.weight, reduction, normalizer)
     if not return_terms:
         return loss
     reduced = {
-        name: ops.stop_gradient(reduce_rows(ops, value, batch, reduction, normalizer))
+        name: ops.stop_gradient(reduce_rows(ops, value, batch.weight, reduction, normalizer))
         for name, value in terms.items()
         if name != "ce" or not is_zero(objective.weights.ce)
     }
+    ramp = ops.astype(ops.asarray(ramp, batch.student), batch.dtype)
     return loss, {**reduced, "ramp": ops.stop_gradient(ramp)}
 
 
 def _setup(
-    arguments: Arguments, batch: Batch, objective: Objective, ramp: Array
+    arguments: Arguments, batch: Batch, objective: Objective, ramp: Scalar
 ) -> tuple[Setup, Array]:
     """Return what all rows have in common, less what no term needs, and the place of own keys."""
     ops, config, weights = arguments.ops, objective.config, objective.weights
@@ -241,7 +242,7 @@ def _setup(
     by_key = is_present(config, weights, "labels") or not is_zero(weights.instance)
     if by_key or by_prototype:
         all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config)
-        own = own + own_start
+        own = own if objective.keys is None else own + own_start
         keys = all_keys if by_key else None
         if by_prototype:
             prototypes = prototype_keys(arguments, batch, objective.keys, all_keys, config)
@@ -255,11 +256,12 @@ def _setup(
     temperature = config.temperature
     if temperature is None:
         temperature = default_temperature(config.similarity, batch.student.shape[1])
-    category = 0.0 if is_zero(weights.category) else number(weights.category) * ramp
+    instance, sample, category, ce = map(number, weights)
+    category = 0.0 if is_zero(category) else category * ramp
     return Setup(
         keys=keys,
         prototypes=prototypes,
-        weights=TermWeights(*map(number, weights))._replace(category=category),
+        weights=TermWeights(instance, sample, category, ce),
         temperature=number(temperature),
         key_temperature=number(config.key_temperature),
         sample_temperature=number(config.sample_temperature),
@@ -270,9 +272,14 @@ def _setup(
 
 
 def _by_block(
-    ops: Backend, batch: Batch, own: Array, objective: Objective, setup: Setup
+    ops: Backend,
+    batch: Batch,
+    own: Array,
+    objective: Objective,
+    setup: Setup,
+    shown: tuple[str, ...],
 ) -> tuple[Array, ...]:
-    """Evaluate the terms of all rows, block after block."""
+    """Evaluate the total of all rows, and the terms that are shown, block after block."""
     config = objective.config
     of_teacher, is_stored = parts_of(batch.teacher), isinstance(batch.teacher, StoredRows)
     beside = {"labels": batch.labels, "own": own, "kept": batch.kept, "factors": objective.factors}
@@ -282,7 +289,7 @@ def _by_block(
         end = 1 + len(of_teacher)
         others = dict(zip(beside, rows[end:], strict=True))
         block = Block(rows[0], of_parts(batch.teacher, rows[1:end]), **others)
-        return weighted_terms(ops, config, batch.dtype, block, setup)
+        return weighted_terms(ops, config, batch.dtype, block, setup, shown)
 
     block_rows: Any = None
     numbers = (*objective.weights, *setup[3:7])
@@ -351,20 +358,20 @@ def _columns(ops: Backend, batch: Batch, config: MCLDConfig) -> Float[Array, " b
     return column_contrast(ops, raised(ops, student), teacher, batch.kept, config.key_temperature)
 
 
-def category_ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Float[Array, ""]:
+def category_ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Scalar:
     """Return ``clip(progress / warmup, 0, 1)``, without a gradient; 1 where ``warmup`` is 0.
+
+    The Python number 1 where it is seen to be that, as in each call without a schedule.
 
     Raises:
         ValueError, TypeError: a progress that is not one number in 0 … 1.
     """
     ops, like, dtype = arguments.ops, batch.student, batch.dtype
     warmup, progress = objective.config.category_warmup, objective.progress
-    if not objective.has_ramp:
-        return ops.astype(ops.asarray(1.0, like), dtype)
-    whole = is_number(progress) and progress == 1 and is_number(warmup) and warmup <= 1
+    whole = type(progress) in (int, float) and progress == 1 and is_number(warmup) and warmup <= 1
+    if whole or not objective.has_ramp:
+        return 1.0
     progress = arguments.scalar("progress", progress, like, dtype, maximum=1.0)
-    if whole:  # in each call without a schedule
-        return progress
     if is_number(warmup):
         part = progress / warmup if warmup > 0 else 0.0 * progress + 1.0
     else:

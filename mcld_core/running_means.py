@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, keep_rows, plain_number, wide_dtype
+from mcld_core.arguments import Arguments, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.contrast import NEGLIGIBLE
-from mcld_core.keys import TeacherKeys, class_means
+from mcld_core.formulas.objective import KeySet
+from mcld_core.keys import TeacherKeys, as_keys, class_means
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 
 
@@ -56,10 +57,8 @@ class ClassMeans(NamedTuple):
         Raises:
             ValueError: ``classes`` is not an int above 0.
         """
-        function, classes = "ClassMeans.empty", plain_number(classes)
-        if not isinstance(classes, int) or isinstance(classes, bool) or classes < 1:
-            raise ValueError(f"{function}: classes needs an int > 0; got {classes!r}")
-        ops = Arguments(function, like).ops
+        arguments = Arguments("ClassMeans.empty", like)
+        ops, classes = arguments.ops, arguments.size("classes", classes)
         dtype = "float32" if like is None else wide_dtype(ops.dtype(ops.asarray(like)))
         shapes = ((classes, classes), (classes,))
         return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
@@ -91,14 +90,9 @@ class ClassMeans(NamedTuple):
         Raises:
             ValueError, TypeError: shapes, dtypes, devices, labels or a number that do not fit.
         """
-        if isinstance(teacher_logits, TeacherKeys):
-            if labels is not None or where is not None:
-                raise ValueError(
-                    "ClassMeans.update: labels and where come with the TeacherKeys; got them "
-                    "twice. Leave them out"
-                )
-            teacher_logits, labels, where = teacher_logits[:3]
-        arguments = Arguments("ClassMeans.update", self.means, teacher_logits, labels, where)
+        function = "ClassMeans.update"
+        teacher_logits, labels, where = as_keys(function, teacher_logits, labels, where)[:3]
+        arguments = Arguments(function, self.means, teacher_logits, labels, where)
         check_config(arguments.function, config)
         if window is not None:
             arguments.number("window", window, above=0.0)
@@ -106,21 +100,12 @@ class ClassMeans(NamedTuple):
         rows = arguments.array("teacher_logits", teacher_logits, self.means)
         means, counts = (ops.asarray(x, rows) for x in self)
         arguments.logits("teacher_logits", rows)
-        if rows.shape[1] != means.shape[0]:
-            raise ValueError(
-                f"{arguments.function}: teacher_logits need shape (batch, {means.shape[0]}); got "
-                f"{tuple(rows.shape)}. Map the teacher's classes first: mcld_core.select_classes"
-            )
+        arguments.width("teacher_logits", rows, means.shape[0])
         arguments.device("teacher_logits", rows, means, "the means")
         given = arguments.teacher_batch(rows, (labels, None, where), config.ignore_index)
         dtype = wide_dtype(ops.dtype(rows), ops.dtype(means))
-        rows = keep_rows(ops, ops.astype(given.logits, dtype), given.kept)
         own = ops.argmax(rows, 1) if given.labels is None else given.labels
-        if own.ndim == 2:
-            own = keep_rows(ops, ops.astype(own, dtype), given.kept)
-        else:
-            own = ops.where(given.kept, own, -2)
-        fresh, added = class_means(ops, rows, own, config)
+        fresh, added = class_means(ops, KeySet(given.logits, own, given.kept), dtype, config)
         means, before = (ops.astype(x, dtype) for x in (means, counts))
         if window is not None:
             before = ops.minimum(before, window)
@@ -134,16 +119,3 @@ class ClassMeans(NamedTuple):
         ops = Arguments("ClassMeans.prototypes", self.means).ops
         means, counts = (ops.asarray(x) for x in self)
         return ops.where((counts > NEGLIGIBLE)[:, None], means, float("nan"))
-
-
-def check_class_means(function: str, class_means: Any, config: MCLDConfig) -> None:
-    """Raise unless class means are not asked for, or the config has prototypes.
-
-    Raises:
-        ValueError: the settings would not use them.
-    """
-    if class_means and config.category_contrast != "prototypes":
-        raise ValueError(
-            f'{function}: class_means needs a config with category_contrast="prototypes"; got '
-            f"{config.category_contrast!r}"
-        )

@@ -38,7 +38,16 @@ Scalar: TypeAlias = Any
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 Logits: TypeAlias = Float[Array, "batch classes"]
-Labels: TypeAlias = Num[Array, "batch"] | Num[Array, "batch classes"]  # noqa: F821
+Labels: TypeAlias = Num[Array, " batch"] | Num[Array, "batch classes"]
+
+Values: TypeAlias = Float[Array, " batch"]
+"""One number a row; the rows are those of a batch, or of a block of it."""
+
+Places: TypeAlias = Int[Array, " batch"]
+"""One place a row: of its own key among the keys, or of its target among the classes."""
+
+Pairs: TypeAlias = Float[Array, "batch keys"]
+"""One number for each row and key."""
 
 __all__ = [
     "Array",
@@ -49,7 +58,10 @@ __all__ = [
     "Labels",
     "Logits",
     "Num",
+    "Pairs",
+    "Places",
     "Reduction",
     "Scalar",
     "Tensor",
+    "Values",
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcld_core.backends.jax.onnx_pooling import free_the_batch
-from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of
+from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of, quiet
 
 PACKAGES: tuple[str, ...] = ("jax2onnx",)
 
@@ -106,23 +104,9 @@ def _pool(function: Any, border: float, inputs: Any, *window: Any, **others: Any
     return pooled / pool(jnp.pad(jnp.ones_like(inputs[..., :1]), around))
 
 
-@contextmanager
-def _without_its_warnings() -> Iterator[None]:
-    """The exporter's own deprecations, and what onnx_ir logs of shapes without a type."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and convert."""
-    with _without_its_warnings():
+    with quiet("onnx_ir"):
         import jax2onnx
 
     def forward(*inputs: Any) -> Any:
@@ -136,7 +120,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
     ]
     options = {} if request.opset is None else {"opset": request.opset}
     with (
-        _without_its_warnings(),
+        quiet("onnx_ir"),  # of shapes without a type
         jax.numpy_rank_promotion("allow"),  # the exporter's own code needs both, whatever
         jax.numpy_dtype_promotion("standard"),  # the process has chosen
     ):

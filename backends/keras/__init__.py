@@ -5,6 +5,7 @@ Keras is imported when one of the names is first used: the exporter of this pack
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mcld_core.backends import how_to_install
@@ -18,17 +19,11 @@ __all__ = ["MCLDDistillation", "MCLDDistiller", "MCLDLoss"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        import_keras()
-    if name == "MCLDDistiller":
-        from mcld_core.backends.keras.distiller import MCLDDistiller
-
-        return MCLDDistiller
-    if name in ("MCLDDistillation", "MCLDLoss"):
-        from mcld_core.backends.keras import loss
-
-        return getattr(loss, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_keras()
+    home = "distiller" if name == "MCLDDistiller" else "loss"
+    return getattr(import_module(f"{__name__}.{home}"), name)
 
 
 def import_keras() -> Any:

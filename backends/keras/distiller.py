@@ -8,16 +8,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.backends.keras.bank import BankVariables, MeansVariables
+from mcld_core.adapters import bank_of_adapter, check_class_means, step_keys
+from mcld_core.backends.keras.bank import State
 from mcld_core.backends.keras.first_look import FirstLook
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows, prior_config
-from mcld_core.bank import TeacherBank, bank_of_adapter
+from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import is_zero
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
-from mcld_core.running_means import check_class_means
+from mcld_core.running_means import ClassMeans
 from mcld_core.typing import Array, Float, Labels, Logits
 
 _CROSS_ENTROPY = MCLDConfig(
@@ -164,18 +165,18 @@ class MCLDDistiller(keras.distillation.Distiller):
             aggregation="only_first_replica",
             name="steps_done",
         )
-        self.bank = (
-            BankVariables(bank_size, _classes(student), soft_labels=soft_labels)
-            if bank_size
-            else None
-        )
-        if self.bank is not None and whole is not None:
-            self.bank.assign(whole)
-        self.class_means = MeansVariables(_classes(student)) if class_means else None
-        self.term_trackers = {
-            name: keras.metrics.Mean(name=f"term_{name}")
-            for name in (_term_names(config) if show_terms else ())
-        }
+        self.bank = self.class_means = None
+        like = ops.zeros((), "float32")
+        if bank_size:
+            settings = {"like": like, "soft_labels": soft_labels}
+            self.bank = State(TeacherBank.empty(bank_size, _classes(student), **settings))
+            if whole is not None:
+                self.bank.assign(whole)
+        if class_means:
+            self.class_means = State(ClassMeans.empty(_classes(student), like=like))
+        ce = [] if is_zero(config.weight_ce) else ["ce"]
+        names = ["instance", "sample", "category", *ce, "ramp"] if show_terms else []
+        self.term_trackers = {name: keras.metrics.Mean(name=f"term_{name}") for name in names}
         self._not_computed: tuple[str, ...] = ()
         self.built = teacher.built and student.built  # so that weights can be loaded at once
 
@@ -261,50 +262,37 @@ class MCLDDistiller(keras.distillation.Distiller):
         return distiller
 
     def _student_loss_of(
-        self,
-        x: Any,
-        y: Any,
-        y_pred: Logits,
-        labels: Labels,
-        sample_weight: Array | None,
-        training: bool,
+        self, x: Any, y: Any, y_pred: Logits, labels: Labels, weight: Array | None, training: bool
     ) -> Array:
         if self.loss is not None:
-            scaled = keras.Model.compute_loss(self, x, y, y_pred, sample_weight, training)
+            scaled = keras.Model.compute_loss(self, x, y, y_pred, weight, training)
             return scaled * replicas()
         cross_entropy = mcld_loss(
             y_pred,
             y_pred,  # no teacher: its terms weigh nothing
             labels,
             config=replace(_CROSS_ENTROPY, ignore_index=self.config.ignore_index),
-            sample_weight=sample_weight,
+            sample_weight=weight,
         )
         return _add_losses(cross_entropy, self.losses)
 
     def _distillation_loss_of(
-        self,
-        x: Any,
-        y_pred: Logits,
-        labels: Labels | None,
-        sample_weight: Array | None,
-        training: bool,
+        self, x: Any, y_pred: Logits, labels: Labels | None, weight: Array | None, training: bool
     ) -> Array:
         teacher_logits = self.teacher(x, training=False)
         progress: Any = 1.0
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
             progress = ops.minimum(progress, 1.0)
-        gathered = keys = self._gathered(teacher_logits, labels, sample_weight)
-        rows_of_all = (teacher_logits, labels) if gathered is None else (gathered,)
-        if self.bank is not None:
-            keys = self.bank.value.keys(*rows_of_all, ignore_index=self.config.ignore_index)
-        if self.class_means is not None:
-            means = self.class_means.value
-            if training:
-                means = means.update(*rows_of_all, config=self.config)
-                self.class_means.assign(means)
-            keys = TeacherKeys(teacher_logits, labels) if keys is None else keys
-            keys = keys._replace(prototypes=means.prototypes)
+        keys = self._gathered(teacher_logits, labels, weight)
+        states: list[Any] = [self.bank, self.class_means]
+        if any(state is not None for state in states):
+            rows = TeacherKeys(teacher_logits, labels) if keys is None else keys
+            bank, means = (None if state is None else state.value for state in states)
+            keys, *after = step_keys(rows, bank, means, self.config, training, self.bank_moves)
+            for state, old, new in zip(states, (bank, means), after, strict=True):
+                if new is not old:  # all replicas hold the same
+                    state.assign(new)
         loss, terms = mcld_loss(
             adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
             teacher_logits,
@@ -313,7 +301,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             keys=keys,
             class_prior=self.class_prior,
             progress=progress,
-            sample_weight=sample_weight,
+            sample_weight=weight,
             return_terms=True,
         )
         rows = _mean_over_replicas(ops.shape(y_pred)[0])
@@ -322,10 +310,6 @@ class MCLDDistiller(keras.distillation.Distiller):
         if training:
             self._first_look.look_at_logits(y_pred, teacher_logits, labels, self.config)
             self.steps_done.assign_add(1)
-        if training and self.bank is not None and self.bank_moves:
-            # all replicas hold the same bank
-            pushed = self.bank.value.push(*rows_of_all, ignore_index=self.config.ignore_index)
-            self.bank.assign(pushed)
         return loss
 
     def _gathered(
@@ -360,11 +344,6 @@ def replicas() -> int:
     import tensorflow as tf
 
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
-
-
-def _term_names(config: MCLDConfig) -> tuple[str, ...]:
-    ce = () if is_zero(config.weight_ce) else ("ce",)
-    return ("instance", "sample", "category", *ce, "ramp")
 
 
 def _mean_over_replicas(rows: Any) -> Any:

@@ -40,12 +40,7 @@ class EMATeacher(keras.callbacks.Callback):
     """
 
     def __init__(
-        self,
-        student: Any,
-        model_average: Any = None,
-        *,
-        decay: float = 0.999,
-        warm_up: bool = True,
+        self, student: Any, model_average: Any = None, *, decay: float = 0.999, warm_up: bool = True
     ) -> None:
         super().__init__()
         if not 0 <= decay <= 1:

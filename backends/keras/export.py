@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,23 +65,14 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
     own, so that tokens and their mask no longer fit, and of TensorFlow's captures it makes inputs.
     """
     backend = keras.backend.backend()
-    if backend == "tensorflow":
-        from mcld_core.backends.tensorflow import export as tensorflow_export
-
-        return tensorflow_export.write(student, request, output_names, path)
-    if backend == "jax":
-        from mcld_core.backends.jax import export as jax_export
-
-        return jax_export.write(student, request, output_names, path)
-    return _write_torch(student, request, output_names, path)
+    exporter = importlib.import_module(f"mcld_core.backends.{backend}.export")
+    given = _torch_module(student) if backend == "torch" else student
+    written: str = exporter.write(given, request, output_names, path)
+    return written
 
 
-def _write_torch(
-    student: Any, request: ExportRequest, output_names: Sequence[str], path: Path
-) -> str:
+def _torch_module(student: Inference) -> Any:
     import torch
-
-    from mcld_core.backends.torch import export as torch_export
 
     class Module(torch.nn.Module):
         def __init__(self) -> None:
@@ -90,4 +82,4 @@ def _write_torch(
         def forward(self, *values: Any, **named: Any) -> Any:
             return named_outputs(student(*values, **named))
 
-    return torch_export.write(Module(), request, output_names, path)
+    return Module()

@@ -36,13 +36,7 @@ class FirstLook:
         """Warn of logits that are not finite or look like probabilities, where they can be read."""
         if self.done:
             return
-        found = doubts(
-            student,
-            teacher,
-            labels,
-            similarity=config.similarity,
-            ignore_index=config.ignore_index,
-        )
+        found = doubts(student, teacher, labels, config=config)
         self.done = found is not None
         for text in found or ():
             _warn(text)

@@ -11,11 +11,47 @@ from keras import ops
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
-from mcld_core.typing import Array, Float, Labels, Logits
+from mcld_core.typing import Array, Float, Labels, Logits, Reduction
+
+
+class _Settings:
+    """The settings of both losses, and how they are saved."""
+
+    def _keep_settings(
+        self, config: MCLDConfig | None, progress: float, class_prior: Any, balanced: bool
+    ) -> None:
+        name = type(self).__name__
+        self.config = MCLDConfig() if config is None else config
+        check_config(name, self.config)
+        self.progress = progress
+        self.class_prior = checked_prior(name, class_prior, balanced)
+        self.balanced = balanced
+
+    def _evaluate(
+        self, student: Logits, teacher: Logits, labels: Labels | None, reduction: Reduction
+    ) -> Array:
+        return mcld_loss(
+            adjust_logits(student, self.class_prior) if self.balanced else student,
+            teacher,
+            labels,
+            config=self.config,
+            class_prior=self.class_prior,
+            progress=self.progress,
+            reduction=reduction,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what the constructor needs to make this loss again."""
+        return {"config": asdict(self.config), "progress": self.progress, **prior_config(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Make the loss that `get_config` described."""
+        return cls(**{**config, "config": MCLDConfig(**config["config"])})
 
 
 @keras.saving.register_keras_serializable("mcld")
-class MCLDLoss(keras.losses.Loss):
+class MCLDLoss(_Settings, keras.losses.Loss):
     """MCLD for ``compile(loss=...)``, with the teacher's logits cached in the targets.
 
     ``y_true`` is one array that holds, side by side, the teacher's logits and the label:
@@ -78,11 +114,7 @@ class MCLDLoss(keras.losses.Loss):
                 f"MCLDLoss: dtype needs 'float32' or 'float64'; got {self.dtype!r}, which cannot "
                 "hold the labels in y_true. Half-precision predictions need no setting"
             )
-        self.config = MCLDConfig() if config is None else config
-        check_config("MCLDLoss", self.config)
-        self.progress = progress
-        self.class_prior = checked_prior("MCLDLoss", class_prior, balanced)
-        self.balanced = balanced
+        self._keep_settings(config, progress, class_prior, balanced)
 
     def __call__(
         self,
@@ -103,30 +135,12 @@ class MCLDLoss(keras.losses.Loss):
     def call(self, y_true: Float[Array, "batch targets"], y_pred: Logits) -> Array:
         """Return the loss of each row, (batch,)."""
         teacher, labels = self._split(y_true, y_pred)
-        return mcld_loss(
-            adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
-            teacher,
-            labels,
-            config=self.config,
-            class_prior=self.class_prior,
-            progress=self.progress,
-            reduction="none",
-        )
+        return self._evaluate(y_pred, teacher, labels, "none")
 
     def get_config(self) -> dict[str, Any]:
         """Return what the constructor needs to make this loss again."""
-        return {
-            **super().get_config(),
-            "config": asdict(self.config),
-            "progress": self.progress,
-            **prior_config(self),
-            "dtype": self.dtype,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> MCLDLoss:
-        """Make the loss that `get_config` described."""
-        return cls(**{**config, "config": MCLDConfig(**config["config"])})
+        own = _Settings.get_config(self)
+        return {**keras.losses.Loss.get_config(self), **own, "dtype": self.dtype}
 
     def _split(self, y_true: Array, y_pred: Array) -> tuple[Logits, Labels | None]:
         width, classes = y_true.shape[-1], y_pred.shape[-1]
@@ -145,7 +159,7 @@ class MCLDLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("mcld")
-class MCLDDistillation(keras.distillation.DistillationLoss):
+class MCLDDistillation(_Settings, keras.distillation.DistillationLoss):
     """MCLD as one of the losses of a `keras.distillation.Distiller`, without labels.
 
     Keras hands the outputs alone to such a loss, neither labels nor sample weights: the teacher's
@@ -175,44 +189,17 @@ class MCLDDistillation(keras.distillation.DistillationLoss):
         class_prior: Any = None,
         balanced: bool = False,
     ) -> None:
-        self.config = MCLDConfig() if config is None else config
-        check_config("MCLDDistillation", self.config)
-        self.progress = progress
-        self.class_prior = checked_prior("MCLDDistillation", class_prior, balanced)
-        self.balanced = balanced
+        self._keep_settings(config, progress, class_prior, balanced)
 
     def compute_loss(self, teacher_outputs: Logits, student_outputs: Logits, **_: Any) -> Array:
         """Return the mean loss of the batch; teacher first, as Keras has it."""
-        logits = student_outputs
-        return mcld_loss(
-            adjust_logits(logits, self.class_prior) if self.balanced else logits,
-            teacher_outputs,
-            config=self.config,
-            class_prior=self.class_prior,
-            progress=self.progress,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what the constructor needs to make this loss again."""
-        return {
-            "config": asdict(self.config),
-            "progress": self.progress,
-            **prior_config(self),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> MCLDDistillation:
-        """Make the loss that `get_config` described."""
-        return cls(**{**config, "config": MCLDConfig(**config["config"])})
+        return self._evaluate(student_outputs, teacher_outputs, None, "mean")
 
 
 def prior_config(keeper: Any) -> dict[str, Any]:
     """Return the class prior of a loss or a model as `get_config` has it."""
     prior = keeper.class_prior
-    return {
-        "class_prior": None if prior is None else prior.tolist(),
-        "balanced": keeper.balanced,
-    }
+    return {"class_prior": None if prior is None else prior.tolist(), "balanced": keeper.balanced}
 
 
 def as_rows(x: Array) -> Array:

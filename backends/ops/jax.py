@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mcld_core.backends.ops.protocol import (
-    LayerFunction,
+    Arrays,
     RowFunction,
-    RowsFunction,
     SharedFunction,
-    through_layer,
+    layer_by_block_twice,
 )
 
 Array = Any
@@ -72,11 +71,7 @@ def device(x: Array) -> str | None:
 def host_values(x: Array) -> np.ndarray[Any, Any] | None:
     if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
         return None
-    return np.asarray(x) if all_on_cpu(x) else None
-
-
-def all_on_cpu(x: Array) -> bool:
-    return {device.platform for device in x.devices()} == {"cpu"}
+    return np.asarray(x) if {device.platform for device in x.devices()} == {"cpu"} else None
 
 
 exp = jnp.exp
@@ -89,6 +84,16 @@ minimum = jnp.minimum
 isfinite = jnp.isfinite
 matrix_transpose = jnp.transpose
 where = jnp.where
+sum = jnp.sum
+max = jnp.max
+all = jnp.all
+sort = jnp.sort
+concat = jnp.concatenate
+reshape = jnp.reshape
+take_along_axis = jnp.take_along_axis
+logsumexp = jax.nn.logsumexp
+softmax = jax.nn.softmax
+log_softmax = jax.nn.log_softmax
 stop_gradient = jax.lax.stop_gradient
 
 
@@ -96,40 +101,12 @@ def matmul(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y, precision="highest")
 
 
-def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
-    return jnp.sum(x, axis=axis, keepdims=keepdims)
-
-
-def max(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return jnp.max(x, axis=axis, keepdims=keepdims)
-
-
-def all(x: Array, axis: int) -> Array:
-    return jnp.all(x, axis=axis)
-
-
 def argmax(x: Array, axis: int) -> Array:
     return jnp.argmax(x, axis=axis).astype("int32")
 
 
-def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return jax.nn.logsumexp(x, axis=axis, keepdims=keepdims)
-
-
-def softmax(x: Array, axis: int) -> Array:
-    return jax.nn.softmax(x, axis=axis)
-
-
-def log_softmax(x: Array, axis: int) -> Array:
-    return jax.nn.log_softmax(x, axis=axis)
-
-
 def cumulative_sum(x: Array) -> Array:
     return jnp.cumsum(x, dtype=x.dtype)
-
-
-def sort(x: Array) -> Array:
-    return jnp.sort(x)
 
 
 def searchsorted(x: Array, values: Array) -> Array:
@@ -140,27 +117,15 @@ def arange(n: int, like: Array) -> Array:
     return jnp.arange(n, dtype="int32")
 
 
-def reshape(x: Array, shape: Sequence[int]) -> Array:
-    return jnp.reshape(x, tuple(shape))
-
-
 def take(x: Array, indices: Array) -> Array:
     return jnp.take(x, indices, axis=0)
-
-
-def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
-    return jnp.take_along_axis(x, indices, axis=axis)
-
-
-def concat(arrays: Sequence[Array]) -> Array:
-    return jnp.concatenate(arrays, axis=0)
 
 
 def put(x: Array, indices: Array, values: Array) -> Array:
     return x.at[indices].set(values)
 
 
-def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
     if indices.shape[1] == 1:  # a comparison fuses with what is around it, a scatter does not
         return jnp.where(jnp.arange(x.shape[1], dtype=indices.dtype)[None, :] == indices, values, x)
     return x.at[arange(x.shape[0], x)[:, None], indices].set(values)
@@ -188,7 +153,7 @@ def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
 
     @jax.custom_vjp
     def product(x: Array, values: Array, indices: Array) -> Array:
-        def gathered(piece: tuple[Array, ...]) -> tuple[Array]:
+        def gathered(piece: Arrays) -> tuple[Array]:
             return (jnp.sum(piece[0][:, :, None] * jnp.take(x.T, piece[1], axis=0), 1),)
 
         return _scanned(gathered, (values, indices), rows)[0].T
@@ -197,7 +162,7 @@ def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
         return product(x, values, indices), (values, indices)
 
     def backward(entries: tuple[Array, Array], cotangent: Array) -> Any:
-        def add(total: Array, piece: tuple[Array, ...]) -> tuple[Array, None]:
+        def add(total: Array, piece: Arrays) -> tuple[Array, None]:
             part, places, slope = piece
             return total.at[places].add(part[:, :, None] * slope[:, None, :]), None
 
@@ -209,12 +174,8 @@ def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
 
 
 def by_block(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: int | None,
-) -> tuple[Array, ...]:
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
+) -> Arrays:
     if block_rows is None or rows[0].shape[0] <= block_rows:
         return function(rows, prepare(shared))
     leaves, structure = jax.tree.flatten(shared)
@@ -228,15 +189,15 @@ def by_block(
         return prepare(jax.tree.unflatten(structure, filled))
 
     @jax.custom_vjp
-    def evaluate(student: Array, others: tuple[Array, ...], arrays: list[Array]) -> Any:
+    def evaluate(student: Array, others: Arrays, arrays: list[Array]) -> Any:
         shared = ready(arrays)
         return _scanned(lambda block: function(block, shared), (student, *others), block_rows)
 
-    def forward(student: Array, others: tuple[Array, ...], arrays: list[Array]) -> Any:
+    def forward(student: Array, others: Arrays, arrays: list[Array]) -> Any:
         shared = ready(arrays)
 
-        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
-            def total_first(student: Array) -> tuple[Array, tuple[Array, ...]]:
+        def with_gradient(block: Arrays) -> Arrays:
+            def total_first(student: Array) -> tuple[Array, Arrays]:
                 total, *results = function((student, *block[1:]), shared)
                 return total, tuple(results)
 
@@ -248,7 +209,7 @@ def by_block(
         values = _scanned(with_gradient, (student.astype(wide), *others), block_rows)
         return values[:-1], values[-1]
 
-    def backward(slope: Array, cotangents: tuple[Array, ...]) -> Any:
+    def backward(slope: Array, cotangents: Arrays) -> Any:
         return (cotangents[0][:, None] * slope).astype(rows[0].dtype), None, None
 
     evaluate.defvjp(forward, backward)
@@ -256,46 +217,31 @@ def by_block(
 
 
 def by_block_twice(
-    function: SharedFunction,
-    rows: tuple[Array, ...],
-    trained: tuple[Array, ...],
-    block_rows: int | None,
-) -> tuple[Array, ...]:
+    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
+) -> Arrays:
     if block_rows is None or rows[0].shape[0] <= block_rows:
         return function(rows, trained)
     # a scan adds up gradients of what it closes over in its dtype
     wide = tuple(x if x.dtype == "float64" else x.astype("float32") for x in trained)
 
-    def narrowed(block: tuple[Array, ...]) -> tuple[Array, ...]:
+    def narrowed(block: Arrays) -> Arrays:
         return function(block, tuple(w.astype(x.dtype) for w, x in zip(wide, trained, strict=True)))
 
     # in a loop nothing can be merged with the first evaluation
     return _scanned(jax.checkpoint(narrowed, prevent_cse=False), rows, block_rows)
 
 
-def layer_by_block(
-    outputs: LayerFunction,
-    function: RowsFunction,
-    rows: tuple[Array, ...],
-    layer: tuple[Array, ...],
-    weights: Array | None,
-    block_rows: int | None,
-) -> tuple[Array, ...]:
-    return by_block_twice(through_layer(outputs, function), rows, layer, block_rows)
+layer_by_block = layer_by_block_twice(by_block_twice)
 
 
-def _scanned(
-    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-    rows: tuple[Array, ...],
-    block_rows: int,
-) -> tuple[Array, ...]:
+def _scanned(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) -> Arrays:
     """Scan over blocks of one size, the rows padded with zeros that are cut off again."""
     results = jax.lax.map(function, _split(rows, block_rows))
     count = rows[0].shape[0]
     return tuple(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:count] for x in results)
 
 
-def _split(rows: tuple[Array, ...], block_rows: int) -> tuple[Array, ...]:
+def _split(rows: Arrays, block_rows: int) -> Arrays:
     """Return (blocks, size, …) of at most ``block_rows``, padded with zeros."""
     count = rows[0].shape[0]
     blocks = -(-count // block_rows)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mcld_core.backends.ops.protocol import (
-    LayerFunction,
+    Arrays,
     RowFunction,
-    RowsFunction,
     SharedFunction,
-    through_layer,
+    layer_by_block_twice,
 )
 
 Array = Any
@@ -62,22 +60,17 @@ minimum = np.minimum
 isfinite = np.isfinite
 matmul = np.matmul
 matrix_transpose = np.transpose
+sum = np.sum
+max = np.max
+all = np.all
+sort = np.sort
+concat = np.concatenate
+reshape = np.reshape
+take_along_axis = np.take_along_axis
 
 
 def log_sigmoid(x: Array) -> Array:
     return -np.logaddexp(-x, np.zeros((), x.dtype))
-
-
-def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
-    return np.sum(x, axis=axis, keepdims=keepdims)
-
-
-def max(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return np.max(x, axis=axis, keepdims=keepdims)
-
-
-def all(x: Array, axis: int) -> Array:
-    return np.all(x, axis=axis)
 
 
 def argmax(x: Array, axis: int) -> Array:
@@ -104,10 +97,6 @@ def cumulative_sum(x: Array) -> Array:
     return np.cumsum(x, dtype=x.dtype)
 
 
-def sort(x: Array) -> Array:
-    return np.sort(x)
-
-
 def searchsorted(x: Array, values: Array) -> Array:
     return np.searchsorted(x, values).astype("int32")
 
@@ -116,20 +105,8 @@ def arange(n: int, like: Array) -> Array:
     return np.arange(n, dtype="int32")
 
 
-def reshape(x: Array, shape: Sequence[int]) -> Array:
-    return np.reshape(x, tuple(shape))
-
-
 def take(x: Array, indices: Array) -> Array:
     return np.take(x, indices, axis=0)
-
-
-def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
-    return np.take_along_axis(x, indices, axis=axis)
-
-
-def concat(arrays: Sequence[Array]) -> Array:
-    return np.concatenate(arrays, axis=0)
 
 
 def put(x: Array, indices: Array, values: Array) -> Array:
@@ -138,7 +115,7 @@ def put(x: Array, indices: Array, values: Array) -> Array:
     return x
 
 
-def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
     x = x.copy()
     np.put_along_axis(x, indices, values, axis=1)
     return x
@@ -166,12 +143,8 @@ def stop_gradient(x: Array) -> Array:
 
 
 def by_block(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: int | None,
-) -> tuple[Array, ...]:
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
+) -> Arrays:
     shared, count = prepare(shared), rows[0].shape[0]
     if block_rows is None or count <= block_rows:
         return function(rows, shared)
@@ -183,20 +156,9 @@ def by_block(
 
 
 def by_block_twice(
-    function: SharedFunction,
-    rows: tuple[Array, ...],
-    trained: tuple[Array, ...],
-    block_rows: int | None,
-) -> tuple[Array, ...]:
+    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
+) -> Arrays:
     return by_block(function, lambda shared: shared, rows, trained, block_rows)
 
 
-def layer_by_block(
-    outputs: LayerFunction,
-    function: RowsFunction,
-    rows: tuple[Array, ...],
-    layer: tuple[Array, ...],
-    weights: Array | None,
-    block_rows: int | None,
-) -> tuple[Array, ...]:
-    return by_block_twice(through_layer(outputs, function), rows, layer, block_rows)
+layer_by_block = layer_by_block_twice(by_block_twice)

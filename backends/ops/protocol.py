@@ -13,21 +13,33 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 Array: TypeAlias = Any
+Arrays: TypeAlias = tuple[Array, ...]
 
-RowFunction: TypeAlias = Callable[[tuple[Array, ...], Any], tuple[Array, ...]]
+RowFunction: TypeAlias = Callable[[Arrays, Any], Arrays]
 """``function(rows, shared)``: see `Backend.by_block`."""
 
-SharedFunction: TypeAlias = Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[Array, ...]]
+SharedFunction: TypeAlias = Callable[[Arrays, Arrays], Arrays]
 """``function(rows, trained)``: see `Backend.by_block_twice`."""
 
-RowsFunction: TypeAlias = Callable[[tuple[Array, ...]], tuple[Array, ...]]
-LayerFunction: TypeAlias = Callable[[Array, tuple[Array, ...]], Array]
+RowsFunction: TypeAlias = Callable[[Arrays], Arrays]
+LayerFunction: TypeAlias = Callable[[Array, Arrays], Array]
 """``function(rows)`` and ``outputs(hidden, layer)``: see `Backend.layer_by_block`."""
 
 
 def through_layer(outputs: LayerFunction, function: RowsFunction) -> SharedFunction:
     """Return ``(rows, layer) → function((outputs(rows[0], layer), *rows[1:]))``."""
     return lambda rows, layer: function((outputs(rows[0], layer), *rows[1:]))
+
+
+def layer_by_block_twice(by_block_twice: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `Backend.layer_by_block` that evaluates each block twice, whatever the weights."""
+
+    def layer_by_block(
+        outputs: LayerFunction, function: RowsFunction, rows: Any, layer: Any, _: Any, size: Any
+    ) -> Any:
+        return by_block_twice(through_layer(outputs, function), rows, layer, size)
+
+    return layer_by_block
 
 
 class Backend(Protocol):
@@ -79,7 +91,7 @@ class Backend(Protocol):
     def take_along_axis(self, x: Array, indices: Array, axis: int) -> Array: ...
     def concat(self, arrays: Sequence[Array]) -> Array: ...
     def put(self, x: Array, indices: Array, values: Array) -> Array: ...
-    def put_along_axis(self, x: Array, indices: Array, values: Array) -> Array: ...
+    def put_along_axis(self, x: Array, indices: Array, values: Any) -> Array: ...
     def add_along_axis(self, x: Array, indices: Array, values: Array) -> Array: ...
 
     # a sparse matrix: k entries a row, each column at most once in it
@@ -95,10 +107,10 @@ class Backend(Protocol):
         self,
         function: RowFunction,
         prepare: Callable[[Any], Any],
-        rows: tuple[Array, ...],
+        rows: Arrays,
         shared: Any,
         block_rows: Any,
-    ) -> tuple[Array, ...]:
+    ) -> Arrays:
         """Evaluate a function of rows; its first result has a gradient in ``rows[0]``.
 
         ``function(rows, prepare(shared))`` returns arrays with one value a row of ``rows``; the
@@ -116,12 +128,8 @@ class Backend(Protocol):
         ...
 
     def by_block_twice(
-        self,
-        function: SharedFunction,
-        rows: tuple[Array, ...],
-        trained: tuple[Array, ...],
-        block_rows: Any,
-    ) -> tuple[Array, ...]:
+        self, function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: Any
+    ) -> Arrays:
         """Evaluate a function of rows whose results have a gradient in ``rows[0]`` and ``trained``.
 
         ``function(rows, trained)`` returns arrays with one entry of any shape a row, as in
@@ -136,11 +144,11 @@ class Backend(Protocol):
         self,
         outputs: LayerFunction,
         function: RowsFunction,
-        rows: tuple[Array, ...],
-        layer: tuple[Array, ...],
+        rows: Arrays,
+        layer: Arrays,
         weights: Array | None,
         block_rows: Any,
-    ) -> tuple[Array, ...]:
+    ) -> Arrays:
         """Evaluate a function of what a linear layer makes of ``rows[0]``, by block.
 
         ``function((outputs(rows[0], layer), *rows[1:]))`` as in `by_block`, whose first result has

@@ -9,11 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from mcld_core.backends.ops.protocol import (
-    LayerFunction,
+    Arrays,
     RowFunction,
-    RowsFunction,
     SharedFunction,
-    through_layer,
+    layer_by_block_twice,
 )
 
 Array = Any
@@ -64,7 +63,18 @@ log_sigmoid = tf.math.log_sigmoid
 maximum = tf.maximum
 minimum = tf.minimum
 isfinite = tf.math.is_finite
+matmul = tf.matmul
 matrix_transpose = tf.transpose
+sum = tf.reduce_sum
+max = tf.reduce_max
+all = tf.reduce_all
+logsumexp = tf.reduce_logsumexp
+softmax = tf.nn.softmax
+log_softmax = tf.nn.log_softmax
+cumulative_sum = tf.cumsum
+sort = tf.sort
+reshape = tf.reshape
+searchsorted = tf.searchsorted
 stop_gradient = tf.stop_gradient
 
 
@@ -73,56 +83,12 @@ def where(condition: Array, x: Any, y: Any) -> Array:
     return tf.where(condition, tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype))
 
 
-def matmul(x: Array, y: Array) -> Array:
-    return tf.matmul(x, y)
-
-
-def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
-    return tf.reduce_sum(x, axis=axis, keepdims=keepdims)
-
-
-def max(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return tf.reduce_max(x, axis=axis, keepdims=keepdims)
-
-
-def all(x: Array, axis: int) -> Array:
-    return tf.reduce_all(x, axis=axis)
-
-
 def argmax(x: Array, axis: int) -> Array:
     return tf.argmax(x, axis=axis, output_type=tf.int32)
 
 
-def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return tf.reduce_logsumexp(x, axis=axis, keepdims=keepdims)
-
-
-def softmax(x: Array, axis: int) -> Array:
-    return tf.nn.softmax(x, axis=axis)
-
-
-def log_softmax(x: Array, axis: int) -> Array:
-    return tf.nn.log_softmax(x, axis=axis)
-
-
-def cumulative_sum(x: Array) -> Array:
-    return tf.cumsum(x)
-
-
-def sort(x: Array) -> Array:
-    return tf.sort(x)
-
-
-def searchsorted(x: Array, values: Array) -> Array:
-    return tf.searchsorted(x, values)
-
-
 def arange(n: Any, like: Array) -> Array:
     return tf.range(n, dtype=tf.int32)
-
-
-def reshape(x: Array, shape: Sequence[Any]) -> Array:
-    return tf.reshape(x, tuple(shape))
 
 
 def take(x: Array, indices: Array) -> Array:
@@ -141,14 +107,19 @@ def put(x: Array, indices: Array, values: Array) -> Array:
     return tf.tensor_scatter_nd_update(x, indices[:, None], values)
 
 
-def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
-    rows = tf.broadcast_to(tf.range(size(x, 0), dtype=indices.dtype)[:, None], tf.shape(indices))
-    return tf.tensor_scatter_nd_update(x, tf.stack([rows, indices], 2), values)
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
+    values = tf.broadcast_to(tf.cast(values, x.dtype), tf.shape(indices))
+    return tf.tensor_scatter_nd_update(x, _places(indices), values)
 
 
 def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
-    rows = tf.broadcast_to(tf.range(size(x, 0), dtype=indices.dtype)[:, None], tf.shape(indices))
-    return tf.tensor_scatter_nd_add(x, tf.stack([rows, indices], 2), values)
+    return tf.tensor_scatter_nd_add(x, _places(indices), values)
+
+
+def _places(indices: Array) -> Array:
+    """Return row and column of each index."""
+    rows = tf.range(size(indices, 0), dtype=indices.dtype)[:, None]
+    return tf.stack([tf.broadcast_to(rows, tf.shape(indices)), indices], 2)
 
 
 def sparse(values: Array, indices: Array, columns: int) -> Any:
@@ -161,13 +132,9 @@ def sparse_matmul(x: Array, y: Any) -> Array:
 
 
 def by_block(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: Any,
-) -> tuple[Array, ...]:
-    def plain(student: Array) -> tuple[Array, ...]:
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: Any
+) -> Arrays:
+    def plain(student: Array) -> Arrays:
         return function((student, *rows[1:]), prepare(shared))
 
     count = rows[0].shape[0]
@@ -179,7 +146,7 @@ def by_block(
     def evaluate(student: Array) -> Any:
         ready = prepare(shared)
 
-        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
+        def with_gradient(block: Arrays) -> Arrays:
             with tf.GradientTape() as tape:
                 tape.watch(block[0])
                 total, *results = function(block, ready)
@@ -198,23 +165,12 @@ def by_block(
 
 
 def by_block_twice(
-    function: SharedFunction,
-    rows: tuple[Array, ...],
-    trained: tuple[Array, ...],
-    block_rows: Any,
-) -> tuple[Array, ...]:
+    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: Any
+) -> Arrays:
     return function(rows, trained)
 
 
-def layer_by_block(
-    outputs: LayerFunction,
-    function: RowsFunction,
-    rows: tuple[Array, ...],
-    layer: tuple[Array, ...],
-    weights: Array | None,
-    block_rows: Any,
-) -> tuple[Array, ...]:
-    return by_block_twice(through_layer(outputs, function), rows, layer, block_rows)
+layer_by_block = layer_by_block_twice(by_block_twice)
 
 
 def _first_derivative(
@@ -238,11 +194,7 @@ def _first_derivative(
     return first(student, cotangent)
 
 
-def _mapped(
-    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-    rows: tuple[Array, ...],
-    block_rows: Any,
-) -> tuple[Array, ...]:
+def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any) -> Arrays:
     """Loop over blocks of one size, the rows padded with zeros that are cut off again.
 
     XLA needs every block to have the same shape: a ragged last slice gives wrong rows there.
@@ -258,7 +210,7 @@ def _mapped(
         padded = tf.pad(x, tf.stack([tf.zeros_like(padding), padding], 1))
         return tf.reshape(padded, [blocks, size, *x.shape[1:]])
 
-    def looped() -> tuple[Array, ...]:
+    def looped() -> Arrays:
         blocked = tuple(split(x) for x in rows)
         if tf.executing_eagerly():
             parts = [function(tuple(x[i] for x in blocked)) for i in range(int(blocks))]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from mcld_core.backends.ops.protocol import RowFunction
+from mcld_core.backends.ops.protocol import Arrays, RowFunction
 from mcld_core.backends.ops.torch_layers import by_block_twice as by_block_twice
-from mcld_core.backends.ops.torch_layers import joined
+from mcld_core.backends.ops.torch_layers import is_plain, joined
 from mcld_core.backends.ops.torch_layers import layer_by_block as layer_by_block
 
 Array = Any
@@ -64,7 +63,8 @@ def _accelerator() -> torch.device | None:
 
 
 def astype(x: Array, dtype: str) -> Array:
-    return x.to(_DTYPES[dtype])
+    wanted = _DTYPES[dtype]
+    return x if x.dtype is wanted else x.to(wanted)  # most calls of small batches change nothing
 
 
 def dtype(x: Array) -> str:
@@ -95,6 +95,12 @@ abs = torch.abs
 isfinite = torch.isfinite
 matrix_transpose = torch.t
 where = torch.where
+sum = torch.sum
+max = torch.amax
+all = torch.all
+concat = torch.cat
+reshape = torch.reshape
+logsumexp = torch.logsumexp
 softmax = torch.softmax
 log_softmax = torch.log_softmax
 log_sigmoid = torch.nn.functional.logsigmoid
@@ -141,24 +147,8 @@ def minimum(x: Array, y: Any) -> Array:
     return torch.clamp(x, max=y)
 
 
-def sum(x: Array, axis: int | None, keepdims: bool = False) -> Array:
-    return torch.sum(x) if axis is None else torch.sum(x, dim=axis, keepdim=keepdims)
-
-
-def max(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return torch.amax(x, dim=axis, keepdim=keepdims)
-
-
-def all(x: Array, axis: int) -> Array:
-    return torch.all(x, dim=axis)
-
-
 def argmax(x: Array, axis: int) -> Array:
     return torch.argmax(x, dim=axis).to(torch.int32)
-
-
-def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
-    return torch.logsumexp(x, dim=axis, keepdim=keepdims)
 
 
 def cumulative_sum(x: Array) -> Array:
@@ -177,10 +167,6 @@ def arange(n: int, like: Array) -> Array:
     return torch.arange(n, dtype=torch.int32, device=like.device)
 
 
-def reshape(x: Array, shape: Sequence[int]) -> Array:
-    return torch.reshape(x, tuple(shape))
-
-
 def take(x: Array, indices: Array) -> Array:
     return torch.index_select(x, 0, indices)
 
@@ -189,15 +175,11 @@ def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
     return torch.gather(x, axis, indices.long())
 
 
-def concat(arrays: Sequence[Array]) -> Array:
-    return torch.cat(tuple(arrays), dim=0)
-
-
 def put(x: Array, indices: Array, values: Array) -> Array:
     return torch.index_copy(x, 0, indices.long(), values)
 
 
-def put_along_axis(x: Array, indices: Array, values: Array) -> Array:
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
     return torch.scatter(x, 1, indices.long(), values)
 
 
@@ -238,7 +220,7 @@ class _SparseMatmul(torch.autograd.Function):
         return _bags(x.mT, *entries[:3]).mT
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Array, ...], output: Array) -> None:
+    def setup_context(ctx: Any, inputs: Arrays, output: Array) -> None:
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
@@ -252,17 +234,9 @@ def stop_gradient(x: Array) -> Array:
 
 
 def by_block(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: int | None,
-) -> tuple[Array, ...]:
-    if (
-        block_rows is None
-        or rows[0].shape[0] <= block_rows
-        or torch._C._are_functorch_transforms_active()
-    ):
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
+) -> Arrays:
+    if block_rows is None or is_plain(rows, block_rows):
         return function(rows, prepare(shared))
     if torch.compiler.is_compiling():
         if rows[0].shape[0] <= _FUSED_BLOCKS * block_rows:
@@ -283,15 +257,15 @@ class _Blocks(torch.autograd.Function):
     def forward(
         ctx: Any,
         function: RowFunction,
-        prepare: Callable[[Any], Any],
+        prepare: Any,
         structure: Any,
         block_rows: int,
         student: Array,
         *leaves: Any,
-    ) -> tuple[Array, ...]:
+    ) -> Arrays:
         others, shared = pytree.tree_unflatten(leaves, structure)
 
-        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
+        def with_gradient(block: Arrays) -> Arrays:
             wide = torch.promote_types(student.dtype, torch.float32)
             anchors = block[0].detach().to(wide).requires_grad_()
             with torch.enable_grad():
@@ -328,12 +302,8 @@ class _Blocks(torch.autograd.Function):
 
 
 def _by_loop(
-    function: RowFunction,
-    prepare: Callable[[Any], Any],
-    rows: tuple[Array, ...],
-    shared: Any,
-    block_rows: int,
-) -> tuple[Array, ...]:
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int
+) -> Arrays:
     """Evaluate blocks in a loop of the compiled graph, each differentiated within the loop."""
     from torch._higher_order_ops.map import map as loop  # torch has no public name for it
 
@@ -348,8 +318,8 @@ def _by_loop(
         x = torch.cat((x, x.new_zeros((blocks * size - count, *x.shape[1:]))))
         return x.reshape(blocks, size, *x.shape[1:])
 
-    def with_gradient(block: tuple[Array, ...]) -> tuple[Array, Array]:
-        def total_first(anchors: Array) -> tuple[Array, tuple[Array, ...]]:
+    def with_gradient(block: Arrays) -> tuple[Array, Array]:
+        def total_first(anchors: Array) -> tuple[Array, Arrays]:
             total, *results = function((anchors, *block[1:]), ready)
             return total, tuple(results)
 

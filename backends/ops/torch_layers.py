@@ -9,6 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from mcld_core.backends.ops.protocol import (
+    Arrays,
     LayerFunction,
     RowsFunction,
     SharedFunction,
@@ -20,14 +21,10 @@ _UNROLLED = 16
 """A compiled graph holds at most so many blocks."""
 
 
-def joined(
-    function: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-    rows: tuple[Array, ...],
-    block_rows: int,
-) -> tuple[Array, ...]:
+def joined(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) -> Arrays:
     """Evaluate block after block into arrays that are made once."""
     count = rows[0].shape[0]
-    results: tuple[Array, ...] = ()
+    results: Arrays = ()
     for start in range(0, count, block_rows):
         block = slice(start, start + block_rows)
         parts = function(tuple(x[block] for x in rows))
@@ -41,25 +38,22 @@ def joined(
 def layer_by_block(
     outputs: LayerFunction,
     function: RowsFunction,
-    rows: tuple[Array, ...],
-    layer: tuple[Array, ...],
+    rows: Arrays,
+    layer: Arrays,
     weights: Array | None,
     block_rows: int | None,
-) -> tuple[Array, ...]:
+) -> Arrays:
     differentiated = weights is not None and _is_trained(rows[0], *layer)
-    if not differentiated or torch.compiler.is_compiling() or _is_plain(rows, block_rows):
+    if not differentiated or torch.compiler.is_compiling() or is_plain(rows, block_rows):
         return by_block_twice(through_layer(outputs, function), rows, layer, block_rows)
     recipe = (outputs, function, block_rows, len(layer))
     return _Layer.apply(*recipe, weights, rows[0], *layer, *rows[1:])
 
 
 def by_block_twice(
-    function: SharedFunction,
-    rows: tuple[Array, ...],
-    trained: tuple[Array, ...],
-    block_rows: int | None,
-) -> tuple[Array, ...]:
-    if block_rows is None or _is_plain(rows, block_rows):
+    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
+) -> Arrays:
+    if block_rows is None or is_plain(rows, block_rows):
         return function(rows, trained)
     if torch.compiler.is_compiling():
         return _unrolled(function, rows, trained, block_rows)
@@ -69,16 +63,14 @@ def by_block_twice(
         return joined(lambda block: function(block, trained), rows, block_rows)
 
 
-def _unrolled(
-    function: SharedFunction, rows: tuple[Array, ...], trained: tuple[Array, ...], block_rows: int
-) -> tuple[Array, ...]:
+def _unrolled(function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int) -> Arrays:
     """Evaluate few blocks, one after the other in the compiled graph, each twice."""
     count = rows[0].shape[0]
     size = max(block_rows, -(-count // _UNROLLED))
     dtypes = [x.dtype for x in trained]
     wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in trained]
 
-    def narrowed(*arrays: Array) -> tuple[Array, ...]:
+    def narrowed(*arrays: Array) -> Arrays:
         shared = zip(arrays, dtypes, strict=False)
         return function(arrays[len(dtypes) :], tuple(x.to(dtype) for x, dtype in shared))
 
@@ -90,7 +82,7 @@ def _unrolled(
     return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
 
-def _is_plain(rows: tuple[Array, ...], block_rows: int | None) -> bool:
+def is_plain(rows: Arrays, block_rows: int | None) -> bool:
     """Whether all rows are evaluated at once, as the framework differentiates them."""
     return (
         block_rows is None
@@ -109,7 +101,7 @@ class _Twice(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, function: SharedFunction, block_rows: int, shared: int, *arrays: Array
-    ) -> tuple[Array, ...]:
+    ) -> Arrays:
         ctx.recipe = (function, block_rows, shared)
         ctx.save_for_backward(*arrays)
         ctx.set_materialize_grads(False)
@@ -124,7 +116,7 @@ class _Twice(torch.autograd.Function):
         trained, rows = arrays[:shared], arrays[shared:]
         places = [i for i in range(shared + 1) if ctx.needs_input_grad[3 + i]]
 
-        def gradients(block: slice) -> tuple[Array | None, ...]:
+        def gradients(block: slice) -> tuple[Array, ...]:
             leaves = (*trained, rows[0][block])
             if not second:
                 leaves = tuple(x.detach() for x in leaves)
@@ -137,13 +129,9 @@ class _Twice(torch.autograd.Function):
                 for result, cotangent in zip(results, cotangents, strict=True)
                 if cotangent is not None and result.requires_grad
             ]
-            if not pairs:
-                return (None,) * len(places)
             outputs, of_outputs = zip(*pairs, strict=True)
             wanted = [leaves[i] for i in places]
-            return torch.autograd.grad(
-                outputs, wanted, of_outputs, create_graph=second, allow_unused=True
-            )
+            return torch.autograd.grad(outputs, wanted, of_outputs, create_graph=second)
 
         # a second derivative is wanted: through the plain form
         size = rows[0].shape[0] if second else block_rows
@@ -151,8 +139,6 @@ class _Twice(torch.autograd.Function):
         parts = []
         for start in range(0, rows[0].shape[0], size):
             for i, part in zip(places, gradients(slice(start, start + size)), strict=True):
-                if part is None:
-                    continue
                 if i == shared:
                     parts.append(part)
                 elif i in sums:
@@ -178,7 +164,7 @@ class _Layer(torch.autograd.Function):
         weights: Array,
         hidden: Array,
         *arrays: Array,
-    ) -> tuple[Array, ...]:
+    ) -> Arrays:
         layer, others = arrays[:size], arrays[size:]
         wide = torch.promote_types(hidden.dtype, torch.float32)
         weight = layer[0].to(hidden.dtype)
@@ -188,7 +174,7 @@ class _Layer(torch.autograd.Function):
             for x, need in zip(layer, needs[1:], strict=True)
         ]
 
-        def with_gradient(block: tuple[Array, ...]) -> tuple[Array, ...]:
+        def with_gradient(block: Arrays) -> Arrays:
             z = outputs(block[1], layer).requires_grad_()
             with torch.enable_grad():
                 total, *results = function((z, *block[2:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, outputs_of
+from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, outputs_of, quiet
 
 PACKAGES: tuple[str, ...] = ("tf2onnx",)
 
@@ -87,8 +86,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
         outputs = call(student, request, inputs).values()
         return tuple(tf.identity(tensor) for tensor in outputs)
 
-    with _without_xla(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
+    with _without_xla(), quiet():
         function = tf.function(forward, input_signature=specs)
         model, _ = tf2onnx.convert.from_function(function, specs, opset=request.opset)
     _keep_captures(model, function.get_concrete_function(*specs))
@@ -113,8 +111,7 @@ def _keep_captures(model: Any, function: Any) -> None:
 
 def _import_tf2onnx() -> None:
     """Import tf2onnx and, where it lacks ``Erfc``, add it: TensorFlow's GELU is made of it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
+    with quiet():
         from tf2onnx.handler import tf_op
 
     known = (names for opsets in tf_op.get_opsets().values() for names in opsets)
@@ -124,9 +121,11 @@ def _import_tf2onnx() -> None:
 
 def _erfc(context: Any, node: Any, **_: Any) -> None:
     """``erfc(x) = 1 − erf(x)``, with ONNX' own Erf (opset 9)."""
+    import onnx
+
     output, kind = node.output[0], context.get_dtype(node.input[0])
-    shape = context.get_shape(output)
-    one = context.make_const(f"{node.name}/one", np.ones((), dtype=_numpy_type(kind)))
+    shape, dtype = context.get_shape(output), onnx.helper.tensor_dtype_to_np_dtype(kind)
+    one = context.make_const(f"{node.name}/one", np.ones((), dtype))
     inputs = list(node.input)
     context.remove_node(node.name)
     erf = context.make_node("Erf", inputs, name=f"{node.name}/erf", dtypes=[kind], shapes=[shape])
@@ -134,9 +133,3 @@ def _erfc(context: Any, node: Any, **_: Any) -> None:
         "Sub", [one.output[0], erf.output[0]], name=node.name, outputs=[output],
         dtypes=[kind], shapes=[shape],
     )  # fmt: skip
-
-
-def _numpy_type(kind: int) -> Any:
-    import onnx
-
-    return onnx.helper.tensor_dtype_to_np_dtype(kind)

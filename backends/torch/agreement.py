@@ -25,10 +25,7 @@ class Signature(NamedTuple):
 
 
 def signature_of(
-    logits: torch.Tensor,
-    labels: torch.Tensor | None,
-    index: torch.Tensor | None,
-    rows: int | None,
+    logits: torch.Tensor, labels: torch.Tensor | None, index: torch.Tensor | None, rows: int | None
 ) -> Signature:
     """Return the signature of arguments that were checked; int labels are int32 here."""
     of_logits, of_labels, of_ids = (
@@ -75,17 +72,8 @@ def reads_at_once(x: torch.Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-_agreed: WeakKeyDictionary[dist.ProcessGroup, set[Signature]] = WeakKeyDictionary()
-
-
-def is_new(signature: Signature, group: dist.ProcessGroup) -> bool:
-    """Whether this rank did not compare the signature with the others' yet."""
-    return signature not in _agreed.get(group, ())
-
-
-def remember(signature: Signature, group: dist.ProcessGroup) -> None:
-    """Note that the ranks agreed on this signature."""
-    _agreed.setdefault(group, set()).add(signature)
+AGREED: WeakKeyDictionary[dist.ProcessGroup, set[Signature]] = WeakKeyDictionary()
+"""The signatures that this rank has compared with the others'."""
 
 
 def _text(field: str, value: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -71,38 +72,27 @@ def gather_keys(
         >>> keys.where.tolist(), keys.own_start, keys.normalizer.item()
         ([True, True, False], 0, 2.0)
     """
-    keys, _ = gather_with_index(
-        teacher_logits,
-        labels,
-        None,
-        sample_weight=sample_weight,
-        where=where,
-        ignore_index=ignore_index,
-        rows=rows,
-        group=group,
-    )
-    return keys
+    beside = (labels, sample_weight, where)
+    return gather_with_index(teacher_logits, beside, None, ignore_index, rows, group)[0]
 
 
 def gather_with_index(
     teacher_logits: Logits,
-    labels: Labels | None,
+    beside: tuple[Any, Any, Any],
     index: Int[Array, " batch"] | None,
-    *,
-    sample_weight: Float[Array, " batch"] | None,
-    where: Bool[Array, " batch"] | None,
     ignore_index: int,
     rows: int | None,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[TeacherKeys, torch.Tensor | None]:
-    """Return `gather_keys` and the sample ids of its rows."""
-    given = (teacher_logits, labels, sample_weight, where)
-    like = next((x for x in given if isinstance(x, torch.Tensor)), None)
+    """Return `gather_keys` and the sample ids of its rows.
+
+    ``beside`` are labels, sample weight and ``where``.
+    """
+    like = next((x for x in (teacher_logits, *beside) if isinstance(x, torch.Tensor)), None)
     teacher = torch_ops.asarray(teacher_logits, like).detach()
     ranks, rank = _place(group)
     try:
-        arguments = Arguments("gather_keys", teacher, labels, sample_weight, where, index)
-        beside = (labels, sample_weight, where)
+        arguments = Arguments("gather_keys", teacher, *beside, index)
         checked = arguments.teacher_batch(teacher, beside, ignore_index)
         batch = teacher.shape[0]
         if index is not None:
@@ -153,12 +143,12 @@ def _largest(
     rows, known = signature.rows, signature.rows >= 0
     if torch.compiler.is_compiling():
         return rows if known else int(table[:, 0].max().item())
-    group = group or dist.group.WORLD
-    if known and not agreement.reads_at_once(table) and not agreement.is_new(signature, group):
+    agreed = agreement.AGREED.setdefault(group or dist.group.WORLD, set())
+    if known and signature in agreed and not agreement.reads_at_once(table):
         return rows
     lines = table.tolist()
     agreement.check_agreement([line[2:] for line in lines])
-    agreement.remember(signature, group)
+    agreed.add(signature)
     return rows if known else int(max(line[0] for line in lines))
 
 

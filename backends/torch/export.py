@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of
+from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of, quiet
 
 PACKAGES: tuple[str, ...] = ("onnxscript",)
 
@@ -81,7 +79,7 @@ class _Traced(torch.nn.Module):
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and save, weights in the same file."""
     axes = tuple(dict(request.dynamic_axes[name]) for name in request.example)
-    with _quiet():
+    with quiet("torch.onnx._internal.exporter._registration"):  # its lines on torchvision
         program = torch.onnx.export(
             _Traced(student, request).eval(),
             tuple(torch.from_numpy(array) for array in request.example.values()),
@@ -94,17 +92,3 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
         )
         program.save(path)
     return "torch.onnx.export"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's own deprecations and its lines on torchvision."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

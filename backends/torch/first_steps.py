@@ -36,14 +36,7 @@ class FirstLook:
         """Look, unless this was done or the values cannot be read without waiting."""
         if self.done or torch.compiler.is_compiling():
             return
-        found = doubts(
-            student,
-            teacher,
-            labels,
-            where,
-            similarity=config.similarity,
-            ignore_index=config.ignore_index,
-        )
+        found = doubts(student, teacher, labels, where, config)
         if found is None:
             return
         self.done = True

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from mcld_core.adapters import check_class_means, step_keys
 from mcld_core.backends.torch.distributed import gather_keys, world_size
 from mcld_core.backends.torch.first_steps import FirstLook, learns
 from mcld_core.config import MCLDConfig, check_config
@@ -18,7 +19,7 @@ from mcld_core.files import replacement
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import SWAPPED, adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
-from mcld_core.running_means import ClassMeans, check_class_means
+from mcld_core.running_means import ClassMeans
 
 CLASS_MEANS = "class_means.pt"
 """The file of a checkpoint that holds the class means."""
@@ -190,7 +191,10 @@ class MCLDTrainer(Trainer):
         if training and world_size() > 1:
             keys = gather_keys(teacher, labels, ignore_index=self.mcld_config.ignore_index)
         if self.has_class_means:
-            keys = self._with_class_means(keys, teacher, labels, update=training)
+            rows = TeacherKeys(teacher, labels) if keys is None else keys
+            means = self.class_means or ClassMeans.empty(teacher.shape[1], like=teacher)
+            keys, _, updated = step_keys(rows, None, means, self.mcld_config, training)
+            self.class_means = updated if training else self.class_means
         loss: torch.Tensor = mcld_loss(
             adjust_logits(student, self.class_prior) if self.balanced else student,
             teacher,
@@ -218,19 +222,6 @@ class MCLDTrainer(Trainer):
                 "mcld_core.extensions.nlp.huggingface.TokenMCLDTrainer"
             )
         return logits
-
-    def _with_class_means(
-        self, gathered: TeacherKeys | None, teacher: Any, labels: Any, update: bool
-    ) -> TeacherKeys:
-        """Return the keys with the class means as prototypes, and these with the batch's rows."""
-        means = self.class_means
-        if means is None:
-            means = ClassMeans.empty(teacher.shape[1], like=teacher)
-        if update:
-            rows = (teacher, labels) if gathered is None else (gathered,)
-            means = self.class_means = means.update(*rows, config=self.mcld_config)
-        keys = TeacherKeys(teacher, labels) if gathered is None else gathered
-        return keys._replace(prototypes=means.prototypes)
 
 
 class _SaveClassMeans(TrainerCallback):

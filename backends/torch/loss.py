@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mcld_core.adapters import bank_of_adapter, check_class_means, step_keys
 from mcld_core.backends.ops.torch import asarray
 from mcld_core.backends.torch.distributed import gather_with_index, world_size
 from mcld_core.backends.torch.first_steps import FirstLook, MissedSteps
-from mcld_core.bank import TeacherBank, bank_of_adapter
+from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
-from mcld_core.running_means import ClassMeans, check_class_means
+from mcld_core.running_means import ClassMeans
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
 
 
@@ -207,49 +208,25 @@ class MCLDLoss(nn.Module):
         self, student: Any, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any
     ) -> TeacherKeys | None:
         """Return all keys, None where the batch's rows are the only ones; and fill the bank."""
-        ignore_index = self.config.ignore_index
         keys: TeacherKeys | None = None
         if world_size() > 1:
             keys, index = gather_with_index(
                 asarray(teacher, student),
-                labels,
+                (labels, sample_weight, where),
                 index if self.bank_size else None,
-                sample_weight=sample_weight,
-                where=where,
-                ignore_index=ignore_index,
+                ignore_index=self.config.ignore_index,
                 rows=self.rows_per_rank,
             )
-        prototypes = None
-        if self.has_class_means:
-            prototypes = self._prototypes(keys, teacher, labels, where)
-            if keys is None and not self.bank_size:
-                keys = TeacherKeys(teacher, labels)
-        if not self.bank_size:
-            return keys if keys is None else keys._replace(prototypes=prototypes)
-        bank = self.bank
-        rows: tuple[Any, ...] = (keys,)
-        options = {"index": index, "ignore_index": ignore_index}
-        if keys is None:
-            rows, options["where"] = (teacher, labels), where
-        keys = bank.keys(*rows, **options)
-        if self.training and self.bank_moves:
-            pushed = bank.push(*rows, **options)
-            with torch.no_grad():
-                for buffer, value in zip(bank, pushed, strict=True):
-                    buffer.copy_(value)
-        return keys._replace(prototypes=prototypes)
-
-    def _prototypes(
-        self, gathered: TeacherKeys | None, teacher: Any, labels: Any, where: Any
-    ) -> torch.Tensor:
-        """Return the class means, in train mode with the rows of this batch in them."""
-        means = ClassMeans(self.class_means, self.class_counts)
-        if self.training:
-            rows: tuple[Any, ...] = (teacher, labels) if gathered is None else (gathered,)
-            options = {} if gathered is not None else {"where": where}
-            updated = means.update(*rows, config=self.config, **options)
-            with torch.no_grad():
-                for buffer, value in zip(means, updated, strict=True):
-                    buffer.copy_(value)
-            means = updated
-        return means.prototypes
+        if not (self.bank_size or self.has_class_means):
+            return keys
+        bank = self.bank if self.bank_size else None
+        means = ClassMeans(self.class_means, self.class_counts) if self.has_class_means else None
+        rows = TeacherKeys(teacher, labels, where) if keys is None else keys
+        moves = self.training, self.bank_moves
+        keys, pushed, updated = step_keys(rows, bank, means, self.config, *moves, index)
+        with torch.no_grad():
+            for old, new in ((bank, pushed), (means, updated)):
+                for buffer, value in zip(old or (), new or (), strict=True):
+                    if value is not buffer:
+                        buffer.copy_(value)
+        return keys

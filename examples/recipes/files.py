@@ -1,13 +1,15 @@
-"""Files that are either the old version or the whole new one, and checkpoints that are checked.
+"""A run's folder: its options, and files that are either the old version or the whole new one.
 
-Checkpoints are NumPy archives (`save_arrays`) or, for PyTorch, its own files (`save_torch`). Both
-are zip archives with a CRC of each part; it is verified when they are read, so that a damaged
-weight is an error and never a model.
+The resolved options are saved as ``config.json``, which is itself a ``--config`` file: it repeats
+the run. Checkpoints are NumPy archives (`save_arrays`) or, for PyTorch, its own files
+(`models.torch.save_torch`). Both are zip archives with a CRC of each part; it is verified when
+they are read, so that a damaged weight is an error and never a model.
 """
 
 from __future__ import annotations
 
-import io
+import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -94,6 +96,59 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
+# ---- options ----
+
+_HOW_TO_RUN = ("config", "resume", "overwrite", "dry_run", "list_models", "download")
+_MAY_CHANGE = ("out", "data_dir", "teacher_cache", "tensorboard", "track", "log_seconds",
+               "eval_batch_size", "compile", "device", "onnx")  # fmt: skip
+
+
+def resolved(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what repeats the run, as JSON holds it: all options but those of how to run it."""
+    values = {key: value for key, value in vars(options).items() if key not in _HOW_TO_RUN}
+    return dict(json.loads(json.dumps(values, default=str)))
+
+
+def begin(options: argparse.Namespace, writes: bool = True) -> None:
+    """Check the run's folder, and save the resolved options there.
+
+    Args:
+        options: ``out``, ``resume`` and ``overwrite`` among them.
+        writes: False: only check, as a dry run and processes after the first do.
+
+    Raises:
+        DataError: the folder has a run and neither ``--resume`` nor ``--overwrite`` is given, or
+            the run to resume has other options.
+    """
+    path, began = options.out / "config.json", any(options.out.rglob("checkpoint.*"))
+    if began and not (options.resume or options.overwrite):
+        raise DataError(
+            f"{options.out} has a run already; --resume goes on with it, --overwrite begins anew, "
+            "another --out keeps both"
+        )
+    now = resolved(options)
+    saved = now | ((read_json(path) if options.resume else None) or {})
+    differ = ", ".join(
+        f"{key} was {saved[key]!r} and is {value!r}"
+        for key, value in now.items()
+        if key not in _MAY_CHANGE and saved[key] != value
+    )
+    if differ:
+        raise DataError(
+            f"--resume: {options.out} is of a run with other options: {differ}. Resume with "
+            f"--config {path}, or choose another --out"
+        )
+    for package in filter(None, (options.track, options.tensorboard and "tensorboard")):
+        if importlib.util.find_spec(package) is None:
+            raise DataError(f"--track and --tensorboard need: pip install {package}")
+    if writes:
+        if options.overwrite:
+            for name in ("checkpoint.*", "best.*", "last.*", "student.onnx"):
+                for old in options.out.glob(name):
+                    old.unlink()
+        write_json(path, now)
+
+
 # ---- checkpoints ----
 
 
@@ -116,54 +171,18 @@ def load_arrays(path: Path, like: Mapping[str, Any] | None = None) -> tuple[Arra
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     for name, wanted in (like or {}).items():
         found = arrays.get(name)
-        if found is None or found.shape != wanted.shape or found.dtype != wanted.dtype:
-            what = "missing" if found is None else f"{found.dtype}{found.shape}"
-            raise DataError(
-                f"{path} does not fit: {name} needs to be {wanted.dtype}{tuple(wanted.shape)} and "
-                f"is {what}"
-            )
+        what = "missing" if found is None else f"{found.dtype}{found.shape}"
+        needed = f"{wanted.dtype}{tuple(wanted.shape)}"
+        if what != needed:
+            raise DataError(f"{path} does not fit: {name} needs to be {needed} and is {what}")
     return arrays, notes
 
 
-def save_torch(path: Path, state: dict[str, Any]) -> None:
-    """Write a PyTorch checkpoint; the previous one stays whole until the new one is."""
-    import torch
-
-    buffer = io.BytesIO()  # where a disk is full, torch.save would raise a RuntimeError of its own
-    torch.save(state, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
-
-
-def load_torch(path: Path) -> dict[str, Any]:
-    """Read a PyTorch checkpoint onto the CPU. No code in it can run: ``weights_only=True``.
-
-    ``torch.load`` does not look at the CRCs of the archive, so they are verified first.
-
-    Raises:
-        DataError: no file, a damaged one, or one that is not a dictionary of tensors and values.
-    """
-    import torch
-
-    try:
-        if zipfile.is_zipfile(path):  # files of torch < 1.6 are not, and have no CRC
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"the CRC of {damaged} does not match")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise TypeError(f"it holds a {type(state).__name__}")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except Exception as error:  # torch raises a dozen types for a damaged file
-        raise _unreadable(path, error) from error
-    return state
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return what to raise of a checkpoint that cannot be read."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = "it is cut short, or holds more than tensors and plain values"
     first = reason if "weights_only" in str(error) else lines[0]

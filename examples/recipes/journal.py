@@ -8,15 +8,32 @@ row for each evaluated epoch in log.csv. What a checkpoint holds of it are its `
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from .files import check_space
-from .logs import Diverged, Log, Progress, Result, Row, Stopped, StopSignal, best_row, is_first, say
-from .options import begin
+from numpy.typing import NDArray
+
+from .data import Dataset, Split, accuracies
+from .files import DataError, begin, check_space
+from .logs import (
+    Diverged,
+    Log,
+    Progress,
+    Result,
+    Row,
+    Stopped,
+    StopSignal,
+    best_row,
+    is_first,
+    say,
+    say_teacher,
+)
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss and at other processes: each look waits for the device."""
@@ -66,11 +83,11 @@ class Journal:
         """Check the run's folder and the disk; return whether to train: not in a dry run.
 
         Raises:
-            DataError: as `files.check_space` and `options.begin` say.
+            DataError: as `files.check_space` and `begin` say.
         """
         out, dry = self.options.out, self.options.dry_run
         check_space(out, 32 * parameters)  # bytes: checkpoint, the best and the last model
-        begin(self.options, writes=not dry)
+        begin(self.options, writes=not dry and is_first())
         if dry:
             say(f"dry run: {self.name}, {parameters:,} parameters, would go to {out}")
         return not dry
@@ -94,6 +111,12 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         """Finish bar and files, and give the signals back."""
         self._open.close()
+
+    @property
+    def exports(self) -> bool:
+        """Whether this process writes the trained student as an ONNX file now."""
+        wanted = is_first() and bool(self.rows) and self.options.onnx
+        return wanted and not (self.options.out / "student.onnx").exists()
 
     @property
     def running(self) -> bool:
@@ -148,21 +171,18 @@ class Journal:
     def add(
         self, added: Mapping[str, Any], asks: Callable[[bool], bool], alone: bool = True
     ) -> bool:
-        """Add to the sums and count a step; return whether to save and stop, as `count` does."""
-        for key, value in added.items():
-            self.sums[key] = value + self.sums[key] if key in self.sums else value
-        return self.count(asks, alone)
-
-    def count(self, asks: Callable[[bool], bool], alone: bool = True) -> bool:
-        """Count a step; return whether to save and stop now, within the epoch.
+        """Add to the sums and count a step; return whether to save and stop within the epoch.
 
         Args:
+            added: to the sums.
             asks: from whether this process was told to stop to whether any was.
             alone: there are no other processes to wait for: ask after each step.
 
         Raises:
             Diverged: the loss is not finite.
         """
+        for key, value in added.items():
+            self.sums[key] = value + self.sums[key] if key in self.sums else value
         self.step += 1
         self.progress.step(lambda: float(self.sums["loss"] / self.sums["rows"]))
         due = self.step % CHECK_EVERY == 0 or self.step == self.steps
@@ -229,3 +249,86 @@ def learning_rate(options: argparse.Namespace, epoch: int, falls: Sequence[float
     if options.schedule == "cosine":
         return float(options.lr * 0.5 * (1 + math.cos(math.pi * done)))
     return float(options.lr * 0.1 ** sum(done >= part for part in falls))
+
+
+# ---- the teacher's accuracy, and the end ----
+
+
+def measure(
+    options: argparse.Namespace, data: Dataset, logits_of: Callable[[Split], NDArray[Any]]
+) -> float:
+    """Return the teacher's accuracy on the test split, and print it: a bad teacher is seen at once.
+
+    Raises:
+        DataError: the teacher cannot take these images.
+    """
+    name = " + ".join(options.teacher)
+    try:
+        found = accuracies(logits_of, data)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"--teacher {name}: it cannot answer images of {data.image_shape}, scaled to "
+            f"--teacher-size {options.teacher_size}: {reason}"
+        ) from error
+    say_teacher(name, {key.split("_")[0]: value for key, value in found.items()}, data.classes)
+    return found["test_accuracy"]
+
+
+SHOWN = 64
+"""Test images that the export looks at, and the batch whose latency is printed."""
+
+
+def hand_over(
+    options: argparse.Namespace,
+    student: Any,
+    teacher: Any,
+    images: NDArray[Any],
+    notes: dict[str, Any],
+    exporter: str,
+) -> None:
+    """Write ``OUT/student.onnx``; print its size and its latency beside the teacher's.
+
+    Does nothing but say what to install where a package is missing.
+
+    Args:
+        options: of the run.
+        student: the framework's model, in evaluation mode.
+        teacher: of the same framework; None: the student is compared with nothing.
+        images: normalised test images, in the layout of the models.
+        notes: what the file says of its model.
+        exporter: the package that exports the framework's models.
+
+    Raises:
+        DataError: the student cannot be exported, and why; its checkpoints are untouched.
+    """
+    needed = ("onnx", "onnxruntime", exporter)
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        text = f"no ONNX file: {', '.join(missing)} not installed; pip install {' '.join(needed)}"
+        say(text, important=True)
+        return
+    from mcld_core.export import compare_latency, export_onnx
+
+    def export(model: Any, path: Path, **more: Any) -> Any:
+        try:
+            return export_onnx(model, path, example_input=images, **more)
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            which = f"no ONNX file of the {path.stem}, trained and saved"
+            raise DataError(f"{which}: {error}") from error
+
+    path = options.out / "student.onnx"
+    say(f"student: {export(student, path, metadata=notes)}", important=True)
+    if teacher is None:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        other = Path(scratch) / "teacher.onnx"
+        try:
+            export(teacher, other)
+        except DataError as error:
+            say(f"no latency of the teacher: {error}", important=True)
+            return
+        latency = compare_latency(path, other, images)
+        say(f"a batch of {len(images)} on one thread: {latency}", important=True)

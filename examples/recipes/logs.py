@@ -51,20 +51,16 @@ class Result:
     def __str__(self) -> str:
         if not self.rows:
             return f"{self.name}: nothing trained"
-        last, text = self.rows[-1], ""
-        best = best_row(self.rows)
+        last, best = self.rows[-1], best_row(self.rows)
+        text = f"test {100 * last['test_accuracy']:.2f}% after epoch {last['epoch']}"
         if "test_balanced_accuracy" in last:
-            text = f" ({100 * last['test_balanced_accuracy']:.2f}% balanced)"
+            text += f" ({100 * last['test_balanced_accuracy']:.2f}% balanced)"
         if best is not None:
-            text += (
-                f"; best by validation: epoch {best['epoch']}, {100 * best['test_accuracy']:.2f}%"
-            )
+            text += f"; best by validation: epoch {best['epoch']}, "
+            text += f"{100 * best['test_accuracy']:.2f}%"
         if self.teacher_accuracy is not None:
             text += f"; teacher {100 * self.teacher_accuracy:.2f}%"
-        return (
-            f"{self.name}: test {100 * last['test_accuracy']:.2f}% after epoch {last['epoch']}"
-            f"{text}. Files: {self.folder}"
-        )
+        return f"{self.name}: {text}. Files: {self.folder}"
 
 
 def best_row(rows: Sequence[Any]) -> Any:
@@ -98,11 +94,10 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._request)
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._request) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -168,10 +163,10 @@ def say_teacher(name: str, accuracies: Mapping[str, float], classes: int) -> Non
 
 def duration(seconds: float) -> str:
     """Return a time as ``1h02m``, ``3m07s`` or ``12s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 60}m{whole % 60:02}s" if whole >= 60 else f"{whole}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 class Progress:
@@ -217,11 +212,8 @@ class Progress:
             return
         self.said = time.monotonic()
         parts = [f"{self.name} epoch {row['epoch']}/{epochs}", f"loss {row['loss']:.4f}"]
-        parts += [
-            f"{key.removesuffix('_accuracy')} {100 * value:.2f}%"
-            for key, value in row.items()
-            if key.endswith("_accuracy")
-        ]
+        shown = [key for key in row if key.endswith("_accuracy")]
+        parts += [f"{key.removesuffix('_accuracy')} {100 * row[key]:.2f}%" for key in shown]
         say("  ".join([*parts, self.left()]))
 
     def left(self) -> str:
@@ -250,21 +242,15 @@ class Log:
         name: of the run, for the tracker.
         options: ``out``, ``tensorboard``, ``track``, and what the tracker notes.
         writes: False: do nothing (of a run that is done); so do processes after the first.
-
-    Raises:
-        DataError: a package is missing.
     """
 
     def __init__(self, name: str, options: argparse.Namespace, *, writes: bool = True) -> None:
         self.folder = options.out if writes and is_first() else None
         self.sinks: list[Any] = []
         if self.folder is not None and (options.tensorboard or options.track):
-            from .trackers import Scalars, Tracker
+            from .trackers import open_sinks
 
-            if options.tensorboard:
-                self.sinks.append(Scalars(options.out / "tensorboard"))
-            if options.track:
-                self.sinks.append(Tracker(options.track, name, vars(options)))
+            self.sinks = open_sinks(name, options)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write all rows to log.csv (whole, so that a resumed run repeats none), send the last."""

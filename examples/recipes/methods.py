@@ -1,11 +1,11 @@
-"""The losses that ``--method`` names: one table for every framework.
+"""The losses that ``--method`` names, and their settings: one table for every framework.
 
 A student's loss is ``weight_ce · CE + weight · ramp · loss(student, teacher, …)``, where ``loss``
 is a function of `mcld_core` and the ramp grows from 0 to 1 over the first part ``warmup`` of the
 training. MCLD has its own ramp and its own ``weight_ce``: those of `MCLDConfig`.
 
 ``--loss KEY=VALUE …`` changes a setting of the chosen method: a keyword of its function, a field of
-`MCLDConfig`, or one of weight, weight_ce and warmup.
+`MCLDConfig`, or one of weight, weight_ce and warmup. Without it MCLD does not read this module.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from mcld_core import (
     MCLDConfig,
@@ -33,6 +31,7 @@ from mcld_core import (
 from mcld_core.backends import backend_for
 
 from .files import DataError
+from .options import MCLD
 
 
 class Method(NamedTuple):
@@ -74,11 +73,10 @@ METHODS = {
     "ttm": Method(ttm_loss, {"weighted": False}, weight=45.0),
     "wttm": Method(ttm_loss, {"gamma": 0.2}, weight=4.0),
     "rld": Method(rld_loss, warmup=20 / 240),
-    "mcld": Method(mcld_loss),
-    "mcld-ce": Method(mcld_loss, {"weight_ce": 1.0}),
+    **{name: Method(mcld_loss, changes) for name, changes in MCLD.items()},
 }
 """Hinton et al. 2015; Sun et al. 2024; Agarwal et al. 2024; Zhao et al. 2022; Huang et al. 2022;
-Yang et al. 2023; Zheng & Yang 2024; Sun et al. 2025; `mcld_core.mcld_loss`. The weights are
+Yang et al. 2023; Zheng & Yang 2024; Sun et al. 2025. The weights are
 those of the authors' CIFAR-100 commands, NKD's those of ImageNet (for CIFAR-100: gamma=3.5
 temperature=3). WTTM's are from its use beside CRD, for alone its authors name none; U makes it
 larger than TTM."""
@@ -94,10 +92,8 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     for text in options.loss:
         key, equals, written = text.partition("=")
         if not equals or key not in known:
-            raise DataError(
-                f"--loss {text}: {options.method} has the settings "
-                f"{', '.join(f'{key}={value}' for key, value in known.items()) or 'none'}"
-            )
+            names = ", ".join(f"{key}={value}" for key, value in known.items()) or "none"
+            raise DataError(f"--loss {text}: {options.method} has the settings {names}")
         known[key] = _value(text, written, known[key])
     return known
 
@@ -107,36 +103,11 @@ def _value(text: str, written: str, default: Any) -> Any:
         value = ast.literal_eval(written)
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False, "none": None}.get(written.lower(), written)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, float) and type(value) is int:
         value = float(value)
     if isinstance(default, bool | float) and not isinstance(value, type(default)):
         raise DataError(f"--loss {text}: expected a {type(default).__name__}, such as {default}")
     return value
-
-
-def mcld_config(options: argparse.Namespace) -> MCLDConfig | None:
-    """Return the configuration of a method by MCLD; None for the other methods.
-
-    Raises:
-        DataError: as `settings`, and values that `MCLDConfig` refuses.
-    """
-    found = settings(options)
-    if METHODS[options.method].loss is not mcld_loss:
-        return None
-    try:
-        return MCLDConfig(**found)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"--loss: {error}") from error
-
-
-def label_counts(options: argparse.Namespace, labels: Any, classes: int) -> Any:
-    """Return the rows of each class among the training labels; None without ``--class-prior``.
-
-    float32, (classes,): the ``class_prior`` of `mcld_core.mcld_loss` and of ``adjust_logits``.
-    """
-    if options.class_prior == "none":
-        return None
-    return np.bincount(labels, minlength=classes).astype("float32")
 
 
 def baseline_loss(
@@ -147,7 +118,7 @@ def baseline_loss(
     Args:
         options: ``method`` and ``loss``.
         cross_entropy: ``cross_entropy(logits, labels)``, the framework's own, the mean over rows.
-        prior: of `label_counts`, for ``--balanced``.
+        prior: of `options.label_counts`, for ``--balanced``.
 
     Raises:
         DataError: as `settings`.

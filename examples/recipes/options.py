@@ -1,8 +1,7 @@
 """What the command lines of all training scripts share, and how a run starts and ends.
 
 Precedence: command line, then the ``--config`` file, then the defaults of the data set, then the
-option's own. The resolved values are saved as ``config.json`` in the run's folder, which is itself
-a ``--config`` file: it repeats the run.
+option's own.
 
 Exit status of a script: 0 done, 2 bad input (one line says what), 130 stopped by the user.
 """
@@ -10,8 +9,6 @@ Exit status of a script: 0 done, 2 bad input (one line says what), 130 stopped b
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
 import math
 import os
 import shlex
@@ -20,10 +17,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mcld_core import MCLDConfig
+
 from .data import DATASETS, Dataset, load_dataset
-from .files import DataError, read_json, write_json
+from .files import DataError
 from .logs import Diverged, Stopped, is_first, say
-from .methods import METHODS, mcld_config
+
+MCLD: dict[str, dict[str, Any]] = {"mcld": {}, "mcld-ce": {"weight_ce": 1.0}}
+"""Method → what it changes of `MCLDConfig`."""
+METHOD_NAMES = ("ce", "kd", "kd-ls", "kd-reverse", "kd-jsd", "dkd", "dist", "nkd", "ttm", "wttm",
+                "rld", *MCLD)  # fmt: skip
+"""Of ``--method``; `methods` has what those beside MCLD are."""
 
 _SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
 _CIFAR = {
@@ -58,10 +64,6 @@ RATES = {("digits", "ce"): 0.1, ("digits", "dkd"): 0.1, ("digits", "mcld"): 0.1}
 """Rates of single methods, chosen on the validation split; benchmarks/results has the scores."""
 FEW_CLASSES = {"kd": ["temperature=2.0"], "dkd": ["beta=2.0"]}
 """``--loss`` for digits and Fashion-MNIST: the values for 100 classes validated worse on both."""
-
-_HOW_TO_RUN = ("config", "resume", "overwrite", "dry_run", "list_models", "download")
-_MAY_CHANGE = ("out", "data_dir", "teacher_cache", "tensorboard", "track", "log_seconds",
-               "eval_batch_size", "compile", "device", "onnx")  # fmt: skip
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -108,7 +110,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--list-models", action="store_true", help="print the models and their sizes, and end")
 
     add = parser.add_argument_group("training").add_argument
-    add("--method", choices=list(METHODS), default="mcld")
+    add("--method", choices=METHOD_NAMES, default="mcld")
     add("--loss", nargs="+", default=[], metavar="KEY=VALUE",
         help="settings of the method: a field of MCLDConfig, temperature, weight …")  # fmt: skip
     add("--bank-size", type=_bank_size, default=0,
@@ -209,57 +211,44 @@ def check_options(options: argparse.Namespace) -> None:
         raise DataError("--resume and --overwrite exclude each other")
     if options.balanced and options.class_prior == "none":
         raise DataError("--balanced needs the counts of the labels: --class-prior train")
-    mcld_config(options)
+    if mcld_config(options) is None and options.loss:
+        from .methods import settings
+
+        settings(options)
+
+
+# ---- the loss ----
+
+
+def mcld_config(options: argparse.Namespace) -> MCLDConfig | None:
+    """Return the configuration of a method by MCLD; None for the other methods.
+
+    Raises:
+        DataError: as `methods.settings`, and values that `MCLDConfig` refuses.
+    """
+    if options.method not in MCLD:
+        return None
+    if not options.loss:
+        return MCLDConfig(**MCLD[options.method])
+    from .methods import settings
+
+    try:
+        return MCLDConfig(**settings(options))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"--loss: {error}") from error
+
+
+def label_counts(options: argparse.Namespace, labels: Any, classes: int) -> Any:
+    """Return the rows of each class among the training labels; None without ``--class-prior``.
+
+    float32, (classes,): the ``class_prior`` of `mcld_core.mcld_loss` and of ``adjust_logits``.
+    """
+    if options.class_prior == "none":
+        return None
+    return np.bincount(labels, minlength=classes).astype("float32")
 
 
 # ---- a run ----
-
-
-def resolved(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what repeats the run, as JSON holds it: all options but those of how to run it."""
-    values = {key: value for key, value in vars(options).items() if key not in _HOW_TO_RUN}
-    return dict(json.loads(json.dumps(values, default=str)))
-
-
-def begin(options: argparse.Namespace, writes: bool = True) -> None:
-    """Check the run's folder, and save the resolved options there.
-
-    Args:
-        options: ``out``, ``resume`` and ``overwrite`` among them.
-        writes: False: only check, as processes after the first do.
-
-    Raises:
-        DataError: the folder has a run and neither ``--resume`` nor ``--overwrite`` is given, or
-            the run to resume has other options.
-    """
-    path, began = options.out / "config.json", any(options.out.rglob("checkpoint.*"))
-    if began and not (options.resume or options.overwrite):
-        raise DataError(
-            f"{options.out} has a run already; --resume goes on with it, --overwrite begins anew, "
-            "another --out keeps both"
-        )
-    saved, now = read_json(path) if options.resume else None, resolved(options)
-    differ = ", ".join(
-        f"{key} was {saved[key]!r} and is {now[key]!r}"
-        for key in now
-        if saved is not None and key not in _MAY_CHANGE and saved.get(key, now[key]) != now[key]
-    )
-    if differ:
-        raise DataError(
-            f"--resume: {options.out} is of a run with other options: {differ}. Resume with "
-            f"--config {path}, or choose another --out"
-        )
-    packages = [options.track] if options.track else []
-    packages += ["tensorboard"] if options.tensorboard else []
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise DataError(f"--track and --tensorboard need: pip install {package}")
-    if writes and is_first():
-        if options.overwrite:
-            for name in ("checkpoint.*", "best.*", "last.*"):
-                for old in options.out.glob(name):
-                    old.unlink()
-        write_json(path, now)
 
 
 def load_data(options: argparse.Namespace) -> Dataset:
@@ -268,17 +257,27 @@ def load_data(options: argparse.Namespace) -> Dataset:
     Raises:
         DataError: a file is missing or damaged, or there are too few images.
     """
-    return load_dataset(
-        options.dataset,
-        options.data_dir,
-        download=options.download,
-        train_size=options.train_size,
-        validation_size=options.validation_size,
-        image_size=options.image_size,
-    )
+    names = ("download", "train_size", "validation_size", "image_size")
+    given = {name: getattr(options, name) for name in names}
+    return load_dataset(options.dataset, options.data_dir, **given)
 
 
-def teacher_options(options: argparse.Namespace, number: int) -> argparse.Namespace:
+def is_own(name: str) -> bool:
+    """Return whether a model is not one of the recipe's networks."""
+    return ":" in name or name.endswith(".onnx")
+
+
+def trains_teacher(options: argparse.Namespace) -> bool:
+    """Return whether the teacher is one network that is trained first: it fits the student's data.
+
+    All other teachers are loaded, and fitted to the student's images and classes, by `teachers`.
+    """
+    given = ("weights", "mean", "std", "size", "classes")
+    others = any(getattr(options, f"teacher_{name}") is not None for name in given)
+    return len(options.teacher) == 1 and not others and not is_own(options.teacher[0])
+
+
+def teacher_options(options: argparse.Namespace, number: int = 0) -> argparse.Namespace:
     """Return the options that train teacher ``number``, in a folder of OUT of its own.
 
     Several teachers have seeds of their own, so that an ensemble of one network is one.

@@ -1,53 +1,81 @@
-"""Teachers that are not the recipe's: how ``--teacher`` and ``--teacher-weights`` load them.
+"""Models that are not the recipe's: how ``module:function`` and ``--teacher-weights`` load them.
 
-A script imports this module where a teacher is named or has a file; `teachers` has the table of
-names.
+A script imports this module where such a model is named or has a file; `teachers` has the table
+of names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .data import Dataset
-from .files import DataError, load_torch
-from .models import call_own
+from .files import DataError
 
 
-def torch_teacher(
-    name: str, data: Dataset, model: Any = None, *, weights: Path | None = None
-) -> Any:
+def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -> Any:
+    """Return what the function ``module:function`` returns.
+
+    The module is found as ``python -m module`` would find it: installed, or in this folder. The
+    function is given those of ``image_shape`` (height, width, channels), ``classes``,
+    ``num_classes`` and ``more`` that it has parameters for, and no others.
+
+    Raises:
+        DataError: there is no such function, or it fails: it is the user's code.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(f"{name!r} needs to be module:function ({error})") from error
+    if not callable(found):
+        raise DataError(f"{name!r} is not a function that returns the model")
+    known = {"image_shape": tuple(image_shape), "classes": classes, "num_classes": classes} | more
+    try:
+        taken = inspect.signature(found).parameters
+        return found(**{key: value for key, value in known.items() if key in taken})
+    except Exception as error:
+        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def torch_teacher(name: str, weights: Path | None, data: Dataset) -> Any:
     """Return a teacher as an ``nn.Module``, with its weights.
 
-    It takes (batch, channels, height, width) and returns logits of its own classes. Where ``model``
-    is given, one of the recipe's networks, it gets the weights.
+    It takes (batch, channels, height, width) and returns logits of its own classes.
 
     Raises:
         DataError: a package or file is missing, or the weights do not fit.
     """
-    if name.endswith(".onnx"):
-        return _onnx_module(OnnxTeacher(Path(name)))
-    model = _named(name, data, pretrained=weights is None) if model is None else model
+    from .models.torch import build
+
+    if name.startswith(("timm:", "hf:")):
+        model = _packaged(name, pretrained=weights is None)
+    else:
+        model = build(name, data.image_shape, data.classes)
     if weights is not None:
         load_torch_weights(model, weights)
     return model
 
 
-def _named(name: str, data: Dataset, pretrained: bool) -> Any:
+def _packaged(name: str, pretrained: bool) -> Any:
     kind, _, rest = name.partition(":")
     try:
         if kind == "timm":
             import timm
 
             return timm.create_model(rest, pretrained=pretrained)
-        if kind == "hf":
-            from transformers import AutoModelForImageClassification
+        from transformers import AutoModelForImageClassification
 
-            return _logits_of(AutoModelForImageClassification.from_pretrained(rest))
-        return call_own(name, data.image_shape, data.classes)
+        return _logits_of(AutoModelForImageClassification.from_pretrained(rest))
     except ImportError as error:
         raise DataError(f"--teacher {name} needs: pip install {error.name}") from error
     except (OSError, RuntimeError, ValueError) as error:
@@ -68,7 +96,8 @@ def _logits_of(model: Any) -> Any:
     return Logits()
 
 
-def _onnx_module(teacher: OnnxTeacher) -> Any:
+def onnx_module(teacher: OnnxTeacher) -> Any:
+    """Return an ONNX file as an ``nn.Module``, the channels first."""
     import torch
     from torch import nn
 
@@ -134,6 +163,8 @@ def load_torch_weights(model: Any, path: Path) -> None:
     Raises:
         DataError: no such file, a damaged one, or weights that do not fit: three names are given.
     """
+    from .models.torch import load_torch
+
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

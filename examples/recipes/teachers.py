@@ -10,7 +10,8 @@
 | ``keras.applications:NAME`` | without weights, unless ``--teacher-weights`` has them | keras |
 
 A teacher takes the student's images, normalised its own way, and answers in the student's classes:
-`Adapter` holds what lies between. `own_teachers` loads those of others.
+`Adapter` holds what lies between. `own_teachers` loads those of others. A script imports this
+module unless it has trained its one teacher itself (`options.trains_teacher`).
 """
 
 from __future__ import annotations
@@ -28,14 +29,10 @@ from mcld_core import TeacherCache, select_classes
 from mcld_core.cache import fingerprint
 from mcld_core.extensions.teachers import ensemble
 
-from .data import Dataset, Split
+from .data import Dataset
 from .files import DataError
-from .logs import is_first, say_teacher
-
-
-def is_own(name: str) -> bool:
-    """Return whether a name is not one of the recipe's networks."""
-    return ":" in name or name.endswith(".onnx")
+from .logs import is_first
+from .options import is_own, teacher_options
 
 
 def named_files(options: argparse.Namespace) -> list[tuple[str, Path | None]]:
@@ -61,36 +58,32 @@ def untrained(options: argparse.Namespace) -> list[int]:
     ]
 
 
-def measure(
-    options: argparse.Namespace, data: Dataset, answer: Callable[[Split], Any]
-) -> dict[str, float]:
-    """Return the teacher's accuracy by split, and print it: a bad teacher is seen at once.
+def load_teachers(
+    options: argparse.Namespace,
+    load: Callable[[str, Path | None], Any],
+    train: Callable[[argparse.Namespace], Any],
+) -> list[Any]:
+    """Return each ``--teacher``: a model, or an `own_teachers.OnnxTeacher`.
+
+    Networks of the recipe that have no weights are trained first.
 
     Args:
-        options: of the run.
-        data: the validation split, where there is one, and the test split are asked.
-        answer: the teacher's logits of a split, an array or tensor of any framework.
+        options: of the run; a dry run trains none.
+        load: from a teacher's name and its file of weights to the model.
+        train: of the script, on the same data.
 
     Raises:
-        DataError: the teacher cannot take these images.
+        DataError: a teacher cannot be loaded.
     """
-    names = " + ".join(options.teacher)
-    found = {}
-    for part, split in data.held_out().items():
-        try:
-            logits = answer(split)
-        except (RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DataError(
-                f"--teacher {names}: it cannot answer images of {data.image_shape}, scaled to "
-                f"--teacher-size {options.teacher_size}: {reason}"
-            ) from error
-        best = np.asarray(logits.cpu() if hasattr(logits, "cpu") else logits).argmax(1)
-        found[part] = float((best == split.labels).mean())
-    say_teacher(names, found, data.classes)
-    return found
+    from .own_teachers import OnnxTeacher
+
+    models = [
+        OnnxTeacher(Path(name)) if name.endswith(".onnx") else load(name, file)
+        for name, file in named_files(options)
+    ]
+    for number in untrained(options) if not options.dry_run else []:  # the others are checked
+        models[number] = train(teacher_options(options, number)).model
+    return models
 
 
 # ---- between student and teacher ----
@@ -180,41 +173,38 @@ def read_classes(path: Path, classes: int) -> list[int]:
 
 
 def cached_logits(
-    folder: Path | None,
-    name: str,
-    split: Any,
-    classes: int,
+    options: argparse.Namespace,
+    data: Dataset,
+    adapter: Adapter | None,
     weights: Sequence[Any],
     compute: Callable[[], np.ndarray],
-    *,
-    wait: Callable[[], None] = lambda: None,
+    wait: Callable[[], Any],
 ) -> np.ndarray:
-    """Return what ``compute`` returns, from the folder if it has it, and leave it there.
+    """Return what ``compute`` returns, from ``--teacher-cache`` if it has it, and leave it there.
 
     Args:
-        folder: of ``--teacher-cache``; None: compute.
-        name: of the data set.
-        split: the images, or paths of files, and the labels that the teacher answers.
-        classes: the width of an answer.
-        weights: the teacher's arrays and settings: another teacher gets a file of its own.
+        options: of the run.
+        data: whose training images, or paths of files, and labels the teacher answers.
+        adapter: between teacher and student; None: nothing is.
+        weights: the teacher's arrays: another teacher gets a file of its own.
         compute: (rows, classes), in the order of the split.
         wait: waits until every process is here; the first one writes the file.
 
     Raises:
         DataError: the file is damaged.
     """
-    if folder is None:
-        return np.asarray(compute(), "float32")
-    images = getattr(split, "images", None)
+    split, between = data.train, adapter or find_adapter(options, data)
+    images: Any = getattr(split, "images", None)
     if images is None:  # files are known by their names, sizes and times
         stats = [(path, os.stat(path)) for path in getattr(split, "paths", ())]
         images = " ".join(f"{path} {found.st_size} {found.st_mtime_ns}" for path, found in stats)
-    mark = fingerprint(name, images, split.labels, *weights)
-    path = Path(folder) / f"{name}-{mark[:16]}.npy"
+    teacher = (" ".join(options.teacher), between.scale, between.shift, repr(between), *weights)
+    mark = fingerprint(data.name, images, split.labels, *teacher)
+    path = Path(options.teacher_cache) / f"{data.name}-{mark[:16]}.npy"
     if is_first() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = np.arange(len(split))
-        TeacherCache.write(path, [(rows, compute())], len(rows), classes, fingerprint=mark)
+        TeacherCache.write(path, [(rows, compute())], len(rows), data.classes, fingerprint=mark)
     wait()
     try:
         cache = TeacherCache.open(path, fingerprint=mark)

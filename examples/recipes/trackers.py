@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import time
 from collections.abc import Mapping
@@ -9,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .logs import Row
+
+
+def open_sinks(name: str, options: argparse.Namespace) -> list[Any]:
+    """Return what ``--tensorboard`` and ``--track`` ask for, of the run ``name``."""
+    sinks: list[Any] = [Scalars(options.out / "tensorboard")] if options.tensorboard else []
+    return [*sinks, Tracker(options.track, name, vars(options))] if options.track else sinks
 
 
 class Scalars:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -43,7 +44,6 @@ class TokenCache:
         self.folder = folder
         self._settings = settings
         self._rows: list[shards.Rows | None] = [None] * len(settings)
-        self._lengths: np.ndarray[Any, Any] | None = None
 
     @classmethod
     def write(
@@ -92,15 +92,15 @@ class TokenCache:
         """
         checks = Checks("TokenCache.write")
         numbers = {"count": count, "k": k, "vocabulary": vocabulary}
-        for name, value in (numbers | {"batch_size": batch_size, "shard_size": shard_size}).items():
+        others = {"batch_size": batch_size, "shard_size": shard_size, "writers": writers}
+        for name, value in (numbers | others).items():
             checks.integer(name, value, minimum=1)
-        checks.integer("writers", writers, minimum=1)
         checks.integer("writer", writer, minimum=0)
-        if writer >= writers or k > vocabulary:
-            name, value, top = (
-                ("k", k, vocabulary) if k > vocabulary else ("writer", writer, writers - 1)
-            )
-            raise ValueError(f"TokenCache.write: {name} needs a number up to {top}; got {value}")
+        for name, value, top in (("k", k, vocabulary), ("writer", writer, writers - 1)):
+            if value > top:
+                raise ValueError(
+                    f"TokenCache.write: {name} needs a number up to {top}; got {value}"
+                )
         mark = json.loads(as_json("TokenCache.write", fingerprint))
         settings = {**numbers, "shard_size": shard_size, "fingerprint": mark}
         folder = Path(folder)
@@ -114,9 +114,7 @@ class TokenCache:
             samples = np.arange(first, min(first + shard_size, count))
             starts = range(0, len(samples), batch_size)
             parts = [_ask(teacher, samples[i : i + batch_size], settings) for i in starts]
-            lengths = np.concatenate([lengths for _, lengths in parts])
-            columns = zip(*(rows for rows, _ in parts), strict=True)
-            values, indices, tail = (np.concatenate(x) for x in columns)
+            values, indices, tail, lengths = map(np.concatenate, zip(*parts, strict=True))
             rows = shards.Rows(values, indices, tail, lengths.cumsum().astype("<i8"))
             shards.write_shard(path, rows, settings | {"first": first})
 
@@ -179,13 +177,11 @@ class TokenCache:
         """How many tokens there are."""
         return int(self._settings[0]["vocabulary"])
 
-    @property
+    @functools.cached_property
     def lengths(self) -> Int[Array, " count"]:
         """How many tokens each sample has."""
-        if self._lengths is None:
-            ends = [self._shard(number).ends for number in range(len(self._settings))]
-            self._lengths = np.concatenate([np.diff(x, prepend=0) for x in ends])
-        return self._lengths
+        ends = [self._shard(number).ends for number in range(len(self._settings))]
+        return np.concatenate([np.diff(x, prepend=0) for x in ends])
 
     def __len__(self) -> int:
         return int(self._settings[0]["count"])
@@ -240,7 +236,7 @@ class TokenCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path, not the rows: a worker of a data loader maps the files itself."""
-        return _reopen, (self.folder, self.fingerprint)
+        return functools.partial(TokenCache.open, fingerprint=self.fingerprint), (self.folder,)
 
     def _shard(self, number: int) -> shards.Rows:
         rows = self._rows[number]
@@ -260,8 +256,8 @@ def _path(folder: Path, number: int) -> Path:
 
 def _ask(
     teacher: Callable[..., Any], samples: np.ndarray[Any, Any], settings: dict[str, Any]
-) -> tuple[tuple[np.ndarray[Any, Any], ...], np.ndarray[Any, Any]]:
-    """Return the arrays of a shard that hold these samples, and the samples' lengths."""
+) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return values, indices and tail as a shard holds them, and the samples' lengths."""
     answer, mask = teacher(samples)
     k, vocabulary = settings["k"], settings["vocabulary"]
     if not isinstance(answer, TopKLogits):
@@ -283,12 +279,12 @@ def _ask(
     order = np.argsort(-values, axis=-1, kind="stable")
     values, indices = (np.take_along_axis(x, order, -1) for x in (values, indices))
     tail = tail + np.exp(values[:, k:]).sum(-1)
-    rows = (
+    return (
         np.maximum(values[:, :k], LEAST).astype("<f2"),
         indices[:, :k].astype(shards.index_dtype(vocabulary)),
         np.minimum(tail, 1.0).astype("<f4"),
+        where.sum(1),
     )
-    return rows, where.sum(1)
 
 
 def _check_settings(
@@ -301,7 +297,3 @@ def _check_settings(
                 f"{found.get(name)!r}: it was made from other data, by another teacher, or with "
                 "other settings. Take another folder, or remove this one"
             )
-
-
-def _reopen(folder: Path, mark: Any) -> TokenCache:
-    return TokenCache.open(folder, fingerprint=mark)

@@ -162,18 +162,13 @@ class TokenMCLDTrainer(MCLDTrainer):
                 f"the student's; got {self.teacher_cache.vocabulary}. Align it before it is "
                 "written: mcld_core.extensions.nlp.align_vocabulary"
             )
-        options: dict[str, Any] = {"attention_mask": where, "shift": self.causal}
-        options["normalizer"] = items
+        options = {"attention_mask": where, "shift": self.causal, "normalizer": items}
         if self.token_loss is None:
-            options["config"] = self.mcld_config
-            options["class_prior"] = self.class_prior
+            options |= {"config": self.mcld_config, "class_prior": self.class_prior}
             options["progress"] = self._progress(training)
-        loss: torch.Tensor = (self.token_loss or token_mcld_loss)(
-            adjust_logits(student, self.class_prior) if self.balanced else student,
-            teacher,
-            labels,
-            **(options | self.loss_options),
-        )
+        ours = adjust_logits(student, self.class_prior) if self.balanced else student
+        loss_of: Callable[..., torch.Tensor] = self.token_loss or token_mcld_loss
+        loss = loss_of(ours, teacher, labels, **(options | self.loss_options))
         if training:
             self._look(student, teacher)
         elif labels is not None:

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
-from mcld_core.baselines.kd import DIVERGENCES, check_mix
+from mcld_core.baselines.kd import DIVERGENCES, check_divergence
 from mcld_core.extensions._sequences import SequenceArguments, reduce_sequences
 from mcld_core.extensions._stored import TopKLogits, arrays_of
-from mcld_core.extensions.nlp.rows import token_rows
-from mcld_core.formulas.stored import (
-    StoredRows,
-    stored_kl_divergence,
-    stored_mixed_divergence,
-    stored_reverse_divergence,
-)
+from mcld_core.extensions.nlp.losses import token_rows
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar, Tensor
 
 
@@ -52,10 +45,7 @@ def token_kd_loss(
         divergence: ``"forward"``, ``"reverse"`` or ``"jsd"``.
         mix: μ of ``"jsd"``, in (0, 1).
         ignore_index: the label of a token that does not count.
-        reduction: ``"mean"`` over the tokens that count (or the sum over ``normalizer``),
-            ``"sum"`` or ``"none"``: (batch, tokens).
-        normalizer: what ``"mean"`` divides by, such as the number of tokens that count in all
-            micro-batches and ranks of a step: their sum then equals the joined batch's loss.
+        reduction, normalizer: as in `token_mcld_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -79,30 +69,15 @@ def token_kd_loss(
     arguments = SequenceArguments(
         "token_kd_loss", student_logits, *arrays_of(teacher_logits), labels, attention_mask
     )
-    arguments.number("temperature", temperature, above=0.0)
-    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
-    check_mix(arguments, mix)
+    check_divergence(arguments, temperature, divergence, mix)
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)
     given = (student_logits, teacher_logits, labels, attention_mask)
     sequences = token_rows(arguments, given, shift, ignore_index)
-    of_rows = STORED if isinstance(teacher_logits, TopKLogits) else DIVERGENCES
-    ops = arguments.ops
 
     def values(student: Array, teacher: Any, _: Array, t: Scalar, mu: Scalar) -> Array:
-        return of_rows[divergence](ops, student, teacher, t, mu)
+        return DIVERGENCES[divergence](arguments.ops, student, teacher, t, mu)
 
     found = reduced(arguments, sequences.rows, values, (temperature, mix), "none")
     return reduce_sequences(arguments, sequences, found, reduction, normalizer)
-
-
-def _forward(ops: Backend, student: Array, teacher: StoredRows, t: Scalar, _: Scalar) -> Array:
-    return stored_kl_divergence(ops, student, teacher, t)
-
-
-def _reverse(ops: Backend, student: Array, teacher: StoredRows, t: Scalar, _: Scalar) -> Array:
-    return stored_reverse_divergence(ops, student, teacher, t)
-
-
-STORED = {"forward": _forward, "reverse": _reverse, "jsd": stored_mixed_divergence}

@@ -12,23 +12,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Batch, class_labels, fits, keep_rows, wide_dtype
+from mcld_core.arguments import Batch, as_number, class_labels, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
-from mcld_core.extensions._stored import TopKLogits, stored_rows
+from mcld_core.extensions._stored import TopKLogits, likeliest, stored_rows
 from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.similarity import key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys, stored_products
 from mcld_core.losses import rows_without_keys
-from mcld_core.typing import Array, Float, Reduction, Scalar
+from mcld_core.typing import Array, Float, Reduction
 
 
 class Layer(NamedTuple):
     """The last layer of a language model: what makes logits of hidden states."""
 
     weight: Float[Array, "vocab width"]
-    bias: Float[Array, " vocab"] | None
+    bias: Float[Array, " vocab"] | None = None
 
     def logits(
         self, ops: Backend, hidden: Float[Array, "rows width"], dtype: str
@@ -53,8 +53,10 @@ class LayerRows(NamedTuple):
         """How many logits a token has."""
         return int(self.student.weight.shape[0])
 
-    def block_rows(self, block_size: int | str | None) -> Any:
-        """Return how many tokens have logits at a time."""
+    def block_rows(self, ops: Backend, block_size: Any, numbers: tuple[Any, ...] = ()) -> Any:
+        """Return how many tokens have logits at a time; None, all, where a number is trained."""
+        if any(ops.is_trained(number) for number in numbers):
+            return None
         return rows_without_keys(self.vocabulary) if block_size == "auto" else block_size
 
     def teacher_block(
@@ -62,17 +64,12 @@ class LayerRows(NamedTuple):
     ) -> Float[Array, "block vocab"] | StoredRows:
         """Return the teacher's logits of a block of its rows, or its stored rows."""
         if self.teacher is None:
-            rows: StoredRows = of_parts(self.sequences.rows.teacher, parts)
-            return rows
+            return of_parts(self.sequences.rows.teacher, parts)
         return ops.stop_gradient(self.teacher.logits(ops, parts[0], dtype))
 
 
 def arrays_of_teacher(function: str, teacher: Any) -> tuple[Any, ...]:
-    """Return the arrays of a teacher.
-
-    Raises:
-        TypeError: neither `TopKLogits` nor (hidden, weight) nor (hidden, weight, bias).
-    """
+    """Return the arrays of a teacher; raise TypeError where it is neither stored nor a layer."""
     if isinstance(teacher, tuple) and (isinstance(teacher, TopKLogits) or len(teacher) in (2, 3)):
         return tuple(teacher)
     came = type(teacher).__name__
@@ -100,7 +97,6 @@ def layer_rows(
     ops, (labels, attention_mask) = arguments.ops, given
     hidden, layer = _layer(arguments, "", *student)
     vocabulary = layer.weight.shape[0]
-    kept = None
     if labels is not None:
         labels = arguments.array("labels", labels, hidden)
         if not fits(labels.shape, hidden.shape[:2]) or "int" not in ops.dtype(labels):
@@ -110,9 +106,8 @@ def layer_rows(
                 "labels, which are as large as logits, form the logits: "
                 f"{arguments.function.removeprefix('linear_')}"
             )
-        labels = flat(ops, labels, 0)
-    if attention_mask is not None:
-        kept = arguments.flat_mask("attention_mask", attention_mask, hidden)
+        labels = flat(ops, labels)
+    kept = arguments.flat_mask("attention_mask", attention_mask, hidden)
     if shift:
         labels, kept = following(ops, hidden, labels, kept)
     if labels is not None:
@@ -121,14 +116,23 @@ def layer_rows(
         kept = arguments.unless_all(counts if kept is None else kept & counts)
     dtype = wide_dtype(ops.dtype(hidden))
     weight = None if kept is None else ops.astype(kept, dtype)
-    rows = keep_rows(ops, flat(ops, hidden, 1), kept)
+    rows = keep_rows(ops, flat(ops, hidden), kept)
     theirs, theirs_layer = _teacher_rows(arguments, teacher, hidden, vocabulary, kept)
     batch = Batch(rows, theirs, dtype, labels, kept, weight)
     sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1), hidden)
     found = LayerRows(sequences, layer, theirs_layer)
-    if labels is None:
-        found = _with_likeliest_labels(ops, found)
-    return found
+    if labels is not None:
+        return found
+    if isinstance(theirs, StoredRows):
+        labels = likeliest(ops, theirs)
+    else:
+        (labels,) = ops.by_block_twice(
+            lambda arrays, _: (ops.argmax(found.teacher_block(ops, arrays, dtype), 1),),
+            (theirs,),
+            (),
+            found.block_rows(ops, "auto"),
+        )
+    return found._replace(sequences=sequences._replace(rows=batch._replace(labels=labels)))
 
 
 def of_logits(
@@ -143,11 +147,10 @@ def of_logits(
     The first has a gradient in the hidden states and the layer, for ``reduction``. 0 in rows that
     do not count.
     """
-    rows, has_bias = given.sequences.rows, given.student.bias is not None
+    rows = given.sequences.rows
 
     def outputs(hidden: Array, layer: tuple[Array, ...]) -> Array:
-        student = Layer(*layer) if has_bias else Layer(layer[0], None)
-        return student.logits(ops, hidden, rows.dtype)
+        return Layer(*layer).logits(ops, hidden, rows.dtype)
 
     def block(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         teacher = given.teacher_block(ops, arrays[1:-1], rows.dtype)
@@ -159,9 +162,8 @@ def of_logits(
     if reduction != "none":
         weights = rows.weight
         if weights is None:
-            weights = ops.astype(
-                0 * ops.arange(ops.size(rows.student, 0), rows.student) + 1, rows.dtype
-            )
+            every = ops.arange(ops.size(rows.student, 0), rows.student) >= 0
+            weights = ops.astype(every, rows.dtype)
     found = ops.layer_by_block(outputs, block, arrays, layer, weights, block_rows)
     return found if rows.kept is None else tuple(ops.where(rows.kept, x, 0.0) for x in found)
 
@@ -179,9 +181,7 @@ def contrast_rows(
         log_prior = arguments.log_prior(class_prior, given.vocabulary, rows.student, dtype)
         offset = -log_prior if offset is None else offset - log_prior
     trained = (layer.weight,) if offset is None else (layer.weight, offset)
-    key_temperature: Scalar = config.key_temperature
-    if not isinstance(key_temperature, (int, float)):
-        key_temperature = ops.astype(ops.asarray(key_temperature, rows.student), dtype)
+    key_temperature = as_number(ops, config.key_temperature, rows.student, dtype)
 
     def keys_of(arrays: tuple[Array, ...], trained: tuple[Array, ...]) -> tuple[Array]:
         teacher = given.teacher_block(ops, arrays, dtype)
@@ -198,7 +198,7 @@ def contrast_rows(
         if offset is not None:
             keys = _with_column(ops, keys, stored_products(ops, offset[None, :], stored)[0])
     else:
-        block_rows = given.block_rows(config.block_size)
+        block_rows = given.block_rows(ops, config.block_size, (key_temperature,))
         (keys,) = ops.by_block_twice(keys_of, (rows.teacher,), trained, block_rows)
     student = ops.astype(rows.student, dtype)
     if offset is not None:
@@ -252,10 +252,8 @@ def _teacher_rows(
     ops, layer = arguments.ops, None
     if isinstance(teacher, TopKLogits):
         values = arguments.array("teacher.values", teacher.values, hidden)
-        shape = tuple(values.shape)
     else:
         values, layer = _layer(arguments, "the teacher's ", *teacher)
-        shape = tuple(values.shape)
         theirs = layer.weight.shape[0]
         if theirs != vocabulary:
             raise ValueError(
@@ -264,28 +262,12 @@ def _teacher_rows(
                 "mcld_core.extensions.nlp.align_vocabulary"
             )
         layer = Layer(*(None if x is None else ops.stop_gradient(x) for x in layer))
-    if not fits(shape[:2], hidden.shape[:2]):
+    if not fits(values.shape[:2], hidden.shape[:2]):
         raise ValueError(
             f"{arguments.function}: the teacher needs the tokens of hidden, "
-            f"{tuple(hidden.shape[:2])}; got {shape}"
+            f"{tuple(hidden.shape[:2])}; got {tuple(values.shape)}"
         )
     arguments.device("the teacher", values, hidden, "hidden")
     if isinstance(teacher, TopKLogits):
         return stored_rows(ops, teacher, values, vocabulary, kept), None
-    return keep_rows(ops, ops.stop_gradient(flat(ops, values, 1)), kept), layer
-
-
-def _with_likeliest_labels(ops: Backend, given: LayerRows) -> LayerRows:
-    """Label each token by the teacher's arg max."""
-    rows = given.sequences.rows
-    if given.teacher is None:
-        best = ops.argmax(rows.teacher.values, 1)[:, None]
-        labels = ops.take_along_axis(rows.teacher.indices, best, 1)[:, 0]
-    else:
-        (labels,) = ops.by_block_twice(
-            lambda arrays, _: (ops.argmax(given.teacher_block(ops, arrays, rows.dtype), 1),),
-            (rows.teacher,),
-            (),
-            given.block_rows("auto"),
-        )
-    return given._replace(sequences=given.sequences._replace(rows=rows._replace(labels=labels)))
+    return keep_rows(ops, ops.stop_gradient(flat(ops, values)), kept), layer

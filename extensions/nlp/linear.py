@@ -7,17 +7,15 @@ from typing import Any
 
 from mcld_core.arguments import as_number
 from mcld_core.backends import Backend
-from mcld_core.baselines.kd import DIVERGENCES, check_mix
+from mcld_core.baselines.kd import DIVERGENCES, check_divergence
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import (
-    Groups,
     Levels,
     SequenceArguments,
     contrast_sequences,
     reduce_sequences,
 )
 from mcld_core.extensions._stored import TopKLogits, check_stored
-from mcld_core.extensions.nlp.kd import STORED
 from mcld_core.extensions.nlp.layers import (
     LayerRows,
     arrays_of_teacher,
@@ -25,9 +23,10 @@ from mcld_core.extensions.nlp.layers import (
     layer_rows,
     of_logits,
 )
-from mcld_core.extensions.nlp.losses import check_settings, with_contrasts
+from mcld_core.extensions.nlp.losses import check_settings, contrast_weights
 from mcld_core.formulas.objective import Block, Setup, TermWeights, is_zero, weighted_terms
 from mcld_core.formulas.similarity import default_temperature
+from mcld_core.losses import Objective
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
 
 
@@ -86,23 +85,19 @@ def linear_token_kd_loss(
         *(hidden, weight, bias, labels, attention_mask),
         *arrays_of_teacher("linear_token_kd_loss", teacher),
     )
-    arguments.number("temperature", temperature, above=0.0)
-    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
-    check_mix(arguments, mix)
+    check_divergence(arguments, temperature, divergence, mix)
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)
-    rows = layer_rows(
-        arguments, (hidden, weight, bias), teacher, (labels, attention_mask), shift, ignore_index
-    )
+    layer, beside = (hidden, weight, bias), (labels, attention_mask)
+    rows = layer_rows(arguments, layer, teacher, beside, shift, ignore_index)
     ops, batch = arguments.ops, rows.sequences.rows
-    divergence_of = (STORED if rows.teacher is None else DIVERGENCES)[divergence]
     t, mu = (as_number(ops, number, batch.student, batch.dtype) for number in (temperature, mix))
 
     def values(student: Array, theirs: Any, _: Array) -> tuple[Array]:
-        return (divergence_of(ops, student, theirs, t, mu),)
+        return (DIVERGENCES[divergence](ops, student, theirs, t, mu),)
 
-    block_rows = _block_rows(ops, rows, "auto", (t, mu))
+    block_rows = rows.block_rows(ops, "auto", (t, mu))
     (found,) = of_logits(ops, rows, values, reduction, block_rows)
     return reduce_sequences(arguments, rows.sequences, found, reduction, normalizer)
 
@@ -172,32 +167,25 @@ def linear_token_mcld_loss(
     arguments.flag("shift", shift)
     arguments.flag("return_terms", return_terms)
     arguments.reduction(reduction)
-    config = with_contrasts(arguments, config, token_contrast, sequence_contrast)
-    rows = layer_rows(
-        arguments,
-        (hidden, weight, bias),
-        teacher,
-        (labels, attention_mask),
-        shift,
-        config.ignore_index,
-    )
+    weights = contrast_weights(arguments, config, token_contrast, sequence_contrast)
+    layer, beside = (hidden, weight, bias), (labels, attention_mask)
+    rows = layer_rows(arguments, layer, teacher, beside, shift, config.ignore_index)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, rows.sequences.like)
     values, terms = _divergences(arguments.ops, rows, config, reduction)
     temperature = config.temperature
     if temperature is None:
         temperature = default_temperature(config.similarity, rows.vocabulary)
-    levels = Levels(
-        replace(config, similarity="dot", temperature=temperature, weight_ce=0.0),
-        category == "sequence",
-        token_contrast,
-        progress,
-        reduction=reduction,
+    objective = Objective(
+        replace(config, similarity="dot", temperature=temperature),
+        weights._replace(ce=0.0),
+        progress=progress,
         normalizer=normalizer,
         trains_keys=True,
     )
+    levels = Levels(objective, sequence_labels, category == "sequence", token_contrast)
     keys = contrast_rows(arguments, rows, config, class_prior)
-    loss, contrasts = contrast_sequences(arguments, keys, Groups(sequence_labels), levels)
+    loss, contrasts = contrast_sequences(arguments, keys, levels, reduction)
 
     def reduced(values: Array) -> Array:
         return reduce_sequences(arguments, rows.sequences, values, reduction, normalizer)
@@ -226,17 +214,10 @@ def _divergences(
         total, _, sample, _, ce = weighted_terms(ops, config, rows.dtype, block, setup)
         return total, sample, ce
 
-    block_rows = _block_rows(ops, given, config.block_size, numbers)
+    block_rows = given.block_rows(ops, config.block_size, numbers)
     total, sample, ce = of_logits(ops, given, values, reduction, block_rows)
     terms = {"sample": sample} if is_zero(weights.ce) else {"sample": sample, "ce": ce}
     return total, terms
-
-
-def _block_rows(ops: Backend, given: LayerRows, block_size: Any, numbers: tuple[Any, ...]) -> Any:
-    """Return how many tokens a block has; None, all at once, where a number is trained."""
-    if any(ops.is_trained(number) for number in numbers):
-        return None
-    return given.block_rows(block_size)
 
 
 def _check_similarity(arguments: SequenceArguments, config: MCLDConfig, stored: bool) -> None:

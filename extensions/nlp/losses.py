@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal, overload
 
+from mcld_core.arguments import fits
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._sequences import (
-    Groups,
     Levels,
     SequenceArguments,
+    Sequences,
     contrast_sequences,
+    following,
 )
-from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored
-from mcld_core.extensions.nlp.rows import token_rows
-from mcld_core.formulas.objective import is_zero
+from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored, logit_rows
+from mcld_core.formulas.objective import TermWeights, is_zero
+from mcld_core.losses import Objective, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar, Tensor
 
 CATEGORIES = ("token", "sequence")
@@ -116,9 +117,8 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         shift: ``labels`` are the inputs themselves: the label of token i is ``labels[i + 1]``, as
             in the causal models of transformers. Otherwise labels are already aligned.
         config: weights and settings; a weight of 0 switches its term off.
-        class_prior: (vocab,) ≥ 0, how often each token stands among the keys, as counts or
-            probabilities π: the contrasts then see ``s - log π``. None: no correction.
-        progress: the part of the training that is done, 0 to 1; drives the ramp.
+        class_prior: (vocab,) ≥ 0, how often each token stands among the keys.
+        progress: both as in `mcld_core.mcld_loss`.
         reduction: with n tokens that count, and each term that is one value of the batch counted
             once a token: ``"sum"``, ``"mean"`` (the sum over ``normalizer``, else over n) or
             ``"none"``: (batch, tokens).
@@ -159,15 +159,14 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         check_stored(arguments.function, config)
     arguments.flag("shift", shift)
     arguments.reduction(reduction)
-    config = with_contrasts(arguments, config, token_contrast, sequence_contrast)
+    weights = contrast_weights(arguments, config, token_contrast, sequence_contrast)
     given = (student_logits, teacher_logits, labels, attention_mask)
     sequences = token_rows(arguments, given, shift, config.ignore_index)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, sequences.like)
-    levels = Levels(
-        config, category == "sequence", token_contrast, progress, class_prior, reduction, normalizer
-    )
-    loss, terms = contrast_sequences(arguments, sequences, Groups(sequence_labels), levels)
+    objective = Objective(config, weights, None, class_prior, progress, normalizer=normalizer)
+    levels = Levels(objective, sequence_labels, category == "sequence", token_contrast)
+    loss, terms = contrast_sequences(arguments, sequences, levels, reduction)
     return (loss, terms) if return_terms else loss
 
 
@@ -189,15 +188,58 @@ def check_settings(
         )
 
 
-def with_contrasts(
+def contrast_weights(
     arguments: SequenceArguments,
     config: MCLDConfig,
     token_contrast: Scalar | None,
     sequence_contrast: Scalar,
-) -> MCLDConfig:
-    """Return the config with the weight of the contrast between sequences; check both numbers."""
+) -> TermWeights:
+    """Return the weights, that of the contrast between sequences too; check both numbers."""
     if token_contrast is not None:
         arguments.number("token_contrast", token_contrast, minimum=0.0)
     arguments.number("sequence_contrast", sequence_contrast, minimum=0.0)
     weight = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast
-    return replace(config, weight_instance=weight)
+    return term_weights(config)._replace(instance=weight)
+
+
+def token_rows(
+    arguments: SequenceArguments,
+    given: tuple[Any, Any, Any, Any],
+    shift: bool,
+    ignore_index: int,
+) -> Sequences:
+    """Return the tokens as rows, checked.
+
+    ``given`` are the student's logits, the teacher's, the labels and the attention mask.
+    """
+    student, teacher, labels, attention_mask = given
+    student, theirs = arguments.tensors(student, arrays_of(teacher)[0])
+    shape = tuple(theirs.shape)
+    if isinstance(teacher, TopKLogits):
+        shape = (*shape[:2], student.shape[-1])
+    _check_shapes(arguments.function, tuple(student.shape), shape)
+    if labels is not None:
+        labels = arguments.flat_labels("labels", labels, student)
+    beside = labels, arguments.flat_mask("attention_mask", attention_mask, student)
+    if shift:
+        beside = following(arguments.ops, student, *beside)
+    return logit_rows(arguments, (student, theirs), teacher, beside, ignore_index)
+
+
+def _check_shapes(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
+    for argument, shape in (("student_logits", ours), ("teacher_logits", theirs)):
+        if len(shape) != 3:
+            raise ValueError(
+                f"{function}: {argument} needs three axes (batch, tokens, vocab); got {shape}. "
+                "For one row of logits a text use mcld_core.mcld_loss"
+            )
+    if not fits(ours[2:], theirs[2:]):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same vocabulary; got {ours} "
+            f"and {theirs}. Map the teacher's first: mcld_core.extensions.nlp.align_vocabulary"
+        )
+    if not fits(ours, theirs):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same shape; got {ours} and "
+            f"{theirs}"
+        )

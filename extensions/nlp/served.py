@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,16 +46,9 @@ def read_prompt_logprobs(
         >>> stored.indices[0].tolist(), round(float(stored.tail[0, 0]), 3)
         ([[5], [0]], 0.393)
     """
-    checks = Checks("read_prompt_logprobs")
-    checks.integer("k", k, minimum=1)
-    shape = (len(prompts), max((len(prompt) for prompt in prompts), default=0))
-    values, indices = np.zeros((*shape, k), "float32"), np.zeros((*shape, k), "int32")
-    tail = np.zeros(shape, "float32")
-    for b, prompt in enumerate(prompts):
-        for i, entries in enumerate(prompt[1:]):
-            place = f"token {i + 1} of prompt {b}"
-            _put(checks.function, (values[b, i], indices[b, i], tail[b, i : i + 1]), entries, place)
-    return TopKLogits(values, indices, tail)
+    spoken = [[None, *prompt[1:]][: len(prompt)] for prompt in prompts]
+    names = ("read_prompt_logprobs", "prompt")
+    return _read(names, [0] * len(spoken), spoken, k, lambda entries, _: entries)
 
 
 def read_top_logprobs(
@@ -99,33 +92,50 @@ def read_top_logprobs(
         >>> read_top_logprobs([answer], k=1).indices[0].tolist()
         [[5], [0]]
     """
-    checks = Checks("read_top_logprobs")
-    checks.integer("k", k, minimum=1)
+    function = "read_top_logprobs"
     spoken = [_by_token(answer) for answer in choices]
     starts = [0] * len(spoken) if prompt_lengths is None else [int(n) for n in prompt_lengths]
     if len(starts) != len(spoken) or min(starts, default=0) < 0:
         raise ValueError(
-            f"{checks.function}: prompt_lengths need a number ≥ 0 for each of the {len(spoken)} "
+            f"{function}: prompt_lengths need a number ≥ 0 for each of the {len(spoken)} "
             f"sequences; got {starts}"
         )
+
+    def by_id(entries: Mapping[str, float] | None, place: str) -> dict[int, float]:
+        return {_id(function, x, token_ids, place): p for x, p in (entries or {}).items()}
+
+    return _read((function, "sequence"), starts, spoken, k, by_id)
+
+
+def _read(
+    names: tuple[str, str],
+    starts: Sequence[int],
+    spoken: Sequence[Sequence[Any]],
+    k: int,
+    by_id: Callable[[Any, str], Any],
+) -> TopKLogits:
+    """Return what is spoken of each token of each sequence, at the place before the token.
+
+    ``names`` are that of the function and of a sequence; ``by_id(entries, place)`` gives entries
+    their ids.
+    """
+    function, sequence = names
+    Checks(function).integer("k", k, minimum=1)
     longest = max((n + len(tokens) for n, tokens in zip(starts, spoken, strict=True)), default=0)
-    shape = (len(spoken), longest)
-    values, indices = np.zeros((*shape, k), "float32"), np.zeros((*shape, k), "int32")
-    tail = np.zeros(shape, "float32")
+    values = np.zeros((len(spoken), longest, k), "float32")
+    indices, tail = np.zeros(values.shape, "int32"), np.zeros(values.shape[:2], "float32")
     for b, (start, tokens) in enumerate(zip(starts, spoken, strict=True)):
         for i, entries in enumerate(tokens, start - 1):
-            place = f"token {i - start + 1} of sequence {b}"
-            if i < 0:
-                if entries:
-                    raise ValueError(
-                        f"{checks.function}: {place} needs no entries where nothing stands before "
-                        f"it; got {len(entries)}. Pass prompt_lengths, or ask for echo=true"
-                    )
-                continue
-            by_id = {
-                _id(checks.function, x, token_ids, place): p for x, p in (entries or {}).items()
-            }
-            _put(checks.function, (values[b, i], indices[b, i], tail[b, i : i + 1]), by_id, place)
+            place = f"token {i - start + 1} of {sequence} {b}"
+            if i >= 0:
+                ids, logprobs = _entries(function, by_id(entries, place), k, place)
+                values[b, i], indices[b, i] = logprobs, ids
+                tail[b, i] = max(0.0, 1.0 - float(np.exp(logprobs).sum()))
+            elif entries:
+                raise ValueError(
+                    f"{function}: {place} needs no entries where nothing stands before "
+                    f"it; got {len(entries)}. Pass prompt_lengths, or ask for echo=true"
+                )
     return TopKLogits(values, indices, tail)
 
 
@@ -153,14 +163,6 @@ def _id(function: str, token: str, token_ids: Mapping[str, int] | None, place: s
             "return_tokens_as_token_ids=true, or pass token_ids={text: id}"
         )
     return token_ids[token]
-
-
-def _put(function: str, places: tuple[np.ndarray[Any, Any], ...], entries: Any, place: str) -> None:
-    """Write the k most probable, in their order, and the mass of all others."""
-    values, indices, tail = places
-    ids, logprobs = _entries(function, entries, len(values), place)
-    values[:], indices[:] = logprobs, ids
-    tail[:] = max(0.0, 1.0 - float(np.exp(logprobs).sum()))
 
 
 def _entries(

@@ -45,11 +45,7 @@ def write_shard(path: Path, rows: Rows, settings: dict[str, Any]) -> None:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of a complete shard.
-
-    Raises:
-        ValueError: the file is cut off, damaged, or of another kind.
-    """
+    """Return a shard's settings; raise ValueError where it is cut off, damaged, of another kind."""
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:
@@ -61,7 +57,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             if length > size - 16:
                 raise ValueError("settings that are longer than the file")
             file.seek(size - 16 - length)
-            settings = json.loads(file.read(length))
+            settings: dict[str, Any] = json.loads(file.read(length))
         needed = sum(n for _, _, n in _layout(settings).values())
         if needed != size - 16 - length:
             raise ValueError(f"{size - 16 - length} bytes of rows where {needed} are needed")
@@ -70,8 +66,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"TokenCache: {path} needs to be a complete shard; got {error}. Remove the file and "
             "call TokenCache.write again: it writes what is missing"
         ) from error
-    found: dict[str, Any] = settings
-    return found
+    return settings
 
 
 def map_rows(path: Path, settings: dict[str, Any]) -> Rows:

@@ -131,14 +131,10 @@ def _align_stored(alignment: VocabularyAlignment, stored: TopKLogits) -> TopKLog
     share = tail / np.maximum(size - count, 1)
     p = np.where(known, p, share[:, None])
     with np.errstate(divide="ignore"):
-        values = np.maximum(np.log(p), LEAST)
-    ids = _fill(ids, known, size)
-    parts = values.astype("float32"), ids.astype("int32"), share * (size - k)
-    return TopKLogits(
-        parts[0].reshape(shape),
-        parts[1].reshape(shape),
-        parts[2].astype("float32").reshape(shape[:-1]),
-    )
+        values = np.maximum(np.log(p), LEAST).astype("float32").reshape(shape)
+    ids = _fill(ids, known, size).astype("int32").reshape(shape)
+    tail = (share * (size - k)).astype("float32").reshape(shape[:-1])
+    return TopKLogits(values, ids, tail)
 
 
 def _fill(

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from mcld_core.arguments import Arguments, wide_dtype
+from mcld_core.arguments import ratio, wide_dtype
 from mcld_core.backends import backend_for
 from mcld_core.extensions.teachers.arguments import TeacherArguments
 from mcld_core.typing import Array, Bool, Float, Logits, Scalar
@@ -47,14 +45,9 @@ class TeacherAgreement(NamedTuple):
         Raises:
             ValueError, TypeError: a number of teachers that is not an int ≥ 1.
         """
-        function = "TeacherAgreement.empty"
-        arguments = Arguments(function, like)
+        arguments = TeacherArguments("TeacherAgreement.empty", like)
         arguments.integer("teachers", teachers, minimum=1)
-        ops, dtype = arguments.ops, "float32"
-        if like is not None:
-            dtype = wide_dtype(ops.dtype(arguments.array("like", like)))
-        shapes: list[tuple[int, ...]] = [(), (teachers, teachers)]
-        return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
+        return cls(*arguments.sums(like, (), (teachers, teachers)))
 
     def update(
         self,
@@ -106,8 +99,7 @@ class TeacherAgreement(NamedTuple):
     @property
     def share(self) -> Float[Array, "teachers teachers"]:
         """The part of the rows on which each two have the same arg max; 0 before any row."""
-        ops = backend_for("TeacherAgreement", self.rows)
-        return ops.where(self.rows > 0, self.same / ops.where(self.rows > 0, self.rows, 1.0), 0.0)
+        return ratio(backend_for("TeacherAgreement", self.rows), self.same, self.rows)
 
 
 def agreement(
@@ -147,8 +139,7 @@ def _counts(
     """Return the number of kept rows, and on how many each two have the same arg max."""
     ops = arguments.ops
     teachers = [
-        arguments.teacher(f"logits_list[{m}]", x, where, dtype=dtype)
-        for m, x in enumerate(logits_list)
+        arguments.teacher(f"logits_list[{m}]", x, where, dtype) for m, x in enumerate(logits_list)
     ]
     arguments.same_shape("logits_list", [teacher.logits for teacher in teachers])
     chosen = ops.concat([ops.argmax(teacher.logits, 1)[None, :] for teacher in teachers])

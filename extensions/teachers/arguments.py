@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mcld_core.arguments import (
-    Arguments,
-    TeacherBatch,
-    differ,
-    is_number,
-    keep_rows,
-    wide_dtype,
-)
+import numpy as np
+
+from mcld_core.arguments import Arguments, TeacherBatch, fits, is_number, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.typing import Array, Bool, Float
@@ -20,6 +15,13 @@ from mcld_core.typing import Array, Bool, Float
 
 class TeacherArguments(Arguments):
     """The arguments of one call of the functions of `teachers`."""
+
+    def sums(self, like: Any, *shapes: tuple[int, ...]) -> list[Array]:
+        """Return sums of nothing: zeros beside ``like``, float64 where it is."""
+        ops, dtype = self.ops, "float32"
+        if like is not None:
+            dtype = wide_dtype(ops.dtype(self.array("like", like)))
+        return [ops.asarray(np.zeros(shape, dtype), like) for shape in shapes]
 
     def entries(self, name: str, values: Any, count: int | None = None) -> Sequence[Any]:
         """Return a list with one entry a teacher; raise for another length, or none at all."""
@@ -36,27 +38,13 @@ class TeacherArguments(Arguments):
             )
         return values
 
-    def teacher(
-        self, name: str, logits: Any, where: Any = None, *, dtype: str | None = None
-    ) -> TeacherBatch:
-        """Return the rows of one teacher without labels, in ``dtype`` (None: its own, widened).
-
-        The logits are finite below (-inf is `MASKED`), 0 in rows that do not count, and have no
-        gradient.
-        """
-        return self._teacher(name, logits, None, where, -100, dtype)
-
     def labelled_teacher(
-        self, logits: Any, labels: Any, where: Any, ignore_index: int, *, dtype: str | None = None
+        self, logits: Any, labels: Any, where: Any, ignore_index: int, dtype: str | None = None
     ) -> TeacherBatch:
-        """Return the rows of `teacher` with their labels; int ones are -1 where they name no class.
-
-        Raises:
-            TypeError: labels that are None.
-        """
+        """Return the rows of `teacher` with labels, -1 where they name no class; None raises."""
         self.required_labels(labels)
         self.integer("ignore_index", ignore_index)
-        return self._teacher("teacher_logits", logits, labels, where, ignore_index, dtype)
+        return self.teacher("teacher_logits", logits, where, dtype, labels, ignore_index)
 
     def required_labels(self, labels: Any) -> None:
         """Raise TypeError for None: measured against its own arg max a teacher is always right."""
@@ -66,9 +54,20 @@ class TeacherArguments(Arguments):
                 "None. Pass the true labels: the teacher's own arg max cannot stand for them here"
             )
 
-    def _teacher(
-        self, name: str, logits: Any, labels: Any, where: Any, ignore_index: int, dtype: str | None
+    def teacher(
+        self,
+        name: str,
+        logits: Any,
+        where: Any = None,
+        dtype: str | None = None,
+        labels: Any = None,
+        ignore_index: int = -100,
     ) -> TeacherBatch:
+        """Return the rows of one teacher, in ``dtype`` (None: its own, widened).
+
+        The logits are finite below (-inf is `MASKED`), 0 in rows that do not count, and have no
+        gradient.
+        """
         ops = self.ops
         given = self.array(name, logits, self.like)
         self.logits(name, given)
@@ -95,7 +94,7 @@ class TeacherArguments(Arguments):
         """Raise ValueError unless all logits have as many rows and classes."""
         shapes = [tuple(logits.shape) for logits in logits_list]
         for shape in shapes:
-            if differ(shape[0], shapes[0][0]) or differ(shape[1], shapes[0][1]):
+            if not fits(shape, shapes[0]):
                 raise ValueError(
                     f"{self.function}: {name} needs arrays of one shape; got {shapes}. Map the "
                     "classes first: mcld_core.select_classes"

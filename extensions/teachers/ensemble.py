@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
-from mcld_core.arguments import wide_dtype
+from mcld_core.arguments import ratio, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.extensions.teachers.arguments import TeacherArguments
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
-from mcld_core.formulas.divergence import MASKED, raised
+from mcld_core.formulas.divergence import MASKED, masked_log, raised
 from mcld_core.typing import Array, Bool, Float, Logits, Scalar
 
 
@@ -77,7 +79,7 @@ def ensemble(
     names = [f"logits_list[{m}]" for m in range(count)]
     given = [arguments.array(*x, like) for x in zip(names, logits_list, strict=True)]
     dtype = wide_dtype(*(ops.dtype(x) for x in given))
-    teachers = [arguments.teacher(*x, dtype=dtype) for x in zip(names, given, masks, strict=True)]
+    teachers = [arguments.teacher(*x, dtype) for x in zip(names, given, masks, strict=True)]
     arguments.same_shape("logits_list", given)
     shares, scaled = [], []
     for m, (teacher, weight, temperature) in enumerate(
@@ -87,10 +89,18 @@ def ensemble(
         tau = arguments.scalar(f"temperatures[{m}]", temperature, teacher.logits, dtype, above=0.0)
         shares.append(share)
         scaled.append(teacher.logits / ops.stop_gradient(tau))
-    mean = _mean_logits if space == "logits" else _log_mean_probability
-    logits, present = mean(ops, shares, scaled)
-    logits = ops.where(present[:, None], logits, 0.0)
-    return (logits, present) if return_where else logits
+    total = _sum(shares)
+    present = total > 0
+    if space == "logits":
+        parts = [
+            ops.where((share > 0)[:, None], share[:, None] * z, 0.0)
+            for share, z in zip(shares, scaled, strict=True)
+        ]
+        mean = ratio(ops, _sum(parts), total[:, None])
+    else:
+        log_total = ops.log(ops.where(present, total, 1.0))[:, None]
+        mean = ops.where(present[:, None], _log_sum(ops, shares, scaled) - log_total, 0.0)
+    return (mean, present) if return_where else mean
 
 
 def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> list[Any]:
@@ -124,40 +134,18 @@ def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> 
     return [quality.competence**power for quality in qualities]
 
 
-def _mean_logits(
+def _log_sum(
     ops: Backend, shares: list[Array], logits: list[Array]
-) -> tuple[Float[Array, "batch classes"], Bool[Array, " batch"]]:
-    """Return the mean of the teachers' logits by their shares, and which rows have a teacher."""
-    total = _sum(shares)
-    present = total > 0
-    parts = [
-        ops.where((share > 0)[:, None], share[:, None] * z, 0.0)
-        for share, z in zip(shares, logits, strict=True)
-    ]
-    return _sum(parts) / ops.where(present, total, 1.0)[:, None], present
-
-
-def _log_mean_probability(
-    ops: Backend, shares: list[Array], logits: list[Array]
-) -> tuple[Float[Array, "batch classes"], Bool[Array, " batch"]]:
-    """Return the logarithm of the mean of the teachers' probabilities, and which rows have one."""
-    total = _sum(shares)
-    present = total > 0
+) -> Float[Array, "batch classes"]:
+    """Return the logarithm of the sum of the teachers' probabilities by their shares."""
     parts = []
     for share, z in zip(shares, logits, strict=True):
-        counts = share > 0
-        log_share = ops.log(ops.where(counts, share, 1.0))
         log_p = raised(ops, ops.log_softmax(raised(ops, z), 1))
-        parts.append(ops.where(counts[:, None], log_p + log_share[:, None], MASKED))
-    peak = parts[0]
-    for part in parts[1:]:
-        peak = ops.maximum(peak, part)
-    log_sum = ops.log(_sum([ops.exp(part - peak) for part in parts])) + peak
-    return log_sum - ops.log(ops.where(present, total, 1.0))[:, None], present
+        log_share = masked_log(ops, share)[:, None]
+        parts.append(ops.where(log_share > MASKED / 2, log_p + log_share, MASKED))
+    peak = functools.reduce(ops.maximum, parts)
+    return ops.log(_sum([ops.exp(part - peak) for part in parts])) + peak
 
 
 def _sum(arrays: list[Array]) -> Array:
-    total = arrays[0]
-    for array in arrays[1:]:
-        total = total + array
-    return total
+    return functools.reduce(operator.add, arrays)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from mcld_core.arguments import Arguments, TeacherBatch, wide_dtype
+from mcld_core.arguments import TeacherBatch, ratio
 from mcld_core.backends import Backend, backend_for
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.formulas.contrast import one_hot
-from mcld_core.formulas.divergence import target_class
+from mcld_core.formulas.divergence import masked_log, target_class
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
 
 
@@ -60,15 +58,11 @@ class TeacherQuality(NamedTuple):
         Raises:
             ValueError, TypeError: a number of classes or bins that is not an int ≥ 1.
         """
-        function = "TeacherQuality.empty"
-        arguments = Arguments(function, like)
+        arguments = TeacherArguments("TeacherQuality.empty", like)
         for name, size in (("classes", classes), ("bins", bins)):
             arguments.integer(name, size, minimum=1)
-        ops, dtype = arguments.ops, "float32"
-        if like is not None:
-            dtype = wide_dtype(ops.dtype(arguments.array("like", like)))
         shapes = [(classes,), (classes,), (), (bins,), (bins,), (bins,)]
-        return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
+        return cls(*arguments.sums(like, *shapes))
 
     @classmethod
     def from_logits(
@@ -118,7 +112,7 @@ class TeacherQuality(NamedTuple):
         ops = arguments.ops
         old = TeacherQuality(*(ops.asarray(x, arguments.like) for x in self))
         dtype = ops.dtype(old.rows)
-        batch = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index, dtype=dtype)
+        batch = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index, dtype)
         classes = int(old.rows.shape[0])
         if batch.logits.shape[1] != classes:
             raise ValueError(
@@ -148,10 +142,8 @@ class TeacherQuality(NamedTuple):
     def accuracy(self) -> Float[Array, ""]:
         """The part of the rows whose arg max is the label; chance (1 / classes) before any row."""
         ops = self._ops()
-        total = ops.sum(self.rows, None)
-        chance = 1.0 / self.rows.shape[0]
-        right = ops.sum(self.correct, None)
-        return ops.where(total > 0, right / ops.where(total > 0, total, 1.0), chance)
+        accuracy = self._mean(ops.sum(self.correct, None))
+        return ops.where(ops.sum(self.rows, None) > 0, accuracy, 1.0 / self.rows.shape[0])
 
     @property
     def class_accuracy(self) -> Float[Array, " classes"]:
@@ -189,8 +181,7 @@ class TeacherQuality(NamedTuple):
 
     def _mean(self, total: Array) -> Array:
         ops = self._ops()
-        rows = ops.sum(self.rows, None)
-        return ops.where(rows > 0, total / ops.where(rows > 0, rows, 1.0), 0.0)
+        return ratio(ops, total, ops.sum(self.rows, None))
 
 
 def _counted(
@@ -210,7 +201,7 @@ def _counted(
     new = TeacherQuality(
         rows=_by_group(ops, is_class, counted),
         correct=_by_group(ops, is_class, correct),
-        entropy=ops.sum(counted * _entropy(ops, p), None),
+        entropy=-ops.sum(counted * ops.sum(p * masked_log(ops, p), 1), None),
         bin_rows=_by_group(ops, is_bin, counted),
         bin_confidence=_by_group(ops, is_bin, counted * confidence),
         bin_correct=_by_group(ops, is_bin, correct),
@@ -245,7 +236,3 @@ def _in_bin(ops: Backend, confidence: Array, bins: int) -> Bool[Array, "batch bi
 def _by_group(ops: Backend, member: Float[Array, "batch groups"], x: Array) -> Array:
     """Return the sum of the rows of each group."""
     return ops.sum(member * x[:, None], 0)
-
-
-def _entropy(ops: Backend, p: Float[Array, "batch classes"]) -> Array:
-    return -ops.sum(ops.where(p > 0, p * ops.log(ops.where(p > 0, p, 1.0)), 0.0), 1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mcld_core.arguments import Batch, Checks, TeacherBatch, is_number, wide_dtype
+from mcld_core.arguments import Batch, Checks, TeacherBatch, is_number, ratio, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
 from mcld_core.formulas.contrast import one_hot
-from mcld_core.formulas.divergence import MASKED, raised, target_class
+from mcld_core.formulas.divergence import MASKED, masked_log, raised, target_class
 from mcld_core.formulas.objective import is_zero
 from mcld_core.keys import TeacherKeys, check_keys, key_arrays
 from mcld_core.losses import Objective, evaluate_batch, term_weights
@@ -63,9 +63,8 @@ def reliability_weights(
     function = "reliability_weights"
     if quality is not None:
         check_quality(function, "quality", quality)
-    measured = () if quality is None else tuple(quality)
     arguments = TeacherArguments(
-        function, teacher_logits, labels, where, *measured, temperature, strength
+        function, teacher_logits, labels, where, *(quality or ()), temperature, strength
     )
     ops = arguments.ops
     rows = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
@@ -73,7 +72,7 @@ def reliability_weights(
     tau = arguments.scalar("temperature", temperature, rows.logits, dtype, above=0.0)
     kappa = arguments.scalar("strength", strength, rows.logits, dtype, maximum=1.0)
     target = target_class(ops, rows.labels)
-    trust = _sigmoid(ops, _margin(ops, rows.logits, target) / tau)
+    trust = ops.exp(ops.log_sigmoid(_margin(ops, rows.logits, target) / tau))
     if quality is not None:
         trust = trust * _at_label(arguments, quality, target, rows)
     has_label = ops.astype(rows.kept & (target >= 0), dtype)
@@ -133,8 +132,9 @@ def repair_rows(
     trust = arguments.one_a_row("reliability", reliability, has_label, dtype)
     trust = ops.where(has_label, clip01(ops, trust), 1.0)[:, None]
     soft = one_hot(ops, labelled.labels, classes, dtype)
-    own = raised(ops, _log(ops, trust) + raised(ops, ops.log_softmax(logits, 1)))
-    label = raised(ops, _log(ops, 1.0 - trust) + _log(ops, (1.0 - eps) * soft + eps / classes))
+    soft = (1.0 - eps) * soft + eps / classes
+    own = raised(ops, masked_log(ops, trust) + raised(ops, ops.log_softmax(logits, 1)))
+    label = raised(ops, masked_log(ops, 1.0 - trust) + masked_log(ops, soft))
     peak = ops.maximum(own, label)
     repaired = ops.log(ops.exp(own - peak) + ops.exp(label - peak)) + peak
     return ops.stop_gradient(repaired)
@@ -204,12 +204,10 @@ def adaptive_mcld_loss(
     as they are: `repair_rows` mends those too.
 
     Args:
-        student_logits: (batch, classes), any float dtype.
-        teacher_logits: (batch, classes); never receives a gradient.
-        labels: (batch,) int, or (batch, classes) soft.
+        student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
+        labels: (batch,) int, or (batch, classes) soft; never None.
         reliability: (batch,) r in 0 … 1, such as `reliability_weights`; clipped to that.
-        config, keys, class_prior, progress, sample_weight, where, reduction: as in
-            `mcld_core.mcld_loss`.
+        config, keys, class_prior, progress, sample_weight, where, reduction: as there.
 
     Returns:
         The loss, float32 (float64 for float64 logits).
@@ -291,7 +289,7 @@ def _factors(
     else:
         total = ops.astype(ops.asarray(total, trust), dtype)
         instance = ops.astype(ops.asarray(config.weight_instance, trust), dtype)
-        share = ops.where(total > 0, instance / ops.where(total > 0, total, 1.0), 0.0)
+        share = ratio(ops, instance, total)
     one = 0.0 * trust + 1.0
     rows = [factor[None, :] for factor in (trust, trust, one, one - share * trust)]
     return ops.matrix_transpose(ops.concat(rows))
@@ -323,13 +321,3 @@ def _at_label(
     quality = TeacherQuality(*(ops.asarray(x, rows.logits) for x in quality))
     competence = ops.astype(quality.class_competence, dtype)
     return ops.sum(one_hot(ops, target, classes, dtype) * competence[None, :], 1)
-
-
-def _sigmoid(ops: Backend, x: Array) -> Array:
-    return ops.exp(ops.log_sigmoid(x))
-
-
-def _log(ops: Backend, x: Array) -> Array:
-    """Return log x, and `MASKED` where x is 0."""
-    positive = x > 0
-    return ops.where(positive, ops.log(ops.where(positive, x, 1.0)), MASKED)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Batch, is_number, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, reduce_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.formulas.contrast import one_hot
@@ -61,9 +61,8 @@ def bounded_loss(
     ops = arguments.ops
     rows, weight = _losses(arguments, rows, sample_weight, where)
     _check_not_negative(arguments, rows)
-    traced = arguments.scalar("q", q, rows, ops.dtype(rows))
-    q = q if is_number(q) else ops.stop_gradient(traced)
-    return _reduce(ops, _bound(ops, rows, q), weight, reduction)
+    q = ops.stop_gradient(arguments.scalar("q", q, rows, ops.dtype(rows)))
+    return reduce_rows(ops, _bound(ops, rows, q), weight, reduction)
 
 
 def trimmed_loss(
@@ -115,7 +114,7 @@ def trimmed_loss(
     threshold = ops.sum(ops.where(is_last > 0, ordered, 0.0), None)
     stays = kept & ~(ops.stop_gradient(rows) > threshold) & (stay > 0)  # a NaN is not hidden
     rows = ops.where(stays, rows, 0.0)
-    return _reduce(ops, rows, weight * ops.astype(stays, dtype), reduction)
+    return reduce_rows(ops, rows, weight * ops.astype(stays, dtype), reduction)
 
 
 def outlier_weights(
@@ -135,8 +134,7 @@ def outlier_weights(
     single wrong rows, but not a teacher that is wrong in a whole class.
 
     Args:
-        teacher_logits: (batch, classes), any float dtype.
-        labels: (batch,) int, or (batch, classes) soft.
+        teacher_logits, labels: as in `reliability_weights`.
         cutoff: the cosine below which a row is weighed down, 0 < cutoff ≤ 1.
         where: (batch,) bool, True = keep.
         ignore_index: rows with this int label are left out.
@@ -178,13 +176,8 @@ def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
 
     Below 0, where rounding may bring a loss, it is L.
     """
-    if isinstance(q, (int, float)):
-        if q == 0:
-            return rows
-        x, divisor = q * rows, q
-    else:
-        x = q * ops.where(q > 0, rows, 0.0)  # at q = 0 an infinite loss too is itself
-        divisor = ops.where(q > 0, q, 1.0)
+    x = q * ops.where(q > 0, rows, 0.0)  # at q = 0 an infinite loss too is itself
+    divisor = ops.where(q > 0, q, 1.0)
     near = x < 0.25
     close = ops.where(near & (x > 0), x, 0.0)
     series = 0.0 * close + 1.0
@@ -226,7 +219,3 @@ def _losses(
     if sample_weight is None:
         return rows, ops.astype(kept, dtype)
     return rows, arguments.weight(sample_weight, kept, rows, dtype, "rows")
-
-
-def _reduce(ops: Backend, rows: Array, weight: Array, reduction: Reduction) -> Array:
-    return reduce_rows(ops, rows, Batch(rows, rows, ops.dtype(rows), None, None, weight), reduction)

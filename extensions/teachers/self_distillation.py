@@ -112,10 +112,8 @@ def deep_supervision_loss(
         arguments.mask("where", where, heads[-1].shape[0], heads[-1], "heads[-1]")
     *early, last = heads
     dtype = wide_dtype(*(ops.dtype(head) for head in heads))
-    of_last, of_heads = (
-        arguments.scalar(name, weight, last, dtype)
-        for name, weight in (("weight_last", weight_last), ("weight_heads", weight_heads))
-    )
+    of_last = arguments.scalar("weight_last", weight_last, last, dtype)
+    of_heads = arguments.scalar("weight_heads", weight_heads, last, dtype)
 
     def distil(student: Array, teacher: Array, weights: TermWeights) -> Any:
         objective = Objective(config, weights, None, class_prior, progress)

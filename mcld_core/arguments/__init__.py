@@ -17,6 +17,7 @@ from mcld_core.arguments.rows import class_labels as class_labels
 from mcld_core.arguments.rows import differ as differ
 from mcld_core.arguments.rows import fits as fits
 from mcld_core.arguments.rows import keep_rows as keep_rows
+from mcld_core.arguments.rows import ratio as ratio
 from mcld_core.arguments.rows import reduce_rows as reduce_rows
 from mcld_core.arguments.rows import signed as signed
 from mcld_core.arguments.rows import wide_dtype as wide_dtype

@@ -70,6 +70,13 @@ class Checks:
         if minimum is not None and value < minimum:
             raise ValueError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
 
+    def size(self, name: str, value: Any) -> Any:
+        """Return an int above 0; raise ValueError for anything else."""
+        value = plain_number(value)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{self.function}: {name} needs an int > 0; got {value!r}")
+        return value
+
     def reduction(self, reduction: Any) -> None:
         """Raise ValueError unless the reduction is one of the three."""
         if not isinstance(reduction, str) or reduction not in REDUCTIONS:

@@ -32,6 +32,15 @@ class Arguments(ArrayArguments):
                 "Pass logits, not labels or token ids"
             )
 
+    def width(self, name: str, x: Array, classes: int) -> None:
+        """Raise ValueError unless ``x`` has rows of so many classes."""
+        shape = tuple(x.shape)
+        if len(shape) != 2 or shape[1] != classes:
+            raise ValueError(
+                f"{self.function}: {name} need shape (batch, {classes}); got {shape}. Map the "
+                "teacher's classes first: mcld_core.select_classes"
+            )
+
     def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
         """Convert both logits, each beside the other where only that one is a tensor."""
         ops = self.ops

@@ -84,12 +84,11 @@ def keep_rows(ops: Backend, x: Array, kept: Bool[Array, " rows"] | None = None) 
 def reduce_rows(
     ops: Backend,
     values: Float[Array, " batch"],
-    batch: Batch,
+    weight: Float[Array, " batch"] | None,
     reduction: Reduction,
     normalizer: Array | None = None,
 ) -> Array:
     """Reduce one value a row: v L ("none"), Σ v L ("sum"), Σ v L / Σ v ("mean"; 0 if none)."""
-    weight = batch.weight
     if weight is not None:
         values = values * weight
     if reduction == "none":
@@ -101,6 +100,10 @@ def reduce_rows(
         normalizer = ops.size(values, 0) if weight is None else ops.sum(weight, None)
         if isinstance(normalizer, int):
             return total / max(normalizer, 1)
-    normalizer = ops.astype(ops.asarray(normalizer, values), batch.dtype)
-    positive = normalizer > 0
-    return ops.where(positive, total / ops.where(positive, normalizer, 1.0), 0.0)
+    return ratio(ops, total, ops.astype(ops.asarray(normalizer, values), ops.dtype(values)))
+
+
+def ratio(ops: Backend, part: Array, whole: Array) -> Array:
+    """Return ``part / whole``, and 0 where the whole, which is ≥ 0, is 0."""
+    positive = whole > 0
+    return ops.where(positive, part / ops.where(positive, whole, 1.0), 0.0)

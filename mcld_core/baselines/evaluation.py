@@ -50,4 +50,4 @@ def reduced(
     (total,) = ops.by_block(values, lambda numbers: numbers, rows, numbers, block_rows)
     if batch.kept is not None:  # a row that does not count may have an infinite divergence
         total = ops.where(batch.kept, total, 0.0)
-    return reduce_rows(ops, total, batch, reduction)
+    return reduce_rows(ops, total, batch.weight, reduction)

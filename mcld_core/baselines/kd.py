@@ -9,6 +9,12 @@ from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import MASKED, raised
 from mcld_core.formulas.similarity import divide
+from mcld_core.formulas.stored import (
+    StoredRows,
+    stored_kl_divergence,
+    stored_mixed_divergence,
+    stored_reverse_divergence,
+)
 from mcld_core.typing import Array, Float, Logits, Reduction, Scalar, Tensor
 
 
@@ -61,10 +67,8 @@ def kd_loss(
     """
     rows = (student_logits, teacher_logits, None, sample_weight, where)
     arguments = Arguments("kd_loss", *rows)
-    arguments.number("temperature", temperature, above=0.0)
     arguments.flag("standardize", standardize)
-    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
-    check_mix(arguments, mix)
+    check_divergence(arguments, temperature, divergence, mix)
     ops, batch = arguments.ops, arguments.batch(rows, None)
 
     def values(student: Array, teacher: Array, _: None, t: Scalar, mu: Scalar) -> Array:
@@ -75,8 +79,12 @@ def kd_loss(
     return reduced(arguments, batch, values, (temperature, mix), reduction)
 
 
-def check_mix(arguments: Arguments, mix: Scalar) -> None:
-    """Raise ValueError unless μ lies between 0 and 1, where it is a Python number."""
+def check_divergence(
+    arguments: Arguments, temperature: Scalar, divergence: str, mix: Scalar
+) -> None:
+    """Raise for a temperature, a name or a μ that does not fit, where it is a Python number."""
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
     arguments.number("mix", mix, above=0.0, maximum=1.0)
     if isinstance(mix, (int, float)) and mix == 1:
         raise ValueError(
@@ -105,12 +113,16 @@ def _logs(
     return log_q, ops.log_softmax(raised(ops, divide(teacher, t)), 1)
 
 
-def _forward(ops: Backend, student: Array, teacher: Array, t: Scalar, _: Scalar) -> Array:
+def _forward(ops: Backend, student: Array, teacher: Any, t: Scalar, _: Scalar) -> Array:
+    if isinstance(teacher, StoredRows):
+        return stored_kl_divergence(ops, student, teacher, t)
     log_q, log_p = _logs(ops, student, teacher, t)
     return t * t * ops.sum(ops.exp(log_p) * (log_p - log_q), 1)
 
 
-def _reverse(ops: Backend, student: Array, teacher: Array, t: Scalar, _: Scalar) -> Array:
+def _reverse(ops: Backend, student: Array, teacher: Any, t: Scalar, _: Scalar) -> Array:
+    if isinstance(teacher, StoredRows):
+        return stored_reverse_divergence(ops, student, teacher, t)
     log_q, log_p = _logs(ops, student, teacher, t)
     q = ops.exp(log_q)
     barred = ops.max(ops.where(teacher <= MASKED, ops.stop_gradient(q), 0.0), 1)
@@ -118,7 +130,9 @@ def _reverse(ops: Backend, student: Array, teacher: Array, t: Scalar, _: Scalar)
     return ops.where(barred > 0, float("inf"), value)
 
 
-def _jsd(ops: Backend, student: Array, teacher: Array, t: Scalar, mu: Scalar) -> Array:
+def _jsd(ops: Backend, student: Array, teacher: Any, t: Scalar, mu: Scalar) -> Array:
+    if isinstance(teacher, StoredRows):
+        return stored_mixed_divergence(ops, student, teacher, t, mu)
     log_q, log_p = _logs(ops, student, teacher, t)
     mu = ops.astype(ops.asarray(mu, student), ops.dtype(student))
     p, q = mu * ops.exp(log_p), (1.0 - mu) * ops.exp(log_q)
@@ -129,3 +143,4 @@ def _jsd(ops: Backend, student: Array, teacher: Array, t: Scalar, mu: Scalar) ->
 
 
 DIVERGENCES = {"forward": _forward, "reverse": _reverse, "jsd": _jsd}
+"""Of rows of logits; the teacher's may be stored."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcld_core.export.graph import (
     check_path,
@@ -176,6 +177,7 @@ def quantize_int8(
     kind = "int8 dynamic" if calibration is None else "int8 static"
 
     def convert(draft: Path) -> None:
+        import onnx
         from onnxruntime import quantization
 
         prepared = draft.with_suffix(".prepared.onnx")
@@ -189,19 +191,23 @@ def quantize_int8(
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
             )
-            _check_quantised(draft, kind)
-            return
-        quantization.quantize_static(
-            str(prepared),
-            str(draft),
-            _reader(_named(session(Path(source)), calibration)),
-            quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            per_channel=True,
-            reduce_range=True,  # exact on processors without VNNI as well
-        )
-        _check_quantised(draft, kind)
+        else:
+            quantization.quantize_static(
+                str(prepared),
+                str(draft),
+                _reader(_named(session(Path(source)), calibration)),
+                quant_format=quantization.QuantFormat.QDQ,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,  # exact on processors without VNNI as well
+            )
+        weights = onnx.load(str(draft)).graph.initializer
+        if not any(weight.data_type == onnx.TensorProto.INT8 for weight in weights):
+            raise ValueError(
+                f"{kind}: nothing in the student can be quantised; got no weight of int8; no file "
+                "was written. Static int8, with calibration rows, is the one for convolutions."
+            )
 
     files = Path(source), Path(path)
     return _deploy(kind, *files, convert, evaluation, max_accuracy_drop, output)
@@ -326,7 +332,7 @@ def _named(runner: Any, inputs: Any) -> Arrays:
     return {name: _typed(name, np.asarray(given[name]), kind) for name, kind in types.items()}
 
 
-def _typed(name: str, array: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any, Any]:
+def _typed(name: str, array: NDArray[Any], kind: str) -> NDArray[Any]:
     """Floats of any width as the file wants them, and so ints; nothing else."""
     wanted = np.dtype(TYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")")))
     if array.dtype.kind not in {"f": "f", "i": "iu", "u": "iu"}.get(wanted.kind, wanted.kind):
@@ -335,17 +341,6 @@ def _typed(name: str, array: np.ndarray[Any, Any], kind: str) -> np.ndarray[Any,
             "model was trained on."
         )
     return array.astype(wanted, copy=False)
-
-
-def _check_quantised(path: Path, kind: str) -> None:
-    import onnx
-
-    weights = onnx.load(str(path)).graph.initializer
-    if not any(weight.data_type == onnx.TensorProto.INT8 for weight in weights):
-        raise ValueError(
-            f"{kind}: nothing in the student can be quantised; got no weight of int8; no file was "
-            "written. Static int8, with calibration rows, is the one for convolutions."
-        )
 
 
 def _parts(feeds: Arrays) -> Iterator[Arrays]:

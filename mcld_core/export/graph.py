@@ -270,11 +270,7 @@ def image_format(shape: Sequence[Any], metadata: Mapping[str, Any], function: st
 
 
 def describe(
-    metadata: Mapping[str, Any],
-    framework: str,
-    exporter: str,
-    softmax: bool,
-    outputs: Arrays,
+    metadata: Mapping[str, Any], framework: str, exporter: str, softmax: bool, outputs: Arrays
 ) -> dict[str, Any]:
     classes = metadata.get("classes")
     widths = {name: array.shape[-1] for name, array in outputs.items()}

@@ -5,15 +5,19 @@ The ground of this folder: ``backends/<framework>/export.py`` imports it and not
 
 from __future__ import annotations
 
+import logging
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, NDArray[Any]]
 """One array for each input or output, by name."""
 
 LOGITS = "logits"
@@ -81,12 +85,12 @@ class ExportRequest:
 
     @staticmethod
     def _vary(
-        array: np.ndarray[Any, Any],
-        rows: np.ndarray[Any, Any],
+        array: NDArray[Any],
+        rows: NDArray[Any],
         axes: Mapping[int, str],
         step: int,
         generator: np.random.Generator,
-    ) -> np.ndarray[Any, Any]:
+    ) -> NDArray[Any]:
         """Draw whole rows, so that tokens and masks stay what they were; floats also get noise."""
         varied = array[rows]
         for axis in axes:
@@ -170,7 +174,7 @@ def _examples(input_shape: Any, dtype: Any) -> Any:
     return _example(input_shape, dtype, 0)
 
 
-def _example(shape: Sequence[int], dtype: Any, seed: int) -> np.ndarray[Any, Any]:
+def _example(shape: Sequence[int], dtype: Any, seed: int) -> NDArray[Any]:
     if not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(
             f"export_onnx: input_shape needs sizes above 0, without the batch axis; got "
@@ -192,7 +196,7 @@ def _example(shape: Sequence[int], dtype: Any, seed: int) -> np.ndarray[Any, Any
     return np.asarray(rows / rows.std(), dtype=kind)
 
 
-def _as_numpy(name: str, value: Any) -> np.ndarray[Any, Any]:
+def _as_numpy(name: str, value: Any) -> NDArray[Any]:
     if not hasattr(value, "dtype"):
         value = np.asarray(value)
     if not value.shape or value.shape[0] == 0 or not NUMBERS.search(str(value.dtype)):
@@ -301,6 +305,20 @@ def require(*packages: str, purpose: str = "export_onnx") -> None:
             f"{purpose}: packages are needed that are not installed: {', '.join(missing)}; run "
             f"`pip install {' '.join(missing)}`."
         )
+
+
+@contextmanager
+def quiet(logger: str = "") -> Iterator[None]:
+    """Without the deprecations of an exporter, and what a logger says below an error."""
+    found = logging.getLogger(logger or __name__)
+    level = found.level
+    found.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        found.setLevel(level)
 
 
 def brief(error: BaseException) -> str:

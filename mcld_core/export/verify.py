@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcld_core.export.graph import DIGEST, is_intact
 from mcld_core.export.inputs import LOGITS, Arrays, ExportRequest, brief
@@ -95,7 +96,7 @@ def check_model(path: Path) -> None:
         ) from error
 
 
-def relative_error(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
     """The largest `|got − expected|` over the largest `|expected|` of its row.
 
     A row is one vector of logits: the last axis. Rows of almost nothing are held to
@@ -109,9 +110,7 @@ def relative_error(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) ->
     return float(np.nan_to_num(error, nan=np.inf).max())
 
 
-def decisions_differ(
-    got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], tolerance: float
-) -> int:
+def decisions_differ(got: NDArray[Any], expected: NDArray[Any], tolerance: float) -> int:
     """Rows whose arg max differs, ties within the tolerance excepted."""
     scale = np.abs(expected).max(axis=-1)
     chosen = np.take_along_axis(expected, got.argmax(axis=-1)[..., None], axis=-1)[..., 0]
@@ -144,7 +143,7 @@ def find_logits(runner: Any, *, output: str | None = None, classes: int | None =
     )
 
 
-def as_probabilities(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def as_probabilities(logits: NDArray[Any]) -> NDArray[Any]:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
@@ -261,11 +260,7 @@ def _run(runner: Any, names: list[str], feeds: Arrays) -> Arrays:
 
 
 def _compare(
-    name: str,
-    got: np.ndarray[Any, Any],
-    reference: np.ndarray[Any, Any],
-    batch: int,
-    tolerance: float,
+    name: str, got: NDArray[Any], reference: NDArray[Any], batch: int, tolerance: float
 ) -> float:
     if reference.dtype.kind != "f":
         if not np.array_equal(got, reference):

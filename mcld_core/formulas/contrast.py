@@ -14,19 +14,13 @@ import numpy as np
 from mcld_core.backends import Backend
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Bool, Float, Int, Scalar
+from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Places, Scalar, Values
 
 NEGLIGIBLE = 1e-30
 """A sum of label weights up to it is none: float32 has no digits there to divide by."""
 
 
-def affinity(
-    ops: Backend,
-    labels: Int[Array, " block"] | Float[Array, "block classes"],
-    key_labels: Int[Array, " keys"] | Float[Array, "keys classes"],
-    classes: int,
-    dtype: str,
-) -> Float[Array, "block keys"]:
+def affinity(ops: Backend, labels: Labels, key_labels: Labels, classes: int, dtype: str) -> Pairs:
     """Return A: 1 where anchor and key share a label, else 0; for soft labels how far they agree.
 
     Keys that do not count must come with label -2, or with a soft label of zeros.
@@ -45,7 +39,7 @@ def one_hot(ops: Backend, labels: Array, classes: int, dtype: str) -> Float[Arra
     return ops.astype(ops.arange(classes, labels)[None, :] == labels[:, None], dtype)
 
 
-def log_sum_exp(ops: Backend, z: Float[Array, "block keys"]) -> Float[Array, " block"]:
+def log_sum_exp(ops: Backend, z: Pairs) -> Values:
     """Return ``log Σ exp z`` of each row; its derivative needs no second pass of exp."""
     peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
     return ops.log(ops.sum(ops.exp(z - peak), 1)) + peak[:, 0]
@@ -54,35 +48,23 @@ def log_sum_exp(ops: Backend, z: Float[Array, "block keys"]) -> Float[Array, " b
 class Negatives(NamedTuple):
     """The negatives of the instance-wise term: what is left of the keys."""
 
-    removed: Float[Array, "block keys"]
+    removed: Pairs
     """1 at the own key and, where the target mask is on, A."""
-    log_sum: Float[Array, " block"]
+    log_sum: Values
     """``log Σ (1 - removed) exp S``."""
 
     @classmethod
     def of(
-        cls,
-        ops: Backend,
-        similarity: Float[Array, "block keys"],
-        false_negatives: Float[Array, "block keys"] | None,
-        own: Int[Array, " block"],
-        hard: bool,
+        cls, ops: Backend, similarity: Pairs, false_negatives: Pairs | None, own: Places, hard: bool
     ) -> Negatives:
         """Remove the own key of each row, and the false negatives (None: there are none)."""
-        own = own[:, None]
         if false_negatives is None:
             false_negatives = ops.stop_gradient(0.0 * similarity)
-        one = ops.astype(0 * own + 1, ops.dtype(similarity))
-        removed = ops.put_along_axis(false_negatives, own, one)
+        removed = ops.put_along_axis(false_negatives, own[:, None], 1.0)
         return cls(removed, log_sum_exp(ops, similarity + _log_left(ops, removed, hard)))
 
 
-def instance_contrast(
-    ops: Backend,
-    similarity: Float[Array, "block keys"],
-    negatives: Negatives,
-    own: Int[Array, " block"],
-) -> Float[Array, " block"]:
+def instance_contrast(ops: Backend, similarity: Pairs, negatives: Negatives, own: Places) -> Values:
     """InfoNCE with the own key as the positive: ``-S_own + log( exp S_own + Σ (1 - A) exp S )``.
 
     The sum is over the other keys. Written as ``softplus(log Σ - S_own)``, whose gradient keeps
@@ -94,11 +76,11 @@ def instance_contrast(
 
 def category_contrast(
     ops: Backend,
-    similarity: Float[Array, "block keys"],
-    same_label: Float[Array, "block keys"],
+    similarity: Pairs,
+    same_label: Pairs,
     hard: bool,
     negatives: Negatives | None = None,
-) -> Float[Array, " block"]:
+) -> Values:
     """One anchor against all keys: ``log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w = A / Σ A``.
 
     0, with a zero gradient, where no key has the anchor's label. ``same_label`` is A. With hard
@@ -119,18 +101,18 @@ def category_contrast(
     # a rest that underflows is nothing beside the negatives: it cancels below
     rest = ops.log(ops.maximum(rest, float(np.finfo(ops.dtype(rest)).tiny))) + peak[:, 0]
     # one positive is its own mean: as 1 - 1 beside it, the rest of its gradient would be lost
-    alone = (count <= 1.0) & (ops.sum(negatives.removed, 1) <= 1.0)
-    excess = -ops.log_sigmoid(ops.where(alone, mean, rest) - negatives.log_sum)
-    return ops.where(has_positive, ops.where(alone, 0.0, rest - mean) + excess, 0.0)
+    alone = ops.sum(negatives.removed, 1) <= 1.0
+    log_share = ops.log_sigmoid(ops.where(alone, mean, rest) - negatives.log_sum)
+    return ops.where(has_positive, ops.where(alone, 0.0, rest - mean) - log_share, 0.0)
 
 
 def column_contrast(
     ops: Backend,
-    student: Float[Array, "batch classes"],
-    teacher: Float[Array, "batch classes"],
+    student: Logits,
+    teacher: Logits,
     kept: Bool[Array, " batch"] | None,
     key_temperature: Scalar,
-) -> Float[Array, " batch"]:
+) -> Values:
     """Category-wise contrast within a class column, across the kept rows of the batch.
 
     ``L_i = B' Σ_c ω_c q^t_ic log(q^t_ic / q^s_ic)``. Since ``ω_c = Σ_k p^t_kc / B'`` and
@@ -147,7 +129,7 @@ def column_contrast(
     return ops.sum(p_teacher * (log_q_teacher - log_q_student), 1)
 
 
-def _log_left(ops: Backend, removed: Array, hard: bool) -> Float[Array, "block keys"]:
+def _log_left(ops: Backend, removed: Array, hard: bool) -> Pairs:
     """Return ``log(1 - removed)``; what is within 1e-6 of 1 is removed whole."""
     if hard:
         return MASKED * removed

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.formulas.similarity import divide, times
-from mcld_core.typing import Array, Bool, Float, Int, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Places, Scalar, Values
 
 MASKED = -1e30
 """The logit of what does not count; finite, so that a row of only such logits has no NaN."""
@@ -25,18 +25,24 @@ def raised(ops: Backend, logits: Array) -> Array:
     return ops.maximum(logits, MASKED)
 
 
+def masked_log(ops: Backend, x: Array) -> Array:
+    """Return log x, and `MASKED` where x, which is ≥ 0, is 0."""
+    positive = x > 0
+    return ops.where(positive, ops.log(ops.where(positive, x, 1.0)), MASKED)
+
+
 class Softmax(NamedTuple):
     """A softmax in its parts, ``weights / total``, so that its exponentials are formed once."""
 
-    logits: Float[Array, "block classes"]
+    logits: Logits
     """Less the row's largest."""
-    weights: Float[Array, "block classes"]
-    total: Float[Array, " block"]
-    log_total: Float[Array, " block"]
-    peak: Float[Array, " block"]
+    weights: Float[Array, "batch classes"]
+    total: Values
+    log_total: Values
+    peak: Values
 
     @classmethod
-    def of(cls, ops: Backend, z: Float[Array, "block classes"]) -> Softmax:
+    def of(cls, ops: Backend, z: Logits) -> Softmax:
         """Return the softmax of logits."""
         peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
         logits = z - peak
@@ -44,34 +50,27 @@ class Softmax(NamedTuple):
         total = ops.sum(weights, 1)
         return cls(logits, weights, total, ops.log(total), peak[:, 0])
 
-    def kl_to(self, ops: Backend, other: Softmax) -> Float[Array, " block"]:
+    def kl_to(self, ops: Backend, other: Softmax) -> Values:
         """Return ``Σ p (log p - log q)``; a weight of exactly 0 adds exactly 0."""
         apart = ops.sum(self.weights * (self.logits - other.logits), 1) / self.total
         return apart - self.log_total + other.log_total
 
 
-def kl_divergence(
-    ops: Backend,
-    student: Float[Array, "block classes"],
-    teacher: Float[Array, "block classes"],
-    temperature: Scalar,
-) -> Float[Array, " block"]:
+def kl_divergence(ops: Backend, student: Logits, teacher: Logits, temperature: Scalar) -> Values:
     """Plain distillation: ``T² KL(softmax(t/T) ‖ softmax(s/T))``."""
     q = Softmax.of(ops, divide(student, temperature))
     p = Softmax.of(ops, raised(ops, divide(teacher, temperature)))
     return temperature * temperature * p.kl_to(ops, q)
 
 
-def target_class(
-    ops: Backend, labels: Int[Array, " block"] | Float[Array, "block classes"]
-) -> Int[Array, " block"]:
+def target_class(ops: Backend, labels: Labels) -> Places:
     """Return int labels as they are and the arg max of soft ones."""
     return labels if labels.ndim == 1 else ops.argmax(labels, 1)
 
 
 def at_target(
-    ops: Backend, target: Int[Array, " block"], logits: Float[Array, "block classes"]
-) -> tuple[Bool[Array, "block classes"], Int[Array, "block 1"], Float[Array, " block"]]:
+    ops: Backend, target: Places, logits: Logits
+) -> tuple[Bool[Array, "block classes"], Int[Array, "block 1"], Values]:
     """Return where the target stands, its index (0 if it is not a class), and 1 if it is one."""
     classes = logits.shape[1]
     is_target = ops.arange(classes, target)[None, :] == target[:, None]
@@ -80,9 +79,7 @@ def at_target(
     return is_target, index, ops.astype(has_target, ops.dtype(logits))
 
 
-def binary_divergence(
-    ops: Backend, p: Float[Array, " block"], q: Float[Array, " block"]
-) -> Float[Array, " block"]:
+def binary_divergence(ops: Backend, p: Values, q: Values) -> Values:
     """Return ``KL( (b, 1 - b) ‖ (b', 1 - b') )`` of the log odds of b and b'."""
     log_b, log_not = ops.log_sigmoid(p), ops.log_sigmoid(-p)
     at_event = ops.exp(log_b) * (log_b - ops.log_sigmoid(q))
@@ -90,11 +87,8 @@ def binary_divergence(
 
 
 def log_odds(
-    ops: Backend,
-    z: Float[Array, "block classes"],
-    is_target: Bool[Array, "block classes"],
-    index: Int[Array, "block 1"],
-) -> Float[Array, " block"]:
+    ops: Backend, z: Logits, is_target: Bool[Array, "block classes"], index: Int[Array, "block 1"]
+) -> Values:
     """Return the log odds of one class of each row against the rest."""
     rest = Softmax.of(ops, ops.where(is_target, MASKED, z))
     return ops.take_along_axis(z, index, 1)[:, 0] - (rest.log_total + rest.peak)
@@ -102,13 +96,13 @@ def log_odds(
 
 def decoupled_divergence(
     ops: Backend,
-    student: Float[Array, "block classes"],
-    teacher: Float[Array, "block classes"],
-    target: Int[Array, " block"],
+    student: Logits,
+    teacher: Logits,
+    target: Places,
     temperature: Scalar,
     alpha: Scalar,
     beta: Scalar,
-) -> Float[Array, " block"]:
+) -> Values:
     """Decoupled distillation (Zhao et al. 2022): ``T² [α KL(b^t ‖ b^s) + β KL(r^t ‖ r^s)]``.
 
     ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is not a class
@@ -131,11 +125,7 @@ def decoupled_divergence(
     return temperature * temperature * value
 
 
-def cross_entropy(
-    ops: Backend,
-    student: Float[Array, "block classes"],
-    labels: Int[Array, " block"] | Float[Array, "block classes"],
-) -> Float[Array, " block"]:
+def cross_entropy(ops: Backend, student: Logits, labels: Labels) -> Values:
     """Cross-entropy with the labels, ``-Σ_c y_c log softmax(s)_c``; 0 of a label of no class."""
     if labels.ndim == 1:
         has_label = (labels >= 0) & (labels < student.shape[1])

@@ -7,12 +7,7 @@ from typing import NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.contrast import (
-    Negatives,
-    affinity,
-    category_contrast,
-    instance_contrast,
-)
+from mcld_core.formulas.contrast import Negatives, affinity, category_contrast, instance_contrast
 from mcld_core.formulas.divergence import (
     MASKED,
     cross_entropy,
@@ -29,7 +24,7 @@ from mcld_core.formulas.stored import (
     stored_kl_divergence,
     stored_products,
 )
-from mcld_core.typing import Array, Bool, Float, Int, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Pairs, Places, Scalar, Values
 
 TERMS = ("instance", "sample", "category", "ce")
 
@@ -48,7 +43,7 @@ class KeySet(NamedTuple):
 
     vectors: Float[Array, "keys classes"] | StoredRows | StoredKeys
     """Raw logits, until they are embedded for the similarity."""
-    labels: Int[Array, " keys"] | Float[Array, "keys classes"]
+    labels: Labels
     """-2, or zeros, where the key does not count: no anchor shares such a label."""
     kept: Bool[Array, " keys"] | None
     is_ready: bool = False
@@ -73,10 +68,10 @@ class ExcludedKeys(NamedTuple):
 class Block(NamedTuple):
     """A block of anchor rows."""
 
-    student: Float[Array, "block classes"]
-    teacher: Float[Array, "block classes"] | StoredRows
-    labels: Int[Array, " block"] | Float[Array, "block classes"]
-    own: Int[Array, " block"]
+    student: Logits
+    teacher: Logits | StoredRows
+    labels: Labels
+    own: Places
     """The place of each anchor's own key among the keys."""
     kept: Bool[Array, " block"] | None = None
     """Which rows count; None where all do."""
@@ -114,9 +109,14 @@ def is_present(config: MCLDConfig, weights: TermWeights, category_contrast: str)
 
 
 def weighted_terms(
-    ops: Backend, config: MCLDConfig, dtype: str, block: Block, setup: Setup
-) -> tuple[Float[Array, " block"], ...]:
-    """Return the total of each row, then its four terms in the order of `TERMS`, unweighted."""
+    ops: Backend,
+    config: MCLDConfig,
+    dtype: str,
+    block: Block,
+    setup: Setup,
+    shown: tuple[str, ...] = TERMS,
+) -> tuple[Values, ...]:
+    """Return the total of each row, then the terms that are shown, unweighted; 0 without one."""
     student = raised(ops, _rows(ops, block.student, dtype, block.kept))
     teacher = block.teacher
     if not isinstance(teacher, StoredRows):  # whose rows that do not count hold zeros already
@@ -127,7 +127,6 @@ def weighted_terms(
     if not is_zero(setup.weights.ce):
         terms["ce"] = cross_entropy(ops, student, block.labels)
 
-    zero = 0.0 * student[:, 0]
     total = None
     for place, name in enumerate(TERMS):
         if name not in terms:
@@ -136,16 +135,14 @@ def weighted_terms(
         if block.factors is not None:
             weighted = weighted * block.factors[:, place]
         total = weighted if total is None else total + weighted
-    return (zero if total is None else total, *(terms.get(name, zero) for name in TERMS))
+    if total is None:
+        total = 0.0 * student[:, 0]
+    return (total, *(terms[name] if name in terms else 0.0 * total for name in shown))
 
 
 def _contrasts(
-    ops: Backend,
-    config: MCLDConfig,
-    student: Float[Array, "block classes"],
-    block: Block,
-    setup: Setup,
-) -> dict[str, Float[Array, " block"]]:
+    ops: Backend, config: MCLDConfig, student: Logits, block: Block, setup: Setup
+) -> dict[str, Values]:
     """The terms by similarity: instance-wise, and category-wise by labels or prototypes."""
     terms = {}
     classes, dtype, keys = student.shape[1], ops.dtype(student), setup.keys
@@ -156,7 +153,9 @@ def _contrasts(
         hard = block.labels.ndim == 1 and keys.labels.ndim == 1
         excluded = negatives = None
         if setup.excluded is not None:
-            excluded = _is_excluded(ops, setup.excluded, block.own)
+            anchor = tuple(ops.take(fact, block.own)[:, None] for fact in setup.excluded.facts)
+            others = tuple(fact[None, :] for fact in setup.excluded.facts)
+            excluded = setup.excluded.excludes(anchor, others)
         if not is_zero(setup.weights.instance):
             removed = same if config.target_mask else None
             if excluded is not None:
@@ -178,11 +177,11 @@ def _contrasts(
 def _sample_wise(
     ops: Backend,
     config: MCLDConfig,
-    student: Float[Array, "block classes"],
-    teacher: Float[Array, "block classes"] | StoredRows,
+    student: Logits,
+    teacher: Logits | StoredRows,
     labels: Array,
     setup: Setup,
-) -> Float[Array, " block"]:
+) -> Values:
     """The sample-wise term: decoupled at the label (or its arg max), or plain."""
     if student.shape[1] == 1:
         return 0.0 * student[:, 0]
@@ -197,12 +196,8 @@ def _sample_wise(
 
 
 def _similarity(
-    ops: Backend,
-    config: MCLDConfig,
-    logits: Float[Array, "block classes"],
-    keys: KeySet,
-    temperature: Scalar,
-) -> Float[Array, "block keys"]:
+    ops: Backend, config: MCLDConfig, logits: Logits, keys: KeySet, temperature: Scalar
+) -> Pairs:
     """Return S for a block of anchors, `MASKED` at the keys that do not count."""
     anchors = divide(embed(ops, logits, config.similarity), temperature)
     if isinstance(keys.vectors, StoredKeys):
@@ -219,8 +214,3 @@ def _rows(ops: Backend, x: Array, dtype: str, kept: Array | None) -> Array:
     """Convert rows, with zeros in those that do not count."""
     x = ops.astype(x, dtype)
     return x if kept is None else ops.where(kept[:, None], x, 0.0)
-
-
-def _is_excluded(ops: Backend, excluded: ExcludedKeys, own: Array) -> Bool[Array, "block keys"]:
-    anchor = tuple(ops.take(fact, own)[:, None] for fact in excluded.facts)
-    return excluded.excludes(anchor, tuple(fact[None, :] for fact in excluded.facts))

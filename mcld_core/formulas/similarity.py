@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from mcld_core.backends import Backend
-from mcld_core.typing import Array, Float, Scalar
+from mcld_core.typing import Array, Float, Logits, Scalar
 
 SIMILARITIES = ("probability", "pearson", "cosine", "dot")
 
@@ -30,9 +30,7 @@ def default_temperature(similarity: str, classes: int) -> float:
     return {"probability": 1.0, "pearson": 0.1, "cosine": 0.1, "dot": float(classes)}[similarity]
 
 
-def embed(
-    ops: Backend, logits: Float[Array, "batch classes"], similarity: str
-) -> Float[Array, "batch classes"]:
+def embed(ops: Backend, logits: Logits, similarity: str) -> Logits:
     """Return the student's rows as they enter S."""
     if similarity in ("pearson", "cosine"):
         return _normalize(ops, logits, centre=similarity == "pearson")
@@ -40,10 +38,7 @@ def embed(
 
 
 def key_vectors(
-    ops: Backend,
-    logits: Float[Array, "keys classes"],
-    similarity: str,
-    key_temperature: Scalar,
+    ops: Backend, logits: Float[Array, "keys classes"], similarity: str, key_temperature: Scalar
 ) -> Float[Array, "keys classes"]:
     """Return the teacher's rows as they enter S."""
     if similarity == "probability":

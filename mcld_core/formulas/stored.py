@@ -14,7 +14,7 @@ from mcld_core.backends import Backend
 from mcld_core.formulas.contrast import log_sum_exp
 from mcld_core.formulas.divergence import MASKED, binary_divergence
 from mcld_core.formulas.similarity import divide
-from mcld_core.typing import Array, Float, Int, Scalar
+from mcld_core.typing import Array, Float, Int, Logits, Pairs, Places, Scalar, Values
 
 
 class StoredRows(NamedTuple):
@@ -68,9 +68,7 @@ def stored_keys(
     return StoredKeys(ops.sparse(weights, rows.indices, classes), rest)
 
 
-def stored_products(
-    ops: Backend, anchors: Float[Array, "block classes"], keys: StoredKeys
-) -> Float[Array, "block keys"]:
+def stored_products(ops: Backend, anchors: Logits, keys: StoredKeys) -> Pairs:
     """Return the inner product of each anchor with each key."""
     products = ops.sparse_matmul(anchors, keys.sparse)
     if keys.rest is None:
@@ -79,8 +77,8 @@ def stored_products(
 
 
 def stored_kl_divergence(
-    ops: Backend, student: Float[Array, "block classes"], teacher: StoredRows, temperature: Scalar
-) -> Float[Array, " block"]:
+    ops: Backend, student: Logits, teacher: StoredRows, temperature: Scalar
+) -> Values:
     """Plain distillation of a stored row: ``T² KL(softmax(t/T) ‖ softmax(s/T))``."""
     classes = student.shape[1]
     student = divide(student, temperature)
@@ -97,8 +95,8 @@ def stored_kl_divergence(
 
 
 def stored_reverse_divergence(
-    ops: Backend, student: Float[Array, "block classes"], teacher: StoredRows, temperature: Scalar
-) -> Float[Array, " block"]:
+    ops: Backend, student: Logits, teacher: StoredRows, temperature: Scalar
+) -> Values:
     """``T² KL(softmax(s/T) ‖ softmax(t/T))``; +inf where the teacher rules out what is not stored.
 
     The student's other classes are those left when its entries at the stored places are masked.
@@ -106,7 +104,7 @@ def stored_reverse_divergence(
     log_q, log_p, log_rest, places = _both(ops, student, teacher, temperature)
     at_entries = ops.take_along_axis(log_q, places, 1)
     value = ops.sum(ops.exp(at_entries) * (at_entries - log_p), 1)
-    others = _without(ops, log_q, places)
+    others = ops.put_along_axis(log_q, places, MASKED)
     if log_rest is not None:
         value = value + ops.sum(ops.exp(others) * (others - log_rest), 1)
     ruled_out = ops.sum(ops.exp(others), 1) > 0
@@ -118,12 +116,8 @@ def stored_reverse_divergence(
 
 
 def stored_mixed_divergence(
-    ops: Backend,
-    student: Float[Array, "block classes"],
-    teacher: StoredRows,
-    temperature: Scalar,
-    mix: Scalar,
-) -> Float[Array, " block"]:
+    ops: Backend, student: Logits, teacher: StoredRows, temperature: Scalar, mix: Scalar
+) -> Values:
     """``T² [ μ KL(p ‖ m) + (1 - μ) KL(q ‖ m) ]``, ``m = μ p + (1 - μ) q``, of a stored row."""
     log_q, log_p, log_rest, places = _both(ops, student, teacher, temperature)
     mix = ops.astype(ops.asarray(mix, student), ops.dtype(student))
@@ -134,7 +128,7 @@ def stored_mixed_divergence(
         return ops.sum(of_p + (1.0 - mix) * ops.exp(log_q) * (log_q - log_m), 1)
 
     value = summed(log_p, ops.take_along_axis(log_q, places, 1))
-    others = _without(ops, log_q, places)
+    others = ops.put_along_axis(log_q, places, MASKED)
     if log_rest is None:
         left = ops.sum(ops.exp(others), 1)
         value = value - (1.0 - mix) * ops.log(1.0 - mix) * left
@@ -147,12 +141,12 @@ def stored_mixed_divergence(
 
 def stored_decoupled_divergence(
     ops: Backend,
-    student: Float[Array, "block classes"],
+    student: Logits,
     teacher: StoredRows,
-    target: Int[Array, " block"],
+    target: Places,
     temperature: Scalar,
     beta: Scalar,
-) -> Float[Array, " block"]:
+) -> Values:
     """Decoupled distillation of a stored row: ``T² [KL(b^t ‖ b^s) + β KL(r^t ‖ r^s)]``."""
     classes, dtype = student.shape[1], ops.dtype(student)
     has_target = ((target >= 0) & (target < classes))[:, None]
@@ -199,11 +193,6 @@ def _both(
     rows = _scaled(ops, teacher, ops.dtype(student), temperature)
     log_p, log_rest = _log_softmax(ops, rows, student.shape[1])
     return ops.log_softmax(divide(student, temperature), 1), log_p, log_rest, rows.indices
-
-
-def _without(ops: Backend, x: Array, places: Array) -> Array:
-    """Return ``x`` with `MASKED` at the places."""
-    return ops.put_along_axis(x, places, MASKED + 0.0 * ops.take_along_axis(x, places, 1))
 
 
 def _scaled(ops: Backend, rows: StoredRows, dtype: str, temperature: Scalar) -> StoredRows:

@@ -126,6 +126,6 @@ def test_the_one_liners_of_the_readme_print_one_loss(clone: Clone) -> None:
 
 def test_pytest_and_an_example_run_at_the_root(root: Path) -> None:
     clone = Clone(root, root, editable=False)
-    few = ["-q", "-p", "no:cacheprovider", "tests/core/test_oracles.py"]
+    few = ["-q", "-p", "no:cacheprovider", "tests/core/formulas/test_oracles.py"]
     assert " passed" in clone.run("-m", "pytest", *few, MCLD_TEST_BACKENDS="numpy")
     assert "--dataset" in clone.run("examples/torch_cifar100.py", "--help")

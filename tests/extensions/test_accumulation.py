@@ -12,9 +12,9 @@ from mcld_core.extensions.nlp import token_mcld_loss
 from mcld_core.extensions.timeseries import window_mcld_loss
 from tests.cases import logits
 from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, make_case
-from tests.extensions.test_timeseries import bind as bind_windows
-from tests.extensions.test_timeseries import expected as expected_windows
-from tests.extensions.token_cases import SCALE, bind, expected
+from tests.extensions.nlp.token_cases import SCALE, bind, expected
+from tests.extensions.timeseries.test_timeseries import bind as bind_windows
+from tests.extensions.timeseries.test_timeseries import expected as expected_windows
 from tests.frameworks import Framework
 from tests.tolerance import assert_gradient, assert_value
 

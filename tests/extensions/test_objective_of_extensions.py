@@ -9,6 +9,7 @@ import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.extensions.multimodal import embedding_contrast, multimodal_mcld_loss
+from mcld_core.extensions.nlp import linear_token_mcld_loss, token_mcld_loss
 from mcld_core.extensions.teachers import adaptive_mcld_loss, deep_supervision_loss, ensemble
 from tests.frameworks import Framework
 from tests.tolerance import assert_central, assert_gradient, assert_value
@@ -18,6 +19,7 @@ RNG = np.random.default_rng(12)
 STUDENT, TEACHER = RNG.normal(size=(2, BATCH, CLASSES))
 LABELS = np.array([0, 1, 0, 2, 0])
 PRIOR = np.array([5.0, 1.0, 2.0])
+CONTRASTS = {"token_contrast": 0.5, "sequence_contrast": 1.0}
 TRUST = np.linspace(0.0, 1.0, BATCH)
 WITH_PRIOR = {
     "adaptive_mcld_loss": lambda s, t, y, r, prior: adaptive_mcld_loss(
@@ -69,9 +71,23 @@ def embeddings(backend: Framework, settings: dict[str, Any]) -> Any:
     return embedding_contrast(student, teacher, labels, config=config, temperature=temperature)
 
 
+def tokens(backend: Framework, settings: dict[str, Any]) -> Any:
+    student, teacher = (backend.array(x[:, None], "float64") for x in (STUDENT, TEACHER))
+    arrays = (student, teacher, backend.array(LABELS[:, None]))
+    return token_mcld_loss(*arrays, config=MCLDConfig(**settings), **CONTRASTS)
+
+
+def layers(backend: Framework, settings: dict[str, Any]) -> Any:
+    hidden, weight = (backend.array(x, "float64") for x in (STUDENT[:, None], TEACHER))
+    labels, config = backend.array(LABELS[:, None]), MCLDConfig(**settings)
+    teacher = (-hidden, weight)
+    return linear_token_mcld_loss(hidden, weight, teacher, labels, config=config, **CONTRASTS)
+
+
 @pytest.mark.parametrize(
     ("call", "name"),
-    [(adaptive, "weight_instance"), (adaptive, "weight_sample"), (adaptive, "weight_category"),
+    [(tokens, "key_temperature"), (layers, "key_temperature"), (layers, "sample_temperature"),
+     (adaptive, "weight_instance"), (adaptive, "weight_sample"), (adaptive, "weight_category"),
      (adaptive, "weight_ce"), (adaptive, "sample_temperature"), (embeddings, "weight_instance"),
      (embeddings, "weight_category"), (embeddings, "temperature")],
 )  # fmt: skip

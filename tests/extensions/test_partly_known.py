@@ -11,8 +11,8 @@ from mcld_core.extensions.multimodal import multimodal_mcld_loss
 from mcld_core.extensions.nlp import TopKLogits, token_mcld_loss
 from mcld_core.extensions.timeseries import window_mcld_loss
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
-from tests.extensions.teacher_cases import TEACHER, WHERE
-from tests.extensions.test_teachers import COMPILED
+from tests.extensions.teachers.teacher_cases import TEACHER, WHERE
+from tests.extensions.teachers.test_teachers import COMPILED
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_value
 

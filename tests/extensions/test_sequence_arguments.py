@@ -11,8 +11,8 @@ from mcld_core import MCLDConfig
 from mcld_core.extensions.nlp import TopKLogits, align_vocabulary, token_mcld_loss
 from mcld_core.extensions.timeseries import bin_labels, window_mcld_loss
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
-from tests.extensions.test_timeseries import bind as bind_windows
-from tests.extensions.token_cases import bind
+from tests.extensions.nlp.token_cases import bind
+from tests.extensions.timeseries.test_timeseries import bind as bind_windows
 from tests.frameworks import Framework
 from tests.tolerance import assert_value
 

@@ -11,9 +11,9 @@ from mcld_core import MCLDConfig
 from mcld_core.extensions.nlp import TopKLogits, token_mcld_loss
 from mcld_core.extensions.timeseries import window_mcld_loss
 from tests.extensions.cases import CLASSES, SequenceCase, make_case
-from tests.extensions.test_timeseries import PLACES, WINDOW_LABELS
-from tests.extensions.test_timeseries import bind as bind_windows
-from tests.extensions.token_cases import EVERY_CONTRAST, SCALE, bind
+from tests.extensions.nlp.token_cases import EVERY_CONTRAST, SCALE, bind
+from tests.extensions.timeseries.test_timeseries import PLACES, WINDOW_LABELS
+from tests.extensions.timeseries.test_timeseries import bind as bind_windows
 from tests.frameworks import Framework
 from tests.tolerance import assert_gradient, assert_value
 

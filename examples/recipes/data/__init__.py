@@ -21,7 +21,7 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 READERS = {
-    "digits": "archives",
+    "digits": "digits",
     "fashion_mnist": "archives",
     "cifar10": "archives",
     "cifar100": "archives",
@@ -129,8 +129,7 @@ def load_dataset(
 def _moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation a channel, from the counts of the 256 levels: little memory."""
     counts = np.zeros((images.shape[-1], 256))
-    for start in range(0, len(images), 1024):
-        rows = images[start : start + 1024]
+    for rows in np.array_split(images, len(images) // 1024 + 1):
         for channel, count in enumerate(counts):
             count += np.bincount(rows[..., channel].ravel(), minlength=256)
     counts /= counts.sum(1, keepdims=True)

@@ -53,17 +53,6 @@ Read = tuple[Split, Split, list[str]]
 # ---- the data sets ----
 
 
-def digits(folder: Path, size: int | None) -> Read:
-    """Read scikit-learn's digits: 1,797 images 8×8 of 17 grey levels; 449 of them for the test."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    images = (images.reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)
-    order = np.random.default_rng(1).permutation(len(labels))
-    everything = Split(images, labels.astype(np.int64))
-    return everything.take(order[449:]), everything.take(order[:449]), _numbers(10)
-
-
 def fashion_mnist(folder: Path, size: int | None) -> Read:
     """Read Fashion-MNIST's four files, or those of Debian's package."""
     name = "train-images-idx3-ubyte.gz"

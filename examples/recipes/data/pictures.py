@@ -5,11 +5,10 @@ Three splits that are read when they are needed; `tf_input` makes batches of the
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,38 +53,8 @@ class Files:
         return Files([self.paths[number] for number in index], self.labels[index])
 
 
-class Shard(NamedTuple):
-    """``count`` records of a file, from number ``first`` on."""
-
-    path: str
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Records:
-    """TFRecord shards of examples with ``image/encoded`` and ``image/class/label``."""
-
-    shards: list[Shard]
-    first_label: int
-    labels: NDArray[np.int64] | None = None
-    """Known once the split was read through, in the order of the shards."""
-
-    def __len__(self) -> int:
-        return sum(shard.count for shard in self.shards)
-
-    def cut(self, size: int) -> tuple[Records, Records]:
-        """Return ``size`` records, from the head of every shard alike, and the others."""
-        ends = np.cumsum([0, *(shard.count for shard in self.shards)]) * size // max(len(self), 1)
-        heads, others = [], []
-        for (path, first, count), head in zip(self.shards, np.diff(ends).tolist(), strict=True):
-            heads.append(Shard(path, first, head))
-            others.append(Shard(path, first + head, count - head))
-        parts = [[shard for shard in shards if shard.count] for shards in (heads, others)]
-        return Records(parts[0], self.first_label), Records(parts[1], self.first_label)
-
-
-Pictures = Files | Records | Split
+Pictures = Files | Split | Any
+"""Paths, arrays, or TFRecords (`records.Records`)."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +87,10 @@ def load_pictures(
     Raises:
         DataError: a missing folder or class, a damaged shard, no picture, or less than asked for.
     """
-    pool: Files | Records
-    test: Files | Records
     if list(folder.glob("train-*-of-*")):
-        names = [str(number) for number in range(1000)]
-        pool, test = (
-            _records_of(sorted(folder.glob(f"{part}-*-of-*")), folder, first_label)
-            for part in ("train", "validation")
-        )
+        from .records import find_records
+
+        names, pool, test = find_records(folder, first_label)
     else:
         from .picture_files import find_openclipart, find_pictures
 
@@ -150,15 +115,13 @@ def pictures_of(data: Dataset) -> PictureSet:
     )  # fmt: skip
 
 
-def _cut(
-    pool: Files | Records, wanted: int, validation_size: int
-) -> tuple[Files | Records, Files | Records]:
+def _cut(pool: Any, wanted: int, validation_size: int) -> tuple[Any, Any]:
     """Return training and validation split, the same whatever the run's seed.
 
     Files are permuted by a fixed generator, as `recipes.data` does it. Records are read in order,
     so a random few of them would cost as much as all: they come from the heads of the shards.
     """
-    if isinstance(pool, Records):
+    if not isinstance(pool, Files):
         validation, others = pool.cut(validation_size)
         return others.cut(wanted)[0], validation
     order = np.random.default_rng(0).permutation(len(pool))
@@ -170,29 +133,3 @@ def _cut(
 def say_once(text: str) -> None:
     """Print a line, unless this process has printed it already."""
     say(text)
-
-
-def _records_of(paths: list[Path], root: Path, first_label: int) -> Records:
-    if not paths:
-        raise DataError(f"{root} has train-…-of-… but no validation-…-of-… shards")
-    return Records([Shard(str(path), 0, count_records(path)) for path in paths], first_label)
-
-
-def count_records(path: Path) -> int:
-    """Count the records of a shard by hopping over their lengths.
-
-    A record is its length (8 bytes), a checksum (4), the bytes, a checksum (4).
-
-    Raises:
-        DataError: the shard ends within a record.
-    """
-    size, place, count = path.stat().st_size, 0, 0
-    with open(path, "rb") as file:
-        while place < size:
-            file.seek(place)
-            head = file.read(8)
-            place += 16 + (struct.unpack("<Q", head)[0] if len(head) == 8 else size)
-            count += 1
-    if place != size:
-        raise DataError(f"{path} ends within record {count}; copy it again")
-    return count

@@ -15,22 +15,7 @@ import tensorflow as tf
 from ..files import DataError
 from ..options import load_data
 from . import Split, scores
-from .pictures import (
-    DEFAULTS,
-    Files,
-    Pictures,
-    PictureSet,
-    Records,
-    Shard,
-    load_pictures,
-    pictures_of,
-    say_once,
-)
-
-FEATURES = {
-    "image/encoded": tf.io.FixedLenFeature([], tf.string),
-    "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-}
+from .pictures import DEFAULTS, Files, Pictures, PictureSet, load_pictures, pictures_of, say_once
 
 
 class TrainingInput:
@@ -112,16 +97,10 @@ class TrainingInput:
         The index is -1 in TFRecords.
         """
         split, rng = self.data.train, np.random.default_rng((self.seed, epoch))
-        if isinstance(split, Records):
-            mine = split.shards[worker::workers]
-            if not mine:
-                raise DataError(f"{workers} workers need as many training shards at least")
-            self._seen.assign(np.arange(len(split)) >= sum(shard.count for shard in mine))
-            shards = [mine[number] for number in rng.permutation(len(mine))]
-            records = _shards(shards).interleave(
-                _records, cycle_length=16, num_parallel_calls=4, deterministic=True
-            )
-            records = records.shuffle(8192, seed=self.seed * 100_003 + epoch).map(_parser(split))
+        if not isinstance(split, Files | Split):
+            seed = self.seed * 100_003 + epoch
+            records, count = split.shuffled(rng, seed, workers, worker)
+            self._seen.assign(np.arange(len(split)) >= count)
             rows = _decoded(records.map(lambda *row: (*row, tf.constant(-1, tf.int64))))
             return rows.enumerate()
         order, place = rng.permutation(len(split)), np.arange(len(split))
@@ -161,7 +140,7 @@ def load(options: argparse.Namespace) -> PictureSet:
     parts = ["validation", "test"]
     if options.teacher_cache or options.bank_size == "all":  # the teacher answers all of them
         parts.append("train")
-        if options.teacher_cache and isinstance(data.train, Records):
+        if options.teacher_cache and not isinstance(data.train, Files | Split):
             raise DataError("--teacher-cache: TFRecords do not say which picture is which")
     for part in parts:
         data = replace(data, **{part: readable(getattr(data, part), data, part)})
@@ -212,32 +191,14 @@ def normalise(image: Any, data: PictureSet) -> Any:
 
 def _in_order(split: Pictures) -> tf.data.Dataset:
     """Return (content, label): bytes of a file, or an image of an array."""
-    if isinstance(split, Records):
-        return _shards(split.shards).flat_map(_records).map(_parser(split))
+    if not isinstance(split, Files | Split):
+        return split.in_order()
     if isinstance(split, Split):
         return tf.data.Dataset.from_tensor_slices((split.images, split.labels))
     if not len(split):
         return tf.data.Dataset.from_tensor_slices((np.zeros(0, str), split.labels))
     files = tf.data.Dataset.from_tensor_slices((split.paths, split.labels))
     return files.map(lambda path, label: (tf.io.read_file(path), label), tf.data.AUTOTUNE)
-
-
-def _shards(shards: list[Shard]) -> tf.data.Dataset:
-    paths, firsts, counts = zip(*shards, strict=True)
-    numbers = (np.array(firsts, np.int64), np.array(counts, np.int64))
-    return tf.data.Dataset.from_tensor_slices((list(paths), *numbers))
-
-
-def _records(path: Any, first: Any, count: Any) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(path).skip(first).take(count)
-
-
-def _parser(split: Records) -> Any:
-    def parse(record: Any) -> tuple[Any, Any]:
-        example = tf.io.parse_single_example(record, FEATURES)
-        return example["image/encoded"], example["image/class/label"] - split.first_label
-
-    return parse
 
 
 def _decoded(rows: tf.data.Dataset) -> tf.data.Dataset:

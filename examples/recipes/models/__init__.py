@@ -7,11 +7,7 @@ colon, ``module:function``, is a model of the reader's own.
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..files import DataError
@@ -48,56 +44,3 @@ def describe(name: str, more: Mapping[str, Described] = {}) -> Described:
         f"unknown model {name!r}; known: mlp-WIDTH[-WIDTH…], conv-WIDTH, "
         f"{', '.join(known)}, or module:function"
     )
-
-
-def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -> Any:
-    """Return what the function ``module:function`` returns.
-
-    The module is found as ``python -m module`` would find it: installed, or in this folder. The
-    function is given those of ``image_shape`` (height, width, channels), ``classes``,
-    ``num_classes`` and ``more`` that it has parameters for, and no others.
-
-    Raises:
-        DataError: there is no such function, or it fails: it is the user's code.
-    """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"{name!r} needs to be module:function ({error})") from error
-    if not callable(found):
-        raise DataError(f"{name!r} is not a function that returns the model")
-    known = {"image_shape": tuple(image_shape), "classes": classes, "num_classes": classes} | more
-    try:
-        taken = inspect.signature(found).parameters
-        return found(**{key: value for key, value in known.items() if key in taken})
-    except Exception as error:
-        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
-
-
-def list_models(size: Callable[[str], int], more: str, names: Sequence[str] | None = None) -> str:
-    """Return the models' names and sizes, a line each: those of CIFAR, or the given ones."""
-    if names is None:
-        from .tables import CIFAR_MODELS
-
-        names = list(CIFAR_MODELS)
-    lines = [f"  {name:14} {size(name):>10,} parameters" for name in names]
-    return "\n".join([f"mlp-WIDTH[-WIDTH…], conv-WIDTH, {more}:", *lines])
-
-
-def read_notes(path: Any, notes: Mapping[str, Any]) -> tuple[str, tuple[int, int, int], int]:
-    """Return name, image shape and number of classes from the notes of a kept model.
-
-    Raises:
-        DataError: the notes do not say them.
-    """
-    try:
-        height, width, channels = notes["image_shape"]
-        return str(notes["model"]), (int(height), int(width), int(channels)), len(notes["classes"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} does not say model, image_shape and classes; pass the last.npz or best.npz "
-            "of a run, which hold the model alone"
-        ) from error

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..files import load_arrays, save_arrays
-from . import Shape, call_own, describe, read_notes
-from . import list_models as listed
+from ..files import DataError, load_arrays, save_arrays
+from . import Shape, describe
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,8 @@ def build(
         DataError: an unknown name.
     """
     if ":" in name:
+        from ..own_teachers import call_own
+
         own: nnx.Module = call_own(name, shape, classes, seed=seed)
         return own
     make = Layers(nnx.Rngs(seed), dtype)
@@ -137,6 +138,7 @@ def count_parameters(model: nnx.Module) -> int:
 
 def list_models() -> str:
     """Return the models' names and sizes."""
+    from .tables import list_models as listed
 
     def size(name: str) -> int:
         return count_parameters(nnx.eval_shape(lambda: build(name, (32, 32, 3), 100)))
@@ -190,6 +192,18 @@ def load_weights(model: nnx.Module, path: Path) -> dict[str, Any]:
     return notes
 
 
+def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> nnx.Module:
+    """Return the model of a ``--teacher`` with its weights, if there are any.
+
+    Raises:
+        DataError: no such model or file, a damaged one, or one of another model.
+    """
+    model = build(name, shape, classes)
+    if path is not None:
+        load_weights(model, path)
+    return model
+
+
 def load_student(path: Path) -> tuple[nnx.Module, Shape, dict[str, Any]]:
     """Return a model of ``jax_cifar100.py`` from its file, in float32, with its shape and notes.
 
@@ -198,7 +212,16 @@ def load_student(path: Path) -> tuple[nnx.Module, Shape, dict[str, Any]]:
     Raises:
         DataError: no such file, a damaged one, or one of something else.
     """
-    name, shape, classes = read_notes(path, load_arrays(path)[1])
+    notes = load_arrays(path)[1]
+    try:
+        name, classes = str(notes["model"]), len(notes["classes"])
+        height, width, channels = map(int, notes["image_shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} does not say model, image_shape and classes; pass the last.npz or best.npz "
+            "of a run, which hold the model alone"
+        ) from error
+    shape = height, width, channels
     model = build(name, shape, classes)
     notes = load_weights(model, path)
     model.eval()

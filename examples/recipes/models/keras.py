@@ -8,16 +8,25 @@ loaded without this file. Small ones for laptops are here, and every one of ``ke
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
-from collections.abc import Sequence
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import keras
 from keras import layers, ops
 
-from ..files import DataError
-from . import Shape, call_own, describe
-from . import list_models as listed
+from ..files import DataError, write_atomically
+from ..options import teacher_options, trains_teacher
+from . import Shape, describe
+
+NOTES = "notes.json"
+"""Where a saved model has what there is to say of it."""
 
 
 def conv(
@@ -90,6 +99,8 @@ def build(name: str, shape: Shape, classes: int, seed: int | None = None) -> ker
     if name.startswith("keras.applications:"):
         return _application(name.partition(":")[2], shape, classes)
     if ":" in name:
+        from ..own_teachers import call_own
+
         own: keras.Model = call_own(name, shape, classes, seed=seed or 0)
         return own
     images, small = keras.Input(shape), {"mlp": mlp, "convnet": convnet}
@@ -125,6 +136,8 @@ def count_parameters(model: keras.Model) -> int:
 
 def list_models(shape: Shape, classes: int) -> str:
     """Return the names and sizes of the models for such images and classes."""
+    from .tables import list_models as listed
+
     names = None
     if shape[0] > 64:
         from .keras_networks import IMAGENET_MODELS
@@ -152,3 +165,57 @@ class SGD(keras.optimizers.SGD):
             for gradient, variable in zip(grads, variables, strict=True)
         ]
         super().apply(grads, trainable_variables)
+
+
+# ---- teachers and files ----
+
+
+def find_teachers(
+    options: argparse.Namespace,
+    data: Any,
+    train: Callable[[argparse.Namespace], Any],
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[Any, list[Any], keras.Model | None]:
+    """Train the teacher, or load those that ``--teacher`` names (`keras_files.load_teachers`).
+
+    Returns:
+        What lies between them and the student, None where nothing does; Keras models or ONNX
+        files; the teacher in float32 if it is one Keras model.
+    """
+    adapter = None
+    if trains_teacher(options):
+        models = [train(teacher_options(options)).model]
+    else:
+        from .keras_files import load_teachers
+
+        adapter, models = load_teachers(options, data, train, scope)
+    alone = len(models) == 1 and isinstance(models[0], keras.Model)
+    return adapter, models, in_float32(models[0]) if alone else None
+
+
+def save_model(path: Path, model: keras.Model, notes: Mapping[str, Any]) -> None:
+    """Save a model alone, as ``keras.models.load_model`` reads it, with notes inside."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        model.save(file)
+        with zipfile.ZipFile(file, "a") as zipped:
+            zipped.writestr(NOTES, json.dumps(notes))
+        write_atomically(path, lambda out: out.write(file.read_bytes()))
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return the same model, computing in float32 as its weights are, on this process alone."""
+    distribution = keras.distribution.distribution()
+    if distribution is None and all(x.compute_dtype == "float32" for x in model.layers):
+        return model
+
+    def layer(old: Any) -> Any:
+        return type(old).from_config(old.get_config() | {"dtype": "float32"})
+
+    keras.distribution.set_distribution(None)
+    try:
+        copy = keras.models.clone_model(model, clone_function=layer)
+        copy.set_weights(model.get_weights())
+    finally:
+        keras.distribution.set_distribution(distribution)
+    return copy

@@ -12,7 +12,7 @@ al. 2020) introduced and the later papers kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from . import Described
 
@@ -77,3 +77,9 @@ def shuffle_units(widths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         for number in range(units):
             yield inputs, outputs, 2 if number == 0 else 1
             inputs = outputs
+
+
+def list_models(size: Callable[[str], int], more: str, names: Sequence[str] | None = None) -> str:
+    """Return the models' names and sizes, a line each: those of CIFAR, or the given ones."""
+    lines = [f"  {name:14} {size(name):>10,} parameters" for name in names or CIFAR_MODELS]
+    return "\n".join([f"mlp-WIDTH[-WIDTH…], conv-WIDTH, {more}:", *lines])

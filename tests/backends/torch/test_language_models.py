@@ -330,3 +330,5 @@ def test_errors(tmp_path: Path) -> None:
         make_trainer(tmp_path, batch=2, teacher=make_teacher()).compute_loss(rows, batch)
     with pytest.raises(ValueError, match="TokenMCLDTrainer: label_smoothing_factor needs 0"):
         make_trainer(tmp_path, label_smoothing_factor=0.1, **options)
+    with pytest.raises(ValueError, match="TokenMCLDTrainer: class_means needs False; got True"):
+        make_trainer(tmp_path, class_means=True, **options)

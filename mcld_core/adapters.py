@@ -1,0 +1,69 @@
+"""What the adapters of all frameworks have in common: a bank and class means from step to step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcld_core.bank import ReadyBank, TeacherBank
+from mcld_core.config import MCLDConfig
+from mcld_core.keys import TeacherKeys
+from mcld_core.running_means import ClassMeans
+
+
+def step_keys(
+    rows: TeacherKeys,
+    bank: TeacherBank | None,
+    means: ClassMeans | None,
+    config: MCLDConfig,
+    training: bool,
+    bank_moves: bool = True,
+    index: Any = None,
+) -> tuple[TeacherKeys, TeacherBank | None, ClassMeans | None]:
+    """Return the keys of a step, and the bank and the class means after it.
+
+    Args:
+        rows: the batch's rows, or those of all ranks.
+        bank: more rows.
+        means: the prototypes; in training they take in the rows of the step first.
+        config: the settings.
+        training: whether bank and means move on.
+        bank_moves: whether the rows of a training step take the place of the bank's oldest.
+        index: sample ids of the rows.
+    """
+    keys, prototypes = rows, None
+    if means is not None:
+        means = means.update(rows, config=config) if training else means
+        prototypes = means.prototypes
+    if bank is not None:
+        keys = bank.keys(rows, index=index, ignore_index=config.ignore_index)
+        if training and bank_moves:
+            bank = bank.push(rows, index=index, ignore_index=config.ignore_index)
+    return keys._replace(prototypes=prototypes), bank, means
+
+
+def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | None]:
+    """Return how many rows the bank of an adapter has, and the bank that it was given, or None.
+
+    Raises:
+        ValueError: a negative number.
+        TypeError: a `ReadyBank`: the adapter's own is made of logits.
+    """
+    if isinstance(bank_size, ReadyBank):
+        raise TypeError(
+            f"{function}: bank_size needs an int or a TeacherBank of logits; got a ReadyBank of "
+            "probabilities. Use TeacherBank.from_logits, or pass its keys to mcld_loss"
+        )
+    if isinstance(bank_size, TeacherBank):
+        return int(bank_size.logits.shape[0]), bank_size
+    if not bank_size >= 0:
+        raise ValueError(f"{function}: bank_size needs an int ≥ 0; got {bank_size!r}")
+    return bank_size, None
+
+
+def check_class_means(function: str, class_means: Any, config: MCLDConfig) -> None:
+    """Raise ValueError where class means are asked for and the settings would not use them."""
+    if class_means and config.category_contrast != "prototypes":
+        raise ValueError(
+            f'{function}: class_means needs a config with category_contrast="prototypes"; got '
+            f"{config.category_contrast!r}"
+        )

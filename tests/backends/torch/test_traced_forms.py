@@ -1,0 +1,47 @@
+"""What only a compiler runs gives the same without one, where each line can be followed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mcld_core import MCLDConfig, mcld_loss
+from tests import oracles
+from tests.cases import bind, make_case, value_and_grad
+from tests.extensions.nlp.test_linear_losses import BLOCK, LOSSES, agree, blocks, layer_case
+from tests.frameworks import Framework, only
+from tests.tolerance import assert_gradient, assert_value
+
+__all__ = ["blocks"]
+
+pytestmark = pytest.mark.parametrize("backend", only("torch"), indirect=True)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+
+
+@pytest.mark.parametrize("block_size", [1, 4], ids=["in a loop", "at once"])
+def test_blocks(
+    backend: Framework, traced: None, monkeypatch: pytest.MonkeyPatch, block_size: int
+) -> None:
+    """More blocks than a compiler fuses, and few; under autocast, which narrows neither."""
+    case, settings = make_case(141, batch=19, where=True), {"block_size": block_size}
+    loss = bind(backend, mcld_loss, case, "float32", settings=settings)
+    call = torch.autocast("cpu", dtype=torch.bfloat16)(loss)
+    found, gradient = backend.value_and_grad(call, case.student, "float32")
+    assert_value(found, oracles.mcld_loss(case), "float32", oracles.scale(case))
+    monkeypatch.undo()
+    _, reference = value_and_grad(backend, mcld_loss, case)
+    assert_gradient(gradient, reference, "float32", oracles.scale(case))
+
+
+@pytest.mark.parametrize(("loss", "teacher"), [("mcld", "top k"), ("kd", "layer")])
+def test_layers(backend: Framework, traced: None, blocks: None, loss: str, teacher: str) -> None:
+    options: dict[str, Any] = {}
+    if loss == "mcld":
+        options["config"] = MCLDConfig(weight_ce=1.0, block_size=BLOCK)
+    agree(backend, layer_case(10, teacher), LOSSES[loss], options)

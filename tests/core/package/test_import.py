@@ -1,0 +1,149 @@
+"""`import mcld_core` imports no framework; and the test that shows that this can be seen."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import mcld_core
+from tests.frameworks import ARRAY_BACKENDS, only
+
+HEAVY = [
+    "torch",
+    "tensorflow",
+    "jax",
+    "keras",
+    "onnx",
+    "onnxruntime",
+    "sklearn",
+    "matplotlib",
+    "transformers",
+    "pooch",
+    "tqdm",
+]
+
+
+def imported_by(statement: str) -> set[str]:
+    """Return which heavy packages a fresh interpreter has after the statement."""
+    program = f"import sys\n{statement}\nprint(*(n for n in {HEAVY} if n in sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import mcld_core",
+        "import mcld_core.backends, mcld_core.extensions",
+        "from mcld_core import *",
+        "from mcld_core import MCLDConfig, TeacherKeys, mcld_loss, kd_loss, dkd_loss",
+    ],
+)
+def test_the_import_is_light(statement: str) -> None:
+    assert imported_by(statement) == set()
+
+
+def test_a_loss_of_numpy_arrays_imports_no_framework() -> None:
+    call = "import numpy, mcld_core; mcld_core.mcld_loss(numpy.eye(3), numpy.eye(3))"
+    assert imported_by(call) == set()
+
+
+@pytest.mark.parametrize("name", [name for name in ARRAY_BACKENDS if name != "numpy"])
+def test_a_backend_imports_its_framework_and_no_other(name: str) -> None:
+    """And so a heavy import is seen. (TensorFlow may bring Keras, and Keras JAX, by itself.)"""
+    by_itself = imported_by(f"import {name}")
+    assert name in by_itself
+    found = imported_by(f"import mcld_core; mcld_core.set_backend({name!r})")
+    assert found == by_itself
+
+
+def test_the_public_names() -> None:
+    expected = {
+        "ClassMeans",
+        "MCLDConfig",
+        "ReadyBank",
+        "TeacherBank",
+        "TeacherCache",
+        "TeacherKeys",
+        "adjust_logits",
+        "category_wise",
+        "check_finite",
+        "dist_loss",
+        "dkd_loss",
+        "export_onnx",
+        "get_backend",
+        "instance_wise",
+        "kd_loss",
+        "mcld_loss",
+        "nkd_loss",
+        "rld_loss",
+        "sample_wise",
+        "select_classes",
+        "set_backend",
+        "ttm_loss",
+    }
+    found = {name: value for name, value in vars(mcld_core).items() if not name.startswith("_")}
+    found = {name: value for name, value in found.items() if not isinstance(value, ModuleType)}
+    assert set(found) == expected
+    assert [name for name, value in found.items() if not value.__doc__] == []
+    assert mcld_core.__version__ == importlib.metadata.version("mcld")
+
+
+@pytest.mark.parametrize("name", ["backends", "extensions"])
+def test_a_folder_beside_is_not_a_second_package(name: str) -> None:
+    """`import backends` from the repository would make a second copy of every class."""
+    root = Path(mcld_core.__file__).resolve().parents[1]
+    program = f"import sys; sys.path.insert(0, {str(root)!r}); import {name}"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert f"mcld_core.{name}" in run.stderr or "No module named" in run.stderr
+
+
+def test_no_backend_imports_an_extension() -> None:
+    """Imports run downwards: `extensions` stands on `backends`."""
+    folder = Path(mcld_core.backends.__file__).parent
+    found, files = [], list(folder.rglob("*.py"))
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [f"{file}: {name}" for name in names if "mcld_core.extensions" in name]
+    assert len(files) > 20
+    assert found == []
+
+
+@pytest.mark.parametrize("name", only("torch"))
+def test_an_ema_teacher_brings_no_extension(name: str) -> None:
+    program = f"import sys, mcld_core.backends.{name}.ema; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "mcld_core.ema" in run.stdout.split()
+    assert "mcld_core.extensions" not in run.stdout
+
+
+def test_the_loss_does_not_change_its_arguments() -> None:
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(2, 4, 3))
+    labels, where = np.array([0, 1, 2, -100]), np.array([True, True, False, True])
+    before = [x.copy() for x in (student, teacher, labels, where)]
+    mcld_core.mcld_loss(student, teacher, labels, where=where)
+    for old, new in zip(before, (student, teacher, labels, where), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_library_names_no_example() -> None:
+    files = list(Path(mcld_core.__file__).parent.rglob("*.py"))
+    assert len(files) > 20
+    assert [path for path in files if re.search(r"\bexamples\b", path.read_text("utf-8"))] == []

@@ -1,0 +1,187 @@
+"""Keras students on the backend of this process; run by test_keras.py, a process a backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import pytest
+
+from examples.predict import Classifier
+from examples.recipes.models import keras as keras_models
+from mcld_core.export import cli, export_onnx
+from tests.export.families import (
+    FAMILIES,
+    TOKENS,
+    assert_exports,
+    assert_names_its_exporter,
+    feeds,
+    token_rows,
+)
+from tests.export.keras_students import SHAPE, build
+
+# Keras 3.15 turns its variables to NumPy 2 without the keyword that NumPy asks for.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def predict(student: keras.Model, *inputs: np.ndarray) -> np.ndarray:
+    return student.predict_on_batch(list(inputs) if len(inputs) > 1 else inputs[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, tmp_path: Path) -> None:
+    student = build(family)
+
+    def forward(*inputs: np.ndarray) -> np.ndarray:
+        return predict(build(family), *inputs)
+
+    assert_exports(export_onnx, student, forward, family, tmp_path, channels_last=True)
+
+
+@pytest.mark.parametrize("name", ["vgg8", "shufflenet_v1"])
+def test_networks_of_the_cifar_recipe(name: str, tmp_path: Path) -> None:
+    student = keras_models.build(name, (32, 32, 3), 100)
+    rng = np.random.default_rng(0)
+    weights = [rng.uniform(0.5, 1.5, x.shape) if x.ndim == 1 else x for x in student.get_weights()]
+    student.set_weights(weights)  # the statistics of batch norm among them
+    report = export_onnx(student, tmp_path / "a.onnx", input_shape=(32, 32, 3))
+    assert report.max_relative_error < 1e-5
+
+
+def test_a_missing_exporter_says_what_to_install(tmp_path: Path) -> None:
+    backends = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
+    exporter, student = backends[keras.backend.backend()], build("cnn")
+    assert_names_its_exporter(export_onnx, student, exporter, tmp_path, channels_last=True)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_pooling_with_and_without_padding(axes: int, tmp_path: Path) -> None:
+    layers = keras.layers
+    kinds = {1: (layers.MaxPooling1D, layers.AveragePooling1D),
+             2: (layers.MaxPooling2D, layers.AveragePooling2D)}  # fmt: skip
+    largest, mean = kinds[axes]
+    shape = (*[9] * axes, 3)
+    pools = [mean(2), mean(2, 1), largest(3, 2, padding="same"), largest(2, 1)]
+    student = keras.Sequential([keras.Input(shape), *pools, layers.Flatten()])
+    report = export_onnx(student, tmp_path / "a.onnx", input_shape=shape)
+    assert report.max_relative_error < 1e-5
+
+
+def test_inputs_by_name_and_softmax(tmp_path: Path) -> None:
+    rows = token_rows(4, length=TOKENS)
+    swapped = {"mask": rows["mask"], "tokens": rows["tokens"]}
+    report = export_onnx(build("encoder"), tmp_path / "a.onnx", example_input=swapped, softmax=True)
+    assert set(report.inputs) == {"tokens", "mask"}
+    assert report.framework == f"keras on {keras.backend.backend()}"
+
+
+def test_a_distiller_exports_its_student(tmp_path: Path) -> None:
+    student, teacher = build("cnn"), build("depthwise")
+    distiller = keras.distillation.Distiller(
+        teacher, student, keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence())
+    )
+    path = tmp_path / "a.onnx"
+    export_onnx(distiller, path, input_shape=SHAPE)
+    count = sum(int(np.prod(weight.dims)) for weight in onnx.load(path).graph.initializer)
+    assert count <= 1.2 * student.count_params() < student.count_params() + teacher.count_params()
+
+
+def test_a_keras_file(tmp_path: Path) -> None:
+    build("cnn").save(tmp_path / "student.keras")
+    report = export_onnx(tmp_path / "student.keras", tmp_path / "a.onnx", input_shape=SHAPE)
+    assert report.max_relative_error < 1e-5
+    command = ["--checkpoint", str(tmp_path / "student.keras"), "--out", str(tmp_path / "b.onnx")]
+    assert cli.main(command) == 0  # the model knows its shape
+    assert Classifier(tmp_path / "b.onnx").input.format.layout == "NHWC"
+
+
+def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None:
+    from examples.recipes.models.keras import save_model
+
+    keras.config.set_dtype_policy("mixed_bfloat16")  # onnxruntime has no convolution in it
+    student = build("cnn")
+    keras.config.set_dtype_policy("float32")
+    notes = {"model": "conv", "normalization": {"mean": [0.5], "std": [0.25]}, "dataset": "digits"}
+    save_model(tmp_path / "last.keras", student, notes)
+    command = ["--checkpoint", str(tmp_path / "last.keras"), "--out", str(tmp_path / "a.onnx")]
+    assert cli.main([*command, "--load", "examples.recipes.models.keras_files:load_student"]) == 0
+    classifier = Classifier(tmp_path / "a.onnx")
+    assert classifier.metadata["dataset"] == "digits"
+    assert classifier.input.format.std == [0.25]
+    images = feeds("cnn", channels_last=True)["input"]
+    (got,) = classifier.runner.run(None, {"input": images})
+    exact = build("cnn")
+    exact.set_weights(student.get_weights())
+    np.testing.assert_allclose(got, predict(exact, images), rtol=0, atol=1e-5)
+
+
+def test_a_damaged_keras_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "student.keras"
+    build("cnn").save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert cli.main(["--checkpoint", str(path), "--out", str(tmp_path / "a.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: export_onnx: student is the path {path}, which cannot be read")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_normalization_layer(tmp_path: Path) -> None:
+    """Its mean and variance are no variables of the model: EfficientNetV2 begins with one."""
+    normalize = keras.layers.Normalization()
+    normalize.adapt(np.random.default_rng(0).normal(3.0, 2.0, (20, *SHAPE)).astype("float32"))
+    student = keras.Sequential([keras.Input(SHAPE), normalize, *build("cnn").layers[1:]])
+    report = export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE)
+    assert report.inputs == ("input",)
+    assert report.max_relative_error < 1e-5
+
+
+def test_statistics_of_the_batch_are_refused(tmp_path: Path) -> None:
+    inputs = keras.Input(SHAPE)
+    values = inputs - keras.ops.mean(inputs, axis=0, keepdims=True)
+    values = keras.layers.GlobalMaxPooling2D()(values)
+    with pytest.raises(ValueError, match="a row's output 'logits' needs to be the same alone"):
+        export_onnx(keras.Model(inputs, values), tmp_path / "a.onnx", input_shape=SHAPE)
+
+
+def test_a_damaged_weight_of_a_keras_file(tmp_path: Path) -> None:
+    path = tmp_path / "student.keras"
+    build("cnn").save(path)
+    content = bytearray(path.read_bytes())
+    at = len(content) - len(content) // 3
+    content[at : at + 7] = b"bbbbbbb"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged, the checksum of a part does not fit"):
+        export_onnx(path, tmp_path / "a.onnx", input_shape=SHAPE)
+
+
+def test_each_shape_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On JAX, a call of a model that is not compiled compiles each of its operations."""
+    calls = []
+    call = keras.Model.__call__
+    monkeypatch.setattr(
+        keras.Model, "__call__", lambda *x, **named: calls.append(1) or call(*x, **named)
+    )
+    export_onnx(build("cnn"), tmp_path / "a.onnx", input_shape=SHAPE)
+    if keras.backend.backend() == "jax":
+        assert len(calls) == 3 + 1  # three batches, and the exporter
+    else:
+        assert len(calls) > 3
+
+
+def test_a_perturbed_export_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mcld_core.backends.keras import export as keras_export
+
+    write = keras_export.write
+
+    def perturbed(student: Any, request: Any, names: Any, path: Path) -> str:
+        other = keras.models.clone_model(student.model)
+        other.set_weights([weight * 1.01 for weight in student.model.get_weights()])
+        return write(keras_export.Inference(other), request, names, path)
+
+    monkeypatch.setattr(keras_export, "write", perturbed)
+    with pytest.raises(ValueError, match=r"relative error of .* no file was written"):
+        export_onnx(build("cnn"), tmp_path / "a.onnx", input_shape=SHAPE)
+    assert list(tmp_path.iterdir()) == []

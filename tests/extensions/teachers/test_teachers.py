@@ -1,0 +1,356 @@
+"""Trust in a teacher by row, class and schedule, in every backend."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcld_core import MCLDConfig, mcld_loss
+from mcld_core.extensions.teachers import (
+    TeacherAgreement,
+    TeacherQuality,
+    adapt_config,
+    adaptive_mcld_loss,
+    agreement,
+    anneal,
+    bounded_loss,
+    deep_supervision_loss,
+    ema_decay,
+    ema_update,
+    ensemble,
+    outlier_weights,
+    quality_weights,
+    reliability_weights,
+    repair_rows,
+    trimmed_loss,
+)
+from tests import oracles
+from tests.cases import make_case, make_keys, teacher_keys
+from tests.core.formulas.test_gradients import differences
+from tests.extensions.teachers import teacher_oracles
+from tests.extensions.teachers.teacher_cases import (
+    COUNTS,
+    LABELS,
+    ROWS,
+    SOFT,
+    TEACHER,
+    WHERE,
+    measured,
+)
+from tests.frameworks import Framework
+from tests.tolerance import assert_central, assert_gradient, assert_value
+
+# ---- trust by row ----
+
+
+@pytest.mark.parametrize("with_quality", [False, True], ids=["labels", "quality"])
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["int", "soft"])
+def test_reliability_equals_its_definition(
+    backend: Framework, labels: np.ndarray, with_quality: bool
+) -> None:
+    found = reliability_weights(
+        backend.array(TEACHER, "float64"),
+        backend.array(labels, "float64"),
+        measured(backend) if with_quality else None,
+        temperature=0.5,
+        strength=0.75,
+        where=backend.array(WHERE),
+    )
+    trust = teacher_oracles.class_competence(COUNTS) if with_quality else None
+    expected = teacher_oracles.reliability(TEACHER, labels, WHERE, trust, 0.5, 0.75)
+    assert_value(backend.to_numpy(found), expected)
+
+
+def test_reliability_is_bounded_and_rises_with_margin_accuracy_and_trust(
+    backend: Framework,
+) -> None:
+    margins = np.linspace(-300.0, 300.0, 61)
+    teacher = backend.array(np.stack([margins, 0.0 * margins], 1), "float64")
+    zeros = backend.array(np.zeros(61, int))
+    r = backend.to_numpy(reliability_weights(teacher, zeros, temperature=2.0))
+    assert ((r >= 0) & (r <= 1)).all()
+    assert (np.diff(r) >= 0).all()
+    assert r[0] < 1e-12
+    assert r[30] == 0.5
+    assert r[-1] == 1.0
+
+    labels, scores = np.zeros(40, int), []
+    for wrong in (0, 4, 10, 20, 40):
+        seen = np.eye(2)[np.where(np.arange(40) < wrong, 1, 0)]
+        quality = TeacherQuality.from_logits(backend.array(seen, "float64"), backend.array(labels))
+        scores.append(backend.to_numpy(reliability_weights(teacher, zeros, quality)))
+    for better, worse in itertools.pairwise(scores):
+        assert (better >= worse).all()
+        assert better[-1] > worse[-1] or worse[-1] == 0
+    blind = backend.to_numpy(reliability_weights(teacher, zeros, strength=0.0))
+    assert (blind == 1).all()
+
+
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["int", "soft"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_repaired_rows_equal_their_definition(
+    backend: Framework, labels: np.ndarray, dtype: str
+) -> None:
+    r = np.linspace(-0.25, 1.25, ROWS)  # beyond 0 … 1: clipped
+    found = repair_rows(
+        backend.array(TEACHER, dtype),
+        backend.array(labels, dtype),
+        backend.array(r, dtype),
+        smoothing=0.25,
+    )
+    expected = teacher_oracles.repaired(TEACHER, labels, r, 0.25)
+    assert_value(backend.to_numpy(found), expected, dtype, scale=16.0)
+    total = np.exp(backend.to_numpy(found)).sum(1)
+    assert_value(total, np.ones(ROWS), dtype, scale=16.0)
+
+
+def test_without_smoothing_an_untrusted_row_is_its_label_and_losses_stay_finite(
+    differentiable: Framework,
+) -> None:
+    backend = differentiable
+    labels, trust = backend.array(np.array([0, 2, 1, 3])), backend.array(np.zeros(4), "float64")
+    teacher = repair_rows(backend.array(TEACHER[:4], "float64"), labels, trust, smoothing=0.0)
+    assert_value(np.exp(backend.to_numpy(teacher)), np.eye(4)[[0, 2, 1, 3]])
+    value, gradient = backend.value_and_grad(lambda s: mcld_loss(s, teacher, labels), TEACHER[4:8])
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kind", ["int", "soft", "keys"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_adaptive_loss_equals_its_definition(
+    differentiable: Framework, kind: str, reduction: str
+) -> None:
+    backend = differentiable
+    case = make_case(41, labels=kind if kind != "keys" else "int", weights=True, where=True)
+    case = case.but(progress=0.5)
+    if kind == "keys":
+        case = case.but(keys=make_keys(case, own_start=2))
+    settings = {"weight_instance": 1.5, "weight_ce": 0.125}
+    trust = np.array([0.0, 0.25, 1.0, 0.5, 0.75])
+
+    def loss(student: Any, reduction: str = reduction) -> Any:
+        return adaptive_mcld_loss(
+            student,
+            backend.array(case.teacher, "float64"),
+            backend.array(case.labels, "float64"),
+            reliability=backend.array(trust, "float64"),
+            config=MCLDConfig(**settings),
+            keys=teacher_keys(backend, case.keys, "float64"),
+            progress=0.5,
+            sample_weight=backend.array(case.sample_weight, "float64"),
+            where=backend.array(case.where),
+            reduction=reduction,
+        )
+
+    def reference(student: np.ndarray, reduction: str = reduction) -> Any:
+        rows = teacher_oracles.adaptive(case.but(student=student), trust, **settings)
+        if reduction == "none":
+            return rows
+        values = np.where(case.where, case.sample_weight, 0.0)
+        return rows.sum() / (values.sum() if reduction == "mean" else 1.0)
+
+    scale = oracles.scale(case, **settings)
+    found = backend.to_numpy(loss(backend.array(case.student, "float64")))
+    assert_value(found, reference(case.student), scale=scale)
+    if reduction == "mean" and kind == "int":
+        _, gradient = backend.value_and_grad(loss, case.student)
+        assert_central(gradient, differences(lambda s: float(reference(s)), case.student), scale)
+
+
+def test_full_trust_is_the_plain_loss_and_no_trust_forgets_the_rows_own_teacher(
+    differentiable: Framework,
+) -> None:
+    backend, case = differentiable, make_case(42)
+    teacher, labels = backend.array(case.teacher, "float64"), backend.array(case.labels)
+
+    def loss(student: Any, trust: float) -> Any:
+        r = backend.array(np.full(5, trust), "float64")
+        return adaptive_mcld_loss(student, teacher, labels, reliability=r)
+
+    plain = backend.value_and_grad(lambda s: mcld_loss(s, teacher, labels), case.student)
+    full = backend.value_and_grad(lambda s: loss(s, 1.0), case.student)
+    assert_value(full[0], plain[0], scale=8.0)
+    assert_gradient(full[1], plain[1], scale=8.0)
+    config = MCLDConfig(weight_instance=0.0, weight_sample=0.0, weight_ce=1.0)
+    none = backend.value_and_grad(lambda s: loss(s, 0.0), case.student)
+    label = backend.value_and_grad(
+        lambda s: mcld_loss(s, teacher, labels, config=config), case.student
+    )
+    assert_value(none[0], label[0], scale=8.0)
+    assert_gradient(none[1], label[1], scale=8.0)
+
+
+def test_adapted_settings_move_weight_from_the_teacher_to_the_labels(backend: Framework) -> None:
+    config = MCLDConfig(weight_instance=2.0, weight_sample=0.5, weight_ce=0.25)
+    seen, found = [], []
+    for wrong in (0, 10, 20, 30, 40):
+        labels = np.where(np.arange(40) < wrong, 1, 0)
+        rows = backend.array(np.tile([3.0, 0.0, 0.0, 0.0], (40, 1)), "float64")
+        quality = TeacherQuality.from_logits(rows, backend.array(labels))
+        q = teacher_oracles.competence(1 - wrong / 40, 4)
+        seen.append(q)
+        found.append(adapt_config(config, quality))
+        hash(found[-1])
+        assert_value(found[-1].weight_instance, 2.0 * q)
+        assert_value(found[-1].weight_sample, 0.5 * q)
+        assert_value(found[-1].weight_ce, 0.25 + 2.0 * (1 - q))
+        assert found[-1].weight_category == 1.0
+        assert_value(adapt_config(config, quality, power=2).weight_sample, 0.5 * q**2)
+    assert found[0] == config
+    assert seen[-1] == 0.0
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_anneal_is_linear_and_flat_outside(backend: Framework) -> None:
+    for progress, expected in ((0.0, 1.0), (0.25, 2.0), (0.5, 3.0), (0.9, 3.0)):
+        assert anneal(progress, 1.0, 3.0, until=0.5) == expected
+        traced = anneal(backend.array(np.asarray(progress), "float64"), 1.0, 3.0, until=0.5)
+        assert_value(backend.to_numpy(traced), expected)
+
+
+# ---- dropped rows ----
+
+DROPPED: dict[str, Any] = {
+    "outlier_weights": lambda t, y, r, where: outlier_weights(t, y, where=where),
+    "reliability_weights": lambda t, y, r, where: reliability_weights(t, y, where=where),
+    "repair_rows": lambda t, y, r, where: repair_rows(t, y, r, where=where),
+    "adaptive": lambda t, y, r, where: adaptive_mcld_loss(
+        t, t + 1.0, y, reliability=r, sample_weight=r, where=where
+    ),
+    "deep_supervision": lambda t, y, r, where: deep_supervision_loss([t, t], y, where=where),
+    "bounded": lambda t, y, r, where: bounded_loss(r, 0.5, sample_weight=r, where=where),
+    "trimmed": lambda t, y, r, where: trimmed_loss(r, 0.25, sample_weight=r, where=where),
+    "quality": lambda t, y, r, where: tuple(TeacherQuality.from_logits(t, y, where=where)),
+    "agreement": lambda t, y, r, where: agreement([t, t + 1.0], where=where)[0],
+    "probabilities": lambda t, y, r, where: ensemble([t, t], weights=[r, 1.0], where=[where, None]),
+    "logits": lambda t, y, r, where: ensemble([t], weights=[r], where=[where], space="logits"),
+}
+
+
+@pytest.mark.parametrize("call", DROPPED.values(), ids=list(DROPPED))
+@pytest.mark.parametrize("labels", ["int", "soft"])
+@pytest.mark.parametrize("content", [np.nan, np.inf, -np.inf])
+def test_what_a_dropped_row_holds_plays_no_part(
+    backend: Framework, content: float, labels: str, call: Any
+) -> None:
+    values = []
+    for inside in (0.5, content):
+        teacher, soft, rows = TEACHER.copy(), SOFT.copy(), np.linspace(0.0, 1.0, ROWS)
+        ints = np.where(LABELS < 0, 0, LABELS)
+        for array in (teacher, soft, rows):
+            array[~WHERE] = inside
+        ints[~WHERE] = 1 if inside == 0.5 else 77
+        given = [teacher, ints if labels == "int" else soft, rows]
+        if call is DROPPED["probabilities"]:  # the other teacher has the row
+            given[0] = TEACHER
+        found = call(*(backend.array(x, "float64") for x in given), backend.array(WHERE))
+        found = found if isinstance(found, (tuple, list)) else [found]
+        values.append([backend.to_numpy(x) for x in found])
+    for expected, other in zip(*values, strict=True):
+        assert np.isfinite(other).all()
+        np.testing.assert_array_equal(other, expected)
+
+
+# ---- compiled ----
+
+
+def quality_of(t: Any, y: Any, where: Any) -> TeacherQuality:
+    return TeacherQuality.from_logits(t, y, where=where)
+
+
+COMPILED: dict[str, Any] = DROPPED | {
+    "a step": lambda t, y, r, where: mcld_loss(
+        t + 1.0,
+        repair_rows(
+            t, y, reliability_weights(t, y, quality_of(t, y, where), strength=anneal(r[3]))
+        ),
+        y,
+        where=where,
+    ),
+    "adapt": lambda t, y, r, where: mcld_loss(
+        t,
+        t + 1.0,
+        y,
+        config=adapt_config(MCLDConfig(), quality_of(t, y, where), power=2.0),
+        where=where,
+    ),
+    "quality_weights": lambda t, y, r, where: ensemble(
+        [t, 2.0 * t],
+        weights=quality_weights([quality_of(t, y, where), quality_of(t, y, None)], power=2.0),
+        temperatures=[1.0, r[3]],
+    ),
+    "ema": lambda t, y, r, where: ema_update(
+        {"w": [t, None]}, {"w": [t + 1.0, None]}, ema_decay(r[3] * 90.0)
+    )["w"][0],
+}
+
+
+@pytest.mark.parametrize("call", COMPILED.values(), ids=list(COMPILED))
+def test_compiled_equals_eager(differentiable: Framework, call: Any) -> None:
+    backend, labels = differentiable, np.where(LABELS < 0, 0, LABELS)
+    given = (TEACHER, labels, np.linspace(0.0, 1.0, ROWS), WHERE)
+    arrays = [backend.array(x, "float64") for x in given]
+    found, expected = backend.jit(call)(*arrays), call(*arrays)
+    if not isinstance(found, tuple):
+        found, expected = (found,), (expected,)
+    for a, b in zip(found, expected, strict=True):
+        assert_value(backend.to_numpy(a), backend.to_numpy(b), scale=16.0)
+
+
+# ---- errors ----
+
+
+def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
+    teacher, labels = backend.array(TEACHER, "float64"), backend.array(np.zeros(ROWS, int))
+    quality = measured(backend)
+    trust = backend.array(np.ones(3), "float64")
+    negative = backend.array(np.where(np.arange(ROWS) == 2, -0.5, 1.0), "float64")
+    for call, text in [
+        (lambda: ensemble([]), "at least one teacher; got none"),
+        (lambda: ensemble([teacher], weights=[1, 2]), "one entry a teacher, 1; got 2"),
+        (lambda: ensemble([teacher], weights=[-1]), "weights[0] needs a finite number ≥ 0; got -1"),
+        (
+            lambda: ensemble([teacher], weights=[negative]),
+            "weights[0] needs finite numbers ≥ 0; got -0.5 in",
+        ),
+        (
+            lambda: ensemble([teacher], temperatures=[trust]),
+            "temperatures[0] needs one number; got shape",
+        ),
+        (
+            lambda: ensemble([teacher], temperatures=[0]),
+            "temperatures[0] needs a finite number > 0; got 0",
+        ),
+        (lambda: ensemble([teacher], space="log"), "probability, logits; got 'log'"),
+        (lambda: ensemble([teacher, teacher[:, :3]]), "arrays of one shape"),
+        (lambda: quality_weights([quality], power=-1), "power needs a finite number ≥ 0; got -1"),
+        (
+            lambda: adapt_config(MCLDConfig(), quality, power=-1),
+            "power needs a finite number ≥ 0; got -1",
+        ),
+        (lambda: anneal(0.5, until=0.0), "until needs a finite number > 0; got 0.0"),
+        (lambda: quality.update(teacher[:, :3], labels), "needs 4 classes, as this quality counts"),
+        (lambda: quality.merge(TeacherQuality.empty(3)), "the same classes and bins; got 4 and 3"),
+        (lambda: agreement([]), "at least one teacher; got none"),
+        (lambda: agreement([teacher, teacher[:, :3]]), "arrays of one shape; got [(12, 4), (12, 3"),
+        (lambda: TeacherAgreement.empty(0), "teachers needs an int ≥ 1; got 0"),
+        (lambda: TeacherAgreement.empty(2).update([teacher]), "one entry a teacher, 2; got 1"),
+        (lambda: TeacherAgreement.empty(2).merge(TeacherAgreement.empty(3)), "got 2 and 3"),
+        (lambda: TeacherQuality.empty(0), "classes needs an int ≥ 1; got 0"),
+        (lambda: reliability_weights(teacher[:, :3], labels, quality), "counts 4 classes and"),
+        (
+            lambda: reliability_weights(teacher, labels, temperature=0),
+            "needs a finite number > 0; got 0",
+        ),
+        (lambda: reliability_weights(teacher, labels, strength=2), "in 0 … 1; got 2"),
+        (lambda: reliability_weights(teacher[0], labels), "two axes (batch, classes)"),
+        (lambda: repair_rows(teacher, labels, trust), "reliability needs shape (12,)"),
+        (lambda: repair_rows(teacher, labels, trust, smoothing=2), "in 0 … 1; got 2"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(text)):
+            call()
