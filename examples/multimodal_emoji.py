@@ -109,9 +109,6 @@ def run(options: argparse.Namespace, splits: dict[str, Split], names: list[str])
     print(table(rows, chosen))
 
 
-# ---- models ----
-
-
 def pixels(images: np.ndarray) -> Any:
     """Return rows of pixels around 0."""
     return torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 127.5 - 1.0)
@@ -152,9 +149,6 @@ def student_rows(student: Any, split: Split) -> Any:
     """Return the student's logits of a split."""
     with torch.no_grad():
         return student(pixels(split.images))
-
-
-# ---- training ----
 
 
 def train_teacher(options: argparse.Namespace, split: Split, classes: int, seed: int) -> Any:
@@ -261,9 +255,6 @@ def tune(
     rates, tuning = tune_rates(list(tried), score, options.lr_grid)
     best = sorted(tried, key=lambda name: max(tuning[name].values()))  # the best of a method last
     return {tried[name][0]: (rates[name], tried[name][1]) for name in best}, tuning
-
-
-# ---- what comes of it ----
 
 
 def scores(seed: int, method: str, logits: Any, labels: np.ndarray) -> dict[str, Any]:
