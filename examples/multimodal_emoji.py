@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ from mcld_core.extensions.multimodal import multimodal_mcld_loss
 
 METHODS = {
     "ce": "cross-entropy, no teacher",
-    "kd": "KD from the fused row, T = 4",
+    "kd": "KD from the fused row",
     "kd-ce": "0.9 KD + 0.1 cross-entropy",
     "image": "MCLD, image → image",
     "fused": "MCLD, image → fused",
@@ -50,7 +49,7 @@ METHODS = {
     "cross-balanced": "MCLD, image → image, text, fused, class prior, adjusted",
 }
 MODALITIES = {"image": ("image",), "fused": ("fused",), "cross": ("image", "text", "fused")}
-TUNE_SEED = 100
+TUNE_SEEDS = (100, 101)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch-size", type=int, default=128)
     add("--lr", type=float, default=0.1)
     add("--lr-grid", type=float, nargs="+", default=[0.05, 0.1, 0.2])
-    add("--tune", action="store_true", help="choose each method's rate on the validation split")
+    add("--tune", action="store_true", help="choose rates, and KD's T, on the validation split")
+    add("--temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.0, 8.0], help="of --tune")
     add("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     add("--seeds", type=int, nargs="+", default=[0])
     add("--out", type=Path, default=Path("runs/multimodal_emoji"))
@@ -82,35 +82,31 @@ def run(options: argparse.Namespace, splits: dict[str, Split], names: list[str])
     torch.set_num_threads(1)
     sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in splits.items())
     say(f"{len(names)} classes; drawings: {sizes}")
-    rates, tuning = dict.fromkeys(options.methods, options.lr), {}
+    chosen, tuning = dict.fromkeys(options.methods, (options.lr, 4.0)), {}
     if options.tune:
-        rates, tuning = tune(options, splits, len(names))
+        chosen, tuning = tune(options, splits, len(names))
     rows: list[dict[str, Any]] = []
     shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for seed in options.seeds:
-        started = time.perf_counter()
         teacher = train_teacher(options, splits["training"], len(names), seed)
         on_training = teacher_rows(teacher, splits["training"])
         for modality, logits in teacher_rows(teacher, splits["test"]).items():
             rows.append(scores(seed, f"teacher: {modality}", logits, splits["test"].labels))
         for method in options.methods:
             student = train_student(
-                options, splits["training"], len(names), method, on_training, seed, rates[method]
+                options, splits["training"], len(names), method, on_training, seed, *chosen[method]
             )
             logits = {part: student_rows(student, split) for part, split in splits.items()}
             rows.append(scores(seed, method, logits["test"], splits["test"].labels))
             if seed == options.seeds[0]:
                 shown[method] = logits["training"].numpy(), logits["test"].numpy()
-        say(f"seed {seed}: {time.perf_counter() - started:.0f} s")
-    write_json(options.out / "numbers.json", {"rates": rates, "tuning": tuning, "rows": rows})
-    write_text(options.out / "table.md", table(rows, rates))
+    found = {"chosen": chosen, "tuning_seeds": TUNE_SEEDS, "tuning": tuning, "rows": rows}
+    write_json(options.out / "numbers.json", found)
+    write_text(options.out / "table.md", table(rows, chosen))
     plots.write_figure(options.out / "accuracy.png", bars(rows))
     compared = [method for method in ("ce", "cross") if method in shown]
     plots.write_figure(options.out / "neighbours.png", neighbours(splits, shown, compared))
-    print(table(rows, rates))
-
-
-# ---- models ----
+    print(table(rows, chosen))
 
 
 def pixels(images: np.ndarray) -> Any:
@@ -129,26 +125,18 @@ def build_teacher(classes: int) -> Any:
     def encoder(width: int) -> nn.Module:
         return nn.Sequential(nn.Linear(width, 192), nn.ReLU(), nn.Dropout(0.5))
 
+    heads = {"image": 192, "text": 192, "fused": 384}
     return nn.ModuleDict(
-        {
-            "see": encoder(SIDE * SIDE * 3),
-            "read": encoder(NGRAMS),
-            "image": nn.Linear(192, classes),
-            "text": nn.Linear(192, classes),
-            "fused": nn.Linear(384, classes),
-        }
+        {"see": encoder(SIDE * SIDE * 3), "read": encoder(NGRAMS)}
+        | {name: nn.Linear(width, classes) for name, width in heads.items()}
     )
 
 
 def forward(teacher: Any, images: Any, texts: Any) -> dict[str, Any]:
     """Return the teacher's logits of each modality."""
     seen, read = teacher["see"](images), teacher["read"](texts)
-    both = torch.cat([seen, read], 1)
-    return {
-        "image": teacher["image"](seen),
-        "text": teacher["text"](read),
-        "fused": teacher["fused"](both),
-    }
+    features = {"image": seen, "text": read, "fused": torch.cat([seen, read], 1)}
+    return {name: teacher[name](rows) for name, rows in features.items()}
 
 
 def teacher_rows(teacher: Any, split: Split) -> dict[str, Any]:
@@ -161,9 +149,6 @@ def student_rows(student: Any, split: Split) -> Any:
     """Return the student's logits of a split."""
     with torch.no_grad():
         return student(pixels(split.images))
-
-
-# ---- training ----
 
 
 def train_teacher(options: argparse.Namespace, split: Split, classes: int, seed: int) -> Any:
@@ -188,29 +173,27 @@ def train_student(
     teacher: dict[str, Any],
     seed: int,
     lr: float,
+    temperature: float,
 ) -> Any:
-    """Train a student by one method; the teacher's logits are those of the drawings as they are."""
+    """Train a student; the teacher's logits are those of the drawings as they are, T is KD's."""
     torch.manual_seed(seed)
     student = build_student(classes)
     labels = torch.from_numpy(split.labels)
     counts = torch.bincount(labels, minlength=classes)
-    balanced = method.endswith("balanced")
-    kind = method.removesuffix("-balanced")
+    kind, balanced = method.removesuffix("-balanced"), method.endswith("balanced")
     prior = counts if balanced or kind.endswith("prior") else None
 
     def loss(images: Any, index: Any, progress: float) -> Any:
         logits, y = student(images), labels[index]
         if balanced:
             logits = adjust_logits(logits, counts)
+        ce = functional.cross_entropy(logits, y)
+        if kind.startswith("kd"):
+            kd = kd_loss(logits, teacher["fused"][index], temperature=temperature)
+            return kd if kind == "kd" else 0.9 * kd + 0.1 * ce
         if kind == "ce":
-            return functional.cross_entropy(logits, y)
-        if kind == "kd":
-            return kd_loss(logits, teacher["fused"][index])
-        if kind == "kd-ce":
-            distilled = kd_loss(logits, teacher["fused"][index])
-            return 0.9 * distilled + 0.1 * functional.cross_entropy(logits, y)
-        names = MODALITIES[kind.removesuffix("-prior")]
-        keys = {name: teacher[name][index] for name in names}
+            return ce
+        keys = {name: teacher[name][index] for name in MODALITIES[kind.removesuffix("-prior")]}
         return multimodal_mcld_loss(
             {"image": logits}, keys, y, class_prior=prior, progress=progress
         )
@@ -247,21 +230,31 @@ def fit(
 
 def tune(
     options: argparse.Namespace, splits: dict[str, Split], classes: int
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Choose each method's learning rate on the validation split, with a seed of its own."""
+) -> tuple[dict[str, tuple[float, float]], dict[str, dict[str, float]]]:
+    """Choose each method's rate and KD's temperature on the validation split, by `TUNE_SEEDS`.
+
+    Each temperature has as many trials of the rate as a method without one. Returns both by
+    method, and all validation accuracies in percent, by method and temperature and then by rate.
+    """
     training, part = splits["training"], splits["validation"]
-    teacher = train_teacher(options, training, classes, TUNE_SEED)
-    rows = teacher_rows(teacher, training)
+    teachers = {seed: train_teacher(options, training, classes, seed) for seed in TUNE_SEEDS}
+    taught = {seed: teacher_rows(teacher, training) for seed, teacher in teachers.items()}
+    tried = {}
+    for method in options.methods:
+        for t in options.temperatures if method.startswith("kd") else [4.0]:
+            tried[f"{method}, T = {t:g}" if method.startswith("kd") else method] = method, t
 
-    def score(method: str, lr: float) -> float:
-        student = train_student(options, training, classes, method, rows, TUNE_SEED, lr)
-        found = scores(TUNE_SEED, method, student_rows(student, part), part.labels)
-        return found["balanced" if method.endswith("balanced") else "accuracy"]
+    def score(name: str, lr: float) -> float:
+        (method, t), found = tried[name], []
+        for seed, rows in taught.items():
+            student = train_student(options, training, classes, method, rows, seed, lr, t)
+            row = scores(seed, method, student_rows(student, part), part.labels)
+            found.append(row["balanced" if method.endswith("balanced") else "accuracy"])
+        return statistics.fmean(found)
 
-    return tune_rates(options.methods, score, options.lr_grid)
-
-
-# ---- what comes of it ----
+    rates, tuning = tune_rates(list(tried), score, options.lr_grid)
+    best = sorted(tried, key=lambda name: max(tuning[name].values()))  # the best of a method last
+    return {tried[name][0]: (rates[name], tried[name][1]) for name in best}, tuning
 
 
 def scores(seed: int, method: str, logits: Any, labels: np.ndarray) -> dict[str, Any]:
@@ -271,13 +264,14 @@ def scores(seed: int, method: str, logits: Any, labels: np.ndarray) -> dict[str,
     return {"seed": seed, "method": method, "accuracy": accuracy, "balanced": balanced}
 
 
-def table(rows: list[dict[str, Any]], rates: dict[str, float]) -> str:
+def table(rows: list[dict[str, Any]], chosen: dict[str, tuple[float, float]]) -> str:
     """Return the Markdown table over the seeds."""
-    lines = ["| | lr | accuracy | balanced accuracy |", "|---|---|---|---|"]
+    lines = ["| | rate | accuracy | balanced accuracy |", "|---|---|---|---|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         cells = [spread([100 * row[key] for row in mine]) for key in ("accuracy", "balanced")]
-        rate = f"{rates[method]:.3g}" if method in rates else ""
+        rate = f"{chosen[method][0]:.3g}" if method in chosen else ""
+        rate += f", T = {chosen[method][1]:g}" if method.startswith("kd") else ""
         lines.append(f"| {METHODS.get(method, method)} | {rate} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"
 
@@ -305,10 +299,9 @@ def neighbours(
 ) -> Any:
     """Draw test emoji and, by method, the training drawings of the most similar logits."""
     training, test = splits["training"], splits["test"]
-    queries = min(queries, len(test.labels))
-    chosen = np.linspace(0, len(test.labels) - 1, queries).astype(int)
-    figure = plots.new_figure(1.0 * (1 + nearest * len(methods)), 1.0 * queries + 0.4)
-    axes = figure.subplots(queries, 1 + nearest * len(methods), squeeze=False)
+    chosen = np.unique(np.linspace(0, len(test.labels) - 1, queries).astype(int))
+    figure = plots.new_figure(1.0 * (1 + nearest * len(methods)), 1.0 * len(chosen) + 0.4)
+    axes = figure.subplots(len(chosen), 1 + nearest * len(methods), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for row, query in enumerate(chosen):

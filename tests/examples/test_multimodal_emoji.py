@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import multimodal_emoji
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from recipes.data import emoji
 
@@ -73,17 +75,48 @@ def test_students_learn_from_a_teacher_that_reads(packages: Path, tmp_path: Path
         assert min(mine) > 0.8, method  # chance: 1/3
 
 
+def test_the_temperature_is_that_of_kd() -> None:
+    split = emoji.Split(
+        np.random.default_rng(0).integers(0, 255, (8, 16, 16, 3)).astype(np.uint8),
+        np.zeros((8, emoji.NGRAMS), np.float32),
+        np.arange(8) % 3,
+        np.arange(8),
+    )
+    options = argparse.Namespace(batch_size=8, epochs=1)
+    teacher = {"fused": torch.eye(3)[split.labels] * 5}
+
+    def bias(method: str, temperature: float) -> torch.Tensor:
+        student = multimodal_emoji.train_student(
+            options, split, 3, method, teacher, 0, 0.1, temperature
+        )
+        return student[2].bias.detach()
+
+    assert not torch.equal(bias("kd", 1.0), bias("kd", 8.0))
+    assert not torch.equal(bias("kd-ce", 1.0), bias("kd-ce", 8.0))
+    assert torch.equal(bias("ce", 1.0), bias("ce", 8.0))
+
+
 def test_every_method_is_compared_and_the_run_leaves_its_files(
     packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--data-dir", str(packages), "--epochs", "3", "--teacher-epochs", "3"]
     arguments += ["--batch-size", "16", "--seeds", "0", "1", "--out", str(tmp_path)]
-    assert multimodal_emoji.main([*arguments, "--tune", "--lr-grid", "1e-9", "0.05"]) == 0
+    arguments += ["--tune", "--lr-grid", "1e-9", "0.05", "--temperatures", "1", "4"]
+    assert multimodal_emoji.main(arguments) == 0
     printed = capsys.readouterr().out
     for name in multimodal_emoji.METHODS.values():
         assert f"| {name} |" in printed
     found = json.loads((tmp_path / "numbers.json").read_text())
-    assert set(found["rates"]) == set(multimodal_emoji.METHODS)
+    assert set(found["chosen"]) == set(multimodal_emoji.METHODS)
+    for method, (rate, temperature) in found["chosen"].items():  # that of the best trial
+        mine = [name for name in found["tuning"] if name.split(",")[0] == method]
+        assert len(mine) == 1 + method.startswith("kd")
+        assert {len(found["tuning"][name]) for name in mine} == {5}
+        name = f"{method}, T = {temperature:g}" if method.startswith("kd") else method
+        best = max(max(found["tuning"][one].values()) for one in mine)
+        assert found["tuning"][name][f"{rate:.3g}"] == best
+    rate, temperature = found["chosen"]["kd"]
+    assert f"| KD from the fused row | {rate:.3g}, T = {temperature:g} |" in printed
     assert {row["method"] for row in found["rows"]} > set(multimodal_emoji.METHODS)
     for name in ("accuracy.png", "neighbours.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
