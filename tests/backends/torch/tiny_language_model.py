@@ -119,7 +119,8 @@ def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **given: Any)
     options = {"data_collator": Padding("right"), "mcld_config": MEANS} | options
     if "token_loss" not in options:
         options["loss_options"] = {"sequence_contrast": 0.0}
-    options |= {x: given.pop(x) for x in ("loss_options", "mcld_config") if x in given}
+    trainer = ("loss_options", "mcld_config", "class_means")
+    options |= {x: given.pop(x) for x in trainer if x in given}
     arguments = {
         "per_device_train_batch_size": batch,
         "per_device_eval_batch_size": batch,
