@@ -34,6 +34,7 @@ COMPARISONS = {
     "comparison_fashion_mnist": ("Fashion-MNIST", 5000),
     "comparison_udhr": ("528 languages", 3000),
     "comparison_newsgroups": ("20 Newsgroups", 1500),
+    "comparison_leaf": ("leaves", 40),
 }
 """File → the set, and its validation rows."""
 UNEVEN = {"udhr": ("200 uneven languages", 1200), "fashion_mnist": ("uneven Fashion-MNIST", 1000),
@@ -76,13 +77,6 @@ def tiny_imagenet(record: Mapping[str, Any]) -> Found:
     return found
 
 
-def leaf(record: Mapping[str, Any]) -> Found:
-    """Return the best rates; the weight of the sample-wise term was the default."""
-    names = {DEFAULT: "mcld", "CE": "mcld+ce", "CE, no contrasts": "ce+sample"}
-    best = {name: max(record["tuning"][text].values()) for name, text in names.items()}
-    return {name: (score, 0.25) for name, score in best.items()}
-
-
 def read(folder: Path) -> dict[str, tuple[Found, int]]:
     """Return the best trials of each set, and the rows of its validation split."""
 
@@ -91,7 +85,6 @@ def read(folder: Path) -> dict[str, tuple[Found, int]]:
 
     found = {name: (comparison(of(file)), rows) for file, (name, rows) in COMPARISONS.items()}
     found["Tiny-ImageNet"] = tiny_imagenet(of("tiny_imagenet")), 10_100
-    found["leaves"] = leaf(of("timeseries_leaf_temperatures")), 40
     long_tail = of("long_tail")
     return found | {name: (uneven(long_tail, key), rows) for key, (name, rows) in UNEVEN.items()}
 
