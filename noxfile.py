@@ -164,8 +164,8 @@ def coverage(session: nox.Session) -> None:
     session.run(*coverage, "combine", "--quiet", env=file, external=True)
     session.run(*coverage, "report", env=file, external=True)
     for folder in [] if session.posargs else LIBRARY:  # each of them, and so the total
-        session.log(f"percentage of {folder}, at least 95")
-        total = ["--format=total", "--fail-under=95", f"--include={folder}/*"]
+        session.log(f"percentage of {folder}, at least 99")
+        total = ["--format=total", "--fail-under=99", f"--include={folder}/*"]
         session.run(*coverage, "report", *total, env=file, external=True)
 
 

@@ -72,6 +72,14 @@ def test_progress_may_be_an_array(backend: Framework) -> None:
         assert_value(found, oracles.mcld_loss(case.but(progress=0.25)))
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.4, 1.0])
+def test_a_warmup_that_is_a_tensor_is_its_number(backend: Framework, warmup: float) -> None:
+    case = make_case(23, batch=6).but(progress=0.1)
+    tensor = backend.array(np.asarray(warmup))
+    found = value(backend, mcld_loss, case, settings={"category_warmup": tensor})
+    assert_value(found, oracles.mcld_loss(case, category_warmup=warmup))
+
+
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("weight_ce", [0.0, 0.5])
 def test_terms_come_without_weight_and_ramp(
