@@ -321,9 +321,9 @@ def rows_without_keys(classes: int) -> int:
 def rows_of_a_block(ops: Backend, rows: Any, keys: Any, classes: int, least: int) -> Any:
     """Return how many anchor rows a block has: all where they and the keys are few.
 
-    The plain form is the fastest where its largest array is below 4 MB (more is asked of the system
-    each time anew). Beyond that a block has 256 rows; where these take more than 4 MB again, fewer,
-    but at least ``least``.
+    The plain form is the fastest where its largest array takes less than 4 MB (a larger one is
+    asked of the system in each call). Otherwise a block has 256 rows, or, where 4 MB hold fewer, as
+    many as they hold, but at least ``least``.
     """
     if isinstance(rows, int) and isinstance(keys, int):
         whole = 2**20 // max(keys, classes, 1)
@@ -361,7 +361,7 @@ def _columns(ops: Backend, batch: Batch, config: MCLDConfig) -> Float[Array, " b
 def category_ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Scalar:
     """Return ``clip(progress / warmup, 0, 1)``, without a gradient; 1 where ``warmup`` is 0.
 
-    The Python number 1 where it is seen to be that, as in each call without a schedule.
+    A call without a schedule gets the Python number 1.
 
     Raises:
         ValueError, TypeError: a progress that is not one number in 0 … 1.

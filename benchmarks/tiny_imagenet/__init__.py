@@ -12,5 +12,7 @@ kept by `TeacherCache`. Of timm one list is read, the order of ImageNet's classe
 Each row of the table gets five trials on a validation split with seed 0: three rates, then two
 other values of its own constant (the cross-entropy has none and gets two rates more). Then it is
 trained with fresh seeds, twice as long. Each training is recorded as it ends: run the command again
-and it goes on. Writes ``tiny_imagenet.json`` and ``tiny_imagenet.md``.
+and it goes on. Writes ``tiny_imagenet.json`` and ``tiny_imagenet.md``, under a longer name where an
+option asks for another teacher (EfficientNet-Lite1, at 160 pixels), student, length or number of
+images.
 """

@@ -37,10 +37,10 @@ ImageNet by others, at {side} pixels: {teacher_test_accuracy} % of 2,020 test im
 `select_classes` takes the 202 of its 1,000 classes, `TeacherCache` keeps its logits. The student
 has four convolutions and {parameters:,} parameters, and sees 32 pixels.
 
-**What was left out**, for two CPU cores: {train:,} of the 101,000 training images ({validation:,}
-others validate, all {test:,} images of the published validation split are the test), {epochs}
-epochs of batches of {batch}, no augmentation, one student, one teacher. Longer trainings may rank
-the losses otherwise.
+**What two CPU cores allowed**: {train:,} of the 101,000 training images ({validation:,} others
+validate; the test is all {test:,} images of the published validation split), {epochs} epochs of
+batches of {batch}, no augmentation, one student, one teacher. Longer trainings may rank the losses
+otherwise.
 
 SGD with momentum 0.9 (Nesterov), weight decay 0.0005, one cycle of the rate; convolutions in
 bfloat16, losses in float32. **Five trials a row** on the validation split with one seed,
