@@ -203,11 +203,11 @@ def rld_loss(
         )
         at_label = ops.take_along_axis(teacher, index, 1)
         limit = ops.where(has_target[:, None] > 0, at_label, MASKED)
-        below = (teacher < limit) & (teacher > MASKED / 2)
+        below = teacher < limit
         log_q, log_p = (
             ops.log_softmax(ops.where(below, divide(z, t), MASKED), 1) for z in (student, teacher)
         )
-        lower = ops.where(below, ops.exp(log_p) * (log_p - log_q), 0.0)
+        lower = ops.where(below & (teacher > MASKED / 2), ops.exp(log_p) * (log_p - log_q), 0.0)
         value = weight * t_confidence * t_confidence * has_target * confidence
         return value + weight_below * t * t * ops.sum(lower, 1)
 
