@@ -11,11 +11,11 @@ from mcld_core.formulas.divergence import (
     at_target,
     binary_divergence,
     decoupled_divergence,
+    divide,
     log_odds,
     raised,
     target_class,
 )
-from mcld_core.formulas.similarity import divide
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 

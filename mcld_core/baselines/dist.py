@@ -9,8 +9,7 @@ import numpy as np
 from mcld_core.arguments import Arguments
 from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
-from mcld_core.formulas.divergence import MASKED, raised
-from mcld_core.formulas.similarity import divide
+from mcld_core.formulas.divergence import MASKED, divide, raised
 from mcld_core.typing import Array, Bool, Float, Logits, Reduction, Scalar, Tensor
 
 
