@@ -1,13 +1,53 @@
-"""What the adapters of all frameworks have in common: a bank and class means from step to step."""
+"""What the adapters of all frameworks have in common: state from step to step, and a first look."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from mcld_core.bank import ReadyBank, TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
+from mcld_core.logits import doubts
 from mcld_core.running_means import ClassMeans
+
+SWAPPED = (
+    "the student needs no gradient and the teacher does, as if the two were swapped. {} (or "
+    "unfreeze the student)"
+)
+"""What is said where nothing of the student learns; to be filled with the cure."""
+
+
+class FirstLook:
+    """One look at the logits of the first training step, with a warning for each doubt.
+
+    Args:
+        name: of the adapter, with which its warnings begin.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.done = name, False
+
+    def look(
+        self,
+        student: Any,
+        teacher: Any,
+        labels: Any,
+        where: Any,
+        config: MCLDConfig,
+        *,
+        stacklevel: int,
+    ) -> None:
+        """Look, unless this was done or the values cannot be read without waiting."""
+        found = None if self.done else doubts(student, teacher, labels, where, config)
+        if found is None:
+            return
+        self.done = True
+        learning = [getattr(x, "requires_grad", False) for x in (student, teacher)]  # of PyTorch
+        if learning == [False, True]:
+            found.append(SWAPPED.format("Pass the student's logits first, the teacher's second"))
+        for text in found:
+            warnings.warn(f"{self.name}: {text}", UserWarning, stacklevel=stacklevel + 1)
 
 
 def step_keys(

@@ -121,13 +121,6 @@ def doubts(
     return texts
 
 
-SWAPPED = (
-    "the student needs no gradient and the teacher does, as if the two were swapped. {} (or "
-    "unfreeze the student)"
-)
-"""What the adapters say where nothing of the student learns; to be filled with the cure."""
-
-
 def select_classes(
     logits: list[Any] | Float[Tensor, "batch classes"], mapping: Sequence[int]
 ) -> Tensor:
