@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Checks, fits, keep_rows, wide_dtype
+from mcld_core.arguments import Checks, both_kept, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.cache import to_numpy
 from mcld_core.config import MCLDConfig
@@ -98,7 +98,7 @@ class TopKLogits(NamedTuple):
         values, _ = arguments.tensors(self.values, self.indices)
         kept = None if where is None else arguments.flat_mask("where", where, values)
         ops = arguments.ops
-        top, indices, rest = stored_rows(ops, self, values, vocabulary, kept)
+        top, indices, rest = stored_rows(arguments, self, values, vocabulary, kept)
         rest = 0.0 * top[:, :1] + MASKED if rest is None else rest
         columns = 0.0 * ops.astype(ops.arange(vocabulary, values), ops.dtype(top))[None, :]
         dense = ops.put_along_axis(rest + columns, indices, top)
@@ -148,7 +148,7 @@ def check_stored(function: str, config: MCLDConfig) -> None:
 
 
 def stored_rows(
-    ops: Backend,
+    arguments: SequenceArguments,
     stored: TopKLogits,
     values: Array,
     vocabulary: int,
@@ -158,6 +158,7 @@ def stored_rows(
 
     ``values`` are the stored ones, converted.
     """
+    ops = arguments.ops
     indices = ops.asarray(stored.indices, values)
     if len(values.shape) != 3 or not fits(values.shape, indices.shape) or not values.shape[2]:
         raise ValueError(
@@ -167,8 +168,9 @@ def stored_rows(
     if not ops.dtype(indices).startswith(("int", "uint")):
         raise TypeError(f"TopKLogits: indices need an integer dtype; got {ops.dtype(indices)}")
     indices = flat(ops, indices)
-    if (ids := _readable(ops, indices, kept)) is not None:
-        _check_indices(ids, vocabulary)
+    ids, mask = arguments.readable(indices, kept)
+    if ids is not None:
+        _check_indices(ids[mask], vocabulary)
     indices = ops.astype(indices, "int32")
     if kept is not None:
         indices = ops.where(kept[:, None], indices, 0)
@@ -183,8 +185,9 @@ def stored_rows(
             f"{tuple(tail.shape)}"
         )
     tail = flat(ops, tail)
-    if (masses := _readable(ops, tail, kept)) is not None:
-        bad = ~((masses >= 0.0) & (masses <= 1.0 + 1e-3))  # what is rounded to half precision
+    masses, mask = arguments.readable(tail, kept)
+    if masses is not None:  # half precision rounds
+        bad = mask & ~((masses >= 0.0) & (masses <= 1.0 + 1e-3))
         if bad.any():
             raise ValueError(
                 "TopKLogits: tail needs masses in 0 … 1, the probability of all other tokens; got "
@@ -198,14 +201,6 @@ def stored_rows(
     odds = ops.where(positive, tail, 0.5) / ops.maximum(1.0 - tail, 1e-30)
     level = ops.logsumexp(top, 1, keepdims=True) + ops.log(odds / float(vocabulary - k))
     return StoredRows(top, indices, ops.where(positive, level, MASKED))
-
-
-def _readable(ops: Backend, x: Array, kept: Array | None) -> np.ndarray[Any, Any] | None:
-    """Return the kept rows' values where they can be read without waiting for a device."""
-    values, mask = ops.host_values(x), None if kept is None else ops.host_values(kept)
-    if values is None or (kept is not None and mask is None):
-        return None
-    return values if mask is None else values[mask]
 
 
 def _check_indices(ids: np.ndarray[Any, Any], vocabulary: int) -> None:
@@ -248,11 +243,9 @@ def logit_rows(
     ops, (student, theirs), (labels, kept) = arguments.ops, logits, beside
     rows = flat(ops, student)
     if isinstance(teacher, TopKLogits):
-        counts = kept
-        if labels is not None and len(labels.shape) == 1:
-            labelled = labels != ignore_index
-            counts = labelled if kept is None else kept & labelled
-        stored = stored_rows(ops, teacher, theirs, student.shape[2], counts)
+        has_int_labels = labels is not None and len(labels.shape) == 1
+        counts = both_kept(kept, labels != ignore_index) if has_int_labels else kept
+        stored = stored_rows(arguments, teacher, theirs, student.shape[2], counts)
         labels = likeliest(ops, stored) if labels is None else labels
         batch = arguments.batch((rows, rows, labels, None, kept), ignore_index)
         batch = batch._replace(teacher=stored)

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
-from mcld_core.arguments import fits
+from mcld_core.arguments import both_kept, fits
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
@@ -280,8 +280,7 @@ def _steps(
         kind = arguments.label_kind("labels", labels, student.shape[0], student.shape[2])
         if kind == "int":
             labels = arguments.ids("labels", labels, student)
-            counts = ops.take(labels != config.ignore_index, window)
-            kept = counts if kept is None else kept & counts
+            kept = both_kept(kept, ops.take(labels != config.ignore_index, window))
     if step_labels is not None:
         of_steps = arguments.flat_labels("step_labels", step_labels, student)
     else:

@@ -85,10 +85,7 @@ def prepare_keys(
         labels = _masked_labels(ops, batch.labels, batch.kept)
         return KeySet(batch.teacher, labels, batch.kept), 0
     vectors, is_ready = _key_vectors(arguments, keys, batch.student, config)
-    kept = None
-    if keys.where is not None:
-        kept = arguments.mask("keys.where", keys.where, vectors.shape[0], batch.student)
-        kept = arguments.unless_all(kept)
+    kept = arguments.unless_all(arguments.mask("keys.where", keys.where, vectors))
     if keys.labels is None:
         labels = ops.argmax(vectors, 1)
     else:
@@ -96,7 +93,7 @@ def prepare_keys(
             "keys.labels", keys.labels, vectors, batch.dtype, kept, config.ignore_index
         )
         if counts is not None:
-            kept = arguments.unless_all(counts if kept is None else kept & counts)
+            kept = arguments.unless_all(kept, counts)
     own_start = _own_start(arguments, keys, batch, vectors)
     if kept is not None or batch.kept is not None:
         kept = _with_own_rows(ops, kept, batch, own_start, vectors)

@@ -70,7 +70,7 @@ def gather_keys(
     return TeacherKeys(
         logits=_all_rows(teacher, name),
         labels=None if labels is None else _all_rows(checked.labels, name),
-        where=None if where is None else _all_rows(checked.kept, name),
+        where=_all_rows(checked.kept, name),
         own_start=jax.lax.axis_index(name) * teacher.shape[0],
         normalizer=jax.lax.pmean(jnp.sum(checked.weight), name),
     )

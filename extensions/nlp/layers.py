@@ -12,7 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Batch, as_number, class_labels, fits, keep_rows, wide_dtype
+from mcld_core.arguments import (
+    Batch,
+    as_number,
+    class_labels,
+    fits,
+    keep_rows,
+    wide_dtype,
+)
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
@@ -113,9 +120,9 @@ def layer_rows(
     if labels is not None:
         arguments.label_values("labels", labels, kept, vocabulary, ignore_index)
         labels, counts = class_labels(ops, labels, vocabulary, ignore_index)
-        kept = arguments.unless_all(counts if kept is None else kept & counts)
+        kept = arguments.unless_all(kept, counts)
     dtype = wide_dtype(ops.dtype(hidden))
-    weight = None if kept is None else ops.astype(kept, dtype)
+    weight = arguments.weight(None, kept, hidden, dtype)
     rows = keep_rows(ops, flat(ops, hidden), kept)
     theirs, theirs_layer = _teacher_rows(arguments, teacher, hidden, vocabulary, kept)
     batch = Batch(rows, theirs, dtype, labels, kept, weight)
@@ -269,5 +276,5 @@ def _teacher_rows(
         )
     arguments.device("the teacher", values, hidden, "hidden")
     if isinstance(teacher, TopKLogits):
-        return stored_rows(ops, teacher, values, vocabulary, kept), None
+        return stored_rows(arguments, teacher, values, vocabulary, kept), None
     return keep_rows(ops, ops.stop_gradient(flat(ops, values)), kept), layer

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, both_kept, reduce_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.formulas.contrast import one_hot
@@ -212,10 +212,7 @@ def _losses(
         )
     dtype = wide_dtype(ops.dtype(rows))
     rows = ops.astype(rows, dtype)
-    kept = ops.arange(ops.size(rows, 0), rows) >= 0
-    if where is not None:
-        kept = arguments.mask("where", where, rows.shape[0], rows, "rows")
-        rows = ops.where(kept, rows, 0.0)
-    if sample_weight is None:
-        return rows, ops.astype(kept, dtype)
+    every = ops.arange(ops.size(rows, 0), rows) >= 0
+    kept = both_kept(every, arguments.mask("where", where, rows, "rows"))
+    rows = ops.where(kept, rows, 0.0)
     return rows, arguments.weight(sample_weight, kept, rows, dtype, "rows")
