@@ -251,7 +251,7 @@ def logit_rows(
         batch = batch._replace(teacher=stored)
     else:
         batch = arguments.batch((rows, flat(ops, theirs), labels, None, kept), ignore_index)
-    return Sequences(batch, ops.size(student, 0), ops.size(student, 1), student)
+    return Sequences(batch, ops.size(student, 0), ops.size(student, 1))
 
 
 def likeliest(ops: Backend, stored: StoredRows) -> Int[Array, " rows"]:

@@ -13,7 +13,6 @@ from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
 from mcld_core.extensions._sequences import (
-    Levels,
     SequenceArguments,
     Sequences,
     contrast_sequences,
@@ -235,9 +234,10 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         batch = arguments.batch((*logits, labels, None, kept), config.ignore_index)
         return evaluate_batch(arguments, batch, objective, reduction, return_terms)
     given = (labels, step_labels, mask)
-    sequences, labels = _steps(arguments, logits, teacher_logits, given, config)
-    levels = Levels(objective, labels, category == "window", step_contrast)
-    loss, terms = contrast_sequences(arguments, sequences, levels, reduction)
+    sequences = _steps(arguments, logits, teacher_logits, given, config)
+    loss, terms = contrast_sequences(
+        arguments, sequences, objective, step_contrast, category == "window", reduction
+    )
     return (loss, terms) if return_terms else loss
 
 
@@ -265,8 +265,8 @@ def _steps(
     teacher: Any,
     given: tuple[Any, Any, Any],
     config: MCLDConfig,
-) -> tuple[Sequences, Array]:
-    """Return the steps of the windows, and the windows' labels.
+) -> Sequences:
+    """Return the steps of the windows, which are labelled.
 
     ``teacher`` are the teacher's logits as they came, ``given`` the labels of the windows, those
     of the steps, and the mask.
@@ -288,10 +288,10 @@ def _steps(
     beside = of_steps, kept
     sequences = logit_rows(arguments, logits, teacher, beside, config.ignore_index)
     if labels is None:
-        labels = ops.argmax(mean_rows(ops, sequences, None, config).teacher, 1)
+        labels = ops.argmax(mean_rows(ops, sequences, config).teacher, 1)
     elif len(labels.shape) == 2:
         labels = ops.stop_gradient(ops.astype(labels, sequences.rows.dtype))
-    return sequences, labels
+    return sequences._replace(labels=labels)
 
 
 def _overlapping(

@@ -73,7 +73,7 @@ def token_kd_loss(
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)
-    given = (student_logits, teacher_logits, labels, attention_mask)
+    given = (student_logits, teacher_logits, labels, attention_mask, None)
     sequences = token_rows(arguments, given, shift, ignore_index)
 
     def values(student: Array, teacher: Any, _: Array, t: Scalar, mu: Scalar) -> Array:

@@ -93,15 +93,16 @@ def layer_rows(
     arguments: SequenceArguments,
     student: tuple[Any, Any, Any],
     teacher: TopKLogits | tuple[Any, ...],
-    given: tuple[Any, Any],
+    given: tuple[Any, Any, Any],
     shift: bool,
     ignore_index: int,
 ) -> LayerRows:
     """Return the tokens as rows of hidden states, checked.
 
-    ``student`` are hidden states, weight and bias; ``given`` the labels and the attention mask.
+    ``student`` are hidden states, weight and bias; ``given`` the labels, the attention mask, and
+    the labels of the sequences.
     """
-    ops, (labels, attention_mask) = arguments.ops, given
+    ops, (labels, attention_mask, sequence_labels) = arguments.ops, given
     hidden, layer = _layer(arguments, "", *student)
     vocabulary = layer.weight.shape[0]
     if labels is not None:
@@ -126,7 +127,9 @@ def layer_rows(
     rows = keep_rows(ops, flat(ops, hidden), kept)
     theirs, theirs_layer = _teacher_rows(arguments, teacher, hidden, vocabulary, kept)
     batch = Batch(rows, theirs, dtype, labels, kept, weight)
-    sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1), hidden)
+    if sequence_labels is not None:
+        sequence_labels = arguments.ids("sequence_labels", sequence_labels, hidden)
+    sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1), sequence_labels)
     found = LayerRows(sequences, layer, theirs_layer)
     if labels is not None:
         return found

@@ -10,7 +10,6 @@ from mcld_core.backends import Backend
 from mcld_core.baselines.kd import DIVERGENCES, check_divergence
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import (
-    Levels,
     SequenceArguments,
     contrast_sequences,
     reduce_sequences,
@@ -89,7 +88,7 @@ def linear_token_kd_loss(
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)
-    layer, beside = (hidden, weight, bias), (labels, attention_mask)
+    layer, beside = (hidden, weight, bias), (labels, attention_mask, None)
     rows = layer_rows(arguments, layer, teacher, beside, shift, ignore_index)
     ops, batch = arguments.ops, rows.sequences.rows
     t, mu = (as_number(ops, number, batch.student, batch.dtype) for number in (temperature, mix))
@@ -168,10 +167,8 @@ def linear_token_mcld_loss(
     arguments.flag("return_terms", return_terms)
     arguments.reduction(reduction)
     weights = contrast_weights(arguments, config, token_contrast, sequence_contrast)
-    layer, beside = (hidden, weight, bias), (labels, attention_mask)
+    layer, beside = (hidden, weight, bias), (labels, attention_mask, sequence_labels)
     rows = layer_rows(arguments, layer, teacher, beside, shift, config.ignore_index)
-    if sequence_labels is not None:
-        sequence_labels = arguments.ids("sequence_labels", sequence_labels, rows.sequences.like)
     values, terms = _divergences(arguments.ops, rows, config, reduction)
     temperature = config.temperature
     if temperature is None:
@@ -183,9 +180,10 @@ def linear_token_mcld_loss(
         normalizer=normalizer,
         trains_keys=True,
     )
-    levels = Levels(objective, sequence_labels, category == "sequence", token_contrast)
     keys = contrast_rows(arguments, rows, config, class_prior)
-    loss, contrasts = contrast_sequences(arguments, keys, levels, reduction)
+    loss, contrasts = contrast_sequences(
+        arguments, keys, objective, token_contrast, category == "sequence", reduction
+    )
 
     def reduced(values: Array) -> Array:
         return reduce_sequences(arguments, rows.sequences, values, reduction, normalizer)
