@@ -127,14 +127,7 @@ def window_mcld_loss(
 
 
 @overload
-def window_mcld_loss(
-    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
-    teacher_logits: Float[Array, "batch *time classes"],
-    labels: Labels | None = None,
-    *,
-    return_terms: bool,
-    **settings: Any,
-) -> Any: ...
+def window_mcld_loss(*rows: Any, return_terms: bool, **settings: Any) -> Any: ...
 
 
 def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here

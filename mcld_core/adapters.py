@@ -61,14 +61,8 @@ def step_keys(
 ) -> tuple[TeacherKeys, TeacherBank | None, ClassMeans | None]:
     """Return the keys of a step, and the bank and the class means after it.
 
-    Args:
-        rows: the batch's rows, or those of all ranks.
-        bank: more rows.
-        means: the prototypes; in training they take in the rows of the step first.
-        config: the settings.
-        training: whether bank and means move on.
-        bank_moves: whether the rows of a training step take the place of the bank's oldest.
-        index: sample ids of the rows.
+    ``rows`` are the batch's, or those of all ranks. In training the means, which are the
+    prototypes, take them in first; if the bank moves, they take the place of its oldest.
     """
     keys, prototypes = rows, None
     if means is not None:
@@ -84,9 +78,7 @@ def step_keys(
 def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | None]:
     """Return how many rows the bank of an adapter has, and the bank that it was given, or None.
 
-    Raises:
-        ValueError: a negative number.
-        TypeError: a `ReadyBank`: the adapter's own is made of logits.
+    Raise for a negative number, and for a `ReadyBank`: the adapter's own is made of logits.
     """
     if isinstance(bank_size, ReadyBank):
         raise TypeError(

@@ -75,11 +75,7 @@ def check_keys(function: str, keys: Any) -> None:
 def prepare_keys(
     arguments: Arguments, batch: Batch, keys: TeacherKeys | None, config: MCLDConfig
 ) -> tuple[KeySet, Any]:
-    """Return the keys, converted, with the rows that do not count marked; and own_start.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes, devices or labels that do not fit the batch.
-    """
+    """Return the keys, checked and converted, the rows that do not count marked; and own_start."""
     ops = arguments.ops
     if keys is None:
         labels = _masked_labels(ops, batch.labels, batch.kept)

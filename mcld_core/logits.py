@@ -88,18 +88,9 @@ def doubts(
     """Return what looks wrong about a batch that a loss has taken, each with its cure.
 
     For the adapters, which look at their first step: logits that are not finite, and rows that
-    look like probabilities. What stands in rows that are dropped does not count.
-
-    Args:
-        student_logits: (batch, classes).
-        teacher_logits: (batch, classes).
-        labels: (batch,) int, or (batch, classes) soft, or None.
-        where: (batch,) bool, True = keep.
-        config: the settings in use.
-
-    Returns:
-        The texts; None where the teacher's values cannot be read without waiting: traced, or on
-        an accelerator. (A student that is traced alone, as by ``jax.grad``, is left out.)
+    look like probabilities. What stands in rows that are dropped does not count. None where the
+    teacher's values cannot be read without waiting: traced, or on an accelerator. (A student that
+    is traced alone, as by ``jax.grad``, is left out.)
     """
     ops = backend_for("doubts", student_logits, teacher_logits, labels, where)
     sides = {"student_logits": student_logits, "teacher_logits": teacher_logits}
@@ -193,8 +184,7 @@ def adjust_logits(
 def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any] | None:
     """Return the class prior of a loss that keeps it, as (classes,) float32 of NumPy; or None.
 
-    Raises:
-        ValueError, TypeError: values that do not fit; ``balanced`` without a prior, or not a bool.
+    Raise for values that do not fit, and for ``balanced`` without a prior, or not a bool.
     """
     checks = Checks(function)
     checks.flag("balanced", balanced)

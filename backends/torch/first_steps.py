@@ -21,12 +21,8 @@ class MissedSteps:
         self.batches = None
 
     def look(self, student: Any, limit: int, *, stacklevel: int) -> None:
-        """Warn once: where the weights have moved since the last batch, or after many batches.
-
-        Args:
-            student: the logits of a training batch.
-            limit: how many batches one step may take, where the weights cannot be watched.
-            stacklevel: as of ``warnings.warn``.
+        """Warn once: where the weights behind the logits have moved since the last batch, or after
+        ``limit`` batches, which one step may take where the weights cannot be watched.
         """
         if self.batches is None:
             return

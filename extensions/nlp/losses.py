@@ -53,14 +53,7 @@ def token_mcld_loss(
 
 
 @overload
-def token_mcld_loss(
-    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
-    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
-    labels: Num[Array, "batch tokens"] | None = None,
-    *,
-    return_terms: bool,
-    **settings: Any,
-) -> Any: ...
+def token_mcld_loss(*rows: Any, return_terms: bool, **settings: Any) -> Any: ...
 
 
 def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here

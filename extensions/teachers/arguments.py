@@ -106,12 +106,7 @@ class TeacherArguments(Arguments):
         *,
         minimum: float | None = None,
     ) -> Float[Array, " batch"]:
-        """Return (batch,) numbers, or one number for all rows, 0 in rows that do not count.
-
-        Raises:
-            ValueError, TypeError: another shape, and in a row that counts a number that is not
-                finite or below ``minimum``, where it can be read.
-        """
+        """Return (batch,) finite numbers, or one for all rows, 0 in rows that do not count."""
         ops = self.ops
         if is_number(value):
             self.number(name, value, minimum=minimum)

@@ -30,11 +30,7 @@ class ArrayArguments(Checks):
         """The first tensor of the values: a plain array becomes a tensor on its device."""
 
     def array(self, name: str, value: Any, like: Array | None = None) -> Array:
-        """Return an array of real numbers or bools, converted.
-
-        Raises:
-            ValueError, TypeError: None, a text, a dict and whatever else is not such an array.
-        """
+        """Return an array of real numbers or bools, converted; raise for what is not one."""
         needs = f"{self.function}: {name} needs an array of numbers"
         is_text = isinstance(value, (str, bytes))
         if is_text or not (hasattr(value, "shape") or isinstance(value, (Sequence, int, float))):
@@ -120,11 +116,7 @@ class ArrayArguments(Checks):
         dtype: str,
         like_name: str = "student_logits",
     ) -> Float[Array, " rows"] | None:
-        """Return ``sample_weight`` times kept, None where neither is given.
-
-        Raises:
-            ValueError, TypeError: another shape, dtype or device, or a number below 0.
-        """
+        """Return ``sample_weight``, which is ≥ 0, times kept; None where neither is given."""
         ops = self.ops
         if sample_weight is None:
             return None if kept is None else ops.astype(kept, dtype)
@@ -159,11 +151,8 @@ class ArrayArguments(Checks):
     def ids(self, name: str, ids: Any, logits: Array, single: bool = False) -> Int[Array, " batch"]:
         """Return ids or places, one a row, signed: int64 where they come so, else int32.
 
-        They are only compared. ``single``: one number for all rows will do.
-
-        Raises:
-            ValueError, TypeError: another shape, dtype or device, or numbers beyond 32 bits where
-                the framework has no more.
+        They are only compared. ``single``: one number for all rows will do. Numbers beyond 32 bits
+        raise where the framework has no more.
         """
         ops = self.ops
         found = self.array(name, ids, logits)
@@ -188,12 +177,7 @@ class ArrayArguments(Checks):
     def log_prior(
         self, class_prior: Any, classes: int, like: Array, dtype: str
     ) -> Float[Array, " classes"]:
-        """Return ``log π`` of counts or probabilities; a class without any counts half the least.
-
-        Raises:
-            ValueError: another length; negative, infinite or NaN; all zero (where values can be
-                read).
-        """
+        """Return ``log π`` of counts or probabilities; a class of none counts half the least."""
         ops = self.ops
         prior = ops.stop_gradient(ops.astype(self.array("class_prior", class_prior, like), dtype))
         if tuple(prior.shape) != (classes,):

@@ -10,12 +10,7 @@ from mcld_core.typing import Array, Float
 
 
 class Arguments(ArrayArguments):
-    """The arguments of one call, checked and converted.
-
-    Args:
-        function: the name that errors give.
-        values: what decides the backend: the tensors among them; None counts for nothing.
-    """
+    """The arguments of one call, checked and converted; made as `ArrayArguments`."""
 
     def logits(self, name: str, x: Array) -> None:
         """Raise unless ``x`` has two axes and a float dtype."""
@@ -104,10 +99,7 @@ class Arguments(ArrayArguments):
         ignore_index: int,
         name: str = "teacher_logits",
     ) -> TeacherBatch:
-        """Return a teacher's rows with what comes beside them: labels, sample weight, ``where``.
-
-        ``name`` is that of the logits.
-        """
+        """Return a teacher's rows with what comes beside them: labels, sample weight, ``where``."""
         ops, (labels, sample_weight, where) = self.ops, beside
         self.logits(name, logits)
         kept = self.mask("where", where, logits, name)

@@ -196,20 +196,15 @@ def check_metadata(metadata: Mapping[str, Any], request: ExportRequest) -> dict[
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What the metadata say of an input of images.
-
-    Args:
-        layout: ``"NCHW"`` or ``"NHWC"``.
-        channels: how many.
-        center_crop: which part of the shorter side is kept; None: all of the image.
-        mean: by channel, or one for all, of pixels in 0..1.
-        std: the same.
-    """
+    """What the metadata say of an input of images."""
 
     layout: str
+    """``"NCHW"`` or ``"NHWC"``."""
     channels: int
     center_crop: float | None
+    """Which part of the shorter side is kept; None: all of the image."""
     mean: list[float]
+    """By channel, or one for all, of pixels in 0..1; ``std`` likewise."""
     std: list[float]
 
 
