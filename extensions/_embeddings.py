@@ -44,13 +44,7 @@ def embedding_contrast(
         progress: the part of the training that is done, 0 to 1.
         sample_weight: (batch,) ≥ 0.
         where: (batch,) bool, True = keep; a dropped row is compared with nothing.
-        reduction: as in `mcld_core.mcld_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 embeddings).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        reduction: as in `mcld_core.mcld_loss`; so are result and errors.
 
     Example:
         >>> import numpy as np

@@ -61,14 +61,8 @@ def linear_token_kd_loss(
         labels: (batch, tokens) int, as in `token_kd_loss`.
         bias: (vocab,), the layer's bias.
         attention_mask, shift, temperature, divergence, mix, ignore_index, reduction, normalizer:
-            as in `token_kd_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 hidden states). ``hidden``, ``weight`` and ``bias``
-        receive a gradient.
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+            as in `token_kd_loss`; so are result and errors. ``hidden``, ``weight`` and ``bias``
+            receive a gradient.
 
     Example:
         >>> import numpy as np

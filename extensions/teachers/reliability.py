@@ -207,13 +207,8 @@ def adaptive_mcld_loss(
         student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
         labels: (batch,) int, or (batch, classes) soft; never None.
         reliability: (batch,) r in 0 … 1, such as `reliability_weights`; clipped to that.
-        config, keys, class_prior, progress, sample_weight, where, reduction: as there.
-
-    Returns:
-        The loss, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        config, keys, class_prior, progress, sample_weight, where, reduction: as there; so are
+            result and errors.
 
     Example:
         >>> import numpy as np

@@ -39,13 +39,10 @@ def bounded_loss(
             ``sample_weight``; pass the weights here, for they belong outside the bound. A loss
             below 0 is an error where it can be read; elsewhere it comes out unchanged.
         q: ≥ 0, a number or a zero-dimensional array.
-        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`; so are the errors.
 
     Returns:
         The reduced loss, float32 (float64 for float64 rows); it has the gradient.
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
 
     Example:
         >>> import numpy as np
