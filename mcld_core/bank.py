@@ -236,7 +236,7 @@ class TeacherBank(NamedTuple):
             return ops.put(old, target, ops.where(replaced, new, ops.take(old, target)))
 
         rows = map(put, bank[:-1], batch[:-1])
-        return type(self)(*rows, (bank.cursor + count) % capacity)
+        return type(self)._make((*rows, (bank.cursor + count) % capacity))
 
     def class_means(self, config: MCLDConfig = MCLDConfig()) -> Float[Array, "classes classes"]:  # noqa: B008
         """Return the label-weighted mean row of each class, as ``TeacherKeys.prototypes``.
