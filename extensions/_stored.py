@@ -124,13 +124,7 @@ def normalised(
             f"entries are {peak.min(initial=0.0)} … {peak.max(initial=0.0)} and tails "
             f"{tail.min(initial=0.0)} … {tail.max(initial=0.0)}"
         )
-    twice = _has_twice(indices)
-    if twice or indices.min(initial=0) < 0 or indices.max(initial=0) >= vocabulary:
-        raise ValueError(
-            f"{function}: TopKLogits need ids in 0 … {vocabulary - 1}, each once a token; got "
-            f"{'one twice' if twice else f'{indices.min()} … {indices.max()}'}. Other "
-            "vocabularies: align_vocabulary"
-        )
+    _check_ids(f"{function}: TopKLogits", indices, vocabulary)
     total = np.log(np.exp(values - peak).sum(-1, keepdims=True)) + peak
     with np.errstate(divide="ignore"):
         share = np.log1p(-np.minimum(tail, 1.0))[:, None]
@@ -170,7 +164,7 @@ def stored_rows(
     indices = flat(ops, indices)
     ids, mask = arguments.readable(indices, kept)
     if ids is not None:
-        _check_indices(ids[mask], vocabulary)
+        _check_ids("TopKLogits: indices", ids[mask], vocabulary)
     indices = ops.astype(indices, "int32")
     if kept is not None:
         indices = ops.where(kept[:, None], indices, 0)
@@ -203,20 +197,15 @@ def stored_rows(
     return StoredRows(top, indices, ops.where(positive, level, MASKED))
 
 
-def _check_indices(ids: np.ndarray[Any, Any], vocabulary: int) -> None:
-    if ids.min(initial=0) < 0 or ids.max(initial=0) >= vocabulary:
-        raise ValueError(
-            f"TopKLogits: indices need ids in 0 … {vocabulary - 1}, the student's vocabulary; got "
-            f"{ids.min()} … {ids.max()}. Align the vocabularies before storing, or densify "
-            "over the teacher's: TopKLogits.dense, then align_vocabulary"
-        )
-    if _has_twice(ids):
-        raise ValueError("TopKLogits: indices need each id at most once a token; got one twice")
-
-
-def _has_twice(ids: np.ndarray[Any, Any]) -> bool:
+def _check_ids(name: str, ids: np.ndarray[Any, Any], vocabulary: int) -> None:
     ordered = np.sort(ids, -1)
-    return bool((ordered[..., 1:] == ordered[..., :-1]).any())
+    twice = (ordered[..., 1:] == ordered[..., :-1]).any()
+    if twice or ids.min(initial=0) < 0 or ids.max(initial=0) >= vocabulary:
+        raise ValueError(
+            f"{name} need ids in 0 … {vocabulary - 1}, each once a token; got "
+            f"{'one twice' if twice else f'{ids.min()} … {ids.max()}'}. Align the vocabularies "
+            "before storing, or densify over the teacher's: TopKLogits.dense, then align_vocabulary"
+        )
 
 
 def _is_double(logits: Any) -> bool:

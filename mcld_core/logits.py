@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.arguments import Arguments, Checks, wide_dtype
+from mcld_core.arguments import Arguments, wide_dtype
 from mcld_core.backends import Backend, backend_for
 from mcld_core.cache import to_numpy
 from mcld_core.config import MCLDConfig
@@ -186,8 +186,8 @@ def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any
 
     Raise for values that do not fit, and for ``balanced`` without a prior, or not a bool.
     """
-    checks = Checks(function)
-    checks.flag("balanced", balanced)
+    arguments = Arguments(function)
+    arguments.flag("balanced", balanced)
     if class_prior is None:
         if balanced:
             raise ValueError(
@@ -196,12 +196,7 @@ def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any
             )
         return None
     values = _to_numpy(class_prior)
-    bad = ~(np.isfinite(values) & (values >= 0))
-    if values.ndim != 1 or bad.any() or not (values > 0).any():
-        raise ValueError(
-            f"{function}: class_prior needs shape (classes,), finite numbers ≥ 0 with a positive "
-            f"one among them; got {values.tolist()}"
-        )
+    arguments.log_prior(values, values.size, values, "float64")  # for its checks
     return values.astype("float32")
 
 

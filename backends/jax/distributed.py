@@ -39,8 +39,7 @@ def gather_keys(
         teacher_logits: (batch, classes), this replica's rows, any float dtype.
         labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max.
         axis_name: the name of the mesh axis (or axes) that the batch is split over.
-        sample_weight: (batch,) ≥ 0, as given to the loss.
-        where: (batch,) bool, True = keep, as given to the loss.
+        sample_weight, where: (batch,) numbers ≥ 0 and bool, as given to the loss.
         ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
 
     Returns:

@@ -17,8 +17,13 @@ from mcld_core.typing import Array, Float, Labels, Logits, Reduction
 class _Settings:
     """The settings of both losses, and how they are saved."""
 
-    def _keep_settings(
-        self, config: MCLDConfig | None, progress: float, class_prior: Any, balanced: bool
+    def __init__(
+        self,
+        config: MCLDConfig | None = None,
+        *,
+        progress: float = 1.0,
+        class_prior: Any = None,
+        balanced: bool = False,
     ) -> None:
         name = type(self).__name__
         self.config = MCLDConfig() if config is None else config
@@ -108,13 +113,14 @@ class MCLDLoss(_Settings, keras.losses.Loss):
     ) -> None:
         if dtype is None:
             dtype = "float64" if keras.config.floatx() == "float64" else "float32"
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        keras.losses.Loss.__init__(self, name=name, reduction=reduction, dtype=dtype)
         if self.dtype not in ("float32", "float64"):
             raise ValueError(
                 f"MCLDLoss: dtype needs 'float32' or 'float64'; got {self.dtype!r}, which cannot "
                 "hold the labels in y_true. Half-precision predictions need no setting"
             )
-        self._keep_settings(config, progress, class_prior, balanced)
+        settings = {"progress": progress, "class_prior": class_prior, "balanced": balanced}
+        _Settings.__init__(self, config, **settings)
 
     def __call__(
         self,
@@ -180,16 +186,6 @@ class MCLDDistillation(_Settings, keras.distillation.DistillationLoss):
         >>> round(float(MCLDDistillation().compute_loss(*tensors)), 4)
         1.6071
     """
-
-    def __init__(
-        self,
-        config: MCLDConfig | None = None,
-        *,
-        progress: float = 1.0,
-        class_prior: Any = None,
-        balanced: bool = False,
-    ) -> None:
-        self._keep_settings(config, progress, class_prior, balanced)
 
     def compute_loss(self, teacher_outputs: Logits, student_outputs: Logits, **_: Any) -> Array:
         """Return the mean loss of the batch; teacher first, as Keras has it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mcld_core.arguments import Batch, Checks, TeacherBatch, is_number, ratio, wide_dtype
+from mcld_core.arguments import Batch, TeacherBatch, is_number, ratio, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
@@ -254,14 +254,13 @@ def anneal(progress: Scalar, first: float = 0.0, last: float = 1.0, until: float
         >>> [anneal(progress, 0.0, 0.5, until=0.5) for progress in (0.0, 0.25, 1.0)]
         [0.0, 0.25, 0.5]
     """
-    checks = Checks("anneal")
-    checks.number("until", until, above=0.0)
-    checks.number("first", first)
-    checks.number("last", last)
-    checks.number("progress", progress, minimum=0.0, maximum=1.0)
+    arguments = TeacherArguments("anneal", progress)
+    arguments.number("until", until, above=0.0)
+    arguments.number("first", first)
+    arguments.number("last", last)
+    arguments.number("progress", progress, minimum=0.0, maximum=1.0)
     if is_number(progress):
         return first + (last - first) * min(progress / until, 1.0)
-    arguments = TeacherArguments("anneal", progress)
     ops = arguments.ops
     given = ops.asarray(progress)
     part = arguments.scalar("progress", given, given, wide_dtype(ops.dtype(given)), maximum=1.0)
