@@ -96,10 +96,6 @@ class MCLDDistiller(keras.distillation.Distiller):
         >>> history = distiller.fit(x, y, epochs=2, verbose=0)
         >>> sorted(history.history)
         ['distillation_loss', 'loss', 'student_loss', 'total_loss']
-
-    References:
-        Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
-        2024.
     """
 
     # Keras' Distiller demands a student loss and cannot be compiled again after loading.

@@ -94,10 +94,6 @@ class MCLDLoss(_Settings, keras.losses.Loss):
         >>> y_true = np.concatenate([teacher, labels[:, None]], axis=-1)
         >>> round(float(MCLDLoss()(y_true, np.eye(3))), 4)
         1.6071
-
-    References:
-        Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
-        2024.
     """
 
     def __init__(

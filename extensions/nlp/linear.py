@@ -69,9 +69,6 @@ def linear_token_kd_loss(
         >>> hidden, weight = np.ones((1, 2, 3)), np.eye(3)
         >>> round(float(linear_token_kd_loss(hidden, weight, (hidden, 2 * weight))), 4)
         0.0
-
-    References:
-        G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
     """
     arguments = SequenceArguments(
         "linear_token_kd_loss",
@@ -145,9 +142,6 @@ def linear_token_mcld_loss(
         >>> labels = np.array([[0, 1]])
         >>> round(float(linear_token_mcld_loss(hidden, weight, (hidden, weight), labels)), 4)
         0.6931
-
-    References:
-        Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
     """
     function = "linear_token_mcld_loss"
     arguments = SequenceArguments(
