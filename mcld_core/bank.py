@@ -187,9 +187,10 @@ class TeacherBank(NamedTuple):
             others = others & ~is_among(ops, bank.ids, batch.ids)
         joined = ops.concat([ops.astype(x, dtype) for x in (rows, bank.logits)])
         given = given._replace(
-            labels=ops.concat([ours, theirs]), where=ops.concat([batch.where, others])
+            logits=None, labels=ops.concat([ours, theirs]), where=ops.concat([batch.where, others])
         )
-        return self._with_rows(given, joined)
+        field = "probabilities" if isinstance(self, ReadyBank) else "logits"
+        return given._replace(**{field: joined})
 
     def push(
         self,
@@ -265,11 +266,6 @@ class TeacherBank(NamedTuple):
         """Return rows as this kind of bank stores them."""
         return batch
 
-    @staticmethod
-    def _with_rows(keys: TeacherKeys, rows: Array) -> TeacherKeys:
-        """Return the keys with the batch's rows and those of the bank, as it stores them."""
-        return keys._replace(logits=rows)
-
     def _converted(self, function: str, *values: Any) -> tuple[Arguments, TeacherBank]:
         """Return the arguments of a call, and the bank in the arrays of their framework."""
         arguments = Arguments(function, self.logits, *values)
@@ -321,7 +317,3 @@ class ReadyBank(TeacherBank):
         rows = ops.astype(batch.logits, wide_dtype(ops.dtype(batch.logits)))
         rows = keep_rows(ops, rows, batch.where)  # a dropped row is finite too
         return batch._replace(logits=ops.softmax(rows, 1))
-
-    @staticmethod
-    def _with_rows(keys: TeacherKeys, rows: Array) -> TeacherKeys:
-        return keys._replace(logits=None, probabilities=rows)

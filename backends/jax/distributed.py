@@ -66,11 +66,11 @@ def gather_keys(
     arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
     beside = (labels, sample_weight, where)
     checked = arguments.teacher_batch(teacher, beside, ignore_index)
-    some_left_out = where is not None or (labels is not None and checked.labels.ndim == 1)
+    has_int_labels = checked.labels is not None and checked.labels.ndim == 1
     return TeacherKeys(
         logits=_all_rows(teacher, name),
         labels=None if labels is None else _all_rows(checked.labels, name),
-        where=_all_rows(checked.kept, name) if some_left_out else None,
+        where=_all_rows(checked.kept, name) if has_int_labels or where is not None else None,
         own_start=jax.lax.axis_index(name) * teacher.shape[0],
         normalizer=jax.lax.pmean(jnp.sum(checked.weight), name),
     )

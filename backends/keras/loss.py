@@ -168,10 +168,7 @@ class MCLDDistillation(_Settings, keras.distillation.DistillationLoss):
     arg max stands for the label and every row weighs 1. `MCLDDistiller` passes both.
 
     Args:
-        config: the settings; None: ``MCLDConfig()``.
-        progress: the part of the training that is done, 0 to 1; a constant.
-        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
-        balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
+        config, progress, class_prior, balanced: as in `MCLDLoss`.
 
     Example:
         >>> import numpy as np
