@@ -198,14 +198,11 @@ def check_metadata(metadata: Mapping[str, Any], request: ExportRequest) -> dict[
 class ImageFormat:
     """What the metadata say of an input of images."""
 
-    layout: str
-    """``"NCHW"`` or ``"NHWC"``."""
+    layout: str  # NCHW or NHWC
     channels: int
-    center_crop: float | None
-    """Which part of the shorter side is kept; None: all of the image."""
-    mean: list[float]
-    """By channel, or one for all, of pixels in 0..1; ``std`` likewise."""
-    std: list[float]
+    center_crop: float | None  # which part of the shorter side is kept; None: all of the image
+    mean: list[float]  # by channel, or one for all, of pixels in 0..1
+    std: list[float]  # the same
 
 
 def image_format(shape: Sequence[Any], metadata: Mapping[str, Any], function: str) -> ImageFormat:

@@ -32,21 +32,13 @@ BATCH_SIZES = (1, 3, 8)
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """The inputs of one export.
-
-    Args:
-        example: an array for each input, in the order of the call, batch axis first.
-        by_keyword: whether the student takes its inputs by name instead of by position.
-        dynamic_axes: for each input, the axes of free size and their names; the batch is axis 0.
-        output_names: the names of the outputs, or None for those of the student.
-        opset: the ONNX operator set, or None for the exporter's own choice.
-    """
+    """The inputs of one export: an array for each, in the order of the call, batch axis first."""
 
     example: Arrays
-    by_keyword: bool
-    dynamic_axes: dict[str, dict[int, str]]
-    output_names: tuple[str, ...] | None
-    opset: int | None
+    by_keyword: bool  # whether the student takes its inputs by name instead of by position
+    dynamic_axes: dict[str, dict[int, str]]  # of each input the free axes, and their names
+    output_names: tuple[str, ...] | None  # None: those of the student
+    opset: int | None  # None: the exporter's own choice
 
     @property
     def batch(self) -> int:
