@@ -55,12 +55,7 @@ class TopKLogits(NamedTuple):
         Raises:
             ValueError, TypeError: k is not an int in 1 … vocabulary.
         """
-        Checks("TopKLogits.from_logits").integer("k", k)
-        if not 1 <= k <= logits.shape[-1]:
-            raise ValueError(
-                f"TopKLogits.from_logits: k needs a number in 1 … {logits.shape[-1]}, the size of "
-                f"the vocabulary; got {k}"
-            )
+        Checks("TopKLogits.from_logits").integer("k", k, minimum=1, maximum=logits.shape[-1])
         if hasattr(logits, "topk"):  # PyTorch selects on the tensor's device: only k entries leave
             wide = logits.detach() if _is_double(logits) else logits.detach().float()
             values, indices = wide.topk(k, -1)

@@ -62,13 +62,9 @@ def check_finite(
     ours, theirs = _to_numpy(student), _to_numpy(teacher)
     absent = _absent_classes(theirs, labels) & (similarity == "probability")
     for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
-        bad = _first_bad(values, absent)
+        bad = _first_bad(argument, values, absent)
         if bad is not None:
-            row, column = bad
-            raise ValueError(
-                f"check_finite: {argument} has {values[row, column]} in row {row}, class "
-                f"{column}; fix what makes them"
-            )
+            raise ValueError(f"check_finite: {bad}; fix what makes them")
         if _are_probabilities(values, 1e-3):
             warnings.warn(
                 f"check_finite: every row of {argument} is ≥ 0 and sums to 1, like "
@@ -232,13 +228,11 @@ def _absent_classes(teacher: NDArray[Any], labels: NDArray[Any] | None) -> NDArr
 def _doubts_of(
     argument: str, values: NDArray[Any], kept: NDArray[Any], absent: NDArray[Any], tolerance: float
 ) -> list[str]:
-    bad = _first_bad(np.where(kept[:, None], values, 0.0), absent)
+    bad = _first_bad(argument, np.where(kept[:, None], values, 0.0), absent)
     if bad is not None:
-        row, column = bad
         return [
-            f"{argument} has {values[row, column]} in row {row}, class {column}: the loss is not a "
-            "number to learn from. Mend what makes it; mcld_core.check_finite finds the first such "
-            "row"
+            f"{bad}: the loss is not a number to learn from. Mend what makes it; "
+            "mcld_core.check_finite finds the first such row"
         ]
     if _are_probabilities(values[kept], tolerance):
         return [
@@ -256,10 +250,13 @@ def _readable(ops: Backend, x: Any) -> NDArray[Any] | None:
     return ops.host_values(x) if ops.is_tensor(x) else np.asarray(x)
 
 
-def _first_bad(values: NDArray[Any], allowed: NDArray[Any]) -> tuple[int, int] | None:
-    """Return row and class of the first entry that is not finite and not an allowed -inf."""
+def _first_bad(argument: str, values: NDArray[Any], allowed: NDArray[Any]) -> str | None:
+    """Say where the first entry is that is not finite and not an allowed -inf."""
     bad = np.argwhere(~np.isfinite(values) & ~(allowed & np.isneginf(values)))
-    return (int(bad[0, 0]), int(bad[0, 1])) if len(bad) else None
+    if not len(bad):
+        return None
+    row, column = bad[0]
+    return f"{argument} has {values[row, column]} in row {row}, class {column}"
 
 
 def _are_probabilities(values: NDArray[Any], tolerance: float) -> bool:
