@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from mcld_core.arguments.checks import Checks, plain_number
 from mcld_core.bank import ReadyBank, TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
@@ -78,7 +79,8 @@ def step_keys(
 def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | None]:
     """Return how many rows the bank of an adapter has, and the bank that it was given, or None.
 
-    Raise for a negative number, and for a `ReadyBank`: the adapter's own is made of logits.
+    Raise for a negative number and for what is not an int; and for a `ReadyBank`: the adapter's own
+    is made of logits.
     """
     if isinstance(bank_size, ReadyBank):
         raise TypeError(
@@ -87,13 +89,21 @@ def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | N
         )
     if isinstance(bank_size, TeacherBank):
         return int(bank_size.logits.shape[0]), bank_size
-    if not bank_size >= 0:
-        raise ValueError(f"{function}: bank_size needs an int ≥ 0; got {bank_size!r}")
+    bank_size = plain_number(bank_size)
+    Checks(function).integer("bank_size", bank_size, minimum=0)
     return bank_size, None
+
+
+def check_steps(function: str, name: str, value: Any) -> None:
+    """Raise ValueError unless a number of steps, or of rows, is an int above 0 or None."""
+    value = plain_number(value)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{function}: {name} needs an int > 0 or None; got {value!r}")
 
 
 def check_class_means(function: str, class_means: Any, config: MCLDConfig) -> None:
     """Raise ValueError where class means are asked for and the settings would not use them."""
+    Checks(function).flag("class_means", class_means)
     if class_means and config.category_contrast != "prototypes":
         raise ValueError(
             f'{function}: class_means needs a config with category_contrast="prototypes"; got '

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mcld_core.arguments.arrays import ArrayArguments
+from mcld_core.arguments.checks import plain_number
 from mcld_core.arguments.rows import Batch, TeacherBatch, both_kept, differ, keep_rows, wide_dtype
 from mcld_core.typing import Array, Float
 
@@ -76,6 +77,8 @@ class Arguments(ArrayArguments):
         """
         ops, (student_logits, teacher_logits, labels, sample_weight, where) = self.ops, rows
         student, teacher = self.pair(student_logits, teacher_logits)
+        if ignore_index is not None:
+            self.integer("ignore_index", plain_number(ignore_index))
         kept = self.mask("where", where, student)
         dtype = wide_dtype(ops.dtype(student))
         teacher = ops.stop_gradient(teacher)
@@ -102,6 +105,7 @@ class Arguments(ArrayArguments):
         """Return a teacher's rows with what comes beside them: labels, sample weight, ``where``."""
         ops, (labels, sample_weight, where) = self.ops, beside
         self.logits(name, logits)
+        self.integer("ignore_index", plain_number(ignore_index))
         kept = self.mask("where", where, logits, name)
         if labels is not None:
             labels, counts = self.labels("labels", labels, logits, None, kept, ignore_index, name)
