@@ -18,7 +18,7 @@ import os
 import sys
 from typing import Any, cast
 
-from mcld_core.backends.ops.protocol import Backend
+from mcld_core.backends.ops.protocol import Backend as Backend
 
 NAMES = ("numpy", "torch", "tensorflow", "jax")
 
@@ -123,14 +123,3 @@ def _load(name: str) -> Backend:
     from mcld_core.backends.ops import numpy as numpy_ops
 
     return cast(Backend, numpy_ops)
-
-
-__all__ = [
-    "NAMES",
-    "Backend",
-    "backend_for",
-    "framework_of",
-    "get_backend",
-    "how_to_install",
-    "set_backend",
-]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mcld_core.arguments import Arguments, Batch, differ, keep_rows, wide_dtype
+from mcld_core.arguments import Arguments, Batch, both_kept, differ, keep_rows, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import TermWeights
 from mcld_core.losses import Objective, evaluate_batch, term_weights
@@ -44,13 +44,7 @@ def embedding_contrast(
         progress: the part of the training that is done, 0 to 1.
         sample_weight: (batch,) ≥ 0.
         where: (batch,) bool, True = keep; a dropped row is compared with nothing.
-        reduction: as in `mcld_core.mcld_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 embeddings).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        reduction: as in `mcld_core.mcld_loss`; so are result and errors.
 
     Example:
         >>> import numpy as np
@@ -85,19 +79,16 @@ def embedding_batch(
     """
     ops = arguments.ops
     student, teacher = pair_of_rows(arguments, ("student", "teacher"), embeddings)
-    dtype, kept = wide_dtype(ops.dtype(student)), None
-    if where is not None:
-        kept = arguments.mask("where", where, student.shape[0], student, "student")
+    dtype = wide_dtype(ops.dtype(student))
+    kept = arguments.mask("where", where, student, "student")
     if labels is not None:
         given, labels = labels, arguments.array("labels", labels, student)
         if labels.ndim == 2:
             labels = _soft_labels(arguments, labels, student, kept)
         else:
             labels = arguments.ids("labels", given, student)
-            kept = labels >= 0 if kept is None else kept & (labels >= 0)
-    weight = None if kept is None else ops.astype(kept, dtype)
-    if sample_weight is not None:
-        weight = arguments.weight(sample_weight, kept, student, dtype, "student")
+            kept = both_kept(kept, labels >= 0)
+    weight = arguments.weight(sample_weight, kept, student, dtype, "student")
     return Batch(student, ops.stop_gradient(teacher), dtype, labels, kept, weight)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, differ, fits
+from mcld_core.arguments import Arguments, both_kept, differ, fits
 from mcld_core.typing import Array, Bool, Float
 
 Pair = tuple[str, str]
@@ -95,8 +95,8 @@ def pair_rows(
             f"parts); got {ours} and {theirs}. Bring one to the other's width first: a projection "
             "in the model, or mcld_core.select_classes"
         )
-    both = student.present & teacher.present
-    return PairRows(student.rows, teacher.rows, both if labelled is None else both & labelled)
+    present = both_kept(student.present & teacher.present, labelled)
+    return PairRows(student.rows, teacher.rows, present)
 
 
 def _modality(arguments: Arguments, name: str, x: Any, where: Any) -> Modality:
@@ -112,7 +112,6 @@ def _modality(arguments: Arguments, name: str, x: Any, where: Any) -> Modality:
     if like is not None:
         arguments.device(name, rows, like, "another argument")
     parts = 1 if len(shape) == 2 else ops.size(rows, 1)
-    present = 0 * ops.arange(ops.size(rows, 0), rows) < parts
-    if where is not None:
-        present = present & arguments.mask(f"where of {name}", where, shape[0], rows, name)
+    has_parts = 0 * ops.arange(ops.size(rows, 0), rows) < parts
+    present = both_kept(has_parts, arguments.mask(f"where of {name}", where, rows, name))
     return Modality(rows, present)

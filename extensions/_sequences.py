@@ -29,21 +29,8 @@ class Sequences(NamedTuple):
     """The number of sequences (a tensor where TensorFlow does not know it when tracing)."""
     length: Any
     """The number of rows of each, padding included."""
-    like: Float[Array, "batch time classes"]
-    """The student's logits as they came."""
-
-
-class Levels(NamedTuple):
-    """What is contrasted on which level."""
-
-    objective: Objective
-    """Of rows and of sequences; its excluded keys are whole sequences. With ``trains_keys`` the
-    teacher's rows are keys alone: no divergence from them."""
-    labels: Int[Array, " batch"] | Float[Array, "batch classes"] | None
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"] | None = None
     """Of the sequences: ids of any kind, negative for none; or soft; None: no target mask."""
-    category_by_sequence: bool
-    row_contrast: Scalar | None
-    """γ, the weight of the contrast within a sequence beside the divergence; None: 1/T²."""
 
 
 class SequenceArguments(Arguments):
@@ -118,24 +105,31 @@ def following(
 
 
 def contrast_sequences(
-    arguments: Arguments, sequences: Sequences, levels: Levels, reduction: Reduction
+    arguments: Arguments,
+    sequences: Sequences,
+    objective: Objective,
+    row_contrast: Scalar | None,
+    category_by_sequence: bool,
+    reduction: Reduction,
 ) -> tuple[Array, dict[str, Array]]:
     """Return the loss and its terms.
 
     ``w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; keys of the same
     sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
-    What is one value of the batch is added to each row that counts, and then reduced with it.
+    What is one value of the batch is added to each row that counts, and then reduced with it. γ is
+    ``row_contrast``, None: 1/T². The objective's excluded keys are whole sequences; where it trains
+    keys the teacher's rows are keys alone: no divergence from them.
     """
-    ops, gamma, normalizer = arguments.ops, levels.row_contrast, levels.objective.normalizer
-    common = levels.objective._replace(normalizer=None)
+    ops, gamma, normalizer = arguments.ops, row_contrast, objective.normalizer
+    common = objective._replace(normalizer=None)
     config, weights = common.config, common.weights
     if gamma is None:
         gamma = 1.0 / (config.sample_temperature * config.sample_temperature)
     of_rows, of_sequences = weights.category, 0.0
-    if levels.category_by_sequence:
+    if category_by_sequence:
         of_rows, of_sequences = of_sequences, of_rows
     sample = 0.0 if common.trains_keys else weights.sample
-    sequence = sequence_of_row(ops, *sequences[1:3], sequences.rows.student)
+    sequence = sequence_of_row(ops, sequences.count, sequences.length, sequences.rows.student)
     by_row = common._replace(
         weights=TermWeights(weights.sample * gamma, sample, of_rows, weights.ce),
         excluded=ExcludedKeys(_in_another, (sequence,)),
@@ -152,16 +146,16 @@ def contrast_sequences(
                 config,
                 # where the keys are probabilities, they are means at that temperature already
                 key_temperature=1.0 if by_probability else config.key_temperature,
-                target_mask=config.target_mask and levels.labels is not None,
+                target_mask=config.target_mask and sequences.labels is not None,
             ),
             weights=TermWeights(weights.instance, category=of_sequences),
             trains_keys=trains_keys,
         )
-        means = mean_rows(ops, sequences, levels.labels, config, trains_keys)
+        means = mean_rows(ops, sequences, config, trains_keys)
         whole, of_whole = evaluate_batch(arguments, means, by_sequence, return_terms=True)
         values = values + whole
         terms["instance"] = terms["instance"] + of_whole["instance"]
-        if levels.category_by_sequence:
+        if category_by_sequence:
             terms["category"] = 0.0 * terms["category"] + of_whole["category"]
 
     def reduced(values: Array) -> Array:
@@ -189,11 +183,7 @@ def reduce_sequences(
 
 
 def mean_rows(
-    ops: Backend,
-    sequences: Sequences,
-    labels: Array | None,
-    config: MCLDConfig,
-    trains_keys: bool = False,
+    ops: Backend, sequences: Sequences, config: MCLDConfig, trains_keys: bool = False
 ) -> Batch:
     """Return one row a sequence: mean student logits and mean key of its kept rows.
 
@@ -201,7 +191,7 @@ def mean_rows(
     its softmax is that mean; under the other similarities the mean of its logits. Negative int
     labels become -1, which no other row shares.
     """
-    rows = sequences.rows
+    rows, labels = sequences.rows, sequences.labels
     kept = ops.arange(sequences.count * sequences.length, rows.student) >= 0
     kept = ops.astype(kept if rows.kept is None else rows.kept, rows.dtype)
     size = ops.sum(ops.reshape(kept, sequences[1:3]), 1)

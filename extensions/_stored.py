@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Checks, fits, keep_rows, wide_dtype
+from mcld_core.arguments import Checks, both_kept, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.cache import to_numpy
 from mcld_core.config import MCLDConfig
@@ -55,12 +55,7 @@ class TopKLogits(NamedTuple):
         Raises:
             ValueError, TypeError: k is not an int in 1 … vocabulary.
         """
-        Checks("TopKLogits.from_logits").integer("k", k)
-        if not 1 <= k <= logits.shape[-1]:
-            raise ValueError(
-                f"TopKLogits.from_logits: k needs a number in 1 … {logits.shape[-1]}, the size of "
-                f"the vocabulary; got {k}"
-            )
+        Checks("TopKLogits.from_logits").integer("k", k, minimum=1, maximum=logits.shape[-1])
         if hasattr(logits, "topk"):  # PyTorch selects on the tensor's device: only k entries leave
             wide = logits.detach() if _is_double(logits) else logits.detach().float()
             values, indices = wide.topk(k, -1)
@@ -98,7 +93,7 @@ class TopKLogits(NamedTuple):
         values, _ = arguments.tensors(self.values, self.indices)
         kept = None if where is None else arguments.flat_mask("where", where, values)
         ops = arguments.ops
-        top, indices, rest = stored_rows(ops, self, values, vocabulary, kept)
+        top, indices, rest = stored_rows(arguments, self, values, vocabulary, kept)
         rest = 0.0 * top[:, :1] + MASKED if rest is None else rest
         columns = 0.0 * ops.astype(ops.arange(vocabulary, values), ops.dtype(top))[None, :]
         dense = ops.put_along_axis(rest + columns, indices, top)
@@ -124,13 +119,7 @@ def normalised(
             f"entries are {peak.min(initial=0.0)} … {peak.max(initial=0.0)} and tails "
             f"{tail.min(initial=0.0)} … {tail.max(initial=0.0)}"
         )
-    twice = _has_twice(indices)
-    if twice or indices.min(initial=0) < 0 or indices.max(initial=0) >= vocabulary:
-        raise ValueError(
-            f"{function}: TopKLogits need ids in 0 … {vocabulary - 1}, each once a token; got "
-            f"{'one twice' if twice else f'{indices.min()} … {indices.max()}'}. Other "
-            "vocabularies: align_vocabulary"
-        )
+    _check_ids(f"{function}: TopKLogits", indices, vocabulary)
     total = np.log(np.exp(values - peak).sum(-1, keepdims=True)) + peak
     with np.errstate(divide="ignore"):
         share = np.log1p(-np.minimum(tail, 1.0))[:, None]
@@ -148,7 +137,7 @@ def check_stored(function: str, config: MCLDConfig) -> None:
 
 
 def stored_rows(
-    ops: Backend,
+    arguments: SequenceArguments,
     stored: TopKLogits,
     values: Array,
     vocabulary: int,
@@ -158,6 +147,7 @@ def stored_rows(
 
     ``values`` are the stored ones, converted.
     """
+    ops = arguments.ops
     indices = ops.asarray(stored.indices, values)
     if len(values.shape) != 3 or not fits(values.shape, indices.shape) or not values.shape[2]:
         raise ValueError(
@@ -167,8 +157,9 @@ def stored_rows(
     if not ops.dtype(indices).startswith(("int", "uint")):
         raise TypeError(f"TopKLogits: indices need an integer dtype; got {ops.dtype(indices)}")
     indices = flat(ops, indices)
-    if (ids := _readable(ops, indices, kept)) is not None:
-        _check_indices(ids, vocabulary)
+    ids, mask = arguments.readable(indices, kept)
+    if ids is not None:
+        _check_ids("TopKLogits: indices", ids[mask], vocabulary)
     indices = ops.astype(indices, "int32")
     if kept is not None:
         indices = ops.where(kept[:, None], indices, 0)
@@ -183,8 +174,9 @@ def stored_rows(
             f"{tuple(tail.shape)}"
         )
     tail = flat(ops, tail)
-    if (masses := _readable(ops, tail, kept)) is not None:
-        bad = ~((masses >= 0.0) & (masses <= 1.0 + 1e-3))  # what is rounded to half precision
+    masses, mask = arguments.readable(tail, kept)
+    if masses is not None:  # half precision rounds
+        bad = mask & ~((masses >= 0.0) & (masses <= 1.0 + 1e-3))
         if bad.any():
             raise ValueError(
                 "TopKLogits: tail needs masses in 0 … 1, the probability of all other tokens; got "
@@ -200,28 +192,15 @@ def stored_rows(
     return StoredRows(top, indices, ops.where(positive, level, MASKED))
 
 
-def _readable(ops: Backend, x: Array, kept: Array | None) -> np.ndarray[Any, Any] | None:
-    """Return the kept rows' values where they can be read without waiting for a device."""
-    values, mask = ops.host_values(x), None if kept is None else ops.host_values(kept)
-    if values is None or (kept is not None and mask is None):
-        return None
-    return values if mask is None else values[mask]
-
-
-def _check_indices(ids: np.ndarray[Any, Any], vocabulary: int) -> None:
-    if ids.min(initial=0) < 0 or ids.max(initial=0) >= vocabulary:
-        raise ValueError(
-            f"TopKLogits: indices need ids in 0 … {vocabulary - 1}, the student's vocabulary; got "
-            f"{ids.min()} … {ids.max()}. Align the vocabularies before storing, or densify "
-            "over the teacher's: TopKLogits.dense, then align_vocabulary"
-        )
-    if _has_twice(ids):
-        raise ValueError("TopKLogits: indices need each id at most once a token; got one twice")
-
-
-def _has_twice(ids: np.ndarray[Any, Any]) -> bool:
+def _check_ids(name: str, ids: np.ndarray[Any, Any], vocabulary: int) -> None:
     ordered = np.sort(ids, -1)
-    return bool((ordered[..., 1:] == ordered[..., :-1]).any())
+    twice = (ordered[..., 1:] == ordered[..., :-1]).any()
+    if twice or ids.min(initial=0) < 0 or ids.max(initial=0) >= vocabulary:
+        raise ValueError(
+            f"{name} need ids in 0 … {vocabulary - 1}, each once a token; got "
+            f"{'one twice' if twice else f'{ids.min()} … {ids.max()}'}. Align the vocabularies "
+            "before storing, or densify over the teacher's: TopKLogits.dense, then align_vocabulary"
+        )
 
 
 def _is_double(logits: Any) -> bool:
@@ -248,17 +227,15 @@ def logit_rows(
     ops, (student, theirs), (labels, kept) = arguments.ops, logits, beside
     rows = flat(ops, student)
     if isinstance(teacher, TopKLogits):
-        counts = kept
-        if labels is not None and len(labels.shape) == 1:
-            labelled = labels != ignore_index
-            counts = labelled if kept is None else kept & labelled
-        stored = stored_rows(ops, teacher, theirs, student.shape[2], counts)
+        has_int_labels = labels is not None and len(labels.shape) == 1
+        counts = both_kept(kept, labels != ignore_index) if has_int_labels else kept
+        stored = stored_rows(arguments, teacher, theirs, student.shape[2], counts)
         labels = likeliest(ops, stored) if labels is None else labels
         batch = arguments.batch((rows, rows, labels, None, kept), ignore_index)
         batch = batch._replace(teacher=stored)
     else:
         batch = arguments.batch((rows, flat(ops, theirs), labels, None, kept), ignore_index)
-    return Sequences(batch, ops.size(student, 0), ops.size(student, 1), student)
+    return Sequences(batch, ops.size(student, 0), ops.size(student, 1))
 
 
 def likeliest(ops: Backend, stored: StoredRows) -> Int[Array, " rows"]:

@@ -170,17 +170,13 @@ def multimodal_mcld_loss(
         weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
         total = total + weight * _other_loss(arguments, pair, rows[pair], loss, dtype)
         counted = counted | rows[pair].both
-    weights = None
-    if sample_weight is not None:
-        every = counted
-        for pair in found:  # a pair of weight 0 has a term, too
-            every = every | rows[pair].both
-        weights = arguments.weight(sample_weight, every, total, dtype, "the student")
+    every = counted
+    for pair in found:  # a pair of weight 0 has a term, too
+        every = every | rows[pair].both
+    weights = arguments.weight(sample_weight, every, total, dtype, "the student")
 
     def reduced(losses: Array, counts: Array) -> Array:
-        weight = ops.astype(counts, dtype)
-        weight = weight if weights is None else weight * weights
-        return reduce_rows(ops, losses, weight, reduction)
+        return reduce_rows(ops, losses, ops.astype(counts, dtype) * weights, reduction)
 
     value = reduced(total, counted)
     if not return_terms:

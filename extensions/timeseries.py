@@ -7,13 +7,12 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
-from mcld_core.arguments import fits
+from mcld_core.arguments import both_kept, fits
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
 from mcld_core.extensions._sequences import (
-    Levels,
     SequenceArguments,
     Sequences,
     contrast_sequences,
@@ -128,14 +127,7 @@ def window_mcld_loss(
 
 
 @overload
-def window_mcld_loss(
-    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
-    teacher_logits: Float[Array, "batch *time classes"],
-    labels: Labels | None = None,
-    *,
-    return_terms: bool,
-    **settings: Any,
-) -> Any: ...
+def window_mcld_loss(*rows: Any, return_terms: bool, **settings: Any) -> Any: ...
 
 
 def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
@@ -235,9 +227,10 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         batch = arguments.batch((*logits, labels, None, kept), config.ignore_index)
         return evaluate_batch(arguments, batch, objective, reduction, return_terms)
     given = (labels, step_labels, mask)
-    sequences, labels = _steps(arguments, logits, teacher_logits, given, config)
-    levels = Levels(objective, labels, category == "window", step_contrast)
-    loss, terms = contrast_sequences(arguments, sequences, levels, reduction)
+    sequences = _steps(arguments, logits, teacher_logits, given, config)
+    loss, terms = contrast_sequences(
+        arguments, sequences, objective, step_contrast, category == "window", reduction
+    )
     return (loss, terms) if return_terms else loss
 
 
@@ -265,8 +258,8 @@ def _steps(
     teacher: Any,
     given: tuple[Any, Any, Any],
     config: MCLDConfig,
-) -> tuple[Sequences, Array]:
-    """Return the steps of the windows, and the windows' labels.
+) -> Sequences:
+    """Return the steps of the windows, which are labelled.
 
     ``teacher`` are the teacher's logits as they came, ``given`` the labels of the windows, those
     of the steps, and the mask.
@@ -280,8 +273,7 @@ def _steps(
         kind = arguments.label_kind("labels", labels, student.shape[0], student.shape[2])
         if kind == "int":
             labels = arguments.ids("labels", labels, student)
-            counts = ops.take(labels != config.ignore_index, window)
-            kept = counts if kept is None else kept & counts
+            kept = both_kept(kept, ops.take(labels != config.ignore_index, window))
     if step_labels is not None:
         of_steps = arguments.flat_labels("step_labels", step_labels, student)
     else:
@@ -289,10 +281,10 @@ def _steps(
     beside = of_steps, kept
     sequences = logit_rows(arguments, logits, teacher, beside, config.ignore_index)
     if labels is None:
-        labels = ops.argmax(mean_rows(ops, sequences, None, config).teacher, 1)
+        labels = ops.argmax(mean_rows(ops, sequences, config).teacher, 1)
     elif len(labels.shape) == 2:
         labels = ops.stop_gradient(ops.astype(labels, sequences.rows.dtype))
-    return sequences, labels
+    return sequences._replace(labels=labels)
 
 
 def _overlapping(

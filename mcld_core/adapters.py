@@ -1,14 +1,54 @@
-"""What the adapters of all frameworks have in common: a bank and class means from step to step."""
+"""What the adapters of all frameworks have in common: state from step to step, and a first look."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from mcld_core.arguments.checks import Checks, plain_number
 from mcld_core.bank import ReadyBank, TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
+from mcld_core.logits import doubts
 from mcld_core.running_means import ClassMeans
+
+SWAPPED = (
+    "the student needs no gradient and the teacher does, as if the two were swapped. {} (or "
+    "unfreeze the student)"
+)
+"""What is said where nothing of the student learns; to be filled with the cure."""
+
+
+class FirstLook:
+    """One look at the logits of the first training step, with a warning for each doubt.
+
+    Args:
+        name: of the adapter, with which its warnings begin.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.done = name, False
+
+    def look(
+        self,
+        student: Any,
+        teacher: Any,
+        labels: Any,
+        where: Any,
+        config: MCLDConfig,
+        *,
+        stacklevel: int,
+    ) -> None:
+        """Look, unless this was done or the values cannot be read without waiting."""
+        found = None if self.done else doubts(student, teacher, labels, where, config)
+        if found is None:
+            return
+        self.done = True
+        learning = [getattr(x, "requires_grad", False) for x in (student, teacher)]  # of PyTorch
+        if learning == [False, True]:
+            found.append(SWAPPED.format("Pass the student's logits first, the teacher's second"))
+        for text in found:
+            warnings.warn(f"{self.name}: {text}", UserWarning, stacklevel=stacklevel + 1)
 
 
 def step_keys(
@@ -22,14 +62,8 @@ def step_keys(
 ) -> tuple[TeacherKeys, TeacherBank | None, ClassMeans | None]:
     """Return the keys of a step, and the bank and the class means after it.
 
-    Args:
-        rows: the batch's rows, or those of all ranks.
-        bank: more rows.
-        means: the prototypes; in training they take in the rows of the step first.
-        config: the settings.
-        training: whether bank and means move on.
-        bank_moves: whether the rows of a training step take the place of the bank's oldest.
-        index: sample ids of the rows.
+    ``rows`` are the batch's, or those of all ranks. In training the means, which are the
+    prototypes, take them in first; if the bank moves, they take the place of its oldest.
     """
     keys, prototypes = rows, None
     if means is not None:
@@ -45,9 +79,8 @@ def step_keys(
 def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | None]:
     """Return how many rows the bank of an adapter has, and the bank that it was given, or None.
 
-    Raises:
-        ValueError: a negative number.
-        TypeError: what is not an int; a `ReadyBank`: the adapter's own is made of logits.
+    Raise for a negative number and for what is not an int; and for a `ReadyBank`: the adapter's own
+    is made of logits.
     """
     if isinstance(bank_size, ReadyBank):
         raise TypeError(

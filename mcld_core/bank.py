@@ -6,17 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, keep_rows
+from mcld_core.arguments import Arguments, keep_rows, wide_dtype
 from mcld_core.backends import Backend
-from mcld_core.bank_rows import (
-    Entries,
-    compute_dtype,
-    entries,
-    in_dtype,
-    is_among,
-    narrowed,
-    places,
-)
+from mcld_core.bank_rows import entries, in_dtype, is_among, narrowed, places
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
 from mcld_core.formulas.objective import KeySet
@@ -98,7 +90,7 @@ class TeacherBank(NamedTuple):
         zeros = np.zeros((capacity, classes), "float32")
         logits = in_dtype(arguments.function, ops, ops.asarray(zeros, like), dtype)
         if soft_labels:  # an array of its own: the fields may be updated in place or donated
-            labels = ops.astype(ops.asarray(zeros.copy(), logits), compute_dtype(ops, logits))
+            labels = ops.astype(ops.asarray(zeros.copy(), logits), wide_dtype(ops.dtype(logits)))
         else:
             labels = ops.asarray(np.full(capacity, -1, "int32"), logits)
         return cls(
@@ -138,17 +130,18 @@ class TeacherBank(NamedTuple):
         arguments = Arguments(function, logits, labels, index, like)
         ops = arguments.ops
         rows = ops.asarray(logits, like)
-        batch = entries(arguments, "logits", rows, (labels, None, index), ignore_index)
+        beside = labels, None, index
+        batch = TeacherBank(*entries(arguments, "logits", rows, beside, ignore_index))
         batch = cls._as_stored(ops, batch)
         stored = in_dtype(function, ops, batch.logits, dtype or ops.dtype(rows))
         if ops.dtype(stored) == ops.dtype(rows):
             stored = ops.concat([stored])  # a copy, which no later change of the caller's reaches
         return cls(
             logits=stored,
-            labels=batch.labels if batch.labels.ndim == 1 else ops.concat([batch.labels]),
-            where=batch.kept,
+            labels=ops.concat([batch.labels]),
+            where=batch.where,
             ids=ops.arange(ops.size(rows, 0), rows) if index is None else batch.ids,
-            cursor=ops.asarray(np.asarray(0, "int32"), rows),
+            cursor=batch.cursor,
         )
 
     def keys(
@@ -183,7 +176,7 @@ class TeacherBank(NamedTuple):
             "TeacherBank.keys", teacher_logits, (labels, where, index), ignore_index
         )
         ops, rows = arguments.ops, batch.logits
-        dtype = compute_dtype(ops, rows, bank.logits)
+        dtype = wide_dtype(ops.dtype(rows), ops.dtype(bank.logits))
         ours, theirs = batch.labels, bank.labels
         if ours.ndim == 2 or theirs.ndim == 2:
             classes = rows.shape[1]
@@ -195,9 +188,10 @@ class TeacherBank(NamedTuple):
             others = others & ~is_among(ops, bank.ids, batch.ids)
         joined = ops.concat([ops.astype(x, dtype) for x in (rows, bank.logits)])
         given = given._replace(
-            labels=ops.concat([ours, theirs]), where=ops.concat([batch.kept, others])
+            logits=None, labels=ops.concat([ours, theirs]), where=ops.concat([batch.where, others])
         )
-        return self._with_rows(given, joined)
+        field = "probabilities" if isinstance(self, ReadyBank) else "logits"
+        return given._replace(**{field: joined})
 
     def push(
         self,
@@ -235,21 +229,16 @@ class TeacherBank(NamedTuple):
             )
         if bank.labels.ndim == 2:
             labels = one_hot(ops, labels, bank.logits.shape[1], ops.dtype(bank.labels))
-        capacity = int(bank.logits.shape[0])
-        target, source, is_new, count = places(ops, batch.kept, capacity, bank.cursor)
+        batch, capacity = batch._replace(labels=labels), int(bank.logits.shape[0])
+        target, source, is_new, count = places(ops, batch.where, capacity, bank.cursor)
 
         def put(old: Array, new: Array) -> Array:
             new = narrowed(ops, ops.take(new, source), ops.dtype(old))
             replaced = is_new[:, None] if old.ndim == 2 else is_new
             return ops.put(old, target, ops.where(replaced, new, ops.take(old, target)))
 
-        return type(self)(
-            logits=put(bank.logits, batch.logits),
-            labels=put(bank.labels, labels),
-            where=put(bank.where, batch.kept),
-            ids=put(bank.ids, batch.ids),
-            cursor=(bank.cursor + count) % capacity,
-        )
+        rows = map(put, bank[:-1], batch[:-1])
+        return type(self)._make((*rows, (bank.cursor + count) % capacity))
 
     def class_means(self, config: MCLDConfig = MCLDConfig()) -> Float[Array, "classes classes"]:  # noqa: B008
         """Return the label-weighted mean row of each class, as ``TeacherKeys.prototypes``.
@@ -271,18 +260,13 @@ class TeacherBank(NamedTuple):
         if is_ready:
             check_ready(arguments.function, config)
         keys = KeySet(bank.logits, bank.labels, bank.where, is_ready)
-        means, count = class_means(ops, keys, compute_dtype(ops, bank.logits), config)
+        means, count = class_means(ops, keys, wide_dtype(ops.dtype(bank.logits)), config)
         return ops.where((count > NEGLIGIBLE)[:, None], means, float("nan"))
 
     @classmethod
-    def _as_stored(cls, ops: Backend, batch: Entries) -> Entries:
+    def _as_stored(cls, ops: Backend, batch: TeacherBank) -> TeacherBank:
         """Return rows as this kind of bank stores them."""
         return batch
-
-    @staticmethod
-    def _with_rows(keys: TeacherKeys, rows: Array) -> TeacherKeys:
-        """Return the keys with the batch's rows and those of the bank, as it stores them."""
-        return keys._replace(logits=rows)
 
     def _converted(self, function: str, *values: Any) -> tuple[Arguments, TeacherBank]:
         """Return the arguments of a call, and the bank in the arrays of their framework."""
@@ -297,16 +281,17 @@ class TeacherBank(NamedTuple):
         teacher_logits: Logits | TeacherKeys,
         beside: tuple[Any, Any, Any],
         ignore_index: int,
-    ) -> tuple[Arguments, TeacherBank, Entries, TeacherKeys]:
-        """Check rows with their labels, mask and ids; return them, and last as they were given."""
+    ) -> tuple[Arguments, TeacherBank, TeacherBank, TeacherKeys]:
+        """Check rows with their labels, mask and ids.
+
+        Return the bank, a bank that is full of the rows, and the rows as they were given.
+        """
         labels, where, index = beside
         given = as_keys(function, teacher_logits, labels, where)
         beside = (given.labels, given.where, index)
         arguments, bank = self._converted(function, given.logits, *beside)
-        rows = arguments.ops.asarray(given.logits, bank.logits)
-        arguments.width("teacher_logits", rows, bank.logits.shape[1])
-        arguments.device("teacher_logits", rows, bank.logits, "the bank")
-        batch = entries(arguments, "teacher_logits", rows, beside, ignore_index)
+        rows = arguments.rows_beside(bank.logits, "the bank", given.logits)
+        batch = TeacherBank(*entries(arguments, "teacher_logits", rows, beside, ignore_index))
         return arguments, bank, self._as_stored(arguments.ops, batch), given
 
 
@@ -330,11 +315,7 @@ class ReadyBank(TeacherBank):
     __slots__ = ()
 
     @classmethod
-    def _as_stored(cls, ops: Backend, batch: Entries) -> Entries:
-        rows = ops.astype(batch.logits, compute_dtype(ops, batch.logits))
-        rows = keep_rows(ops, rows, batch.kept)  # a dropped row is finite too
+    def _as_stored(cls, ops: Backend, batch: TeacherBank) -> TeacherBank:
+        rows = ops.astype(batch.logits, wide_dtype(ops.dtype(batch.logits)))
+        rows = keep_rows(ops, rows, batch.where)  # a dropped row is finite too
         return batch._replace(logits=ops.softmax(rows, 1))
-
-    @staticmethod
-    def _with_rows(keys: TeacherKeys, rows: Array) -> TeacherKeys:
-        return keys._replace(logits=None, probabilities=rows)

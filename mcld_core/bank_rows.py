@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,31 +20,20 @@ DTYPES = tuple(_LARGEST)
 _HASHED = 2**31 - 1
 
 
-class Entries(NamedTuple):
-    """Rows for a bank, checked and converted."""
-
-    logits: Array
-    labels: Array
-    kept: Array
-    ids: Array
-
-
 def entries(
     arguments: Arguments, name: str, rows: Array, beside: tuple[Any, Any, Any], ignore_index: int
-) -> Entries:
-    """Check and convert rows; those with the int label ``ignore_index`` are not kept."""
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Return rows, checked and converted, as the fields of a bank that is full of them.
+
+    ``beside`` are labels, ``where`` and ids; the int label ``ignore_index`` marks no sample.
+    """
     ops, (labels, where, index) = arguments.ops, beside
-    if len(rows.shape) != 2:
-        raise ValueError(
-            f"{arguments.function}: {name} need shape (batch, classes); got {tuple(rows.shape)}. "
-            "Map the teacher's classes first: mcld_core.select_classes"
-        )
     given = arguments.teacher_batch(rows, (labels, None, where), ignore_index, name)
     labels = given.labels
     if labels is None:
         labels = ops.argmax(given.logits, 1)
     elif labels.ndim == 2:
-        labels = ops.astype(labels, compute_dtype(ops, rows))
+        labels = ops.astype(labels, wide_dtype(ops.dtype(rows)))
     if index is None:
         ids = ops.minimum(ops.arange(ops.size(rows, 0), rows), -1)
     else:
@@ -56,7 +45,7 @@ def entries(
             )
         arguments.device("index", ids, rows, name)
         ids = ops.where(given.kept, _narrow_ids(ops, ids), -1)
-    return Entries(given.logits, labels, given.kept, ids)
+    return given.logits, labels, given.kept, ids, ops.asarray(np.asarray(0, "int32"), rows)
 
 
 def _narrow_ids(ops: Backend, ids: Array) -> Array:
@@ -115,8 +104,3 @@ def narrowed(ops: Backend, x: Array, dtype: str) -> Array:
     if largest is not None and _LARGEST.get(ops.dtype(x), 0.0) > largest:
         x = ops.where(ops.isfinite(x), ops.minimum(ops.maximum(x, -largest), largest), x)
     return ops.astype(x, dtype)
-
-
-def compute_dtype(ops: Backend, *arrays: Array) -> str:
-    """Return float64 if one of the arrays is float64, else float32."""
-    return wide_dtype(*(ops.dtype(x) for x in arrays))

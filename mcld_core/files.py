@@ -18,17 +18,8 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     The file is made in the same folder under a name of its own, which must not exist: writers with
     one process id (threads, containers that share a disk) never share a file, and a symbolic link
     is not followed there. Where ``path`` itself is a link, the file that it points to is replaced.
-    After an error or an interrupt the new file is removed and the old one is untouched.
-
-    Args:
-        path: the file; its folder must exist.
-
-    Yields:
-        A binary file to write and read.
-
-    Raises:
-        ValueError: ``path`` is a folder.
-        OSError: the folder does not exist or takes no files, or the disk is full.
+    After an error or an interrupt the new file is removed and the old one is untouched. Its folder
+    must exist; a path that is a folder itself is a ValueError.
 
     Example:
         >>> import tempfile
@@ -61,11 +52,7 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def reserve(file: BinaryIO, size: int) -> None:
-    """Make a file ``size`` bytes long; where the system can, the disk sets them aside now.
-
-    Raises:
-        OSError: the disk has less, or the file may not be so large.
-    """
+    """Make a file ``size`` bytes long; where the system can, the disk sets them aside now."""
     file.truncate(size)
     try:
         os.posix_fallocate(file.fileno(), 0, size)

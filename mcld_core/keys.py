@@ -75,20 +75,13 @@ def check_keys(function: str, keys: Any) -> None:
 def prepare_keys(
     arguments: Arguments, batch: Batch, keys: TeacherKeys | None, config: MCLDConfig
 ) -> tuple[KeySet, Any]:
-    """Return the keys, converted, with the rows that do not count marked; and own_start.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes, devices or labels that do not fit the batch.
-    """
+    """Return the keys, checked and converted, the rows that do not count marked; and own_start."""
     ops = arguments.ops
     if keys is None:
         labels = _masked_labels(ops, batch.labels, batch.kept)
         return KeySet(batch.teacher, labels, batch.kept), 0
     vectors, is_ready = _key_vectors(arguments, keys, batch.student, config)
-    kept = None
-    if keys.where is not None:
-        kept = arguments.mask("keys.where", keys.where, vectors.shape[0], batch.student)
-        kept = arguments.unless_all(kept)
+    kept = arguments.unless_all(arguments.mask("keys.where", keys.where, vectors))
     if keys.labels is None:
         labels = ops.argmax(vectors, 1)
     else:
@@ -96,7 +89,7 @@ def prepare_keys(
             "keys.labels", keys.labels, vectors, batch.dtype, kept, config.ignore_index
         )
         if counts is not None:
-            kept = arguments.unless_all(counts if kept is None else kept & counts)
+            kept = arguments.unless_all(kept, counts)
     own_start = _own_start(arguments, keys, batch, vectors)
     if kept is not None or batch.kept is not None:
         kept = _with_own_rows(ops, kept, batch, own_start, vectors)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.arguments import Arguments, Checks, wide_dtype
+from mcld_core.arguments import Arguments, wide_dtype
 from mcld_core.backends import Backend, backend_for
 from mcld_core.cache import to_numpy
 from mcld_core.config import MCLDConfig
@@ -62,13 +62,9 @@ def check_finite(
     ours, theirs = _to_numpy(student), _to_numpy(teacher)
     absent = _absent_classes(theirs, labels) & (similarity == "probability")
     for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
-        bad = _first_bad(values, absent)
+        bad = _first_bad(argument, values, absent)
         if bad is not None:
-            row, column = bad
-            raise ValueError(
-                f"check_finite: {argument} has {values[row, column]} in row {row}, class "
-                f"{column}; fix what makes them"
-            )
+            raise ValueError(f"check_finite: {bad}; fix what makes them")
         if _are_probabilities(values, 1e-3):
             warnings.warn(
                 f"check_finite: every row of {argument} is ≥ 0 and sums to 1, like "
@@ -88,18 +84,9 @@ def doubts(
     """Return what looks wrong about a batch that a loss has taken, each with its cure.
 
     For the adapters, which look at their first step: logits that are not finite, and rows that
-    look like probabilities. What stands in rows that are dropped does not count.
-
-    Args:
-        student_logits: (batch, classes).
-        teacher_logits: (batch, classes).
-        labels: (batch,) int, or (batch, classes) soft, or None.
-        where: (batch,) bool, True = keep.
-        config: the settings in use.
-
-    Returns:
-        The texts; None where the teacher's values cannot be read without waiting: traced, or on
-        an accelerator. (A student that is traced alone, as by ``jax.grad``, is left out.)
+    look like probabilities. What stands in rows that are dropped does not count. None where the
+    teacher's values cannot be read without waiting: traced, or on an accelerator. (A student that
+    is traced alone, as by ``jax.grad``, is left out.)
     """
     ops = backend_for("doubts", student_logits, teacher_logits, labels, where)
     sides = {"student_logits": student_logits, "teacher_logits": teacher_logits}
@@ -119,13 +106,6 @@ def doubts(
             tolerance = 1e-2 if half else 1e-3
             texts += _doubts_of(argument, values.astype("float64"), kept, absent, tolerance)
     return texts
-
-
-SWAPPED = (
-    "the student needs no gradient and the teacher does, as if the two were swapped. {} (or "
-    "unfreeze the student)"
-)
-"""What the adapters say where nothing of the student learns; to be filled with the cure."""
 
 
 def select_classes(
@@ -200,11 +180,10 @@ def adjust_logits(
 def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any] | None:
     """Return the class prior of a loss that keeps it, as (classes,) float32 of NumPy; or None.
 
-    Raises:
-        ValueError, TypeError: values that do not fit; ``balanced`` without a prior, or not a bool.
+    Raise for values that do not fit, and for ``balanced`` without a prior, or not a bool.
     """
-    checks = Checks(function)
-    checks.flag("balanced", balanced)
+    arguments = Arguments(function)
+    arguments.flag("balanced", balanced)
     if class_prior is None:
         if balanced:
             raise ValueError(
@@ -213,12 +192,7 @@ def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any
             )
         return None
     values = _to_numpy(class_prior)
-    bad = ~(np.isfinite(values) & (values >= 0))
-    if values.ndim != 1 or bad.any() or not (values > 0).any():
-        raise ValueError(
-            f"{function}: class_prior needs shape (classes,), finite numbers ≥ 0 with a positive "
-            f"one among them; got {values.tolist()}"
-        )
+    arguments.log_prior(values, values.size, values, "float64")  # for its checks
     return values.astype("float32")
 
 
@@ -254,13 +228,11 @@ def _absent_classes(teacher: NDArray[Any], labels: NDArray[Any] | None) -> NDArr
 def _doubts_of(
     argument: str, values: NDArray[Any], kept: NDArray[Any], absent: NDArray[Any], tolerance: float
 ) -> list[str]:
-    bad = _first_bad(np.where(kept[:, None], values, 0.0), absent)
+    bad = _first_bad(argument, np.where(kept[:, None], values, 0.0), absent)
     if bad is not None:
-        row, column = bad
         return [
-            f"{argument} has {values[row, column]} in row {row}, class {column}: the loss is not a "
-            "number to learn from. Mend what makes it; mcld_core.check_finite finds the first such "
-            "row"
+            f"{bad}: the loss is not a number to learn from. Mend what makes it; "
+            "mcld_core.check_finite finds the first such row"
         ]
     if _are_probabilities(values[kept], tolerance):
         return [
@@ -278,10 +250,13 @@ def _readable(ops: Backend, x: Any) -> NDArray[Any] | None:
     return ops.host_values(x) if ops.is_tensor(x) else np.asarray(x)
 
 
-def _first_bad(values: NDArray[Any], allowed: NDArray[Any]) -> tuple[int, int] | None:
-    """Return row and class of the first entry that is not finite and not an allowed -inf."""
+def _first_bad(argument: str, values: NDArray[Any], allowed: NDArray[Any]) -> str | None:
+    """Say where the first entry is that is not finite and not an allowed -inf."""
     bad = np.argwhere(~np.isfinite(values) & ~(allowed & np.isneginf(values)))
-    return (int(bad[0, 0]), int(bad[0, 1])) if len(bad) else None
+    if not len(bad):
+        return None
+    row, column = bad[0]
+    return f"{argument} has {values[row, column]} in row {row}, class {column}"
 
 
 def _are_probabilities(values: NDArray[Any], tolerance: float) -> bool:

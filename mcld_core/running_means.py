@@ -97,11 +97,8 @@ class ClassMeans(NamedTuple):
         if window is not None:
             arguments.number("window", window, above=0.0)
         ops = arguments.ops
-        rows = arguments.array("teacher_logits", teacher_logits, self.means)
-        means, counts = (ops.asarray(x, rows) for x in self)
-        arguments.logits("teacher_logits", rows)
-        arguments.width("teacher_logits", rows, means.shape[0])
-        arguments.device("teacher_logits", rows, means, "the means")
+        means, counts = (ops.asarray(x, arguments.like) for x in self)
+        rows = arguments.rows_beside(means, "the means", teacher_logits)
         given = arguments.teacher_batch(rows, (labels, None, where), config.ignore_index)
         dtype = wide_dtype(ops.dtype(rows), ops.dtype(means))
         own = ops.argmax(rows, 1) if given.labels is None else given.labels

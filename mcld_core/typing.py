@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool as Bool
+from jaxtyping import Float as Float
+from jaxtyping import Int as Int
+from jaxtyping import Num as Num
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -48,20 +51,3 @@ Places: TypeAlias = Int[Array, " batch"]
 
 Pairs: TypeAlias = Float[Array, "batch keys"]
 """One number for each row and key."""
-
-__all__ = [
-    "Array",
-    "Bool",
-    "Float",
-    "HasShape",
-    "Int",
-    "Labels",
-    "Logits",
-    "Num",
-    "Pairs",
-    "Places",
-    "Reduction",
-    "Scalar",
-    "Tensor",
-    "Values",
-]

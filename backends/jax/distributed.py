@@ -39,8 +39,7 @@ def gather_keys(
         teacher_logits: (batch, classes), this replica's rows, any float dtype.
         labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max.
         axis_name: the name of the mesh axis (or axes) that the batch is split over.
-        sample_weight: (batch,) ≥ 0, as given to the loss.
-        where: (batch,) bool, True = keep, as given to the loss.
+        sample_weight, where: (batch,) numbers ≥ 0 and bool, as given to the loss.
         ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
 
     Returns:
@@ -67,10 +66,11 @@ def gather_keys(
     arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
     beside = (labels, sample_weight, where)
     checked = arguments.teacher_batch(teacher, beside, ignore_index)
+    has_int_labels = checked.labels is not None and checked.labels.ndim == 1
     return TeacherKeys(
         logits=_all_rows(teacher, name),
         labels=None if labels is None else _all_rows(checked.labels, name),
-        where=None if where is None else _all_rows(checked.kept, name),
+        where=_all_rows(checked.kept, name) if has_int_labels or where is not None else None,
         own_start=jax.lax.axis_index(name) * teacher.shape[0],
         normalizer=jax.lax.pmean(jnp.sum(checked.weight), name),
     )

@@ -27,12 +27,7 @@ def __getattr__(name: str) -> Any:
 
 
 def import_keras() -> Any:
-    """Return Keras, which needs one of its three frameworks beside it.
-
-    Raises:
-        ImportError: Keras, or the framework that it computes on, is not installed; the text says
-            what to install.
-    """
+    """Return Keras, which needs one of its three frameworks beside it; or say what to install."""
     try:
         import keras
     except ModuleNotFoundError as error:

@@ -8,10 +8,16 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.adapters import bank_of_adapter, check_class_means, check_steps, step_keys
+from mcld_core.adapters import (
+    FirstLook,
+    bank_of_adapter,
+    check_class_means,
+    check_steps,
+    step_keys,
+)
 from mcld_core.arguments.checks import Checks
 from mcld_core.backends.keras.bank import State
-from mcld_core.backends.keras.first_look import FirstLook
+from mcld_core.backends.keras.first_look import look_at_models
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows, prior_config
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
@@ -97,10 +103,6 @@ class MCLDDistiller(keras.distillation.Distiller):
         >>> history = distiller.fit(x, y, epochs=2, verbose=0)
         >>> sorted(history.history)
         ['distillation_loss', 'loss', 'student_loss', 'total_loss']
-
-    References:
-        Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
-        2024.
     """
 
     # Keras' Distiller demands a student loss and cannot be compiled again after loading.
@@ -139,8 +141,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         check_config("MCLDDistiller", config)
         check_class_means("MCLDDistiller", class_means, config)
         prior = checked_prior("MCLDDistiller", class_prior, balanced)
-        first_look = FirstLook()
-        first_look.look_at_models(teacher, student)
+        look_at_models(teacher, student)
         super().__init__(
             teacher,
             student,
@@ -149,7 +150,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             name=name,
             **kwargs,
         )
-        self._first_look = first_look
+        self._first_look = FirstLook("MCLDDistiller")
         self.config = config
         self.total_steps = total_steps
         self.bank_size, self.bank_moves = bank_size, whole is None
@@ -309,7 +310,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         for name, tracker in self.term_trackers.items():
             tracker.update_state(terms[name], rows)
         if training:
-            self._first_look.look_at_logits(y_pred, teacher_logits, labels, self.config)
+            logits = y_pred, teacher_logits
+            self._first_look.look(*logits, labels, None, self.config, stacklevel=2)
             self.steps_done.assign_add(1)
         return loss
 

@@ -34,9 +34,6 @@ class EMATeacher(keras.callbacks.Callback):
 
     Raises:
         ValueError: a decay outside 0 … 1, or models whose weights do not match.
-
-    References:
-        A. Tarvainen, H. Valpola, "Mean teachers are better role models", NeurIPS 2017.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What `MCLDDistiller` looks at before and in the first step of a training, and says once."""
+"""What `MCLDDistiller` sees of its models before a training."""
 
 from __future__ import annotations
 
@@ -7,39 +7,20 @@ from typing import Any
 
 import keras
 
-from mcld_core.config import MCLDConfig
-from mcld_core.logits import SWAPPED, doubts
-from mcld_core.typing import Labels, Logits
+from mcld_core.adapters import SWAPPED
 
 
-class FirstLook:
-    """One look at the models, and one at the logits of the first eager step on a CPU."""
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def look_at_models(self, teacher: keras.Model, student: keras.Model) -> None:
-        """Warn of models that end in a softmax, as those of keras.applications, or look swapped."""
-        for name, model in (("teacher", teacher), ("student", student)):
-            layer = softmax_head(model)
-            if layer is not None:
-                _warn(
-                    f"the {name} ends in a softmax ({layer}), and the loss takes logits. Build it "
-                    "without (keras.applications: classifier_activation=None)"
-                )
-        if student.weights and teacher.trainable_weights and not student.trainable_weights:
-            _warn(SWAPPED.format("Pass the teacher first, the student second"))
-
-    def look_at_logits(
-        self, student: Logits, teacher: Logits, labels: Labels | None, config: MCLDConfig
-    ) -> None:
-        """Warn of logits that are not finite or look like probabilities, where they can be read."""
-        if self.done:
-            return
-        found = doubts(student, teacher, labels, config=config)
-        self.done = found is not None
-        for text in found or ():
-            _warn(text)
+def look_at_models(teacher: keras.Model, student: keras.Model) -> None:
+    """Warn of models that end in a softmax, as those of keras.applications, or look swapped."""
+    for name, model in (("teacher", teacher), ("student", student)):
+        layer = softmax_head(model)
+        if layer is not None:
+            _warn(
+                f"the {name} ends in a softmax ({layer}), and the loss takes logits. Build it "
+                "without (keras.applications: classifier_activation=None)"
+            )
+    if student.weights and teacher.trainable_weights and not student.trainable_weights:
+        _warn(SWAPPED.format("Pass the teacher first, the student second"))
 
 
 def softmax_head(model: Any) -> str | None:

@@ -17,8 +17,13 @@ from mcld_core.typing import Array, Float, Labels, Logits, Reduction
 class _Settings:
     """The settings of both losses, and how they are saved."""
 
-    def _keep_settings(
-        self, config: MCLDConfig | None, progress: float, class_prior: Any, balanced: bool
+    def __init__(
+        self,
+        config: MCLDConfig | None = None,
+        *,
+        progress: float = 1.0,
+        class_prior: Any = None,
+        balanced: bool = False,
     ) -> None:
         name = type(self).__name__
         self.config = MCLDConfig() if config is None else config
@@ -89,10 +94,6 @@ class MCLDLoss(_Settings, keras.losses.Loss):
         >>> y_true = np.concatenate([teacher, labels[:, None]], axis=-1)
         >>> round(float(MCLDLoss()(y_true, np.eye(3))), 4)
         1.6071
-
-    References:
-        Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
-        2024.
     """
 
     def __init__(
@@ -108,13 +109,14 @@ class MCLDLoss(_Settings, keras.losses.Loss):
     ) -> None:
         if dtype is None:
             dtype = "float64" if keras.config.floatx() == "float64" else "float32"
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        keras.losses.Loss.__init__(self, name=name, reduction=reduction, dtype=dtype)
         if self.dtype not in ("float32", "float64"):
             raise ValueError(
                 f"MCLDLoss: dtype needs 'float32' or 'float64'; got {self.dtype!r}, which cannot "
                 "hold the labels in y_true. Half-precision predictions need no setting"
             )
-        self._keep_settings(config, progress, class_prior, balanced)
+        settings = {"progress": progress, "class_prior": class_prior, "balanced": balanced}
+        _Settings.__init__(self, config, **settings)
 
     def __call__(
         self,
@@ -166,10 +168,7 @@ class MCLDDistillation(_Settings, keras.distillation.DistillationLoss):
     arg max stands for the label and every row weighs 1. `MCLDDistiller` passes both.
 
     Args:
-        config: the settings; None: ``MCLDConfig()``.
-        progress: the part of the training that is done, 0 to 1; a constant.
-        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
-        balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
+        config, progress, class_prior, balanced: as in `MCLDLoss`.
 
     Example:
         >>> import numpy as np
@@ -180,16 +179,6 @@ class MCLDDistillation(_Settings, keras.distillation.DistillationLoss):
         >>> round(float(MCLDDistillation().compute_loss(*tensors)), 4)
         1.6071
     """
-
-    def __init__(
-        self,
-        config: MCLDConfig | None = None,
-        *,
-        progress: float = 1.0,
-        class_prior: Any = None,
-        balanced: bool = False,
-    ) -> None:
-        self._keep_settings(config, progress, class_prior, balanced)
 
     def compute_loss(self, teacher_outputs: Logits, student_outputs: Logits, **_: Any) -> Array:
         """Return the mean loss of the batch; teacher first, as Keras has it."""

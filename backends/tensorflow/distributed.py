@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
@@ -34,8 +34,7 @@ def gather_keys(
     Args:
         teacher_logits: (batch, classes), this replica's rows, any float dtype.
         labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max.
-        sample_weight: (batch,) ≥ 0, as given to the loss.
-        where: (batch,) bool, True = keep, as given to the loss.
+        sample_weight, where: (batch,) numbers ≥ 0 and bool, as given to the loss.
         ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
 
     Returns:
@@ -64,10 +63,8 @@ def gather_keys(
     arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
     beside = (labels, sample_weight, where)
     checked = arguments.teacher_batch(teacher, beside, ignore_index)
-    kind = None if checked.labels is None else checked.labels.dtype.name
-    signature = _Signature(teacher.shape[1], teacher.dtype.name, kind)
     rows = tf.shape(teacher)[0]
-    largest = tf.reduce_max(_agreed_sizes(context, tf.shape(teacher), signature))
+    largest = tf.reduce_max(_agreed_sizes(context, teacher, checked.labels))
 
     def all_rows(x: Array) -> Array:
         """Pad to the largest replica; a padded row is 0, hence False in the mask."""
@@ -85,42 +82,32 @@ def gather_keys(
     )
 
 
-class _Signature(NamedTuple):
-    """What has to be the same on every replica."""
-
-    classes: int | str | None
-    logits: str
-    labels: str | None
-    """The dtype: int32 for int labels, a float one for soft labels; None: no labels."""
-
-
 _WANTED = (
     "gather_keys: the number of classes, the dtype of teacher_logits and the kind of labels need "
     "to be the same on every replica; got "
 )
 
 
-def _agreed_sizes(context: Any, shape: Array, signature: _Signature) -> Array:
-    """Return the rows of each replica; raise unless the signatures of all are equal.
+def _agreed_sizes(context: Any, teacher: Array, labels: Array | None) -> Array:
+    """Return the rows of each replica; raise unless they fit each other.
+
+    Int labels are int32 here, soft ones of a float dtype.
 
     The replicas of this process are compared when the step is traced, because what they gather
     after that pairs by its order alone; the workers when it runs.
     """
 
-    def compare(strategy: Any, *parts: Any) -> None:
-        values = [strategy.experimental_local_results(part) for part in parts]
-        found = [_Signature(*each) for each in zip(*values, strict=True)]
-        if any(each != found[0] for each in found):
-            raise ValueError(_WANTED + " and ".join(map(_text, dict.fromkeys(found))))
+    def compare(strategy: Any, text: Any) -> None:
+        found = dict.fromkeys(strategy.experimental_local_results(text))
+        if len(found) > 1:
+            raise ValueError(_WANTED + " and ".join(found))
 
-    context.merge_call(compare, args=tuple(map(str, signature)))  # texts: a None is lost
-    dtypes = [0 if x is None else tf.as_dtype(x).as_datatype_enum for x in signature[1:]]
-    table = context.all_gather(tf.concat([shape, dtypes], 0)[None], axis=0)
+    classes, kind = teacher.shape[1], None if labels is None else labels.dtype.name
+    text = f"{classes} classes in {teacher.dtype.name} with labels {kind}"
+    context.merge_call(compare, args=(text,))
+    dtypes = [0 if x is None else x.dtype.as_datatype_enum for x in (teacher, labels)]
+    table = context.all_gather(tf.concat([tf.shape(teacher), dtypes], 0)[None], axis=0)
     equal = tf.reduce_all(table[:, 1:] == table[:1, 1:])
     problem = [_WANTED, "(classes and the numbers of two dtypes, a row a replica)", table[:, 1:]]
     with tf.control_dependencies([tf.debugging.Assert(equal, problem, summarize=64)]):
         return tf.identity(table[:, 0])
-
-
-def _text(signature: _Signature) -> str:
-    return f"{signature.classes} classes in {signature.logits} with labels {signature.labels}"

@@ -36,13 +36,9 @@ def signature_of(
 
 
 def check_agreement(table: list[list[float]]) -> None:
-    """Raise the same error on every rank unless the ranks' signatures are equal.
+    """Raise the same error on every rank unless all signatures, one a rank, are equal.
 
-    Args:
-        table: the signatures, one a rank.
-
-    Raises:
-        ValueError: names the argument, and the first two ranks that differ.
+    It names the argument, and the first two ranks that differ.
     """
     signatures = [Signature(*map(int, row)) for row in table]
     for rank, signature in enumerate(signatures):

@@ -47,8 +47,7 @@ def gather_keys(
             the device of the other arguments, or to the accelerator if they are not tensors either.
         labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max. The same
             kind on every rank.
-        sample_weight: (batch,) ≥ 0, as given to the loss.
-        where: (batch,) bool, True = keep, as given to the loss.
+        sample_weight, where: (batch,) numbers ≥ 0 and bool, as given to the loss.
         ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
         rows: the largest batch of a rank, where it is known, the same number on all ranks. It
             saves the wait for the sizes of the others (a device synchronisation), and

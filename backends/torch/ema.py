@@ -34,9 +34,6 @@ class EMATeacher(nn.Module):
         >>> teacher.update(student)
         >>> tuple(teacher(torch.ones(4, 3)).shape)
         (4, 2)
-
-    References:
-        A. Tarvainen, H. Valpola, "Mean teachers are better role models", NeurIPS 2017.
     """
 
     updates: torch.Tensor

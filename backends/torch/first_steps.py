@@ -1,49 +1,11 @@
-"""What an adapter looks at in the first steps of a training, and says once."""
+"""Whether the steps of a training are counted."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
-import torch
 from torch import nn
-
-from mcld_core.config import MCLDConfig
-from mcld_core.logits import SWAPPED, doubts
-
-
-class FirstLook:
-    """One look at the logits of the first eager step on a CPU, with a warning for each doubt.
-
-    Args:
-        name: of the adapter, with which its warnings begin.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.done = False
-
-    def look(
-        self,
-        student: Any,
-        teacher: Any,
-        labels: Any,
-        where: Any,
-        config: MCLDConfig,
-        *,
-        stacklevel: int,
-    ) -> None:
-        """Look, unless this was done or the values cannot be read without waiting."""
-        if self.done or torch.compiler.is_compiling():
-            return
-        found = doubts(student, teacher, labels, where, config)
-        if found is None:
-            return
-        self.done = True
-        if torch.is_grad_enabled() and _learns(teacher) and not _learns(student):
-            found.append(SWAPPED.format("Pass the student's logits first, the teacher's second"))
-        for text in found:
-            warnings.warn(f"{self.name}: {text}", UserWarning, stacklevel=stacklevel + 1)
 
 
 class MissedSteps:
@@ -59,12 +21,8 @@ class MissedSteps:
         self.batches = None
 
     def look(self, student: Any, limit: int, *, stacklevel: int) -> None:
-        """Warn once: where the weights have moved since the last batch, or after many batches.
-
-        Args:
-            student: the logits of a training batch.
-            limit: how many batches one step may take, where the weights cannot be watched.
-            stacklevel: as of ``warnings.warn``.
+        """Warn once: where the weights behind the logits have moved since the last batch, or after
+        ``limit`` batches, which one step may take where the weights cannot be watched.
         """
         if self.batches is None:
             return
@@ -83,15 +41,6 @@ class MissedSteps:
             stacklevel=stacklevel + 1,
         )
         self.batches = None
-
-
-def learns(model: nn.Module) -> bool:
-    """Whether a weight of the model needs a gradient."""
-    return any(weight.requires_grad for weight in model.parameters())
-
-
-def _learns(logits: Any) -> bool:
-    return bool(getattr(logits, "requires_grad", False))
 
 
 def _version_of_a_weight(logits: Any) -> tuple[int, int] | None:

@@ -11,13 +11,12 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from mcld_core.adapters import check_class_means, step_keys
+from mcld_core.adapters import SWAPPED, FirstLook, check_class_means, step_keys
 from mcld_core.backends.torch.distributed import gather_keys, world_size
-from mcld_core.backends.torch.first_steps import FirstLook, learns
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.files import replacement
 from mcld_core.keys import TeacherKeys
-from mcld_core.logits import SWAPPED, adjust_logits, checked_prior
+from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 from mcld_core.running_means import ClassMeans
 
@@ -95,7 +94,7 @@ class MCLDTrainer(Trainer):
             self.add_callback(_SaveClassMeans(self))
         self._first_look = FirstLook(self._name)
         if teacher is not None:
-            if learns(teacher) and not learns(self.model):
+            if _learns(teacher) and not _learns(self.model):
                 cure = SWAPPED.format("Pass the student as model=, the teacher as teacher=")
                 warnings.warn(f"{self._name}: {cure}", UserWarning, stacklevel=2)
             teacher.requires_grad_(False).eval().to(self.args.device)
@@ -222,6 +221,11 @@ class MCLDTrainer(Trainer):
                 "mcld_core.extensions.nlp.huggingface.TokenMCLDTrainer"
             )
         return logits
+
+
+def _learns(model: nn.Module) -> bool:
+    """Whether a weight of the model needs a gradient."""
+    return any(weight.requires_grad for weight in model.parameters())
 
 
 class _SaveClassMeans(TrainerCallback):

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mcld_core.adapters import bank_of_adapter, check_class_means, check_steps, step_keys
+from mcld_core.adapters import (
+    FirstLook,
+    bank_of_adapter,
+    check_class_means,
+    check_steps,
+    step_keys,
+)
 from mcld_core.backends.ops.torch import asarray
 from mcld_core.backends.torch.distributed import gather_with_index, world_size
-from mcld_core.backends.torch.first_steps import FirstLook, MissedSteps
+from mcld_core.backends.torch.first_steps import MissedSteps
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.keys import TeacherKeys
@@ -183,7 +189,7 @@ class MCLDLoss(nn.Module):
             sample_weight=sample_weight,
             where=where,
         )
-        if self.training:
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result
 

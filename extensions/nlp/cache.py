@@ -91,18 +91,14 @@ class TokenCache:
             OSError: the disk is full, or the folder takes no files.
         """
         checks = Checks("TokenCache.write")
-        numbers = {"count": count, "k": k, "vocabulary": vocabulary}
+        numbers = {"count": count, "vocabulary": vocabulary}
         others = {"batch_size": batch_size, "shard_size": shard_size, "writers": writers}
         for name, value in (numbers | others).items():
             checks.integer(name, value, minimum=1)
-        checks.integer("writer", writer, minimum=0)
-        for name, value, top in (("k", k, vocabulary), ("writer", writer, writers - 1)):
-            if value > top:
-                raise ValueError(
-                    f"TokenCache.write: {name} needs a number up to {top}; got {value}"
-                )
+        checks.integer("k", k, minimum=1, maximum=vocabulary)
+        checks.integer("writer", writer, minimum=0, maximum=writers - 1)
         mark = json.loads(as_json("TokenCache.write", fingerprint))
-        settings = {**numbers, "shard_size": shard_size, "fingerprint": mark}
+        settings = {**numbers, "k": k, "shard_size": shard_size, "fingerprint": mark}
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(writer, -(-count // shard_size), writers):

@@ -183,25 +183,14 @@ class TokenMCLDTrainer(MCLDTrainer):
         self._first_look.look(ours, theirs, None, None, self.mcld_config, stacklevel=4)
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the Trainer does, and keep the sums of the batch, of all ranks.
-
-        Args:
-            *args: as ``Trainer.prediction_step``.
-            **kwargs: likewise.
-        """
+        """Return what ``Trainer.prediction_step`` does, and keep the sums of all ranks' batch."""
         before = len(self._sums)
         result = super().prediction_step(*args, **kwargs)
         self._sums[before:] = map(self.accelerator.gather_for_metrics, self._sums[before:])
         return result
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Return what the Trainer does, with the perplexity and the agreement.
-
-        Args:
-            *args: as ``Trainer.evaluation_loop``.
-            metric_key_prefix: what the names of the metrics begin with.
-            **kwargs: likewise.
-        """
+        """Return what ``Trainer.evaluation_loop`` does, with the perplexity and the agreement."""
         self._sums = []
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self._sums:

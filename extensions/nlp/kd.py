@@ -45,13 +45,7 @@ def token_kd_loss(
         divergence: ``"forward"``, ``"reverse"`` or ``"jsd"``.
         mix: μ of ``"jsd"``, in (0, 1).
         ignore_index: the label of a token that does not count.
-        reduction, normalizer: as in `token_mcld_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        reduction, normalizer: as in `token_mcld_loss`; so are result and errors.
 
     Example:
         >>> import numpy as np
@@ -73,7 +67,7 @@ def token_kd_loss(
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)
-    given = (student_logits, teacher_logits, labels, attention_mask)
+    given = (student_logits, teacher_logits, labels, attention_mask, None)
     sequences = token_rows(arguments, given, shift, ignore_index)
 
     def values(student: Array, teacher: Any, _: Array, t: Scalar, mu: Scalar) -> Array:

@@ -12,7 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Batch, as_number, class_labels, fits, keep_rows, wide_dtype
+from mcld_core.arguments import (
+    Batch,
+    as_number,
+    class_labels,
+    fits,
+    keep_rows,
+    wide_dtype,
+)
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
@@ -86,15 +93,16 @@ def layer_rows(
     arguments: SequenceArguments,
     student: tuple[Any, Any, Any],
     teacher: TopKLogits | tuple[Any, ...],
-    given: tuple[Any, Any],
+    given: tuple[Any, Any, Any],
     shift: bool,
     ignore_index: int,
 ) -> LayerRows:
     """Return the tokens as rows of hidden states, checked.
 
-    ``student`` are hidden states, weight and bias; ``given`` the labels and the attention mask.
+    ``student`` are hidden states, weight and bias; ``given`` the labels, the attention mask, and
+    the labels of the sequences.
     """
-    ops, (labels, attention_mask) = arguments.ops, given
+    ops, (labels, attention_mask, sequence_labels) = arguments.ops, given
     hidden, layer = _layer(arguments, "", *student)
     vocabulary = layer.weight.shape[0]
     if labels is not None:
@@ -113,13 +121,15 @@ def layer_rows(
     if labels is not None:
         arguments.label_values("labels", labels, kept, vocabulary, ignore_index)
         labels, counts = class_labels(ops, labels, vocabulary, ignore_index)
-        kept = arguments.unless_all(counts if kept is None else kept & counts)
+        kept = arguments.unless_all(kept, counts)
     dtype = wide_dtype(ops.dtype(hidden))
-    weight = None if kept is None else ops.astype(kept, dtype)
+    weight = arguments.weight(None, kept, hidden, dtype)
     rows = keep_rows(ops, flat(ops, hidden), kept)
     theirs, theirs_layer = _teacher_rows(arguments, teacher, hidden, vocabulary, kept)
     batch = Batch(rows, theirs, dtype, labels, kept, weight)
-    sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1), hidden)
+    if sequence_labels is not None:
+        sequence_labels = arguments.ids("sequence_labels", sequence_labels, hidden)
+    sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1), sequence_labels)
     found = LayerRows(sequences, layer, theirs_layer)
     if labels is not None:
         return found
@@ -269,5 +279,5 @@ def _teacher_rows(
         )
     arguments.device("the teacher", values, hidden, "hidden")
     if isinstance(teacher, TopKLogits):
-        return stored_rows(ops, teacher, values, vocabulary, kept), None
+        return stored_rows(arguments, teacher, values, vocabulary, kept), None
     return keep_rows(ops, ops.stop_gradient(flat(ops, values)), kept), layer

@@ -10,7 +10,6 @@ from mcld_core.backends import Backend
 from mcld_core.baselines.kd import DIVERGENCES, check_divergence
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import (
-    Levels,
     SequenceArguments,
     contrast_sequences,
     reduce_sequences,
@@ -62,23 +61,14 @@ def linear_token_kd_loss(
         labels: (batch, tokens) int, as in `token_kd_loss`.
         bias: (vocab,), the layer's bias.
         attention_mask, shift, temperature, divergence, mix, ignore_index, reduction, normalizer:
-            as in `token_kd_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 hidden states). ``hidden``, ``weight`` and ``bias``
-        receive a gradient.
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+            as in `token_kd_loss`; so are result and errors. ``hidden``, ``weight`` and ``bias``
+            receive a gradient.
 
     Example:
         >>> import numpy as np
         >>> hidden, weight = np.ones((1, 2, 3)), np.eye(3)
         >>> round(float(linear_token_kd_loss(hidden, weight, (hidden, 2 * weight))), 4)
         0.0
-
-    References:
-        G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
     """
     arguments = SequenceArguments(
         "linear_token_kd_loss",
@@ -89,7 +79,7 @@ def linear_token_kd_loss(
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)
-    layer, beside = (hidden, weight, bias), (labels, attention_mask)
+    layer, beside = (hidden, weight, bias), (labels, attention_mask, None)
     rows = layer_rows(arguments, layer, teacher, beside, shift, ignore_index)
     ops, batch = arguments.ops, rows.sequences.rows
     t, mu = (as_number(ops, number, batch.student, batch.dtype) for number in (temperature, mix))
@@ -152,9 +142,6 @@ def linear_token_mcld_loss(
         >>> labels = np.array([[0, 1]])
         >>> round(float(linear_token_mcld_loss(hidden, weight, (hidden, weight), labels)), 4)
         0.6931
-
-    References:
-        Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
     """
     function = "linear_token_mcld_loss"
     arguments = SequenceArguments(
@@ -168,10 +155,8 @@ def linear_token_mcld_loss(
     arguments.flag("return_terms", return_terms)
     arguments.reduction(reduction)
     weights = contrast_weights(arguments, config, token_contrast, sequence_contrast)
-    layer, beside = (hidden, weight, bias), (labels, attention_mask)
+    layer, beside = (hidden, weight, bias), (labels, attention_mask, sequence_labels)
     rows = layer_rows(arguments, layer, teacher, beside, shift, config.ignore_index)
-    if sequence_labels is not None:
-        sequence_labels = arguments.ids("sequence_labels", sequence_labels, rows.sequences.like)
     values, terms = _divergences(arguments.ops, rows, config, reduction)
     temperature = config.temperature
     if temperature is None:
@@ -183,9 +168,10 @@ def linear_token_mcld_loss(
         normalizer=normalizer,
         trains_keys=True,
     )
-    levels = Levels(objective, sequence_labels, category == "sequence", token_contrast)
     keys = contrast_rows(arguments, rows, config, class_prior)
-    loss, contrasts = contrast_sequences(arguments, keys, levels, reduction)
+    loss, contrasts = contrast_sequences(
+        arguments, keys, objective, token_contrast, category == "sequence", reduction
+    )
 
     def reduced(values: Array) -> Array:
         return reduce_sequences(arguments, rows.sequences, values, reduction, normalizer)

@@ -7,7 +7,6 @@ from typing import Any, Literal, overload
 from mcld_core.arguments import fits
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions._sequences import (
-    Levels,
     SequenceArguments,
     Sequences,
     contrast_sequences,
@@ -54,14 +53,7 @@ def token_mcld_loss(
 
 
 @overload
-def token_mcld_loss(
-    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
-    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
-    labels: Num[Array, "batch tokens"] | None = None,
-    *,
-    return_terms: bool,
-    **settings: Any,
-) -> Any: ...
+def token_mcld_loss(*rows: Any, return_terms: bool, **settings: Any) -> Any: ...
 
 
 def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
@@ -161,13 +153,12 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     arguments.flag("shift", shift)
     arguments.reduction(reduction)
     weights = contrast_weights(arguments, config, token_contrast, sequence_contrast)
-    given = (student_logits, teacher_logits, labels, attention_mask)
+    given = (student_logits, teacher_logits, labels, attention_mask, sequence_labels)
     sequences = token_rows(arguments, given, shift, config.ignore_index)
-    if sequence_labels is not None:
-        sequence_labels = arguments.ids("sequence_labels", sequence_labels, sequences.like)
     objective = Objective(config, weights, None, class_prior, progress, normalizer=normalizer)
-    levels = Levels(objective, sequence_labels, category == "sequence", token_contrast)
-    loss, terms = contrast_sequences(arguments, sequences, levels, reduction)
+    loss, terms = contrast_sequences(
+        arguments, sequences, objective, token_contrast, category == "sequence", reduction
+    )
     return (loss, terms) if return_terms else loss
 
 
@@ -205,15 +196,16 @@ def contrast_weights(
 
 def token_rows(
     arguments: SequenceArguments,
-    given: tuple[Any, Any, Any, Any],
+    given: tuple[Any, Any, Any, Any, Any],
     shift: bool,
     ignore_index: int,
 ) -> Sequences:
     """Return the tokens as rows, checked.
 
-    ``given`` are the student's logits, the teacher's, the labels and the attention mask.
+    ``given`` are the student's logits, the teacher's, the labels, the attention mask, and the
+    labels of the sequences.
     """
-    student, teacher, labels, attention_mask = given
+    student, teacher, labels, attention_mask, sequence_labels = given
     student, theirs = arguments.tensors(student, arrays_of(teacher)[0])
     shape = tuple(theirs.shape)
     if isinstance(teacher, TopKLogits):
@@ -224,7 +216,10 @@ def token_rows(
     beside = labels, arguments.flat_mask("attention_mask", attention_mask, student)
     if shift:
         beside = following(arguments.ops, student, *beside)
-    return logit_rows(arguments, (student, theirs), teacher, beside, ignore_index)
+    sequences = logit_rows(arguments, (student, theirs), teacher, beside, ignore_index)
+    if sequence_labels is not None:
+        sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
+    return sequences._replace(labels=sequence_labels)
 
 
 def _check_shapes(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:

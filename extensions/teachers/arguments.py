@@ -71,8 +71,7 @@ class TeacherArguments(Arguments):
         ops = self.ops
         given = self.array(name, logits, self.like)
         self.logits(name, given)
-        classes = given.shape[1]
-        if not classes:
+        if not given.shape[1]:
             raise ValueError(
                 f"{self.function}: {name} needs at least one class, their number known when "
                 f"traced; got shape {tuple(given.shape)}"
@@ -85,8 +84,6 @@ class TeacherArguments(Arguments):
         labels = batch.labels
         if labels is not None and labels.ndim == 2:
             labels = keep_rows(ops, ops.astype(labels, dtype), batch.kept)
-        elif labels is not None:
-            labels = ops.where((labels >= 0) & (labels < classes), labels, -1)
         kept = ops.astype(batch.kept, dtype)
         return TeacherBatch(ops.maximum(rows, MASKED), labels, batch.kept, kept)
 
@@ -109,12 +106,7 @@ class TeacherArguments(Arguments):
         *,
         minimum: float | None = None,
     ) -> Float[Array, " batch"]:
-        """Return (batch,) numbers, or one number for all rows, 0 in rows that do not count.
-
-        Raises:
-            ValueError, TypeError: another shape, and in a row that counts a number that is not
-                finite or below ``minimum``, where it can be read.
-        """
+        """Return (batch,) finite numbers, or one for all rows, 0 in rows that do not count."""
         ops = self.ops
         if is_number(value):
             self.number(name, value, minimum=minimum)

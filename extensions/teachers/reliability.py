@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mcld_core.arguments import Batch, Checks, TeacherBatch, is_number, ratio, wide_dtype
+from mcld_core.arguments import Batch, TeacherBatch, is_number, ratio, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
@@ -207,13 +207,8 @@ def adaptive_mcld_loss(
         student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
         labels: (batch,) int, or (batch, classes) soft; never None.
         reliability: (batch,) r in 0 … 1, such as `reliability_weights`; clipped to that.
-        config, keys, class_prior, progress, sample_weight, where, reduction: as there.
-
-    Returns:
-        The loss, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        config, keys, class_prior, progress, sample_weight, where, reduction: as there; so are
+            result and errors.
 
     Example:
         >>> import numpy as np
@@ -259,14 +254,13 @@ def anneal(progress: Scalar, first: float = 0.0, last: float = 1.0, until: float
         >>> [anneal(progress, 0.0, 0.5, until=0.5) for progress in (0.0, 0.25, 1.0)]
         [0.0, 0.25, 0.5]
     """
-    checks = Checks("anneal")
-    checks.number("until", until, above=0.0)
-    checks.number("first", first)
-    checks.number("last", last)
-    checks.number("progress", progress, minimum=0.0, maximum=1.0)
+    arguments = TeacherArguments("anneal", progress)
+    arguments.number("until", until, above=0.0)
+    arguments.number("first", first)
+    arguments.number("last", last)
+    arguments.number("progress", progress, minimum=0.0, maximum=1.0)
     if is_number(progress):
         return first + (last - first) * min(progress / until, 1.0)
-    arguments = TeacherArguments("anneal", progress)
     ops = arguments.ops
     given = ops.asarray(progress)
     part = arguments.scalar("progress", given, given, wide_dtype(ops.dtype(given)), maximum=1.0)

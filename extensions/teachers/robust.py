@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, both_kept, reduce_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.formulas.contrast import one_hot
@@ -39,13 +39,10 @@ def bounded_loss(
             ``sample_weight``; pass the weights here, for they belong outside the bound. A loss
             below 0 is an error where it can be read; elsewhere it comes out unchanged.
         q: ≥ 0, a number or a zero-dimensional array.
-        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`; so are the errors.
 
     Returns:
         The reduced loss, float32 (float64 for float64 rows); it has the gradient.
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
 
     Example:
         >>> import numpy as np
@@ -213,10 +210,7 @@ def _losses(
         )
     dtype = wide_dtype(ops.dtype(rows))
     rows = ops.astype(rows, dtype)
-    kept = ops.arange(ops.size(rows, 0), rows) >= 0
-    if where is not None:
-        kept = arguments.mask("where", where, rows.shape[0], rows, "rows")
-        rows = ops.where(kept, rows, 0.0)
-    if sample_weight is None:
-        return rows, ops.astype(kept, dtype)
+    every = ops.arange(ops.size(rows, 0), rows) >= 0
+    kept = both_kept(every, arguments.mask("where", where, rows, "rows"))
+    rows = ops.where(kept, rows, 0.0)
     return rows, arguments.weight(sample_weight, kept, rows, dtype, "rows")

@@ -108,8 +108,7 @@ def deep_supervision_loss(
     for h, head in enumerate(heads):
         arguments.logits(f"heads[{h}]", head)
     arguments.same_shape("heads", heads)
-    if where is not None:
-        arguments.mask("where", where, heads[-1].shape[0], heads[-1], "heads[-1]")
+    arguments.mask("where", where, heads[-1], "heads[-1]")
     *early, last = heads
     dtype = wide_dtype(*(ops.dtype(head) for head in heads))
     of_last = arguments.scalar("weight_last", weight_last, last, dtype)

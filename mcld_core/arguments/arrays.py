@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mcld_core.arguments.checks import Checks, plain_number, range_text
-from mcld_core.arguments.rows import class_labels, differ
+from mcld_core.arguments.rows import both_kept, class_labels, differ, wide_dtype
 from mcld_core.backends import Backend, backend_for
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
@@ -30,11 +30,7 @@ class ArrayArguments(Checks):
         """The first tensor of the values: a plain array becomes a tensor on its device."""
 
     def array(self, name: str, value: Any, like: Array | None = None) -> Array:
-        """Return an array of real numbers or bools, converted.
-
-        Raises:
-            ValueError, TypeError: None, a text, a dict and whatever else is not such an array.
-        """
+        """Return an array of real numbers or bools, converted; raise for what is not one."""
         needs = f"{self.function}: {name} needs an array of numbers"
         is_text = isinstance(value, (str, bytes))
         is_array = hasattr(value, "shape") or isinstance(value, (Sequence, int, float))
@@ -68,13 +64,13 @@ class ArrayArguments(Checks):
 
         Raises where it is not in its range; an array that cannot be read is not checked.
         """
-        minimum = 0.0 if above is None else None
-        self.number(name, value, minimum=minimum, above=above, maximum=maximum)
+        limits = {"minimum": 0.0 if above is None else None, "above": above, "maximum": maximum}
+        self.number(name, value, **limits)
         array = self.ops.asarray(plain_number(value), like)
         if not isinstance(value, (int, float)):
             values = self.ops.host_values(array)
             if values is not None:
-                self.number(name, float(values), minimum=minimum, above=above, maximum=maximum)
+                self.number(name, float(values), **limits)
         return self.ops.astype(array, dtype)
 
     # one entry a row
@@ -98,11 +94,13 @@ class ArrayArguments(Checks):
             )
 
     def mask(
-        self, name: str, where: Any, rows: Any, like: Array, like_name: str = "student_logits"
-    ) -> Bool[Array, " rows"]:
-        """Return a mask of rows, converted; raise for another shape, dtype or device."""
+        self, name: str, where: Any, like: Array, like_name: str = "student_logits"
+    ) -> Bool[Array, " rows"] | None:
+        """Return a mask of rows, converted, or None; raise for another shape, dtype or device."""
+        if where is None:
+            return None
         kept = self.array(name, where, like)
-        self.vector(name, kept, rows)
+        self.vector(name, kept, like.shape[0])
         if self.ops.dtype(kept) != "bool":
             raise TypeError(
                 f"{self.function}: {name} needs dtype bool (True = keep); got "
@@ -118,9 +116,11 @@ class ArrayArguments(Checks):
         like: Array,
         dtype: str,
         like_name: str = "student_logits",
-    ) -> Float[Array, " rows"]:
-        """Return ``sample_weight`` times kept; raise where shape, device or values do not fit."""
+    ) -> Float[Array, " rows"] | None:
+        """Return ``sample_weight``, which is ≥ 0, times kept; None where neither is given."""
         ops = self.ops
+        if sample_weight is None:
+            return None if kept is None else ops.astype(kept, dtype)
         weight = self.array("sample_weight", sample_weight, like)
         self.vector("sample_weight", weight, like.shape[0])
         self.device("sample_weight", weight, like, like_name)
@@ -137,13 +137,11 @@ class ArrayArguments(Checks):
         minimum: float | None = None,
     ) -> None:
         """Raise for a kept row's number that is not finite or too small, where it can be read."""
-        values = self.ops.host_values(x)
-        mask = None if kept is None else self.ops.host_values(kept)
-        if values is None or (kept is not None and mask is None):
+        values, mask = self.readable(x, kept)
+        if values is None:
             return
-        bad = ~np.isfinite(values)
-        bad = bad if minimum is None else bad | (values < minimum)
-        bad = bad if mask is None else bad & mask
+        least = -np.inf if minimum is None else minimum
+        bad = mask & ~(np.isfinite(values) & (values >= least))
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(
@@ -154,11 +152,8 @@ class ArrayArguments(Checks):
     def ids(self, name: str, ids: Any, logits: Array, single: bool = False) -> Int[Array, " batch"]:
         """Return ids or places, one a row, signed: int64 where they come so, else int32.
 
-        They are only compared. ``single``: one number for all rows will do.
-
-        Raises:
-            ValueError, TypeError: another shape, dtype or device, or numbers beyond 32 bits where
-                the framework has no more.
+        They are only compared. ``single``: one number for all rows will do. Numbers beyond 32 bits
+        raise where the framework has no more.
         """
         ops = self.ops
         found = self.array(name, ids, logits)
@@ -183,12 +178,7 @@ class ArrayArguments(Checks):
     def log_prior(
         self, class_prior: Any, classes: int, like: Array, dtype: str
     ) -> Float[Array, " classes"]:
-        """Return ``log π`` of counts or probabilities; a class without any counts half the least.
-
-        Raises:
-            ValueError: another length; negative, infinite or NaN; all zero (where values can be
-                read).
-        """
+        """Return ``log π`` of counts or probabilities; a class of none counts half the least."""
         ops = self.ops
         prior = ops.stop_gradient(ops.astype(self.array("class_prior", class_prior, like), dtype))
         if tuple(prior.shape) != (classes,):
@@ -242,21 +232,24 @@ class ArrayArguments(Checks):
         name: str,
         labels: Any,
         logits: Array,
-        dtype: str,
+        dtype: str | None,
         kept: Array | None,
         ignore_index: int,
+        like_name: str = "student_logits",
     ) -> tuple[Array, Array | None]:
         """Return the labels of logits, and which rows are not ``ignore_index``; None: all are.
 
-        Int labels become int32, -1 where they name no class; soft labels take ``dtype``.
+        Int labels become int32, -1 where they name no class; soft labels take ``dtype``, or with
+        None float64 where they or the logits are.
         """
         ops = self.ops
         rows, classes = logits.shape
         labels = self.array(name, labels, logits)
         kind = self.label_kind(name, labels, rows, classes)
-        self.device(name, labels, logits)
+        self.device(name, labels, logits, like_name)
         all_named = self.label_values(name, labels, kept, classes, ignore_index)
         if kind == "soft":
+            dtype = dtype or wide_dtype(ops.dtype(logits), ops.dtype(labels))
             return ops.stop_gradient(ops.astype(labels, dtype)), None
         if all_named and not 0 <= ignore_index < classes:
             return ops.astype(labels, "int32"), None
@@ -269,9 +262,8 @@ class ArrayArguments(Checks):
 
         Returns whether every row is seen to have an int label of a class.
         """
-        values = self.ops.host_values(labels)
-        mask = None if kept is None else self.ops.host_values(kept)
-        if values is None or values.size == 0 or (kept is not None and mask is None):
+        values, mask = self.readable(labels, kept)
+        if values is None or values.size == 0:
             return False
         if values.ndim == 1:
             if values.min() >= 0 and values.max() < classes:
@@ -283,14 +275,24 @@ class ArrayArguments(Checks):
             total = values.sum(1)
             bad = ~((values >= 0).all(1) & (np.abs(total - 1.0) <= 1e-2))
             wrong = "needs soft labels that are ≥ 0 and sum to 1 in each row"
-        if mask is not None:
-            bad = bad & mask
+        bad = bad & mask
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(f"{self.function}: {name} {wrong}; got {values[row]} in row {row}")
         return False
 
-    def unless_all(self, kept: Bool[Array, " rows"]) -> Bool[Array, " rows"] | None:
-        """Return None where all rows are seen to be kept, which saves masking them."""
-        values = self.ops.host_values(kept)
+    def readable(self, x: Array, kept: Bool[Array, " rows"] | None) -> tuple[Any, Any]:
+        """Return the values of rows and which of them count; None where they cannot be read."""
+        values = self.ops.host_values(x)
+        if values is None or kept is None:
+            return values, np.True_
+        mask = self.ops.host_values(kept)
+        return (None, None) if mask is None else (values, mask)
+
+    def unless_all(
+        self, kept: Bool[Array, " rows"] | None, counts: Bool[Array, " rows"] | None = None
+    ) -> Bool[Array, " rows"] | None:
+        """Return the rows that both masks keep; None where all are seen to be: it saves masking."""
+        kept = both_kept(kept, counts)
+        values = None if kept is None else self.ops.host_values(kept)
         return None if values is not None and values.all() else kept

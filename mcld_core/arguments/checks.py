@@ -62,12 +62,16 @@ class Checks:
         if not isinstance(value, bool):
             raise TypeError(f"{self.function}: {name} needs True or False; got {value!r}")
 
-    def integer(self, name: str, value: Any, *, minimum: int | None = None) -> None:
-        """Raise TypeError unless the value is an int, ValueError where it is too small."""
+    def integer(
+        self, name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None
+    ) -> None:
+        """Raise TypeError unless the value is an int, ValueError where it is out of its range."""
         bound = "" if minimum is None else f" ≥ {minimum}"
+        bound = bound if maximum is None else f" in {minimum} … {maximum}"
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
-        if minimum is not None and value < minimum:
+        too_small = minimum is not None and value < minimum
+        if too_small or (maximum is not None and value > maximum):
             raise ValueError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
 
     def size(self, name: str, value: Any) -> Any:

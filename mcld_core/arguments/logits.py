@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mcld_core.arguments.arrays import ArrayArguments
 from mcld_core.arguments.checks import plain_number
-from mcld_core.arguments.rows import Batch, TeacherBatch, differ, keep_rows, signed, wide_dtype
+from mcld_core.arguments.rows import Batch, TeacherBatch, both_kept, differ, keep_rows, wide_dtype
 from mcld_core.typing import Array, Float
 
 
 class Arguments(ArrayArguments):
-    """The arguments of one call, checked and converted.
-
-    Args:
-        function: the name that errors give.
-        values: what decides the backend: the tensors among them; None counts for nothing.
-    """
+    """The arguments of one call, checked and converted; made as `ArrayArguments`."""
 
     def logits(self, name: str, x: Array) -> None:
         """Raise unless ``x`` has two axes and a float dtype."""
@@ -33,14 +26,17 @@ class Arguments(ArrayArguments):
                 "Pass logits, not labels or token ids"
             )
 
-    def width(self, name: str, x: Array, classes: int) -> None:
-        """Raise ValueError unless ``x`` has rows of so many classes."""
-        shape = tuple(x.shape)
-        if len(shape) != 2 or shape[1] != classes:
+    def rows_beside(self, stored: Array, what: str, teacher_logits: Any) -> Array:
+        """Return teacher logits, converted; raise unless they fit the rows that are stored."""
+        rows = self.array("teacher_logits", teacher_logits, stored)
+        self.logits("teacher_logits", rows)
+        if rows.shape[1] != stored.shape[1]:
             raise ValueError(
-                f"{self.function}: {name} need shape (batch, {classes}); got {shape}. Map the "
-                "teacher's classes first: mcld_core.select_classes"
+                f"{self.function}: teacher_logits need shape (batch, {stored.shape[1]}); got "
+                f"{tuple(rows.shape)}. Map the teacher's classes first: mcld_core.select_classes"
             )
+        self.device("teacher_logits", rows, stored, what)
+        return rows
 
     def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
         """Convert both logits, each beside the other where only that one is a tensor."""
@@ -83,7 +79,7 @@ class Arguments(ArrayArguments):
         student, teacher = self.pair(student_logits, teacher_logits)
         if ignore_index is not None:
             self.integer("ignore_index", plain_number(ignore_index))
-        kept = None if where is None else self.mask("where", where, student.shape[0], student)
+        kept = self.mask("where", where, student)
         dtype = wide_dtype(ops.dtype(student))
         teacher = ops.stop_gradient(teacher)
         if ignore_index is None:
@@ -95,10 +91,8 @@ class Arguments(ArrayArguments):
             if labels.ndim == 2:
                 labels = keep_rows(ops, labels, kept)
             elif counts is not None:
-                kept = self.unless_all(counts if kept is None else kept & counts)
-        weight = None if kept is None else ops.astype(kept, dtype)
-        if sample_weight is not None:
-            weight = self.weight(sample_weight, kept, student, dtype)
+                kept = self.unless_all(kept, counts)
+        weight = self.weight(sample_weight, kept, student, dtype)
         return Batch(student, teacher, dtype, labels, kept, weight)
 
     def teacher_batch(
@@ -108,36 +102,19 @@ class Arguments(ArrayArguments):
         ignore_index: int,
         name: str = "teacher_logits",
     ) -> TeacherBatch:
-        """Return a teacher's rows with what comes beside them: labels, sample weight, ``where``.
-
-        ``name`` is that of the logits.
-        """
+        """Return a teacher's rows with what comes beside them: labels, sample weight, ``where``."""
         ops, (labels, sample_weight, where) = self.ops, beside
         self.logits(name, logits)
         self.integer("ignore_index", plain_number(ignore_index))
-        rows, classes = logits.shape
-        kept = ops.arange(ops.size(logits, 0), logits) >= 0
-        if where is not None:
-            kept = self.mask("where", where, rows, logits, name)
-        dtype = wide_dtype(ops.dtype(logits))
+        kept = self.mask("where", where, logits, name)
         if labels is not None:
-            labels = self.array("labels", labels, logits)
-            kind = self.label_kind("labels", labels, rows, classes)
-            self.device("labels", labels, logits, name)
-            self.label_values("labels", labels, kept, classes, ignore_index)
-            if kind == "soft":
-                labels = ops.astype(labels, wide_dtype(dtype, ops.dtype(labels)))
-                labels = ops.stop_gradient(labels)
-            else:
-                labels = signed(ops, labels)
-                kept = kept & (labels != ignore_index)
-                limits = np.iinfo("int32")
-                labels = ops.minimum(ops.maximum(labels, limits.min), limits.max)
-                labels = ops.astype(labels, "int32")
-        if sample_weight is None:
-            weight = ops.astype(kept, wide_dtype(dtype))
-        else:
-            weight = self.array("sample_weight", sample_weight, logits)
-            dtype = wide_dtype(dtype, ops.dtype(weight))
-            weight = self.weight(weight, kept, logits, dtype, name)
+            labels, counts = self.labels("labels", labels, logits, None, kept, ignore_index, name)
+            kept = both_kept(kept, counts)
+        if kept is None:
+            kept = ops.arange(ops.size(logits, 0), logits) >= 0
+        dtype = wide_dtype(ops.dtype(logits))
+        if sample_weight is not None:
+            sample_weight = self.array("sample_weight", sample_weight, logits)
+            dtype = wide_dtype(dtype, ops.dtype(sample_weight))
+        weight = self.weight(sample_weight, kept, logits, dtype, name)
         return TeacherBatch(ops.stop_gradient(logits), labels, kept, weight)

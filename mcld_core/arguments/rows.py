@@ -30,7 +30,7 @@ class TeacherBatch(NamedTuple):
 
     logits: Float[Array, "batch classes"]
     labels: Int[Array, " batch"] | Float[Array, "batch classes"] | None
-    """int32 as they came, or soft in float32 or float64."""
+    """int32, -1 where they name no class; or soft, in float32 or float64."""
     kept: Bool[Array, " batch"]
     weight: Float[Array, " batch"]
     """``sample_weight`` times kept, in float64 where an argument is, else float32."""
@@ -56,24 +56,26 @@ def as_number(ops: Backend, value: Scalar, like: Array, dtype: str) -> Any:
     return value if is_number(value) else ops.astype(ops.asarray(value, like), dtype)
 
 
-def signed(ops: Backend, labels: Array) -> Array:
-    """Return int labels in a signed dtype that holds them: a uint8 156 is -100 to some."""
-    dtype = ops.dtype(labels)
-    if dtype in ("int32", "int64"):
-        return labels
-    return ops.astype(labels, "int64" if dtype == "uint64" else "int32")
-
-
 def class_labels(
     ops: Backend, labels: Int[Array, " rows"], classes: int, ignore_index: int
 ) -> tuple[Int[Array, " rows"], Bool[Array, " rows"]]:
     """Return int labels as int32, -1 where they name no class, and which are not ignored.
 
-    The classes are told apart before the cast, in which 2**32 + 1 would become 1.
+    The classes are told apart before the cast, in which 2**32 + 1 would become 1; in a signed
+    dtype, for a uint8 156 is -100 to some.
     """
-    labels = signed(ops, labels)
+    dtype = ops.dtype(labels)
+    if dtype not in ("int32", "int64"):
+        labels = ops.astype(labels, "int64" if dtype == "uint64" else "int32")
     named = ops.where((labels >= 0) & (labels < classes), labels, -1)
     return ops.astype(named, "int32"), labels != ignore_index
+
+
+def both_kept(kept: Array | None, counts: Array | None) -> Array | None:
+    """Return the rows that two masks keep; None keeps all."""
+    if kept is None or counts is None:
+        return counts if kept is None else kept
+    return kept & counts
 
 
 def keep_rows(ops: Backend, x: Array, kept: Bool[Array, " rows"] | None = None) -> Array:

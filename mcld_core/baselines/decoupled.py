@@ -43,13 +43,7 @@ def dkd_loss(
         beta: weight of the non-target part, ≥ 0.
         temperature: T > 0.
         ignore_index: rows with this int label are dropped.
-        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`; so are result and errors.
 
     Example:
         >>> import numpy as np
@@ -97,13 +91,7 @@ def nkd_loss(
         gamma: weight of the other classes, ≥ 0.
         temperature: T > 0.
         ignore_index: rows with this int label are dropped.
-        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`; so are result and errors.
 
     Example:
         >>> import numpy as np
@@ -164,13 +152,7 @@ def rld_loss(
         temperature: T > 0.
         alpha_temperature: T_α > 0.
         ignore_index: rows with this int label are dropped.
-        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`; so are result and errors.
 
     Example:
         >>> import numpy as np

@@ -36,13 +36,7 @@ def dist_loss(
         beta: weight of the rows, ≥ 0.
         gamma: weight of the columns, ≥ 0.
         temperature: T > 0.
-        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`; so are result and errors.
 
     Example:
         >>> import numpy as np

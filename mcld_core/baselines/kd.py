@@ -46,13 +46,7 @@ def kd_loss(
             standard deviation over the finite logits of a row (logit standardisation).
         divergence: ``"forward"``, ``"reverse"`` or ``"jsd"``.
         mix: μ of ``"jsd"``, in (0, 1).
-        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`; so are result and errors.
 
     Example:
         >>> import numpy as np

@@ -29,13 +29,7 @@ def ttm_loss(
         student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
         gamma: γ > 0; 1 changes nothing.
         weighted: whether U multiplies the divergence (WTTM).
-        sample_weight, where, reduction: as in `mcld_core.mcld_loss`.
-
-    Returns:
-        The loss, float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
+        sample_weight, where, reduction: as in `mcld_core.mcld_loss`; so are result and errors.
 
     Example:
         >>> import numpy as np

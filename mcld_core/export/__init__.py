@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mcld_core.export.deploy import (
     Deployed,
     Latency,
@@ -16,7 +18,13 @@ from mcld_core.export.deploy import (
     quantize_int8,
 )
 from mcld_core.export.graph import check_metadata, check_path, describe, drafted, finish
-from mcld_core.export.inputs import build_request, logits_among, require
+from mcld_core.export.inputs import (
+    ExportRequest,
+    example_inputs,
+    free_axes,
+    logits_among,
+    require,
+)
 from mcld_core.export.student import (
     find_exporter,
     references,
@@ -110,16 +118,12 @@ def export_onnx(
     require("onnx", "onnxruntime", *exporter.PACKAGES)
     target = Path(path)
     check_path(target, "export_onnx")
-    request = build_request(
-        input_shape=input_shape,
-        example_input=example_input,
-        dtype=dtype,
-        input_names=input_names,
-        output_names=output_names,
-        dynamic_batch=dynamic_batch,
-        dynamic_axes=dynamic_axes,
-        opset=opset,
-    )
+    example, by_keyword = example_inputs(input_shape, example_input, dtype, input_names)
+    axes = free_axes(example, dynamic_batch, dynamic_axes or {})
+    if dynamic_batch:  # exporters take a size of 1 for a constant
+        example = {n: np.concatenate([a, a]) if len(a) == 1 else a for n, a in example.items()}
+    wanted = None if output_names is None else tuple(output_names)
+    request = ExportRequest(example, by_keyword, axes, wanted, opset)
     known = check_metadata(metadata or {}, request)
     inputs = list(request.check_inputs())
     with exporter.evaluation(model) as inference, drafted(target) as draft:

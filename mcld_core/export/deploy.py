@@ -131,14 +131,12 @@ def convert_float16(
         ValueError: the accuracy falls by more, or the source is damaged; no file is written.
     """
 
-    def convert(draft: Path) -> None:
+    def convert(draft: Path) -> Any:
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        model = convert_float_to_float16(
-            onnx.load(str(source)), keep_io_types=True, force_fp16_initializers=True
-        )
-        write_single(model, draft)
+        model = onnx.load(str(source))
+        return convert_float_to_float16(model, keep_io_types=True, force_fp16_initializers=True)
 
     files = Path(source), Path(path)
     return _deploy("float16", *files, convert, evaluation, max_accuracy_drop, output)
@@ -176,7 +174,7 @@ def quantize_int8(
     """
     kind = "int8 dynamic" if calibration is None else "int8 static"
 
-    def convert(draft: Path) -> None:
+    def convert(draft: Path) -> Any:
         import onnx
         from onnxruntime import quantization
 
@@ -202,12 +200,13 @@ def quantize_int8(
                 per_channel=True,
                 reduce_range=True,  # exact on processors without VNNI as well
             )
-        weights = onnx.load(str(draft)).graph.initializer
-        if not any(weight.data_type == onnx.TensorProto.INT8 for weight in weights):
+        model = onnx.load(str(draft))
+        if all(weight.data_type != onnx.TensorProto.INT8 for weight in model.graph.initializer):
             raise ValueError(
                 f"{kind}: nothing in the student can be quantised; got no weight of int8; no file "
                 "was written. Static int8, with calibration rows, is the one for convolutions."
             )
+        return model
 
     files = Path(source), Path(path)
     return _deploy(kind, *files, convert, evaluation, max_accuracy_drop, output)
@@ -284,20 +283,23 @@ def _deploy(
     kind: str,
     source: Path,
     target: Path,
-    convert: Callable[[Path], None],
+    convert: Callable[[Path], Any],
     evaluation: tuple[Any, Any],
     limit: float,
     output: str | None,
 ) -> Deployed:
-    """Convert under a temporary name, measure, and only then rename."""
+    """Convert under a temporary name, measure, and only then rename.
+
+    ``convert`` returns the model, and may write files of its own beside the draft.
+    """
     require("onnx", "onnxruntime", purpose=kind)
     import onnx
 
     check_path(target, kind)
     before, output = _measure(source, *evaluation, output)
     with drafted(target) as draft:
-        convert(draft)
-        write_single(onnx.load(str(draft)), draft)
+        model = convert(draft)
+        write_single(model, draft)
         after, _ = _measure(draft, *evaluation, output)
         if not before - after <= limit:
             raise ValueError(
@@ -305,7 +307,6 @@ def _deploy(
                 f"({before:.4f} to {after:.4f}); no file was written. Calibrate on more rows, use "
                 "another kind, or accept a larger drop."
             )
-        model = onnx.load(str(draft))
         known = {entry.key: entry.value for entry in onnx.load(str(source)).metadata_props}
         onnx.helper.set_model_props(
             model, known | encode_metadata({"precision": kind, "onnx_accuracy": after})

@@ -26,13 +26,7 @@ DIGEST = "mcld_sha256"
 
 
 def check_path(path: Path, function: str) -> None:
-    """Raise where no ONNX file can be written to the path.
-
-    Raises:
-        FileNotFoundError: its folder does not exist.
-        IsADirectoryError: it is a folder.
-        ValueError: onnx or onnxruntime would take it for a file of another format.
-    """
+    """Raise where no ONNX file can be written to the path, or would be read as another format."""
     from onnx.serialization import registry
 
     folder = Path(os.path.realpath(path)).parent
@@ -157,11 +151,7 @@ def is_intact(path: Path, metadata: Mapping[str, str]) -> bool:
 
 
 def encode_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX metadata are strings: those that are no JSON stay as they are, the rest becomes JSON.
-
-    Raises:
-        ValueError: JSON cannot hold a value.
-    """
+    """ONNX metadata are strings: those that are not JSON stay, all else becomes JSON."""
     return {str(key): _encode(key, x) for key, x in metadata.items() if x is not None}
 
 
@@ -178,7 +168,7 @@ def _encode(key: Any, value: Any) -> str:
 
 
 def decode_metadata(properties: Mapping[str, str]) -> dict[str, Any]:
-    """Undo `encode_metadata`; what is no JSON is a string."""
+    """Undo `encode_metadata`; what is not JSON is a string."""
     return {key: _decode(value) for key, value in properties.items()}
 
 
@@ -206,34 +196,20 @@ def check_metadata(metadata: Mapping[str, Any], request: ExportRequest) -> dict[
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What the metadata say of an input of images.
+    """What the metadata say of an input of images."""
 
-    Args:
-        layout: ``"NCHW"`` or ``"NHWC"``.
-        channels: how many.
-        center_crop: which part of the shorter side is kept; None: all of the image.
-        mean: by channel, or one for all, of pixels in 0..1.
-        std: the same.
-    """
-
-    layout: str
+    layout: str  # NCHW or NHWC
     channels: int
-    center_crop: float | None
-    mean: list[float]
-    std: list[float]
+    center_crop: float | None  # which part of the shorter side is kept; None: all of the image
+    mean: list[float]  # by channel, or one for all, of pixels in 0..1
+    std: list[float]  # the same
 
 
 def image_format(shape: Sequence[Any], metadata: Mapping[str, Any], function: str) -> ImageFormat:
-    """Read and check the metadata of images.
+    """Read ``layout`` (else 1 or 3 channels tell it), ``normalization`` and ``center_crop``.
 
-    Args:
-        shape: of the input, (batch, ...): four axes; a free one is not an int.
-        metadata: of the file: ``layout`` (else 1 or 3 channels tell it), ``normalization`` and
-            ``center_crop``, each where present.
-        function: who asks, for the errors.
-
-    Raises:
-        ValueError: they do not fit the shape, or are of another kind.
+    Raise where these metadata do not fit the input's shape (four axes; a free one is not an int),
+    or are of another kind. ``function`` is who asks, for the errors.
     """
     pictures = {layout: shape[layout.index("C")] in (1, 3) for layout in ("NCHW", "NHWC")}
     layout = metadata.get("layout") or ("NCHW" if pictures["NCHW"] else "NHWC")

@@ -32,21 +32,13 @@ BATCH_SIZES = (1, 3, 8)
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """The inputs of one export.
-
-    Args:
-        example: an array for each input, in the order of the call, batch axis first.
-        by_keyword: whether the student takes its inputs by name instead of by position.
-        dynamic_axes: for each input, the axes of free size and their names; the batch is axis 0.
-        output_names: the names of the outputs, or None for those of the student.
-        opset: the ONNX operator set, or None for the exporter's own choice.
-    """
+    """The inputs of one export: an array for each, in the order of the call, batch axis first."""
 
     example: Arrays
-    by_keyword: bool
-    dynamic_axes: dict[str, dict[int, str]]
-    output_names: tuple[str, ...] | None
-    opset: int | None
+    by_keyword: bool  # whether the student takes its inputs by name instead of by position
+    dynamic_axes: dict[str, dict[int, str]]  # of each input the free axes, and their names
+    output_names: tuple[str, ...] | None  # None: those of the student
+    opset: int | None  # None: the exporter's own choice
 
     @property
     def batch(self) -> int:
@@ -103,18 +95,10 @@ class ExportRequest:
         return np.ascontiguousarray(varied.astype(array.dtype))
 
 
-def build_request(
-    *,
-    input_shape: Any,
-    example_input: Any,
-    dtype: Any,
-    input_names: Sequence[str] | None,
-    output_names: Sequence[str] | None,
-    dynamic_batch: bool,
-    dynamic_axes: Mapping[str, Mapping[int, str]] | None,
-    opset: int | None,
-) -> ExportRequest:
-    """Check the arguments of `export_onnx` and make one request of them."""
+def example_inputs(
+    input_shape: Any, example_input: Any, dtype: Any, input_names: Sequence[str] | None
+) -> tuple[Arrays, bool]:
+    """An array for each input, by name, and whether the student takes them by name."""
     if (input_shape is None) == (example_input is None):
         raise ValueError(
             "export_onnx: exactly one of input_shape and example_input is needed; got "
@@ -131,12 +115,13 @@ def build_request(
     if input_names is not None:
         names = _renamed(names, input_names, by_keyword)
     example = dict(zip(names, map(_as_numpy, names, values), strict=True))
-    _check_batch(example)
-    axes = _axes(example, dynamic_batch, dynamic_axes or {})
-    if dynamic_batch:  # exporters take a size of 1 for a constant
-        example = {n: np.concatenate([a, a]) if len(a) == 1 else a for n, a in example.items()}
-    outputs = None if output_names is None else tuple(output_names)
-    return ExportRequest(example, by_keyword, axes, outputs, opset)
+    if len({array.shape[0] for array in example.values()}) > 1:
+        shapes = {name: array.shape for name, array in example.items()}
+        raise ValueError(
+            "export_onnx: example_input needs the same number of rows in each input; got "
+            f"{shapes}; the first axis is the batch."
+        )
+    return example, by_keyword
 
 
 def _renamed(names: Sequence[str], wanted: Sequence[str], by_keyword: bool) -> list[str]:
@@ -208,18 +193,10 @@ def _as_numpy(name: str, value: Any) -> NDArray[Any]:
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
-def _check_batch(example: Arrays) -> None:
-    if len({array.shape[0] for array in example.values()}) > 1:
-        shapes = {name: array.shape for name, array in example.items()}
-        raise ValueError(
-            "export_onnx: example_input needs the same number of rows in each input; got "
-            f"{shapes}; the first axis is the batch."
-        )
-
-
-def _axes(
+def free_axes(
     example: Arrays, dynamic_batch: bool, wanted: Mapping[str, Mapping[int, str]]
 ) -> dict[str, dict[int, str]]:
+    """For each input the axes of free size and their names."""
     axes: dict[str, dict[int, str]] = {n: {0: "batch"} if dynamic_batch else {} for n in example}
     sizes: dict[str, int] = {}
     for name, named in wanted.items():
@@ -273,11 +250,7 @@ def call(student: Any, request: ExportRequest, values: Sequence[Any]) -> dict[st
 def outputs_of(
     student: Any, request: ExportRequest, values: Sequence[Any], as_numpy: Callable[[Any], Any]
 ) -> Arrays:
-    """What the student gives, by name: each a tensor of numbers whose first axis is the batch.
-
-    Raises:
-        ValueError: something else is among the outputs; the text names it.
-    """
+    """What the student gives, by name: each a tensor of numbers whose first axis is the batch."""
     found = {}
     for name, value in call(student, request, values).items():
         shape = None if not hasattr(value, "shape") else tuple(value.shape)

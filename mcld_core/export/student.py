@@ -69,11 +69,7 @@ def _unwrapped(student: Any) -> Any:
 
 
 def check_archive(path: Path) -> None:
-    """Compare the checksums of a zip archive, which torch.load and Keras do not; others pass.
-
-    Raises:
-        ValueError: a part of it is not what was written.
-    """
+    """Compare the checksums of a zip archive, which torch.load and Keras do not; others pass."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -89,12 +85,7 @@ def check_archive(path: Path) -> None:
 
 
 def load_saved(path: Path) -> Any:
-    """Load a file or folder that holds a model together with its weights.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is of another kind, or cannot be read.
-    """
+    """Load a file or folder that holds a model together with its weights."""
     if not path.exists():
         raise FileNotFoundError(f"export_onnx: student is the path {path}, which does not exist.")
     try:
@@ -230,15 +221,11 @@ def load_student(
         model: ``package.module:function``, called as ``function(name, image_shape, classes)``;
             needed for a torch checkpoint.
         load: instead, ``package.module:function``, called as ``function(path)``, which returns
-            the student of any framework with its weights, or a tuple of the three that this
-            function returns.
+            the student of any framework with its weights, or what this function returns.
 
     Returns:
         The student, the shape of its input without the batch axis (None where nothing says it),
         and the metadata that the checkpoint holds.
-
-    Raises:
-        ValueError: a key is missing, the weights do not fit, or `model` is not a function.
     """
     path = Path(path)
     if not path.exists():

@@ -55,11 +55,7 @@ class ExportReport:
 
 
 def session(path: str | Path, threads: int = 1) -> Any:
-    """An onnxruntime session on the CPU.
-
-    Raises:
-        ValueError: onnxruntime cannot load the file, or its network is not what was written.
-    """
+    """An onnxruntime session on the CPU, of a file whose network is what was written."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -121,15 +117,7 @@ def find_logits(runner: Any, *, output: str | None = None, classes: int | None =
     """The name of the output that holds the logits.
 
     The one that is asked for; else the only one; else the one called ``logits``; else the only one
-    with an axis of classes.
-
-    Args:
-        runner: an onnxruntime session.
-        output: its name, where the caller knows it.
-        classes: how many there are.
-
-    Raises:
-        ValueError: no output, or more than one, fits.
+    whose last axis has so many classes.
     """
     widths = {value.name: (value.shape or [None])[-1] for value in runner.get_outputs()}
     fitting = [name for name, width in widths.items() if width == classes]
@@ -157,16 +145,9 @@ def verify(
 ) -> float:
     """Compare onnxruntime with the framework; return the largest relative error.
 
-    Args:
-        path: the ONNX file.
-        request: what was exported.
-        inputs: for each check, an array for each input.
-        expected: for each check, the framework's output in evaluation mode.
-        tolerance: the largest relative error that passes, see `relative_error`.
-
-    Raises:
-        ValueError: the file is invalid, an output's shape, value or arg max is another, a row
-            depends on its batch, or the framework's own output is not finite.
+    ``inputs`` has an array for each input of each check, ``expected`` the framework's outputs in
+    evaluation mode. Raises where the file is invalid, an output's shape, value or arg max is
+    another, or a row depends on its batch.
     """
     check_model(path)
     try:
@@ -210,20 +191,10 @@ def check_rows(
     tolerance: float,
     what: str,
 ) -> None:
-    """Compare rows alone with the same rows in their batch.
+    """Raise where a row's output depends on the other rows of its batch, or is random.
 
-    In a batch of fixed size, copies of the row are its company.
-
-    Args:
-        run: gives the outputs by name.
-        request: what is exported.
-        feeds: a batch.
-        outputs: what `run` gives for it, under the same names or in the same order.
-        tolerance: the largest relative error that passes.
-        what: has the rows; for the error.
-
-    Raises:
-        ValueError: a row's output depends on the other rows, or is random.
+    Rows alone are compared with the same rows in the batch ``feeds``, for which ``run`` gives
+    ``outputs``. In a batch of fixed size, copies of the row are its company.
     """
     batch = len(next(iter(feeds.values())))
     rows = sorted({0, batch // 2, batch - 1})

@@ -319,7 +319,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"teacher": TopKLogits(np.zeros((4, 3, 2)), np.zeros((4, 3, 2), int))},
         ValueError,
-        "each id at most once",
+        "each once a token; got one twice",
     ),
     (
         {"teacher": TopKLogits(np.zeros((4, 3, 1)), np.full((4, 3, 1), 5))},

@@ -144,7 +144,7 @@ def test_a_vocabulary_of_logit_zero_is_not_what_alignment_gives() -> None:
 
 
 def test_errors_of_the_helpers() -> None:
-    with pytest.raises(ValueError, match=r"k needs a number in 1 … 5.*got 6"):
+    with pytest.raises(ValueError, match=r"k needs an int in 1 … 5; got 6"):
         TopKLogits.from_logits(np.zeros((1, 1, 5)), 6)
     with pytest.raises(ValueError, match="tokens in common; got 1 and 2 tokens"):
         align_vocabulary(["a"], ["b", "c"])

@@ -243,8 +243,8 @@ def test_wrong_answers_are_refused(tmp_path: Path, answers: Any, text: str) -> N
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     for options, text in [
-        ({"k": 10}, "k needs a number up to 9; got 10"),
-        ({"writer": 2, "writers": 2}, "writer needs a number up to 1; got 2"),
+        ({"k": 10}, "k needs an int in 1 … 9; got 10"),
+        ({"writer": 2, "writers": 2}, "writer needs an int in 0 … 1; got 2"),
         ({"shard_size": 0}, "shard_size needs an int ≥ 1"),
     ]:
         with pytest.raises(ValueError, match=f"TokenCache.write: {text}"):
