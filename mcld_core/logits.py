@@ -188,7 +188,7 @@ def adjust_logits(
     References:
         A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
     """
-    arguments = Arguments("adjust_logits", logits, class_prior)
+    arguments = Arguments("adjust_logits", logits)
     ops = arguments.ops
     rows = ops.asarray(logits, class_prior if ops.is_tensor(class_prior) else None)
     arguments.logits("logits", rows)

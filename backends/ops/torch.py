@@ -148,7 +148,7 @@ def minimum(x: Array, y: Any) -> Array:
 
 
 def at_least(x: Array, least: float) -> Array:
-    return torch.nn.functional.threshold(x, least, least)
+    return torch.threshold(x, least, least)
 
 
 def argmax(x: Array, axis: int) -> Array:

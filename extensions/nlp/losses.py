@@ -107,8 +107,9 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         labels: (batch, tokens) int, -100 where a token does not count, or (batch, tokens, vocab)
             soft; None: the teacher's arg max.
         attention_mask: (batch, tokens), True or 1 = keep; None keeps all.
-        sequence_labels: (batch,) int ids, such as a topic; negative: shared with no other. Ids
-            beyond 32 bits need 64-bit integers: in JAX ``jax_enable_x64``.
+        sequence_labels: (batch,) int ids, such as a topic; negative: shared with no other, and
+            without a positive in ``category="sequence"``. Ids beyond 32 bits need 64-bit integers:
+            in JAX ``jax_enable_x64``.
         category: ``"token"`` or ``"sequence"`` (not with ``category_contrast="prototypes"``).
         token_contrast: γ; None: 1/T², which offsets the factor T² of the divergence beside it. 0 by
             default: it took a tenth of a training step and raised the perplexity a little.

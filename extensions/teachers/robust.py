@@ -76,7 +76,8 @@ def trimmed_loss(
     """Leave out the rows of the highest loss: of n kept rows, the ``floor(fraction n)`` highest.
 
     Early in a training, high losses are mostly those of rows on which teacher and labels
-    disagree. Ties stay: a row whose loss equals the highest one kept is kept too.
+    disagree. A row of weight 0 is not among the n. Ties stay: a row whose loss equals the highest
+    one kept is kept too.
 
     Args:
         rows: (batch,) losses with ``reduction="none"``.

@@ -8,10 +8,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import mcld_core
-from mcld_core import TeacherKeys, kd_loss, mcld_loss
+from mcld_core import TeacherKeys, adjust_logits, kd_loss, mcld_loss
 from tests.cases import make_case
 from tests.frameworks import DIFFERENTIABLE, REQUESTED, load
 
@@ -32,6 +33,17 @@ def test_two_frameworks_are_an_error_that_names_both(first: str, second: str) ->
             mcld_loss(student, CASE.teacher, **options)
     with pytest.raises(TypeError, match=r"^kd_loss: "):
         kd_loss(student, teacher)
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(DIFFERENTIABLE, 2)))
+def test_a_class_prior_is_of_any_framework(first: str, second: str) -> None:
+    student, counts = load(first).array(CASE.student), np.arange(1, CASE.student.shape[1] + 1)
+    prior = load(second).array(counts)
+    found = mcld_loss(student, student, class_prior=prior), adjust_logits(student, prior)
+    expected = mcld_loss(student, student, class_prior=counts), adjust_logits(student, counts)
+    for x, reference in zip(found, expected, strict=True):
+        assert load(first).owns(x)
+        np.testing.assert_array_equal(load(first).to_numpy(x), load(first).to_numpy(reference))
 
 
 @pytest.mark.parametrize("names", [REQUESTED] if len(REQUESTED) > 1 else [], ids=["all"])
