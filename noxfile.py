@@ -33,7 +33,11 @@ LIBRARY = ("mcld_core", "backends", "extensions")
 COMPANIONS = {"keras": ["jax"], "onnx": ["torch"], "examples": ["torch"]}
 SUITES = ["numpy", *FRAMEWORKS, *(f"keras-{name}" for name in FRAMEWORKS), "distributed"]
 # Tests that run once: of no framework, with NumPy; of the scripts' options, with all frameworks.
-WITH_NUMPY = "tests/core/package/test_clone.py"
+WITH_NUMPY = (
+    *(f"tests/core/{name}.py" for name in ("cache/test_files", "package/test_import_graph")),
+    *(f"tests/docs/test_docs_{name}.py" for name in ("defaults", "evidence", "made", "release")),
+    *("tests/core/package/test_clone.py", "tests/docs/test_docs_uneven.py"),
+)
 WITH_ALL = ("tests/core/package/test_several_frameworks.py", "tests/docs/test_docs_commands.py")
 PARALLEL = ("-n", "logical", "--maxprocesses=4", "--dist=worksteal")
 UP_TO_DATE: set[str] = set()
@@ -79,7 +83,7 @@ def suite_of(name: str) -> tuple[list[str], dict[str, str]]:
         env = {"MCLD_TEST_BACKENDS": ",".join(FRAMEWORKS)}
         return ["tests/distributed", *WITH_ALL], env
     apart = [f"tests/{folder}" for folder in ("clone", "distributed", "examples", "export")]
-    once = [] if name == "numpy" else [WITH_NUMPY]
+    once = () if name == "numpy" else WITH_NUMPY
     options = [f"--ignore={path}" for path in (*apart, *once, WITH_ALL[1])]
     return ["tests", *options], {"MCLD_TEST_BACKENDS": name}
 

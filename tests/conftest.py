@@ -13,17 +13,19 @@ import pytest
 
 from tests.frameworks import (
     ARRAY_BACKENDS,
+    COMPILES,
     DIFFERENTIABLE,
     Framework,
     is_installed,
     load,
 )
 
-# Few examples of few shapes: JAX compiles every operation once a shape. A failing example is
-# small as it is, and shrinking it would take minutes: `--hypothesis-profile thorough` does.
+# Few examples of few shapes, fewest where each is compiled: NumPy and PyTorch try the same formulas
+# with more. A failing example is small as it is, and shrinking it would take minutes:
+# `--hypothesis-profile thorough` does.
 hypothesis.settings.register_profile(
     "quick",
-    max_examples=15,
+    max_examples=6 if COMPILES else 15,
     deadline=None,
     derandomize=True,
     database=None,

@@ -7,10 +7,11 @@ is all that are installed. A framework asked for but missing fails the run, it n
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,22 @@ except ImportError as error:
 REQUESTED = _requested()
 ARRAY_BACKENDS = [name for name in REQUESTED if name != "keras"]
 DIFFERENTIABLE = [name for name in ARRAY_BACKENDS if name != "numpy"]
+COMPILES = not {"numpy", "torch"}.issuperset(ARRAY_BACKENDS)
+"""Whether JAX, which compiles every operation once a shape, or TensorFlow is tested."""
 
 
 def only(*names: str) -> list[str]:
     """Return those of the names that this run tests: for parametrisation."""
     return [name for name in names if name in REQUESTED]
+
+
+def crossed(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Return all pairs for NumPy and PyTorch, and half of them where each one is compiled.
+
+    That half has each of the first in turn with one of the second.
+    """
+    pairs = itertools.product(enumerate(first), enumerate(second))
+    return [(a, b) for (i, a), (j, b) in pairs if not COMPILES or (i + j) % 2 == 0]
 
 
 def run_without(missing: str, action: str, **environment: str) -> str:

@@ -21,7 +21,7 @@ from tests.distributed.replicas import (
     joined_batches,
     wrong_arguments,
 )
-from tests.frameworks import Framework, only
+from tests.frameworks import QUICK_XLA, Framework, only
 from tests.processes import Started
 
 JAX = pytest.mark.parametrize("backend", only("jax"), indirect=True)
@@ -29,7 +29,7 @@ JAX = pytest.mark.parametrize("backend", only("jax"), indirect=True)
 
 def start(out: Path, devices: int, *arguments: str) -> Started:
     """Start one worker process with so many host devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{QUICK_XLA} --xla_force_host_platform_device_count={devices}"
     words = ("-W", "error", "-m", "tests.distributed.jax_worker", out, *arguments)
     return processes.start(*words, XLA_FLAGS=flags, JAX_PLATFORMS="cpu", JAX_ENABLE_X64="0")
 

@@ -18,9 +18,6 @@ from tests.backends.torch.tiny_trainer import (
     make_trainer,
     weights,
 )
-from tests.processes import torchrun
-
-ROOT = Path(__file__).parents[3]
 
 
 def by_hand(batch: int, accumulate: int, steps: int = 2) -> torch.Tensor:
@@ -55,14 +52,6 @@ def test_steps_are_normalised_by_their_items(batch: int, accumulate: int, tmp_pa
     torch.testing.assert_close(weights(trainer.model), expected, rtol=1e-5, atol=1e-6)
     assert not any(p.requires_grad for p in trainer.teacher.parameters())
     assert not trainer.teacher.training
-
-
-def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
-    """Batches of 4 on two ranks are batches of 8: keys, items and the mean of the gradients."""
-    out = tmp_path / "weights.pt"
-    worker = torchrun(2, "-m", "tests.backends.torch.tiny_trainer", out, timeout=240)
-    assert worker.returncode == 0, worker.stdout + worker.stderr
-    torch.testing.assert_close(torch.load(out), by_hand(8, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_evaluates_with_the_full_ramp(tmp_path: Path) -> None:

@@ -28,9 +28,6 @@ from tests.backends.torch.tiny_language_model import (
     make_trainer,
     weights,
 )
-from tests.processes import torchrun
-
-ROOT = Path(__file__).parents[3]
 
 
 def by_hand(batch: int, model: nn.Module | None = None, steps: int = 2) -> nn.Module:
@@ -82,17 +79,6 @@ def test_a_step_has_one_gradient_however_it_is_split(
     assert (weights(trainer.model) - before).abs().max() > 1e-2
     expected = weights(by_hand(6))
     torch.testing.assert_close(weights(trainer.model), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
-    """And so do perplexity and agreement, though the ranks see a sample twice."""
-    out = tmp_path / "found.pt"
-    worker = torchrun(2, "-m", "tests.backends.torch.tiny_language_model", out, timeout=240)
-    assert worker.returncode == 0, worker.stdout + worker.stderr
-    found, model = torch.load(out), by_hand(6)
-    torch.testing.assert_close(found["weights"], weights(model), rtol=1e-4, atol=1e-5)
-    for name, value in measured(model, make_data(7)).items():
-        assert found["metrics"][f"eval_{name}"] == pytest.approx(value, rel=1e-4)
 
 
 def measured(model: nn.Module, data: list[dict[str, Any]]) -> dict[str, float]:

@@ -105,24 +105,21 @@ def test_one_compile_for_many_batch_contents(backend: Framework) -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("varied", ["temperatures", "weights", "progress", "batch", "own_start"])
+@pytest.mark.parametrize("varied", ["numbers", "batch", "own_start"])
 def test_at_most_one_recompile_over_many_numbers(backend: Framework, varied: str) -> None:
     """A Python float or size that changes becomes dynamic at its first change."""
     counter = CompileCounterWithBackend("aot_eager")
     step = torch.compile(mcld_loss, fullgraph=True, backend=counter)
+    names = ("temperature", "key_temperature", "sample_temperature", "beta")
+    names += ("weight_instance", "weight_sample", "weight_category", "weight_ce")
     for k in range(6):
-        number = 0.3 + 0.11 * k
         settings: dict[str, Any] = {}
         case = make_case(k, batch=4 + k if varied == "batch" else 5).but(progress=0.3)
         start = k % 4 if varied == "own_start" else 2
         case = case.but(keys=make_keys(case, own_start=start, rows=12))
-        if varied == "temperatures":
-            names = ("temperature", "key_temperature", "sample_temperature", "beta")
+        if varied == "numbers":
+            number = 0.3 + 0.11 * k
             settings = {name: number + 0.01 * i for i, name in enumerate(names)}
-        elif varied == "weights":
-            names = ("weight_instance", "weight_sample", "weight_category", "weight_ce")
-            settings = {name: number + 0.01 * i for i, name in enumerate(names)}
-        elif varied == "progress":
             case = case.but(progress=number)
         keys = case.keys
         found = step(

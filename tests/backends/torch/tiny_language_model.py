@@ -1,14 +1,7 @@
-"""Tiny language models and a Trainer that distils them; run on ranks it writes what it found.
-
-``python -m torch.distributed.run … -m tests.backends.torch.tiny_language_model OUT`` is what
-test_language_models.py runs on two ranks.
-"""
+"""Tiny language models, and a Trainer that distils them."""
 
 from __future__ import annotations
 
-import gc
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +16,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from examples.recipes.models.torch import leave_group
 from mcld_core import MCLDConfig
 from mcld_core.extensions.nlp.huggingface import TokenMCLDTrainer
 
@@ -149,24 +141,3 @@ def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **given: Any)
 def weights(model: nn.Module) -> Tensor:
     """Return all weights as one vector."""
     return torch.cat([p.detach().ravel() for p in model.parameters()])
-
-
-def main(out: str) -> None:
-    """Train on this rank's part of the batches and evaluate; rank 0 writes what came out."""
-    torch.set_num_threads(1)
-    _train(out)
-    gc.collect()  # gloo may hang where DDP's reducer outlives the process group
-    leave_group()
-
-
-def _train(out: str) -> None:
-    trainer = make_trainer(Path(out).parent / "ranks", batch=3, teacher=make_teacher())
-    trainer.train()
-    found = trainer.evaluate()
-    if trainer.is_world_process_zero():
-        torch.save({"weights": weights(trainer.model), "metrics": found}, f"{out}.tmp")
-        os.replace(f"{out}.tmp", out)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

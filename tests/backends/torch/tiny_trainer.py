@@ -1,14 +1,7 @@
-"""A tiny classifier of token ids and a Trainer that distils it; run on ranks it writes its weights.
-
-``python -m torch.distributed.run … -m tests.backends.torch.tiny_trainer OUT`` is what
-test_huggingface.py runs on two ranks.
-"""
+"""A tiny classifier of token ids, and a Trainer that distils it."""
 
 from __future__ import annotations
 
-import gc
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +9,6 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
-from examples.recipes.models.torch import leave_group
 from mcld_core.backends.torch.huggingface import MCLDTrainer
 
 CLASSES, TOKENS, VOCABULARY = 3, 6, 20
@@ -95,23 +87,3 @@ def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **options: An
 def weights(model: nn.Module) -> torch.Tensor:
     """Return all weights as one vector."""
     return torch.cat([p.detach().ravel() for p in model.parameters()])
-
-
-def main(out: str) -> None:
-    """Train on this rank's part of the batches; rank 0 writes the weights."""
-    torch.set_num_threads(1)
-    _train(out)
-    gc.collect()  # gloo may hang where DDP's reducer outlives the process group
-    leave_group()
-
-
-def _train(out: str) -> None:
-    trainer = make_trainer(Path(out).parent / "ranks", batch=4, teacher=make_teacher())
-    trainer.train()
-    if trainer.is_world_process_zero():
-        torch.save(weights(trainer.model), f"{out}.tmp")
-        os.replace(f"{out}.tmp", out)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

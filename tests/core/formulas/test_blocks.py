@@ -122,7 +122,7 @@ def test_ragged_blocks_of_an_unknown_batch(backend: Framework, xla: bool) -> Non
             rows = mcld_loss(student, teacher, labels, config=config, reduction="none")
         return rows, tape.gradient(rows, student)
 
-    for batch in (7, 3, 1, 8):
+    for batch in (7, 1) if xla else (7, 3, 1, 8):  # XLA compiles each size anew
         case = make_case(batch, batch=batch)
         arrays = (case.student, case.teacher, case.labels)
         rows, gradient = step(*(backend.array(a) for a in arrays))

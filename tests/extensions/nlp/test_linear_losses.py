@@ -23,7 +23,7 @@ from mcld_core.extensions.nlp import (
 )
 from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, make_case
 from tests.extensions.nlp.token_cases import EVERY_CONTRAST, expected
-from tests.frameworks import Framework, only
+from tests.frameworks import Framework, crossed, only
 from tests.tolerance import assert_gradient, assert_value
 
 WIDTH, WIDE, SCALE = 4, 6, 20.0
@@ -156,21 +156,19 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("teacher", ["top k", "layer and bias"])
-@pytest.mark.parametrize(("chosen", "options"), MCLD, ids=str)
+@pytest.mark.parametrize(("given", "teacher"), crossed(MCLD, ["top k", "layer and bias"]), ids=str)
 def test_mcld_equals_that_of_the_logits(
     differentiable: Framework,
     blocks: None,
-    chosen: dict[str, Any],
-    options: dict[str, Any],
+    given: tuple[dict[str, Any], dict[str, Any]],
     teacher: str,
 ) -> None:
+    chosen, options = given
     options = options | {"config": MCLDConfig(**chosen, block_size=BLOCK)}
     agree(differentiable, layer_case(5, teacher), LOSSES["mcld"], options)
 
 
-@pytest.mark.parametrize("teacher", ["top k", "layer and bias"])
-@pytest.mark.parametrize("options", KD, ids=str)
+@pytest.mark.parametrize(("options", "teacher"), crossed(KD, ["top k", "layer and bias"]), ids=str)
 def test_kd_equals_that_of_the_logits(
     differentiable: Framework, blocks: None, options: dict[str, Any], teacher: str
 ) -> None:
