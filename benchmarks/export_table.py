@@ -143,7 +143,7 @@ def measure_one(framework: str, family: str, folder: Path, repeats: int) -> dict
 
 def measure_trained(framework: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
     """Distil by the framework's example; export, shrink and time the student: a row a file."""
-    from examples.recipes.data import load_dataset
+    from examples.recipes.data.load import load_dataset
     from mcld_core.export import compare_latency, convert_float16, export_onnx, quantize_int8
     from mcld_core.export.deploy import accuracy
     from mcld_core.export.student import load_student

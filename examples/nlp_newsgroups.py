@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recipes import say
 from recipes.data.texts import (
     ALPHABET,
     Texts,
@@ -35,7 +36,6 @@ from recipes.data.texts import (
     packaged_texts,
     word_numbers,
 )
-from recipes.logs import say
 
 WORDS, PIECES, CHARACTERS = 96, 64, 48
 """Words of a text that the student sees, word pieces that the teacher sees; a sequence."""

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from recipes import say
 from recipes.data.series import CONTEXT, SETS, load_classified, load_pressure, packaged_data
-from recipes.logs import say
 
 from mcld_core.extensions.timeseries import (
     Windows,

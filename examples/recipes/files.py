@@ -1,18 +1,14 @@
-"""A run's folder: its options, and files that are either the old version or the whole new one.
+"""Files that are either the old version or the whole new one, and what checkpoints share.
 
-The resolved options are saved as ``config.json``, which is itself a ``--config`` file: it repeats
-the run. Checkpoints are NumPy archives (`save_arrays`) or, for PyTorch, its own files
+Checkpoints are NumPy archives (`save_arrays`) or, for PyTorch, its own files
 (`models.torch.save_torch`). Both are zip archives with a CRC of each part; it is verified when
 they are read, so that a damaged weight is an error and never a model.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import json
 import os
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -81,72 +77,6 @@ def read_json(path: Path) -> Any:
         return None
     except ValueError as error:
         raise DataError(f"{path} is damaged ({error}); delete it and pass the options") from error
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """Raise `DataError` where the disk of ``folder`` has less than ``needed`` bytes free."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(existing, os.W_OK):
-        raise DataError(f"--out {folder}: {existing} cannot be written")
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise DataError(
-            f"--out {folder}: the disk has {free / 1e6:,.0f} MB free, the checkpoints need "
-            f"{needed / 1e6:,.0f} MB; free some space or choose another folder"
-        )
-
-
-# ---- options ----
-
-_HOW_TO_RUN = ("config", "resume", "overwrite", "dry_run", "list_models", "download")
-_MAY_CHANGE = ("out", "data_dir", "teacher_cache", "tensorboard", "track", "log_seconds",
-               "eval_batch_size", "compile", "device", "onnx")  # fmt: skip
-
-
-def resolved(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what repeats the run, as JSON holds it: all options but those of how to run it."""
-    values = {key: value for key, value in vars(options).items() if key not in _HOW_TO_RUN}
-    return dict(json.loads(json.dumps(values, default=str)))
-
-
-def begin(options: argparse.Namespace, writes: bool = True) -> None:
-    """Check the run's folder, and save the resolved options there.
-
-    Args:
-        options: ``out``, ``resume`` and ``overwrite`` among them.
-        writes: False: only check, as a dry run and processes after the first do.
-
-    Raises:
-        DataError: the folder has a run and neither ``--resume`` nor ``--overwrite`` is given, or
-            the run to resume has other options.
-    """
-    path, began = options.out / "config.json", any(options.out.rglob("checkpoint.*"))
-    if began and not (options.resume or options.overwrite):
-        raise DataError(
-            f"{options.out} has a run already; --resume goes on with it, --overwrite begins anew, "
-            "another --out keeps both"
-        )
-    now = resolved(options)
-    saved = now | ((read_json(path) if options.resume else None) or {})
-    differ = ", ".join(
-        f"{key} was {saved[key]!r} and is {value!r}"
-        for key, value in now.items()
-        if key not in _MAY_CHANGE and saved[key] != value
-    )
-    if differ:
-        raise DataError(
-            f"--resume: {options.out} is of a run with other options: {differ}. Resume with "
-            f"--config {path}, or choose another --out"
-        )
-    for package in filter(None, (options.track, options.tensorboard and "tensorboard")):
-        if importlib.util.find_spec(package) is None:
-            raise DataError(f"--track and --tensorboard need: pip install {package}")
-    if writes:
-        if options.overwrite:
-            for name in ("checkpoint.*", "best.*", "last.*", "student.onnx"):
-                for old in options.out.glob(name):
-                    old.unlink()
-        write_json(path, now)
 
 
 # ---- checkpoints ----

@@ -6,11 +6,13 @@ of names.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,14 @@ def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -
         return found(**{key: value for key, value in known.items() if key in taken})
     except Exception as error:
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def torch_teachers(options: argparse.Namespace, data: Dataset, train: Callable[..., Any]) -> Any:
+    """Return what `teachers.load_teachers` does, each as an ``nn.Module``."""
+    from .teachers import load_teachers
+
+    found = load_teachers(options, partial(torch_teacher, data=data), train)
+    return [_onnx_module(model) if isinstance(model, OnnxTeacher) else model for model in found]
 
 
 def torch_teacher(name: str, weights: Path | None, data: Dataset) -> Any:
@@ -96,7 +106,7 @@ def _logits_of(model: Any) -> Any:
     return Logits()
 
 
-def onnx_module(teacher: OnnxTeacher) -> Any:
+def _onnx_module(teacher: OnnxTeacher) -> Any:
     """Return an ONNX file as an ``nn.Module``, the channels first."""
     import torch
     from torch import nn

@@ -23,7 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from examples.recipes.models.torch import leave_group
+from examples.recipes.models.torch_ranks import leave_group
 from mcld_core import MCLDConfig
 from mcld_core.extensions.nlp.huggingface import TokenMCLDTrainer
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
-from examples.recipes.models.torch import leave_group
+from examples.recipes.models.torch_ranks import leave_group
 from mcld_core.backends.torch.huggingface import MCLDTrainer
 
 CLASSES, TOKENS, VOCABULARY = 3, 6, 20

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import torch
-from recipes import files
+from recipes import files, folder
 from recipes.models.torch import load_torch, save_torch
 
 
@@ -163,6 +163,6 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_space_is_named_before_the_run(tmp_path: Path) -> None:
-    files.check_space(tmp_path / "new" / "run", 1000)
+    folder.check_space(tmp_path / "new" / "run", 1000)
     with pytest.raises(files.DataError, match=r"MB free, the checkpoints need 1,000,000,000,000"):
-        files.check_space(tmp_path / "new" / "run", 10**18)
+        folder.check_space(tmp_path / "new" / "run", 10**18)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch_cifar100
 from recipes import own_teachers
-from recipes.data import load_dataset
+from recipes.data.load import load_dataset
 from recipes.models.torch import load_torch
 
 from mcld_core import MCLDConfig, export_onnx
