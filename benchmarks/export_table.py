@@ -48,7 +48,7 @@ _MODELS = "examples.recipes.models"
 EXAMPLES = {
     "torch": ("torch_cifar100", "last.pt", {"model": f"{_MODELS}.torch:build"}),
     "tensorflow": ("tf_imagenet", "last.keras", {"load": f"{_MODELS}.keras_files:load_student"}),
-    "jax": ("jax_cifar100", "last.npz", {"load": f"{_MODELS}.jax:load_student"}),
+    "jax": ("jax_cifar100", "last.npz", {"load": f"{_MODELS}.jax_files:load_student"}),
     "keras": ("keras_cifar100", "last.keras", {"load": f"{_MODELS}.keras_files:load_student"}),
 }
 """The example of a framework, its checkpoint, and what `load_student` is told of it."""

@@ -33,7 +33,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from recipes import data as sets
 from recipes import is_first, say
 from recipes import options as shared
-from recipes.files import load_arrays, save_arrays
+from recipes.files import save_arrays
 from recipes.models import jax as networks
 from recipes.models.jax import build, count_parameters, named, unnamed
 from recipes.options import label_counts, mcld_config
@@ -109,6 +109,8 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
 
     # Where the training is: at the start, or where the checkpoint says.
     if run.resumes:
+        from recipes.checkpoints import load_arrays
+
         arrays, notes = load_arrays(run.checkpoint, named(state))
         state = unnamed(arrays, state)
         run.restore(notes)
@@ -270,11 +272,12 @@ def make_teacher(run: Run, devices: Devices) -> Teacher:
         models: list[Any] = [train_one(shared.teacher_options(options)).model]
     else:
         from recipes import teachers
+        from recipes.models.jax_files import load_teacher
 
         adapter = teachers.find_adapter(options, data)
         sides = (adapter.size,) * 2 if adapter.size else data.image_shape[:2]
         shape = (*sides, data.image_shape[2])
-        load = partial(networks.load_teacher, shape=shape, classes=data.classes)
+        load = partial(load_teacher, shape=shape, classes=data.classes)
         models = teachers.load_teachers(options, load, train_one)
     parts = [nnx.split(x) if isinstance(x, nnx.Module) else (x, ()) for x in models]
     graphs = [graph for graph, _ in parts]

@@ -29,7 +29,7 @@ from keras import ops
 from recipes import data as sets
 from recipes import is_first, say
 from recipes import options as shared
-from recipes.files import load_arrays, save_arrays
+from recipes.files import save_arrays
 from recipes.models import keras as networks
 from recipes.models.keras import answers_of
 from recipes.options import label_counts, mcld_config
@@ -318,6 +318,8 @@ class Watch(keras.callbacks.Callback):
 
     def restore(self) -> None:
         """Go back to the checkpoint."""
+        from recipes.checkpoints import load_arrays
+
         variables = self.state()
         like = {key: ops.convert_to_numpy(x) for key, x in variables.items()}
         arrays, notes = load_arrays(self.run.checkpoint, like)

@@ -35,7 +35,7 @@ import tensorflow as tf
 from recipes import is_first, say
 from recipes import options as shared
 from recipes.data import Split, pictures, tf_input
-from recipes.files import DataError, load_arrays, save_arrays
+from recipes.files import DataError, save_arrays
 from recipes.models import keras as networks
 from recipes.options import label_counts, mcld_config
 from recipes.run import Processes, Run
@@ -112,6 +112,8 @@ def train(
 
     # Where the training is: at the start, or where the checkpoint says.
     if run.resumes:
+        from recipes.checkpoints import load_arrays
+
         arrays, notes = load_arrays(run.checkpoint, step.arrays())
         for key, variable in step.variables().items():
             variable.assign(arrays[key])

@@ -28,7 +28,7 @@ from recipes import is_first, say
 from recipes import options as shared
 from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
 from recipes.models import torch as models
-from recipes.models.torch import load_torch, save_torch
+from recipes.models.torch import save_torch
 from recipes.options import label_counts, mcld_config
 from recipes.run import Row, Run
 from torch import Tensor, nn
@@ -280,6 +280,8 @@ class Training:
 
     def load(self) -> None:
         """Go back to the checkpoint."""
+        from recipes.checkpoints import load_torch
+
         state = load_torch(self.run.checkpoint)
         for name in ("model", "optimizer", "scaler", "mcld"):
             if state[name] is not None:

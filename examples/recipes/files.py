@@ -1,8 +1,7 @@
-"""Files that are either the old version or the whole new one, and what checkpoints share.
+"""Files that are either the old version or the whole new one.
 
 Checkpoints are NumPy archives (`save_arrays`) or, for PyTorch, its own files
-(`models.torch.save_torch`). Both are zip archives with a CRC of each part; it is verified when
-they are read, so that a damaged weight is an error and never a model.
+(`models.torch.save_torch`); `checkpoints` reads both.
 """
 
 from __future__ import annotations
@@ -10,14 +9,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-
-Arrays = dict[str, np.ndarray]
 
 
 class DataError(RuntimeError):
@@ -86,34 +82,3 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], notes: dict[str, Any]) ->
     """Write a NumPy archive of named arrays, and notes that JSON can hold."""
     text = np.array(json.dumps(notes))
     write_atomically(path, lambda file: np.savez(file, allow_pickle=False, notes=text, **arrays))
-
-
-def load_arrays(path: Path, like: Mapping[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
-    """Read the arrays and notes; with ``like``, arrays of those names, shapes and dtypes only.
-
-    Raises:
-        DataError: no file, a damaged one, or one with other arrays.
-    """
-    try:
-        with open(path, "rb") as file:  # NumPy leaves a damaged file open
-            arrays = dict(np.load(file, allow_pickle=False))  # no code runs; each CRC is verified
-        notes = json.loads(str(arrays.pop("notes")))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise unreadable(path, error) from error
-    for name, wanted in (like or {}).items():
-        found = arrays.get(name)
-        what = "missing" if found is None else f"{found.dtype}{found.shape}"
-        needed = f"{wanted.dtype}{tuple(wanted.shape)}"
-        if what != needed:
-            raise DataError(f"{path} does not fit: {name} needs to be {needed} and is {what}")
-    return arrays, notes
-
-
-def unreadable(path: Path, error: Exception) -> DataError:
-    """Return what to raise of a checkpoint that cannot be read."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    reason = "it is cut short, or holds more than tensors and plain values"
-    first = reason if "weights_only" in str(error) else lines[0]
-    return DataError(f"{path} is not a readable checkpoint ({first}); delete it or pass another")

@@ -173,7 +173,7 @@ def load_torch_weights(model: Any, path: Path) -> None:
     Raises:
         DataError: no such file, a damaged one, or weights that do not fit: three names are given.
     """
-    from .models.torch import load_torch
+    from .checkpoints import load_torch
 
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file

@@ -43,7 +43,7 @@ EXAMPLES = {
         "torch_cifar100", "last.pt", ("--model", "examples.recipes.models.torch:build")
     ),
     "jax": Example(
-        "jax_cifar100", "last.npz", ("--load", "examples.recipes.models.jax:load_student")
+        "jax_cifar100", "last.npz", ("--load", "examples.recipes.models.jax_files:load_student")
     ),
     "keras": Example(
         "keras_cifar100",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset, Split
-from ..files import DataError, unreadable, write_atomically
+from ..files import DataError, write_atomically
 from ..run import Processes
 from . import Shape, describe
 
@@ -147,27 +146,3 @@ def save_torch(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()  # where a disk is full, torch.save would raise a RuntimeError of its own
     torch.save(state, buffer)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
-
-
-def load_torch(path: Path) -> dict[str, Any]:
-    """Read a PyTorch checkpoint onto the CPU. No code in it can run: ``weights_only=True``.
-
-    ``torch.load`` does not look at the CRCs of the archive, so they are verified first.
-
-    Raises:
-        DataError: no file, a damaged one, or one that is not a dictionary of tensors and values.
-    """
-    try:
-        if zipfile.is_zipfile(path):  # files of torch < 1.6 are not, and have no CRC
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"the CRC of {damaged} does not match")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise TypeError(f"it holds a {type(state).__name__}")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except Exception as error:  # torch raises a dozen types for a damaged file
-        raise unreadable(path, error) from error
-    return state

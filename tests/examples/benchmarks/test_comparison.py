@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from recipes import Progress, tuning
-from recipes.models.torch import load_torch
+from recipes.checkpoints import load_torch
 from recipes.options import build_parser, parse_options
 
 from benchmarks.comparison import __main__

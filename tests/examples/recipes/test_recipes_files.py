@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from recipes import files, folder
-from recipes.models.torch import load_torch, save_torch
+from recipes.checkpoints import load_arrays, load_torch
+from recipes.models.torch import save_torch
 
 
 def test_a_crash_before_the_rename_leaves_the_previous_version(
@@ -127,7 +128,7 @@ def test_a_weight_that_was_damaged_inside_is_an_error(tmp_path: Path) -> None:
     files.save_arrays(arrays, {"weight": weight}, {})
     flip(arrays, weight.tobytes())
     with pytest.raises(files.DataError, match=r"model.npz is not a readable checkpoint .*CRC"):
-        files.load_arrays(arrays)
+        load_arrays(arrays)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_a_weight_that_was_damaged_inside_is_an_error(tmp_path: Path) -> None:
         (b"", "is not a readable checkpoint"),
     ],
 )
-@pytest.mark.parametrize("load", [load_torch, files.load_arrays])
+@pytest.mark.parametrize("load", [load_torch, load_arrays])
 def test_what_is_no_checkpoint_is_one_line(
     tmp_path: Path, content: bytes | None, message: str, load: Callable[[Path], Any]
 ) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch_cifar100
 from recipes import own_teachers
+from recipes.checkpoints import load_torch
 from recipes.data.load import load_dataset
-from recipes.models.torch import load_torch
 
 from mcld_core import MCLDConfig, export_onnx
 from mcld_core.export.student import load_student

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch_cifar100
-from recipes.models.torch import load_torch
+from recipes.checkpoints import load_torch
 
 from tests import processes
 from tests.examples.conftest import EXAMPLES

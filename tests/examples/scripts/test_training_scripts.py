@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recipes import Progress, files
+from recipes import Progress
+from recipes.checkpoints import load_arrays, load_torch
 from recipes.data import Dataset, training_batches
 from recipes.data.load import load_dataset
-from recipes.models.torch import load_torch
 from recipes.run import Run
 
 from mcld_core import TeacherBank, mcld_loss
@@ -57,7 +57,7 @@ def weights(folder: Path, name: str = "last") -> dict[str, np.ndarray]:
         state = load_torch(path)["model"]
         return {key: value.numpy() for key, value in state.items()}
     if path.suffix == ".npz":
-        return files.load_arrays(path)[0]
+        return load_arrays(path)[0]
     import keras
 
     model = keras.models.load_model(path, compile=False)
