@@ -79,7 +79,7 @@ log = jnp.log
 sqrt = jnp.sqrt
 abs = jnp.abs
 log_sigmoid = jax.nn.log_sigmoid
-maximum = jnp.maximum
+maximum = at_least = jnp.maximum
 minimum = jnp.minimum
 isfinite = jnp.isfinite
 matrix_transpose = jnp.transpose

@@ -55,7 +55,7 @@ exp = np.exp
 log = np.log
 sqrt = np.sqrt
 abs = np.abs
-maximum = np.maximum
+maximum = at_least = np.maximum
 minimum = np.minimum
 isfinite = np.isfinite
 matmul = np.matmul

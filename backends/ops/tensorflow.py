@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,14 @@ stop_gradient = tf.stop_gradient
 def where(condition: Array, x: Any, y: Any) -> Array:
     dtype = x.dtype if tf.is_tensor(x) else getattr(y, "dtype", None)
     return tf.where(condition, tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype))
+
+
+def at_least(x: Array, least: float) -> Array:
+    @tf.custom_gradient
+    def raised(x: Array) -> Any:
+        return tf.maximum(x, least), lambda slope: slope
+
+    return raised(x)
 
 
 def argmax(x: Array, axis: int) -> Array:
@@ -204,24 +213,31 @@ def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any)
         count = tf.shape(rows[0])[0]
     blocks = tf.maximum(-(-count // block_rows), 1)
     size = -(-count // blocks)
+    missing = blocks * size - count
 
     def split(x: Array) -> Array:
-        padding = tf.concat([[blocks * size - count], tf.zeros([x.shape.rank - 1], tf.int32)], 0)
-        padded = tf.pad(x, tf.stack([tf.zeros_like(padding), padding], 1))
+        zeros = tf.zeros([missing, *x.shape[1:]], x.dtype)
+        padded = tf.cond(missing > 0, lambda: tf.concat([x, zeros], 0), lambda: x)
         return tf.reshape(padded, [blocks, size, *x.shape[1:]])
 
     def looped() -> Arrays:
         blocked = tuple(split(x) for x in rows)
+
+        def block(i: Any) -> Arrays:
+            return function(tuple(x[i] for x in blocked))
+
         if tf.executing_eagerly():
-            parts = [function(tuple(x[i] for x in blocked)) for i in range(int(blocks))]
-            results = tuple(tf.stack(values) for values in zip(*parts, strict=True))
+            results = tuple(map(tf.stack, zip(*map(block, range(int(blocks))), strict=True)))
         else:
-            signature = tf.nest.map_structure(
-                lambda x: tf.TensorSpec(x.shape, x.dtype), function(tuple(x[0] for x in blocked))
-            )
-            results = tf.map_fn(
-                function, blocked, parallel_iterations=1, fn_output_signature=signature
-            )
+            arrays = tuple(tf.TensorArray(x.dtype, blocks) for x in block(0))
+
+            def step(i: Array, arrays: Any) -> Any:
+                written = (array.write(i, x) for array, x in zip(arrays, block(i), strict=True))
+                return i + 1, tuple(written)
+
+            loop = partial(tf.while_loop, parallel_iterations=1)
+            _, arrays = loop(lambda i, _: i < blocks, step, (0, arrays))
+            results = tuple(array.stack() for array in arrays)
         return tuple(tf.reshape(x, [blocks * size, *x.shape[2:]])[:count] for x in results)
 
     return tf.cond(blocks > 1, looped, lambda: function(rows))

@@ -147,6 +147,10 @@ def minimum(x: Array, y: Any) -> Array:
     return torch.clamp(x, max=y)
 
 
+def at_least(x: Array, least: float) -> Array:
+    return torch.nn.functional.threshold(x, least, least)
+
+
 def argmax(x: Array, axis: int) -> Array:
     return torch.argmax(x, dim=axis).to(torch.int32)
 

@@ -8,7 +8,7 @@ from mcld_core.arguments import Arguments
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import (
     MASKED,
-    at_target,
+    Target,
     binary_divergence,
     decoupled_divergence,
     log_odds,
@@ -122,17 +122,15 @@ def nkd_loss(
 
     def values(student: Array, teacher: Array, labels: Array, g: Scalar, t: Scalar) -> Array:
         teacher = raised(ops, teacher)
-        target = target_class(ops, labels)
-        is_target, index, has_target = at_target(ops, target, student)
-        p_target = ops.exp(ops.take_along_axis(ops.log_softmax(teacher, 1), index, 1)[:, 0])
-        log_q_target = ops.take_along_axis(ops.log_softmax(student, 1), index, 1)[:, 0]
-        rest, teacher_rest = (
-            ops.where(is_target, MASKED, divide(z, t)) for z in (student, raised(ops, teacher))
-        )
+        target = Target.of(ops, target_class(ops, labels), student.shape[1])
+        p_target = ops.exp(ops.take_along_axis(ops.log_softmax(teacher, 1), target.index, 1)[:, 0])
+        log_q_target = ops.take_along_axis(ops.log_softmax(student, 1), target.index, 1)[:, 0]
+        rest, teacher_rest = (target.split(ops, divide(z, t))[1] for z in (student, teacher))
         log_q = ops.log_softmax(rest, 1)
         p = ops.exp(ops.log_softmax(teacher_rest, 1))
         has_rest = ops.astype(ops.max(teacher_rest, 1) > MASKED / 2, ops.dtype(student))
-        others = ops.sum(p * ops.where(is_target, 0.0, log_q), 1)
+        others = ops.sum(p * log_q, 1)
+        has_target = ops.astype(target.is_class, ops.dtype(student))[:, 0]
         return -has_target * p_target * log_q_target - g * t * t * has_rest * others
 
     return reduced(arguments, batch, values, (gamma, temperature), reduction)
@@ -193,21 +191,22 @@ def rld_loss(
     def values(student: Array, teacher: Array, labels: Array, *numbers: Scalar) -> Array:
         weight, weight_below, t, t_confidence = numbers
         teacher = raised(ops, teacher)
-        is_target, index, has_target = at_target(ops, target_class(ops, labels), student)
-        best = ops.argmax(teacher, 1)
-        is_best = at_target(ops, best, teacher)[0]
+        classes = student.shape[1]
+        label = Target.of(ops, target_class(ops, labels), classes)
+        best = Target.of(ops, ops.argmax(teacher, 1), classes)
         confidence = binary_divergence(
             ops,
-            log_odds(ops, divide(teacher, t_confidence), is_best, best[:, None]),
-            log_odds(ops, divide(student, t_confidence), is_target, index),
+            log_odds(ops, divide(teacher, t_confidence), best)[0],
+            log_odds(ops, divide(student, t_confidence), label)[0],
         )
-        at_label = ops.take_along_axis(teacher, index, 1)
-        limit = ops.where(has_target[:, None] > 0, at_label, MASKED)
+        at_label = ops.take_along_axis(teacher, label.index, 1)
+        limit = ops.where(label.is_class, at_label, MASKED)
         below = (teacher < limit) & (teacher > MASKED / 2)
         log_q, log_p = (
             ops.log_softmax(ops.where(below, divide(z, t), MASKED), 1) for z in (student, teacher)
         )
         lower = ops.where(below, ops.exp(log_p) * (log_p - log_q), 0.0)
+        has_target = ops.astype(label.is_class, ops.dtype(student))[:, 0]
         value = weight * t_confidence * t_confidence * has_target * confidence
         return value + weight_below * t * t * ops.sum(lower, 1)
 

@@ -22,7 +22,7 @@ def raised(ops: Backend, logits: Array) -> Array:
 
     Times a probability of 0 that is 0, and no temperature makes -inf of it.
     """
-    return ops.maximum(logits, MASKED)
+    return ops.at_least(logits, MASKED)
 
 
 def masked_log(ops: Backend, x: Array) -> Array:
@@ -52,8 +52,8 @@ class Softmax(NamedTuple):
 
     def kl_to(self, ops: Backend, other: Softmax) -> Values:
         """Return ``Σ p (log p - log q)``; a weight of exactly 0 adds exactly 0."""
-        apart = ops.sum(self.weights * (self.logits - other.logits), 1) / self.total
-        return apart - self.log_total + other.log_total
+        near = ops.sum(self.weights * (other.logits - self.logits), 1) / self.total
+        return other.log_total - self.log_total - near
 
 
 def kl_divergence(ops: Backend, student: Logits, teacher: Logits, temperature: Scalar) -> Values:
@@ -68,15 +68,23 @@ def target_class(ops: Backend, labels: Labels) -> Places:
     return labels if labels.ndim == 1 else ops.argmax(labels, 1)
 
 
-def at_target(
-    ops: Backend, target: Places, logits: Logits
-) -> tuple[Bool[Array, "block classes"], Int[Array, "block 1"], Values]:
-    """Return where the target stands, its index (0 if it is not a class), and 1 if it is one."""
-    classes = logits.shape[1]
-    is_target = ops.arange(classes, target)[None, :] == target[:, None]
-    has_target = (target >= 0) & (target < classes)
-    index = ops.where(has_target, target, 0)[:, None]
-    return is_target, index, ops.astype(has_target, ops.dtype(logits))
+class Target(NamedTuple):
+    """One class of each row."""
+
+    index: Int[Array, "block 1"]
+    """Its place; 0 where it is not a class."""
+    is_class: Bool[Array, "block 1"]
+
+    @classmethod
+    def of(cls, ops: Backend, target: Places, classes: int) -> Target:
+        """Return the class that stands at ``target`` (block,), in any range, of each row."""
+        is_class = ((target >= 0) & (target < classes))[:, None]
+        return cls(ops.where(is_class, target[:, None], 0), is_class)
+
+    def split(self, ops: Backend, z: Logits) -> tuple[Float[Array, "block 1"], Logits]:
+        """Return the target's logit, and the row with `MASKED` in its place."""
+        own = ops.take_along_axis(z, self.index, 1)
+        return own, ops.put_along_axis(z, self.index, ops.where(self.is_class, MASKED, own))
 
 
 def binary_divergence(ops: Backend, p: Values, q: Values) -> Values:
@@ -86,12 +94,11 @@ def binary_divergence(ops: Backend, p: Values, q: Values) -> Values:
     return at_event + ops.exp(log_not) * (log_not - ops.log_sigmoid(-q))
 
 
-def log_odds(
-    ops: Backend, z: Logits, is_target: Bool[Array, "block classes"], index: Int[Array, "block 1"]
-) -> Values:
-    """Return the log odds of one class of each row against the rest."""
-    rest = Softmax.of(ops, ops.where(is_target, MASKED, z))
-    return ops.take_along_axis(z, index, 1)[:, 0] - (rest.log_total + rest.peak)
+def log_odds(ops: Backend, z: Logits, target: Target) -> tuple[Values, Softmax]:
+    """Return the log odds of one class of each row against the rest, and the rest's softmax."""
+    own, others = target.split(ops, z)
+    rest = Softmax.of(ops, others)
+    return own[:, 0] - (rest.log_total + rest.peak), rest
 
 
 def decoupled_divergence(
@@ -108,16 +115,10 @@ def decoupled_divergence(
     ``b`` is target against rest, ``r`` the softmax over the rest. A row whose target is not a class
     has no target part; its rest is the whole row.
     """
-    is_target, index, has_target = at_target(ops, target, student)
-    student = divide(student, temperature)
-    teacher = raised(ops, divide(teacher, temperature))
-    rest, teacher_rest = (
-        Softmax.of(ops, ops.where(is_target, MASKED, z)) for z in (student, teacher)
-    )
-    odds, teacher_odds = (
-        ops.take_along_axis(z, index, 1)[:, 0] - (r.log_total + r.peak)
-        for z, r in ((student, rest), (teacher, teacher_rest))
-    )
+    place = Target.of(ops, target, student.shape[1])
+    odds, rest = log_odds(ops, divide(student, temperature), place)
+    teacher_odds, teacher_rest = log_odds(ops, raised(ops, divide(teacher, temperature)), place)
+    has_target = ops.astype(place.is_class, ops.dtype(student))[:, 0]
     has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
     has_rest = ops.astype(has_rest, ops.dtype(student))
     value = times(alpha, has_target * binary_divergence(ops, teacher_odds, odds))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.formulas.contrast import log_sum_exp
-from mcld_core.formulas.divergence import MASKED, binary_divergence
+from mcld_core.formulas.divergence import MASKED, Target, binary_divergence
 from mcld_core.formulas.similarity import divide
 from mcld_core.typing import Array, Float, Int, Logits, Pairs, Places, Scalar, Values
 
@@ -149,13 +149,12 @@ def stored_decoupled_divergence(
 ) -> Values:
     """Decoupled distillation of a stored row: ``T² [KL(b^t ‖ b^s) + β KL(r^t ‖ r^s)]``."""
     classes, dtype = student.shape[1], ops.dtype(student)
-    has_target = ((target >= 0) & (target < classes))[:, None]
-    index = ops.where(has_target, target[:, None], 0)
+    place = Target.of(ops, target, classes)
+    index, has_target = place
     student = divide(student, temperature)
     rows = _scaled(ops, teacher, dtype, temperature)
-    at_target = ops.take_along_axis(student, index, 1)
+    at_target, rest = place.split(ops, student)
     at_entries = ops.take_along_axis(student, rows.indices, 1)
-    rest = ops.put_along_axis(student, index, ops.where(has_target, MASKED, at_target))
     log_sum = log_sum_exp(ops, rest)[:, None]
 
     is_target = (rows.indices == index) & has_target
