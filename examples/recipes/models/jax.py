@@ -126,9 +126,9 @@ def build(
         return mlp(make, shape, classes, **settings)
     if family == "convnet":
         return convnet(make, shape[2], classes, **settings)
-    from . import jax_networks
+    from .jax_networks import network
 
-    return getattr(jax_networks, family)(make, shape[2], classes, **settings)
+    return network(make, family, shape[2], classes, **settings)
 
 
 def count_parameters(model: nnx.Module) -> int:

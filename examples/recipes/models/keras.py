@@ -114,7 +114,7 @@ def build(name: str, shape: Shape, classes: int, seed: int | None = None) -> ker
         from . import keras_networks
 
         family, settings = describe(name, keras_networks.IMAGENET_MODELS)
-        x = getattr(keras_networks, family)(images, **settings)
+        x = keras_networks.network(images, family, **settings)
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(images, layers.Dense(classes, dtype="float32")(x), name=name)

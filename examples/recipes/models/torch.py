@@ -79,9 +79,9 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
         return mlp(shape, classes, **settings)
     if family == "convnet":
         return convnet(shape[2], classes, **settings)
-    from . import torch_networks
+    from .torch_networks import network
 
-    return getattr(torch_networks, family)(shape[2], classes, **settings)
+    return network(family, shape[2], classes, **settings)
 
 
 def count_parameters(model: nn.Module) -> int:
