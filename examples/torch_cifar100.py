@@ -20,7 +20,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -83,44 +82,22 @@ def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
     return models.build(name, data.image_shape, data.classes)
 
 
-# ---- the teacher ----
+def load_teacher(run: Run, device: torch.device) -> nn.Module:
+    """Train the teacher, a network of the recipe's; or load what ``--teacher`` names.
 
-
-class Teacher(nn.Module):
-    """The frozen teachers as one: the student's images in, logits of the student's classes out."""
-
-    def __init__(self, models: list[nn.Module], adapter: Any) -> None:
-        super().__init__()
-        self.models, self.adapter = nn.ModuleList(models), adapter
-        for name in ("scale", "shift") if adapter else ():
-            self.register_buffer(name, torch.from_numpy(getattr(adapter, name)).view(-1, 1, 1))
-        self.eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Return (batch, classes) for the student's normalised images."""
-        if self.adapter is None:
-            return self.models[0](images).float()
-        images, size = images * self.scale + self.shift, self.adapter.size
-        if size is not None:
-            images = functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
-        return self.adapter.combine([model(images).float() for model in self.models])
-
-
-def load_teacher(run: Run, device: torch.device) -> Teacher:
-    """Train the teacher, a network of the recipe's; or load what ``--teacher`` names."""
-    options, data, adapter = run.options, run.data, None
+    It takes the student's images and answers in the student's classes.
+    """
+    options, data = run.options, run.data
     train_one = partial(train, data=data)
     if not shared.trains_teacher(options):
-        from recipes.own_teachers import torch_teachers
-        from recipes.teachers import find_adapter
+        from recipes.own_teachers import load_fitted
 
-        adapter, loaded = find_adapter(options, data), torch_teachers(options, data, train_one)
+        teacher = load_fitted(options, data, train_one)
     elif options.dry_run:
-        loaded = [make_model(options.teacher[0], data, options.seed)]
+        teacher = make_model(options.teacher[0], data, options.seed)
     else:
-        loaded = [train_one(shared.teacher_options(options)).model]
-    teacher = Teacher(loaded, adapter).to(device)
+        teacher = train_one(shared.teacher_options(options)).model
+    teacher = teacher.to(device).eval().requires_grad_(False)
     pixels, size = models.Pixels(data, device), options.eval_batch_size
     run.measure(partial(models.predict, teacher, pixels=pixels, batch_size=size))
     return teacher
@@ -136,7 +113,7 @@ class Training:
     a run that was killed and resumed ends with the parameters of one that was not, to the bit.
     """
 
-    def __init__(self, run: Run, teacher: Teacher | None, device: torch.device) -> None:
+    def __init__(self, run: Run, teacher: nn.Module | None, device: torch.device) -> None:
         options, data = run.options, run.data
         self.options, self.run, self.ranks, self.model = options, run, run.processes, run.model
         self.data, self.teacher, self.device = data, teacher, device
@@ -190,9 +167,12 @@ class Training:
         else:
             from recipes.teachers import cached_logits
 
-            weights = [value.cpu() for value in teacher.models.state_dict().values()]
-            compute = partial(self.predict, teacher, data.train)
-            table = cached_logits(options, data, teacher.adapter, weights, compute, self.ranks)
+            weights = [value.cpu() for value in teacher.state_dict().values()]
+            compute, adapter = (
+                partial(self.predict, teacher, data.train),
+                getattr(teacher, "adapter", None),
+            )
+            table = cached_logits(options, data, adapter, weights, compute, self.ranks)
         return torch.from_numpy(table).to(self.device)
 
     def loop(self) -> None:
@@ -222,7 +202,8 @@ class Training:
             if self.table is not None and not self.moving:
                 teacher = self.table[numbers]
             else:
-                teacher = None if self.teacher is None else self.teacher(inputs)
+                with torch.no_grad():
+                    teacher = None if self.teacher is None else self.teacher(inputs).float()
             student = self.forward(inputs)
             if self.mcld is not None:
                 loss = self.mcld(student, teacher, targets, index=numbers)

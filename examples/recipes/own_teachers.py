@@ -49,12 +49,34 @@ def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
 
 
-def torch_teachers(options: argparse.Namespace, data: Dataset, train: Callable[..., Any]) -> Any:
-    """Return what `teachers.load_teachers` does, each as an ``nn.Module``."""
-    from .teachers import load_teachers
+def load_fitted(options: argparse.Namespace, data: Dataset, train: Callable[..., Any]) -> Any:
+    """Return the teachers that ``--teacher`` names as one ``nn.Module``.
 
+    It takes the student's normalised images, channels first, to logits of the student's classes.
+    """
+    import torch
+    from torch import nn
+    from torch.nn.functional import interpolate
+
+    from .teachers import find_adapter, load_teachers
+
+    class Fitted(nn.Module):
+        def __init__(self, models: list[nn.Module]) -> None:
+            super().__init__()
+            self.models, self.adapter = nn.ModuleList(models), adapter
+            for name in ("scale", "shift"):
+                values = torch.from_numpy(getattr(adapter, name)).view(-1, 1, 1)
+                self.register_buffer(name, values, persistent=False)
+
+        def forward(self, images: Any) -> Any:
+            images, size = images * self.scale + self.shift, adapter.size
+            if size is not None:
+                images = interpolate(images, (size, size), mode="bicubic", antialias=True)
+            return adapter.combine([model(images).float() for model in self.models])
+
+    adapter = find_adapter(options, data)
     found = load_teachers(options, partial(torch_teacher, data=data), train)
-    return [_onnx_module(model) if isinstance(model, OnnxTeacher) else model for model in found]
+    return Fitted([_onnx_module(x) if isinstance(x, OnnxTeacher) else x for x in found])
 
 
 def torch_teacher(name: str, weights: Path | None, data: Dataset) -> Any:

@@ -15,7 +15,7 @@ from tests.examples.conftest import EXAMPLES
 
 #: script → at most so many files, and lines, itself among them; shorter is better
 REACH = {
-    "torch_cifar100": (8, 1505),
+    "torch_cifar100": (8, 1490),
     "jax_cifar100": (8, 1560),
     "keras_cifar100": (8, 1630),
     "tf_imagenet": (10, 2060),
