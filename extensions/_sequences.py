@@ -146,10 +146,12 @@ def contrast_sequences(
     terms["instance"] = 0.0 * terms["token"]
     if not (is_zero(weights.instance) and is_zero(of_sequences)):
         trains_keys = common.trains_keys or ops.is_trained(config.key_temperature)
+        by_probability = config.similarity == "probability"
         by_sequence = common._replace(
             config=replace(
                 config,
-                key_temperature=1.0,  # the keys' probabilities are means at that temperature
+                # where the keys are probabilities, they are means at that temperature already
+                key_temperature=1.0 if by_probability else config.key_temperature,
                 target_mask=config.target_mask and levels.labels is not None,
             ),
             weights=TermWeights(weights.instance, category=of_sequences),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mcld_core.arguments.checks import Checks, plain_number
 from mcld_core.bank import ReadyBank, TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
@@ -46,7 +47,7 @@ def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | N
 
     Raises:
         ValueError: a negative number.
-        TypeError: a `ReadyBank`: the adapter's own is made of logits.
+        TypeError: what is not an int; a `ReadyBank`: the adapter's own is made of logits.
     """
     if isinstance(bank_size, ReadyBank):
         raise TypeError(
@@ -55,13 +56,21 @@ def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | N
         )
     if isinstance(bank_size, TeacherBank):
         return int(bank_size.logits.shape[0]), bank_size
-    if not bank_size >= 0:
-        raise ValueError(f"{function}: bank_size needs an int ≥ 0; got {bank_size!r}")
+    bank_size = plain_number(bank_size)
+    Checks(function).integer("bank_size", bank_size, minimum=0)
     return bank_size, None
+
+
+def check_steps(function: str, name: str, value: Any) -> None:
+    """Raise ValueError unless a number of steps, or of rows, is an int above 0 or None."""
+    value = plain_number(value)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{function}: {name} needs an int > 0 or None; got {value!r}")
 
 
 def check_class_means(function: str, class_means: Any, config: MCLDConfig) -> None:
     """Raise ValueError where class means are asked for and the settings would not use them."""
+    Checks(function).flag("class_means", class_means)
     if class_means and config.category_contrast != "prototypes":
         raise ValueError(
             f'{function}: class_means needs a config with category_contrast="prototypes"; got '

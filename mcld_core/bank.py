@@ -17,7 +17,7 @@ from mcld_core.bank_rows import (
     narrowed,
     places,
 )
-from mcld_core.config import MCLDConfig
+from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
 from mcld_core.formulas.objective import KeySet
 from mcld_core.keys import TeacherKeys, as_keys, check_ready, class_means
@@ -90,6 +90,7 @@ class TeacherBank(NamedTuple):
             ValueError, TypeError: a size below 1, or a dtype that is none of those.
         """
         arguments = Arguments("TeacherBank.empty", like)
+        arguments.flag("soft_labels", soft_labels)
         capacity, classes = arguments.size("capacity", capacity), arguments.size("classes", classes)
         ops = arguments.ops
         if dtype is None:
@@ -265,6 +266,7 @@ class TeacherBank(NamedTuple):
                    [0.5, 0.5]])
         """
         arguments, bank = self._converted("TeacherBank.class_means")
+        check_config(arguments.function, config)
         ops, is_ready = arguments.ops, isinstance(self, ReadyBank)
         if is_ready:
             check_ready(arguments.function, config)

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.adapters import bank_of_adapter, check_class_means, step_keys
+from mcld_core.adapters import bank_of_adapter, check_class_means, check_steps, step_keys
+from mcld_core.arguments.checks import Checks
 from mcld_core.backends.keras.bank import State
 from mcld_core.backends.keras.first_look import FirstLook
 from mcld_core.backends.keras.loss import MCLDDistillation, as_rows, prior_config
@@ -122,10 +123,10 @@ class MCLDDistiller(keras.distillation.Distiller):
         name: str = "mcld_distiller",
         **kwargs: Any,
     ) -> None:
-        if total_steps is not None and total_steps < 1:
-            raise ValueError(
-                f"MCLDDistiller: total_steps needs an int ≥ 1 or None; got {total_steps!r}"
-            )
+        check_steps("MCLDDistiller", "total_steps", total_steps)
+        checks = Checks("MCLDDistiller")
+        checks.flag("show_terms", show_terms)
+        checks.flag("evaluate_distillation", evaluate_distillation)
         bank_size, whole = bank_of_adapter("MCLDDistiller", bank_size)
         if whole is not None:
             soft_labels = len(whole.labels.shape) == 2

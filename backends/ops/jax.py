@@ -159,15 +159,20 @@ def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
         return _scanned(gathered, (values, indices), rows)[0].T
 
     def forward(x: Array, values: Array, indices: Array) -> Any:
-        return product(x, values, indices), (values, indices)
+        return product(x, values, indices), (x.T, values, indices)
 
-    def backward(entries: tuple[Array, Array], cotangent: Array) -> Any:
-        def add(total: Array, piece: Arrays) -> tuple[Array, None]:
+    def backward(saved: Arrays, cotangent: Array) -> Any:
+        columns, *entries = saved
+
+        def add(total: Array, piece: Arrays) -> tuple[Array, Array]:
             part, places, slope = piece
-            return total.at[places].add(part[:, :, None] * slope[:, None, :]), None
+            of_values = jnp.sum(columns[places] * slope[:, None, :], 2)
+            return total.at[places].add(part[:, :, None] * slope[:, None, :]), of_values
 
-        nothing = jnp.zeros((x.shape[1], x.shape[0]), cotangent.dtype)
-        return jax.lax.scan(add, nothing, _split((*entries, cotangent.T), rows))[0].T, None, None
+        nothing = jnp.zeros_like(columns, cotangent.dtype)
+        of_x, of_values = jax.lax.scan(add, nothing, _split((*entries, cotangent.T), rows))
+        of_values = jnp.reshape(of_values, (-1, values.shape[1]))[: values.shape[0]]
+        return of_x.T, of_values, None
 
     product.defvjp(forward, backward)
     return product(x, values, indices)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mcld_core.adapters import bank_of_adapter, check_class_means, step_keys
+from mcld_core.adapters import bank_of_adapter, check_class_means, check_steps, step_keys
 from mcld_core.backends.ops.torch import asarray
 from mcld_core.backends.torch.distributed import gather_with_index, world_size
 from mcld_core.backends.torch.first_steps import FirstLook, MissedSteps
@@ -92,11 +92,13 @@ class MCLDLoss(nn.Module):
         check_config("MCLDLoss", config)
         prior = checked_prior("MCLDLoss", class_prior, balanced)
         for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
-            if value is not None and not value > 0:
-                raise ValueError(f"MCLDLoss: {name} needs an int > 0 or None; got {value!r}")
+            check_steps("MCLDLoss", name, value)
         bank_size, whole = bank_of_adapter("MCLDLoss", bank_size)
         if whole is not None:
-            classes = int(whole.logits.shape[1])
+            width = int(whole.logits.shape[1])
+            if classes not in (None, width):
+                raise ValueError(f"MCLDLoss: classes needs {width}, as the bank has; got {classes}")
+            classes = width
         if (bank_size or class_means) and classes is None:
             raise ValueError(
                 f"MCLDLoss: classes needs the width of the logits where there is a bank or class "

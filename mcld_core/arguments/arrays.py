@@ -37,12 +37,13 @@ class ArrayArguments(Checks):
         """
         needs = f"{self.function}: {name} needs an array of numbers"
         is_text = isinstance(value, (str, bytes))
-        if is_text or not (hasattr(value, "shape") or isinstance(value, (Sequence, int, float))):
+        is_array = hasattr(value, "shape") or isinstance(value, (Sequence, int, float))
+        if is_text or not is_array or hasattr(value, "_fields"):  # such as TopKLogits
             came = repr(value) if value is None or is_text else type(value).__name__
             raise TypeError(f"{needs}; got {came}")
         try:
             found = self.ops.asarray(value, like)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # the latter of torch for a list with a None
             raise ValueError(f"{needs}: {error}") from error
         except TypeError as error:
             raise TypeError(f"{needs}: {error}") from error

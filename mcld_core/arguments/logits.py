@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mcld_core.arguments.arrays import ArrayArguments
+from mcld_core.arguments.checks import plain_number
 from mcld_core.arguments.rows import Batch, TeacherBatch, differ, keep_rows, signed, wide_dtype
 from mcld_core.typing import Array, Float
 
@@ -80,6 +81,8 @@ class Arguments(ArrayArguments):
         """
         ops, (student_logits, teacher_logits, labels, sample_weight, where) = self.ops, rows
         student, teacher = self.pair(student_logits, teacher_logits)
+        if ignore_index is not None:
+            self.integer("ignore_index", plain_number(ignore_index))
         kept = None if where is None else self.mask("where", where, student.shape[0], student)
         dtype = wide_dtype(ops.dtype(student))
         teacher = ops.stop_gradient(teacher)
@@ -111,6 +114,7 @@ class Arguments(ArrayArguments):
         """
         ops, (labels, sample_weight, where) = self.ops, beside
         self.logits(name, logits)
+        self.integer("ignore_index", plain_number(ignore_index))
         rows, classes = logits.shape
         kept = ops.arange(ops.size(logits, 0), logits) >= 0
         if where is not None:

@@ -11,11 +11,11 @@ from mcld_core.formulas.divergence import (
     Target,
     binary_divergence,
     decoupled_divergence,
+    divide,
     log_odds,
     raised,
     target_class,
 )
-from mcld_core.formulas.similarity import divide
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
@@ -201,11 +201,11 @@ def rld_loss(
         )
         at_label = ops.take_along_axis(teacher, label.index, 1)
         limit = ops.where(label.is_class, at_label, MASKED)
-        below = (teacher < limit) & (teacher > MASKED / 2)
+        below = teacher < limit
         log_q, log_p = (
             ops.log_softmax(ops.where(below, divide(z, t), MASKED), 1) for z in (student, teacher)
         )
-        lower = ops.where(below, ops.exp(log_p) * (log_p - log_q), 0.0)
+        lower = ops.where(below & (teacher > MASKED / 2), ops.exp(log_p) * (log_p - log_q), 0.0)
         has_target = ops.astype(label.is_class, ops.dtype(student))[:, 0]
         value = weight * t_confidence * t_confidence * has_target * confidence
         return value + weight_below * t * t * ops.sum(lower, 1)

@@ -9,8 +9,7 @@ import numpy as np
 from mcld_core.arguments import Arguments
 from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
-from mcld_core.formulas.divergence import MASKED, raised
-from mcld_core.formulas.similarity import divide
+from mcld_core.formulas.divergence import MASKED, divide, raised
 from mcld_core.typing import Array, Bool, Float, Logits, Reduction, Scalar, Tensor
 
 
@@ -62,6 +61,8 @@ def dist_loss(
 
     def values(student: Array, teacher: Array, _: None, *numbers: Scalar) -> Array:
         weight_rows, weight_columns, t = numbers
+        if student.shape[0] == 0:  # a column has no maximum
+            return 0.0 * student[:, 0]
         log_q, log_p = (ops.log_softmax(divide(z, t), 1) for z in (student, raised(ops, teacher)))
         of_rows = correlation(ops, log_q, log_p, 1)
         of_columns = correlation(ops, log_q, log_p, 0, batch.kept)

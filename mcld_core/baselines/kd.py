@@ -7,8 +7,7 @@ from typing import Any
 from mcld_core.arguments import Arguments
 from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
-from mcld_core.formulas.divergence import MASKED, raised
-from mcld_core.formulas.similarity import divide
+from mcld_core.formulas.divergence import MASKED, divide, raised, softened
 from mcld_core.formulas.stored import (
     StoredRows,
     stored_kl_divergence,
@@ -110,7 +109,7 @@ def _logs(
 ) -> tuple[Float[Array, "rows classes"], Float[Array, "rows classes"]]:
     """Return log q and log p; below `MASKED` / 2 where the teacher rules a class out."""
     log_q = ops.log_softmax(divide(student, t), 1)
-    return log_q, ops.log_softmax(raised(ops, divide(teacher, t)), 1)
+    return log_q, ops.log_softmax(softened(ops, teacher, t), 1)
 
 
 def _forward(ops: Backend, student: Array, teacher: Any, t: Scalar, _: Scalar) -> Array:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.divergence import MASKED
-from mcld_core.formulas.similarity import divide
+from mcld_core.formulas.divergence import MASKED, softened
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Places, Scalar, Values
 
 NEGLIGIBLE = 1e-30
@@ -119,7 +118,7 @@ def column_contrast(
     ``q^t_ic = p^t_ic / Σ_k p^t_kc``, the product ``B' ω_c q^t_ic`` is ``p^t_ic`` itself.
     """
     log_p_student = ops.log_softmax(student, 1)
-    log_p_teacher = ops.log_softmax(ops.maximum(divide(teacher, key_temperature), MASKED), 1)
+    log_p_teacher = ops.log_softmax(softened(ops, teacher, key_temperature), 1)
     if kept is not None:
         log_p_student = ops.where(kept[:, None], log_p_student, MASKED)
         log_p_teacher = ops.where(kept[:, None], log_p_teacher, MASKED)

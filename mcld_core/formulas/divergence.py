@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.similarity import divide, times
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Places, Scalar, Values
 
 MASKED = -1e30
@@ -23,6 +22,31 @@ def raised(ops: Backend, logits: Array) -> Array:
     Times a probability of 0 that is 0, and no temperature makes -inf of it.
     """
     return ops.at_least(logits, MASKED)
+
+
+def divide(x: Array, divisor: Scalar) -> Array:
+    """Return ``x / divisor``, without a pass where the divisor is the Python number 1."""
+    return x if _is_one(divisor) else x / divisor
+
+
+def times(factor: Scalar, x: Array) -> Array:
+    """Return ``factor · x``, without a pass where the factor is the Python number 1."""
+    return x if _is_one(factor) else factor * x
+
+
+def _is_one(number: Scalar) -> bool:
+    return isinstance(number, (int, float)) and number == 1
+
+
+def softened(ops: Backend, logits: Array, temperature: Scalar) -> Array:
+    """Return the teacher's logits over a temperature, raised to `MASKED`.
+
+    Where the temperature is trained, a logit of -inf adds 0 to its gradient, and not -inf times 0.
+    """
+    if isinstance(temperature, (int, float)):
+        return raised(ops, divide(logits, temperature))
+    low = logits <= MASKED
+    return ops.where(low, MASKED, ops.where(low, 0.0, logits) / temperature)
 
 
 def masked_log(ops: Backend, x: Array) -> Array:
@@ -59,7 +83,7 @@ class Softmax(NamedTuple):
 def kl_divergence(ops: Backend, student: Logits, teacher: Logits, temperature: Scalar) -> Values:
     """Plain distillation: ``T² KL(softmax(t/T) ‖ softmax(s/T))``."""
     q = Softmax.of(ops, divide(student, temperature))
-    p = Softmax.of(ops, raised(ops, divide(teacher, temperature)))
+    p = Softmax.of(ops, softened(ops, teacher, temperature))
     return temperature * temperature * p.kl_to(ops, q)
 
 
@@ -117,7 +141,7 @@ def decoupled_divergence(
     """
     place = Target.of(ops, target, student.shape[1])
     odds, rest = log_odds(ops, divide(student, temperature), place)
-    teacher_odds, teacher_rest = log_odds(ops, raised(ops, divide(teacher, temperature)), place)
+    teacher_odds, teacher_rest = log_odds(ops, softened(ops, teacher, temperature), place)
     has_target = ops.astype(place.is_class, ops.dtype(student))[:, 0]
     has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
     has_rest = ops.astype(has_rest, ops.dtype(student))

@@ -12,11 +12,13 @@ from mcld_core.formulas.divergence import (
     MASKED,
     cross_entropy,
     decoupled_divergence,
+    divide,
     kl_divergence,
     raised,
     target_class,
+    times,
 )
-from mcld_core.formulas.similarity import divide, embed, times
+from mcld_core.formulas.similarity import embed
 from mcld_core.formulas.stored import (
     StoredKeys,
     StoredRows,

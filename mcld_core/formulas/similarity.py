@@ -20,6 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from mcld_core.backends import Backend
+from mcld_core.formulas.divergence import divide, softened
 from mcld_core.typing import Array, Float, Logits, Scalar
 
 SIMILARITIES = ("probability", "pearson", "cosine", "dot")
@@ -42,22 +43,10 @@ def key_vectors(
 ) -> Float[Array, "keys classes"]:
     """Return the teacher's rows as they enter S."""
     if similarity == "probability":
-        return ops.softmax(divide(logits, key_temperature), 1)
+        if isinstance(key_temperature, (int, float)):  # without a pass for logits of -inf
+            return ops.softmax(divide(logits, key_temperature), 1)
+        return ops.softmax(softened(ops, logits, key_temperature), 1)
     return embed(ops, logits, similarity)
-
-
-def divide(x: Array, divisor: Scalar) -> Array:
-    """Return ``x / divisor``, without a pass where the divisor is the Python number 1."""
-    return x if _is_one(divisor) else x / divisor
-
-
-def times(factor: Scalar, x: Array) -> Array:
-    """Return ``factor · x``, without a pass where the factor is the Python number 1."""
-    return x if _is_one(factor) else factor * x
-
-
-def _is_one(number: Scalar) -> bool:
-    return isinstance(number, (int, float)) and number == 1
 
 
 def _normalize(ops: Backend, x: Array, centre: bool) -> Array:

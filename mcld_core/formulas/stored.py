@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.formulas.contrast import log_sum_exp
-from mcld_core.formulas.divergence import MASKED, Target, binary_divergence
-from mcld_core.formulas.similarity import divide
+from mcld_core.formulas.divergence import MASKED, Target, binary_divergence, divide, softened
 from mcld_core.typing import Array, Float, Int, Logits, Pairs, Places, Scalar, Values
 
 
@@ -197,7 +196,7 @@ def _both(
 def _scaled(ops: Backend, rows: StoredRows, dtype: str, temperature: Scalar) -> StoredRows:
     """Return the rows over the temperature, raised to `MASKED`."""
     values, rest = (
-        None if x is None else ops.maximum(divide(ops.astype(x, dtype), temperature), MASKED)
+        None if x is None else softened(ops, ops.astype(x, dtype), temperature)
         for x in (rows.values, rows.rest)
     )
     return StoredRows(values, rows.indices, rest)

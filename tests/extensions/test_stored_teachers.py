@@ -53,6 +53,30 @@ def test_value_and_gradient_equal_those_of_the_dense_rows(
 
 
 @pytest.mark.parametrize("tail", [True, False])
+@pytest.mark.parametrize("name", ["key_temperature", "sample_temperature"])
+def test_a_trained_temperature_has_the_gradient_of_the_dense_rows(
+    differentiable: Framework, name: str, tail: bool
+) -> None:
+    """PyTorch lost the part of the key temperature that the products with stored keys have."""
+    stored, dense = stored_case(65, 2, tail)
+    student, teacher, labels = (
+        differentiable.array(x) for x in (dense.student, dense.teacher, dense.labels)
+    )
+    kept = TopKLogits(*(differentiable.array(x, "float64") for x in stored))
+
+    def loss(number: Any, rows: Any) -> Any:
+        config = MCLDConfig(**{name: number})
+        return token_mcld_loss(student, rows, labels, config=config, **EVERY_CONTRAST)
+
+    found, reference = (
+        differentiable.value_and_grad(lambda number, rows=rows: loss(number, rows), np.asarray(0.8))
+        for rows in (kept, teacher)
+    )
+    assert_value(found[0], reference[0], scale=SCALE)
+    assert_gradient(found[1], reference[1], scale=SCALE)
+
+
+@pytest.mark.parametrize("tail", [True, False])
 @pytest.mark.parametrize(
     ("settings", "options"),
     [

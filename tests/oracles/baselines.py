@@ -102,8 +102,8 @@ def rld_loss(
         log_p, log_q = log_softmax(t, alpha_temperature), log_softmax(s, alpha_temperature)
         best = max(range(len(t)), key=lambda c: t[c])
         value = divergence(_event(log_p, best), _event(log_q, y)) * alpha * alpha_temperature**2
-        below = [c for c in range(len(t)) if -math.inf < t[c] < t[y]]
-        if below:
+        below = [c for c in range(len(t)) if t[c] < t[y]]
+        if any(t[c] > -math.inf for c in below):
             ours, theirs = ([z[c] for c in below] for z in (s, t))
             apart = divergence(log_softmax(theirs, temperature), log_softmax(ours, temperature))
             value += beta * temperature**2 * apart

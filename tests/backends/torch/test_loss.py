@@ -324,6 +324,8 @@ def test_compiles_to_one_graph_once() -> None:
 def test_errors() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"total_steps": 0}, "MCLDLoss: total_steps needs an int > 0 or None; got 0"),
+        ({"total_steps": "9"}, "MCLDLoss: total_steps needs an int > 0 or None; got '9'"),
+        ({"total_steps": 2.5}, "MCLDLoss: total_steps needs an int > 0 or None; got 2.5"),
         ({"rows_per_rank": -1}, "MCLDLoss: rows_per_rank needs an int > 0 or None; got -1"),
         ({"bank_size": -1}, "MCLDLoss: bank_size needs an int ≥ 0; got -1"),
         ({"bank_size": 3}, "MCLDLoss: classes needs the width of the logits .* bank_size=3"),
@@ -333,6 +335,17 @@ def test_errors() -> None:
             MCLDLoss(**options)
     with pytest.raises(TypeError, match=r"MCLDLoss: bank_size needs .* of logits; got a ReadyBank"):
         MCLDLoss(bank_size=ReadyBank.from_logits(torch.eye(3), torch.arange(3)))
+    whole = TeacherBank.from_logits(torch.eye(3), torch.arange(3))
+    with pytest.raises(ValueError, match="MCLDLoss: classes needs 3, as the bank has; got 7"):
+        MCLDLoss(bank_size=whole, classes=7)
+    kinds: list[tuple[dict[str, Any], str]] = [
+        ({"bank_size": "64"}, "MCLDLoss: bank_size needs an int ≥ 0; got '64'"),
+        ({"bank_size": 3, "soft_labels": "yes"}, "soft_labels needs True or False; got 'yes'"),
+        ({"class_means": 1}, "MCLDLoss: class_means needs True or False; got 1"),
+    ]
+    for options, text in kinds:
+        with pytest.raises(TypeError, match=text):
+            MCLDLoss(**{"classes": 3, **options})
     with pytest.raises(AttributeError, match="bank"):
         MCLDLoss().bank  # noqa: B018
     student, teacher, labels = batch()

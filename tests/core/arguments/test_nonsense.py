@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core import MCLDConfig, TeacherKeys, category_wise, kd_loss, mcld_loss
+import mcld_core
+from mcld_core import MCLDConfig, TeacherBank, TeacherKeys, category_wise, kd_loss, mcld_loss
+from mcld_core.extensions.nlp import TopKLogits
 from mcld_core.typing import Array
 from tests.frameworks import Framework
 
@@ -45,6 +47,30 @@ def test_what_a_loss_refuses(
     teacher = options.pop("teacher", teacher)
     with pytest.raises(error, match=re.escape(f"mcld_loss: {text}")):
         mcld_loss(student, teacher, backend.array(LABELS), **options)
+
+
+def test_a_stored_teacher_and_a_missing_label_are_named(backend: Framework) -> None:
+    student = backend.array(np.eye(3))
+    stored = TopKLogits.from_logits(np.eye(3)[None], 2)
+    with pytest.raises(TypeError, match="teacher_logits needs an array of numbers; got TopKLogits"):
+        kd_loss(student, stored)
+    with pytest.raises((TypeError, ValueError), match="mcld_loss: labels"):
+        mcld_loss(student, student, [0, None, 1])
+
+
+@pytest.mark.parametrize("name", ["dkd_loss", "nkd_loss", "rld_loss"])
+def test_an_ignore_index_is_an_int(backend: Framework, name: str) -> None:
+    rows = backend.array(np.eye(3))
+    with pytest.raises(TypeError, match=rf"{name}: ignore_index needs an int; got 1\.5"):
+        getattr(mcld_core, name)(rows, rows, backend.array(LABELS), ignore_index=1.5)
+
+
+def test_a_bank_names_wrong_settings(backend: Framework) -> None:
+    bank = TeacherBank.from_logits(backend.array(np.eye(3)), backend.array(LABELS))
+    with pytest.raises(TypeError, match=r"TeacherBank\.class_means: config needs an MCLDConfig"):
+        bank.class_means({})
+    with pytest.raises(TypeError, match=r"TeacherBank\.push: ignore_index needs an int"):
+        bank.push(backend.array(np.eye(3)), backend.array(LABELS), ignore_index=None)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mcld_core
 from mcld_core import MCLDConfig, dkd_loss, kd_loss, mcld_loss
 from tests.cases import make_case
 from tests.frameworks import Framework
@@ -61,6 +62,48 @@ def test_baselines(differentiable: Framework, name: str) -> None:
     compare(differentiable, lambda number: dkd_loss(*arrays, **{name: number}), 0.8)
     if name == "temperature":
         compare(differentiable, lambda number: kd_loss(*arrays[:2], temperature=number), 0.8)
+
+
+@pytest.mark.parametrize("name", ["key_temperature", "sample_temperature"])
+@pytest.mark.parametrize("contrast", ["labels", "prototypes", "columns"])
+def test_temperatures_beside_a_class_that_the_teacher_rules_out(
+    differentiable: Framework, contrast: str, name: str
+) -> None:
+    """The gradient was NaN."""
+    case = make_case(214, batch=6)
+    teacher = np.where(np.arange(case.teacher.shape[1]) == 3, -np.inf, case.teacher)  # no label
+    arrays = [differentiable.array(x) for x in (case.student, teacher, case.labels)]
+
+    def loss_at(number: Any) -> Any:
+        config = MCLDConfig(**{"category_contrast": contrast, name: number})
+        return mcld_loss(*arrays, config=config)
+
+    compare(differentiable, loss_at, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "options"),
+    [
+        ("kd_loss", "temperature", {}),
+        ("kd_loss", "temperature", {"standardize": True}),
+        ("kd_loss", "temperature", {"divergence": "jsd"}),
+        ("dkd_loss", "temperature", {}),
+        ("dist_loss", "temperature", {}),
+        ("nkd_loss", "temperature", {}),
+        ("ttm_loss", "gamma", {}),
+        ("rld_loss", "temperature", {}),
+        ("rld_loss", "alpha_temperature", {}),
+    ],
+)
+def test_baselines_beside_a_class_that_the_teacher_rules_out(
+    differentiable: Framework, name: str, number: str, options: dict[str, Any]
+) -> None:
+    case = make_case(215, batch=6)
+    teacher = np.where(np.arange(case.teacher.shape[1]) == 3, -np.inf, case.teacher)  # no label
+    labels = [case.labels] if name in ("dkd_loss", "nkd_loss", "rld_loss") else []
+    arrays = [differentiable.array(x) for x in (case.student, teacher, *labels)]
+    loss = getattr(mcld_core, name)
+    compare(differentiable, lambda x: loss(*arrays, **{number: x}, **options), 0.8)
 
 
 def test_the_student_too_gets_its_gradient_beside_a_trained_number(

@@ -113,6 +113,23 @@ def test_compiled_equals_eager(differentiable: Framework, options: dict[str, Any
     assert_gradient(gradient, reference, scale=SCALE)
 
 
+@pytest.mark.parametrize("similarity", ["dot", "probability"])
+def test_columns_of_sequences_know_the_key_temperature(similarity: str) -> None:
+    case = make_case()
+    options: dict[str, Any] = {"sequence_labels": np.arange(BATCH), "category": "sequence"}
+    found = []
+    for teacher, temperature in ((case.teacher, 2.0), (case.teacher / 2, 1.0)):
+        config = MCLDConfig(
+            weight_sample=0.0,
+            similarity=similarity,
+            key_temperature=temperature,
+            category_contrast="columns",
+        )
+        loss = token_mcld_loss(case.student, teacher, config=config, **options)
+        found.append(float(loss))
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
 def test_labels_and_mask_may_be_left_out(backend: Framework) -> None:
     case = make_case(4)
     case = case.but(mask=np.ones_like(case.mask))
