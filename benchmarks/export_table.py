@@ -48,7 +48,7 @@ _MODELS = "examples.recipes.models"
 EXAMPLES = {
     "torch": ("torch_cifar100", "last.pt", {"model": f"{_MODELS}.torch:build"}),
     "tensorflow": ("tf_imagenet", "last.keras", {"load": f"{_MODELS}.keras_files:load_student"}),
-    "jax": ("jax_cifar100", "last.npz", {"load": f"{_MODELS}.jax:load_student"}),
+    "jax": ("jax_cifar100", "last.npz", {"load": f"{_MODELS}.jax_files:load_student"}),
     "keras": ("keras_cifar100", "last.keras", {"load": f"{_MODELS}.keras_files:load_student"}),
 }
 """The example of a framework, its checkpoint, and what `load_student` is told of it."""
@@ -143,7 +143,7 @@ def measure_one(framework: str, family: str, folder: Path, repeats: int) -> dict
 
 def measure_trained(framework: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
     """Distil by the framework's example; export, shrink and time the student: a row a file."""
-    from examples.recipes.data import load_dataset
+    from examples.recipes.data.load import load_dataset
     from mcld_core.export import compare_latency, convert_float16, export_onnx, quantize_int8
     from mcld_core.export.deploy import accuracy
     from mcld_core.export.student import load_student

@@ -28,7 +28,7 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
-from recipes.data import load_dataset  # noqa: E402
+from recipes.data.load import load_dataset  # noqa: E402
 from recipes.files import read_json, write_json, write_text  # noqa: E402
 from recipes.methods import METHODS  # noqa: E402
 from recipes.paired import words_of  # noqa: E402

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from recipes import fit as loops  # noqa: E402
-from recipes.data import load_dataset  # noqa: E402
+from recipes.data.load import load_dataset  # noqa: E402
 from recipes.tasks import environment  # noqa: E402
 from recipes.tuning import spread, tune_rate  # noqa: E402
 

@@ -28,16 +28,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.experimental.multihost_utils import process_allgather, sync_global_devices
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from recipes import data as sets
-from recipes import logs
+from recipes import is_first, say
 from recipes import options as shared
-from recipes.files import load_arrays, save_arrays
-from recipes.journal import SHOWN, Journal, hand_over, measure
+from recipes.files import save_arrays
 from recipes.models import jax as networks
 from recipes.models.jax import build, count_parameters, named, unnamed
 from recipes.options import label_counts, mcld_config
+from recipes.run import Processes, Run
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         count, rank = (int(os.environ[f"JAX_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
         jax.distributed.initialize(num_processes=count, process_id=rank)
-    return shared.run(train, options, argv, models=networks.list_models)
+    return shared.exit_status(train, options, argv, models=networks.list_models)
 
 
 class State(NamedTuple):
@@ -68,17 +68,15 @@ class State(NamedTuple):
     bank: TeacherBank | None
 
 
-def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs.Result:
+def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
     """Train a student as the options say, and return it with its history.
 
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
-    first = jax.process_index() == 0  # this process writes and speaks
     if data is None:
         data = shared.load_data(options)
-        logs.say(str(data))
-    journal = Journal(options, sets.steps_per_epoch(data.train, options.batch_size))
+        say(str(data))
     dtype = jnp.bfloat16 if options.amp == "bf16" else jnp.float32
     student = build(options.student, data.image_shape, data.classes, options.seed, dtype)
     graph, *variables = nnx.split(student, nnx.Param, ...)
@@ -87,17 +85,19 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     optimizer = optax.chain(decay, optax.trace(options.momentum))  # the step multiplies by −rate
     if options.optimizer == "adamw":
         optimizer = optax.chain(optax.scale_by_adam(), decay)
-    devices = Devices()
+    devices, size = Devices(), count_parameters(student)
+    steps = sets.steps_per_epoch(data.train, options.batch_size)
+    run = Run(options, data, student, size, steps, processes=devices)
     state = State(params, others, optimizer.init(params), None)
     run_student = jax.jit(lambda state, images: run_model(graph, state, normalise(data, images)))
 
     def logits_of(split: sets.Split) -> np.ndarray:
         return devices.answers(options.eval_batch_size, split, partial(run_student, state[:2]))
 
-    parameters, test_logits = count_parameters(student), partial(logits_of, data.test)
-    if not journal.begins(parameters):
-        return journal.result(parameters, student, test_logits)
-    teacher = None if options.method == "ce" else make_teacher(options, data, devices)
+    run.test_logits = partial(logits_of, data.test)
+    if not run.begins():
+        return run
+    teacher = None if options.method == "ce" else make_teacher(run, devices)
     if options.bank_size and mcld_config(options):  # teacher rows to contrast with as well
         labels, like = data.train.labels.astype("int32"), jnp.zeros(0)
         if options.bank_size == "all":
@@ -108,48 +108,47 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     step = make_step(graph, optimizer, options, data, devices)
 
     # Where the training is: at the start, or where the checkpoint says.
-    if journal.resumes:
-        arrays, notes = load_arrays(journal.checkpoint, named(state))
+    if run.resumes:
+        from recipes.checkpoints import load_arrays
+
+        arrays, notes = load_arrays(run.checkpoint, named(state))
         state = unnamed(arrays, state)
-        journal.restore(notes)
+        run.restore(notes)
     state = devices.copy(state)
 
     def save() -> None:
-        if first:
-            save_arrays(journal.checkpoint, named(state), journal.notes())
+        if is_first():
+            save_arrays(run.checkpoint, named(state), run.notes())
 
-    with journal:
-        while journal.running:
-            rate = journal.begin_epoch()
+    def keep(kind: str) -> None:
+        notes = run.describe(layout="NHWC")
+        networks.save_model(options.out / f"{kind}.npz", *state[:2], notes)
+
+    with run.watch(save):
+        while run.running:
+            rate = run.begin_epoch()
             batches = sets.training_batches(
-                data.train, options.batch_size, seed=options.seed, epoch=journal.epoch,
-                crop=options.crop, flip=options.flip, start=journal.step, share=devices.share,
+                data.train, options.batch_size, seed=options.seed, epoch=run.epoch,
+                crop=options.crop, flip=options.flip, start=run.step, share=devices.share,
             )  # fmt: skip
             for images, labels, index in batches:
-                done = journal.step * options.batch_size
+                done = run.step * options.batch_size
                 count = min(options.batch_size, len(data.train) - done)
                 labels, index = labels.astype("int32"), index.astype("int32")
                 batch = devices.split(count, images, labels, index)
                 answers = teacher.answer(batch[0], batch[2]) if teacher else None
-                numbers = np.float32(journal.done), np.float32(rate)
-                state, added = step(state, *batch, answers, *numbers)
-                if journal.add(added, devices.any, alone=jax.process_count() == 1):
-                    save()
-                    raise journal.stopped()
-            if journal.end_epoch(lambda: sets.accuracies(logits_of, data, options.balanced)):
-                for kind in journal.kept():
-                    notes = journal.describe(data, layout="NHWC")
-                    networks.save_model(options.out / f"{kind}.npz", *state[:2], notes)
-            save()
-            if devices.any(journal.stop.requested):
-                raise journal.stopped()
+                state, sums = step(state, *batch, answers, np.float32(run.done), np.float32(rate))
+                run.add(sums)
+            run.end_epoch(lambda: sets.accuracies(logits_of, data, options.balanced), keep)
     nnx.update(student, *(nnx.State(unnamed(named(x), x)) for x in state[:2]))
     student.eval()
-    if journal.exports:
-        shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:SHOWN])))
-        compared, notes = teacher.model if teacher else None, journal.describe(data, layout="NHWC")
-        hand_over(options, student, compared, shown, notes, "jax2onnx")
-    return journal.result(parameters, student, test_logits, teacher)
+    if run.exports:
+        from recipes.export import hand_over
+
+        shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:64])))
+        compared, notes = teacher.model if teacher else None, run.describe(layout="NHWC")
+        hand_over(options.out, student, compared, shown, notes, "jax2onnx")
+    return run
 
 
 def make_step(
@@ -214,10 +213,11 @@ def normalise(data: sets.Dataset, images: jax.Array) -> jax.Array:
     return (images.astype("float32") / 255 - mean) / std
 
 
-class Devices:
+class Devices(Processes):
     """All devices of all processes: batches are split over them, everything else is on each."""
 
     def __init__(self) -> None:
+        self.alone = jax.process_count() == 1
         mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
         self.rows = NamedSharding(mesh, PartitionSpec("data"))
         self.whole = NamedSharding(mesh, PartitionSpec())
@@ -250,9 +250,7 @@ class Devices:
 
     def any(self, flag: bool) -> bool:
         """Return whether any process says so; every process asks, and waits."""
-        if jax.process_count() == 1:
-            return flag
-        return bool(process_allgather(np.asarray(flag)).any())
+        return flag if self.alone else bool(process_allgather(np.asarray(flag)).any())
 
 
 class Teacher(NamedTuple):
@@ -260,26 +258,26 @@ class Teacher(NamedTuple):
 
     answer: Callable[[jax.Array, jax.Array], jax.Array]
     model: nnx.Module | None  # if it is one
-    accuracy: float
-    test_logits: Callable[[], np.ndarray]
     table: np.ndarray | None  # its logits of the training images, where steps or the bank use them
 
 
-def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devices) -> Teacher:
+def make_teacher(run: Run, devices: Devices) -> Teacher:
     """Train the teacher, or load what ``--teacher`` names, and say how good it is.
 
     Where every epoch shows it the same images it answers once, through ``--teacher-cache``.
     """
-    train_one, adapter = partial(train, data=data), None
+    options, data, adapter = run.options, run.data, None
+    train_one = partial(train, data=data)
     if shared.trains_teacher(options):
         models: list[Any] = [train_one(shared.teacher_options(options)).model]
     else:
         from recipes import teachers
+        from recipes.models.jax_files import load_teacher
 
         adapter = teachers.find_adapter(options, data)
         sides = (adapter.size,) * 2 if adapter.size else data.image_shape[:2]
         shape = (*sides, data.image_shape[2])
-        load = partial(networks.load_teacher, shape=shape, classes=data.classes)
+        load = partial(load_teacher, shape=shape, classes=data.classes)
         models = teachers.load_teachers(options, load, train_one)
     parts = [nnx.split(x) if isinstance(x, nnx.Module) else (x, ()) for x in models]
     graphs = [graph for graph, _ in parts]
@@ -300,22 +298,22 @@ def make_teacher(options: argparse.Namespace, data: sets.Dataset, devices: Devic
     def logits_of(split: sets.Split) -> np.ndarray:
         return devices.answers(options.eval_batch_size, split, partial(answer, variables))
 
+    run.measure(logits_of)
     model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
-    known = (model, measure(options, data, logits_of), partial(logits_of, data.test))
     moving, table = options.crop or options.flip, None
     if options.teacher_cache is not None:
         from recipes.teachers import cached_logits
 
         mark = [*named(variables).values()]
         mark += [bytes(x.content) for x in models if not isinstance(x, nnx.Module)]
-        compute, wait = partial(logits_of, data.train), partial(sync_global_devices, "teacher")
-        table = cached_logits(options, data, adapter, mark, compute, wait)
+        compute = partial(logits_of, data.train)
+        table = cached_logits(options, data, adapter, mark, compute, devices)
     elif not moving or options.bank_size == "all":
         table = logits_of(data.train)
     if moving:
-        return Teacher(lambda images, index: answer(variables, images), *known, table)
+        return Teacher(lambda images, index: answer(variables, images), model, table)
     look_up, rows = jax.jit(lambda rows, index: rows[index]), devices.copy(table)
-    return Teacher(lambda images, index: look_up(rows, index), *known, table)
+    return Teacher(lambda images, index: look_up(rows, index), model, table)
 
 
 def run_model(graph: Any, variables: Sequence[Any], pixels: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ same backend as if the run had not stopped.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -26,14 +27,13 @@ import keras
 import numpy as np
 from keras import ops
 from recipes import data as sets
-from recipes import logs
+from recipes import is_first, say
 from recipes import options as shared
-from recipes.files import load_arrays, save_arrays
-from recipes.journal import SHOWN, Journal, hand_over, measure
-from recipes.logs import is_first
+from recipes.files import save_arrays
 from recipes.models import keras as networks
-from recipes.models.keras_processes import Processes, answers_of, leave
+from recipes.models.keras import answers_of
 from recipes.options import label_counts, mcld_config
+from recipes.run import Run
 
 from mcld_core import TeacherBank, adjust_logits
 from mcld_core.backends.keras import MCLDDistiller
@@ -53,30 +53,33 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
     options, sizes = parse(argv), partial(networks.list_models, (32, 32, 3), 100)
-    status = shared.run(train, options, argv, models=sizes)
-    leave(status)
+    status = shared.exit_status(train, options, argv, models=sizes)
+    if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
+        from recipes.models.keras_processes import leave
+
+        leave(status)
     return status
 
 
-def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs.Result:
+def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
     """Train a student as the options say, and return it with its history.
 
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
-    processes = Processes()
+    processes = networks.find_processes()
     if data is None:
         data = shared.load_data(options)
-        logs.say(str(data))
+        say(str(data))
     steps = sets.steps_per_epoch(data.train, options.batch_size, processes.devices)
-    journal = Journal(options, steps)
     keras.config.set_dtype_policy(POLICIES[options.amp])
     student = networks.build(options.student, data.image_shape, data.classes, options.seed)
-    test_logits = partial(predict, student, data.test, data, options.eval_batch_size)
-    parameters = networks.count_parameters(student)
-    if not journal.begins(parameters):
-        return journal.result(parameters, student, test_logits)
-    teacher = None if options.method == "ce" else Teacher(options, data)
+    size = networks.count_parameters(student)
+    run = Run(options, data, student, size, steps, processes=processes)
+    run.test_logits = partial(predict, student, data.test, data, options.eval_batch_size)
+    if not run.begins():
+        return run
+    teacher = None if options.method == "ce" else Teacher(run)
 
     # What `fit` trains: the distiller for MCLD, the model below for the other losses.
     inner_teacher, inner = (None, student) if teacher is None else teacher.models_with(student)
@@ -99,23 +102,25 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> logs
     learner.optimizer.build(learner.trainable_variables)
 
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
-    batches = Batches(data, options, teacher, processes, steps)
-    watch = Watch(journal, data, student, learner, batches)
-    if journal.resumes:
+    batches = Batches(run, teacher)
+    watch = Watch(run, learner, batches)
+    if run.resumes:
         watch.restore()
-    with journal:
-        while journal.running:
-            batches.start = journal.step  # the rest of an epoch, then all the others
+    with run.watch(watch.save):
+        while run.running:
+            batches.start = run.step  # the rest of an epoch, then all the others
             learner.fit(
-                batches, callbacks=[watch], shuffle=False, verbose=0, initial_epoch=journal.epoch,
-                epochs=journal.epoch + 1 if journal.step else options.epochs,
+                batches, callbacks=[watch], shuffle=False, verbose=0, initial_epoch=run.epoch,
+                epochs=run.epoch + 1 if run.step else options.epochs,
             )  # fmt: skip
-    if journal.exports:
+    if run.exports:
+        from recipes.export import hand_over
+
         alone, compared = networks.in_float32(student), teacher.single if teacher else None
-        images = pixels(data.test.images[:SHOWN], data)
-        notes = journal.describe(data, layout="NHWC")
-        hand_over(options, alone, compared, images, notes, EXPORTERS[keras.backend.backend()])
-    return journal.result(parameters, student, test_logits, teacher)
+        images, notes = pixels(data.test.images[:64], data), run.describe(layout="NHWC")
+        exporter = EXPORTERS[keras.backend.backend()]
+        hand_over(options.out, alone, compared, images, notes, exporter)
+    return run
 
 
 class Baseline(keras.Model):
@@ -180,24 +185,21 @@ def predict(model: Any, split: sets.Split, data: sets.Dataset, batch_size: int) 
 class Batches(keras.utils.PyDataset):
     """The training batches of an epoch from ``start`` on, with the teacher's answers if it asks."""
 
-    def __init__(
-        self, data: sets.Dataset, options: Any, teacher: Teacher | None, processes: Any, steps: int
-    ) -> None:
+    def __init__(self, run: Run, teacher: Teacher | None) -> None:
         super().__init__()
-        self.data, self.options, self.teacher = data, options, teacher
-        self.processes, self.steps, self.epoch, self.start = processes, steps, 0, 0
+        self.run, self.teacher, self.epoch, self.start = run, teacher, 0, 0
 
     def __len__(self) -> int:
-        return self.steps - self.start
+        return self.run.steps - self.start
 
     def __getitem__(self, number: int) -> tuple[Any, np.ndarray]:
-        options = self.options
+        options, data = self.run.options, self.run.data
         images, labels, index = next(sets.training_batches(
-            self.data.train, options.batch_size, seed=options.seed, epoch=self.epoch,
+            data.train, options.batch_size, seed=options.seed, epoch=self.epoch,
             crop=options.crop, flip=options.flip, start=self.start + number,
-            share=self.processes.share,
+            share=self.run.processes.share,
         ))  # fmt: skip
-        x: Any = pixels(images, self.data)
+        x: Any = pixels(images, data)
         teacher = self.teacher
         if teacher is not None and not teacher.inside:
             x = (x, teacher.answer(x) if teacher.moving else teacher.table[index])
@@ -210,21 +212,21 @@ class Teacher:
     Where every epoch shows them the same images they answer once, through ``--teacher-cache``.
     """
 
-    def __init__(self, options: argparse.Namespace, data: sets.Dataset) -> None:
+    def __init__(self, run: Run) -> None:
+        options, data = run.options, run.data
         loaded = networks.find_teachers(options, data, partial(train, data=data))
         self.adapter, self.models, self.single = loaded
         self.functions = [answers_of(model) for model in self.models]
         self.data = data
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
-        self.accuracy, self.table = measure(options, data, logits_of), None
-        self.moving = bool(options.crop or options.flip)
-        self.test_logits = partial(logits_of, data.test)
+        run.measure(logits_of)
+        self.moving, self.table = bool(options.crop or options.flip), None
         if options.teacher_cache is not None:
             from recipes.models.keras_files import cached_answers
 
             self.table = cached_answers(
                 options, data, self.adapter, self.models, lambda: logits_of(data.train),
-                wait=lambda: Processes().any(False),
+                run.processes,
             )  # fmt: skip
         elif not self.moving or options.bank_size == "all":
             self.table = logits_of(data.train)
@@ -250,21 +252,17 @@ class Teacher:
 
 
 class Watch(keras.callbacks.Callback):
-    """Tells the journal of each step and epoch of `fit`, and writes models and checkpoints."""
+    """Tells the run of each step and epoch of `fit`, and writes models and checkpoints."""
 
-    def __init__(
-        self, journal: Journal, data: sets.Dataset, student: Any, learner: Any, batches: Batches
-    ) -> None:
+    def __init__(self, run: Run, learner: Any, batches: Batches) -> None:
         super().__init__()
-        self.journal, self.options, self.data = journal, journal.options, data
-        self.student, self.learner = student, learner
-        self.batches, self.processes = batches, batches.processes
+        self.run, self.learner, self.batches = run, learner, batches
         self.sums: list[float] = []  # of the epoch's metrics, of the steps before a resumption
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Set the rate."""
         self.batches.epoch = epoch
-        self.learner.optimizer.learning_rate = self.journal.begin_epoch()
+        self.learner.optimizer.learning_rate = self.run.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Count the step, and stop where the user asks for it."""
@@ -274,27 +272,29 @@ class Watch(keras.callbacks.Callback):
                 variable.assign(ops.convert_to_tensor(variable) + value)
             self.sums = []
         self.tell(logs)
-        if self.journal.add({}, self.processes.any, alone=self.processes.count == 1):
-            self.save()
-            raise self.journal.stopped()
+        self.run.add({})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Evaluate, and write what the epoch came to."""
         self.tell(logs)
-        options, size = self.options, self.options.eval_batch_size
-        logits_of = partial(predict, self.student, data=self.data, batch_size=size)
-        if self.journal.end_epoch(partial(sets.accuracies, logits_of, self.data, options.balanced)):
-            notes = self.journal.describe(self.data, layout="NHWC")
-            for kind in self.journal.kept():
-                networks.save_model(options.out / f"{kind}.keras", self.student, notes)
-        self.save()
-        if self.processes.any(self.journal.stop.requested):
-            raise self.journal.stopped()
+        self.run.end_epoch(self.evaluate, self.keep)
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the accuracies."""
+        data, options = self.run.data, self.run.options
+        size = options.eval_batch_size
+        logits_of = partial(predict, self.run.model, data=data, batch_size=size)
+        return sets.accuracies(logits_of, data, options.balanced)
+
+    def keep(self, kind: str) -> None:
+        """Write the student alone."""
+        path, notes = self.run.folder / f"{kind}.keras", self.run.describe(layout="NHWC")
+        networks.save_model(path, self.run.model, notes)
 
     def tell(self, logs: Any) -> None:
-        """Set the journal's sums to the means over the epoch: sums over one row."""
+        """Set the run's sums to the means over the epoch: sums over one row."""
         means = {"rows": 1.0, "loss": logs["loss"], "train_accuracy": logs["accuracy"]}
-        self.journal.sums = means | {key: logs[key] for key in logs if key.startswith("term_")}
+        self.run.sums = means | {key: logs[key] for key in logs if key.startswith("term_")}
 
     def metric_variables(self) -> list[Any]:
         """Return a sum and a count of each metric of the epoch."""
@@ -313,18 +313,20 @@ class Watch(keras.callbacks.Callback):
         sums = [float(ops.convert_to_numpy(x)) for x in self.metric_variables()]
         arrays = {key: ops.convert_to_numpy(x) for key, x in self.state().items()}
         if is_first():
-            notes = self.journal.notes() | {"metrics": sums if self.journal.step else []}
-            save_arrays(self.journal.checkpoint, arrays, notes)
+            notes = self.run.notes() | {"metrics": sums if self.run.step else []}
+            save_arrays(self.run.checkpoint, arrays, notes)
 
     def restore(self) -> None:
         """Go back to the checkpoint."""
+        from recipes.checkpoints import load_arrays
+
         variables = self.state()
         like = {key: ops.convert_to_numpy(x) for key, x in variables.items()}
-        arrays, notes = load_arrays(self.journal.checkpoint, like)
+        arrays, notes = load_arrays(self.run.checkpoint, like)
         for key, variable in variables.items():
             variable.assign(arrays[key])
         self.sums = notes["metrics"]
-        self.journal.restore(notes)
+        self.run.restore(notes)
 
 
 if __name__ == "__main__":

@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from recipes import fit as loops
-from recipes import plots
+from recipes import plots, say
 from recipes.data import augment
 from recipes.data import scores as accuracies
 from recipes.data.emoji import NGRAMS, SIDE, Split, read_emoji
 from recipes.files import DataError, write_json, write_text
-from recipes.logs import say
 from recipes.tuning import spread, tune_rates
 from torch import nn
 from torch.nn import functional

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recipes import say
 from recipes.data.texts import (
     ALPHABET,
     Texts,
@@ -35,7 +36,6 @@ from recipes.data.texts import (
     packaged_texts,
     word_numbers,
 )
-from recipes.logs import say
 
 WORDS, PIECES, CHARACTERS = 96, 64, 48
 """Words of a text that the student sees, word pieces that the teacher sees; a sequence."""
@@ -81,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
     """Compare the losses on a convolution over word embeddings."""
     import torch
+    from recipes.export import export_pair
     from recipes.models.texts import WordConvolution, sentence_teacher, word_teacher
-    from recipes.sequence_export import export_pair
     from recipes.sequence_losses import METHODS, row_loss
     from recipes.tasks import Task, compare
 
@@ -141,8 +141,8 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
 def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> None:
     """Compare the losses on a small recurrent model of characters."""
     import torch
+    from recipes.export import export_pair
     from recipes.models.texts import Characters, character_teacher
-    from recipes.sequence_export import export_pair
     from recipes.sequence_losses import METHODS, PRIOR, token_loss
     from recipes.tasks import Task, compare
 

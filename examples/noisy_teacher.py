@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from recipes import fit as loops
-from recipes.data import Dataset, load_dataset
+from recipes import say
+from recipes.data import Dataset
+from recipes.data.load import load_dataset
 from recipes.files import DataError
-from recipes.logs import say
 from recipes.noisy_report import METHODS, NOISE, TEACHERS, WITHOUT_TEACHER, write_report
 from recipes.tuning import tune_rates
 from torch import nn

@@ -32,13 +32,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from recipes import logs
+from recipes import is_first, say
 from recipes import options as shared
-from recipes.data import DATASETS, Split, pictures, tf_input
-from recipes.files import DataError, load_arrays, save_arrays
-from recipes.journal import SHOWN, Journal, hand_over, measure
+from recipes.data import Split, pictures, tf_input
+from recipes.files import DataError, save_arrays
 from recipes.models import keras as networks
 from recipes.options import label_counts, mcld_config
+from recipes.run import Processes, Run
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.tensorflow import gather_keys
@@ -51,13 +51,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = shared.build_parser("Distil an ImageNet classifier with TensorFlow.")
     parser.conflict_handler = "resolve"
     add = parser.add_argument_group("TensorFlow").add_argument
-    add("--dataset", choices=(*DATASETS, "imagenet", "openclipart"), default="digits")
+    add("--dataset", choices=(*shared.TABLES, "imagenet", "openclipart"), default="digits")
     add("--random-resized-crop", action=argparse.BooleanOptionalAction, default=False,
         help="train on random parts of the pictures, in place of --crop")  # fmt: skip
     add("--first-label", type=int, default=1, help="the least label in the TFRecords")
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
     add("--replicas", type=int, default=0, help="0: all GPUs, or one CPU; n: so many CPU devices")
-    options = shared.parse_options(parser, argv, shared.DEFAULTS | pictures.DEFAULTS)
+    options = shared.parse_options(parser, argv, shared.TABLES | pictures.DEFAULTS)
     if options.teacher_cache and options.random_resized_crop and options.bank_size != "all":
         parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
     if options.download and options.dataset in pictures.DEFAULTS:
@@ -73,84 +73,82 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
     options, sizes = parse(argv), partial(networks.list_models, (224, 224, 3), 1000)
-    return shared.run(train, options, argv, models=sizes)
+    return shared.exit_status(train, options, argv, models=sizes)
 
 
 def train(
     options: argparse.Namespace, data: pictures.PictureSet | None = None, strategy: Any = None
-) -> logs.Result:
+) -> Run:
     """Train a student as the options say, and return it with its history.
 
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
     strategy = strategy or make_strategy(options.replicas)  # before TensorFlow does anything else
-    replicas, alone = strategy.num_replicas_in_sync, "TF_CONFIG" not in os.environ
+    replicas = strategy.num_replicas_in_sync
     if options.batch_size % replicas:
         raise DataError(f"--batch-size {options.batch_size} does not divide by {replicas} replicas")
     if data is None:
         data = tf_input.load(options)
-        logs.say(str(data))
+        say(str(data))
         if replicas > 1:
-            logs.say(f"{replicas} replicas")
-    journal = Journal(options, len(data.train) // options.batch_size)
+            say(f"{replicas} replicas")
     keras.config.set_dtype_policy(POLICIES[options.amp])
     with strategy.scope():
         student = networks.build(options.student, data.image_shape, data.classes, options.seed)
+    size, steps = networks.count_parameters(student), len(data.train) // options.batch_size
+    run = Run(options, data, student, size, steps, processes=Workers(strategy))
     logits = tf_input.logits_function(student)
-    test_logits = partial(tf_input.logits_of, logits, data, options.eval_batch_size, data.test)
-    parameters = networks.count_parameters(student)
-    if not journal.begins(parameters):
-        return journal.result(parameters, student, test_logits)
-    teacher = None if options.method == "ce" else Teacher(options, data, strategy)
+    run.test_logits = partial(tf_input.logits_of, logits, data, options.eval_batch_size, data.test)
+    if not run.begins():
+        return run
+    teacher = None if options.method == "ce" else Teacher(run, strategy)
     keras.utils.set_random_seed(options.seed)  # whatever the teacher drew
-    step, meeting = Step(options, data, student, teacher, strategy), make_meeting(strategy)
+    step = Step(run, teacher, strategy)
     batches = tf_input.TrainingInput(
         data, options.batch_size, seed=options.seed, crop=options.crop, flip=options.flip,
         resized_crop=options.random_resized_crop,
     )  # fmt: skip
 
     # Where the training is: at the start, or where the checkpoint says.
-    if journal.resumes:
-        arrays, notes = load_arrays(journal.checkpoint, step.arrays())
+    if run.resumes:
+        from recipes.checkpoints import load_arrays
+
+        arrays, notes = load_arrays(run.checkpoint, step.arrays())
         for key, variable in step.variables().items():
             variable.assign(arrays[key])
-        journal.restore(notes)
+        run.restore(notes)
 
     def describe() -> dict[str, Any]:
         share = None if isinstance(data.test, Split) else 7 / 8  # of the shorter side, in the test
-        return journal.describe(data, layout="NHWC", center_crop=share)
+        return run.describe(layout="NHWC", center_crop=share)
+
+    def keep(kind: str) -> None:
+        networks.save_model(options.out / f"{kind}.keras", student, describe())
 
     def save() -> None:
-        if logs.is_first():
-            save_arrays(journal.checkpoint, step.arrays(), journal.notes())
+        if is_first():
+            save_arrays(run.checkpoint, step.arrays(), run.notes())
 
     evaluate = partial(tf_input.evaluate, logits, data, options.eval_batch_size, options.balanced)
-    with journal:
-        while journal.running:
-            rate = journal.begin_epoch((0.3, 0.6, 0.9))
-            epoch_of = partial(batches.epoch, journal.epoch, journal.step)
+    with run.watch(save):
+        while run.running:
+            rate = run.begin_epoch((0.3, 0.6, 0.9))
+            epoch_of = partial(batches.epoch, run.epoch, run.step)
             for batch in strategy.distribute_datasets_from_function(epoch_of):
-                added = step(batch, journal.done, rate, journal.stop.requested)
-                stops = added.pop("stop") > 0  # a worker was asked to, and each knows of it
-                if journal.add(added, lambda asked, stops=stops: stops or (alone and asked)):
-                    save()
-                    raise journal.stopped()
+                run.add(step(batch, run.done, rate))
             batches.report()
-            if not journal.sums:
-                raise DataError(f"{journal.name}: no training picture could be read")
-            journal.check()
-            if journal.end_epoch(evaluate):
-                for kind in journal.kept():
-                    networks.save_model(options.out / f"{kind}.keras", student, describe())
-            save()
-            if meeting(journal.stop.requested):
-                raise journal.stopped()
-    if journal.exports:
-        images, _ = next(iter(tf_input.evaluation_input(data.test, data, SHOWN)))
+            if not run.sums:
+                raise DataError(f"{run.name}: no training picture could be read")
+            run.check()
+            run.end_epoch(evaluate, keep)
+    if run.exports:
+        from recipes.export import hand_over
+
+        images, _ = next(iter(tf_input.evaluation_input(data.test, data, 64)))
         single, compared = networks.in_float32(student), teacher.single if teacher else None
-        hand_over(options, single, compared, images.numpy(), describe(), "tf2onnx")
-    return journal.result(parameters, student, test_logits, teacher)
+        hand_over(options.out, single, compared, images.numpy(), describe(), "tf2onnx")
+    return run
 
 
 def make_strategy(replicas: int) -> Any:
@@ -175,12 +173,18 @@ def make_strategy(replicas: int) -> Any:
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
-def make_meeting(strategy: Any) -> Any:
-    """Return ``meeting(flag)``: whether any worker says so; every worker comes, and waits."""
-    everyone = tf.function(
-        lambda x: strategy.reduce("SUM", strategy.run(tf.identity, (x,)), axis=None)
-    )
-    return lambda flag: float(everyone(tf.constant(float(flag)))) > 0
+class Workers(Processes):
+    """The processes of ``TF_CONFIG``."""
+
+    def __init__(self, strategy: Any) -> None:
+        self.alone = "TF_CONFIG" not in os.environ
+        self.sum = tf.function(
+            lambda x: strategy.reduce("SUM", strategy.run(tf.identity, (x,)), axis=None)
+        )
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any worker says so; every worker comes, and waits."""
+        return flag if self.alone else float(self.sum(tf.constant(float(flag)))) > 0
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
@@ -191,9 +195,8 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
 class Step:
     """One step of all replicas together: teacher, student, loss, update, bank."""
 
-    def __init__(
-        self, options: Any, data: pictures.PictureSet, student: Any, teacher: Any, strategy: Any
-    ) -> None:
+    def __init__(self, run: Run, teacher: Teacher | None, strategy: Any) -> None:
+        options, data, student = run.options, run.data, run.model
         self.options, self.student, self.teacher = options, student, teacher
         self.strategy = strategy
         self.config, self.bank = mcld_config(options), None
@@ -221,20 +224,18 @@ class Step:
                 self.bank = TeacherBank(*(tf.Variable(x, aggregation=first) for x in bank))
         self.compiled = tf.function(self.all_replicas, autograph=False)
 
-    def __call__(self, batch: Any, progress: float, rate: float, stop: bool) -> dict[str, Any]:
-        """Train on a batch; return sums over its rows of what is shown, and who asks to stop."""
+    def __call__(self, batch: Any, progress: float, rate: float) -> dict[str, Any]:
+        """Train on a batch; return sums over its rows of what is shown."""
         self.optimizer.learning_rate.assign(rate)
-        numbers = (tf.constant(progress, tf.float32), tf.constant(stop, tf.float32))
-        return {key: x.numpy() for key, x in self.compiled(*batch, *numbers).items()}
+        sums = self.compiled(*batch, tf.constant(progress, tf.float32))
+        return {key: x.numpy() for key, x in sums.items()}
 
     def all_replicas(self, *arguments: Any) -> dict[str, Any]:
         """Run `replica` everywhere and add its sums up."""
         sums = self.strategy.run(self.replica, arguments)
         return {key: self.strategy.reduce("SUM", x, axis=None) for key, x in sums.items()}
 
-    def replica(
-        self, images: Any, labels: Any, index: Any, progress: Any, stop: Any
-    ) -> dict[str, Any]:
+    def replica(self, images: Any, labels: Any, index: Any, progress: Any) -> dict[str, Any]:
         """Do one replica's part."""
         answers = None if self.teacher is None else self.teacher(images, index)
         keys = self.keys(answers, labels) if self.config else None
@@ -263,8 +264,7 @@ class Step:
         right = tf.cast(tf.argmax(logits, 1, labels.dtype) == labels, tf.float32)
         means = {"loss": loss, **{f"term_{key}": x for key, x in terms.items()}}
         sums = {key: rows * x for key, x in means.items()}
-        sums |= {"train_accuracy": tf.reduce_sum(right), "rows": rows}
-        return sums | {"stop": tf.identity(stop)}  # a tensor of this replica: the sum needs one
+        return sums | {"train_accuracy": tf.reduce_sum(right), "rows": rows}
 
     def keys(self, answers: Any, labels: Any) -> Any:
         """Return the teacher's rows of all replicas and of the bank, and move the bank on."""
@@ -296,7 +296,8 @@ class Step:
 class Teacher:
     """The frozen teachers as one function; of images that stay the same, a table of its answers."""
 
-    def __init__(self, options: Any, data: pictures.PictureSet, strategy: Any) -> None:
+    def __init__(self, run: Run, strategy: Any) -> None:
+        options, data = run.options, run.data
         train_one = partial(train, data=data, strategy=strategy)
         loaded = networks.find_teachers(options, data, train_one, strategy.scope)
         self.adapter, self.models, self.single = loaded
@@ -304,8 +305,7 @@ class Teacher:
         shape = [None, *data.image_shape]
         answer = tf.function(self.answer, input_signature=[tf.TensorSpec(shape, tf.float32)])
         answers = partial(tf_input.logits_of, answer, data, options.eval_batch_size)
-        self.accuracy = measure(options, data, answers)
-        self.test_logits = partial(answers, data.test)
+        run.measure(answers)
         moving = options.crop or options.flip or options.random_resized_crop
         self.looks_up = not moving and (isinstance(data.train, Split) or options.teacher_cache)
         if options.teacher_cache is not None:
@@ -313,7 +313,7 @@ class Teacher:
 
             self.table = tf.constant(cached_answers(
                 options, data, self.adapter, self.models, lambda: answers(data.train),
-                wait=lambda: make_meeting(strategy)(False),
+                run.processes,
             ))  # fmt: skip
         elif self.looks_up or options.bank_size == "all":
             self.table = tf.constant(answers(data.train))

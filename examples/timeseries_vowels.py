@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from recipes import say
 from recipes.data.series import CONTEXT, SETS, load_classified, load_pressure, packaged_data
-from recipes.logs import say
 
 from mcld_core.extensions.timeseries import (
     Windows,
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
     """Compare the losses on classified windows; a series has the class of its mean logits."""
+    from recipes.export import export_pair
     from recipes.models.series import WindowClassifier, shuffled, train_teacher
-    from recipes.sequence_export import export_pair
     from recipes.sequence_losses import METHODS, window_loss
     from recipes.tasks import Task, compare
 
@@ -125,8 +125,8 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
 
 def forecaster(options: argparse.Namespace, folder: Path) -> None:
     """Compare the losses on forecasts, real-valued and turned into distributions over bins."""
+    from recipes.export import export_pair
     from recipes.models.series import Forecaster, shuffled, train_teacher
-    from recipes.sequence_export import export_pair
     from recipes.sequence_losses import METHODS, OVERLAP, window_loss
     from recipes.tasks import Task, compare
 

@@ -18,20 +18,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from recipes import logs
+from recipes import is_first, say
 from recipes import options as shared
 from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
-from recipes.journal import SHOWN, Journal, hand_over, measure
-from recipes.logs import Result, Row
 from recipes.models import torch as models
-from recipes.models.torch import Ranks, load_torch, save_torch
+from recipes.models.torch import save_torch
 from recipes.options import label_counts, mcld_config
+from recipes.run import Row, Run
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,30 +49,31 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return shared.parse_options(parser, argv)
 
 
-def train(options: argparse.Namespace, data: Dataset | None = None) -> Result:
+def train(options: argparse.Namespace, data: Dataset | None = None) -> Run:
     """Train one student by one method; without ``data``, on those that the options name.
 
-    Raises DataError, Diverged or Stopped; `recipes.options.run` says them in a line.
+    Raises DataError, Diverged or Stopped; `recipes.options.exit_status` says them in a line.
     """
-    ranks = Ranks(options.device)
+    device, ranks = models.find_device(options.device)
     if data is None:
         data = shared.load_data(options)
-        logs.say(str(data))
-    student = make_model(options.student, data, options.seed)
-    parameters = models.count_parameters(student)
-    steps = steps_per_epoch(data.train, options.batch_size)
-    journal = Journal(options, steps, "checkpoint.pt", ranks.total)
-    trains = journal.begins(parameters)
-    teacher = None if options.method == "ce" else load_teacher(options, data, ranks)
-    training = Training(options, data, student, teacher, ranks, journal)
+        say(str(data))
+    student = make_model(options.student, data, options.seed).to(device)
+    size, steps = models.count_parameters(student), steps_per_epoch(data.train, options.batch_size)
+    run = Run(options, data, student, size, steps, "checkpoint.pt", ranks)
+    trains = run.begins()
+    teacher = None if options.method == "ce" else load_teacher(run, device)
+    training = Training(run, teacher, device)
     if trains:
-        training.run()
-        if journal.exports:
-            images = training.pixels(data.test.images[:SHOWN]).contiguous().cpu().numpy()
-            notes = journal.describe(data, layout="NCHW")
-            hand_over(options, student, teacher, images, notes, "onnxscript")
-    test_logits = partial(training.predict, student, data.test)
-    return journal.result(parameters, student, test_logits, teacher)
+        training.loop()
+    if run.exports:
+        from recipes.export import hand_over
+
+        images = training.pixels(data.test.images[:64]).contiguous().cpu().numpy()
+        notes = run.describe(layout="NCHW")
+        hand_over(options.out, student, teacher, images, notes, "onnxscript")
+    run.test_logits = partial(training.predict, student, data.test)
+    return run
 
 
 def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
@@ -83,52 +82,24 @@ def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
     return models.build(name, data.image_shape, data.classes)
 
 
-# ---- the teacher ----
+def load_teacher(run: Run, device: torch.device) -> nn.Module:
+    """Train the teacher, a network of the recipe's; or load what ``--teacher`` names.
 
-
-class Teacher(nn.Module):
-    """The frozen teachers as one: the student's images in, logits of the student's classes out."""
-
-    accuracy: float  # on the test split
-    test_logits: Callable[[], np.ndarray]
-
-    def __init__(self, models: list[nn.Module], adapter: Any) -> None:
-        super().__init__()
-        self.models, self.adapter = nn.ModuleList(models), adapter
-        for name in ("scale", "shift") if adapter else ():
-            self.register_buffer(name, torch.from_numpy(getattr(adapter, name)).view(-1, 1, 1))
-        self.eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Return (batch, classes) for the student's normalised images."""
-        if self.adapter is None:
-            return self.models[0](images).float()
-        images, size = images * self.scale + self.shift, self.adapter.size
-        if size is not None:
-            images = functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
-        return self.adapter.combine([model(images).float() for model in self.models])
-
-
-def load_teacher(options: argparse.Namespace, data: Dataset, ranks: Ranks) -> Teacher:
-    """Train the teacher, a network of the recipe's; or load what ``--teacher`` names."""
-    train_one, adapter = partial(train, data=data), None
+    It takes the student's images and answers in the student's classes.
+    """
+    options, data = run.options, run.data
+    train_one = partial(train, data=data)
     if not shared.trains_teacher(options):
-        from recipes import teachers
-        from recipes.own_teachers import OnnxTeacher, onnx_module, torch_teacher
+        from recipes.own_teachers import load_fitted
 
-        adapter = teachers.find_adapter(options, data)
-        found = teachers.load_teachers(options, partial(torch_teacher, data=data), train_one)
-        loaded = [onnx_module(x) if isinstance(x, OnnxTeacher) else x for x in found]
+        teacher = load_fitted(options, data, train_one)
     elif options.dry_run:
-        loaded = [make_model(options.teacher[0], data, options.seed)]
+        teacher = make_model(options.teacher[0], data, options.seed)
     else:
-        loaded = [train_one(shared.teacher_options(options)).model]
-    teacher = Teacher(loaded, adapter).to(ranks.device)
-    pixels, size = models.Pixels(data, ranks.device), options.eval_batch_size
-    logits_of = partial(models.predict, teacher, pixels=pixels, batch_size=size)
-    teacher.accuracy = measure(options, data, logits_of)
-    teacher.test_logits = partial(logits_of, data.test)
+        teacher = train_one(shared.teacher_options(options)).model
+    teacher = teacher.to(device).eval().requires_grad_(False)
+    pixels, size = models.Pixels(data, device), options.eval_batch_size
+    run.measure(partial(models.predict, teacher, pixels=pixels, batch_size=size))
     return teacher
 
 
@@ -142,36 +113,34 @@ class Training:
     a run that was killed and resumed ends with the parameters of one that was not, to the bit.
     """
 
-    def __init__(
-        self, options: argparse.Namespace, data: Dataset, student: nn.Module,
-        teacher: Teacher | None, ranks: Ranks, journal: Journal,
-    ) -> None:  # fmt: skip
-        self.options, self.data, self.teacher, self.ranks = options, data, teacher, ranks
-        self.journal = journal
+    def __init__(self, run: Run, teacher: nn.Module | None, device: torch.device) -> None:
+        options, data = run.options, run.data
+        self.options, self.run, self.ranks, self.model = options, run, run.processes, run.model
+        self.data, self.teacher, self.device = data, teacher, device
         torch.manual_seed(options.seed)  # whatever the teacher drew
-        self.pixels = models.Pixels(data, ranks.device, channels_last=options.channels_last)
+        self.pixels = models.Pixels(data, device, channels_last=options.channels_last)
         size = options.eval_batch_size
         self.predict = partial(models.predict, pixels=self.pixels, batch_size=size)
         self.moving = options.crop or options.flip  # the images are others in each epoch
         self.table = self.teacher_table()
         memory = torch.channels_last if options.channels_last else torch.preserve_format
-        self.model = student.to(ranks.device, memory_format=memory).train()
-        if options.sync_bn:
-            from recipes.norms import share_norms
+        self.model.to(memory_format=memory).train()
+        if options.sync_bn and not self.ranks.alone:
+            from recipes.models.torch_ranks import share_norms
 
             share_norms(self.model)
-        parallel = ranks.wrap(self.model)
+        parallel = self.model if self.ranks.alone else self.ranks.wrap(self.model)
         self.forward = torch.compile(parallel) if options.compile else parallel
         kind = partial(torch.optim.SGD, momentum=options.momentum)
         self.optimizer = (torch.optim.AdamW if options.optimizer == "adamw" else kind)(
             self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.amp)
-        self.autocast = partial(torch.autocast, ranks.device.type, half, half is not None)
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=options.amp == "fp16")
+        self.autocast = partial(torch.autocast, device.type, half, half is not None)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
 
         prior = label_counts(options, data.train.labels, data.classes)
-        self.prior = None if prior is None else torch.from_numpy(prior).to(ranks.device)
+        self.prior = None if prior is None else torch.from_numpy(prior).to(device)
         self.config, self.mcld, self.baseline = mcld_config(options), None, None
         if self.config is None and teacher is not None:
             from recipes.methods import baseline_loss
@@ -180,12 +149,12 @@ class Training:
         elif self.config is not None:
             bank = options.bank_size
             if bank == "all":  # of a dry run there are no answers
-                labels = torch.from_numpy(data.train.labels).to(ranks.device)
+                labels = torch.from_numpy(data.train.labels).to(device)
                 bank = 0 if self.table is None else TeacherBank.from_logits(self.table, labels)
             self.mcld = MCLDLoss(
-                self.config, total_steps=max(1, options.epochs * journal.steps), bank_size=bank,
+                self.config, total_steps=max(1, options.epochs * run.steps), bank_size=bank,
                 classes=data.classes, class_prior=prior, balanced=options.balanced,
-            ).to(ranks.device)  # fmt: skip
+            ).to(device)  # fmt: skip
 
     def teacher_table(self) -> Tensor | None:
         """Return the teacher's logits of all training images, where steps or the bank use them."""
@@ -198,57 +167,48 @@ class Training:
         else:
             from recipes.teachers import cached_logits
 
-            weights = [value.cpu() for value in teacher.models.state_dict().values()]
-            compute = partial(self.predict, teacher, data.train)
-            table = cached_logits(options, data, teacher.adapter, weights, compute, self.ranks.wait)
-        return torch.from_numpy(table).to(self.ranks.device)
+            weights = [value.cpu() for value in teacher.state_dict().values()]
+            compute, adapter = (
+                partial(self.predict, teacher, data.train),
+                getattr(teacher, "adapter", None),
+            )
+            table = cached_logits(options, data, adapter, weights, compute, self.ranks)
+        return torch.from_numpy(table).to(self.device)
 
-    def run(self) -> None:
+    def loop(self) -> None:
         """Train to the last epoch."""
-        journal = self.journal
-        if journal.resumes:
+        run, options = self.run, self.options
+        if run.resumes:
             self.load()
-        with journal:
-            while journal.running:
-                self.train_epoch()
-                self.save()
-                if self.ranks.any(journal.stop.requested):  # after the last epoch, too
-                    raise journal.stopped()
-
-    def train_epoch(self) -> None:
-        """Train on the rest of the epoch, evaluate, and keep the model."""
-        options, journal, ranks = self.options, self.journal, self.ranks
-        rate = journal.begin_epoch()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        for images, labels, index in training_batches(
-            self.data.train, options.batch_size, seed=options.seed, epoch=journal.epoch,
-            crop=options.crop, flip=options.flip, start=journal.step, share=ranks.share,
-        ):  # fmt: skip
-            added = self.train_step(images, labels, index) if len(labels) else {}
-            if journal.add(added, ranks.any, alone=ranks.world == 1):
-                self.save()
-                raise journal.stopped()
-        if journal.end_epoch(lambda: ranks.agree(self.evaluate() if ranks.first else None)):
-            for kind in journal.kept():
-                save_torch(options.out / f"{kind}.pt", self.model_file())
+        with run.watch(self.save):
+            while run.running:
+                rate = run.begin_epoch()
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                for images, labels, index in training_batches(
+                    self.data.train, options.batch_size, seed=options.seed, epoch=run.epoch,
+                    crop=options.crop, flip=options.flip, start=run.step, share=self.ranks.share,
+                ):  # fmt: skip
+                    run.add(self.train_step(images, labels, index) if len(labels) else {})
+                run.end_epoch(self.evaluate, self.keep)
 
     def train_step(
         self, images: np.ndarray, labels: np.ndarray, index: np.ndarray
     ) -> dict[str, Tensor]:
         """Take one step on this process's rows of a batch; return sums over them."""
         inputs = self.pixels(images)
-        targets, numbers = (torch.from_numpy(x).to(self.ranks.device) for x in (labels, index))
+        targets, numbers = (torch.from_numpy(x).to(self.device) for x in (labels, index))
         with self.autocast():
             if self.table is not None and not self.moving:
                 teacher = self.table[numbers]
             else:
-                teacher = None if self.teacher is None else self.teacher(inputs)
+                with torch.no_grad():
+                    teacher = None if self.teacher is None else self.teacher(inputs).float()
             student = self.forward(inputs)
             if self.mcld is not None:
                 loss = self.mcld(student, teacher, targets, index=numbers)
             elif self.baseline is not None:
-                loss = self.baseline(student, teacher, targets, self.journal.done)
+                loss = self.baseline(student, teacher, targets, self.run.done)
             else:  # no teacher, or this is one
                 loss = functional.cross_entropy(self.adjust(student), targets)
         self.optimizer.zero_grad(set_to_none=True)
@@ -272,7 +232,7 @@ class Training:
             held = next(iter(self.data.held_out().values()))  # validation, if there is any
             few = held.take(np.arange(min(len(held), 4 * self.options.batch_size)))
             arrays = self.predict(self.model, few), self.predict(self.teacher, few), few.labels
-            student, teacher, labels = (torch.from_numpy(x).to(self.ranks.device) for x in arrays)
+            student, teacher, labels = (torch.from_numpy(x).to(self.device) for x in arrays)
             _, terms = mcld_loss(
                 self.adjust(student), teacher, labels, config=self.config,
                 class_prior=self.prior, return_terms=True,
@@ -282,41 +242,43 @@ class Training:
 
     # ---- files ----
 
+    def keep(self, kind: str) -> None:
+        """Write the model alone, as `python -m mcld_core export` reads it."""
+        notes = self.run.describe(name=self.options.student)
+        save_torch(self.options.out / f"{kind}.pt", notes | {"model": self.model.state_dict()})
+
     def save(self) -> None:
         """Write what a resumed run needs."""
-        state = self.journal.notes()
-        if not self.ranks.first:
+        state = self.run.notes()
+        if not is_first():
             return
         for name in ("model", "optimizer", "scaler", "mcld"):
             part = getattr(self, name)
             state[name] = None if part is None else part.state_dict()
         state["random"] = torch.get_rng_state()
         state["random_cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        save_torch(self.journal.checkpoint, state)
-
-    def model_file(self) -> dict[str, Any]:
-        """Return the model alone, as `python -m mcld_core export` reads it."""
-        notes = self.journal.describe(self.data, name=self.options.student)
-        return notes | {"model": self.model.state_dict()}
+        save_torch(self.run.checkpoint, state)
 
     def load(self) -> None:
         """Go back to the checkpoint."""
-        state = load_torch(self.journal.checkpoint)
+        from recipes.checkpoints import load_torch
+
+        state = load_torch(self.run.checkpoint)
         for name in ("model", "optimizer", "scaler", "mcld"):
             if state[name] is not None:
                 getattr(self, name).load_state_dict(state[name])
         torch.set_rng_state(state["random"])
         if state["random_cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random_cuda"])
-        self.journal.restore(state)
-        if not self.ranks.first:  # the sums are those of all ranks
-            self.journal.sums = {}
+        self.run.restore(state)
+        if not is_first():  # the sums are those of all ranks
+            self.run.sums = {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the process's exit status."""
     options = parse(argv)
-    return shared.run(train, options, argv, models=models.list_models)
+    return shared.exit_status(train, options, argv, models=models.list_models)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
+from recipes import say  # noqa: E402
 from recipes.files import write_json, write_text  # noqa: E402
-from recipes.logs import Result, Row, say  # noqa: E402
 from recipes.methods import settings  # noqa: E402
-from recipes.options import run  # noqa: E402
+from recipes.options import exit_status  # noqa: E402
 from recipes.paired import choices  # noqa: E402
+from recipes.run import Row, Run  # noqa: E402
 
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402
 from benchmarks.comparison.tables import (  # noqa: E402
@@ -108,7 +109,7 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
     )
 
 
-def _loaded_teacher(base: argparse.Namespace, results: dict[Any, Result]) -> dict[str, float]:
+def _loaded_teacher(base: argparse.Namespace, results: dict[Any, Run]) -> dict[str, float]:
     known = [result.teacher_accuracy for result in results.values()]
     return {" + ".join(base.teacher): value for value in known if value is not None}
 
@@ -116,7 +117,7 @@ def _loaded_teacher(base: argparse.Namespace, results: dict[Any, Result]) -> dic
 def _report(
     options: argparse.Namespace,
     trainings: Trainings,
-    results: dict[tuple[str, int], Result],
+    results: dict[tuple[str, int], Run],
     records: Sequence[Record],
     sentence: str,
     rows: str,
@@ -197,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def everything(_: argparse.Namespace) -> str:
         return compare(options, rest, words)
 
-    return run(everything, options, words, program="-m benchmarks.comparison")
+    return exit_status(everything, options, words, program="-m benchmarks.comparison")
 
 
 if __name__ == "__main__":

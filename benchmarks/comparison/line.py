@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 
-from recipes import logs
+import recipes
 
 
 class Line:
@@ -47,12 +47,12 @@ class Line:
         print(text, flush=True)
 
     def __enter__(self) -> Line:
-        logs.line = self
+        recipes.line = self
         return self
 
     def __exit__(self, *_: object) -> None:
         """Print the line as it stays; nothing where nothing is known."""
-        logs.line = None
+        recipes.line = None
         if self.found:
             self.above(f"{self.name}  {self.found}")
         elif sys.stderr.isatty():

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from recipes.files import write_atomically, write_text
-from recipes.logs import Row
 from recipes.plots import png
+from recipes.run import Row
 
 from benchmarks.comparison import pictures
 from benchmarks.comparison.tables import Record

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recipes import tuning
-from recipes.logs import Result, Row, best_row
 from recipes.paired import less_the_best, sampling_error
+from recipes.run import Row, Run, best_row
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def test_score(row: Row, balanced: bool) -> float:
     return float(row["test_balanced_accuracy" if balanced else "test_accuracy"])
 
 
-def summarise(method: str, seed: int, result: Result, balanced: bool = False) -> Record:
+def summarise(method: str, seed: int, result: Run, balanced: bool = False) -> Record:
     """Read the last and the best epoch off the history."""
     rows, best = result.rows, best_row(result.rows)
     return Record(

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes import duration, say
 from recipes.data import Dataset
 from recipes.files import DataError, write_json
-from recipes.logs import Diverged, Result, duration, say, validation_score
 from recipes.methods import METHODS, settings
 from recipes.options import load_data
 from recipes.paired import words_of
+from recipes.run import Diverged, Run, validation_score
 from recipes.spaces import search_space
 from recipes.teachers import is_own
 from recipes.tuning import tune
@@ -124,7 +125,7 @@ class Trainings:
         self.left = len(options.seeds) * per_seed + tuning
         self.left += len(options.tune_seeds) * self.trains_teacher * bool(tuning)
         self.spent: list[float] = []
-        self.teachers: dict[int, Result] = {}
+        self.teachers: dict[int, Run] = {}
         self.chosen: dict[str, dict[str, Any]] = {}
         self.width = max(len(name) for name in ("teacher", *self.rates))
 
@@ -143,12 +144,12 @@ class Trainings:
         )
         return found
 
-    def train(self, words: Sequence[str], seed: int, folder: str) -> Result:
+    def train(self, words: Sequence[str], seed: int, folder: str) -> Run:
         """Train once, and count it."""
         started = time.monotonic()
         options = self.parse(words, seed, folder)
         own = (self.data,) if self.options.script != "tf_imagenet" else ()  # it reads files
-        result: Result = self.script.train(options, *own)
+        result: Run = self.script.train(options, *own)
         self.spent.append(time.monotonic() - started)
         self.left -= 1
         return result
@@ -256,9 +257,9 @@ class Trainings:
         known = self.parse(item.words(), 0, "check").loss
         return words + (["--loss", *known, *own] if own else [])
 
-    def run(self) -> dict[tuple[str, int], Result]:
+    def run(self) -> dict[tuple[str, int], Run]:
         """Train each variant with each seed, a line a variant; return results by (name, seed)."""
-        results: dict[tuple[str, int], Result] = {}
+        results: dict[tuple[str, int], Run] = {}
         taught, last = self.teach(self.options.seeds), self.variants[-1].name
         for item in self.variants:
             accuracies: list[float] = []
@@ -274,12 +275,12 @@ class Trainings:
                     line.show(self.found(accuracies))
         return results
 
-    def untrained(self) -> Result:
+    def untrained(self) -> Run:
         """Return the student of the first seed before its training."""
         seed, words = self.options.seeds[0], ["--method", "ce", "--epochs", "0"]
         options = self.parse(words, seed, f"seed{seed}/untrained")
         with self.line("report"):
-            result: Result = self.script.train(options)
+            result: Run = self.script.train(options)
         return result
 
 

@@ -6,10 +6,12 @@ import argparse
 from collections.abc import Mapping
 
 import torch
-from recipes.data import Dataset, Split, load_dataset
+from recipes import say
+from recipes.data import Dataset, Split
+from recipes.data.load import load_dataset
 from recipes.files import DataError, write_json, write_text
-from recipes.logs import Result, say
 from recipes.options import load_data
+from recipes.run import Run
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,7 +40,7 @@ class Features(nn.Module):
 
 
 def transfer(
-    options: argparse.Namespace, trainings: Trainings, results: Mapping[tuple[str, int], Result]
+    options: argparse.Namespace, trainings: Trainings, results: Mapping[tuple[str, int], Run]
 ) -> str:
     """Probe each student of the comparison on ``--transfer``; write and return the table.
 

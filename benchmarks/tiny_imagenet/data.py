@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from recipes.data import load_dataset
+from recipes.data.load import load_dataset
 from recipes.own_teachers import OnnxTeacher
 from torch.nn import functional
 

@@ -1,18 +1,16 @@
-"""What the command lines of all training scripts share, and how a run starts and ends.
+"""What the command lines of all training scripts share, and how a script ends.
 
-Precedence: command line, then the ``--config`` file, then the defaults of the data set, then the
-option's own.
-
-Exit status of a script: 0 done, 2 bad input (one line says what), 130 stopped by the user.
+Precedence: command line, then the ``--config`` file, then the defaults of the data set
+(defaults.toml), then the option's own.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import shlex
 import sys
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,10 @@ import numpy as np
 
 from mcld_core import MCLDConfig
 
-from .data import DATASETS, Dataset, load_dataset
+from . import is_first, say
+from .data import Dataset
 from .files import DataError
-from .logs import Diverged, Stopped, is_first, say
+from .run import Diverged, Run, Stopped
 
 MCLD: dict[str, dict[str, Any]] = {"mcld": {}, "mcld-ce": {"weight_ce": 1.0}}
 """Method → what it changes of `MCLDConfig`."""
@@ -31,39 +30,10 @@ METHOD_NAMES = ("ce", "kd", "kd-ls", "kd-reverse", "kd-jsd", "dkd", "dist", "nkd
                 "rld", *MCLD)  # fmt: skip
 """Of ``--method``; `methods` has what those beside MCLD are."""
 
-_SMALL = {"teacher_lr": 0.1, "schedule": "cosine", "batch_size": 64}
-_CIFAR = {
-    "teacher": ["resnet32x4"], "student": "resnet8x4", "epochs": 240, "teacher_epochs": 240,
-    "crop": 4, "flip": True, "teacher_lr": 0.05, "schedule": "step", "validation_size": 5000,
-    "lr": 0.05,
-}  # fmt: skip
-_PICTURES = _CIFAR | {"epochs": 100, "teacher_epochs": 100, "validation_size": 0}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": _SMALL | {
-        "teacher": ["conv-32"], "student": "mlp-32", "epochs": 40, "teacher_epochs": 20,
-        "validation_size": 270, "lr": 0.03,
-    },
-    "fashion_mnist": _SMALL | {
-        "teacher": ["conv-16"], "student": "mlp-64", "epochs": 20, "teacher_epochs": 12,
-        "validation_size": 5000, "lr": 0.03,
-    },
-    "udhr": _SMALL | {
-        "teacher": ["mlp-512"], "student": "mlp-48", "epochs": 15, "teacher_epochs": 15,
-        "validation_size": 3000, "lr": 0.1,
-    },
-    "cifar10": _CIFAR,
-    "cifar100": _CIFAR,
-    "stl10": _PICTURES,
-    "tinyimagenet": _PICTURES,
-    "folder": _PICTURES,
-    "huggingface": _PICTURES,
-}  # fmt: skip
-"""Values by data set; those of CIFAR are the published recipe's."""
-
-RATES = {("digits", "ce"): 0.1, ("digits", "dkd"): 0.1, ("digits", "mcld"): 0.1}
-"""Rates of single methods, chosen on the validation split; benchmarks/results has the scores."""
-FEW_CLASSES = {"kd": ["temperature=2.0"], "dkd": ["beta=2.0"]}
-"""``--loss`` for digits and Fashion-MNIST: the values for 100 classes validated worse on both."""
+TABLES: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("defaults.toml").read_text()
+)
+"""Data set → its part of defaults.toml."""
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -80,7 +50,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="check data, models, options and disk, and end")
 
     add = parser.add_argument_group("data").add_argument
-    add("--dataset", choices=DATASETS, default="digits")
+    add("--dataset", choices=tuple(TABLES), default="digits")
     add("--data-dir", type=Path, default=Path("data"), help="folder of the files")
     add("--download", action="store_true", help="fetch the official files, checksums checked")
     add("--image-size", type=int, help="side to scale pictures in folders to; default 64")
@@ -164,7 +134,7 @@ def _bank_size(text: str) -> int | str:
 def parse_options(
     parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
-    by_dataset: Mapping[str, dict[str, Any]] = DEFAULTS,
+    tables: Mapping[str, dict[str, Any]] = TABLES,
 ) -> argparse.Namespace:
     """Parse ``argv`` over the configuration file over the data set's defaults.
 
@@ -178,13 +148,8 @@ def parse_options(
         in_file = read_config(parser, path)
     parser.set_defaults(**in_file)
     chosen = parser.parse_known_args(argv)[0]
-    defaults = by_dataset[chosen.dataset] | {"out": Path("runs", chosen.dataset, chosen.method)}
-    if (chosen.dataset, chosen.method) in RATES:
-        defaults["lr"] = RATES[chosen.dataset, chosen.method]
-    if chosen.dataset in ("digits", "fashion_mnist") and chosen.method in FEW_CLASSES:
-        defaults["loss"] = FEW_CLASSES[chosen.method]
-    if str(chosen.student).startswith(("mobilenet", "shufflenet")) and defaults["lr"] == 0.05:
-        defaults["lr"] = 0.01  # the published recipe's for the light networks
+    defaults = defaults_of(chosen.dataset, chosen.method, chosen.student, tables)
+    defaults["out"] = Path("runs", chosen.dataset, chosen.method)
     parser.set_defaults(**(defaults | in_file))
     options = parser.parse_args(argv)
     try:
@@ -192,6 +157,18 @@ def parse_options(
     except DataError as error:
         parser.error(str(error))
     return options
+
+
+def defaults_of(
+    dataset: str, method: str, student: str | None, tables: Mapping[str, dict[str, Any]] = TABLES
+) -> dict[str, Any]:
+    """Return the defaults of a data set for a method and a student."""
+    found = tables[dataset]
+    while "like" in found:
+        found = tables[found["like"]] | {key: x for key, x in found.items() if key != "like"}
+    own = [found.get("methods", {}).get(method, {}), found.get("students", {}).get(student, {})]
+    plain = {key: x for key, x in found.items() if key not in ("methods", "students")}
+    return plain | own[0] | own[1]
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -248,7 +225,7 @@ def label_counts(options: argparse.Namespace, labels: Any, classes: int) -> Any:
     return np.bincount(labels, minlength=classes).astype("float32")
 
 
-# ---- a run ----
+# ---- data and teacher ----
 
 
 def load_data(options: argparse.Namespace) -> Dataset:
@@ -257,6 +234,8 @@ def load_data(options: argparse.Namespace) -> Dataset:
     Raises:
         DataError: a file is missing or damaged, or there are too few images.
     """
+    from .data.load import load_dataset
+
     names = ("download", "train_size", "validation_size", "image_size")
     given = {name: getattr(options, name) for name in names}
     return load_dataset(options.dataset, options.data_dir, **given)
@@ -293,14 +272,19 @@ def teacher_options(options: argparse.Namespace, number: int = 0) -> argparse.Na
     return argparse.Namespace(**vars(options) | changes)
 
 
-def run(
-    train: Callable[[argparse.Namespace], Any],
+# ---- the end ----
+
+
+def exit_status(
+    train: Callable[[argparse.Namespace], Run],
     options: argparse.Namespace,
     argv: Sequence[str] | None = None,
     program: str | None = None,
     models: Callable[[], str] = str,
 ) -> int:
     """Run ``train(options)``, print what it returns; return the exit status.
+
+    0: done; 2: bad input, or a loss that is not finite, which one line says; 130: the user stopped.
 
     Args:
         train: of a script.
@@ -319,20 +303,11 @@ def run(
         return 2
     except Stopped as stopped:
         if is_first():
+            from .folder import command_to_resume
+
             words = [*(sys.argv[1:] if argv is None else argv)]
             command = command_to_resume(program or shlex.quote(sys.argv[0]), words)
             print(f"{stopped}\nGo on with: {command}", file=sys.stderr)
         return 130
     say(str(result))
     return 0
-
-
-def command_to_resume(program: str, words: Sequence[str]) -> str:
-    """Return what goes on with the run of these words, by ``torchrun`` where that runs it."""
-    launcher = "python"
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-        nodes = f"--nnodes {world // local} " if world > local else ""
-        launcher = f"torchrun {nodes}--nproc-per-node {local}"
-    kept = [word for word in words if word not in ("--overwrite", "--resume")]
-    return f"{launcher} {program} {shlex.join([*kept, '--resume'])}"

@@ -6,11 +6,13 @@ of names.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,36 @@ def call_own(name: str, image_shape: Sequence[int], classes: int, **more: Any) -
         return found(**{key: value for key, value in known.items() if key in taken})
     except Exception as error:
         raise DataError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def load_fitted(options: argparse.Namespace, data: Dataset, train: Callable[..., Any]) -> Any:
+    """Return the teachers that ``--teacher`` names as one ``nn.Module``.
+
+    It takes the student's normalised images, channels first, to logits of the student's classes.
+    """
+    import torch
+    from torch import nn
+    from torch.nn.functional import interpolate
+
+    from .teachers import find_adapter, load_teachers
+
+    class Fitted(nn.Module):
+        def __init__(self, models: list[nn.Module]) -> None:
+            super().__init__()
+            self.models, self.adapter = nn.ModuleList(models), adapter
+            for name in ("scale", "shift"):
+                values = torch.from_numpy(getattr(adapter, name)).view(-1, 1, 1)
+                self.register_buffer(name, values, persistent=False)
+
+        def forward(self, images: Any) -> Any:
+            images, size = images * self.scale + self.shift, adapter.size
+            if size is not None:
+                images = interpolate(images, (size, size), mode="bicubic", antialias=True)
+            return adapter.combine([model(images).float() for model in self.models])
+
+    adapter = find_adapter(options, data)
+    found = load_teachers(options, partial(torch_teacher, data=data), train)
+    return Fitted([_onnx_module(x) if isinstance(x, OnnxTeacher) else x for x in found])
 
 
 def torch_teacher(name: str, weights: Path | None, data: Dataset) -> Any:
@@ -96,7 +128,7 @@ def _logits_of(model: Any) -> Any:
     return Logits()
 
 
-def onnx_module(teacher: OnnxTeacher) -> Any:
+def _onnx_module(teacher: OnnxTeacher) -> Any:
     """Return an ONNX file as an ``nn.Module``, the channels first."""
     import torch
     from torch import nn
@@ -163,7 +195,7 @@ def load_torch_weights(model: Any, path: Path) -> None:
     Raises:
         DataError: no such file, a damaged one, or weights that do not fit: three names are given.
     """
-    from .models.torch import load_torch
+    from .checkpoints import load_torch
 
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file

@@ -16,12 +16,13 @@ import torch
 
 import mcld_core
 
+from . import say
 from .files import read_json, write_json, write_text
 from .fit import fit, linear
-from .logs import Row, say
 from .methods import METHODS
 from .paired import choices, less_the_best, words_of
 from .plots import marker, new_figure, write_figure
+from .run import Row
 from .spaces import search_space
 from .tuning import Tuned, Values, spread
 from .tuning import tune as search

@@ -29,10 +29,11 @@ from mcld_core import TeacherCache, select_classes
 from mcld_core.cache import fingerprint
 from mcld_core.extensions.teachers import ensemble
 
+from . import is_first
 from .data import Dataset
 from .files import DataError
-from .logs import is_first
 from .options import is_own, teacher_options
+from .run import Processes
 
 
 def named_files(options: argparse.Namespace) -> list[tuple[str, Path | None]]:
@@ -84,6 +85,17 @@ def load_teachers(
     for number in untrained(options) if not options.dry_run else []:  # the others are checked
         models[number] = train(teacher_options(options, number)).model
     return models
+
+
+def unfit(options: argparse.Namespace, data: Dataset, error: Exception) -> DataError:
+    """Return what to raise of a teacher that fails on the images."""
+    if isinstance(error, DataError):
+        return error
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return DataError(
+        f"--teacher {' + '.join(options.teacher)}: it cannot answer images of {data.image_shape}, "
+        f"scaled to --teacher-size {options.teacher_size}: {reason}"
+    )
 
 
 # ---- between student and teacher ----
@@ -178,7 +190,7 @@ def cached_logits(
     adapter: Adapter | None,
     weights: Sequence[Any],
     compute: Callable[[], np.ndarray],
-    wait: Callable[[], Any],
+    processes: Processes,
 ) -> np.ndarray:
     """Return what ``compute`` returns, from ``--teacher-cache`` if it has it, and leave it there.
 
@@ -188,7 +200,7 @@ def cached_logits(
         adapter: between teacher and student; None: nothing is.
         weights: the teacher's arrays: another teacher gets a file of its own.
         compute: (rows, classes), in the order of the split.
-        wait: waits until every process is here; the first one writes the file.
+        processes: that wait for each other; the first one writes the file.
 
     Raises:
         DataError: the file is damaged.
@@ -205,7 +217,7 @@ def cached_logits(
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = np.arange(len(split))
         TeacherCache.write(path, [(rows, compute())], len(rows), data.classes, fingerprint=mark)
-    wait()
+    processes.any(False)
     try:
         cache = TeacherCache.open(path, fingerprint=mark)
     except ValueError as error:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .logs import Row
+from .run import Row
 
 
 def open_sinks(name: str, options: argparse.Namespace) -> list[Any]:

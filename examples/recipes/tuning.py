@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from . import say
 from .files import DataError
-from .logs import say
 
 Values = dict[str, float]
 

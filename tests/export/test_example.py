@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from PIL import Image
 
 from benchmarks import export_table
 from examples.predict import Classifier
-from examples.recipes import journal
-from examples.recipes.data import Split, load_dataset
+from examples.recipes import export
+from examples.recipes.data import Split
+from examples.recipes.data.load import load_dataset
 from examples.recipes.files import DataError, save_arrays
 from mcld_core.export import cli
 
@@ -43,7 +43,7 @@ EXAMPLES = {
         "torch_cifar100", "last.pt", ("--model", "examples.recipes.models.torch:build")
     ),
     "jax": Example(
-        "jax_cifar100", "last.npz", ("--load", "examples.recipes.models.jax:load_student")
+        "jax_cifar100", "last.npz", ("--load", "examples.recipes.models.jax_files:load_student")
     ),
     "keras": Example(
         "keras_cifar100",
@@ -147,7 +147,7 @@ def hand_over(out: Path, student: Any, teacher: Any = None) -> None:
     """End a run of a student of images with channels first."""
     images = np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype(np.float32)
     notes = {"layout": "NCHW"}
-    journal.hand_over(Namespace(out=out), student, teacher, images, notes, "onnxscript")
+    export.hand_over(out, student, teacher, images, notes, "onnxscript")
 
 
 def linear() -> torch.nn.Module:
@@ -188,7 +188,7 @@ def test_a_teacher_that_cannot_be_exported_is_not_compared_with(
 def test_where_an_exporter_is_missing_the_run_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_spec = journal.importlib.util.find_spec
+    find_spec = export.importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "onnxscript" else find_spec(name)
     )

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import say
 from ..files import DataError
-from ..logs import say
 from . import Images, Labels, Split
 
 TINY_SIDE, FOLDER_SIDE = 64, 64

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import say
 from ..files import DataError
-from ..logs import say
 from . import Dataset, Split
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,6 +28,8 @@ _OPENCLIPART = _IMAGENET | {
     "teacher": ["conv-32"], "student": "conv-8", "epochs": 30, "teacher_epochs": 30,
     "batch_size": 64, "lr": 0.05, "teacher_lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine",
     "image_size": 64, "validation_size": 200,
+    "students": {name: {"lr": 0.01} for name in ("mobilenet_v1", "mobilenet_v2", "shufflenet_v1",
+                                                  "shufflenet_v2")},
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, Any]] = {
     "imagenet": _IMAGENET,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..files import DataError, load_arrays, save_arrays
+from ..files import save_arrays
 from . import Shape, describe
 
 
@@ -126,9 +126,9 @@ def build(
         return mlp(make, shape, classes, **settings)
     if family == "convnet":
         return convnet(make, shape[2], classes, **settings)
-    from . import jax_networks
+    from .jax_networks import network
 
-    return getattr(jax_networks, family)(make, shape[2], classes, **settings)
+    return network(make, family, shape[2], classes, **settings)
 
 
 def count_parameters(model: nnx.Module) -> int:
@@ -178,51 +178,3 @@ def save_model(path: Path, params: Any, others: Any, notes: Mapping[str, Any]) -
     """Write what a model holds (two pure dicts, as `flax.nnx.to_pure_dict` gives) and notes."""
     state = nnx.merge_state(nnx.State(params), nnx.State(others))
     save_arrays(path, named(nnx.to_pure_dict(state)), dict(notes))
-
-
-def load_weights(model: nnx.Module, path: Path) -> dict[str, Any]:
-    """Give a model the arrays of a ``last.npz`` or ``best.npz``; return the notes.
-
-    Raises:
-        DataError: no such file, a damaged one, or one of another model.
-    """
-    state = nnx.to_pure_dict(nnx.state(model))
-    arrays, notes = load_arrays(path, named(state))
-    nnx.update(model, unnamed(arrays, state))
-    return notes
-
-
-def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> nnx.Module:
-    """Return the model of a ``--teacher`` with its weights, if there are any.
-
-    Raises:
-        DataError: no such model or file, a damaged one, or one of another model.
-    """
-    model = build(name, shape, classes)
-    if path is not None:
-        load_weights(model, path)
-    return model
-
-
-def load_student(path: Path) -> tuple[nnx.Module, Shape, dict[str, Any]]:
-    """Return a model of ``jax_cifar100.py`` from its file, in float32, with its shape and notes.
-
-    For ``python -m mcld_core export --load examples.recipes.models.jax:load_student``.
-
-    Raises:
-        DataError: no such file, a damaged one, or one of something else.
-    """
-    notes = load_arrays(path)[1]
-    try:
-        name, classes = str(notes["model"]), len(notes["classes"])
-        height, width, channels = map(int, notes["image_shape"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} does not say model, image_shape and classes; pass the last.npz or best.npz "
-            "of a run, which hold the model alone"
-        ) from error
-    shape = height, width, channels
-    model = build(name, shape, classes)
-    notes = load_weights(model, path)
-    model.eval()
-    return model, shape, notes

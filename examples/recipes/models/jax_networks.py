@@ -5,8 +5,8 @@ Batch norm is over the whole batch, wherever its rows lie. Tables and references
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -133,70 +133,23 @@ class ShuffleUnitV2(nnx.Module):
         return Shuffle(2)(jnp.concatenate([kept, self.branch(entering)], -1))
 
 
-def resnet(
-    make: Layers, channels: int, classes: int, *, depth: int, widths: Sequence[int]
-) -> nnx.Module:
-    """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
-    return nnx.Sequential(
-        make.conv_norm(channels, widths[0], 3),
-        *(Residual(make, *block) for block in tables.residual_blocks(widths, (depth - 2) // 6)),
-        *make.head(widths[3], classes),
-    )
+LAYERS: dict[str, Any] = {
+    "residual": Residual,
+    "wide_residual": WideResidual,
+    "inverted_residual": InvertedResidual,
+    "shuffle_unit": ShuffleUnit,
+    "shuffle_unit_v2": ShuffleUnitV2,
+    "conv": Layers.conv,
+    "biased_conv": partial(Layers.conv, bias=True),
+    "conv_norm": Layers.conv_norm,
+    "norm": Layers.norm,
+    "relu": lambda make: nnx.relu,
+    "max_pool": lambda make: max_pool,
+}
 
 
-def wide_resnet(
-    make: Layers, channels: int, classes: int, *, depth: int, factor: int
-) -> nnx.Module:
-    """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
-    widths = tables.wide_widths(factor)
-    blocks = tables.residual_blocks(widths, (depth - 4) // 6)
-    return nnx.Sequential(
-        make.conv(channels, widths[0], 3),
-        *(WideResidual(make, *block) for block in blocks),
-        make.norm(widths[3]),
-        nnx.relu,
-        *make.head(widths[3], classes),
-    )
-
-
-def vgg(make: Layers, channels: int, classes: int, *, repeats: int) -> nnx.Module:
-    """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
-    layers: list[Any] = []
-    for stage, width in enumerate(tables.VGG_WIDTHS):
-        for _ in range(repeats):
-            layers += [make.conv(channels, width, 3, bias=True), make.norm(width), nnx.relu]
-            channels = width
-        layers += [max_pool] if stage < 3 else []
-    return nnx.Sequential(*layers, *make.head(512, classes))
-
-
-def mobilenet_v2(make: Layers, channels: int, classes: int, *, width: float) -> nnx.Module:
-    """Return MobileNetV2 at ``width`` times its width."""
-    blocks = list(tables.inverted_residuals(width))
-    return nnx.Sequential(
-        make.conv_norm(channels, blocks[0][0], 3, 2),
-        *(InvertedResidual(make, *block) for block in blocks),
-        make.conv_norm(blocks[-1][1], 1280, 1),
-        *make.head(1280, classes),
-    )
-
-
-def shufflenet_v1(make: Layers, channels: int, classes: int) -> nnx.Module:
-    """Return ShuffleNet with 3 groups."""
-    widths, groups = tables.SHUFFLE_WIDTHS, tables.SHUFFLE_GROUPS
-    return nnx.Sequential(
-        make.conv_norm(channels, 24, 1),
-        *(ShuffleUnit(make, *unit, groups) for unit in tables.shuffle_units(widths)),
-        *make.head(widths[-1], classes),
-    )
-
-
-def shufflenet_v2(make: Layers, channels: int, classes: int) -> nnx.Module:
-    """Return ShuffleNetV2 at width 1."""
-    widths = tables.SHUFFLE_V2_WIDTHS
-    return nnx.Sequential(
-        make.conv_norm(channels, 24, 1),
-        *(ShuffleUnitV2(make, *unit) for unit in tables.shuffle_units(widths)),
-        make.conv_norm(widths[-1], 1024, 1),
-        *make.head(1024, classes),
-    )
+def network(make: Layers, family: str, channels: int, classes: int, **settings: Any) -> nnx.Module:
+    """Return a network of a family of `tables`."""
+    *found, (_, features) = getattr(tables, family)(channels, **settings)
+    layers = (LAYERS[kind](make, *sizes) for kind, *sizes in found)
+    return nnx.Sequential(*layers, *make.head(features, classes))

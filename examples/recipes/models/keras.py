@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from ..files import DataError, write_atomically
 from ..options import teacher_options, trains_teacher
+from ..run import Processes
 from . import Shape, describe
 
 NOTES = "notes.json"
@@ -111,7 +114,7 @@ def build(name: str, shape: Shape, classes: int, seed: int | None = None) -> ker
         from . import keras_networks
 
         family, settings = describe(name, keras_networks.IMAGENET_MODELS)
-        x = getattr(keras_networks, family)(images, **settings)
+        x = keras_networks.network(images, family, **settings)
     if len(x.shape) == 4:
         x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(images, layers.Dense(classes, dtype="float32")(x), name=name)
@@ -165,6 +168,29 @@ class SGD(keras.optimizers.SGD):
             for gradient, variable in zip(grads, variables, strict=True)
         ]
         super().apply(grads, trainable_variables)
+
+
+def find_processes() -> Processes:
+    """Return the processes that train together, and their devices: by `keras.distribution`."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ or jax.device_count() > 1:
+            from .keras_processes import Devices
+
+            return Devices()
+    return Processes()
+
+
+def answers_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return images → logits: of a Keras model as its weights are now, of a function itself."""
+    if not isinstance(model, keras.Model):
+        return model
+    if keras.distribution.distribution() is None:
+        return model.predict_on_batch
+    from .keras_processes import answers_of_one
+
+    return answers_of_one(model)
 
 
 # ---- teachers and files ----

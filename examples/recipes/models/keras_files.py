@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import teachers
 from ..files import DataError
+from ..run import Processes
 from .keras import NOTES, Shape, build, in_float32
 
 
@@ -101,13 +102,13 @@ def cached_answers(
     adapter: Any,
     models: Sequence[Any],
     compute: Callable[[], np.ndarray],
-    wait: Callable[[], Any],
+    processes: Processes,
 ) -> np.ndarray:
     """Return the teachers' answers to the training images, as `teachers.cached_logits` does."""
     mark: list[Any] = []
     for model in models:
         mark += model.get_weights() if isinstance(model, keras.Model) else [bytes(model.content)]
-    return teachers.cached_logits(options, data, adapter, mark, compute, wait)
+    return teachers.cached_logits(options, data, adapter, mark, compute, processes)
 
 
 def load_student(path: Path) -> tuple[keras.Model, Shape, dict[str, Any]]:

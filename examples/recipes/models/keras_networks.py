@@ -9,6 +9,7 @@ bottleneck in its 3×3 convolution), and MobileNetV1 at full width without dropo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -76,57 +77,6 @@ def shuffle_unit_v2(x: Any, width: int, stride: int) -> Any:
     return shuffle(layers.Concatenate()([kept, branch]), 2)
 
 
-def resnet(x: Any, *, depth: int, widths: Sequence[int]) -> Any:
-    """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
-    x = conv_norm(x, widths[0], 3)
-    for _, *block in tables.residual_blocks(widths, (depth - 2) // 6):
-        x = residual(x, *block)
-    return x
-
-
-def wide_resnet(x: Any, *, depth: int, factor: int) -> Any:
-    """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
-    widths = tables.wide_widths(factor)
-    x = conv(x, widths[0], 3)
-    for _, *block in tables.residual_blocks(widths, (depth - 4) // 6):
-        x = wide_residual(x, *block)
-    return norm(x)
-
-
-def vgg(x: Any, *, repeats: int) -> Any:
-    """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
-    for stage, width in enumerate(tables.VGG_WIDTHS):
-        for _ in range(repeats):
-            x = norm(conv(x, width, 3, bias=True))
-        x = layers.MaxPooling2D()(x) if stage < 3 else x
-    return x
-
-
-def mobilenet_v2(x: Any, *, width: float) -> Any:
-    """Return MobileNetV2 at ``width`` times its width."""
-    blocks = list(tables.inverted_residuals(width))
-    x = conv_norm(x, blocks[0][0], 3, 2)
-    for _, *block in blocks:
-        x = inverted_residual(x, *block)
-    return conv_norm(x, 1280, 1)
-
-
-def shufflenet_v1(x: Any) -> Any:
-    """Return ShuffleNet with 3 groups."""
-    x = conv_norm(x, 24, 1)
-    for _, *unit in tables.shuffle_units(tables.SHUFFLE_WIDTHS):
-        x = shuffle_unit(x, *unit, tables.SHUFFLE_GROUPS)
-    return x
-
-
-def shufflenet_v2(x: Any) -> Any:
-    """Return ShuffleNetV2 at width 1."""
-    x = conv_norm(x, 24, 1)
-    for _, *unit in tables.shuffle_units(tables.SHUFFLE_V2_WIDTHS):
-        x = shuffle_unit_v2(x, *unit)
-    return conv_norm(x, 1024, 1)
-
-
 def bottleneck(x: Any, width: int, stride: int) -> Any:
     """1×1, 3×3 and 1×1 to four times the width, added to the input."""
     branch = conv_norm(conv_norm(x, width, 1), width, 3, stride)
@@ -155,6 +105,32 @@ def mobilenet_v1(x: Any) -> Any:
         input_tensor=x, include_top=False, weights=None, dropout=0.0
     )
     return body.output
+
+
+LAYERS: dict[str, Callable[..., Any]] = {
+    "conv": conv,
+    "biased_conv": partial(conv, bias=True),
+    "norm": lambda x: norm(x, relu=False),
+    "relu": lambda x: layers.ReLU()(x),
+    "conv_norm": conv_norm,
+    "max_pool": lambda x: layers.MaxPooling2D()(x),
+    "residual": residual,
+    "wide_residual": wide_residual,
+    "inverted_residual": inverted_residual,
+    "shuffle_unit": shuffle_unit,
+    "shuffle_unit_v2": shuffle_unit_v2,
+}
+
+
+def network(x: Any, family: str, **settings: Any) -> Any:
+    """Return the features of images by a family of `tables`, or of ImageNet."""
+    own = {"imagenet_resnet": imagenet_resnet, "mobilenet_v1": mobilenet_v1}
+    if family in own:
+        return own[family](x, **settings)
+    *found, _ = getattr(tables, family)(x.shape[-1], **settings)
+    for kind, *sizes in found:
+        x = LAYERS[kind](x, *sizes[1:])  # Keras knows what enters
+    return x
 
 
 IMAGENET_MODELS: dict[str, Described] = {

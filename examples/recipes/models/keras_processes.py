@@ -11,24 +11,22 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..run import Processes
 
-class Processes:
-    """The devices of all processes, by `keras.distribution` on JAX; one elsewhere.
+
+class Devices(Processes):
+    """The devices of all processes, by `keras.distribution` on JAX.
 
     Each process reads its rows of every batch. What is not trained runs on each by itself.
     """
 
     def __init__(self) -> None:
-        self.devices = self.count = 1
-        self.number = 0
-        if keras.backend.backend() != "jax":
-            return
         if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ and not jax_is_distributed():
             keras.distribution.initialize()
         import jax
 
         self.devices, self.count = jax.device_count(), jax.process_count()
-        self.number = jax.process_index()
+        self.number, self.alone = jax.process_index(), self.count == 1
         if self.devices > 1 and keras.distribution.distribution() is None:
             split = keras.distribution.DataParallel(auto_shard_dataset=False)
             keras.distribution.set_distribution(split)
@@ -40,7 +38,7 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Return whether any process says so; every process asks, and waits."""
-        if self.count == 1:
+        if self.alone:
             return flag
         from jax.experimental.multihost_utils import process_allgather
 
@@ -77,12 +75,8 @@ def _compiled(model: keras.Model) -> Any:
     return jax.jit(lambda *state: model.stateless_call(*state, training=False)[0])
 
 
-def answers_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Return images → logits: of a Keras model as its weights are now, of a function itself."""
-    if not isinstance(model, keras.Model):
-        return model
-    if keras.distribution.distribution() is None:
-        return model.predict_on_batch
+def answers_of_one(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Return images → logits of a model as its weights are now, on this process by itself."""
     state = [
         [np.asarray(variable.value) for variable in group]
         for group in (model.trainable_variables, model.non_trainable_variables)

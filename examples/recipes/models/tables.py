@@ -1,8 +1,8 @@
-"""The networks of the CIFAR-100 distillation literature as tables, for every framework.
+"""The networks of the CIFAR-100 distillation literature, for every framework.
 
-`CIFAR_MODELS` gives each name its family and the family's settings; the functions below unroll a
-family into its blocks. The layers are in `torch_networks`, `jax_networks` and `keras_networks`
-beside this file, one function a family, and are named alike there.
+`CIFAR_MODELS` gives each name its family and the settings. A family is a function below: it yields
+the layers one after the other, each as its name and its sizes, the channels that enter and leave
+first. What a layer does is in `torch_networks`, `jax_networks` and `keras_networks`.
 
 References: ResNet: He et al. 2016; wide ResNet: Zagoruyko & Komodakis 2016; VGG: Simonyan &
 Zisserman 2015; MobileNetV2: Sandler et al. 2018; ShuffleNet: Zhang et al. 2018; ShuffleNetV2:
@@ -13,6 +13,7 @@ al. 2020) introduced and the later papers kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from . import Described
 
@@ -35,27 +36,46 @@ CIFAR_MODELS: dict[str, Described] = {
     "shufflenet_v2": ("shufflenet_v2", {}),
 }
 
-VGG_WIDTHS = (64, 128, 256, 512, 512)  # the first three stages end in a pooling
-SHUFFLE_WIDTHS, SHUFFLE_V2_WIDTHS = (240, 480, 960), (116, 232, 464)
-SHUFFLE_GROUPS = 3
+Layer = tuple[Any, ...]
+"""A name, then sizes: inputs, outputs, kernel, stride …"""
 
 
-def residual_blocks(widths: Sequence[int], depth: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (inputs, outputs, stride): three stages of ``depth``; two of them halve the image."""
-    for stage in range(3):
-        for number in range(depth):
-            inputs = widths[stage] if number == 0 else widths[stage + 1]
-            yield inputs, widths[stage + 1], 2 if number == 0 and stage > 0 else 1
+def resnet(channels: int, depth: int, widths: Sequence[int]) -> Iterator[Layer]:
+    """Yield the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
+    yield "conv_norm", channels, widths[0], 3
+    for block in _residual_blocks(widths, (depth - 2) // 6):
+        yield "residual", *block
+    yield "head", widths[3]
 
 
-def wide_widths(factor: int) -> tuple[int, ...]:
-    """Return the widths of a wide ResNet: the stem's and the three stages'."""
-    return (16, 16 * factor, 32 * factor, 64 * factor)
+def wide_resnet(channels: int, depth: int, factor: int) -> Iterator[Layer]:
+    """Yield the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
+    widths = (16, 16 * factor, 32 * factor, 64 * factor)
+    yield "conv", channels, widths[0], 3
+    for block in _residual_blocks(widths, (depth - 4) // 6):
+        yield "wide_residual", *block
+    yield "norm", widths[3]
+    yield ("relu",)
+    yield "head", widths[3]
 
 
-def inverted_residuals(width: float) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (inputs, outputs, stride, expansion) of MobileNetV2, strides set for 32×32 images."""
+def vgg(channels: int, repeats: int) -> Iterator[Layer]:
+    """Yield VGG with batch norm: ``repeats`` convolutions in each of five stages."""
+    for stage, width in enumerate((64, 128, 256, 512, 512)):
+        for _ in range(repeats):
+            yield "biased_conv", channels, width, 3
+            yield "norm", width
+            yield ("relu",)
+            channels = width
+        if stage < 3:
+            yield ("max_pool",)
+    yield "head", channels
+
+
+def mobilenet_v2(channels: int, width: float) -> Iterator[Layer]:
+    """Yield MobileNetV2 at ``width`` times its width, with strides for 32×32 images."""
     inputs = int(32 * width)
+    yield "conv_norm", channels, inputs, 3, 2
     for expansion, outputs, repeats, stride in (
         (1, 16, 1, 1),
         (6, 24, 2, 1),
@@ -66,11 +86,39 @@ def inverted_residuals(width: float) -> Iterator[tuple[int, int, int, int]]:
         (6, 320, 1, 1),
     ):
         for number in range(repeats):
-            yield inputs, int(outputs * width), stride if number == 0 else 1, expansion
+            first = stride if number == 0 else 1
+            yield "inverted_residual", inputs, int(outputs * width), first, expansion
             inputs = int(outputs * width)
+    yield "conv_norm", inputs, 1280, 1
+    yield "head", 1280
 
 
-def shuffle_units(widths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+def shufflenet_v1(channels: int) -> Iterator[Layer]:
+    """Yield ShuffleNet with 3 groups."""
+    yield "conv_norm", channels, 24, 1
+    for unit in _shuffle_units(240, 480, 960):
+        yield "shuffle_unit", *unit, 3
+    yield "head", 960
+
+
+def shufflenet_v2(channels: int) -> Iterator[Layer]:
+    """Yield ShuffleNetV2 at width 1."""
+    yield "conv_norm", channels, 24, 1
+    for unit in _shuffle_units(116, 232, 464):
+        yield "shuffle_unit_v2", *unit
+    yield "conv_norm", 464, 1024, 1
+    yield "head", 1024
+
+
+def _residual_blocks(widths: Sequence[int], depth: int) -> Iterator[Layer]:
+    """Yield (inputs, outputs, stride): three stages of ``depth``; two of them halve the image."""
+    for stage in range(3):
+        for number in range(depth):
+            inputs = widths[stage] if number == 0 else widths[stage + 1]
+            yield inputs, widths[stage + 1], 2 if number == 0 and stage > 0 else 1
+
+
+def _shuffle_units(*widths: int) -> Iterator[Layer]:
     """Yield (inputs, outputs, stride): stages of 4, 8 and 4 units; each halves the image."""
     inputs = 24
     for outputs, units in zip(widths, (4, 8, 4), strict=True):

@@ -1,4 +1,4 @@
-"""What a script needs of PyTorch: models by name, images to logits, files, and processes.
+"""What a script needs of PyTorch: models by name, images to logits, and files.
 
 ``build(name, image_shape, classes)`` makes a model; every one takes (batch, channels, height,
 width). Small ones for laptops are here; `torch_networks` has those of the literature.
@@ -6,22 +6,19 @@ width). Small ones for laptops are here; `torch_networks` has those of the liter
 
 from __future__ import annotations
 
-import atexit
 import io
 import os
-import time
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..data import Dataset, Split
-from ..files import DataError, unreadable, write_atomically
+from ..files import DataError, write_atomically
+from ..run import Processes
 from . import Shape, describe
 
 
@@ -82,9 +79,9 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
         return mlp(shape, classes, **settings)
     if family == "convnet":
         return convnet(shape[2], classes, **settings)
-    from . import torch_networks
+    from .torch_networks import network
 
-    return getattr(torch_networks, family)(shape[2], classes, **settings)
+    return network(family, shape[2], classes, **settings)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -101,6 +98,18 @@ def list_models() -> str:
 
 
 # ---- images to logits ----
+
+
+def find_device(name: str) -> tuple[torch.device, Processes]:
+    """Return the device of that name, and the processes of ``torchrun`` that train together."""
+    accelerator = torch.accelerator.current_accelerator()
+    device = torch.device(name if name != "auto" else accelerator or "cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device, Processes()
+    from .torch_ranks import Ranks
+
+    ranks = Ranks(device)
+    return ranks.device, ranks
 
 
 class Pixels:
@@ -137,99 +146,3 @@ def save_torch(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()  # where a disk is full, torch.save would raise a RuntimeError of its own
     torch.save(state, buffer)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
-
-
-def load_torch(path: Path) -> dict[str, Any]:
-    """Read a PyTorch checkpoint onto the CPU. No code in it can run: ``weights_only=True``.
-
-    ``torch.load`` does not look at the CRCs of the archive, so they are verified first.
-
-    Raises:
-        DataError: no file, a damaged one, or one that is not a dictionary of tensors and values.
-    """
-    try:
-        if zipfile.is_zipfile(path):  # files of torch < 1.6 are not, and have no CRC
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"the CRC of {damaged} does not match")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise TypeError(f"it holds a {type(state).__name__}")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except Exception as error:  # torch raises a dozen types for a damaged file
-        raise unreadable(path, error) from error
-    return state
-
-
-# ---- several processes ----
-
-
-class Ranks:
-    """The processes of ``torchrun``: which one this is, and its device; one without torchrun."""
-
-    def __init__(self, device: str) -> None:
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        accelerator = torch.accelerator.current_accelerator()
-        chosen = torch.device(device if device != "auto" else accelerator or "cpu")
-        if self.world > 1 and chosen.type == "cuda":
-            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(chosen)
-        if self.world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-            atexit.register(leave_group)
-        self.device = chosen
-        self.rank = dist.get_rank() if self.world > 1 else 0
-        self.first = self.rank == 0
-
-    def share(self, count: int) -> slice:
-        """Return this rank's rows of a batch of ``count``: as many as every other rank's.
-
-        Equal shares make the mean of the ranks' losses the loss of the whole batch; at most
-        ``world − 1`` rows of a ragged last batch go unused.
-        """
-        return slice(self.rank, count - count % self.world, self.world)
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model, averaging gradients over the ranks where there are several."""
-        if self.world == 1:
-            return model
-        ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
-
-    def total(self, value: Tensor) -> Tensor:
-        """Return the sum over the ranks."""
-        if self.world == 1:
-            return value
-        result = value.clone()
-        dist.all_reduce(result)
-        return result
-
-    def any(self, flag: bool) -> bool:
-        """Return whether any rank says so; every rank has to ask."""
-        if self.world == 1:
-            return flag
-        return float(self.total(torch.tensor(float(flag), device=self.device))) > 0
-
-    def agree(self, value: Any) -> Any:
-        """Return the first rank's value on every rank."""
-        values = [value]
-        if self.world > 1:
-            dist.broadcast_object_list(values, src=0)
-        return values[0]
-
-    def wait(self) -> None:
-        """Wait until every rank is here."""
-        if self.world > 1:
-            dist.barrier()
-
-
-def leave_group() -> None:
-    """End the process group before Python ends.
-
-    A thread of gloo that still frees the last rows it gathered aborts a process that is ending
-    (``terminate called without an active exception``): the pause lets it finish.
-    """
-    dist.destroy_process_group()
-    time.sleep(0.5)

@@ -5,7 +5,9 @@ They end in mean pooling, so that they take other image sizes too. Tables and re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,43 +63,6 @@ class WideResidual(nn.Module):
         return result
 
 
-def resnet(channels: int, classes: int, *, depth: int, widths: Sequence[int]) -> nn.Module:
-    """Return the ResNet of 6n + 2 layers; ``widths`` are the stem's and the three stages'."""
-    return nn.Sequential(
-        conv_norm(channels, widths[0], 3),
-        *(Residual(*block) for block in tables.residual_blocks(widths, (depth - 2) // 6)),
-        head(widths[3], classes),
-    )
-
-
-def wide_resnet(channels: int, classes: int, *, depth: int, factor: int) -> nn.Module:
-    """Return the wide ResNet of 6n + 4 layers, WRN-depth-factor."""
-    widths = tables.wide_widths(factor)
-    return nn.Sequential(
-        conv(channels, widths[0], 3),
-        *(WideResidual(*block) for block in tables.residual_blocks(widths, (depth - 4) // 6)),
-        nn.BatchNorm2d(widths[3]),
-        nn.ReLU(inplace=True),
-        head(widths[3], classes),
-    )
-
-
-def vgg(channels: int, classes: int, *, repeats: int) -> nn.Module:
-    """Return VGG with batch norm: ``repeats`` convolutions in each of five stages."""
-    layers: list[nn.Module] = []
-    for stage, width in enumerate(tables.VGG_WIDTHS):
-        for _ in range(repeats):
-            layers += [
-                nn.Conv2d(channels, width, 3, padding=1),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-            ]
-            channels = width
-        if stage < 3:
-            layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, head(512, classes))
-
-
 class InvertedResidual(nn.Module):
     """Expand, filter by channel, project; added to the input where shapes allow."""
 
@@ -115,17 +80,6 @@ class InvertedResidual(nn.Module):
         """Return the branch, plus the input where shapes agree."""
         result: Tensor = self.branch(x)
         return x + result if self.adds else result
-
-
-def mobilenet_v2(channels: int, classes: int, *, width: float) -> nn.Module:
-    """Return MobileNetV2 at ``width`` times its width."""
-    blocks = list(tables.inverted_residuals(width))
-    return nn.Sequential(
-        conv_norm(channels, blocks[0][0], 3, 2),
-        *(InvertedResidual(*block) for block in blocks),
-        conv_norm(blocks[-1][1], 1280, 1),
-        head(1280, classes),
-    )
 
 
 class Shuffle(nn.Module):
@@ -163,16 +117,6 @@ class ShuffleUnit(nn.Module):
         return functional.relu(joined)
 
 
-def shufflenet_v1(channels: int, classes: int) -> nn.Module:
-    """Return ShuffleNet with 3 groups."""
-    widths, groups = tables.SHUFFLE_WIDTHS, tables.SHUFFLE_GROUPS
-    return nn.Sequential(
-        conv_norm(channels, 24, 1),
-        *(ShuffleUnit(*unit, groups) for unit in tables.shuffle_units(widths)),
-        head(widths[-1], classes),
-    )
-
-
 class ShuffleUnitV2(nn.Module):
     """ShuffleNetV2's unit: half the channels pass untouched; at stride 2 both halves convolve."""
 
@@ -203,12 +147,23 @@ class ShuffleUnitV2(nn.Module):
         return result
 
 
-def shufflenet_v2(channels: int, classes: int) -> nn.Module:
-    """Return ShuffleNetV2 at width 1."""
-    widths = tables.SHUFFLE_V2_WIDTHS
-    return nn.Sequential(
-        conv_norm(channels, 24, 1),
-        *(ShuffleUnitV2(*unit) for unit in tables.shuffle_units(widths)),
-        conv_norm(widths[-1], 1024, 1),
-        head(1024, classes),
-    )
+LAYERS: dict[str, Callable[..., nn.Module]] = {
+    "conv": conv,
+    "biased_conv": partial(nn.Conv2d, padding=1),
+    "norm": nn.BatchNorm2d,
+    "relu": partial(nn.ReLU, inplace=True),
+    "conv_norm": conv_norm,
+    "max_pool": partial(nn.MaxPool2d, 2),
+    "residual": Residual,
+    "wide_residual": WideResidual,
+    "inverted_residual": InvertedResidual,
+    "shuffle_unit": ShuffleUnit,
+    "shuffle_unit_v2": ShuffleUnitV2,
+}
+
+
+def network(family: str, channels: int, classes: int, **settings: Any) -> nn.Module:
+    """Return a network of a family of `tables`."""
+    *found, (_, features) = getattr(tables, family)(channels, **settings)
+    layers = (LAYERS[kind](*sizes) for kind, *sizes in found)
+    return nn.Sequential(*layers, head(features, classes))

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recipes import logs, tuning
-from recipes.models.torch import load_torch
+from recipes import Progress, tuning
+from recipes.checkpoints import load_torch
 from recipes.options import build_parser, parse_options
 
 from benchmarks.comparison import __main__
@@ -120,9 +120,9 @@ def test_each_method_gets_as_many_trials_and_the_best_rate(
     assert f"| kd | lr {best:.3g} |" in (tmp_path / "results.md").read_text("utf-8")
     # stopped and repeated, it asks for the same trials, which are done
     trained: list[Any] = []
-    original = logs.Progress.step
+    original = Progress.step
     monkeypatch.setattr(
-        logs.Progress, "step", lambda self, *rest: trained.append(1) or original(self, *rest)
+        Progress, "step", lambda self, *rest: trained.append(1) or original(self, *rest)
     )
     assert run(*words, "--resume", out=tmp_path) == 0
     assert not trained
@@ -172,9 +172,9 @@ def test_ctrl_c_says_how_to_go_on_and_a_resumed_comparison_ends_alike(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--methods", "ce", "mcld"]
-    original, seen = logs.Progress.step, 0
+    original, seen = Progress.step, 0
 
-    def step(self: logs.Progress, *rest: Any) -> None:
+    def step(self: Progress, *rest: Any) -> None:
         nonlocal seen
         seen += "mcld" in self.name
         if seen == 5 and "mcld" in self.name:
@@ -182,7 +182,7 @@ def test_ctrl_c_says_how_to_go_on_and_a_resumed_comparison_ends_alike(
         original(self, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(logs.Progress, "step", step)
+        patch.setattr(Progress, "step", step)
         assert run(*words, out=tmp_path / "stopped") == 130
     error = capsys.readouterr().err
     assert f"the state is saved in {tmp_path / 'stopped' / 'seed0' / 'mcld'}" in error

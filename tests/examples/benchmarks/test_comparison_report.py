@@ -6,16 +6,18 @@ import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from recipes import logs
+from recipes.run import Row
 
 from benchmarks.comparison import pictures, report, tables
 from tests.docs.browser import chromium
 
 
-def history(test: list[float], validation: list[float] | None = None) -> list[logs.Row]:
+def history(test: list[float], validation: list[float] | None = None) -> list[Row]:
     rows = []
     for number, value in enumerate(test):
         row = {"epoch": number + 1, "lr": 0.1, "loss": 1.0 / (number + 1), "term_instance": 0.5,
@@ -26,8 +28,8 @@ def history(test: list[float], validation: list[float] | None = None) -> list[lo
     return rows
 
 
-def result(rows: list[logs.Row]) -> logs.Result:
-    return logs.Result("x", Path("x"), rows, 10, None, lambda: np.zeros((1, 2), np.float32))
+def result(rows: list[Row]) -> Any:
+    return SimpleNamespace(rows=rows, parameters=10)
 
 
 def record(method: str, seed: int, value: float) -> tables.Record:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from recipes.models.torch import build, load_torch
+from recipes.checkpoints import load_torch
+from recipes.models.torch import build
 
 from benchmarks.comparison import __main__, transfer
 from tests.examples.official_files import write_fashion

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from recipes import data
 from recipes.data import archives, udhr
+from recipes.data.load import load_dataset
 from recipes.files import DataError
 
 from tests.examples.official_files import (
@@ -31,7 +32,7 @@ def rows_as_set(images: np.ndarray, labels: np.ndarray) -> set[tuple[bytes, int]
 
 def test_fashion_mnist_is_read_as_written(tmp_path: Path) -> None:
     arrays = write_fashion(tmp_path)
-    read = data.load_dataset("fashion_mnist", tmp_path, validation_size=2)
+    read = load_dataset("fashion_mnist", tmp_path, validation_size=2)
     assert read.image_shape == (28, 28, 1)
     assert (len(read.train), len(read.validation), len(read.test)) == (4, 2, 6)
     written = rows_as_set(
@@ -46,7 +47,7 @@ def test_fashion_mnist_is_read_as_written(tmp_path: Path) -> None:
 
 def test_cifar100_is_read_as_written_with_fine_labels(tmp_path: Path) -> None:
     images, fine = write_cifar100(tmp_path)
-    read = data.load_dataset("cifar100", tmp_path)
+    read = load_dataset("cifar100", tmp_path)
     assert read.classes == 100
     np.testing.assert_array_equal(read.test.images, images)
     np.testing.assert_array_equal(read.test.labels, fine)
@@ -55,20 +56,20 @@ def test_cifar100_is_read_as_written_with_fine_labels(tmp_path: Path) -> None:
 
 def test_cifar10_joins_its_five_batches(tmp_path: Path) -> None:
     images, labels = write_cifar10(tmp_path)
-    read = data.load_dataset("cifar10", tmp_path)
+    read = load_dataset("cifar10", tmp_path)
     assert rows_as_set(read.train.images, read.train.labels) == rows_as_set(images, labels)
 
 
 def test_mean_and_deviation_are_those_of_the_training_pixels(tmp_path: Path) -> None:
     images, _ = write_cifar10(tmp_path)
-    read = data.load_dataset("cifar10", tmp_path)
+    read = load_dataset("cifar10", tmp_path)
     pixels = images.reshape(-1, 3) / 255
     np.testing.assert_allclose(read.mean, pixels.mean(0), rtol=0, atol=5.1e-5)
     np.testing.assert_allclose(read.std, pixels.std(0), rtol=0, atol=5.1e-5)
 
 
 def test_digits_come_with_scikit_learn() -> None:
-    read = data.load_dataset("digits", Path("nowhere"), validation_size=270)
+    read = load_dataset("digits", Path("nowhere"), validation_size=270)
     assert (len(read.train), len(read.validation), len(read.test)) == (1078, 270, 449)
     assert read.train.images.max() == 255
     held = rows_as_set(read.test.images, read.test.labels)
@@ -78,7 +79,7 @@ def test_digits_come_with_scikit_learn() -> None:
 def test_sizes_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     with pytest.raises(DataError, match="has 6 training images; got --train-size 5"):
-        data.load_dataset("fashion_mnist", tmp_path, train_size=5, validation_size=2)
+        load_dataset("fashion_mnist", tmp_path, train_size=5, validation_size=2)
 
 
 def damaged_idx() -> dict[str, tuple[bytes, str]]:
@@ -100,7 +101,7 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, damage: str) -> None:
     content, message = damaged_idx()[damage]
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        data.load_dataset("fashion_mnist", tmp_path)
+        load_dataset("fashion_mnist", tmp_path)
     assert "train-images" in str(caught.value)
     assert "--download" in str(caught.value)
 
@@ -109,12 +110,12 @@ def test_labels_out_of_range_are_an_error(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(np.full(6, 10))))
     with pytest.raises(DataError, match="labels from 10 to 10, expected 0 to 9"):
-        data.load_dataset("fashion_mnist", tmp_path)
+        load_dataset("fashion_mnist", tmp_path)
 
 
 def test_a_missing_file_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist; pass --data-dir FOLDER or"):
-        data.load_dataset("cifar100", tmp_path)
+        load_dataset("cifar100", tmp_path)
 
 
 def test_a_cut_archive_is_named(tmp_path: Path) -> None:
@@ -122,24 +123,24 @@ def test_a_cut_archive_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cifar-100-binary.tar.gz"
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(DataError, match=r"cifar-100-binary.tar.gz.*not a complete"):
-        data.load_dataset("cifar100", tmp_path)
+        load_dataset("cifar100", tmp_path)
 
 
 def test_an_archive_of_another_version_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cifar-100-binary.tar.gz"
     write_tar(path, {"train": b"a pickle", "test": b"a pickle"})
     with pytest.raises(DataError, match=r"has no train.bin"):
-        data.load_dataset("cifar100", tmp_path)
+        load_dataset("cifar100", tmp_path)
     write_tar(path, {"train.bin": bytes(3073), "test.bin": bytes(3073)})
     with pytest.raises(DataError, match="not a multiple of the record of 3074"):
-        data.load_dataset("cifar100", tmp_path)
+        load_dataset("cifar100", tmp_path)
 
 
 def test_a_label_beyond_the_classes_is_an_error(tmp_path: Path) -> None:
     content = cifar_bytes(np.zeros((1, 32, 32, 3), np.uint8), np.array([3]), np.array([100]))
     write_tar(tmp_path / "cifar-100-binary.tar.gz", {"train.bin": content, "test.bin": content})
     with pytest.raises(DataError, match="labels from 100 to 100"):
-        data.load_dataset("cifar100", tmp_path)
+        load_dataset("cifar100", tmp_path)
 
 
 def test_download_checks_the_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +230,7 @@ def test_udhr_is_split_by_article_and_leaves_short_declarations_out(tmp_path: Pa
     members["declaration/deu.html"] = declaration("deutsch")
     members["declaration/xxx.html"] = declaration("short", articles=5)
     write_tar(tmp_path / udhr.ARCHIVE, members)
-    read = data.load_dataset("udhr", tmp_path, validation_size=3)
+    read = load_dataset("udhr", tmp_path, validation_size=3)
     assert read.classes == 2
     assert read.image_shape == (1, 1024, 1)
     # two paragraphs of at least three characters an article; articles 5 and 10 are for the test
@@ -256,14 +257,14 @@ def test_udhr_missing_or_damaged_is_named(
     if content is not None:
         (tmp_path / udhr.ARCHIVE).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        data.load_dataset("udhr", tmp_path)
+        load_dataset("udhr", tmp_path)
 
 
 def test_udhr_without_a_declaration_is_an_error(tmp_path: Path) -> None:
     write_tar(tmp_path / "other.tar.gz", {"readme.md": b"nothing"})
     (tmp_path / "other.tar.gz").rename(tmp_path / udhr.ARCHIVE)
     with pytest.raises(DataError, match="holds no declaration"):
-        data.load_dataset("udhr", tmp_path)
+        load_dataset("udhr", tmp_path)
 
 
 def stl10(folder: Path, rows: int = 4) -> np.ndarray:
@@ -278,7 +279,7 @@ def stl10(folder: Path, rows: int = 4) -> np.ndarray:
 
 def test_stl10_is_read_column_by_column_with_labels_from_one(tmp_path: Path) -> None:
     images = stl10(tmp_path)
-    read = data.load_dataset("stl10", tmp_path)
+    read = load_dataset("stl10", tmp_path)
     np.testing.assert_array_equal(read.test.images, images)
     np.testing.assert_array_equal(read.test.labels, np.arange(4))
 
@@ -287,7 +288,7 @@ def test_stl10_of_unequal_sizes_is_an_error(tmp_path: Path) -> None:
     members = {"train_X.bin": bytes(27648), "train_y.bin": b"\1\2"}
     write_tar(tmp_path / "stl10_binary.tar.gz", members)
     with pytest.raises(DataError, match="holds 27648 bytes for 2 labels"):
-        data.load_dataset("stl10", tmp_path)
+        load_dataset("stl10", tmp_path)
 
 
 def damaged_archives() -> dict[str, Callable[[bytes], bytes]]:
@@ -312,27 +313,27 @@ def test_every_damaged_archive_is_found_without_a_download(tmp_path: Path, damag
     path = tmp_path / "cifar-100-binary.tar.gz"
     path.write_bytes(damaged_archives()[damage](path.read_bytes()))
     with pytest.raises(DataError, match=r"cifar-100-binary.tar.gz is not a complete .*--download"):
-        data.load_dataset("cifar100", tmp_path)
+        load_dataset("cifar100", tmp_path)
 
 
 def test_a_whole_archive_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar100(tmp_path)
-    data.load_dataset("cifar100", tmp_path)
+    load_dataset("cifar100", tmp_path)
     read: list[object] = []
     monkeypatch.setattr(archives.hashlib, "file_digest", lambda *_: read.append(1))
-    data.load_dataset("cifar100", tmp_path)
+    load_dataset("cifar100", tmp_path)
     assert not read
     path = tmp_path / "cifar-100-binary.tar.gz"
     path.write_bytes(flipped(path.read_bytes(), 100))  # changed since: checked again
     monkeypatch.undo()
     with pytest.raises(DataError, match="is not a complete gzip file"):
-        data.load_dataset("cifar100", tmp_path)
+        load_dataset("cifar100", tmp_path)
 
 
 def test_the_unpacked_folder_of_cifar_is_read_like_the_archive(tmp_path: Path) -> None:
     """As cifar-10-batches-bin beside where the archive would be, or named by --data-dir itself."""
     write_cifar10(tmp_path)
-    wanted = data.load_dataset("cifar10", tmp_path)
+    wanted = load_dataset("cifar10", tmp_path)
     path = tmp_path / "cifar-10-binary.tar.gz"
     folder = tmp_path / "unpacked" / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
@@ -342,12 +343,12 @@ def test_the_unpacked_folder_of_cifar_is_read_like_the_archive(tmp_path: Path) -
             assert file is not None
             (folder / Path(entry.name).name).write_bytes(file.read())
     for place in (folder.parent, folder):
-        found = data.load_dataset("cifar10", place)
+        found = load_dataset("cifar10", place)
         np.testing.assert_array_equal(found.train.images, wanted.train.images)
         np.testing.assert_array_equal(found.test.labels, wanted.test.labels)
     (folder / "data_batch_3.bin").write_bytes(b"short")
     with pytest.raises(DataError, match=r"data_batch_3.bin holds 5 bytes"):
-        data.load_dataset("cifar10", folder)
+        load_dataset("cifar10", folder)
 
 
 def test_download_without_pooch_is_one_line(
@@ -355,12 +356,12 @@ def test_download_without_pooch_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(DataError, match="--download needs the package pooch: pip install pooch"):
-        data.load_dataset("cifar10", tmp_path, download=True)
+        load_dataset("cifar10", tmp_path, download=True)
 
 
 def test_classes_have_names(tmp_path: Path) -> None:
     write_fashion(tmp_path)
-    read = data.load_dataset("fashion_mnist", tmp_path)
+    read = load_dataset("fashion_mnist", tmp_path)
     assert read.class_names[9] == "ankle boot"
     write_cifar100(tmp_path)
-    assert data.load_dataset("cifar100", tmp_path).class_names[99] == "99"  # its archive names none
+    assert load_dataset("cifar100", tmp_path).class_names[99] == "99"  # its archive names none

@@ -12,8 +12,9 @@ from typing import IO, Any
 import numpy as np
 import pytest
 import torch
-from recipes import files
-from recipes.models.torch import load_torch, save_torch
+from recipes import files, folder
+from recipes.checkpoints import load_arrays, load_torch
+from recipes.models.torch import save_torch
 
 
 def test_a_crash_before_the_rename_leaves_the_previous_version(
@@ -127,7 +128,7 @@ def test_a_weight_that_was_damaged_inside_is_an_error(tmp_path: Path) -> None:
     files.save_arrays(arrays, {"weight": weight}, {})
     flip(arrays, weight.tobytes())
     with pytest.raises(files.DataError, match=r"model.npz is not a readable checkpoint .*CRC"):
-        files.load_arrays(arrays)
+        load_arrays(arrays)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_a_weight_that_was_damaged_inside_is_an_error(tmp_path: Path) -> None:
         (b"", "is not a readable checkpoint"),
     ],
 )
-@pytest.mark.parametrize("load", [load_torch, files.load_arrays])
+@pytest.mark.parametrize("load", [load_torch, load_arrays])
 def test_what_is_no_checkpoint_is_one_line(
     tmp_path: Path, content: bytes | None, message: str, load: Callable[[Path], Any]
 ) -> None:
@@ -163,6 +164,6 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_space_is_named_before_the_run(tmp_path: Path) -> None:
-    files.check_space(tmp_path / "new" / "run", 1000)
+    folder.check_space(tmp_path / "new" / "run", 1000)
     with pytest.raises(files.DataError, match=r"MB free, the checkpoints need 1,000,000,000,000"):
-        files.check_space(tmp_path / "new" / "run", 10**18)
+        folder.check_space(tmp_path / "new" / "run", 10**18)

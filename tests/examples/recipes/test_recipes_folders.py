@@ -15,8 +15,8 @@ import pyarrow.ipc
 import pytest
 from PIL import Image
 from pyarrow import parquet
-from recipes import data
 from recipes.data import folders
+from recipes.data.load import load_dataset
 from recipes.files import DataError
 
 from tests.examples.official_files import write_tinyimagenet
@@ -25,7 +25,7 @@ from tests.examples.official_files import write_tinyimagenet
 def test_it_is_read_as_written_in_the_order_of_wnids(tmp_path: Path) -> None:
     root = write_tinyimagenet(tmp_path)
     for folder in (tmp_path, root):  # the folder around it, or itself
-        read = data.load_dataset("tinyimagenet", folder, validation_size=2)
+        read = load_dataset("tinyimagenet", folder, validation_size=2)
         assert read.classes == 3
         assert read.image_shape == (64, 64, 3)
         assert (len(read.train), len(read.validation), len(read.test)) == (10, 2, 6)
@@ -43,7 +43,7 @@ def test_images_that_do_not_decode_are_counted_and_left_out(
     cut.write_bytes(cut.read_bytes()[:200])
     text.write_text("404")
     (root / "val" / "images" / "val_0.JPEG").unlink()
-    read = data.load_dataset("tinyimagenet", tmp_path)
+    read = load_dataset("tinyimagenet", tmp_path)
     assert (len(read.train), len(read.test)) == (10, 5)
     np.testing.assert_array_equal(np.bincount(read.train.labels), [4, 2, 4])
     np.testing.assert_allclose(read.train.images.mean((1, 2, 3)), 40 + 50 * read.train.labels)
@@ -99,7 +99,7 @@ def test_damage_is_named(tmp_path: Path, damage: object, message: str) -> None:
     assert callable(damage)
     damage(root, "n10000007")
     with pytest.raises(DataError, match=message):
-        data.load_dataset("tinyimagenet", tmp_path)
+        load_dataset("tinyimagenet", tmp_path)
 
 
 # ---- class folders ----
@@ -118,7 +118,7 @@ def class_folders(root: Path, parts: tuple[str, ...] = ("train", "val")) -> Path
 
 
 def test_class_folders_of_every_kind_of_picture(tmp_path: Path) -> None:
-    read = data.load_dataset("folder", class_folders(tmp_path), image_size=12)
+    read = load_dataset("folder", class_folders(tmp_path), image_size=12)
     assert read.image_shape == (12, 12, 3)
     assert list(read.class_names) == ["ash", "birch"]
     assert (len(read.train), len(read.test)) == (10, 10)
@@ -136,7 +136,7 @@ def test_dot_folders_are_ignored_and_other_files_counted_once_and_named(
     (root / "train" / "ash" / "notes.txt").write_text("")
     (root / "train" / "birch" / "other.csv").write_text("")
     (root / "train" / "ash" / "cut.png").write_bytes(b"\x89PNG")
-    read = data.load_dataset("folder", root)
+    read = load_dataset("folder", root)
     assert list(read.class_names) == ["ash", "birch"]
     printed = capsys.readouterr().out.splitlines()
     named = root / "train" / "ash" / "notes.txt"
@@ -150,7 +150,7 @@ def test_transparent_pictures_lie_on_white(tmp_path: Path) -> None:
     root = class_folders(tmp_path)
     clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     clear.save(root / "val" / "ash" / "images" / "clear.png")
-    read = data.load_dataset("folder", root)
+    read = load_dataset("folder", root)
     assert (read.test.images.mean((1, 2, 3)) == 255).sum() == 1
 
 
@@ -158,7 +158,7 @@ def test_enormous_pictures_are_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(folders, "MAX_PIXELS", 20 * 16)
-    read = data.load_dataset("folder", class_folders(tmp_path))
+    read = load_dataset("folder", class_folders(tmp_path))
     assert len(read.train) == 2
     assert "skipped 8 images" in capsys.readouterr().out
 
@@ -167,7 +167,7 @@ def test_without_train_every_fifth_picture_is_for_the_test(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = class_folders(tmp_path, parts=(".",))
-    read = data.load_dataset("folder", root)
+    read = load_dataset("folder", root)
     assert (len(read.train), len(read.test)) == (8, 2)
     np.testing.assert_array_equal(np.sort(read.test.labels), [0, 1])
     assert "every fifth picture of a class is for the test" in capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_without_train_every_fifth_picture_is_for_the_test(
 def test_tiny_imagenet_is_known_by_its_annotations(tmp_path: Path) -> None:
     root = write_tinyimagenet(tmp_path)
     for place in (root, tmp_path):
-        read = data.load_dataset("folder", place)
+        read = load_dataset("folder", place)
         assert (len(read.train), len(read.test), read.classes) == (12, 6, 3)
 
 
@@ -195,7 +195,7 @@ def test_damaged_class_folders_are_named(
     root = class_folders(tmp_path / "data")
     damage(root)
     with pytest.raises(DataError, match=message):
-        data.load_dataset("folder", root)
+        load_dataset("folder", root)
 
 
 # ---- data sets of Hugging Face ----
@@ -228,7 +228,7 @@ def hugging_face(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
 def test_data_sets_of_hugging_face(tmp_path: Path, kind: str) -> None:
-    read = data.load_dataset("huggingface", hugging_face(tmp_path, kind), image_size=12)
+    read = load_dataset("huggingface", hugging_face(tmp_path, kind), image_size=12)
     assert list(read.class_names) == ["ash", "birch"]
     assert (len(read.train), len(read.test), read.image_shape) == (6, 4, (12, 12, 3))
     for split in (read.train, read.test):
@@ -239,16 +239,16 @@ def test_damaged_data_sets_of_hugging_face_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match=r"needs train\*.parquet and test\*.parquet.*found neither"):
-        data.load_dataset("huggingface", tmp_path)
+        load_dataset("huggingface", tmp_path)
     hugging_face(tmp_path, "parquet")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pyarrow", None)
         with pytest.raises(DataError, match="needs: pip install pyarrow"):
-            data.load_dataset("huggingface", tmp_path)
+            load_dataset("huggingface", tmp_path)
     path = tmp_path / "train-00000-of-00001.parquet"
     parquet.write_table(pyarrow.table({"x": [1]}), path)
     with pytest.raises(DataError, match="has no column of pictures and of class numbers"):
-        data.load_dataset("huggingface", tmp_path)
+        load_dataset("huggingface", tmp_path)
     path.write_bytes(b"cut")
     with pytest.raises(DataError, match=r"train-00000.*ArrowInvalid"):
-        data.load_dataset("huggingface", tmp_path)
+        load_dataset("huggingface", tmp_path)

@@ -10,17 +10,18 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from recipes.files import DataError, begin, resolved
-from recipes.journal import learning_rate
+from recipes.data.load import READERS
+from recipes.files import DataError
+from recipes.folder import begin, command_to_resume, resolved
 from recipes.methods import METHODS, settings
 from recipes.options import (
-    DEFAULTS,
+    TABLES,
     build_parser,
-    command_to_resume,
     mcld_config,
     parse_options,
     teacher_options,
 )
+from recipes.run import Run
 
 from mcld_core import MCLDConfig
 from tests.examples.conftest import EXAMPLES
@@ -95,8 +96,8 @@ def test_light_students_of_cifar_have_the_published_smaller_rate(
 
 def test_every_data_set_has_its_defaults() -> None:
     (action,) = (item for item in build_parser("")._actions if item.dest == "dataset")
-    assert set(action.choices) == set(DEFAULTS)
-    for name in DEFAULTS:
+    assert set(action.choices) == set(TABLES) == set(READERS)
+    for name in TABLES:
         assert parse("--dataset", name).epochs > 0
 
 
@@ -240,7 +241,10 @@ def test_teachers_that_are_trained_have_folders_and_seeds_of_their_own() -> None
 
 def rates(*argv: str) -> list[float]:
     options = parse("--lr", "0.2", *argv)
-    return [learning_rate(options, epoch) for epoch in range(options.epochs)]
+    run, found = Run(options, None, None, 0, 8), []
+    for run.epoch in range(options.epochs):
+        found.append(run.begin_epoch())
+    return found
 
 
 def test_steps_are_at_the_published_epochs() -> None:

@@ -32,7 +32,7 @@ def interrupt(event: str, epoch: int, number: int, monkeypatch: pytest.MonkeyPat
     original = getattr(keras_cifar100.Watch, event)
 
     def interrupting(self: Any, done: int, logs: Any = None) -> None:
-        if (self.options.method, self.journal.epoch, done) == ("mcld", epoch, number):
+        if (self.run.options.method, self.run.epoch, done) == ("mcld", epoch, number):
             os.kill(os.getpid(), signal.SIGINT)
         original(self, done, logs)
 

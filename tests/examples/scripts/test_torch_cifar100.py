@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch_cifar100
 from recipes import own_teachers
-from recipes.data import load_dataset
-from recipes.models.torch import load_torch
+from recipes.checkpoints import load_torch
+from recipes.data.load import load_dataset
 
 from mcld_core import MCLDConfig, export_onnx
 from mcld_core.export.student import load_student
@@ -129,16 +129,18 @@ def test_the_teacher_s_answers_are_kept_and_used_again(
     assert run(*cached, out=tmp_path / "cached") == 0
     (path,) = (tmp_path / "cache").iterdir()
     seen: list[int] = []
-    original = torch_cifar100.Teacher.forward
+    original = torch_cifar100.models.predict
 
-    def forward(self: Any, images: torch.Tensor) -> torch.Tensor:
-        seen.append(len(images))
-        return original(self, images)
+    def predict(model: Any, split: Any, *rest: Any, **named: Any) -> np.ndarray:
+        seen.append(len(split))
+        return original(model, split, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch_cifar100.Teacher, "forward", forward)
+        patch.setattr(torch_cifar100.models, "predict", predict)
         assert run(*cached, out=tmp_path / "again") == 0
-    assert 512 not in seen  # of the training images, it has nothing to compute
+        assert 512 not in seen  # of the training images, it has nothing to compute
+        assert run(*plain, out=tmp_path / "once more") == 0
+        assert 512 in seen
     for name in ("cached", "again"):
         assert_equal_weights(tmp_path / "plain", tmp_path / name)
     path.write_bytes(path.read_bytes()[:1000])

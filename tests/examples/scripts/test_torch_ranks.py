@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch_cifar100
-from recipes.models.torch import load_torch
+from recipes.checkpoints import load_torch
 
 from tests import processes
 from tests.examples.conftest import EXAMPLES
@@ -27,32 +27,32 @@ SIGNALLED = f"""
 import os, sys, time
 sys.path.insert(0, {str(EXAMPLES)!r})
 import torch_cifar100
-from recipes import journal, logs
+from recipes import run
 
 number, *place = map(int, sys.argv[1].split())
 if number != 2:
-    journal.CHECK_EVERY = 1  # ask after each step, not after each 50
+    run.CHECK_EVERY = 1  # ask after each step, not after each 50
 training = torch_cifar100.Training
-step, request, heard = training.train_step, logs.StopSignal._request, []
+step, hear, heard = training.train_step, run.Run.hear, []
 
 def noted(*rest):
     heard.append(True)
-    request(*rest)
+    hear(*rest)
 
 def signalling(self, *rest):
     added = step(self, *rest)
-    if self.options.method != "mcld" or [self.journal.epoch, self.journal.step] != place:
+    if self.options.method != "mcld" or [self.run.epoch, self.run.step] != place:
         return added
     if number != 2:
         os.kill(os.getpid(), number)
         return added
-    if self.ranks.first:
+    if self.ranks.rank == 0:
         os.kill(os.getppid(), number)
     while not heard:
         time.sleep(0.01)
     return added
 
-logs.StopSignal._request = noted
+run.Run.hear = noted
 training.train_step = signalling
 sys.argv = ["example.py", *sys.argv[2:]]
 sys.exit(torch_cifar100.main())

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recipes import files, logs
-from recipes.data import Dataset, load_dataset, training_batches
-from recipes.logs import Result
-from recipes.models.torch import load_torch
+from recipes import Progress
+from recipes.checkpoints import load_arrays, load_torch
+from recipes.data import Dataset, training_batches
+from recipes.data.load import load_dataset
+from recipes.run import Run
 
 from mcld_core import TeacherBank, mcld_loss
 from tests.examples.conftest import EXAMPLES
@@ -56,7 +57,7 @@ def weights(folder: Path, name: str = "last") -> dict[str, np.ndarray]:
         state = load_torch(path)["model"]
         return {key: value.numpy() for key, value in state.items()}
     if path.suffix == ".npz":
-        return files.load_arrays(path)[0]
+        return load_arrays(path)[0]
     import keras
 
     model = keras.models.load_model(path, compile=False)
@@ -85,10 +86,10 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 def signal_after(steps: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send this process a signal during the given step of the student's training."""
-    original = logs.Progress.step
+    original = Progress.step
     seen = 0
 
-    def step(self: logs.Progress, *rest: Any) -> None:
+    def step(self: Progress, *rest: Any) -> None:
         nonlocal seen
         if "mcld" in self.name:
             seen += 1
@@ -96,7 +97,7 @@ def signal_after(steps: int, number: int, monkeypatch: pytest.MonkeyPatch) -> No
                 os.kill(os.getpid(), number)
         original(self, *rest)
 
-    monkeypatch.setattr(logs.Progress, "step", step)
+    monkeypatch.setattr(Progress, "step", step)
 
 
 def uneven(rows: int = 128) -> Dataset:
@@ -108,7 +109,7 @@ def uneven(rows: int = 128) -> Dataset:
     return replace(data, train=train, test=train, validation=train.take(np.arange(0)))
 
 
-def train(script: Any, out: Path, *arguments: str) -> Result:
+def train(script: Any, out: Path, *arguments: str) -> Run:
     """Train on the uneven digits."""
     words = [*SMALL, "--train-size", "128", "--validation-size", "0", "--epochs", "1"]
     data: Any = uneven()
@@ -235,16 +236,16 @@ def test_a_signal_while_an_epoch_ends_is_heard(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = logs.Log.write
+    original = Run.write_rows
 
-    def write(self: logs.Log, rows: Any) -> None:
-        original(self, rows)
-        if "mcld" in str(self.folder) and len(rows) == 3:
+    def write(self: Run) -> None:
+        original(self)
+        if "mcld" in str(self.folder) and len(self.rows) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
     out = tmp_path / "mcld"
     with monkeypatch.context() as patch:
-        patch.setattr(logs.Log, "write", write)
+        patch.setattr(Run, "write_rows", write)
         assert script.main([*SMALL, "--teacher-epochs", "1", "--out", str(out)]) == 130
     assert "stopped after epoch 3/3; the state is saved" in capsys.readouterr().err
     assert list(out.glob("last.*"))

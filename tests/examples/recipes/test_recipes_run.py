@@ -11,10 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
-from recipes import logs
-from recipes.journal import Journal
+import recipes
+from recipes import run
+from recipes.data import Dataset, Split
 from recipes.options import build_parser, parse_options
+from recipes.run import Run
 
 from benchmarks.comparison.line import Line
 from tests.examples.conftest import EXAMPLES
@@ -30,10 +33,10 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(logs.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(recipes.time, "monotonic", lambda: self.now)
 
 
-def row(epoch: int) -> logs.Row:
+def row(epoch: int) -> run.Row:
     return {"epoch": epoch, "loss": 0.5, "train_accuracy": 0.25, "test_accuracy": 0.75}
 
 
@@ -46,7 +49,7 @@ def test_a_log_file_gets_a_line_in_n_seconds(
         asked.append(clock.now)
         return 1.5
 
-    with logs.Progress("mlp by kd", steps=100, seconds=30) as progress:
+    with recipes.Progress("mlp by kd", steps=100, seconds=30) as progress:
         for step in range(1, 101):
             clock.now = float(step)
             progress.step(loss)
@@ -64,7 +67,7 @@ def test_the_time_left_of_a_resumed_run_is_by_its_own_pace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)
-    progress = logs.Progress("x", steps=100, done=80)
+    progress = recipes.Progress("x", steps=100, done=80)
     for _ in range(10):
         clock.now += 2
         progress.step()
@@ -75,13 +78,13 @@ def test_the_time_left_of_a_resumed_run_is_by_its_own_pace(
     ("seconds", "text"), [(5, "5s"), (65, "1m05s"), (3599.6, "1h00m"), (3 * 3600 + 61, "3h01m")]
 )
 def test_times_are_read_at_a_glance(seconds: float, text: str) -> None:
-    assert logs.duration(seconds) == text
+    assert recipes.duration(seconds) == text
 
 
 def test_at_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with logs.Progress("mlp by kd", steps=4, seconds=0) as progress:
+    with recipes.Progress("mlp by kd", steps=4, seconds=0) as progress:
         for _ in range(4):
             progress.step(lambda: 0.5)
     assert "mlp by kd" in terminal.getvalue()
@@ -93,14 +96,14 @@ def test_one_line_stands_for_all_that_trainings_say(
 ) -> None:
     clock = Clock(monkeypatch)
     with Line("kd", seconds=30) as line:
-        logs.say("digits: 10 classes")
-        logs.say("warning: the teacher is poor", important=True)
-        with logs.Progress("mlp by kd", steps=100, seconds=300) as progress:
+        recipes.say("digits: 10 classes")
+        recipes.say("warning: the teacher is poor", important=True)
+        with recipes.Progress("mlp by kd", steps=100, seconds=300) as progress:
             for step in range(1, 101):
                 clock.now = float(step)
                 progress.step(lambda: 1.5)
         line.show("97.10 ± 0.46 %")
-    logs.say("after it")
+    recipes.say("after it")
     assert capsys.readouterr().out.splitlines() == [
         "warning: the teacher is poor",
         "kd  mlp by kd step 30/100  loss 1.5000  1m10s left",
@@ -116,7 +119,7 @@ def test_at_a_terminal_the_line_is_written_over(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with Line("kd") as line, logs.Progress("mlp", steps=2) as progress:
+    with Line("kd") as line, recipes.Progress("mlp", steps=2) as progress:
         line.show("97.10 %")
         progress.epoch(row(1), 1)
         assert progress.bar is None
@@ -149,9 +152,9 @@ def test_one_process_of_several_speaks(
 ) -> None:  # fmt: skip
     for value, is_first in ((first, True), (other, False)):
         monkeypatch.setenv(name, value)
-        assert logs.is_first() == is_first
-        logs.say("words")
-        with logs.Progress("x", steps=1, seconds=0) as progress:
+        assert recipes.is_first() == is_first
+        recipes.say("words")
+        with recipes.Progress("x", steps=1, seconds=0) as progress:
             progress.step()
             progress.epoch(row(1), 1)
         assert bool(capsys.readouterr().out) == is_first
@@ -160,39 +163,53 @@ def test_one_process_of_several_speaks(
 def test_choices_rest_on_the_balanced_accuracy_where_it_is_trained_for() -> None:
     rows = [{"epoch": n, "validation_accuracy": x, "validation_balanced_accuracy": 1 - x}
             for n, x in enumerate((0.5, 0.6))]  # fmt: skip
-    assert logs.best_row(rows) is rows[0]
+    assert run.best_row(rows) is rows[0]
 
 
 def test_the_best_epoch_is_the_first_of_equals() -> None:
     rows = [{"epoch": n, "validation_accuracy": value} for n, value in enumerate((0.5, 0.6, 0.6))]
-    assert logs.best_row(rows) is rows[1]
-    assert logs.best_row([{"epoch": 1, "test_accuracy": 0.5}]) is None
-    assert logs.best_row([]) is None
+    assert run.best_row(rows) is rows[1]
+    assert run.best_row([{"epoch": 1, "test_accuracy": 0.5}]) is None
+    assert run.best_row([]) is None
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
 def test_a_loss_that_is_not_finite_names_the_place_and_the_remedy(loss: float) -> None:
     options = parse_options(build_parser(""), ["--student", "mlp", "--out", "run", "--lr", "0.03"])
-    journal, path = Journal(options, 8), Path("run/checkpoint.npz")
-    journal.epoch = 2
-    journal.sums = {"loss": 1.0}
-    journal.check()
-    journal.sums = {"loss": loss}
-    with pytest.raises(logs.Diverged) as caught:
-        journal.check()
+    training, path = Run(options, None, None, 0, 8), Path("run/checkpoint.npz")
+    training.epoch = 2
+    training.sums = {"loss": 1.0}
+    training.check()
+    training.sums = {"loss": loss}
+    with pytest.raises(run.Diverged) as caught:
+        training.check()
     assert str(caught.value) == (
         f"mlp by mcld: the loss is {loss} in epoch 3. The last good checkpoint is {path} "
         "(epoch 2). Try a smaller rate: --lr 0.01"
     )
-    journal.epoch = 0
-    with pytest.raises(logs.Diverged, match=r"in epoch 1\. Try a smaller rate: --lr 0.01"):
-        journal.check()
+    training.epoch = 0
+    with pytest.raises(run.Diverged, match=r"in epoch 1\. Try a smaller rate: --lr 0.01"):
+        training.check()
 
 
 def test_a_poor_teacher_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.say_teacher("large", {"validation": 0.5, "test": 0.21}, 10)
-    assert capsys.readouterr().out == "teacher large: validation 50.00%, test 21.00%\n"
-    logs.say_teacher("large", {"test": 0.19}, 10)
+    """Of ten classes: below 20 % on one of the splits."""
+    options = parse_options(build_parser(""), ["--teacher", "large"])
+    split = Split(np.zeros((100, 1, 1, 1), np.uint8), np.arange(100) % 10)
+    data = Dataset("x", "0123456789", split, split.take(np.arange(50)), split, (0.0,), (1.0,))
+    training = Run(options, data, None, 0, 1)
+
+    def right(part: Split, count: int) -> np.ndarray:
+        """Return logits of which so many in a hundred are right."""
+        shown = np.where(np.arange(len(part)) % 50 < count // 2, part.labels, part.labels + 1)
+        return np.eye(11)[shown]
+
+    training.measure(lambda part: right(part, 22))
+    assert capsys.readouterr().out == "teacher large: validation 22.00%, test 22.00%\n"
+    assert training.teacher_accuracy == 0.22
+    assert training.teacher_logits is not None
+    assert len(training.teacher_logits()) == 100
+    training.measure(lambda part: right(part, 18 if len(part) == 50 else 22))
     assert "warning: the teacher is hardly better than chance (10%)" in capsys.readouterr().out
 
 
@@ -254,8 +271,10 @@ def test_a_tracker_gets_the_options_and_each_epoch(
     package = Sent(track)
     monkeypatch.setitem(sys.modules, track, package)
     options = parse_options(build_parser(""), ["--track", track, "--out", str(tmp_path)])
-    with logs.Log("mlp by kd", options) as log:
-        log.write([row(1)])
+    training = Run(options, None, None, 0, 8)
+    with training.watch(lambda: None):
+        training.rows.append(row(1))
+        training.write_rows()
     assert [name for name, *_ in package.calls] == calls
     sent = next(entry for entry in package.calls if entry[0] in ("log", "log_metrics"))
     assert sent[1][0]["test_accuracy"] == 0.75
