@@ -54,11 +54,13 @@ def start(
     script: str, folder: Path, name: str, place: dict[str, str], *more: str, step: int = 0,
     number: int = 0,
 ) -> Started:  # fmt: skip
-    """Start one process; what one compiles the next ones find."""
+    """Start one process.
+
+    Each compiles by itself: on CPUs, processes that read the step from JAX's cache of compiled
+    programs can wait for each other for ever.
+    """
     fixed = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     fixed |= {"KERAS_BACKEND": "tensorflow" if script == "tf_imagenet" else "jax"}
-    fixed |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
-    fixed |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     fixed |= {"PYTHONPATH": f"{EXAMPLES}:{EXAMPLES.parent}", "MCLD_TEST_BACKENDS": "numpy"}
     words = [script, str(step), str(number), *WORDS, *more, "--out", str(folder / name)]
     return processes.start("-c", SIGNALLED, *words, **(fixed | place))
