@@ -63,7 +63,7 @@ def step_keys(
     """Return the keys of a step, and the bank and the class means after it.
 
     ``rows`` are the batch's, or those of all ranks. In training the means, which are the
-    prototypes, take them in first; if the bank moves, they take the place of its oldest.
+    prototypes, take the rows in first. If the bank moves, its oldest rows give way to these.
     """
     keys, prototypes = rows, None
     if means is not None:
@@ -79,8 +79,7 @@ def step_keys(
 def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | None]:
     """Return how many rows the bank of an adapter has, and the bank that it was given, or None.
 
-    Raise for a negative number and for what is not an int; and for a `ReadyBank`: the adapter's own
-    is made of logits.
+    Raise for what is not an int ≥ 0, and for a `ReadyBank`: an adapter's bank holds logits.
     """
     if isinstance(bank_size, ReadyBank):
         raise TypeError(

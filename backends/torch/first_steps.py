@@ -21,8 +21,9 @@ class MissedSteps:
         self.batches = None
 
     def look(self, student: Any, limit: int, *, stacklevel: int) -> None:
-        """Warn once: where the weights behind the logits have moved since the last batch, or after
-        ``limit`` batches, which one step may take where the weights cannot be watched.
+        """Warn once, where the weights behind the logits have moved since the last batch.
+
+        Where they cannot be watched, warn after ``limit`` batches: a step may take so many.
         """
         if self.batches is None:
             return

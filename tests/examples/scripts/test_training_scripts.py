@@ -38,9 +38,6 @@ STEPS = 8  # an epoch
 PRIOR = ["--class-prior", "train"]
 CONTRASTS = ["--loss", "weight_sample=0", "--teacher-epochs", "20"]
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.npz", "checkpoint.keras")
-pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own variables
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
 
 
 @pytest.fixture(params=SCRIPTS)
