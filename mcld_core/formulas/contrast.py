@@ -19,13 +19,14 @@ NEGLIGIBLE = 1e-30
 """A sum of label weights up to it is none: float32 has no digits there to divide by."""
 
 
-def affinity(ops: Backend, labels: Labels, key_labels: Labels, classes: int, dtype: str) -> Pairs:
+def affinity(ops: Backend, labels: Labels, key_labels: Labels, dtype: str) -> Pairs:
     """Return A: 1 where anchor and key share a label, else 0; for soft labels how far they agree.
 
     Keys that do not count must come with label -2, or with a soft label of zeros.
     """
     if labels.ndim == 1 and key_labels.ndim == 1:
         return ops.astype(labels[:, None] == key_labels[None, :], dtype)
+    classes = (labels if labels.ndim == 2 else key_labels).shape[1]
     labels, key_labels = (one_hot(ops, y, classes, dtype) for y in (labels, key_labels))
     inner = ops.matmul(labels, ops.matrix_transpose(key_labels))
     return ops.minimum(ops.maximum(inner, 0.0), 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
@@ -95,6 +95,8 @@ class Setup(NamedTuple):
     beta: Scalar
     log_prior: Float[Array, " classes"] | None = None
     excluded: ExcludedKeys | None = None
+    strip_rows: int | None = None
+    """Rows of S that the contrasts take at a time; None: all of a block."""
 
 
 def is_zero(weight: Scalar) -> bool:
@@ -123,56 +125,87 @@ def weighted_terms(
     teacher = block.teacher
     if not isinstance(teacher, StoredRows):  # whose rows that do not count hold zeros already
         teacher = _rows(ops, teacher, dtype, block.kept)
-    terms = _contrasts(ops, config, student, block, setup)
+    total, contrasts = _contrasts(ops, config, student, block, setup)
+    terms = {}
+    if setup.prototypes is not None:
+        s = _similarity(ops, config, student, setup.prototypes, setup.temperature)
+        same = affinity(ops, block.labels, setup.prototypes.labels, dtype)
+        terms["category"] = category_contrast(ops, s, same, block.labels.ndim == 1)
     if not is_zero(setup.weights.sample):
         terms["sample"] = _sample_wise(ops, config, student, teacher, block.labels, setup)
     if not is_zero(setup.weights.ce):
         terms["ce"] = cross_entropy(ops, student, block.labels)
-
-    total = None
-    for place, name in enumerate(TERMS):
-        if name not in terms:
-            continue
-        weighted = times(getattr(setup.weights, name), terms[name])
-        if block.factors is not None:
-            weighted = weighted * block.factors[:, place]
-        total = weighted if total is None else total + weighted
+    total = _weighted(terms, setup.weights, block.factors, total)
     if total is None:
         total = 0.0 * student[:, 0]
+    terms = contrasts | terms
     return (total, *(terms[name] if name in terms else 0.0 * total for name in shown))
+
+
+def _weighted(
+    terms: dict[str, Values],
+    weights: TermWeights,
+    factors: Float[Array, "block terms"] | None,
+    total: Values | None = None,
+) -> Values | None:
+    """Return the weighted terms, added to ``total``; None where there is nothing to add."""
+    for name, value in terms.items():
+        weighted = times(getattr(weights, name), value)
+        if factors is not None:
+            weighted = weighted * factors[:, TERMS.index(name)]
+        total = weighted if total is None else total + weighted
+    return total
 
 
 def _contrasts(
     ops: Backend, config: MCLDConfig, student: Logits, block: Block, setup: Setup
+) -> tuple[Values | None, dict[str, Values]]:
+    """Return the weighted sum of the terms by the teacher's rows, and these terms."""
+    keys = setup.keys
+    if keys is None:
+        return None, {}
+    anchors = student if setup.log_prior is None else student - setup.log_prior[None, :]
+    s = _similarity(ops, config, anchors, keys, setup.temperature)
+    names: list[str] = []
+
+    def of_strip(rows: tuple[Array, ...], setup: Setup) -> tuple[Array, ...]:
+        s, labels, own, *factors = rows
+        strip = block._replace(labels=labels, own=own, factors=factors[0] if factors else None)
+        terms = _of_pairs(ops, config, s, strip, setup)
+        names[:] = terms
+        return (_weighted(terms, setup.weights, strip.factors), *terms.values())
+
+    rows = (s, block.labels, block.own, *(() if block.factors is None else (block.factors,)))
+    common = setup._replace(keys=keys._replace(vectors=None), prototypes=None)
+    hard = block.labels.ndim == 1 and keys.labels.ndim == 1  # else A is a product of matrices
+    strip_rows = setup.strip_rows if hard else None
+    total, *values = ops.by_block(of_strip, lambda setup: setup, rows, common, strip_rows)
+    return total, dict(zip(names, values, strict=True))
+
+
+def _of_pairs(
+    ops: Backend, config: MCLDConfig, s: Pairs, block: Block, setup: Setup
 ) -> dict[str, Values]:
-    """The terms by similarity: instance-wise, and category-wise by labels or prototypes."""
-    terms = {}
-    classes, dtype, keys = student.shape[1], ops.dtype(student), setup.keys
-    if keys is not None:
-        anchors = student if setup.log_prior is None else student - setup.log_prior[None, :]
-        s = _similarity(ops, config, anchors, keys, setup.temperature)
-        same = affinity(ops, block.labels, keys.labels, classes, dtype)
-        hard = block.labels.ndim == 1 and keys.labels.ndim == 1
-        excluded = negatives = None
-        if setup.excluded is not None:
-            anchor = tuple(ops.take(fact, block.own)[:, None] for fact in setup.excluded.facts)
-            others = tuple(fact[None, :] for fact in setup.excluded.facts)
-            excluded = setup.excluded.excludes(anchor, others)
-        if not is_zero(setup.weights.instance):
-            removed = same if config.target_mask else None
-            if excluded is not None:
-                removed = ops.where(excluded, 1.0, 0.0 * s if removed is None else removed)
-            negatives = Negatives.of(ops, s, removed, block.own, hard)
-            terms["instance"] = instance_contrast(ops, s, negatives, block.own)
-        if is_present(config, setup.weights, "labels"):
-            split = negatives if excluded is None and config.target_mask else None
-            if setup.excluded is not None and setup.excluded.in_category:
-                s = ops.where(excluded & (same <= 0), MASKED, s)
-            terms["category"] = category_contrast(ops, s, same, hard, split)
-    if setup.prototypes is not None:
-        s = _similarity(ops, config, student, setup.prototypes, setup.temperature)
-        same = affinity(ops, block.labels, setup.prototypes.labels, classes, dtype)
-        terms["category"] = category_contrast(ops, s, same, block.labels.ndim == 1)
+    """Return the instance-wise term, and the category-wise one by labels, of a block's S."""
+    terms, keys = {}, cast(KeySet, setup.keys)
+    same = affinity(ops, block.labels, keys.labels, ops.dtype(s))
+    hard = block.labels.ndim == 1 and keys.labels.ndim == 1
+    excluded = negatives = None
+    if setup.excluded is not None:
+        anchor = tuple(ops.take(fact, block.own)[:, None] for fact in setup.excluded.facts)
+        others = tuple(fact[None, :] for fact in setup.excluded.facts)
+        excluded = setup.excluded.excludes(anchor, others)
+    if not is_zero(setup.weights.instance):
+        removed = same if config.target_mask else None
+        if excluded is not None:
+            removed = ops.where(excluded, 1.0, 0.0 * s if removed is None else removed)
+        negatives = Negatives.of(ops, s, removed, block.own, hard)
+        terms["instance"] = instance_contrast(ops, s, negatives, block.own)
+    if is_present(config, setup.weights, "labels"):
+        split = negatives if excluded is None and config.target_mask else None
+        if setup.excluded is not None and setup.excluded.in_category:
+            s = ops.where(excluded & (same <= 0), MASKED, s)
+        terms["category"] = category_contrast(ops, s, same, hard, split)
     return terms
 
 
