@@ -23,11 +23,10 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 FRAMEWORKS = ("torch", "tensorflow", "jax")
 ENVIRONMENTS = {
     "numpy": ("test", "typecheck"),
-    "frameworks": (
-        *("test", "typecheck", "editor", "coverage", *FRAMEWORKS, "flax", "keras", "idioms"),
-        *("examples", "export", "benchmarks", "browser"),
-    ),
+    "frameworks": ("test", "typecheck", "editor", *FRAMEWORKS, "flax", "keras", "idioms"),
 }
+# What no suite of `tests` needs: the other sessions put it into the environment of frameworks.
+MORE = ("coverage", "examples", "export", "benchmarks", "browser")
 LIBRARY = ("mcld_core", "backends", "extensions")
 # Extras without a framework of their own, and the one that they are tried with.
 COMPANIONS = {"keras": ["jax"], "onnx": ["torch"], "examples": ["torch"]}
@@ -40,7 +39,8 @@ WITH_NUMPY = (
 )
 WITH_ALL = ("tests/core/package/test_several_frameworks.py", "tests/docs/test_docs_commands.py")
 PARALLEL = ("-n", "logical", "--maxprocesses=4", "--dist=worksteal")
-UP_TO_DATE: set[str] = set()
+UP_TO_DATE: set[tuple[str, ...]] = set()
+Env = Mapping[str, str]
 
 
 def groups(*names: str) -> list[str]:
@@ -53,24 +53,29 @@ def python_in(folder: Path) -> str:
     return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
-def environment(session: nox.Session, name: str) -> str:
+def environment(session: nox.Session, name: str, more: tuple[str, ...] = ()) -> str:
     """Make the environment of this name, or bring it up to date; return its Python."""
     folder = Path(".nox", name).resolve()
     python = python_in(folder)
-    if not Path(python).is_file():
+    is_new = not Path(python).is_file()
+    if is_new:
         session.run(sys.executable, "-m", "venv", "--clear", str(folder), external=True)
-    if name not in UP_TO_DATE:
+    wanted = ("-e", ".", *groups(*ENVIRONMENTS[name], *more))
+    if wanted not in UP_TO_DATE:
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        session.run(*pip, "-e", ".", *groups(*ENVIRONMENTS[name]), external=True)
-        UP_TO_DATE.add(name)
+        if is_new:  # thousands of modules, which pip would compile one after the other
+            session.run(*pip, "--no-compile", *wanted, external=True)
+            on_all_cores = ("-W", "ignore", "-m", "compileall", "-qq", "-j", "0", str(folder))
+            # 1: packages hold templates, too, that are not Python
+            session.run(python, *on_all_cores, external=True, success_codes=[0, 1])
+        else:
+            session.run(*pip, *wanted, external=True)
+        UP_TO_DATE.add(wanted)
     return python
 
 
-def pytest(
-    session: nox.Session, name: str, *arguments: str, env: Mapping[str, str] | None = None
-) -> None:
-    """Run pytest, on all cores, in the environment of this name."""
-    python = environment(session, name)
+def pytest(session: nox.Session, python: str, *arguments: str, env: Env | None = None) -> None:
+    """Run pytest on all cores."""
     session.run(python, "-m", "pytest", *PARALLEL, *arguments, env=env, external=True)
 
 
@@ -98,26 +103,26 @@ def library_sources() -> list[Path]:
 def tests(session: nox.Session, suite: str) -> None:
     """Run the tests of one backend, of Keras on one of its backends, or across processes."""
     paths, env = suite_of(suite)
-    name = "numpy" if suite == "numpy" else "frameworks"
-    pytest(session, name, *paths, *session.posargs, env=env)
+    python = environment(session, "numpy" if suite == "numpy" else "frameworks")
+    pytest(session, python, *paths, *session.posargs, env=env)
 
 
 @nox.session(venv_backend="none")
 def examples(session: nox.Session) -> None:
     """Run the quick command of each example, and the tests of what they share."""
-    pytest(session, "frameworks", "tests/examples", *session.posargs)
+    pytest(session, environment(session, "frameworks", MORE), "tests/examples", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def export(session: nox.Session) -> None:
     """Export students from every framework to ONNX and verify them; run the notebook."""
-    pytest(session, "frameworks", "tests/export", *session.posargs)
+    pytest(session, environment(session, "frameworks", MORE), "tests/export", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def clone(session: nox.Session) -> None:
     """Install a fresh clone, editable and not, and run README's code at its root and elsewhere."""
-    pytest(session, "frameworks", "tests/clone", *session.posargs)
+    pytest(session, environment(session, "frameworks", MORE), "tests/clone", *session.posargs)
 
 
 @nox.session
@@ -157,7 +162,7 @@ def coverage(session: nox.Session) -> None:
 
     ``nox -s coverage -- export`` runs the named suites alone and asks for no percentage.
     """
-    coverage = [environment(session, "frameworks"), "-m", "coverage"]
+    coverage = [environment(session, "frameworks", MORE), "-m", "coverage"]
     file = {"COVERAGE_FILE": str(Path(".coverage").resolve())}
     session.run(*coverage, "erase", env=file, external=True)
     suites = {name: suite_of(name) for name in SUITES} | {"export": (["tests/export"], {})}
@@ -244,7 +249,7 @@ def try_extra(session: nox.Session, wheel: Path, extra: str, folder: Path) -> No
 @nox.session(venv_backend="none")
 def benchmarks(session: nox.Session) -> None:
     """Run a short version of the benchmarks (no assertion on times)."""
-    python = environment(session, "frameworks")
+    python = environment(session, "frameworks", MORE)
     for framework in FRAMEWORKS:
         for script in ("speed", "memory"):
             command = [python, f"benchmarks/{script}.py", "--framework", framework, "--quick"]

@@ -132,6 +132,10 @@ class Framework:
         """Return the function compiled in this framework's usual way."""
         return function
 
+    def as_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function as one program, where else each operation would be compiled."""
+        return function
+
 
 class Torch(Framework):
     """PyTorch."""
@@ -243,6 +247,13 @@ class Jax(Framework):
         return self.jax.value_and_grad(function)(*arguments)
 
     def jit(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self.jax.jit(function)
+
+    def as_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """For shapes that few tests have: a gradient is a hundred operations and more.
+
+        Of the usual shapes other tests have compiled most operations, and these are quicker.
+        """
         return self.jax.jit(function)
 
 

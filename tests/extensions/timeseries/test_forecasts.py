@@ -53,7 +53,7 @@ def test_a_forecast_far_off_still_has_a_gradient(differentiable: Framework, dtyp
             step_labels=differentiable.array(target),
         )
 
-    value, gradient = differentiable.value_and_grad(loss, forecast, dtype)
+    value, gradient = differentiable.value_and_grad(differentiable.as_one(loss), forecast, dtype)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
     assert gradient[0, 0] > 0.1
@@ -74,6 +74,7 @@ def test_a_learned_scale_has_its_gradient(differentiable: Framework, scale: floa
             total = sum(total[i] for i in range(total.shape[0]))
         return total
 
+    loss = differentiable.as_one(loss)
     _, gradient = differentiable.value_and_grad(loss, np.asarray(scale), "float32")
     assert np.isfinite(gradient)
     _, gradient = differentiable.value_and_grad(loss, np.asarray(scale))
@@ -105,6 +106,7 @@ def test_forecast_distillation_pulls_towards_the_teacher(differentiable: Framewo
             step_contrast=0.0,
         )
 
+    loss = differentiable.as_one(loss)
     _, gradient = differentiable.value_and_grad(loss, teacher + np.asarray([[0.5, -0.5, 0.5]]))
     assert (np.sign(gradient) == [[1, -1, 1]]).all()
     value, gradient = differentiable.value_and_grad(loss, teacher)
