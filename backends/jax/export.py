@@ -72,7 +72,7 @@ def evaluation(student: Any) -> Iterator[Student]:
 
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The student's own outputs."""
-    return outputs_of(student.run, request, [*map(jnp.asarray, inputs.values())], np.asarray)
+    return outputs_of(student.run, request, [*map(jnp.asarray, inputs.values())])
 
 
 @contextmanager
