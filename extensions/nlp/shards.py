@@ -54,7 +54,7 @@ def read_settings(path: Path) -> dict[str, Any]:
                 raise ValueError("settings that are longer than the file")
             file.seek(size - 16 - length)
             settings: dict[str, Any] = json.loads(file.read(length))
-        needed = sum(entry.itemsize * count for entry, count, _ in _layout(settings).values())
+        needed = sum(entry.itemsize * count for entry, count in _layout(settings).values())
         if needed != size - 16 - length:
             raise ValueError(f"{size - 16 - length} bytes of rows where {needed} are needed")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -77,14 +77,15 @@ def read(
     The file is open no longer than that: a memory map would keep it open, and a data set has more
     shards than a process may have files.
     """
-    layout, found = _layout(settings), []
+    found, start = {}, 0
     with open(path, "rb") as file:
-        for name in names:
-            entry, count, start = layout[name]
-            count = (count if last is None else last) - first
-            file.seek(start + first * entry.itemsize)
-            found.append(np.frombuffer(file.read(count * entry.itemsize), entry))
-    return found
+        for name, (entry, count) in _layout(settings).items():
+            if name in names:
+                file.seek(start + first * entry.itemsize)
+                size = ((count if last is None else last) - first) * entry.itemsize
+                found[name] = np.frombuffer(file.read(size), entry)
+            start += count * entry.itemsize
+    return [found[name] for name in names]
 
 
 def check_shard(path: Path, settings: dict[str, Any]) -> None:
@@ -110,20 +111,14 @@ def _checksum(rows: Rows, settings: dict[str, Any]) -> int:
     return found
 
 
-def _layout(settings: dict[str, Any]) -> dict[str, tuple[np.dtype[Any], int, int]]:
-    """Return of each array an entry's dtype, how many there are, and where in the file."""
+def _layout(settings: dict[str, Any]) -> dict[str, tuple[np.dtype[Any], int]]:
+    """Return the dtype of an entry of each array and their number, in the order of the file."""
     tokens, samples, k = (int(settings[name]) for name in ("tokens", "samples", "k"))
     if min(tokens, samples, k) < 0:
         raise ValueError("a negative size")
-    arrays: dict[str, tuple[np.dtype[Any], int]] = {  # the wide ones first: each is aligned
+    return {  # the wide ones first: each array is aligned
         "ends": (np.dtype("<i8"), samples),
         "tail": (np.dtype("<f4"), tokens),
         "indices": (np.dtype((index_dtype(settings["vocabulary"]), (k,))), tokens),
         "values": (np.dtype(("<f2", (k,))), tokens),
     }
-    layout: dict[str, tuple[np.dtype[Any], int, int]] = {}
-    start = 0
-    for name, (entry, count) in arrays.items():
-        layout[name] = entry, count, start
-        start += entry.itemsize * count
-    return layout
