@@ -121,10 +121,10 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
         )
     free_the_batch(model)
     _take_the_examples_types(model, request)
-    for node in model.graph:  # past which it has moved a transpose: the shape is the old one
-        for value in set(node.outputs) - set(model.graph.outputs):
-            value.shape = None
-    onnx_ir.save(model, path)
+    written = onnx_ir.to_proto(model)
+    # Where it has moved a transpose past an operation, the shape noted in between is the old one.
+    del written.graph.value_info[:]
+    path.write_bytes(written.SerializeToString())
     return "jax2onnx"
 
 

@@ -90,7 +90,7 @@ def finish(
     """Give inputs, outputs and axes their names, add softmax and metadata; return the opset."""
     import onnx
     import onnx_ir as ir
-    from onnx_ir.passes import common
+    from onnx_ir.passes.common import NameFixPass
 
     # with the external data, should the exporter have made some
     model = ir.from_proto(onnx.load(str(path)))
@@ -105,11 +105,11 @@ def finish(
             f"export_onnx: opset {request.opset} is not what the exporter wrote; got {opset}; no "
             "file was written. Ask for that one, or leave opset out."
         )
-    # The exporter's notes: stack traces, larger than a small student, with local paths.
-    common.ClearMetadataAndDocStringPass()(model)
-    common.NameFixPass()(model)  # what lies inside gives way to the new names
-    model.metadata_props.update(encode_metadata(metadata))
-    write_single(ir.to_proto(model), path)
+    NameFixPass()(model)  # what lies inside gives way to the new names
+    finished = ir.to_proto(model)
+    _forget_origin(finished.graph)
+    onnx.helper.set_model_props(finished, encode_metadata(metadata))
+    write_single(finished, path)
     return opset
 
 
@@ -306,6 +306,14 @@ def _name_axes(graph: Any, request: ExportRequest) -> None:
     for value in graph.outputs:
         if request.free_batch and not isinstance(value.shape[0], int):
             value.shape = ir.Shape(["batch", *value.shape[1:]])
+
+
+def _forget_origin(graph: Any) -> None:
+    """Drop the exporter's notes: stack traces, larger than a small student, with local paths."""
+    notes = (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for entry in (graph, *notes):
+        entry.ClearField("doc_string")
+        entry.ClearField("metadata_props")
 
 
 def _append_softmax(graph: Any, names: Sequence[str]) -> None:
