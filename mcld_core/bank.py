@@ -271,8 +271,7 @@ class TeacherBank(NamedTuple):
     def _converted(self, function: str, *values: Any) -> tuple[Arguments, TeacherBank]:
         """Return the arguments of a call, and the bank in the arrays of their framework."""
         arguments = Arguments(function, self.logits, *values)
-        ops = arguments.ops
-        like = next((x for x in (self.logits, *values) if ops.is_tensor(x)), None)
+        ops, like = arguments.ops, arguments.like
         return arguments, TeacherBank(*(ops.asarray(x, like) for x in self))
 
     def _read(

@@ -256,25 +256,18 @@ def _stored(index: NDArray[Any], logits: NDArray[Any], dtype: str) -> NDArray[An
 
 def _read(path: Path) -> tuple[NDArray[Any], Any]:
     """Return rows and fingerprint; raise where the file is not what `TeacherCache.write` leaves."""
+    rows = np.lib.format.open_memmap(path, mode="r")
+    is_float = rows.dtype in map(np.dtype, DTYPES)
+    if not is_float or rows.ndim != 2 or not rows.size or not rows.flags.c_contiguous:
+        raise ValueError(f"an array of {rows.dtype} {rows.shape}")
     with open(path, "rb") as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("another version of the format")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        count, classes = shape
-        if dtype not in (np.dtype(name) for name in DTYPES) or fortran or min(shape) < 1:
-            raise ValueError(f"an array of {dtype} {shape}")
-        start = file.tell()
-        end = start + count * classes * dtype.itemsize
-        if end > os.fstat(file.fileno()).st_size:
-            raise ValueError("fewer rows than its head says")
-        file.seek(end)
+        file.seek(rows.offset + rows.nbytes)
         tail = file.read()
     if not tail.endswith(_END):
         raise ValueError("no mark of completeness")
     settings = json.loads(tail.removesuffix(_END))
-    if settings["shape"] != [count, classes]:
+    if settings["shape"] != list(rows.shape):
         raise ValueError("another shape")
-    rows = np.memmap(path, dtype, "r", start, (count, classes))
     return rows, settings["fingerprint"]
 
 

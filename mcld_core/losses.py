@@ -58,14 +58,7 @@ def mcld_loss(
 
 
 @overload
-def mcld_loss(
-    student_logits: list[Any] | Float[Tensor, "batch classes"],
-    teacher_logits: Logits,
-    labels: Labels | None = None,
-    *,
-    return_terms: bool,
-    **settings: Any,
-) -> Any: ...
+def mcld_loss(*rows: Any, return_terms: bool, **settings: Any) -> Any: ...
 
 
 def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from mcld_core.arguments import Arguments, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.contrast import NEGLIGIBLE
@@ -58,10 +56,8 @@ class ClassMeans(NamedTuple):
             ValueError: ``classes`` is not an int above 0.
         """
         arguments = Arguments("ClassMeans.empty", like)
-        ops, classes = arguments.ops, arguments.size("classes", classes)
-        dtype = "float32" if like is None else wide_dtype(ops.dtype(ops.asarray(like)))
-        shapes = ((classes, classes), (classes,))
-        return cls(*(ops.asarray(np.zeros(shape, dtype), like) for shape in shapes))
+        classes = arguments.size("classes", classes)
+        return cls(*arguments.sums(like, (classes, classes), (classes,)))
 
     def update(
         self,

@@ -18,9 +18,6 @@ from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of, qui
 
 PACKAGES: tuple[str, ...] = ("jax2onnx",)
 
-MODES = ("deterministic", "use_running_average")
-"""The attributes by which nnx's dropout and batch norm know their mode."""
-
 WINDOW = ("window_shape", "strides", "padding", "count_include_pad")
 """What flax' pooling takes after its inputs, in this order."""
 
@@ -48,31 +45,19 @@ class Student:
 
 @contextmanager
 def evaluation(student: Any) -> Iterator[Student]:
-    """An nnx module in eval mode, restored after; a function as it is, one of inference."""
-    modes = []
+    """A copy of an nnx module in eval mode; a function as it is, one of inference."""
     if "flax" in sys.modules:
         from flax import nnx
 
         if isinstance(student, nnx.Module):
-            modules = [module for _, module in nnx.iter_modules(student)]
-            modes = [
-                (module, mode, getattr(module, mode))
-                for module in modules
-                for mode in MODES
-                if hasattr(module, mode)
-            ]
-            network: Any = student
-            network.eval()
-    try:
-        yield Student(student)
-    finally:
-        for module, mode, value in modes:
-            setattr(module, mode, value)
+            student = nnx.clone(student)  # of the same arrays; the student's own modes stay
+            student.eval()
+    yield Student(student)
 
 
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The student's own outputs."""
-    return outputs_of(student.run, request, [*map(jnp.asarray, inputs.values())], np.asarray)
+    return outputs_of(student.run, request, [*map(jnp.asarray, inputs.values())])
 
 
 @contextmanager
@@ -108,6 +93,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
     """Trace with free axes and convert."""
     with quiet("onnx_ir"):
         import jax2onnx
+        import onnx_ir
 
     def forward(*inputs: Any) -> Any:
         with _pooling_of_flax():
@@ -130,28 +116,28 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
             input_names=list(request.example),
             output_names=list(output_names),
             enable_double_precision=any(spec.dtype == np.float64 for spec in specs),
+            return_mode="ir",
             **options,
         )
     free_the_batch(model)
     _take_the_examples_types(model, request)
+    written = onnx_ir.to_proto(model)
     # Where it has moved a transpose past an operation, the shape noted in between is the old one.
-    del model.graph.value_info[:]
-    path.write_bytes(model.SerializeToString())
+    del written.graph.value_info[:]
+    path.write_bytes(written.SerializeToString())
     return "jax2onnx"
 
 
 def _take_the_examples_types(model: Any, request: ExportRequest) -> None:
     """Cast inputs whose type JAX narrows (int64 and float64, unless ``jax_enable_x64``)."""
-    import onnx
+    import onnx_ir
 
-    for value in model.graph.input:
+    for value in model.graph.inputs:
         array = request.example.get(value.name)
-        kind = value.type.tensor_type
-        if array is None or kind.elem_type == onnx.helper.np_dtype_to_tensor_dtype(array.dtype):
+        if array is None or value.dtype.numpy() == array.dtype:
             continue
-        narrow = f"{value.name}/narrow"
-        for node in model.graph.node:
-            node.input[:] = [narrow if name == value.name else name for name in node.input]
-        cast = onnx.helper.make_node("Cast", [value.name], [narrow], to=kind.elem_type)
-        model.graph.node.insert(0, cast)
-        kind.elem_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        narrow = onnx_ir.node("Cast", [value], {"to": value.dtype})
+        value.replace_all_uses_with(narrow.outputs[0])
+        narrow.replace_input_with(0, value)
+        model.graph.insert_before(model.graph[0], narrow)
+        value.type = onnx_ir.TensorType(onnx_ir.DataType.from_numpy(array.dtype))

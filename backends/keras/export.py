@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from mcld_core.export.inputs import Arrays, ExportRequest, named_outputs, outputs_of
 
-EXPORTERS = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
-PACKAGES: tuple[str, ...] = (EXPORTERS.get(keras.backend.backend(), "onnxscript"),)
+exporter: Any = importlib.import_module(f"mcld_core.backends.{keras.backend.backend()}.export")
+PACKAGES: tuple[str, ...] = exporter.PACKAGES
 
 
 class Inference:
@@ -24,9 +23,7 @@ class Inference:
         self.model = model
         self.run: Callable[..., Any] = self.__call__
         if keras.backend.backend() == "jax":
-            from mcld_core.backends.jax.export import Student
-
-            self.run = Student(self).run
+            self.run = exporter.Student(self).run
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         single = values[0] if len(values) == 1 else list(values)
@@ -36,25 +33,14 @@ class Inference:
 @contextmanager
 def evaluation(student: Any) -> Iterator[Inference]:
     """The model as it is: inference is an argument of the call (on torch, also a mode)."""
-    if keras.backend.backend() != "torch":
-        yield Inference(student)
-        return
-    from mcld_core.backends.torch import export as torch_export
-
-    with torch_export.eval_mode(student):
+    with exporter.eval_mode(student) if keras.backend.backend() == "torch" else nullcontext():
         yield Inference(student)
 
 
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The model's own outputs, with ``training=False``."""
     values = [keras.ops.convert_to_tensor(array) for array in inputs.values()]
-    return outputs_of(student.run, request, values, _as_numpy)
-
-
-def _as_numpy(value: Any) -> np.ndarray[Any, Any]:
-    if hasattr(value, "detach"):  # Keras 3.15 warns of NumPy 2 here
-        return np.asarray(value.detach().cpu().numpy())
-    return np.asarray(keras.ops.convert_to_numpy(value))
+    return outputs_of(student.run, request, values)
 
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
@@ -64,9 +50,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
     TorchScript one, which fails on attention, to JAX it gives each input's time axis a size of its
     own, so that tokens and their mask no longer fit, and of TensorFlow's captures it makes inputs.
     """
-    backend = keras.backend.backend()
-    exporter = importlib.import_module(f"mcld_core.backends.{backend}.export")
-    given = _torch_module(student) if backend == "torch" else student
+    given = _torch_module(student) if keras.backend.backend() == "torch" else student
     written: str = exporter.write(given, request, output_names, path)
     return written
 

@@ -51,7 +51,7 @@ def _positional(signature: Any) -> Callable[..., Any]:
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The student's own outputs."""
     values = [tf.constant(array) for array in inputs.values()]
-    return outputs_of(student, request, values, lambda tensor: tensor.numpy())
+    return outputs_of(student, request, values)
 
 
 @contextmanager
@@ -74,8 +74,8 @@ def _without_xla() -> Iterator[None]:
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
     """Trace with free axes and convert."""
-    _import_tf2onnx()
-    import tf2onnx
+    with quiet():
+        import tf2onnx
 
     specs = [
         tf.TensorSpec(request.open_shape(name), array.dtype, name=name)
@@ -88,7 +88,9 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
 
     with _without_xla(), quiet():
         function = tf.function(forward, input_signature=specs)
-        model, _ = tf2onnx.convert.from_function(function, specs, opset=request.opset)
+        model, _ = tf2onnx.convert.from_function(
+            function, specs, opset=request.opset, custom_op_handlers={"Erfc": (_erfc, [])}
+        )
     _keep_captures(model, function.get_concrete_function(*specs))
     path.write_bytes(model.SerializeToString())
     return "tf2onnx"
@@ -109,18 +111,8 @@ def _keep_captures(model: Any, function: Any) -> None:
             model.graph.input.remove(inputs[placeholder.name])
 
 
-def _import_tf2onnx() -> None:
-    """Import tf2onnx and, where it lacks ``Erfc``, add it: TensorFlow's GELU is made of it."""
-    with quiet():
-        from tf2onnx.handler import tf_op
-
-    known = (names for opsets in tf_op.get_opsets().values() for names in opsets)
-    if not any("Erfc" in names for names in known):
-        tf_op("Erfc").register_compat_handler(_erfc, 9)
-
-
-def _erfc(context: Any, node: Any, **_: Any) -> None:
-    """``erfc(x) = 1 − erf(x)``, with ONNX' own Erf (opset 9)."""
+def _erfc(context: Any, node: Any, *_: Any) -> None:
+    """``erfc(x) = 1 − erf(x)``: TensorFlow's GELU is made of it, and tf2onnx lacks it."""
     import onnx
 
     output, kind = node.output[0], context.get_dtype(node.input[0])

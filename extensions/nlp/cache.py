@@ -24,7 +24,7 @@ class TokenCache:
     A folder of shards, files with the rows of some samples each: log-probabilities in float16, ids,
     and the probability of all other tokens in float32. A token takes ``4 k + 4`` bytes, beyond a
     vocabulary of 65,536 ``6 k + 4``, and a sample 8 more: 100 million tokens with k = 32 take 13
-    or 20 GB. Shards are memory-mapped: what is not read costs no memory.
+    or 20 GB. Of a shard only the rows are read that are asked for.
 
     The rows belong to the samples as the teacher saw them: the same tokens, in the same order. A
     masked language model needs masks that are drawn once, not in every epoch.
@@ -43,7 +43,6 @@ class TokenCache:
     def __init__(self, folder: Path, settings: list[dict[str, Any]]) -> None:
         self.folder = folder
         self._settings = settings
-        self._rows: list[shards.Rows | None] = [None] * len(settings)
 
     @classmethod
     def write(
@@ -176,8 +175,7 @@ class TokenCache:
     @functools.cached_property
     def lengths(self) -> Int[Array, " count"]:
         """How many tokens each sample has."""
-        ends = [self._shard(number).ends for number in range(len(self._settings))]
-        return np.concatenate([np.diff(x, prepend=0) for x in ends])
+        return np.concatenate([np.diff(ends, prepend=0) for ends in self._ends])
 
     def __len__(self) -> int:
         return int(self._settings[0]["count"])
@@ -211,8 +209,7 @@ class TokenCache:
                 f"TokenCache: samples need ints (batch,); got {index.dtype} {index.shape}"
             )
         check_range("TokenCache: samples", index, len(self), IndexError)
-        size = self._settings[0]["shard_size"]
-        found = [self._shard(int(i) // size).of(int(i) % size) for i in index]
+        found = [self._rows(int(i)) for i in index]
         lengths = np.asarray([len(tail) for _, _, tail in found], "int64")
         if mask is None:
             mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
@@ -231,15 +228,24 @@ class TokenCache:
         return TopKLogits(values, indices, tail)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path, not the rows: a worker of a data loader maps the files itself."""
+        """Pickle the path alone: a worker of a data loader opens the folder itself."""
         return functools.partial(TokenCache.open, fingerprint=self.fingerprint), (self.folder,)
 
-    def _shard(self, number: int) -> shards.Rows:
-        rows = self._rows[number]
-        if rows is None:
-            rows = shards.map_rows(_path(self.folder, number), self._settings[number])
-            self._rows[number] = rows
-        return rows
+    @functools.cached_property
+    def _ends(self) -> list[Int[Array, " samples"]]:
+        """Of each shard, where the tokens of each sample end."""
+        found = []
+        for number, settings in enumerate(self._settings):
+            found += shards.read(_path(self.folder, number), settings, ["ends"])
+        return found
+
+    def _rows(self, sample: int) -> list[np.ndarray[Any, Any]]:
+        """Return values, indices and tail of one sample's tokens."""
+        number, place = divmod(sample, self._settings[0]["shard_size"])
+        ends = self._ends[number]
+        span = int(ends[place - 1]) if place else 0, int(ends[place])
+        names = shards.Rows._fields[:3]
+        return shards.read(_path(self.folder, number), self._settings[number], names, *span)
 
 
 _SHARED = ("count", "k", "vocabulary", "shard_size", "fingerprint")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,11 +28,6 @@ class Rows(NamedTuple):
     """(tokens,) float32, the probability of all other tokens together."""
     ends: np.ndarray[Any, Any]
     """(samples,) int64, where the tokens of each sample end."""
-
-    def of(self, sample: int) -> tuple[np.ndarray[Any, Any], ...]:
-        """Return values, indices and tail of one sample's tokens."""
-        start = int(self.ends[sample - 1]) if sample else 0
-        return tuple(x[start : int(self.ends[sample])] for x in self[:3])
 
 
 def write_shard(path: Path, rows: Rows, settings: dict[str, Any]) -> None:
@@ -58,7 +54,7 @@ def read_settings(path: Path) -> dict[str, Any]:
                 raise ValueError("settings that are longer than the file")
             file.seek(size - 16 - length)
             settings: dict[str, Any] = json.loads(file.read(length))
-        needed = sum(n for _, _, n in _layout(settings).values())
+        needed = sum(entry.itemsize * count for entry, count in _layout(settings).values())
         if needed != size - 16 - length:
             raise ValueError(f"{size - 16 - length} bytes of rows where {needed} are needed")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -69,20 +65,33 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def map_rows(path: Path, settings: dict[str, Any]) -> Rows:
-    """Return the rows of a shard, memory-mapped."""
-    start, arrays = 0, {}
-    for name, (dtype, shape, size) in _layout(settings).items():
-        empty = np.empty(shape, dtype)  # nothing can be mapped of no bytes
-        arrays[name] = np.memmap(path, dtype, "r", start, shape) if size else empty
-        start += size
-    return Rows(**arrays)
+def read(
+    path: Path,
+    settings: dict[str, Any],
+    names: Sequence[str],
+    first: int = 0,
+    last: int | None = None,
+) -> list[np.ndarray[Any, Any]]:
+    """Return entries of some arrays of a shard, by their names in `Rows`.
+
+    The file is open no longer than that: a memory map would keep it open, and a data set has more
+    shards than a process may have files.
+    """
+    found, start = {}, 0
+    with open(path, "rb") as file:
+        for name, (entry, count) in _layout(settings).items():
+            if name in names:
+                file.seek(start + first * entry.itemsize)
+                size = ((count if last is None else last) - first) * entry.itemsize
+                found[name] = np.frombuffer(file.read(size), entry)
+            start += count * entry.itemsize
+    return [found[name] for name in names]
 
 
 def check_shard(path: Path, settings: dict[str, Any]) -> None:
     """Raise ValueError where the rows are not those that were written."""
     written = {name: value for name, value in settings.items() if name != "crc32"}
-    checksum = _checksum(map_rows(path, settings), written)
+    checksum = _checksum(Rows(*read(path, settings, Rows._fields)), written)
     if checksum != settings.get("crc32"):
         raise ValueError(
             f"TokenCache: {path} needs the checksum {settings.get('crc32')}; got {checksum}: the "
@@ -102,18 +111,14 @@ def _checksum(rows: Rows, settings: dict[str, Any]) -> int:
     return found
 
 
-def _layout(settings: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...], int]]:
-    """Return dtype, shape and bytes of each array, in the order of the file."""
+def _layout(settings: dict[str, Any]) -> dict[str, tuple[np.dtype[Any], int]]:
+    """Return the dtype of an entry of each array and their number, in the order of the file."""
     tokens, samples, k = (int(settings[name]) for name in ("tokens", "samples", "k"))
     if min(tokens, samples, k) < 0:
         raise ValueError("a negative size")
-    found = {  # the wide ones first: each array is aligned
-        "ends": ("<i8", (samples,)),
-        "tail": ("<f4", (tokens,)),
-        "indices": (index_dtype(settings["vocabulary"]), (tokens, k)),
-        "values": ("<f2", (tokens, k)),
-    }
-    return {
-        name: (dtype, shape, int(np.prod(shape, dtype="int64")) * np.dtype(dtype).itemsize)
-        for name, (dtype, shape) in found.items()
+    return {  # the wide ones first: each array is aligned
+        "ends": (np.dtype("<i8"), samples),
+        "tail": (np.dtype("<f4"), tokens),
+        "indices": (np.dtype((index_dtype(settings["vocabulary"]), (k,))), tokens),
+        "values": (np.dtype(("<f2", (k,))), tokens),
     }

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from mcld_core.arguments import Arguments, TeacherBatch, fits, is_number, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.formulas.divergence import MASKED
@@ -15,13 +13,6 @@ from mcld_core.typing import Array, Bool, Float
 
 class TeacherArguments(Arguments):
     """The arguments of one call of the functions of `teachers`."""
-
-    def sums(self, like: Any, *shapes: tuple[int, ...]) -> list[Array]:
-        """Return sums of nothing: zeros beside ``like``, float64 where it is."""
-        ops, dtype = self.ops, "float32"
-        if like is not None:
-            dtype = wide_dtype(ops.dtype(self.array("like", like)))
-        return [ops.asarray(np.zeros(shape, dtype), like) for shape in shapes]
 
     def entries(self, name: str, values: Any, count: int | None = None) -> Sequence[Any]:
         """Return a list with one entry a teacher; raise for another length, or none at all."""

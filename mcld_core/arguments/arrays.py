@@ -48,6 +48,13 @@ class ArrayArguments(Checks):
             raise TypeError(f"{needs}, real ones; got dtype {dtype}")
         return found
 
+    def sums(self, like: Any, *shapes: tuple[int, ...]) -> list[Array]:
+        """Return sums of nothing: zeros beside ``like``, float64 where it is."""
+        ops, dtype = self.ops, "float32"
+        if like is not None:
+            dtype = wide_dtype(ops.dtype(self.array("like", like)))
+        return [ops.asarray(np.zeros(shape, dtype), like) for shape in shapes]
+
     # one number
 
     def scalar(

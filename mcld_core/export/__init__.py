@@ -115,7 +115,7 @@ def export_onnx(
         raise ValueError(f"export_onnx: tolerance needs to be above 0; got {tolerance}.")
     model = resolve_student(student)
     framework, exporter = find_exporter(model)
-    require("onnx", "onnxruntime", *exporter.PACKAGES)
+    require("onnx", "onnx_ir", "onnxruntime", *exporter.PACKAGES)
     target = Path(path)
     check_path(target, "export_onnx")
     example, by_keyword = example_inputs(input_shape, example_input, dtype, input_names)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -190,10 +191,11 @@ def quantize_int8(
                 per_channel=True,
             )
         else:
+            parts = _parts(_named(session(Path(source)), calibration))
             quantization.quantize_static(
                 str(prepared),
                 str(draft),
-                _reader(_named(session(Path(source)), calibration)),
+                SimpleNamespace(get_next=lambda: next(parts, None)),
                 quant_format=quantization.QuantFormat.QDQ,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -348,15 +350,3 @@ def _parts(feeds: Arrays) -> Iterator[Arrays]:
     rows = len(next(iter(feeds.values())))
     for start in range(0, rows, ROWS):
         yield {name: array[start : start + ROWS] for name, array in feeds.items()}
-
-
-def _reader(feeds: Arrays) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        parts = _parts(feeds)
-
-        def get_next(self) -> Arrays | None:
-            return next(self.parts, None)
-
-    return Reader()

@@ -89,25 +89,27 @@ def finish(
 ) -> int:
     """Give inputs, outputs and axes their names, add softmax and metadata; return the opset."""
     import onnx
+    import onnx_ir as ir
+    from onnx_ir.passes.common import NameFixPass
 
-    model = onnx.load(str(path))  # with the external data, should the exporter have made some
-    names = list(request.example)
-    _rename_inputs(model.graph, names)
-    _rename_all(model.graph, [value.name for value in model.graph.output], output_names)
+    # with the external data, should the exporter have made some
+    model = ir.from_proto(onnx.load(str(path)))
+    _name_inputs(model.graph, list(request.example))
+    _name_outputs(model.graph, output_names)
     _name_axes(model.graph, request)
     if softmax:
-        for name in logits_among(output_names):
-            _append_softmax(model.graph, name)
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    opset = int(versions.get("", versions.get("ai.onnx", 0)))
+        _append_softmax(model.graph, logits_among(output_names))
+    opset = model.opset_imports[""]
     if request.opset not in (None, opset):
         raise ValueError(
             f"export_onnx: opset {request.opset} is not what the exporter wrote; got {opset}; no "
             "file was written. Ask for that one, or leave opset out."
         )
-    _forget_origin(model.graph)
-    onnx.helper.set_model_props(model, encode_metadata(metadata))
-    write_single(model, path)
+    NameFixPass()(model)  # what lies inside gives way to the new names
+    finished = ir.to_proto(model)
+    _forget_origin(finished.graph)
+    onnx.helper.set_model_props(finished, encode_metadata(metadata))
+    write_single(finished, path)
     return opset
 
 
@@ -119,9 +121,6 @@ def write_single(model: Any, path: Path) -> None:
             f"export_onnx: one ONNX file holds {LARGEST} bytes; got a student of {size}; no file "
             "was written. Export a smaller student, or one of half precision."
         )
-    for stale in path.parent.iterdir():  # external data, which the model now holds itself
-        if stale != path and stale.is_file():
-            stale.unlink()
     import onnx
 
     known = {entry.key: entry.value for entry in model.metadata_props}
@@ -264,10 +263,8 @@ def describe(
     }
 
 
-def _rename_inputs(graph: Any, names: Sequence[str]) -> None:
-    weights = {tensor.name for tensor in graph.initializer}
-    present = [value.name for value in graph.input if value.name not in weights]
-    missing = [name for name in names if name not in present]
+def _name_inputs(graph: Any, names: Sequence[str]) -> None:
+    present = [value.name for value in graph.inputs]
     if len(present) != len(names):
         cure = "The student ignores an input: leave it out."
         if len(present) > len(names):
@@ -276,51 +273,39 @@ def _rename_inputs(graph: Any, names: Sequence[str]) -> None:
             f"export_onnx: the graph has the inputs {present} where the student takes {list(names)}"
             f"; no file was written. {cure}"
         )
-    if missing:  # the exporter kept the order, not the names
-        _rename_all(graph, present, names)
+    if set(present) != set(names):  # the exporter kept the order, not the names
+        for value, name in zip(graph.inputs, names, strict=True):
+            value.name = name
 
 
-def _rename_all(graph: Any, old: Sequence[str], new: Sequence[str]) -> None:
-    if len(old) != len(new):
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    if len(graph.outputs) != len(names):
         raise ValueError(
-            f"export_onnx: output_names needs {len(old)} names, one an output; got {list(new)}."
+            f"export_onnx: output_names needs {len(graph.outputs)} names, one an output; got "
+            f"{list(names)}."
         )
-    # By way of names that nothing has, for a new name may be an old one of something else.
-    moved = {name: f"{name}/graph" for name in new if name not in old}
-    _rename(graph, moved)
-    _rename(graph, {name: f"{wanted}/renamed" for name, wanted in zip(old, new, strict=True)})
-    _rename(graph, {f"{wanted}/renamed": wanted for wanted in new})
-
-
-def _rename(graph: Any, names: Mapping[str, str]) -> None:
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        value.name = names.get(value.name, value.name)
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                _rename(inner, names)
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
 
 
 def _name_axes(graph: Any, request: ExportRequest) -> None:
     """Call the dynamic axes by their names; exporters make some up ("unk__20")."""
-    known: dict[str, str] = {}
-    for value in graph.input:
-        for axis, label in request.dynamic_axes.get(value.name, {}).items():
-            dimension = value.type.tensor_type.shape.dim[axis]
-            if dimension.dim_param:
-                known[dimension.dim_param] = label
-            dimension.dim_param = label
-    for value in (*graph.output, *graph.value_info):
-        for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param in known:
-                dimension.dim_param = known[dimension.dim_param]
-    if "batch" in known.values():
-        for value in graph.output:
-            first = value.type.tensor_type.shape.dim[0]
-            if not first.HasField("dim_value"):
-                first.dim_param = "batch"
+    import onnx_ir as ir
+
+    known: dict[str | None, int | str] = {}
+    for value in graph.inputs:
+        shape = request.symbolic_shape(value.name)
+        for old, new in zip(value.shape, shape, strict=True):
+            if isinstance(old, ir.SymbolicDim):
+                known[old.value] = new
+        value.shape = ir.Shape(shape)
+    known.pop(None, None)
+    for value in (*graph.outputs, *(x for node in graph for x in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape(known.get(str(size), size) for size in value.shape)
+    for value in graph.outputs:
+        if request.free_batch and not isinstance(value.shape[0], int):
+            value.shape = ir.Shape(["batch", *value.shape[1:]])
 
 
 def _forget_origin(graph: Any) -> None:
@@ -331,13 +316,14 @@ def _forget_origin(graph: Any) -> None:
         entry.ClearField("metadata_props")
 
 
-def _append_softmax(graph: Any, name: str) -> None:
-    import onnx
+def _append_softmax(graph: Any, names: Sequence[str]) -> None:
+    import onnx_ir as ir
 
-    logits = f"{name}/logits"
-    _rename(graph, {name: logits})
-    for value in graph.output:
-        value.name = name if value.name == logits else value.name
-    graph.node.append(
-        onnx.helper.make_node("Softmax", [logits], [name], f"{name}/softmax", axis=-1)
-    )
+    for place, logits in enumerate(graph.outputs):
+        if logits.name in names:
+            node = ir.node("Softmax", [logits], {"axis": -1}, name=f"{logits.name}/softmax")
+            (output,) = node.outputs
+            output.name, output.type, output.shape = logits.name, logits.type, logits.shape
+            logits.name = f"{logits.name}/logits"
+            graph.append(node)
+            graph.outputs[place] = output

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mcld_core.cache import to_numpy
 
 Arrays = dict[str, NDArray[Any]]
 """One array for each input or output, by name."""
@@ -190,7 +192,7 @@ def _as_numpy(name: str, value: Any) -> NDArray[Any]:
             f"of shape {tuple(value.shape)} and dtype {value.dtype}; give it with the batch axis "
             "first, in a type that NumPy holds."
         )
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    return to_numpy(value)
 
 
 def free_axes(
@@ -247,9 +249,7 @@ def call(student: Any, request: ExportRequest, values: Sequence[Any]) -> dict[st
     return named_outputs(student(*values))
 
 
-def outputs_of(
-    student: Any, request: ExportRequest, values: Sequence[Any], as_numpy: Callable[[Any], Any]
-) -> Arrays:
+def outputs_of(student: Any, request: ExportRequest, values: Sequence[Any]) -> Arrays:
     """What the student gives, by name: each a tensor of numbers whose first axis is the batch."""
     found = {}
     for name, value in call(student, request, values).items():
@@ -266,7 +266,7 @@ def outputs_of(
                 f"export_onnx: the student's outputs need a type that NumPy holds; got {name!r} of "
                 f"{value.dtype}; convert the student to float32."
             )
-        found[name] = as_numpy(value)
+        found[name] = to_numpy(value)
     return found
 
 

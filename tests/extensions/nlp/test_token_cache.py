@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,16 @@ def test_each_damaged_byte_is_seen(tmp_path: Path) -> None:
     path.write_bytes((tmp_path / "000000.tokens").read_bytes())
     with pytest.raises(ValueError, match=r"needs samples 4 … 7; got 4 from 0 on: the file was ren"):
         TokenCache.open(tmp_path, fingerprint="f")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="only Linux lists them")
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    """A process may have a thousand or so, and of a large data set there are more shards."""
+    write(tmp_path, shard_size=1)
+    cache, before = TokenCache.open(tmp_path, fingerprint="f"), os.listdir("/proc/self/fd")
+    stored = cache[range(COUNT)]
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert_rows(*(x[2] for x in stored), 2)
 
 
 def test_no_tail_and_more_entries_than_are_kept(tmp_path: Path) -> None:
