@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recipes.tasks import environment
-from recipes.tuning import spread
+from recipes.comparing import spread
+from recipes.comparing.tasks import environment
 
-from examples.recipes.paired import difference
+from examples.recipes.comparing.paired import difference
 
 TUNE_SEED = 100
 COLUMNS = ("perplexity", "next token %", "agreement %", "KL from the teacher", "CPU ms a step")

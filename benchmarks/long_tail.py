@@ -28,12 +28,12 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
+from recipes.comparing.paired import words_of  # noqa: E402
+from recipes.comparing.spaces import search_space  # noqa: E402
+from recipes.comparing.tuning import Values, tune  # noqa: E402
 from recipes.data.load import load_dataset  # noqa: E402
 from recipes.files import read_json, write_json, write_text  # noqa: E402
 from recipes.methods import METHODS  # noqa: E402
-from recipes.paired import words_of  # noqa: E402
-from recipes.spaces import search_space  # noqa: E402
-from recipes.tuning import Values, tune  # noqa: E402
 
 from benchmarks.long_tail_table import page  # noqa: E402
 from mcld_core import (  # noqa: E402

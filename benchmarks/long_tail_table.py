@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recipes.paired import choices, difference
-from recipes.tasks import environment
-from recipes.tuning import spread
+from recipes.comparing import spread
+from recipes.comparing.paired import choices, difference
+from recipes.comparing.tasks import environment
 
 COLUMNS = {
     "balanced": "balanced",

@@ -28,9 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from recipes import fit as loops  # noqa: E402
+from recipes.comparing import spread  # noqa: E402
+from recipes.comparing.tasks import environment  # noqa: E402
+from recipes.comparing.tuning import tune_rate  # noqa: E402
 from recipes.data.load import load_dataset  # noqa: E402
-from recipes.tasks import environment  # noqa: E402
-from recipes.tuning import spread, tune_rate  # noqa: E402
 
 from mcld_core import MCLDConfig, mcld_loss  # noqa: E402
 from mcld_core.backends.torch.ema import EMATeacher  # noqa: E402

@@ -22,8 +22,8 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
+from recipes.comparing import spread  # noqa: E402
 from recipes.files import write_text  # noqa: E402
-from recipes.tuning import spread  # noqa: E402
 
 from mcld_core import adjust_logits, category_wise, instance_wise, sample_wise  # noqa: E402
 

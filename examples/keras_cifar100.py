@@ -30,8 +30,7 @@ from recipes import data as sets
 from recipes import is_first, say
 from recipes import options as shared
 from recipes.files import save_arrays
-from recipes.models import keras as networks
-from recipes.models.keras import answers_of
+from recipes.keras import SGD, answers_of, find_processes
 from recipes.options import label_counts, mcld_config
 from recipes.run import Run
 
@@ -52,10 +51,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
-    options, sizes = parse(argv), partial(networks.list_models, (32, 32, 3), 100)
-    status = shared.exit_status(train, options, argv, models=sizes)
+    from recipes.exits import exit_status
+    from recipes.models.keras import list_models
+
+    sizes = partial(list_models, (32, 32, 3), 100)
+    status = exit_status(train, parse(argv), argv, models=sizes)
     if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
-        from recipes.models.keras_processes import leave
+        from recipes.processes.keras import leave
 
         leave(status)
     return status
@@ -67,14 +69,18 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
-    processes = networks.find_processes()
+    from recipes.models.keras import build, count_parameters
+
+    processes = find_processes()
     if data is None:
-        data = shared.load_data(options)
+        from recipes.data.load import load_data
+
+        data = load_data(options)
         say(str(data))
     steps = sets.steps_per_epoch(data.train, options.batch_size, processes.devices)
     keras.config.set_dtype_policy(POLICIES[options.amp])
-    student = networks.build(options.student, data.image_shape, data.classes, options.seed)
-    size = networks.count_parameters(student)
+    student = build(options.student, data.image_shape, data.classes, options.seed)
+    size = count_parameters(student)
     run = Run(options, data, student, size, steps, processes=processes)
     run.test_logits = partial(predict, student, data.test, data, options.eval_batch_size)
     if not run.begins():
@@ -95,7 +101,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
         )  # fmt: skip
     else:
         learner = Baseline(inner_teacher, inner, options, options.epochs * steps, prior)
-    optimizer = networks.SGD(options.lr, options.momentum, options.weight_decay)
+    optimizer = SGD(options.lr, options.momentum, options.weight_decay)
     if options.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(options.lr, weight_decay=options.weight_decay)
     learner.compile(optimizer, metrics=["accuracy"])
@@ -115,8 +121,9 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
             )  # fmt: skip
     if run.exports:
         from recipes.export import hand_over
+        from recipes.models.keras_files import in_float32
 
-        alone, compared = networks.in_float32(student), teacher.single if teacher else None
+        alone, compared = in_float32(student), teacher.single if teacher else None
         images, notes = pixels(data.test.images[:64], data), run.describe(layout="NHWC")
         exporter = EXPORTERS[keras.backend.backend()]
         hand_over(options.out, alone, compared, images, notes, exporter)
@@ -213,18 +220,18 @@ class Teacher:
     """
 
     def __init__(self, run: Run) -> None:
-        options, data = run.options, run.data
-        loaded = networks.find_teachers(options, data, partial(train, data=data))
-        self.adapter, self.models, self.single = loaded
+        from recipes.teachers import keras as teachers
+        from recipes.teachers import measure
+
+        options, self.data = run.options, run.data
+        data, train_one = run.data, partial(train, data=run.data)
+        self.adapter, self.models, self.single = teachers.find_teachers(options, data, train_one)
         self.functions = [answers_of(model) for model in self.models]
-        self.data = data
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
-        run.measure(logits_of)
+        measure(run, logits_of)
         self.moving, self.table = bool(options.crop or options.flip), None
         if options.teacher_cache is not None:
-            from recipes.models.keras_files import cached_answers
-
-            self.table = cached_answers(
+            self.table = teachers.cached_answers(
                 options, data, self.adapter, self.models, lambda: logits_of(data.train),
                 run.processes,
             )  # fmt: skip
@@ -236,11 +243,17 @@ class Teacher:
     def answer(self, images: np.ndarray) -> np.ndarray:
         """Return the logits of normalised images."""
         if self.adapter is None:
-            return np.asarray(self.functions[0](images), "float32")
-        own, size = images * self.adapter.scale + self.adapter.shift, self.adapter.size
-        if size is not None:
-            own = np.asarray(ops.image.resize(own, (size, size), "bicubic"))
-        return self.adapter.combine([np.asarray(f(own), "float32") for f in self.functions])
+            return self.ask(self.functions[0], images)
+        asked = [partial(self.ask, function) for function in self.functions]
+        return self.adapter.ask(asked, images, self.resize)
+
+    def ask(self, function: Any, images: np.ndarray) -> np.ndarray:
+        """Return one teacher's logits."""
+        return np.asarray(function(images), "float32")
+
+    def resize(self, images: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+        """Return images of a teacher's size."""
+        return np.asarray(ops.image.resize(images, sides, "bicubic"))
 
     def models_with(self, student: keras.Model) -> tuple[keras.Model, keras.Model]:
         """Return teacher and student as models of the same inputs: images, or answers as well."""
@@ -288,8 +301,10 @@ class Watch(keras.callbacks.Callback):
 
     def keep(self, kind: str) -> None:
         """Write the student alone."""
-        path, notes = self.run.folder / f"{kind}.keras", self.run.describe(layout="NHWC")
-        networks.save_model(path, self.run.model, notes)
+        from recipes.models.keras_files import save_model
+
+        notes = self.run.describe(layout="NHWC")
+        save_model(self.run.folder / f"{kind}.keras", self.run.model, notes)
 
     def tell(self, logs: Any) -> None:
         """Set the run's sums to the means over the epoch: sums over one row."""

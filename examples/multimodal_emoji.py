@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 from recipes import fit as loops
-from recipes import plots, say
+from recipes import say
+from recipes.comparing import plots, spread
 from recipes.data import augment
 from recipes.data import scores as accuracies
 from recipes.data.emoji import NGRAMS, SIDE, Split, read_emoji
 from recipes.files import DataError, write_json, write_text
-from recipes.tuning import spread, tune_rates
 from torch import nn
 from torch.nn import functional
 
@@ -235,6 +235,8 @@ def tune(
     Each temperature has as many trials of the rate as a method without one. Returns both by
     method, and all validation accuracies in percent, by method and temperature and then by rate.
     """
+    from recipes.comparing.tuning import tune_rates
+
     training, part = splits["training"], splits["validation"]
     teachers = {seed: train_teacher(options, training, classes, seed) for seed in TUNE_SEEDS}
     taught = {seed: teacher_rows(teacher, training) for seed, teacher in teachers.items()}

@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from recipes import say  # noqa: E402
+from recipes.comparing.paired import choices  # noqa: E402
+from recipes.exits import exit_status  # noqa: E402
 from recipes.files import write_json, write_text  # noqa: E402
 from recipes.methods import settings  # noqa: E402
-from recipes.options import exit_status  # noqa: E402
-from recipes.paired import choices  # noqa: E402
 from recipes.run import Row, Run  # noqa: E402
 
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from recipes import tuning
-from recipes.paired import less_the_best, sampling_error
+from recipes import comparing
+from recipes.comparing.paired import less_the_best, sampling_error
 from recipes.run import Row, Run, best_row
 
 
@@ -59,7 +59,7 @@ def kind(records: Sequence[Record]) -> str:
 
 def spread(values: Sequence[float]) -> str:
     """Return ``mean ± sd`` in percent (sample standard deviation; none for one value)."""
-    return tuning.spread([100 * value for value in values])
+    return comparing.spread([100 * value for value in values])
 
 
 def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:

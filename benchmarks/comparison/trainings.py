@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes import duration, say
+from recipes import say
+from recipes.comparing.paired import words_of
+from recipes.comparing.spaces import search_space
+from recipes.comparing.tuning import tune
 from recipes.data import Dataset
+from recipes.data.load import load_data
 from recipes.files import DataError, write_json
 from recipes.methods import METHODS, settings
-from recipes.options import load_data
-from recipes.paired import words_of
 from recipes.run import Diverged, Run, validation_score
-from recipes.spaces import search_space
 from recipes.teachers import is_own
-from recipes.tuning import tune
+from recipes.watching import duration
 
 from benchmarks.comparison.line import Line
 from benchmarks.comparison.tables import spread, test_score

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import torch
 from recipes import say
 from recipes.data import Dataset, Split
-from recipes.data.load import load_dataset
+from recipes.data.load import load_data, load_dataset
 from recipes.files import DataError, write_json, write_text
-from recipes.options import load_data
 from recipes.run import Run
 from torch import Tensor, nn
 from torch.nn import functional

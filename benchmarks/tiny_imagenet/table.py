@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recipes.tasks import environment
-from recipes.tuning import spread
+from recipes.comparing import spread
+from recipes.comparing.tasks import environment
 
 from benchmarks.tiny_imagenet.data import TEACHERS
-from examples.recipes.paired import difference, sampling_error
+from examples.recipes.comparing.paired import difference, sampling_error
 
 BASELINES = ("CE", "KD", "CE + KD", "CE + DKD", "CE + sample-wise")
 FULL = "MCLD + CE, no ramp"

@@ -1,4 +1,4 @@
-"""What the command lines of all training scripts share, and how a script ends.
+"""What the command lines of all training scripts share.
 
 Precedence: command line, then the ``--config`` file, then the defaults of the data set
 (defaults.toml), then the option's own.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
-import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,7 @@ import numpy as np
 
 from mcld_core import MCLDConfig
 
-from . import is_first, say
-from .data import Dataset
 from .files import DataError
-from .run import Diverged, Run, Stopped
 
 MCLD: dict[str, dict[str, Any]] = {"mcld": {}, "mcld-ce": {"weight_ce": 1.0}}
 """Method → what it changes of `MCLDConfig`."""
@@ -223,91 +218,3 @@ def label_counts(options: argparse.Namespace, labels: Any, classes: int) -> Any:
     if options.class_prior == "none":
         return None
     return np.bincount(labels, minlength=classes).astype("float32")
-
-
-# ---- data and teacher ----
-
-
-def load_data(options: argparse.Namespace) -> Dataset:
-    """Read the data set that the options name.
-
-    Raises:
-        DataError: a file is missing or damaged, or there are too few images.
-    """
-    from .data.load import load_dataset
-
-    names = ("download", "train_size", "validation_size", "image_size")
-    given = {name: getattr(options, name) for name in names}
-    return load_dataset(options.dataset, options.data_dir, **given)
-
-
-def is_own(name: str) -> bool:
-    """Return whether a model is not one of the recipe's networks."""
-    return ":" in name or name.endswith(".onnx")
-
-
-def trains_teacher(options: argparse.Namespace) -> bool:
-    """Return whether the teacher is one network that is trained first: it fits the student's data.
-
-    All other teachers are loaded, and fitted to the student's images and classes, by `teachers`.
-    """
-    given = ("weights", "mean", "std", "size", "classes")
-    others = any(getattr(options, f"teacher_{name}") is not None for name in given)
-    return len(options.teacher) == 1 and not others and not is_own(options.teacher[0])
-
-
-def teacher_options(options: argparse.Namespace, number: int = 0) -> argparse.Namespace:
-    """Return the options that train teacher ``number``, in a folder of OUT of its own.
-
-    Several teachers have seeds of their own, so that an ensemble of one network is one.
-    """
-    single = len(options.teacher) == 1
-    changes = {
-        "method": "ce", "loss": [], "bank_size": 0, "class_prior": "none", "balanced": False,
-        "student": options.teacher[number], "teacher": [], "teacher_weights": None,
-        "epochs": options.teacher_epochs, "lr": options.teacher_lr, "track": None, "onnx": False,
-        "seed": options.seed + 1000 * number,
-        "out": options.out / ("teacher" if single else f"teacher{number}"),
-    }  # fmt: skip
-    return argparse.Namespace(**vars(options) | changes)
-
-
-# ---- the end ----
-
-
-def exit_status(
-    train: Callable[[argparse.Namespace], Run],
-    options: argparse.Namespace,
-    argv: Sequence[str] | None = None,
-    program: str | None = None,
-    models: Callable[[], str] = str,
-) -> int:
-    """Run ``train(options)``, print what it returns; return the exit status.
-
-    0: done; 2: bad input, or a loss that is not finite, which one line says; 130: the user stopped.
-
-    Args:
-        train: of a script.
-        options: its argument.
-        argv: the command line, for the word on how to go on; None: the process's own.
-        program: what Python runs; default: the script.
-        models: what ``--list-models`` prints instead of a training.
-    """
-    if getattr(options, "list_models", False):
-        print(models())
-        return 0
-    try:
-        result = train(options)
-    except (DataError, Diverged, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        if is_first():
-            from .folder import command_to_resume
-
-            words = [*(sys.argv[1:] if argv is None else argv)]
-            command = command_to_resume(program or shlex.quote(sys.argv[0]), words)
-            print(f"{stopped}\nGo on with: {command}", file=sys.stderr)
-        return 130
-    say(str(result))
-    return 0

@@ -1,6 +1,6 @@
-"""Where pictures lie: class folders, Tiny-ImageNet's folders, TFRecord shards, or arrays.
+"""Where pictures lie: class folders, Tiny-ImageNet's folders, or TFRecord shards.
 
-Three splits that are read when they are needed; `tf_input` makes batches of them.
+Three splits that are read when they are needed; `tf_pictures` decodes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .. import say
 from ..files import DataError
-from . import Dataset, Split
+from . import Dataset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -55,24 +55,23 @@ class Files:
         return Files([self.paths[number] for number in index], self.labels[index])
 
 
-Pictures = Files | Split | Any
-"""Paths, arrays, or TFRecords (`records.Records`)."""
+Pictures = Files | Any
+"""Paths, or TFRecords (`records.Records`)."""
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """Three splits, as `recipes.data.Dataset` has them, whose pictures are read when needed."""
+class PictureSet(Dataset):
+    """Three splits of square pictures, which are read when they are needed."""
 
-    name: str
-    class_names: tuple[str, ...]
     train: Pictures
     validation: Pictures
     test: Pictures
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    side: int
 
-    classes, held_out, __str__ = Dataset.classes, Dataset.held_out, Dataset.__str__
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.side, self.side, 3
 
 
 def load_pictures(
@@ -105,16 +104,7 @@ def load_pictures(
             f"--validation-size {validation_size}"
         )
     train, validation = _cut(pool, wanted, validation_size)
-    return PictureSet(name, tuple(names), train, validation, test, (image_size, image_size, 3))
-
-
-def pictures_of(data: Dataset) -> PictureSet:
-    """Return a data set of arrays as one of pictures, as they are."""
-    names = tuple(data.class_names)
-    return PictureSet(
-        data.name, names, data.train, data.validation, data.test, data.image_shape, data.mean,
-        data.std,
-    )  # fmt: skip
+    return PictureSet(name, tuple(names), train, validation, test, MEAN, STD, image_size)
 
 
 def _cut(pool: Any, wanted: int, validation_size: int) -> tuple[Any, Any]:

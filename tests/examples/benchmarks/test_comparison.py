@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recipes import Progress, tuning
 from recipes.checkpoints import load_torch
+from recipes.comparing import tuning
 from recipes.options import build_parser, parse_options
+from recipes.watching import Progress
 
 from benchmarks.comparison import __main__
 from benchmarks.comparison.line import Line

@@ -16,15 +16,16 @@ import torch
 
 import mcld_core
 
-from . import say
-from .files import read_json, write_json, write_text
-from .fit import fit, linear
-from .methods import METHODS
+from .. import say
+from ..files import read_json, write_json, write_text
+from ..fit import fit, linear
+from ..methods import METHODS
+from ..run import Row
+from . import spread
 from .paired import choices, less_the_best, words_of
 from .plots import marker, new_figure, write_figure
-from .run import Row
 from .spaces import search_space
-from .tuning import Tuned, Values, spread
+from .tuning import Tuned, Values
 from .tuning import tune as search
 
 Batch = Any
@@ -88,7 +89,7 @@ def train(task: Task, method: str, seed: int, values: Values) -> tuple[Any, list
 
 
 def add_options(parser: ArgumentParser, out: str) -> None:
-    """Add the options of a comparison by `recipes.tasks`: seeds, methods and how they are tuned."""
+    """Add the options of a comparison by `tasks`: seeds, methods and how they are tuned."""
     add = parser.add_argument
     add("--quick", action="store_true", help="small data or few epochs, one seed, no trials")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import plots
-from .files import write_json, write_text
-from .tuning import spread
+from ..files import write_json, write_text
+from . import plots, spread
 
 Row = dict[str, Any]
 """Keys: seed, teacher, method, accuracy."""

@@ -1,0 +1,12 @@
+"""What compares: rates tuned alike for every loss, trainings over seeds, differences, charts."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return ``mean ± sd`` of numbers (sample standard deviation; none for one value)."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
