@@ -41,10 +41,12 @@ from mcld_core import TeacherBank, adjust_logits, mcld_loss
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
+    from recipes.configs import parse_options
+
     parser = shared.build_parser("Distil an image classifier with JAX and Flax.")
     add = parser.add_argument_group("JAX").add_argument
     add("--amp", choices=("off", "bf16"), default="off", help="what the layers compute in")
-    return shared.parse_options(parser, argv)
+    return parse_options(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -43,10 +43,12 @@ EXPORTERS = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
+    from recipes.configs import parse_options
+
     parser = shared.build_parser("Distil an image classifier with Keras.")
     add = parser.add_argument_group("Keras").add_argument
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
-    return shared.parse_options(parser, argv)
+    return parse_options(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -225,35 +227,21 @@ class Teacher:
 
         options, self.data = run.options, run.data
         data, train_one = run.data, partial(train, data=run.data)
-        self.adapter, self.models, self.single = teachers.find_teachers(options, data, train_one)
-        self.functions = [answers_of(model) for model in self.models]
+        adapter, self.models, self.single = teachers.find_teachers(options, data, train_one)
+        functions = [answers_of(model) for model in self.models]
+        self.answer = partial(teachers.answer, adapter, functions)
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
         measure(run, logits_of)
         self.moving, self.table = bool(options.crop or options.flip), None
         if options.teacher_cache is not None:
+            compute = partial(logits_of, data.train)
             self.table = teachers.cached_answers(
-                options, data, self.adapter, self.models, lambda: logits_of(data.train),
-                run.processes,
-            )  # fmt: skip
+                options, data, adapter, self.models, compute, run.processes
+            )
         elif not self.moving or options.bank_size == "all":
             self.table = logits_of(data.train)
         adapted = [getattr(options, f"teacher_{x}") for x in ("mean", "std", "size", "classes")]
         self.inside = self.moving and self.single is not None and not any(adapted)
-
-    def answer(self, images: np.ndarray) -> np.ndarray:
-        """Return the logits of normalised images."""
-        if self.adapter is None:
-            return self.ask(self.functions[0], images)
-        asked = [partial(self.ask, function) for function in self.functions]
-        return self.adapter.ask(asked, images, self.resize)
-
-    def ask(self, function: Any, images: np.ndarray) -> np.ndarray:
-        """Return one teacher's logits."""
-        return np.asarray(function(images), "float32")
-
-    def resize(self, images: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
-        """Return images of a teacher's size."""
-        return np.asarray(ops.image.resize(images, sides, "bicubic"))
 
     def models_with(self, student: keras.Model) -> tuple[keras.Model, keras.Model]:
         """Return teacher and student as models of the same inputs: images, or answers as well."""

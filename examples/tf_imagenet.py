@@ -47,25 +47,16 @@ POLICIES = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
-    from recipes.data.pictures import DEFAULTS
+    from recipes.configs import parse_options
+    from recipes.data import pictures
 
     parser = shared.build_parser("Distil an ImageNet classifier with TensorFlow.")
-    parser.conflict_handler = "resolve"
+    pictures.add_options(parser)
     add = parser.add_argument_group("TensorFlow").add_argument
-    add("--dataset", choices=(*shared.TABLES, "imagenet", "openclipart"), default="digits")
-    add("--random-resized-crop", action=argparse.BooleanOptionalAction, default=False,
-        help="train on random parts of the pictures, in place of --crop")  # fmt: skip
-    add("--first-label", type=int, default=1, help="the least label in the TFRecords")
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
     add("--replicas", type=int, default=0, help="0: all GPUs, or one CPU; n: so many CPU devices")
-    options = shared.parse_options(parser, argv, shared.TABLES | DEFAULTS)
-    if options.teacher_cache and options.random_resized_crop and options.bank_size != "all":
-        parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
-    if options.download and options.dataset in DEFAULTS:
-        parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
-                     "image-net.org, and pass --data-dir")  # fmt: skip
-    if options.crop and options.random_resized_crop:
-        parser.error("--crop shifts whole pictures: pass --no-random-resized-crop as well")
+    options = parse_options(parser, argv, shared.TABLES | pictures.DEFAULTS)
+    pictures.check_options(parser, options)
     if options.batch_size % max(options.replicas, 1):
         parser.error(f"--batch-size {options.batch_size} does not divide by --replicas")
     return options
@@ -312,7 +303,8 @@ class Teacher:
         options, data = run.options, run.data
         train_one = partial(train, data=data, strategy=strategy)
         found = teachers.find_teachers(options, data, train_one, strategy.scope)
-        (self.adapter, self.models, self.single), self.table = found, None
+        (adapter, models, self.single), self.table = found, None
+        self.answer = partial(teachers.answer_in_graph, adapter, models)
         answer = tf.function(self.answer, input_signature=[images_of(data)])
         predict = partial(tf_input.predict, answer, data, options.eval_batch_size)
         measure(run, predict)
@@ -320,8 +312,7 @@ class Teacher:
         self.looks_up = not moving and (isinstance(data.train, Split) or options.teacher_cache)
         if options.teacher_cache is not None:
             self.table = tf.constant(teachers.cached_answers(
-                options, data, self.adapter, self.models, lambda: predict(data.train),
-                run.processes,
+                options, data, adapter, models, lambda: predict(data.train), run.processes
             ))  # fmt: skip
         elif self.looks_up or options.bank_size == "all":
             self.table = tf.constant(predict(data.train))
@@ -329,20 +320,6 @@ class Teacher:
     def __call__(self, images: Any, index: Any) -> Any:
         """Return (batch, classes) in float32 for normalised images, rows of the training split."""
         return tf.gather(self.table, index) if self.looks_up else self.answer(images)
-
-    def answer(self, images: Any) -> Any:
-        """Ask the teachers."""
-        asked = [partial(self.ask, model) for model in self.models]
-        if self.adapter is None:
-            return asked[0](images)
-        return self.adapter.ask(asked, images, partial(tf.image.resize, method="bicubic"))
-
-    def ask(self, model: Any, images: Any) -> Any:
-        """Return the logits of a Keras model, or of an ONNX file."""
-        if isinstance(model, keras.Model):
-            return logits_of(model, images)
-        width = model(np.zeros((1, *images.shape[1:]), np.float32)).shape[1]
-        return tf.ensure_shape(tf.numpy_function(model, [images], tf.float32), [None, width])
 
 
 if __name__ == "__main__":

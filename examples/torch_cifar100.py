@@ -38,6 +38,8 @@ from mcld_core.backends.torch import MCLDLoss
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options: those of every framework, and PyTorch's own."""
+    from recipes.configs import parse_options
+
     parser = shared.build_parser("Distil an image classifier with PyTorch.")
     add = parser.add_argument_group("PyTorch").add_argument
     add("--device", default="auto", help="cpu, cuda, mps …")
@@ -45,7 +47,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--channels-last", action="store_true", help="the memory order that GPUs like best")
     add("--compile", action="store_true", help="compile the student by torch.compile")
     add("--sync-bn", action="store_true", help="batch norm over all processes, not each its own")
-    return shared.parse_options(parser, argv)
+    return parse_options(parser, argv)
 
 
 def train(options: argparse.Namespace, data: Dataset | None = None) -> Run:

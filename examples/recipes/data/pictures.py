@@ -5,6 +5,7 @@ Three splits that are read when they are needed; `tf_pictures` decodes them.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from .. import say
 from ..files import DataError
+from ..options import TABLES
 from . import Dataset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -72,6 +74,27 @@ class PictureSet(Dataset):
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         return self.side, self.side, 3
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of pictures, and their data sets to ``--dataset``."""
+    parser.conflict_handler = "resolve"
+    add = parser.add_argument_group("pictures").add_argument
+    add("--dataset", choices=(*TABLES, "imagenet", "openclipart"), default="digits")
+    add("--random-resized-crop", action=argparse.BooleanOptionalAction, default=False,
+        help="train on random parts of the pictures, in place of --crop")  # fmt: skip
+    add("--first-label", type=int, default=1, help="the least label in the TFRecords")
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the process, as argparse does, where options of pictures do not fit each other."""
+    if options.teacher_cache and options.random_resized_crop and options.bank_size != "all":
+        parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
+    if options.download and options.dataset in DEFAULTS:
+        parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
+                     "image-net.org, and pass --data-dir")  # fmt: skip
+    if options.crop and options.random_resized_crop:
+        parser.error("--crop shifts whole pictures: pass --no-random-resized-crop as well")
 
 
 def load_pictures(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,34 @@ def cached_answers(
     for model in models:
         mark += model.get_weights() if isinstance(model, keras.Model) else [bytes(model.content)]
     return cached_logits(options, data, adapter, mark, compute, processes)
+
+
+def answer(adapter: Adapter | None, functions: Sequence[Any], images: np.ndarray) -> np.ndarray:
+    """Return the teachers' logits of normalised images; ``functions`` are what answers for each."""
+
+    def ask(function: Any, own: np.ndarray) -> np.ndarray:
+        return np.asarray(function(own), "float32")
+
+    def resize(own: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+        return np.asarray(keras.ops.image.resize(own, sides, "bicubic"))
+
+    if adapter is None:
+        return ask(functions[0], images)
+    found: np.ndarray = adapter.ask([partial(ask, x) for x in functions], images, resize)
+    return found
+
+
+def answer_in_graph(adapter: Adapter | None, models: Sequence[Any], images: Any) -> Any:
+    """Return the logits of models or ONNX files, within a `tf.function`."""
+    import tensorflow as tf
+
+    def ask(model: Any, own: Any) -> Any:
+        if isinstance(model, keras.Model):
+            return tf.cast(model(own, training=False), tf.float32)
+        width = model(np.zeros((1, *own.shape[1:]), np.float32)).shape[1]
+        return tf.ensure_shape(tf.numpy_function(model, [own], tf.float32), [None, width])
+
+    if adapter is None:
+        return ask(models[0], images)
+    resize = partial(tf.image.resize, method="bicubic")
+    return adapter.ask([partial(ask, model) for model in models], images, resize)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from recipes.checkpoints import load_torch
 from recipes.comparing import tuning
-from recipes.options import build_parser, parse_options
+from recipes.configs import parse_options
+from recipes.options import build_parser
 from recipes.watching import Progress
 
 from benchmarks.comparison import __main__

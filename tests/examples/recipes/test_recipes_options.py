@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from recipes.configs import parse_options
 from recipes.data.load import READERS
 from recipes.exits import command_to_resume
 from recipes.files import DataError
@@ -19,7 +20,6 @@ from recipes.options import (
     TABLES,
     build_parser,
     mcld_config,
-    parse_options,
 )
 from recipes.run import Run
 from recipes.teachers import teacher_options

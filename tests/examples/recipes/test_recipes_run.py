@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import recipes
 from recipes import run, teachers, watching
+from recipes.configs import parse_options
 from recipes.data import Dataset, Split
-from recipes.options import build_parser, parse_options
+from recipes.options import build_parser
 from recipes.run import Run
 
 from benchmarks.comparison.line import Line
