@@ -30,10 +30,9 @@ import optax
 from flax import nnx
 from recipes import data as sets
 from recipes import is_first, say
-from recipes import options as shared
 from recipes.files import save_arrays
 from recipes.jax import Devices, named, save_model, unnamed
-from recipes.options import label_counts, mcld_config
+from recipes.options import build_parser, label_counts, mcld_config
 from recipes.run import Run
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
@@ -43,7 +42,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
     from recipes.configs import parse_options
 
-    parser = shared.build_parser("Distil an image classifier with JAX and Flax.")
+    parser = build_parser("Distil an image classifier with JAX and Flax.")
     add = parser.add_argument_group("JAX").add_argument
     add("--amp", choices=("off", "bf16"), default="off", help="what the layers compute in")
     return parse_options(parser, argv)

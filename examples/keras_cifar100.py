@@ -28,10 +28,9 @@ import numpy as np
 from keras import ops
 from recipes import data as sets
 from recipes import is_first, say
-from recipes import options as shared
 from recipes.files import save_arrays
 from recipes.keras import SGD, answers_of, find_processes
-from recipes.options import label_counts, mcld_config
+from recipes.options import build_parser, label_counts, mcld_config
 from recipes.run import Run
 
 from mcld_core import TeacherBank, adjust_logits
@@ -45,7 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
     from recipes.configs import parse_options
 
-    parser = shared.build_parser("Distil an image classifier with Keras.")
+    parser = build_parser("Distil an image classifier with Keras.")
     add = parser.add_argument_group("Keras").add_argument
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
     return parse_options(parser, argv)

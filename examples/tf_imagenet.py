@@ -33,10 +33,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 from recipes import is_first, say
-from recipes import options as shared
 from recipes.data import Dataset, Split, scores, tf_input
 from recipes.files import DataError, save_arrays
-from recipes.options import label_counts, mcld_config
+from recipes.options import TABLES, build_parser, label_counts, mcld_config
 from recipes.run import Processes, Row, Run
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
@@ -50,12 +49,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     from recipes.configs import parse_options
     from recipes.data import pictures
 
-    parser = shared.build_parser("Distil an ImageNet classifier with TensorFlow.")
+    parser = build_parser("Distil an ImageNet classifier with TensorFlow.")
     pictures.add_options(parser)
     add = parser.add_argument_group("TensorFlow").add_argument
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
     add("--replicas", type=int, default=0, help="0: all GPUs, or one CPU; n: so many CPU devices")
-    options = parse_options(parser, argv, shared.TABLES | pictures.DEFAULTS)
+    options = parse_options(parser, argv, TABLES | pictures.DEFAULTS)
     pictures.check_options(parser, options)
     if options.batch_size % max(options.replicas, 1):
         parser.error(f"--batch-size {options.batch_size} does not divide by --replicas")

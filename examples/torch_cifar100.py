@@ -24,9 +24,8 @@ from functools import partial
 import numpy as np
 import torch
 from recipes import is_first, say
-from recipes import options as shared
 from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
-from recipes.options import label_counts, mcld_config
+from recipes.options import build_parser, label_counts, mcld_config
 from recipes.run import Row, Run
 from recipes.torch import Pixels, find_device, predict, save_torch
 from torch import Tensor, nn
@@ -40,7 +39,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options: those of every framework, and PyTorch's own."""
     from recipes.configs import parse_options
 
-    parser = shared.build_parser("Distil an image classifier with PyTorch.")
+    parser = build_parser("Distil an image classifier with PyTorch.")
     add = parser.add_argument_group("PyTorch").add_argument
     add("--device", default="auto", help="cpu, cuda, mps …")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
