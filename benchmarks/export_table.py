@@ -33,8 +33,8 @@ from benchmarks.measure import (  # noqa: E402
     in_own_process,
     limit_threads,
     write_json,
-    write_text,
 )
+from examples.recipes.files import write_text  # noqa: E402
 
 FRAMEWORKS = ("torch", "tensorflow", "jax", "keras-torch", "keras-tensorflow", "keras-jax")
 PACKAGES = ["torch", "tensorflow", "jax", "flax", "keras", "onnx", "onnxruntime", "onnxscript",

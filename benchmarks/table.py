@@ -15,7 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.measure import LIMIT, RESULTS, write_text
+from benchmarks.measure import LIMIT, RESULTS
+from examples.recipes.comparing import markdown
+from examples.recipes.files import write_text
 
 INTRODUCTION = f"""# Speed and memory
 
@@ -42,10 +44,8 @@ def main() -> None:
         page += ["", f"## {_title(result)}", "", *_about(result), "", *_speed_table(result["rows"])]
     for result in memory:
         page += ["", f"## Peak memory, {_title(result)}", "", *_about(result), ""]
-        page += ["| shape | loss | MiB |", "|---|---|---|"]
-        page += [
-            f"| {row['shape']} | {row['name']} | {row['peak_mib']:.1f} |" for row in result["rows"]
-        ]
+        sizes = ((row["shape"], row["name"], f"{row['peak_mib']:.1f}") for row in result["rows"])
+        page += markdown(["shape", "loss", "MiB"], sizes)
     write_text(RESULTS / "performance.md", "\n".join(page) + "\n")
     _plot(speed)
 
@@ -68,13 +68,9 @@ def _speed_table(rows: list[dict[str, Any]]) -> list[str]:
         (row["name"], row["shape"]): f"{row['ratio_min']:.2f} ({row['spread']:.0%})" for row in rows
     }
     limits = {row["shape"]: row["seconds_min"] * 1e3 for row in rows if row["name"] == LIMIT}
-    lines = ["| × LIMIT (spread) | " + " | ".join(shapes) + " |", "|---" * (len(shapes) + 1) + "|"]
-    lines.append("| LIMIT, ms | " + " | ".join(f"{limits[shape]:.3g}" for shape in shapes) + " |")
-    for name in _names(rows):
-        lines.append(
-            f"| {name} | " + " | ".join(cells.get((name, shape), "–") for shape in shapes) + " |"
-        )
-    return lines
+    lines = [["LIMIT, ms", *(f"{limits[shape]:.3g}" for shape in shapes)]]
+    lines += [[name, *(cells.get((name, shape), "–") for shape in shapes)] for name in _names(rows)]
+    return markdown(["× LIMIT (spread)", *shapes], lines)
 
 
 def _plot(results: list[dict[str, Any]]) -> None:

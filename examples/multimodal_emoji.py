@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from recipes import fit as loops
 from recipes import say
-from recipes.comparing import plots, spread
+from recipes.comparing import markdown, plots, spread
 from recipes.data import augment
 from recipes.data import scores as accuracies
 from recipes.data.emoji import NGRAMS, SIDE, Split, read_emoji
@@ -267,14 +267,14 @@ def scores(seed: int, method: str, logits: Any, labels: np.ndarray) -> dict[str,
 
 def table(rows: list[dict[str, Any]], chosen: dict[str, tuple[float, float]]) -> str:
     """Return the Markdown table over the seeds."""
-    lines = ["| | rate | accuracy | balanced accuracy |", "|---|---|---|---|"]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        cells = [spread([100 * row[key] for row in mine]) for key in ("accuracy", "balanced")]
         rate = f"{chosen[method][0]:.3g}" if method in chosen else ""
         rate += f", T = {chosen[method][1]:g}" if method.startswith("kd") else ""
-        lines.append(f"| {METHODS.get(method, method)} | {rate} | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines) + "\n"
+        cells = (spread([100 * row[key] for row in mine]) for key in ("accuracy", "balanced"))
+        lines.append([METHODS.get(method, method), rate, *cells])
+    return "\n".join(markdown(["", "rate", "accuracy", "balanced accuracy"], lines)) + "\n"
 
 
 def bars(rows: list[dict[str, Any]]) -> Any:

@@ -7,6 +7,7 @@ import functools
 import importlib
 import statistics
 import time
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,37 +28,7 @@ from recipes.watching import duration
 from benchmarks.comparison.line import Line
 from benchmarks.comparison.tables import spread, test_score
 
-PRESETS = {
-    "accuracy": (
-        "ce", "kd:temperature=4", "kd:temperature=2", "kd:temperature=1", "kd-ls", "dkd:beta=8",
-        "dkd:beta=2", "mcld", "mcld-ce",
-    ),
-    "fair": (
-        "ce", "kd", "kd:weight=1,weight_ce=0", "kd-ls", "dkd", "dist",
-        "mcld-ce:weight_instance=0,weight_category=0", "mcld", "mcld:category_warmup=0",
-        "mcld-ce", "mcld-ce:category_warmup=0",
-    ),
-    "ablation": (
-        "mcld",
-        "mcld:weight_sample=0,weight_category=0",
-        "mcld:weight_instance=0,weight_category=0",
-        "mcld:weight_instance=0,weight_sample=0",
-        "mcld:weight_category=0",
-        "mcld:weight_sample=0",
-        "mcld:weight_instance=0",
-        "mcld:weight_sample=1",
-        "mcld:target_mask=False",
-        "mcld:sample_target_mask=False",
-        "mcld:category_warmup=0",
-        "mcld:similarity=pearson",
-        "mcld:similarity=cosine",
-        "mcld:similarity=dot",
-        "mcld:category_contrast=prototypes",
-        "mcld:category_contrast=columns",
-        "mcld:bank_size=512",
-        "mcld:bank_size=all",
-    ),
-}  # fmt: skip
+PRESETS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("presets.toml").read_text())
 """Named lists for ``--preset``."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.comparing import spread
+from recipes.comparing import markdown, spread
 from recipes.comparing.tasks import environment
 
 from examples.recipes.comparing.paired import difference
@@ -44,29 +44,24 @@ def page(record: Record, rows: Sequence[str], rates: Sequence[float]) -> str:
         environment=environment(),
     )
     done = [row for row in rows if of_seeds(record, row, "perplexity")]
-    lines = ["", f"| | rate | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 3) + "|"]
-    teacher = [f"{record['teacher'][name]:.2f}" for name in COLUMNS[:2]]
-    lines.append(f"| teacher | – | – | {' | '.join(teacher)} | – | – | – |")
+    known = [f"{record['teacher'][name]:.2f}" for name in COLUMNS[:2]]
+    table = [["teacher", "–", "–", *known, "–", "–", "–"]]
     for row in done:
-        cells = [spread(list(of_seeds(record, row, name).values())) for name in COLUMNS[:4]]
-        cells.append(spread(list(of_seeds(record, row, COLUMNS[4]).values())).split()[0])
+        cells = [spread(list(of_seeds(record, row, name).values())) for name in COLUMNS]
+        cells[-1] = cells[-1].split()[0]
         found = of_seeds(record, row, "lr")
-        lines.append(
-            f"| {row} | {next(iter(found.values()))} | {len(found)} | {' | '.join(cells)} |"
-        )
+        table.append([row, str(next(iter(found.values()))), str(len(found)), *cells])
     others = [other for other in ("CE", "CE + KD", "MCLD") if other in done]
-    lines += ["", f"| perplexity, less that of | {' | '.join(others)} |"]
-    lines.append("|---" * (len(others) + 1) + "|")
-    for row in done:
-        own = of_seeds(record, row, "perplexity")
-        cells = [
-            difference(own, of_seeds(record, other, "perplexity")) if other != row else "–"
-            for other in others
-        ]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    lines += ["", f"| validation perplexity at rate | {' | '.join(map(str, rates))} |"]
-    lines.append("|---" * (len(rates) + 1) + "|")
-    for row in done:
-        tried = [record[f"{TUNE_SEED}|{row}|{lr}"]["perplexity"] for lr in rates]
-        lines.append(f"| {row} | {' | '.join(f'{value:.2f}' for value in tried)} |")
+    perplexities = {row: of_seeds(record, row, "perplexity") for row in done}
+    gaps = (
+        [row] + [difference(own, perplexities[x]) if x != row else "–" for x in others]
+        for row, own in perplexities.items()
+    )
+    tried = (
+        [row, *(f"{record[f'{TUNE_SEED}|{row}|{lr}']['perplexity']:.2f}" for lr in rates)]
+        for row in done
+    )
+    lines = ["", *markdown(["", "rate", "seeds", *COLUMNS], table), ""]
+    lines += [*markdown(["perplexity, less that of", *others], gaps), ""]
+    lines += markdown(["validation perplexity at rate", *map(str, rates)], tried)
     return text + "\n".join(lines) + "\n"

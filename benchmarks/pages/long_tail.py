@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.comparing import spread
+from recipes.comparing import markdown, spread
 from recipes.comparing.paired import choices, difference
 from recipes.comparing.tasks import environment
 
@@ -69,26 +69,27 @@ def page(record: Record, rows: Sequence[str], steps: int, trials: int) -> str:
     return "\n".join(text)
 
 
-def _section(record: Record, rows: Sequence[str], name: str, ratio: int) -> list[str]:
+def _section(record: Record, listed: Sequence[str], name: str, ratio: int) -> list[str]:
     def of(row: str, column: str) -> dict[int, float]:
         return values(record, name, ratio, row, column)
 
-    present = [row for row in rows if of(row, "balanced")]
+    present = [row for row in listed if of(row, "balanced")]
     if not present:
         return []
-    lines = ["| | " + " | ".join(COLUMNS.values()) + " |"]
-    lines.append("|---" * (1 + len(COLUMNS)) + "|")
-    for row in ("teacher", *present):
-        cells = (spread(list(of(row, column).values())) for column in COLUMNS)
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    rows = [
+        [row, *(spread(list(of(row, column).values())) for column in COLUMNS)]
+        for row in ("teacher", *present)
+    ]
     if ratio > 1:
         after = {column: of("CE", f"posthoc_{column}") for column in ("balanced", "tail")}
-        cells = [spread(list(after[c].values())) if c in after else "–" for c in COLUMNS]
-        lines.append(f"| CE, adjusted afterwards | {' | '.join(cells)} |")
-    lines += ["", "| difference | balanced | tail |", "|---|---|---|"]
-    for one, other in PAIRS:
-        if one in present and other in present:
-            gaps = [difference(of(one, c), of(other, c)) for c in ("balanced", "tail")]
-            lines.append(f"| {one} − {other} | " + " | ".join(gaps) + " |")
+        cells = (spread(list(after[c].values())) if c in after else "–" for c in COLUMNS)
+        rows.append(["CE, adjusted afterwards", *cells])
+    gaps = (
+        [f"{one} − {other}", *(difference(of(one, c), of(other, c)) for c in ("balanced", "tail"))]
+        for one, other in PAIRS
+        if one in present and other in present
+    )
+    lines = [*markdown(["", *COLUMNS.values()], rows), ""]
+    lines += markdown(["difference", "balanced", "tail"], gaps)
     chosen = {row: record["chosen"][f"{name}|{ratio}|{row}"] for row in present}
     return [*lines, "", choices(chosen)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.comparing import spread
+from recipes.comparing import markdown, spread
 from recipes.comparing.tasks import environment
 
 from benchmarks.tiny_imagenet.data import TEACHERS
@@ -38,12 +38,12 @@ def tests(record: Record, row: str) -> dict[int, float]:
     return {int(key[3]): value for key, value in parts.items() if key[0] == row}
 
 
-def page(record: Record, rows: Sequence[str], longer: Mapping[str, float]) -> str:
+def page(record: Record, listed: Sequence[str], longer: Mapping[str, float]) -> str:
     """Return the page: the table, the paired differences, and all trials.
 
     ``longer`` are the scores of trials as long as the tests, by ``row|rate|constant|seed``.
     """
-    present = [row for row in rows if tests(record, row)]
+    present = [row for row in listed if tests(record, row)]
     if not present:
         return "# Tiny-ImageNet, a published teacher\n\nNo training has ended yet.\n"
     settings = record["settings"]
@@ -58,8 +58,7 @@ def page(record: Record, rows: Sequence[str], longer: Mapping[str, float]) -> st
         **settings, Teacher=teacher.title(), side=TEACHERS[teacher], words=words, error=error,
         environment=environment(),
     )  # fmt: skip
-    lines = [introduction]
-    lines += [f"| | rate | constant | validation | seeds | test | minus {best} |", "|---" * 7 + "|"]
+    rows = []
     for row in present:
         _, lr, constant, _ = next(
             key for key in record["tests"] if key.startswith(f"{row}|")
@@ -67,28 +66,26 @@ def page(record: Record, rows: Sequence[str], longer: Mapping[str, float]) -> st
         trial = record["trials"][f"{row}|{lr}|{constant}|0"]
         found = tests(record, row)
         gap = "–" if row == best else difference(found, tests(record, best))
-        cells = (row, lr, "–" if row == "CE" else constant, f"{trial:.2f}", str(len(found)))
-        lines.append(f"| {' | '.join(cells)} | {spread(list(found.values()))} | {gap} |")
-    lines += ["", "## What carries it", "", "| difference | points |", "|---|---|"]
-    for one, other in PAIRS:
-        if one in present and other in present:
-            gap = difference(tests(record, one), tests(record, other))
-            lines.append(f"| {one} − {other} | {gap} |")
-    lines += ["", "## All trials", "", "| | rate, constant: validation accuracy |", "|---|---|"]
-    for row in present:
-        trials = [key.split("|") for key in record["trials"] if key.startswith(f"{row}|")]
-        shown = (
-            f"{lr}, {constant}: {record['trials'][f'{row}|{lr}|{constant}|0']:.2f}"
-            if row != "CE"
-            else f"{lr}: {record['trials'][f'{row}|{lr}|{constant}|0']:.2f}"
-            for _, lr, constant, _ in trials
-        )
-        lines.append(f"| {row} | {'; '.join(shown)} |")
+        cells = (row, lr, "–" if row == "CE" else constant, f"{trial:.2f}", len(found))
+        rows.append((*cells, spread(list(found.values())), gap))
+    gaps = (
+        (f"{one} − {other}", difference(tests(record, one), tests(record, other)))
+        for one, other in PAIRS
+        if one in present and other in present
+    )
+    tried: dict[str, list[str]] = {row: [] for row in present}
+    for key, score in record["trials"].items():
+        row, lr, constant, _ = key.split("|")
+        if row in tried:
+            tried[row].append(f"{lr}{f', {constant}' * (row != 'CE')}: {score:.2f}")
+    head = ["", "rate", "constant", "validation", "seeds", "test", f"minus {best}"]
+    lines = [introduction, *markdown(head, rows), "", "## What carries it", ""]
+    lines += [*markdown(["difference", "points"], gaps), "", "## All trials", ""]
+    trials = ((row, "; ".join(found)) for row, found in tried.items())
+    lines += markdown(["", "rate, constant: validation accuracy"], trials)
     if longer:
         lines += ["", "## Trials as long as the tests", ""]
         lines += ["Afterwards, with the trials' seed, to see whether the shorter ones misled:", ""]
-        lines += ["| | rate | constant | validation |", "|---|---|---|---|"]
-        for key, value in longer.items():
-            row, lr, constant, _ = key.split("|")
-            lines.append(f"| {row} | {lr} | {constant} | {value:.2f} |")
+        again = ((*key.split("|")[:3], f"{value:.2f}") for key, value in longer.items())
+        lines += markdown(["", "rate", "constant", "validation"], again)
     return "\n".join(lines) + "\n"

@@ -21,7 +21,7 @@ from ..files import read_json, write_json, write_text
 from ..fit import fit, linear
 from ..methods import METHODS
 from ..run import Row
-from . import spread
+from . import markdown, spread
 from .paired import choices, less_the_best, words_of
 from .plots import marker, new_figure, write_figure
 from .spaces import search_space
@@ -251,15 +251,13 @@ def tables(
 def table(records: Sequence[dict[str, Any]], teacher: dict[str, float]) -> str:
     """Return a Markdown table of mean ± sample standard deviation, a method a line."""
     names = [name for name in records[0] if name not in FIXED]
-    lines = [f"| method | {' | '.join(names)} | CPU s |", "|" + "---|" * (len(names) + 2)]
-    values = (f"{teacher[name]:.2f}" if name in teacher else "–" for name in names)
-    lines.append(f"| teacher | {' | '.join(values)} | – |")
+    rows = [["teacher", *(f"{teacher[x]:.2f}" if x in teacher else "–" for x in names), "–"]]
     for method in dict.fromkeys(record["method"] for record in records):
         mine = [record for record in records if record["method"] == method]
-        cells = [spread([record[name] for record in mine]) for name in names]
         seconds = statistics.fmean(record["cpu_seconds"] for record in mine)
-        lines.append(f"| {method} | {' | '.join(cells)} | {seconds:.1f} |")
-    return "\n".join(lines)
+        cells = (spread([record[name] for record in mine]) for name in names)
+        rows.append([method, *cells, f"{seconds:.1f}"])
+    return "\n".join(markdown(["method", *names, "CPU s"], rows))
 
 
 def draw(curves: dict[str, list[list[Row]]]) -> Any:

@@ -6,6 +6,7 @@ Three splits that are read when they are needed; `tf_pictures` decodes them.
 from __future__ import annotations
 
 import argparse
+import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,24 +22,9 @@ from . import Dataset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_IMAGENET: dict[str, Any] = {
-    "teacher": ["resnet34"], "student": "resnet18", "epochs": 100, "teacher_epochs": 100,
-    "batch_size": 512, "eval_batch_size": 250, "lr": 0.2, "teacher_lr": 0.2, "weight_decay": 1e-4,
-    "flip": True, "random_resized_crop": True, "image_size": 224, "crop": 0,
-}  # fmt: skip
-_OPENCLIPART = _IMAGENET | {
-    "teacher": ["conv-32"], "student": "conv-8", "epochs": 30, "teacher_epochs": 30,
-    "batch_size": 64, "lr": 0.05, "teacher_lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine",
-    "image_size": 64, "validation_size": 200,
-    "students": {name: {"lr": 0.01} for name in ("mobilenet_v1", "mobilenet_v2", "shufflenet_v1",
-                                                  "shufflenet_v2")},
-}  # fmt: skip
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "imagenet": _IMAGENET,
-    "folder": _IMAGENET,
-    "tinyimagenet": _IMAGENET | {"image_size": 64, "batch_size": 256, "lr": 0.1},
-    "openclipart": _OPENCLIPART,
-}
+DEFAULTS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("pictures.toml").read_text()
+)
 """Option values by data set: ImageNet's are the 100-epoch recipe's."""
 
 
