@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 
 from ..data import Dataset
-from ..models.jax_files import load_teacher
+from ..models.jax import build
+from ..models.jax_files import load_weights
 from .adapter import Adapter, find_adapter
 from .load import OnnxTeacher, load_teachers
 
@@ -26,7 +27,13 @@ def load_fitted(options: argparse.Namespace, data: Dataset, train: Callable[...,
     adapter = find_adapter(options, data)
     height, width, channels = data.image_shape
     shape = (adapter.size or height, adapter.size or width, channels)
-    load = partial(load_teacher, shape=shape, classes=data.classes)
+
+    def load(name: str, path: Path | None) -> nnx.Module:
+        model = build(name, shape, data.classes)
+        if path is not None:
+            load_weights(model, path)
+        return model
+
     return Fitted(load_teachers(options, load, train), adapter)
 
 
