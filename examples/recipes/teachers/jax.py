@@ -44,10 +44,13 @@ class Fitted(nnx.Module):
         onnx = [model for model in models if isinstance(model, OnnxTeacher)]
         self.contents = nnx.static([bytes(model.content) for model in onnx])
         """Of the ONNX files."""
-        self.alone = nnx.static(models[0] if len(models) == 1 and not onnx else None)
-        """The teacher, if it is one and a Flax module."""
         self.adapter = nnx.static(adapter)
         self.models = nnx.List(OnnxModule(x) if isinstance(x, OnnxTeacher) else x for x in models)
+
+    @property
+    def alone(self) -> nnx.Module | None:
+        """The teacher, if it is one and not an ONNX file."""
+        return self.models[0] if len(self.models) == 1 and not self.contents else None
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Return (batch, classes) for (batch, height, width, channels)."""
