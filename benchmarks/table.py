@@ -13,24 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.measure import LIMIT, RESULTS
 from examples.recipes.comparing import markdown
 from examples.recipes.files import write_text
 
-INTRODUCTION = f"""# Speed and memory
-
-Each number is a ratio of minima to **{LIMIT}**, `exp(s Kᵀ) K`, measured in the same process, in
-turn with everything else (forward and backward of a loss on given logits; shapes are batch, keys,
-classes). The spread is the interquartile range over the median. Written by
-`python benchmarks/table.py` from the JSON files beside it.
-
-Each part names the version of mcld that it measured. A load far above 1 means that other programs
-ran, too: look at the minima and their ratios then, not at the spread, unless the process came
-before all others (`chrt -r 1 python …`). Version 0.1, whose derivatives were written by hand, and
-this one in turns: `against-*.json`, by `python benchmarks/against.py c32b1b2`.
-"""
+INTRODUCTION = (RESULTS.parent / "pages" / "performance.md").read_text("utf-8")
 
 
 def main() -> None:
@@ -39,7 +28,7 @@ def main() -> None:
     memory = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("memory-*.json"))]
     if not speed:
         raise SystemExit(f"no speed-*.json in {RESULTS}: run benchmarks/speed.py --json first")
-    page = [INTRODUCTION]
+    page = [INTRODUCTION.format(limit=LIMIT)]
     for result in speed:
         page += ["", f"## {_title(result)}", "", *_about(result), "", *_speed_table(result["rows"])]
     for result in memory:

@@ -149,7 +149,7 @@ class Trainings:
             words += ["--lr", str(self.base.teacher_lr), "--no-onnx"]
             result = self.train(words, seed + 1000 * number, folder)
             self.teachers.setdefault(seed, result)
-            files.append(str(weights(self.options.out / folder)))
+            files.append(str(next((self.options.out / folder).glob("last.*"))))
         return ["--teacher-weights", *files]
 
     def teach(self, seeds: Iterable[int]) -> dict[int, list[str]]:
@@ -254,11 +254,6 @@ class Trainings:
         with self.line("report"):
             result: Run = self.script.train(options)
         return result
-
-
-def weights(folder: Path) -> Path:
-    """Return the file of a finished training that holds the model of its last epoch."""
-    return next(folder.glob("last.*"))
 
 
 def folder_name(name: str) -> str:

@@ -1,6 +1,10 @@
 """What the examples share; here: what they say while they run.
 
-Modules that are not named after a framework import none.
+A script imports at its top what its training is made of: `data`, `options`, `run`, `files`, and the
+module of its framework. Where they are used, it imports what starts a run (`configs`, `folder`,
+`teachers`), makes its networks (`models`), watches it (`watching`, `trackers`) and ends it
+(`export`, `exits`). `processes` is for several of them, `comparing` for many trainings. Modules
+that are not named after a framework import none.
 """
 
 from __future__ import annotations
