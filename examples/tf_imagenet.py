@@ -159,8 +159,8 @@ def train(options: argparse.Namespace, data: Dataset | None = None, strategy: An
 
 def find_strategy(replicas: int) -> Any:
     """Return what spreads a step over workers and devices, where there are several."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if "TF_CONFIG" in os.environ or replicas or len(gpus) > 1:
+    asked = "TF_CONFIG" in os.environ or replicas
+    if asked or len(tf.config.list_physical_devices("GPU")) > 1:
         from recipes.processes.tensorflow import make_strategy
 
         return make_strategy(replicas)
