@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("revision", help="the other revision, as git names it")
     options = parser.parse_args()
     measure.limit_threads(options.threads)
-    cases = importlib.import_module(f"benchmarks.speed_{options.framework}")
+    cases = importlib.import_module(f"benchmarks.candidates.{options.framework}")
     with tempfile.TemporaryDirectory() as folder:
         unpack(options.revision, Path(folder))
         sys.path.insert(0, folder)

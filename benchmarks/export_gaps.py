@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks.export_table import FRAMEWORKS, PACKAGES, worker  # noqa: E402
 from benchmarks.measure import RESULTS, environment, limit_threads, write_json  # noqa: E402
+from examples.recipes.comparing import markdown  # noqa: E402
 
 GUIDE = ROOT / "docs" / "guides" / "export.md"
 MARKS = "<!-- made by benchmarks/export_gaps.py -->", "<!-- end -->"
@@ -301,14 +302,14 @@ def probe(framework: str) -> dict[str, str]:
 def table(found: dict[str, dict[str, str]]) -> str:
     """The findings in Markdown: yes or no by layer and framework, and the way round a no."""
     heads = [name.replace("keras-", "Keras on ") for name in found]
-    lines = [f"| | {' | '.join(heads)} | where it is no |", "|---" * (len(heads) + 2) + "|"]
+    rows = []
     for name, way in WAYS.items():
         cells = [
             "" if name not in layers else "**no**" if layers[name] else "yes"
             for layers in found.values()
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {way if '**no**' in cells else ''} |")
-    return "\n".join(line.replace("  ", " ") for line in lines)
+        rows.append([name, *cells, way if "**no**" in cells else ""])
+    return "\n".join(markdown(["", *heads, "where it is no"], rows))
 
 
 def insert(page: str, made: str) -> str:

@@ -33,8 +33,8 @@ from benchmarks.measure import (  # noqa: E402
     in_own_process,
     limit_threads,
     write_json,
-    write_text,
 )
+from examples.recipes.files import write_text  # noqa: E402
 
 FRAMEWORKS = ("torch", "tensorflow", "jax", "keras-torch", "keras-tensorflow", "keras-jax")
 PACKAGES = ["torch", "tensorflow", "jax", "flax", "keras", "onnx", "onnxruntime", "onnxscript",
@@ -52,6 +52,7 @@ EXAMPLES = {
     "keras": ("keras_cifar100", "last.keras", {"load": f"{_MODELS}.keras_files:load_student"}),
 }
 """The example of a framework, its checkpoint, and what `load_student` is told of it."""
+PAGE = (ROOT / "benchmarks" / "pages" / "export.md").read_text("utf-8")
 
 
 def main() -> None:
@@ -217,47 +218,15 @@ def line(row: dict[str, Any]) -> str:
 
 def page(content: dict[str, Any]) -> str:
     """The results as Markdown."""
-    versions = ", ".join(f"{name} {value}" for name, value in content["environment"].items())
-    lines = [
-        "# Students as ONNX files",
-        "",
-        f"`{content['command']}`",
-        "",
-        f"{versions}: all numbers of this page are of these.",
-        "",
-        f"The teacher is the same network with {content['teacher_scale']} times the width. Error: "
-        "the larger of student's and teacher's, ONNX against the framework, as a share of the "
-        "row's largest logit. Latency: onnxruntime on one thread, a batch of "
-        f"{content['batch']}, the fastest of {content['repeats']} calls in turns, which other work "
-        "on the machine disturbs least; the JSON file beside this one has the medians too. "
-        "Timings are noisy: compare the ratios, not the milliseconds. The networks of this table "
-        "are random: there is no accuracy here.",
-        "",
-        "| framework | model | exporter | opset | max relative error | student kB | teacher kB "
-        "| student ms | teacher ms | latency ratio |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-        *map(line, content["rows"]),
-        "",
-        "## Trained students",
-        "",
-        f"`{content['training']}`",
-        "",
-        "The example trains a teacher and distils a student by MCLD, one seed, a short run on "
-        "scikit-learn's digits: what is compared are the files of one student, not the "
-        "frameworks' accuracies. Test accuracy: of "
-        f"{content['trained'][0]['test_images']} images, so that one image is "
-        f"{100 / content['trained'][0]['test_images']:.2f} points. int8: weights and activations, "
-        f"calibrated on {content['calibration']} training images. Error: of the float32 files, "
-        "ONNX against the framework. Latency ratio: to the teacher in float32, the fastest calls "
-        "in turns as above; the teacher's own row, itself beside itself, shows the noise.",
-        "",
-        "| example | framework | student | file | max relative error | kB | test % "
-        "| latency ratio |",
-        "|---|---|---|---|---|---|---|---|",
-        *map(trained_line, content["trained"]),
-        "",
-    ]
-    return "\n".join(lines)
+    images = content["trained"][0]["test_images"]
+    return PAGE.format(
+        **content,
+        versions=", ".join(f"{name} {value}" for name, value in content["environment"].items()),
+        students="\n".join(map(line, content["rows"])),
+        trained_students="\n".join(map(trained_line, content["trained"])),
+        images=images,
+        one_image=f"{100 / images:.2f}",
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 from recipes.data.texts import load_texts, packaged_texts  # noqa: E402
 from recipes.files import write_atomically, write_json, write_text  # noqa: E402
 
-from benchmarks.language_models_table import page  # noqa: E402
+from benchmarks.pages.language_models import page  # noqa: E402
 from mcld_core import MCLDConfig  # noqa: E402
 from mcld_core.extensions.nlp import token_kd_loss, token_mcld_loss  # noqa: E402
 

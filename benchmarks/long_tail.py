@@ -28,37 +28,30 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
+from recipes.comparing.paired import words_of  # noqa: E402
+from recipes.comparing.spaces import search_space  # noqa: E402
+from recipes.comparing.tuning import Values, tune  # noqa: E402
 from recipes.data.load import load_dataset  # noqa: E402
 from recipes.files import read_json, write_json, write_text  # noqa: E402
 from recipes.methods import METHODS  # noqa: E402
-from recipes.paired import words_of  # noqa: E402
-from recipes.spaces import search_space  # noqa: E402
-from recipes.tuning import Values, tune  # noqa: E402
+from recipes.sequence_losses import named  # noqa: E402
 
-from benchmarks.long_tail_table import page  # noqa: E402
-from mcld_core import (  # noqa: E402
-    MCLDConfig,
-    TeacherBank,
-    TeacherKeys,
-    adjust_logits,
-    dkd_loss,
-    kd_loss,
-    mcld_loss,
-)
+from benchmarks.pages.long_tail import page  # noqa: E402
+from mcld_core import TeacherBank, TeacherKeys, adjust_logits, mcld_loss  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 RATE, STEPS, BATCH, TRIALS = 0.01, 200, 128, 6
 TUNE_SEEDS = (100, 101)
 KINDS = {
     "CE": "ce",
-    "KD": "kd",
-    "CE + KD": "kd",
-    "CE + DKD": "dkd",
-    "CE + sample-wise": "mcld-ce",
+    "KD": "kd:weight=1,weight_ce=0",
+    "CE + KD": "kd:weight=1,weight_ce=1",
+    "CE + DKD": "dkd:weight=0.25,warmup=0",
+    "CE + sample-wise": "mcld-ce:weight_instance=0,weight_category=0",
     "MCLD": "mcld",
     "MCLD + CE": "mcld-ce",
 }
-"""The first words of a row → the method whose constant is searched."""
+"""The first words of a row → its method, of whose settings one more is searched."""
 ROWS = (
     *(f"{loss}{adjusted}" for loss in list(KINDS)[:5] for adjusted in ("", ", adjusted")),
     "MCLD",
@@ -190,29 +183,22 @@ def teacher_rows(task: Task, hidden: int, seed: int) -> tuple[torch.Tensor, torc
 def loss_of(row: str, values: Mapping[str, float], teacher: torch.Tensor, task: Task) -> Loss:
     """Return the loss of a row of the table; ``teacher`` are the rows of the training set."""
     kind, *parts = row.split(", ")
-    means = TeacherBank.from_logits(teacher, task.train.y).class_means()
-    config = MCLDConfig(
-        category_contrast="prototypes" if "prototypes" in parts else "labels",
-        weight_ce=float("CE" in kind),
-        weight_sample=values.get("weight_sample", 0.0),
-        **{name: float("MCLD" in kind) for name in ("weight_instance", "weight_category")},
-    )
+    method, _, settings = KINDS[kind].partition(":")
+    found = [settings] * bool(settings)
+    found += [f"{name}={value!r}" for name, value in values.items() if name != "lr"]
+    found += ["category_contrast=prototypes"] if "prototypes" in parts else []
+    config, baseline = named(f"{method}:{','.join(found)}")
+    prior = task.counts if "prior" in parts else None
+    means = None
+    if "prototypes" in parts:
+        means = TeacherBank.from_logits(teacher, task.train.y).class_means()
 
     def loss(s: torch.Tensor, t: torch.Tensor, y: torch.Tensor, progress: float) -> torch.Tensor:
         s = adjust_logits(s, task.counts) if "adjusted" in parts else s
-        if "weight_sample" in values:
-            keys = TeacherKeys(t, y, prototypes=means if "prototypes" in parts else None)
-            prior = task.counts if "prior" in parts else None
-            options = {"config": config, "keys": keys, "class_prior": prior}
-            return mcld_loss(s, t, y, progress=progress, **options)
-        if kind == "KD":
-            return kd_loss(s, t, temperature=values["temperature"])
-        total = functional.cross_entropy(s, y)
-        if kind == "CE + KD":
-            total = total + kd_loss(s, t, temperature=values["temperature"])
-        if kind == "CE + DKD":
-            total = total + 0.25 * dkd_loss(s, t, y, beta=values["beta"])
-        return total
+        if config is None:
+            return baseline(s, t, y, progress)
+        keys = TeacherKeys(t, y, prototypes=means)
+        return mcld_loss(s, t, y, config=config, keys=keys, class_prior=prior, progress=progress)
 
     return loss
 
@@ -293,7 +279,7 @@ class Run:
             return statistics.fmean(found) / 100
 
         kind = KINDS[row.split(", ")[0]]
-        space, first = search_space(kind, METHODS[kind].settings(), RATE)
+        space, first = search_space(kind, METHODS[kind.partition(":")[0]].settings(), RATE)
         return tune(score, space, TRIALS, first=first).record()
 
     def task(self, seed: int) -> tuple[Task, torch.Tensor]:

@@ -196,16 +196,10 @@ def environment(threads: int, packages: list[str]) -> dict[str, str]:
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write to a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON as `write_text` does."""
+    """Write JSON atomically."""
+    from examples.recipes.files import write_text  # NumPy, after `limit_threads`
+
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 

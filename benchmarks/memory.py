@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--only", default=None, help="one candidate, printed in bytes")
     options = parser.parse_args()
     measure.limit_threads(options.threads)
-    cases = importlib.import_module(f"benchmarks.speed_{options.framework}")
+    cases = importlib.import_module(f"benchmarks.candidates.{options.framework}")
     shapes = options.shapes or (QUICK_SHAPES if options.quick else SHAPES)
     if options.only:
         # a small run first: what the framework loads once is not the loss's

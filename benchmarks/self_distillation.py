@@ -28,9 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from recipes import fit as loops  # noqa: E402
+from recipes.comparing import markdown, spread  # noqa: E402
+from recipes.comparing.tasks import environment  # noqa: E402
+from recipes.comparing.tuning import tune_rate  # noqa: E402
 from recipes.data.load import load_dataset  # noqa: E402
-from recipes.tasks import environment  # noqa: E402
-from recipes.tuning import spread, tune_rate  # noqa: E402
 
 from mcld_core import MCLDConfig, mcld_loss  # noqa: E402
 from mcld_core.backends.torch.ema import EMATeacher  # noqa: E402
@@ -197,12 +198,11 @@ def table(found: dict[int, dict[str, float]], rates: dict[str, float]) -> str:
         values = [one[key] for one in found.values() if key in one]
         return spread(values) if values else "–"
 
-    lines = ["| | lr | test % | average of the weights, test % |", "|---|---|---|---|"]
-    names = dict.fromkeys(key.split("|")[0] for one in found.values() for key in one)
-    for name in names:
+    rows = []
+    for name in dict.fromkeys(key.split("|")[0] for one in found.values() for key in one):
         rate = next((f"{lr:.3g}" for method, lr in rates.items() if name.startswith(method)), "–")
-        lines.append(f"| {name} | {rate} | {cell(f'{name}|student')} | {cell(f'{name}|average')} |")
-    return "\n".join(lines)
+        rows.append((name, rate, cell(f"{name}|student"), cell(f"{name}|average")))
+    return "\n".join(markdown(["", "lr", "test %", "average of the weights, test %"], rows))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", help="only these candidates, and the limit")
     options = parser.parse_args()
     measure.limit_threads(options.threads)
-    cases = importlib.import_module(f"benchmarks.speed_{options.framework}")
+    cases = importlib.import_module(f"benchmarks.candidates.{options.framework}")
     compiled = not (options.no_compile or options.quick)
 
     def candidates(shape: measure.Shape) -> dict[str, Any]:

@@ -13,22 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measure import LIMIT, RESULTS, write_text
+from benchmarks.measure import LIMIT, RESULTS
+from examples.recipes.comparing import markdown
+from examples.recipes.files import write_text
 
-INTRODUCTION = f"""# Speed and memory
-
-Each number is a ratio of minima to **{LIMIT}**, `exp(s Kᵀ) K`, measured in the same process, in
-turn with everything else (forward and backward of a loss on given logits; shapes are batch, keys,
-classes). The spread is the interquartile range over the median. Written by
-`python benchmarks/table.py` from the JSON files beside it.
-
-Each part names the version of mcld that it measured. A load far above 1 means that other programs
-ran, too: look at the minima and their ratios then, not at the spread, unless the process came
-before all others (`chrt -r 1 python …`). Version 0.1, whose derivatives were written by hand, and
-this one in turns: `against-*.json`, by `python benchmarks/against.py c32b1b2`.
-"""
+INTRODUCTION = (RESULTS.parent / "pages" / "performance.md").read_text("utf-8")
 
 
 def main() -> None:
@@ -37,15 +28,13 @@ def main() -> None:
     memory = [json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("memory-*.json"))]
     if not speed:
         raise SystemExit(f"no speed-*.json in {RESULTS}: run benchmarks/speed.py --json first")
-    page = [INTRODUCTION]
+    page = [INTRODUCTION.format(limit=LIMIT)]
     for result in speed:
         page += ["", f"## {_title(result)}", "", *_about(result), "", *_speed_table(result["rows"])]
     for result in memory:
         page += ["", f"## Peak memory, {_title(result)}", "", *_about(result), ""]
-        page += ["| shape | loss | MiB |", "|---|---|---|"]
-        page += [
-            f"| {row['shape']} | {row['name']} | {row['peak_mib']:.1f} |" for row in result["rows"]
-        ]
+        sizes = ((row["shape"], row["name"], f"{row['peak_mib']:.1f}") for row in result["rows"])
+        page += markdown(["shape", "loss", "MiB"], sizes)
     write_text(RESULTS / "performance.md", "\n".join(page) + "\n")
     _plot(speed)
 
@@ -68,13 +57,9 @@ def _speed_table(rows: list[dict[str, Any]]) -> list[str]:
         (row["name"], row["shape"]): f"{row['ratio_min']:.2f} ({row['spread']:.0%})" for row in rows
     }
     limits = {row["shape"]: row["seconds_min"] * 1e3 for row in rows if row["name"] == LIMIT}
-    lines = ["| × LIMIT (spread) | " + " | ".join(shapes) + " |", "|---" * (len(shapes) + 1) + "|"]
-    lines.append("| LIMIT, ms | " + " | ".join(f"{limits[shape]:.3g}" for shape in shapes) + " |")
-    for name in _names(rows):
-        lines.append(
-            f"| {name} | " + " | ".join(cells.get((name, shape), "–") for shape in shapes) + " |"
-        )
-    return lines
+    lines = [["LIMIT, ms", *(f"{limits[shape]:.3g}" for shape in shapes)]]
+    lines += [[name, *(cells.get((name, shape), "–") for shape in shapes)] for name in _names(rows)]
+    return markdown(["× LIMIT (spread)", *shapes], lines)
 
 
 def _plot(results: list[dict[str, Any]]) -> None:

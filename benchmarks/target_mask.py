@@ -22,25 +22,13 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
+from recipes.comparing import spread  # noqa: E402
 from recipes.files import write_text  # noqa: E402
-from recipes.tuning import spread  # noqa: E402
 
 from mcld_core import adjust_logits, category_wise, instance_wise, sample_wise  # noqa: E402
 
 CLASSES, WIDTH, BATCH = 20, 10, 256
-HEADER = """# The target mask where classes are uneven
-
-    {command}
-
-{about}
-
-{seeds} problems, {steps} steps of Adam. Excess loss: cross-entropy on 20,000 fresh rows, less that
-of the posterior. Slope: of `s − log p(y|x)` on `log π`; 0 is the posterior, above 0 favours
-frequent classes. Accuracies in percent. Mean ± standard deviation over the problems.
-
-| | slope | excess loss | accuracy | four largest classes | balanced |
-|---|---|---|---|---|---|
-"""
+HEADER = (ROOT / "benchmarks" / "pages" / "target_mask.md").read_text("utf-8")
 Loss = Callable[[Any, Any, Any, Any, float], Any]
 """(student's logits, teacher's logits, labels, prior, progress) → scalar."""
 

@@ -28,35 +28,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from recipes import data as sets
 from recipes import is_first, say
-from recipes import options as shared
 from recipes.files import save_arrays
-from recipes.models import jax as networks
-from recipes.models.jax import build, count_parameters, named, unnamed
-from recipes.options import label_counts, mcld_config
-from recipes.run import Processes, Run
+from recipes.jax import Devices, named, save_model, unnamed
+from recipes.options import build_parser, label_counts, mcld_config
+from recipes.run import Run
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
-    parser = shared.build_parser("Distil an image classifier with JAX and Flax.")
+    from recipes.configs import parse_options
+
+    parser = build_parser("Distil an image classifier with JAX and Flax.")
     add = parser.add_argument_group("JAX").add_argument
     add("--amp", choices=("off", "bf16"), default="off", help="what the layers compute in")
-    return shared.parse_options(parser, argv)
+    return parse_options(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
+    from recipes.exits import exit_status
+    from recipes.models.jax import list_models
+
     options = parse(argv)
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         count, rank = (int(os.environ[f"JAX_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
         jax.distributed.initialize(num_processes=count, process_id=rank)
-    return shared.exit_status(train, options, argv, models=networks.list_models)
+    return exit_status(train, options, argv, models=list_models)
 
 
 class State(NamedTuple):
@@ -74,8 +75,12 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
+    from recipes.models.jax import build
+
     if data is None:
-        data = shared.load_data(options)
+        from recipes.data.load import load_data
+
+        data = load_data(options)
         say(str(data))
     dtype = jnp.bfloat16 if options.amp == "bf16" else jnp.float32
     student = build(options.student, data.image_shape, data.classes, options.seed, dtype)
@@ -85,7 +90,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
     optimizer = optax.chain(decay, optax.trace(options.momentum))  # the step multiplies by −rate
     if options.optimizer == "adamw":
         optimizer = optax.chain(optax.scale_by_adam(), decay)
-    devices, size = Devices(), count_parameters(student)
+    devices, size = Devices(), sum(leaf.size for leaf in jax.tree.leaves(params))
     steps = sets.steps_per_epoch(data.train, options.batch_size)
     run = Run(options, data, student, size, steps, processes=devices)
     state = State(params, others, optimizer.init(params), None)
@@ -122,7 +127,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
 
     def keep(kind: str) -> None:
         notes = run.describe(layout="NHWC")
-        networks.save_model(options.out / f"{kind}.npz", *state[:2], notes)
+        save_model(options.out / f"{kind}.npz", *state[:2], notes)
 
     with run.watch(save):
         while run.running:
@@ -213,46 +218,6 @@ def normalise(data: sets.Dataset, images: jax.Array) -> jax.Array:
     return (images.astype("float32") / 255 - mean) / std
 
 
-class Devices(Processes):
-    """All devices of all processes: batches are split over them, everything else is on each."""
-
-    def __init__(self) -> None:
-        self.alone = jax.process_count() == 1
-        mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-        self.rows = NamedSharding(mesh, PartitionSpec("data"))
-        self.whole = NamedSharding(mesh, PartitionSpec())
-
-    def copy(self, tree: Any) -> Any:
-        """Put arrays on every device."""
-        return jax.device_put(tree, self.whole)
-
-    def of(self, count: int) -> NamedSharding:
-        """Say where ``count`` rows go: a number that does not divide goes to each device whole."""
-        return self.whole if count % jax.device_count() else self.rows
-
-    def share(self, count: int) -> np.ndarray:
-        """Return which of ``count`` rows this process reads: those of its devices."""
-        places = self.of(count).addressable_devices_indices_map((count,)).values()
-        return np.unique(np.concatenate([np.arange(count)[place] for place in places]))
-
-    def split(self, count: int, *own: np.ndarray) -> tuple[jax.Array, ...]:
-        """Make arrays of ``count`` rows over all devices of what each process has read."""
-        join = partial(jax.make_array_from_process_local_data, self.of(count))
-        return tuple(join(x, (count, *x.shape[1:])) for x in own)
-
-    def answers(self, size: int, split: sets.Split, function: Any) -> np.ndarray:
-        """Return a function's rows for all images of a split."""
-        own, parts = self.share(size), []
-        for images, rows in sets.evaluation_batches(split, size):
-            answers = function(*self.split(size, images[own]))
-            parts.append(process_allgather(answers, tiled=True)[:rows])
-        return np.concatenate(parts)
-
-    def any(self, flag: bool) -> bool:
-        """Return whether any process says so; every process asks, and waits."""
-        return flag if self.alone else bool(process_allgather(np.asarray(flag)).any())
-
-
 class Teacher(NamedTuple):
     """The frozen teachers as one: from images and their rows in the training split to logits."""
 
@@ -266,62 +231,45 @@ def make_teacher(run: Run, devices: Devices) -> Teacher:
 
     Where every epoch shows it the same images it answers once, through ``--teacher-cache``.
     """
-    options, data, adapter = run.options, run.data, None
-    train_one = partial(train, data=data)
-    if shared.trains_teacher(options):
-        models: list[Any] = [train_one(shared.teacher_options(options)).model]
-    else:
-        from recipes import teachers
-        from recipes.models.jax_files import load_teacher
+    from recipes import teachers
 
-        adapter = teachers.find_adapter(options, data)
-        sides = (adapter.size,) * 2 if adapter.size else data.image_shape[:2]
-        shape = (*sides, data.image_shape[2])
-        load = partial(load_teacher, shape=shape, classes=data.classes)
-        models = teachers.load_teachers(options, load, train_one)
-    parts = [nnx.split(x) if isinstance(x, nnx.Module) else (x, ()) for x in models]
-    graphs = [graph for graph, _ in parts]
-    variables = devices.copy([(nnx.to_pure_dict(found),) if found else () for _, found in parts])
+    options, data = run.options, run.data
+    train_one = partial(train, data=data)
+    if teachers.trains_teacher(options):
+        model = alone = train_one(teachers.teacher_options(options)).model
+    else:
+        from recipes.teachers.jax import load_fitted
+
+        model = load_fitted(options, data, train_one)
+        alone = model.alone
+    graph, found = nnx.split(model)
+    variables = devices.copy((nnx.to_pure_dict(found),))
 
     @jax.jit
     def answer(variables: Any, images: jax.Array) -> jax.Array:
-        pixels = normalise(data, images)
-        if adapter is None:
-            return run_model(graphs[0], variables[0], pixels)
-        pixels = pixels * adapter.scale + adapter.shift
-        if adapter.size is not None:
-            shape = (len(pixels), adapter.size, adapter.size, pixels.shape[3])
-            pixels = jax.image.resize(pixels, shape, "cubic")
-        pairs = zip(graphs, variables, strict=True)
-        return adapter.combine([run_model(*pair, pixels) for pair in pairs])
+        return run_model(graph, variables, normalise(data, images))
 
     def logits_of(split: sets.Split) -> np.ndarray:
         return devices.answers(options.eval_batch_size, split, partial(answer, variables))
 
-    run.measure(logits_of)
-    model = models[0] if len(models) == 1 and isinstance(models[0], nnx.Module) else None
+    teachers.measure(run, logits_of)
     moving, table = options.crop or options.flip, None
     if options.teacher_cache is not None:
-        from recipes.teachers import cached_logits
+        from recipes.teachers.cache import cached_logits
 
-        mark = [*named(variables).values()]
-        mark += [bytes(x.content) for x in models if not isinstance(x, nnx.Module)]
-        compute = partial(logits_of, data.train)
+        compute, adapter = partial(logits_of, data.train), getattr(model, "adapter", None)
+        mark = [*named(variables).values(), *getattr(model, "contents", ())]
         table = cached_logits(options, data, adapter, mark, compute, devices)
     elif not moving or options.bank_size == "all":
         table = logits_of(data.train)
     if moving:
-        return Teacher(lambda images, index: answer(variables, images), model, table)
+        return Teacher(lambda images, index: answer(variables, images), alone, table)
     look_up, rows = jax.jit(lambda rows, index: rows[index]), devices.copy(table)
-    return Teacher(lambda images, index: look_up(rows, index), model, table)
+    return Teacher(lambda images, index: look_up(rows, index), alone, table)
 
 
 def run_model(graph: Any, variables: Sequence[Any], pixels: jax.Array) -> jax.Array:
-    """Return the logits of a model in evaluation mode, or of an ONNX file, in float32."""
-    if not variables:
-        width = graph(np.zeros((1, *pixels.shape[1:]), np.float32)).shape[1]
-        answer = jax.ShapeDtypeStruct((len(pixels), width), "float32")
-        return jax.pure_callback(lambda x: graph(np.asarray(x)), answer, pixels)
+    """Return the logits of a model in evaluation mode, in float32."""
     model = nnx.merge(graph, *map(nnx.State, variables))
     model.eval()
     return model(pixels).astype("float32")

@@ -28,11 +28,9 @@ import numpy as np
 from keras import ops
 from recipes import data as sets
 from recipes import is_first, say
-from recipes import options as shared
 from recipes.files import save_arrays
-from recipes.models import keras as networks
-from recipes.models.keras import answers_of
-from recipes.options import label_counts, mcld_config
+from recipes.keras import SGD, answers_of, find_processes
+from recipes.options import build_parser, label_counts, mcld_config
 from recipes.run import Run
 
 from mcld_core import TeacherBank, adjust_logits
@@ -44,18 +42,23 @@ EXPORTERS = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
-    parser = shared.build_parser("Distil an image classifier with Keras.")
+    from recipes.configs import parse_options
+
+    parser = build_parser("Distil an image classifier with Keras.")
     add = parser.add_argument_group("Keras").add_argument
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
-    return shared.parse_options(parser, argv)
+    return parse_options(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
-    options, sizes = parse(argv), partial(networks.list_models, (32, 32, 3), 100)
-    status = shared.exit_status(train, options, argv, models=sizes)
+    from recipes.exits import exit_status
+    from recipes.models.keras import list_models
+
+    sizes = partial(list_models, (32, 32, 3), 100)
+    status = exit_status(train, parse(argv), argv, models=sizes)
     if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ:
-        from recipes.models.keras_processes import leave
+        from recipes.processes.keras import leave
 
         leave(status)
     return status
@@ -67,14 +70,18 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
-    processes = networks.find_processes()
+    from recipes.models.keras import build, count_parameters
+
+    processes = find_processes()
     if data is None:
-        data = shared.load_data(options)
+        from recipes.data.load import load_data
+
+        data = load_data(options)
         say(str(data))
     steps = sets.steps_per_epoch(data.train, options.batch_size, processes.devices)
     keras.config.set_dtype_policy(POLICIES[options.amp])
-    student = networks.build(options.student, data.image_shape, data.classes, options.seed)
-    size = networks.count_parameters(student)
+    student = build(options.student, data.image_shape, data.classes, options.seed)
+    size = count_parameters(student)
     run = Run(options, data, student, size, steps, processes=processes)
     run.test_logits = partial(predict, student, data.test, data, options.eval_batch_size)
     if not run.begins():
@@ -95,7 +102,7 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
         )  # fmt: skip
     else:
         learner = Baseline(inner_teacher, inner, options, options.epochs * steps, prior)
-    optimizer = networks.SGD(options.lr, options.momentum, options.weight_decay)
+    optimizer = SGD(options.lr, options.momentum, options.weight_decay)
     if options.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(options.lr, weight_decay=options.weight_decay)
     learner.compile(optimizer, metrics=["accuracy"])
@@ -115,8 +122,9 @@ def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
             )  # fmt: skip
     if run.exports:
         from recipes.export import hand_over
+        from recipes.models.keras_files import in_float32
 
-        alone, compared = networks.in_float32(student), teacher.single if teacher else None
+        alone, compared = in_float32(student), teacher.single if teacher else None
         images, notes = pixels(data.test.images[:64], data), run.describe(layout="NHWC")
         exporter = EXPORTERS[keras.backend.backend()]
         hand_over(options.out, alone, compared, images, notes, exporter)
@@ -213,34 +221,26 @@ class Teacher:
     """
 
     def __init__(self, run: Run) -> None:
-        options, data = run.options, run.data
-        loaded = networks.find_teachers(options, data, partial(train, data=data))
-        self.adapter, self.models, self.single = loaded
-        self.functions = [answers_of(model) for model in self.models]
-        self.data = data
+        from recipes.teachers import keras as teachers
+        from recipes.teachers import measure
+
+        options, self.data = run.options, run.data
+        data, train_one = run.data, partial(train, data=run.data)
+        adapter, self.models, self.single = teachers.find_teachers(options, data, train_one)
+        functions = [answers_of(model) for model in self.models]
+        self.answer = partial(teachers.answer, adapter, functions)
         logits_of = partial(predict, self.answer, data=data, batch_size=options.eval_batch_size)
-        run.measure(logits_of)
+        measure(run, logits_of)
         self.moving, self.table = bool(options.crop or options.flip), None
         if options.teacher_cache is not None:
-            from recipes.models.keras_files import cached_answers
-
-            self.table = cached_answers(
-                options, data, self.adapter, self.models, lambda: logits_of(data.train),
-                run.processes,
-            )  # fmt: skip
+            compute = partial(logits_of, data.train)
+            self.table = teachers.cached_answers(
+                options, data, adapter, self.models, compute, run.processes
+            )
         elif not self.moving or options.bank_size == "all":
             self.table = logits_of(data.train)
         adapted = [getattr(options, f"teacher_{x}") for x in ("mean", "std", "size", "classes")]
         self.inside = self.moving and self.single is not None and not any(adapted)
-
-    def answer(self, images: np.ndarray) -> np.ndarray:
-        """Return the logits of normalised images."""
-        if self.adapter is None:
-            return np.asarray(self.functions[0](images), "float32")
-        own, size = images * self.adapter.scale + self.adapter.shift, self.adapter.size
-        if size is not None:
-            own = np.asarray(ops.image.resize(own, (size, size), "bicubic"))
-        return self.adapter.combine([np.asarray(f(own), "float32") for f in self.functions])
 
     def models_with(self, student: keras.Model) -> tuple[keras.Model, keras.Model]:
         """Return teacher and student as models of the same inputs: images, or answers as well."""
@@ -288,8 +288,10 @@ class Watch(keras.callbacks.Callback):
 
     def keep(self, kind: str) -> None:
         """Write the student alone."""
-        path, notes = self.run.folder / f"{kind}.keras", self.run.describe(layout="NHWC")
-        networks.save_model(path, self.run.model, notes)
+        from recipes.models.keras_files import save_model
+
+        notes = self.run.describe(layout="NHWC")
+        save_model(self.run.folder / f"{kind}.keras", self.run.model, notes)
 
     def tell(self, logs: Any) -> None:
         """Set the run's sums to the means over the epoch: sums over one row."""

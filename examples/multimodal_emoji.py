@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 from recipes import fit as loops
-from recipes import plots, say
+from recipes import say
+from recipes.comparing import markdown, plots, spread
 from recipes.data import augment
 from recipes.data import scores as accuracies
 from recipes.data.emoji import NGRAMS, SIDE, Split, read_emoji
 from recipes.files import DataError, write_json, write_text
-from recipes.tuning import spread, tune_rates
 from torch import nn
 from torch.nn import functional
 
@@ -235,6 +235,8 @@ def tune(
     Each temperature has as many trials of the rate as a method without one. Returns both by
     method, and all validation accuracies in percent, by method and temperature and then by rate.
     """
+    from recipes.comparing.tuning import tune_rates
+
     training, part = splits["training"], splits["validation"]
     teachers = {seed: train_teacher(options, training, classes, seed) for seed in TUNE_SEEDS}
     taught = {seed: teacher_rows(teacher, training) for seed, teacher in teachers.items()}
@@ -265,14 +267,14 @@ def scores(seed: int, method: str, logits: Any, labels: np.ndarray) -> dict[str,
 
 def table(rows: list[dict[str, Any]], chosen: dict[str, tuple[float, float]]) -> str:
     """Return the Markdown table over the seeds."""
-    lines = ["| | rate | accuracy | balanced accuracy |", "|---|---|---|---|"]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        cells = [spread([100 * row[key] for row in mine]) for key in ("accuracy", "balanced")]
         rate = f"{chosen[method][0]:.3g}" if method in chosen else ""
         rate += f", T = {chosen[method][1]:g}" if method.startswith("kd") else ""
-        lines.append(f"| {METHODS.get(method, method)} | {rate} | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines) + "\n"
+        cells = (spread([100 * row[key] for row in mine]) for key in ("accuracy", "balanced"))
+        lines.append([METHODS.get(method, method), rate, *cells])
+    return "\n".join(markdown(["", "rate", "accuracy", "balanced accuracy"], lines)) + "\n"
 
 
 def bars(rows: list[dict[str, Any]]) -> Any:

@@ -43,7 +43,7 @@ WORDS, PIECES, CHARACTERS = 96, 64, 48
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run both parts; return the process's exit status."""
-    from recipes.tasks import add_options, environment, parse
+    from recipes.comparing.tasks import add_options, environment, parse
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -81,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
     """Compare the losses on a convolution over word embeddings."""
     import torch
+    from recipes.comparing.tasks import Task, compare
     from recipes.export import export_pair
     from recipes.models.texts import WordConvolution, sentence_teacher, word_teacher
     from recipes.sequence_losses import METHODS, row_loss
-    from recipes.tasks import Task, compare
 
     size = options.train_size
     parts = {
@@ -141,10 +141,10 @@ def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
 def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> None:
     """Compare the losses on a small recurrent model of characters."""
     import torch
+    from recipes.comparing.tasks import Task, compare
     from recipes.export import export_pair
     from recipes.models.texts import Characters, character_teacher
     from recipes.sequence_losses import METHODS, PRIOR, token_loss
-    from recipes.tasks import Task, compare
 
     length = CHARACTERS + 1  # inputs and labels are one apart
     count = options.characters // CHARACTERS

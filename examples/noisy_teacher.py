@@ -26,11 +26,10 @@ import numpy as np
 import torch
 from recipes import fit as loops
 from recipes import say
+from recipes.comparing.noisy_report import METHODS, NOISE, TEACHERS, WITHOUT_TEACHER, write_report
 from recipes.data import Dataset
 from recipes.data.load import load_dataset
 from recipes.files import DataError
-from recipes.noisy_report import METHODS, NOISE, TEACHERS, WITHOUT_TEACHER, write_report
-from recipes.tuning import tune_rates
 from torch import nn
 from torch.nn import functional
 
@@ -311,6 +310,8 @@ def tune(
     options: argparse.Namespace, data: Dataset, train: Tensors, validation: Tensors
 ) -> dict[str, float]:
     """Choose each method's learning rate by its mean validation accuracy over two teachers."""
+    from recipes.comparing.tuning import tune_rates
+
     teachers = make_teachers(options, data.classes, train, validation, validation, TUNE_SEED)
 
     def score(method: str, lr: float) -> float:

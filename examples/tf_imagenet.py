@@ -33,12 +33,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from recipes import is_first, say
-from recipes import options as shared
-from recipes.data import Split, pictures, tf_input
+from recipes.data import Dataset, Split, scores, tf_input
 from recipes.files import DataError, save_arrays
-from recipes.models import keras as networks
-from recipes.options import label_counts, mcld_config
-from recipes.run import Processes, Run
+from recipes.options import TABLES, build_parser, label_counts, mcld_config
+from recipes.run import Processes, Row, Run
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
 from mcld_core.backends.tensorflow import gather_keys
@@ -48,23 +46,16 @@ POLICIES = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line."""
-    parser = shared.build_parser("Distil an ImageNet classifier with TensorFlow.")
-    parser.conflict_handler = "resolve"
+    from recipes.configs import parse_options
+    from recipes.data import pictures
+
+    parser = build_parser("Distil an ImageNet classifier with TensorFlow.")
+    pictures.add_options(parser)
     add = parser.add_argument_group("TensorFlow").add_argument
-    add("--dataset", choices=(*shared.TABLES, "imagenet", "openclipart"), default="digits")
-    add("--random-resized-crop", action=argparse.BooleanOptionalAction, default=False,
-        help="train on random parts of the pictures, in place of --crop")  # fmt: skip
-    add("--first-label", type=int, default=1, help="the least label in the TFRecords")
     add("--amp", choices=list(POLICIES), default="off", help="mixed precision")
     add("--replicas", type=int, default=0, help="0: all GPUs, or one CPU; n: so many CPU devices")
-    options = shared.parse_options(parser, argv, shared.TABLES | pictures.DEFAULTS)
-    if options.teacher_cache and options.random_resized_crop and options.bank_size != "all":
-        parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
-    if options.download and options.dataset in pictures.DEFAULTS:
-        parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
-                     "image-net.org, and pass --data-dir")  # fmt: skip
-    if options.crop and options.random_resized_crop:
-        parser.error("--crop shifts whole pictures: pass --no-random-resized-crop as well")
+    options = parse_options(parser, argv, TABLES | pictures.DEFAULTS)
+    pictures.check_options(parser, options)
     if options.batch_size % max(options.replicas, 1):
         parser.error(f"--batch-size {options.batch_size} does not divide by --replicas")
     return options
@@ -72,34 +63,40 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
-    options, sizes = parse(argv), partial(networks.list_models, (224, 224, 3), 1000)
-    return shared.exit_status(train, options, argv, models=sizes)
+    from recipes.exits import exit_status
+    from recipes.models.keras import list_models
+
+    sizes = partial(list_models, (224, 224, 3), 1000)
+    return exit_status(train, parse(argv), argv, models=sizes)
 
 
-def train(
-    options: argparse.Namespace, data: pictures.PictureSet | None = None, strategy: Any = None
-) -> Run:
+def train(options: argparse.Namespace, data: Dataset | None = None, strategy: Any = None) -> Run:
     """Train a student as the options say, and return it with its history.
 
     Raises:
         DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
     """
-    strategy = strategy or make_strategy(options.replicas)  # before TensorFlow does anything else
+    from recipes.models.keras import build, count_parameters
+
+    strategy = strategy or find_strategy(options.replicas)  # before TensorFlow does anything else
     replicas = strategy.num_replicas_in_sync
     if options.batch_size % replicas:
         raise DataError(f"--batch-size {options.batch_size} does not divide by {replicas} replicas")
     if data is None:
-        data = tf_input.load(options)
+        from recipes.data.tf_pictures import load
+
+        data = load(options)
         say(str(data))
         if replicas > 1:
             say(f"{replicas} replicas")
     keras.config.set_dtype_policy(POLICIES[options.amp])
     with strategy.scope():
-        student = networks.build(options.student, data.image_shape, data.classes, options.seed)
-    size, steps = networks.count_parameters(student), len(data.train) // options.batch_size
-    run = Run(options, data, student, size, steps, processes=Workers(strategy))
-    logits = tf_input.logits_function(student)
-    run.test_logits = partial(tf_input.logits_of, logits, data, options.eval_batch_size, data.test)
+        student = build(options.student, data.image_shape, data.classes, options.seed)
+    size, steps = count_parameters(student), len(data.train) // options.batch_size
+    run = Run(options, data, student, size, steps, processes=find_processes(strategy))
+    answer = tf.function(partial(logits_of, student), input_signature=[images_of(data)])
+    predict = partial(tf_input.predict, answer, data, options.eval_batch_size)
+    run.test_logits = partial(predict, data.test)
     if not run.begins():
         return run
     teacher = None if options.method == "ce" else Teacher(run, strategy)
@@ -124,13 +121,21 @@ def train(
         return run.describe(layout="NHWC", center_crop=share)
 
     def keep(kind: str) -> None:
-        networks.save_model(options.out / f"{kind}.keras", student, describe())
+        from recipes.models.keras_files import save_model
+
+        save_model(options.out / f"{kind}.keras", student, describe())
 
     def save() -> None:
         if is_first():
             save_arrays(run.checkpoint, step.arrays(), run.notes())
 
-    evaluate = partial(tf_input.evaluate, logits, data, options.eval_batch_size, options.balanced)
+    def evaluate() -> Row:
+        row: Row = {}
+        for part, split in data.held_out().items():  # these classes are of very different sizes
+            uneven = part == "test" and data.name == "openclipart"
+            row |= scores(part, predict(split), split.labels, options.balanced or uneven)
+        return row
+
     with run.watch(save):
         while run.running:
             rate = run.begin_epoch((0.3, 0.6, 0.9))
@@ -144,47 +149,41 @@ def train(
             run.end_epoch(evaluate, keep)
     if run.exports:
         from recipes.export import hand_over
+        from recipes.models.keras_files import in_float32
 
         images, _ = next(iter(tf_input.evaluation_input(data.test, data, 64)))
-        single, compared = networks.in_float32(student), teacher.single if teacher else None
+        single, compared = in_float32(student), teacher.single if teacher else None
         hand_over(options.out, single, compared, images.numpy(), describe(), "tf2onnx")
     return run
 
 
-def make_strategy(replicas: int) -> Any:
-    """Return what spreads a step: over the workers of ``TF_CONFIG``, over all GPUs, over so many
-    devices of the CPU, or not.
+def find_strategy(replicas: int) -> Any:
+    """Return what spreads a step over workers and devices, where there are several."""
+    asked = "TF_CONFIG" in os.environ or replicas
+    if asked or len(tf.config.list_physical_devices("GPU")) > 1:
+        from recipes.processes.tensorflow import make_strategy
 
-    Raises:
-        DataError: TensorFlow has started with fewer devices of the CPU.
-    """
-    if "TF_CONFIG" in os.environ:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if replicas:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        try:
-            devices = [tf.config.LogicalDeviceConfiguration() for _ in range(replicas)]
-            tf.config.set_logical_device_configuration(cpu, devices)
-        except RuntimeError:  # an earlier training of this process has set them
-            if len(tf.config.list_logical_devices("CPU")) < replicas:
-                raise DataError(f"--replicas {replicas}: start a new process for them") from None
-        return tf.distribute.MirroredStrategy([f"/cpu:{n}" for n in range(replicas)])
-    several = len(tf.config.list_physical_devices("GPU")) > 1
-    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+        return make_strategy(replicas)
+    return tf.distribute.get_strategy()
 
 
-class Workers(Processes):
-    """The processes of ``TF_CONFIG``."""
+def find_processes(strategy: Any) -> Processes:
+    """Return the processes that train together: this one, or the workers of ``TF_CONFIG``."""
+    if "TF_CONFIG" not in os.environ:
+        return Processes()
+    from recipes.processes.tensorflow import Workers
 
-    def __init__(self, strategy: Any) -> None:
-        self.alone = "TF_CONFIG" not in os.environ
-        self.sum = tf.function(
-            lambda x: strategy.reduce("SUM", strategy.run(tf.identity, (x,)), axis=None)
-        )
+    return Workers(strategy)
 
-    def any(self, flag: bool) -> bool:
-        """Return whether any worker says so; every worker comes, and waits."""
-        return flag if self.alone else float(self.sum(tf.constant(float(flag)))) > 0
+
+def images_of(data: Dataset) -> tf.TensorSpec:
+    """Return what a batch of images is, of any number of rows."""
+    return tf.TensorSpec([None, *data.image_shape], tf.float32)
+
+
+def logits_of(model: keras.Model, images: Any) -> Any:
+    """Return a model's answer in evaluation mode, in float32."""
+    return tf.cast(model(images, training=False), tf.float32)
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
@@ -297,46 +296,29 @@ class Teacher:
     """The frozen teachers as one function; of images that stay the same, a table of its answers."""
 
     def __init__(self, run: Run, strategy: Any) -> None:
+        from recipes.teachers import keras as teachers
+        from recipes.teachers import measure
+
         options, data = run.options, run.data
         train_one = partial(train, data=data, strategy=strategy)
-        loaded = networks.find_teachers(options, data, train_one, strategy.scope)
-        self.adapter, self.models, self.single = loaded
-        self.table = None
-        shape = [None, *data.image_shape]
-        answer = tf.function(self.answer, input_signature=[tf.TensorSpec(shape, tf.float32)])
-        answers = partial(tf_input.logits_of, answer, data, options.eval_batch_size)
-        run.measure(answers)
+        found = teachers.find_teachers(options, data, train_one, strategy.scope)
+        (adapter, models, self.single), self.table = found, None
+        self.answer = partial(teachers.answer_in_graph, adapter, models)
+        answer = tf.function(self.answer, input_signature=[images_of(data)])
+        predict = partial(tf_input.predict, answer, data, options.eval_batch_size)
+        measure(run, predict)
         moving = options.crop or options.flip or options.random_resized_crop
         self.looks_up = not moving and (isinstance(data.train, Split) or options.teacher_cache)
         if options.teacher_cache is not None:
-            from recipes.models.keras_files import cached_answers
-
-            self.table = tf.constant(cached_answers(
-                options, data, self.adapter, self.models, lambda: answers(data.train),
-                run.processes,
+            self.table = tf.constant(teachers.cached_answers(
+                options, data, adapter, models, lambda: predict(data.train), run.processes
             ))  # fmt: skip
         elif self.looks_up or options.bank_size == "all":
-            self.table = tf.constant(answers(data.train))
+            self.table = tf.constant(predict(data.train))
 
     def __call__(self, images: Any, index: Any) -> Any:
         """Return (batch, classes) in float32 for normalised images, rows of the training split."""
         return tf.gather(self.table, index) if self.looks_up else self.answer(images)
-
-    def answer(self, images: Any) -> Any:
-        """Ask the teachers."""
-        if self.adapter is None:
-            return self.ask(self.models[0], images)
-        own, size = images * self.adapter.scale + self.adapter.shift, self.adapter.size
-        if size is not None:
-            own = tf.image.resize(own, (size, size), "bicubic")
-        return self.adapter.combine([self.ask(model, own) for model in self.models])
-
-    def ask(self, model: Any, images: Any) -> Any:
-        """Return the logits of a Keras model, or of an ONNX file."""
-        if isinstance(model, keras.Model):
-            return tf.cast(model(images, training=False), tf.float32)
-        width = model(np.zeros((1, *images.shape[1:]), np.float32)).shape[1]
-        return tf.ensure_shape(tf.numpy_function(model, [images], tf.float32), [None, width])
 
 
 if __name__ == "__main__":

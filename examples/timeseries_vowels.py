@@ -43,7 +43,7 @@ PARTS = (*SETS, "forecast")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts; return the process's exit status."""
-    from recipes.tasks import add_options, environment, parse
+    from recipes.comparing.tasks import add_options, environment, parse
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
     """Compare the losses on classified windows; a series has the class of its mean logits."""
+    from recipes.comparing.tasks import Task, compare
     from recipes.export import export_pair
     from recipes.models.series import WindowClassifier, shuffled, train_teacher
     from recipes.sequence_losses import METHODS, window_loss
-    from recipes.tasks import Task, compare
 
     settings = SETS[name]
     parts = load_classified(settings, folder)
@@ -125,10 +125,10 @@ def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
 
 def forecaster(options: argparse.Namespace, folder: Path) -> None:
     """Compare the losses on forecasts, real-valued and turned into distributions over bins."""
+    from recipes.comparing.tasks import Task, compare
     from recipes.export import export_pair
     from recipes.models.series import Forecaster, shuffled, train_teacher
     from recipes.sequence_losses import METHODS, OVERLAP, window_loss
-    from recipes.tasks import Task, compare
 
     windows = load_pressure(folder)
     values = {

@@ -24,12 +24,10 @@ from functools import partial
 import numpy as np
 import torch
 from recipes import is_first, say
-from recipes import options as shared
 from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
-from recipes.models import torch as models
-from recipes.models.torch import save_torch
-from recipes.options import label_counts, mcld_config
+from recipes.options import build_parser, label_counts, mcld_config
 from recipes.run import Row, Run
+from recipes.torch import Pixels, find_device, predict, save_torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,27 +37,32 @@ from mcld_core.backends.torch import MCLDLoss
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options: those of every framework, and PyTorch's own."""
-    parser = shared.build_parser("Distil an image classifier with PyTorch.")
+    from recipes.configs import parse_options
+
+    parser = build_parser("Distil an image classifier with PyTorch.")
     add = parser.add_argument_group("PyTorch").add_argument
     add("--device", default="auto", help="cpu, cuda, mps …")
     add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
     add("--channels-last", action="store_true", help="the memory order that GPUs like best")
     add("--compile", action="store_true", help="compile the student by torch.compile")
     add("--sync-bn", action="store_true", help="batch norm over all processes, not each its own")
-    return shared.parse_options(parser, argv)
+    return parse_options(parser, argv)
 
 
 def train(options: argparse.Namespace, data: Dataset | None = None) -> Run:
     """Train one student by one method; without ``data``, on those that the options name.
 
-    Raises DataError, Diverged or Stopped; `recipes.options.exit_status` says them in a line.
+    Raises DataError, Diverged or Stopped; `recipes.exits.exit_status` says them in a line.
     """
-    device, ranks = models.find_device(options.device)
+    device, ranks = find_device(options.device)
     if data is None:
-        data = shared.load_data(options)
+        from recipes.data.load import load_data
+
+        data = load_data(options)
         say(str(data))
     student = make_model(options.student, data, options.seed).to(device)
-    size, steps = models.count_parameters(student), steps_per_epoch(data.train, options.batch_size)
+    size = sum(parameter.numel() for parameter in student.parameters())
+    steps = steps_per_epoch(data.train, options.batch_size)
     run = Run(options, data, student, size, steps, "checkpoint.pt", ranks)
     trains = run.begins()
     teacher = None if options.method == "ce" else load_teacher(run, device)
@@ -78,8 +81,10 @@ def train(options: argparse.Namespace, data: Dataset | None = None) -> Run:
 
 def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
     """Build a model by its name or ``module:function``, its weights drawn from ``seed``."""
+    from recipes.models.torch import build
+
     torch.manual_seed(seed)
-    return models.build(name, data.image_shape, data.classes)
+    return build(name, data.image_shape, data.classes)
 
 
 def load_teacher(run: Run, device: torch.device) -> nn.Module:
@@ -87,19 +92,21 @@ def load_teacher(run: Run, device: torch.device) -> nn.Module:
 
     It takes the student's images and answers in the student's classes.
     """
+    from recipes import teachers
+
     options, data = run.options, run.data
     train_one = partial(train, data=data)
-    if not shared.trains_teacher(options):
-        from recipes.own_teachers import load_fitted
+    if not teachers.trains_teacher(options):
+        from recipes.teachers.torch import load_fitted
 
-        teacher = load_fitted(options, data, train_one)
+        teacher: nn.Module = load_fitted(options, data, train_one)
     elif options.dry_run:
         teacher = make_model(options.teacher[0], data, options.seed)
     else:
-        teacher = train_one(shared.teacher_options(options)).model
+        teacher = train_one(teachers.teacher_options(options)).model
     teacher = teacher.to(device).eval().requires_grad_(False)
-    pixels, size = models.Pixels(data, device), options.eval_batch_size
-    run.measure(partial(models.predict, teacher, pixels=pixels, batch_size=size))
+    pixels, size = Pixels(data, device), options.eval_batch_size
+    teachers.measure(run, partial(predict, teacher, pixels=pixels, batch_size=size))
     return teacher
 
 
@@ -118,15 +125,15 @@ class Training:
         self.options, self.run, self.ranks, self.model = options, run, run.processes, run.model
         self.data, self.teacher, self.device = data, teacher, device
         torch.manual_seed(options.seed)  # whatever the teacher drew
-        self.pixels = models.Pixels(data, device, channels_last=options.channels_last)
+        self.pixels = Pixels(data, device, channels_last=options.channels_last)
         size = options.eval_batch_size
-        self.predict = partial(models.predict, pixels=self.pixels, batch_size=size)
+        self.predict = partial(predict, pixels=self.pixels, batch_size=size)
         self.moving = options.crop or options.flip  # the images are others in each epoch
         self.table = self.teacher_table()
         memory = torch.channels_last if options.channels_last else torch.preserve_format
         self.model.to(memory_format=memory).train()
         if options.sync_bn and not self.ranks.alone:
-            from recipes.models.torch_ranks import share_norms
+            from recipes.processes.torch import share_norms
 
             share_norms(self.model)
         parallel = self.model if self.ranks.alone else self.ranks.wrap(self.model)
@@ -165,13 +172,11 @@ class Training:
         if options.teacher_cache is None:
             table = self.predict(teacher, data.train)
         else:
-            from recipes.teachers import cached_logits
+            from recipes.teachers.cache import cached_logits
 
             weights = [value.cpu() for value in teacher.state_dict().values()]
-            compute, adapter = (
-                partial(self.predict, teacher, data.train),
-                getattr(teacher, "adapter", None),
-            )
+            compute = partial(self.predict, teacher, data.train)
+            adapter = getattr(teacher, "adapter", None)
             table = cached_logits(options, data, adapter, weights, compute, self.ranks)
         return torch.from_numpy(table).to(self.device)
 
@@ -277,8 +282,10 @@ class Training:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the process's exit status."""
-    options = parse(argv)
-    return shared.exit_status(train, options, argv, models=models.list_models)
+    from recipes.exits import exit_status
+    from recipes.models.torch import list_models
+
+    return exit_status(train, parse(argv), argv, models=list_models)
 
 
 if __name__ == "__main__":

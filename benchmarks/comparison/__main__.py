@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from recipes import say  # noqa: E402
+from recipes.comparing.paired import choices  # noqa: E402
+from recipes.exits import exit_status  # noqa: E402
 from recipes.files import write_json, write_text  # noqa: E402
 from recipes.methods import settings  # noqa: E402
-from recipes.options import exit_status  # noqa: E402
-from recipes.paired import choices  # noqa: E402
 from recipes.run import Row, Run  # noqa: E402
 
 from benchmarks.comparison.report import Predictions, write_report  # noqa: E402
@@ -91,7 +91,9 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
                for seed in options.seeds if seed in trainings.teachers]  # fmt: skip
     records += [summary(name, seed, result) for (name, seed), result in results.items()]
     data = trainings.data
-    loaded = {} if records[0].method == "teacher" else _loaded_teacher(base, results)
+    known = [result.teacher_accuracy for result in results.values()]
+    loaded = {" + ".join(base.teacher): value for value in known if value is not None}
+    loaded = {} if records[0].method == "teacher" else loaded
     rows, sentence = table(records, loaded), conclusion(records)
     heading = _heading(argv, base, options)
     write_json(options.out / "results.json", [asdict(record) for record in records])
@@ -107,11 +109,6 @@ def compare(options: argparse.Namespace, words: Sequence[str], argv: Sequence[st
         f"\n{rows}\n\n{pairs}\n\n{sentence}\nTable: {options.out / 'results.md'}\n"
         f"Report: {options.out / 'report.html'}"
     )
-
-
-def _loaded_teacher(base: argparse.Namespace, results: dict[Any, Run]) -> dict[str, float]:
-    known = [result.teacher_accuracy for result in results.values()]
-    return {" + ".join(base.teacher): value for value in known if value is not None}
 
 
 def _report(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from recipes.plots import marker, new_figure
+from recipes.comparing.plots import marker, new_figure
 from recipes.run import Row
 
 from benchmarks.comparison.tables import Record, kind

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.comparing.plots import png
 from recipes.files import write_atomically, write_text
-from recipes.plots import png
 from recipes.run import Row
 
 from benchmarks.comparison import pictures

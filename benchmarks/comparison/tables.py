@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from recipes import tuning
-from recipes.paired import less_the_best, sampling_error
+from recipes import comparing
+from recipes.comparing.paired import less_the_best, sampling_error
 from recipes.run import Row, Run, best_row
 
 
@@ -59,7 +59,7 @@ def kind(records: Sequence[Record]) -> str:
 
 def spread(values: Sequence[float]) -> str:
     """Return ``mean ± sd`` in percent (sample standard deviation; none for one value)."""
-    return tuning.spread([100 * value for value in values])
+    return comparing.spread([100 * value for value in values])
 
 
 def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
@@ -72,22 +72,19 @@ def table(records: Sequence[Record], loaded: Mapping[str, float]) -> str:
     shown = kind(records)
     columns = [f"{shown} % (last epoch)", f"{shown} % (best validation epoch)"]
     columns += ["test % (last epoch)"] if shown != "test" else []
-    lines = [f"| method | lr | parameters | {' | '.join(columns)} |"]
-    lines.append("|---" * (3 + len(columns)) + "|")
+    rows = []
     for name, accuracy in loaded.items():
         known = f"{100 * accuracy:.2f}"  # the plain one
         cells = [known if column == "test % (last epoch)" else "–" for column in columns]
-        lines.append(f"| teacher {name} | – | – | {' | '.join(cells)} |")
+        rows.append([f"teacher {name}", "–", "–", *cells])
     for method in dict.fromkeys(record.method for record in records):
         mine = [record for record in records if record.method == method]
         best = [record.test_best for record in mine if record.test_best is not None]
         plain = [record.plain for record in mine if record.plain is not None]
         cells = [spread([record.test_last for record in mine]), spread(best) if best else "–"]
         cells += [spread(plain)] if plain else []
-        lines.append(
-            f"| {method} | {mine[0].lr:.3g} | {mine[0].parameters:,} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
+        rows.append([method, f"{mine[0].lr:.3g}", f"{mine[0].parameters:,}", *cells])
+    return "\n".join(comparing.markdown(["method", "lr", "parameters", *columns], rows))
 
 
 def conclusion(records: Sequence[Record]) -> str:

@@ -7,56 +7,28 @@ import functools
 import importlib
 import statistics
 import time
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes import duration, say
+from recipes import say
+from recipes.comparing.paired import words_of
+from recipes.comparing.spaces import search_space
+from recipes.comparing.tuning import tune
 from recipes.data import Dataset
+from recipes.data.load import load_data
 from recipes.files import DataError, write_json
 from recipes.methods import METHODS, settings
-from recipes.options import load_data
-from recipes.paired import words_of
 from recipes.run import Diverged, Run, validation_score
-from recipes.spaces import search_space
 from recipes.teachers import is_own
-from recipes.tuning import tune
+from recipes.watching import duration
 
 from benchmarks.comparison.line import Line
 from benchmarks.comparison.tables import spread, test_score
 
-PRESETS = {
-    "accuracy": (
-        "ce", "kd:temperature=4", "kd:temperature=2", "kd:temperature=1", "kd-ls", "dkd:beta=8",
-        "dkd:beta=2", "mcld", "mcld-ce",
-    ),
-    "fair": (
-        "ce", "kd", "kd:weight=1,weight_ce=0", "kd-ls", "dkd", "dist",
-        "mcld-ce:weight_instance=0,weight_category=0", "mcld", "mcld:category_warmup=0",
-        "mcld-ce", "mcld-ce:category_warmup=0",
-    ),
-    "ablation": (
-        "mcld",
-        "mcld:weight_sample=0,weight_category=0",
-        "mcld:weight_instance=0,weight_category=0",
-        "mcld:weight_instance=0,weight_sample=0",
-        "mcld:weight_category=0",
-        "mcld:weight_sample=0",
-        "mcld:weight_instance=0",
-        "mcld:weight_sample=1",
-        "mcld:target_mask=False",
-        "mcld:sample_target_mask=False",
-        "mcld:category_warmup=0",
-        "mcld:similarity=pearson",
-        "mcld:similarity=cosine",
-        "mcld:similarity=dot",
-        "mcld:category_contrast=prototypes",
-        "mcld:category_contrast=columns",
-        "mcld:bank_size=512",
-        "mcld:bank_size=all",
-    ),
-}  # fmt: skip
+PRESETS: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("presets.toml").read_text())
 """Named lists for ``--preset``."""
 
 
@@ -177,7 +149,7 @@ class Trainings:
             words += ["--lr", str(self.base.teacher_lr), "--no-onnx"]
             result = self.train(words, seed + 1000 * number, folder)
             self.teachers.setdefault(seed, result)
-            files.append(str(weights(self.options.out / folder)))
+            files.append(str(next((self.options.out / folder).glob("last.*"))))
         return ["--teacher-weights", *files]
 
     def teach(self, seeds: Iterable[int]) -> dict[int, list[str]]:
@@ -282,11 +254,6 @@ class Trainings:
         with self.line("report"):
             result: Run = self.script.train(options)
         return result
-
-
-def weights(folder: Path) -> Path:
-    """Return the file of a finished training that holds the model of its last epoch."""
-    return next(folder.glob("last.*"))
 
 
 def folder_name(name: str) -> str:

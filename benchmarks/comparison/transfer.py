@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import torch
 from recipes import say
+from recipes.comparing import markdown
 from recipes.data import Dataset, Split
-from recipes.data.load import load_dataset
+from recipes.data.load import load_data, load_dataset
 from recipes.files import DataError, write_json, write_text
-from recipes.options import load_data
 from recipes.run import Run
 from torch import Tensor, nn
 from torch.nn import functional
@@ -66,9 +66,8 @@ def transfer(
             raise DataError("--transfer probes students of PyTorch: --script torch_cifar100")
         scores.setdefault(name, []).append(probe(result.model.eval(), source, target))
         say(f"transfer to {target.name}: seed {seed} {name} {100 * scores[name][-1]:.2f}%")
-    lines = [f"| student of {source.name} | test % on {target.name} |", "|---|---|"]
-    lines += [f"| {name} | {spread(values)} |" for name, values in scores.items()]
-    table = "\n".join(lines)
+    rows = ((name, spread(values)) for name, values in scores.items())
+    table = "\n".join(markdown([f"student of {source.name}", f"test % on {target.name}"], rows))
     write_json(options.out / f"transfer_{target.name}.json", scores)
     write_text(options.out / f"transfer_{target.name}.md", table + "\n")
     return table

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from recipes.data.load import load_dataset
-from recipes.own_teachers import OnnxTeacher
+from recipes.teachers.load import OnnxTeacher
 from torch.nn import functional
 
 from mcld_core import TeacherCache, export_onnx, select_classes

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from recipes.files import read_json, write_json
+from recipes.sequence_losses import row_loss
 from torch import nn
-from torch.nn import functional
 
 from benchmarks.tiny_imagenet.data import VALIDATION, Split, Task
-from mcld_core import MCLDConfig, dkd_loss, kd_loss, mcld_loss
 
 BATCH, TUNE_SEED = 128, 0
 WIDTHS = (16, 32, 64, 128)
@@ -26,62 +26,32 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
 class Row(NamedTuple):
-    """A row of the table: ``loss(constant)``, and the constant's values, the usual one first."""
+    """A row of the table: a method, and the values of its constant, the usual one first."""
 
-    loss: Callable[[float], Loss]
+    method: str
     constants: tuple[float, ...] = ()
 
-
-# ---- what is compared ----
-
-
-def ce(s: Any, t: Any, y: Any, progress: float) -> Any:
-    """Return the cross-entropy."""
-    return functional.cross_entropy(s, y)
-
-
-def kd(weight_ce: float) -> Callable[[float], Loss]:
-    """Return KD at a temperature, beside a weight of the cross-entropy."""
-
-    def at(temperature: float) -> Loss:
-        return lambda s, t, y, p: (
-            weight_ce * ce(s, t, y, p) + kd_loss(s, t, temperature=temperature)
-        )
-
-    return at
-
-
-def dkd(weight: float) -> Loss:
-    """Return the cross-entropy and DKD by a weight."""
-    return lambda s, t, y, p: (
-        ce(s, t, y, p) + weight * dkd_loss(s, t, y, alpha=1.0, beta=2.0, temperature=4.0)
-    )
-
-
-def mcld(**changes: Any) -> Callable[[float], Loss]:
-    """Return MCLD with changed settings, by the weight of its sample-wise term."""
-
-    def at(weight: float) -> Loss:
-        config = MCLDConfig(weight_sample=weight, **changes)
-        return lambda s, t, y, p: mcld_loss(s, t, y, config=config, progress=p)
-
-    return at
+    def loss(self, constant: float) -> Loss:
+        """Return the loss, with the constant where the method has it."""
+        return functools.partial(row_loss, self.method.format(constant))
 
 
 WEIGHTS, TEMPERATURES = (0.25, 0.1, 1.0), (2.0, 1.0, 4.0)
-FULL: dict[str, Any] = {"weight_ce": 1.0, "category_warmup": 0.0}
+FULL = "mcld-ce:weight_sample={},category_warmup=0"
 ROWS = {
-    "CE": Row(lambda _: ce),
-    "KD": Row(kd(0.0), TEMPERATURES),
-    "CE + KD": Row(kd(1.0), TEMPERATURES),
-    "CE + DKD": Row(dkd, WEIGHTS),
-    "CE + sample-wise": Row(mcld(weight_instance=0.0, weight_category=0.0, weight_ce=1.0), WEIGHTS),
-    "MCLD + CE, no ramp": Row(mcld(**FULL), WEIGHTS),
-    "MCLD": Row(mcld(), WEIGHTS),
-    "MCLD, no ramp": Row(mcld(category_warmup=0.0), WEIGHTS),
-    "MCLD + CE, no ramp, no instance-wise": Row(mcld(**FULL, weight_instance=0.0), WEIGHTS),
-    "MCLD + CE, no ramp, no category-wise": Row(mcld(**FULL, weight_category=0.0), WEIGHTS),
-    "MCLD + CE": Row(mcld(weight_ce=1.0), WEIGHTS),
+    "CE": Row("ce"),
+    "KD": Row("kd:temperature={},weight=1,weight_ce=0", TEMPERATURES),
+    "CE + KD": Row("kd:temperature={},weight=1,weight_ce=1", TEMPERATURES),
+    "CE + DKD": Row("dkd:weight={},beta=2,warmup=0", WEIGHTS),
+    "CE + sample-wise": Row(
+        "mcld-ce:weight_sample={},weight_instance=0,weight_category=0", WEIGHTS
+    ),
+    "MCLD + CE, no ramp": Row(FULL, WEIGHTS),
+    "MCLD": Row("mcld:weight_sample={}", WEIGHTS),
+    "MCLD, no ramp": Row("mcld:weight_sample={},category_warmup=0", WEIGHTS),
+    "MCLD + CE, no ramp, no instance-wise": Row(f"{FULL},weight_instance=0", WEIGHTS),
+    "MCLD + CE, no ramp, no category-wise": Row(f"{FULL},weight_category=0", WEIGHTS),
+    "MCLD + CE": Row("mcld-ce:weight_sample={}", WEIGHTS),
 }
 
 

@@ -1,6 +1,10 @@
-"""What the examples share; here: what they say while they run, and how far they are.
+"""What the examples share; here: what they say while they run.
 
-Modules that are not named after a framework import none.
+A script imports at its top what its training is made of: `data`, `options`, `run`, `files`, and the
+module of its framework. Where they are used, it imports what starts a run (`configs`, `folder`,
+`teachers`), makes its networks (`models`), watches it (`watching`, `trackers`) and ends it
+(`export`, `exits`). `processes` is for several of them, `comparing` for many trainings. Modules
+that are not named after a framework import none.
 """
 
 from __future__ import annotations
@@ -8,8 +12,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -27,6 +29,11 @@ line: Any = None
 """Stands in for all that is said, while it is open: a `benchmarks.comparison.line.Line`."""
 
 
+def replaced_by_line() -> bool:
+    """Return whether a `line` is open."""
+    return line is not None
+
+
 def say(text: str, *, important: bool = False) -> None:
     """Print a line without tearing a progress bar; with a `line` open, on or above that.
 
@@ -42,74 +49,3 @@ def say(text: str, *, important: bool = False) -> None:
         tqdm.write(text)
     else:
         print(text, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as ``1h02m``, ``3m07s`` or ``12s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60}h{minutes % 60:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
-
-
-class Progress:
-    """Says how far a training is: a bar at a terminal, else a line every ``seconds``.
-
-    Args:
-        name: of the training.
-        steps: all steps of the training.
-        done: those that an earlier process did.
-        seconds: between two lines; at a terminal every epoch has one.
-    """
-
-    def __init__(self, name: str, steps: int, done: int = 0, *, seconds: float = 30.0) -> None:
-        self.name, self.steps, self.seconds, self.quiet = name, steps, seconds, not is_first()
-        self.first = self.done = done
-        self.started = self.said = time.monotonic()
-        self.bar: Any = None
-        if line is not None:
-            self.seconds = min(seconds, 0.2)  # the line says when it prints
-        elif sys.stderr.isatty() and not self.quiet:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=steps, desc=name, initial=done, leave=False, unit="step")
-
-    def step(self, loss: Callable[[], float] | None = None) -> None:
-        """Count a step; ``loss()`` is asked for only where it is shown: it waits for the device."""
-        self.done += 1
-        if self.bar is not None:
-            self.bar.update()
-        if self.quiet or time.monotonic() - self.said < self.seconds:
-            return
-        self.said = time.monotonic()
-        shown = f"  loss {loss():.4f}" if loss is not None else ""
-        if self.bar is not None:
-            self.bar.set_postfix_str(shown.strip())
-        else:
-            say(f"{self.name} step {self.done}/{self.steps}{shown}  {self.left()}")
-
-    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
-        """Print the numbers of an epoch, if it is time for a line or the last one."""
-        due = self.bar is not None or time.monotonic() - self.said >= self.seconds
-        if self.quiet or not (due or row["epoch"] in (1, epochs)):
-            return
-        self.said = time.monotonic()
-        parts = [f"{self.name} epoch {row['epoch']}/{epochs}", f"loss {row['loss']:.4f}"]
-        shown = [key for key in row if key.endswith("_accuracy")]
-        parts += [f"{key.removesuffix('_accuracy')} {100 * row[key]:.2f}%" for key in shown]
-        say("  ".join([*parts, self.left()]))
-
-    def left(self) -> str:
-        """Return how long the rest will take, by the pace of this process."""
-        spent, steps = time.monotonic() - self.started, self.done - self.first
-        if self.done >= self.steps or not steps:
-            return duration(spent)
-        return f"{duration(spent / steps * (self.steps - self.done))} left"
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.close()

@@ -1,7 +1,7 @@
 """Files that are either the old version or the whole new one.
 
 Checkpoints are NumPy archives (`save_arrays`) or, for PyTorch, its own files
-(`models.torch.save_torch`); `checkpoints` reads both.
+(`recipes.torch.save_torch`); `checkpoints` reads both.
 """
 
 from __future__ import annotations

@@ -10,9 +10,7 @@ import argparse
 import importlib.util
 import json
 import os
-import shlex
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +83,3 @@ def check_space(folder: Path, needed: int) -> None:
             f"--out {folder}: the disk has {free / 1e6:,.0f} MB free, the checkpoints need "
             f"{needed / 1e6:,.0f} MB; free some space or choose another folder"
         )
-
-
-def command_to_resume(program: str, words: Sequence[str]) -> str:
-    """Return what goes on with the run of these words, by ``torchrun`` where that runs it."""
-    launcher = "python"
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-        nodes = f"--nnodes {world // local} " if world > local else ""
-        launcher = f"torchrun {nodes}--nproc-per-node {local}"
-    kept = [word for word in words if word not in ("--overwrite", "--resume")]
-    return f"{launcher} {program} {shlex.join([*kept, '--resume'])}"

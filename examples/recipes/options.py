@@ -1,17 +1,9 @@
-"""What the command lines of all training scripts share, and how a script ends.
-
-Precedence: command line, then the ``--config`` file, then the defaults of the data set
-(defaults.toml), then the option's own.
-"""
+"""The options that all training scripts share, and the loss that they name."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import shlex
-import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +11,7 @@ import numpy as np
 
 from mcld_core import MCLDConfig
 
-from . import is_first, say
-from .data import Dataset
 from .files import DataError
-from .run import Diverged, Run, Stopped
 
 MCLD: dict[str, dict[str, Any]] = {"mcld": {}, "mcld-ce": {"weight_ce": 1.0}}
 """Method → what it changes of `MCLDConfig`."""
@@ -131,72 +120,6 @@ def _bank_size(text: str) -> int | str:
     return int(text)
 
 
-def parse_options(
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None = None,
-    tables: Mapping[str, dict[str, Any]] = TABLES,
-) -> argparse.Namespace:
-    """Parse ``argv`` over the configuration file over the data set's defaults.
-
-    Bad input ends the process with status 2 and one line, as argparse does.
-    """
-    path = parser.parse_known_args(argv)[0].config
-    in_file = {}
-    if path is not None:
-        from .configs import read_config
-
-        in_file = read_config(parser, path)
-    parser.set_defaults(**in_file)
-    chosen = parser.parse_known_args(argv)[0]
-    defaults = defaults_of(chosen.dataset, chosen.method, chosen.student, tables)
-    defaults["out"] = Path("runs", chosen.dataset, chosen.method)
-    parser.set_defaults(**(defaults | in_file))
-    options = parser.parse_args(argv)
-    try:
-        check_options(options)
-    except DataError as error:
-        parser.error(str(error))
-    return options
-
-
-def defaults_of(
-    dataset: str, method: str, student: str | None, tables: Mapping[str, dict[str, Any]] = TABLES
-) -> dict[str, Any]:
-    """Return the defaults of a data set for a method and a student."""
-    found = tables[dataset]
-    while "like" in found:
-        found = tables[found["like"]] | {key: x for key, x in found.items() if key != "like"}
-    own = [found.get("methods", {}).get(method, {}), found.get("students", {}).get(student, {})]
-    plain = {key: x for key, x in found.items() if key not in ("methods", "students")}
-    return plain | own[0] | own[1]
-
-
-def check_options(options: argparse.Namespace) -> None:
-    """Raise `DataError` for values that no framework can train with."""
-    least = {"epochs": 0, "teacher_epochs": 1, "batch_size": 1, "eval_batch_size": 1,
-             "eval_every": 1, "warmup": 0, "crop": 0}  # fmt: skip
-    for name, smallest in least.items():
-        if getattr(options, name) < smallest:
-            raise DataError(f"--{name.replace('_', '-')}: expected at least {smallest}")
-    for name in ("lr", "teacher_lr"):
-        if not 0 < getattr(options, name) < math.inf:
-            raise DataError(f"--{name.replace('_', '-')}: expected a rate > 0")
-    moving = (options.crop or options.flip) and options.bank_size != "all"
-    if options.teacher_cache is not None and moving:
-        raise DataError("--teacher-cache needs images that stay the same: --crop 0 --no-flip")
-    if options.resume and options.overwrite:
-        raise DataError("--resume and --overwrite exclude each other")
-    if options.balanced and options.class_prior == "none":
-        raise DataError("--balanced needs the counts of the labels: --class-prior train")
-    if mcld_config(options) is None and options.loss:
-        from .methods import settings
-
-        settings(options)
-
-
-# ---- the loss ----
-
-
 def mcld_config(options: argparse.Namespace) -> MCLDConfig | None:
     """Return the configuration of a method by MCLD; None for the other methods.
 
@@ -223,91 +146,3 @@ def label_counts(options: argparse.Namespace, labels: Any, classes: int) -> Any:
     if options.class_prior == "none":
         return None
     return np.bincount(labels, minlength=classes).astype("float32")
-
-
-# ---- data and teacher ----
-
-
-def load_data(options: argparse.Namespace) -> Dataset:
-    """Read the data set that the options name.
-
-    Raises:
-        DataError: a file is missing or damaged, or there are too few images.
-    """
-    from .data.load import load_dataset
-
-    names = ("download", "train_size", "validation_size", "image_size")
-    given = {name: getattr(options, name) for name in names}
-    return load_dataset(options.dataset, options.data_dir, **given)
-
-
-def is_own(name: str) -> bool:
-    """Return whether a model is not one of the recipe's networks."""
-    return ":" in name or name.endswith(".onnx")
-
-
-def trains_teacher(options: argparse.Namespace) -> bool:
-    """Return whether the teacher is one network that is trained first: it fits the student's data.
-
-    All other teachers are loaded, and fitted to the student's images and classes, by `teachers`.
-    """
-    given = ("weights", "mean", "std", "size", "classes")
-    others = any(getattr(options, f"teacher_{name}") is not None for name in given)
-    return len(options.teacher) == 1 and not others and not is_own(options.teacher[0])
-
-
-def teacher_options(options: argparse.Namespace, number: int = 0) -> argparse.Namespace:
-    """Return the options that train teacher ``number``, in a folder of OUT of its own.
-
-    Several teachers have seeds of their own, so that an ensemble of one network is one.
-    """
-    single = len(options.teacher) == 1
-    changes = {
-        "method": "ce", "loss": [], "bank_size": 0, "class_prior": "none", "balanced": False,
-        "student": options.teacher[number], "teacher": [], "teacher_weights": None,
-        "epochs": options.teacher_epochs, "lr": options.teacher_lr, "track": None, "onnx": False,
-        "seed": options.seed + 1000 * number,
-        "out": options.out / ("teacher" if single else f"teacher{number}"),
-    }  # fmt: skip
-    return argparse.Namespace(**vars(options) | changes)
-
-
-# ---- the end ----
-
-
-def exit_status(
-    train: Callable[[argparse.Namespace], Run],
-    options: argparse.Namespace,
-    argv: Sequence[str] | None = None,
-    program: str | None = None,
-    models: Callable[[], str] = str,
-) -> int:
-    """Run ``train(options)``, print what it returns; return the exit status.
-
-    0: done; 2: bad input, or a loss that is not finite, which one line says; 130: the user stopped.
-
-    Args:
-        train: of a script.
-        options: its argument.
-        argv: the command line, for the word on how to go on; None: the process's own.
-        program: what Python runs; default: the script.
-        models: what ``--list-models`` prints instead of a training.
-    """
-    if getattr(options, "list_models", False):
-        print(models())
-        return 0
-    try:
-        result = train(options)
-    except (DataError, Diverged, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        if is_first():
-            from .folder import command_to_resume
-
-            words = [*(sys.argv[1:] if argv is None else argv)]
-            command = command_to_resume(program or shlex.quote(sys.argv[0]), words)
-            print(f"{stopped}\nGo on with: {command}", file=sys.stderr)
-        return 130
-    say(str(result))
-    return 0

@@ -11,16 +11,14 @@ import argparse
 import csv
 import io
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from . import Progress, is_first, say
-from .data import accuracies
+from . import is_first, say
 from .files import write_text
 
 CHECK_EVERY = 50
@@ -105,7 +103,6 @@ class Run:
         """One an evaluated epoch; none where nothing was trained."""
         self.sums: dict[str, Any] = {}
         """Over the running epoch: ``rows``, ``loss``, ``train_accuracy`` …"""
-        self.asked_to_stop = False
 
     # ---- the start ----
 
@@ -122,31 +119,6 @@ class Run:
             size = f"{self.parameters:,} parameters"
             say(f"dry run: {self.name}, {size}, would go to {self.folder}")
         return not self.options.dry_run
-
-    def measure(self, logits_of: Callable[[Any], np.ndarray]) -> None:
-        """Print the teacher's accuracies, and a warning below twice what chance gives.
-
-        Raises:
-            DataError: the teacher cannot take these images.
-        """
-        name, data = " + ".join(self.options.teacher), self.data
-        try:
-            found = accuracies(logits_of, data)
-        except (RuntimeError, TypeError, ValueError) as error:
-            from .teachers import unfit
-
-            raise unfit(self.options, data, error) from error
-        numbers = (f"{key.split('_')[0]} {100 * value:.2f}%" for key, value in found.items())
-        say(f"teacher {name}: {', '.join(numbers)}")
-        if min(found.values()) < 2 / data.classes:
-            say(
-                f"warning: the teacher is hardly better than chance ({100 / data.classes:.2g}%): "
-                "are its normalisation (--teacher-mean, --teacher-std), its classes "
-                "(--teacher-classes) and its weights (--teacher-weights) right?",
-                important=True,
-            )
-        self.teacher_accuracy = found["test_accuracy"]
-        self.teacher_logits = lambda: logits_of(data.test)
 
     # ---- what a checkpoint holds of it ----
 
@@ -168,33 +140,13 @@ class Run:
 
     # ---- the loop ----
 
-    @contextmanager
-    def watch(self, save: Callable[[], Any]) -> Iterator[None]:
-        """Stand around the loop; ``save()`` writes the checkpoint, and every process calls it."""
-        self.save, self.sinks, options = save, list[Any](), self.options
-        if self.running and is_first() and (options.tensorboard or options.track):
-            from .trackers import open_sinks
+    def watch(self, save: Callable[[], Any]) -> AbstractContextManager[Any]:
+        """Return what stands around the loop; ``save()``, of every process, writes a checkpoint."""
+        from .watching import Watcher
 
-            self.sinks = open_sinks(self.name, options)
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.hear) for number in numbers}
-        done = self.epoch * self.steps + self.step
-        every, total = options.log_seconds, options.epochs * self.steps
-        try:
-            with Progress(self.name, total, done, seconds=every) as self.progress:
-                yield
-        finally:
-            for sink in self.sinks:
-                sink.close()
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def hear(self, *_: object) -> None:
-        """Note Ctrl-C or SIGTERM, so that no step is cut in half; a second one acts at once."""
-        if self.asked_to_stop:
-            raise KeyboardInterrupt
-        self.asked_to_stop = True
-        say("stopping once the state is saved; once more to stop at once", important=True)
+        self.save, done = save, self.epoch * self.steps + self.step
+        self.watcher = Watcher(self.name, self.options, self.options.epochs * self.steps, done)
+        return self.watcher
 
     @property
     def running(self) -> bool:
@@ -233,11 +185,11 @@ class Run:
         for key, value in sums.items():
             self.sums[key] = value + self.sums[key] if key in self.sums else value
         self.step += 1
-        self.progress.step(lambda: float(self.sums["loss"] / self.sums["rows"]))
+        self.watcher.progress.step(lambda: float(self.sums["loss"] / self.sums["rows"]))
         last = self.step == self.steps
         due = last or self.step % CHECK_EVERY == 0
         asks = not last and (due or self.processes.alone)
-        stops = asks and self.processes.any(self.asked_to_stop)
+        stops = asks and self.processes.any(self.watcher.asked_to_stop)
         if due or stops:
             self.check()
         if stops:
@@ -273,7 +225,7 @@ class Run:
             row |= {key: value / sums["rows"] for key, value in sums.items() if key != "rows"}
             row |= evaluate()
             self.rows.append(row | {"seconds": time.perf_counter() - self.started})
-            self.progress.epoch(self.rows[-1], self.options.epochs)
+            self.watcher.progress.epoch(self.rows[-1], self.options.epochs)
             if is_first():
                 self.write_rows()
                 if best_row(self.rows) is self.rows[-1]:
@@ -282,7 +234,7 @@ class Run:
                     keep("last")
         self.sums = {}
         self.save()
-        if self.processes.any(self.asked_to_stop):
+        if self.processes.any(self.watcher.asked_to_stop):
             raise self.stopped(f"after epoch {self.epoch}")
 
     def write_rows(self) -> None:
@@ -292,7 +244,7 @@ class Run:
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.folder / "log.csv", text.getvalue())
-        for sink in self.sinks:
+        for sink in self.watcher.sinks:
             sink.add(self.rows[-1])
 
     def stopped(self, where: str, step: str = "") -> Stopped:

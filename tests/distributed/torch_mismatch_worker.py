@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from examples.recipes.models.torch_ranks import leave_group
+from examples.recipes.processes.torch import leave_group
 from mcld_core.backends.torch import MCLDLoss, agreement, gather_keys
 
 ROWS, CLASSES = 3, 4

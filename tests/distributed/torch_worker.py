@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from examples.recipes.models.torch_ranks import leave_group
+from examples.recipes.processes.torch import leave_group
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.backends.torch import MCLDLoss, gather_keys
 from tests.distributed.replicas import Joined, joined_batches

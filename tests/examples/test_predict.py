@@ -122,8 +122,7 @@ def test_predict_crops_as_the_imagenet_example_does(
     Image.fromarray((255 * pixels).round().astype(np.uint8)).save(file)
     read = predict.Classifier(cropping).input.read(file)
     files = Files([str(file)], np.zeros(1, np.int64))
-    shape = (56, 56, 3)
-    data = PictureSet("a", ("b", "c"), files, files, files, shape)
+    data = PictureSet("a", ("b", "c"), files, files, files, IMAGENET_MEAN, IMAGENET_STD, 56)
     images, _ = next(iter(evaluation_input(files, data, 1)))
     assert read.shape == images.shape
     difference = np.abs(read - images.numpy())

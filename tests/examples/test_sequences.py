@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import timeseries_vowels
 import torch
-from recipes import sequence_losses, tasks
+from recipes import sequence_losses
+from recipes.comparing import tasks
 from recipes.files import DataError
 
 from mcld_core import category_wise, dkd_loss, instance_wise, kd_loss, sample_wise

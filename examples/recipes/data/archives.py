@@ -86,7 +86,7 @@ def cifar100(folder: Path, size: int | None) -> Read:
     try:
         (names,) = read_members(path, members, ["fine_label_names.txt"]).values()
     except DataError:  # an archive of the same format that names no classes
-        return train, test, _numbers(100)
+        return train, test, [str(number) for number in range(100)]
     return train, test, names.decode().split()
 
 
@@ -95,10 +95,6 @@ def stl10(folder: Path, size: int | None) -> Read:
     path = folder / "stl10_binary.tar.gz"
     train, test = (Split(*read_stl10(path, part)) for part in ("train", "test"))
     return train, test, list(STL10_NAMES)
-
-
-def _numbers(count: int) -> list[str]:
-    return [str(number) for number in range(count)]
 
 
 # ---- the files ----

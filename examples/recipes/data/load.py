@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from pathlib import Path
 
@@ -25,6 +26,13 @@ READERS = {
 ``read(data_dir, image_size)`` and returns training and test split, and the classes' names."""
 MOMENTS = {"cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))}
 """Mean and deviation that published recipes use; of other data sets they are measured."""
+
+
+def load_data(options: argparse.Namespace) -> Dataset:
+    """Read the data set that a script's options name, as `load_dataset` does."""
+    names = ("download", "train_size", "validation_size", "image_size")
+    given = {name: getattr(options, name) for name in names}
+    return load_dataset(options.dataset, options.data_dir, **given)
 
 
 def load_dataset(

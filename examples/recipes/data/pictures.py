@@ -1,10 +1,12 @@
-"""Where pictures lie: class folders, Tiny-ImageNet's folders, TFRecord shards, or arrays.
+"""Where pictures lie: class folders, Tiny-ImageNet's folders, or TFRecord shards.
 
-Three splits that are read when they are needed; `tf_input` makes batches of them.
+Three splits that are read when they are needed; `tf_pictures` decodes them.
 """
 
 from __future__ import annotations
 
+import argparse
+import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,28 +17,14 @@ from numpy.typing import NDArray
 
 from .. import say
 from ..files import DataError
-from . import Dataset, Split
+from ..options import TABLES
+from . import Dataset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-_IMAGENET: dict[str, Any] = {
-    "teacher": ["resnet34"], "student": "resnet18", "epochs": 100, "teacher_epochs": 100,
-    "batch_size": 512, "eval_batch_size": 250, "lr": 0.2, "teacher_lr": 0.2, "weight_decay": 1e-4,
-    "flip": True, "random_resized_crop": True, "image_size": 224, "crop": 0,
-}  # fmt: skip
-_OPENCLIPART = _IMAGENET | {
-    "teacher": ["conv-32"], "student": "conv-8", "epochs": 30, "teacher_epochs": 30,
-    "batch_size": 64, "lr": 0.05, "teacher_lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine",
-    "image_size": 64, "validation_size": 200,
-    "students": {name: {"lr": 0.01} for name in ("mobilenet_v1", "mobilenet_v2", "shufflenet_v1",
-                                                  "shufflenet_v2")},
-}  # fmt: skip
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "imagenet": _IMAGENET,
-    "folder": _IMAGENET,
-    "tinyimagenet": _IMAGENET | {"image_size": 64, "batch_size": 256, "lr": 0.1},
-    "openclipart": _OPENCLIPART,
-}
+DEFAULTS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("pictures.toml").read_text()
+)
 """Option values by data set: ImageNet's are the 100-epoch recipe's."""
 
 
@@ -55,24 +43,44 @@ class Files:
         return Files([self.paths[number] for number in index], self.labels[index])
 
 
-Pictures = Files | Split | Any
-"""Paths, arrays, or TFRecords (`records.Records`)."""
+Pictures = Files | Any
+"""Paths, or TFRecords (`records.Records`)."""
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """Three splits, as `recipes.data.Dataset` has them, whose pictures are read when needed."""
+class PictureSet(Dataset):
+    """Three splits of square pictures, which are read when they are needed."""
 
-    name: str
-    class_names: tuple[str, ...]
     train: Pictures
     validation: Pictures
     test: Pictures
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    side: int
 
-    classes, held_out, __str__ = Dataset.classes, Dataset.held_out, Dataset.__str__
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.side, self.side, 3
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of pictures, and their data sets to ``--dataset``."""
+    parser.conflict_handler = "resolve"
+    add = parser.add_argument_group("pictures").add_argument
+    add("--dataset", choices=(*TABLES, "imagenet", "openclipart"), default="digits")
+    add("--random-resized-crop", action=argparse.BooleanOptionalAction, default=False,
+        help="train on random parts of the pictures, in place of --crop")  # fmt: skip
+    add("--first-label", type=int, default=1, help="the least label in the TFRecords")
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the process, as argparse does, where options of pictures do not fit each other."""
+    if options.teacher_cache and options.random_resized_crop and options.bank_size != "all":
+        parser.error("--teacher-cache needs images that stay the same: --no-random-resized-crop")
+    if options.download and options.dataset in DEFAULTS:
+        parser.error("--download: get openclipart by apt-get install openclipart-png, ImageNet at "
+                     "image-net.org, and pass --data-dir")  # fmt: skip
+    if options.crop and options.random_resized_crop:
+        parser.error("--crop shifts whole pictures: pass --no-random-resized-crop as well")
 
 
 def load_pictures(
@@ -105,16 +113,7 @@ def load_pictures(
             f"--validation-size {validation_size}"
         )
     train, validation = _cut(pool, wanted, validation_size)
-    return PictureSet(name, tuple(names), train, validation, test, (image_size, image_size, 3))
-
-
-def pictures_of(data: Dataset) -> PictureSet:
-    """Return a data set of arrays as one of pictures, as they are."""
-    names = tuple(data.class_names)
-    return PictureSet(
-        data.name, names, data.train, data.validation, data.test, data.image_shape, data.mean,
-        data.std,
-    )  # fmt: skip
+    return PictureSet(name, tuple(names), train, validation, test, MEAN, STD, image_size)
 
 
 def _cut(pool: Any, wanted: int, validation_size: int) -> tuple[Any, Any]:

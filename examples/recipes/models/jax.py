@@ -6,17 +6,14 @@ channels). Batch norm is over the whole batch, wherever its rows lie.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from ..files import save_arrays
 from . import Shape, describe
 
 
@@ -116,7 +113,7 @@ def build(
         DataError: an unknown name.
     """
     if ":" in name:
-        from ..own_teachers import call_own
+        from .own import call_own
 
         own: nnx.Module = call_own(name, shape, classes, seed=seed)
         return own
@@ -144,37 +141,3 @@ def list_models() -> str:
         return count_parameters(nnx.eval_shape(lambda: build(name, (32, 32, 3), 100)))
 
     return listed(size, "module:function and, for 100 classes of colour images")
-
-
-# ---- models in files ----
-
-
-def named(tree: Any) -> dict[str, np.ndarray]:
-    """Return the arrays of a pytree by their place in it; keys of dropout as their numbers."""
-    return {
-        jax.tree_util.keystr(place): np.asarray(_data(leaf))
-        for place, leaf in jax.tree.leaves_with_path(tree)
-    }
-
-
-def unnamed(arrays: dict[str, np.ndarray], like: Any) -> Any:
-    """Return the pytree that `named` took apart."""
-
-    def find(place: Any, leaf: Any) -> jax.Array:
-        array = jnp.asarray(arrays[jax.tree_util.keystr(place)])
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(array)
-        return array
-
-    return jax.tree.map_with_path(find, like)
-
-
-def _data(leaf: Any) -> Any:
-    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if is_key else leaf
-
-
-def save_model(path: Path, params: Any, others: Any, notes: Mapping[str, Any]) -> None:
-    """Write what a model holds (two pure dicts, as `flax.nnx.to_pure_dict` gives) and notes."""
-    state = nnx.merge_state(nnx.State(params), nnx.State(others))
-    save_arrays(path, named(nnx.to_pure_dict(state)), dict(notes))

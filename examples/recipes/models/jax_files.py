@@ -1,4 +1,4 @@
-"""Flax models that were saved, and teachers that are not trained here."""
+"""Flax models in files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from flax import nnx
 
 from ..checkpoints import load_arrays
 from ..files import DataError
+from ..jax import named, unnamed
 from . import Shape
-from .jax import build, named, unnamed
+from .jax import build
 
 
 def load_weights(model: nnx.Module, path: Path) -> dict[str, Any]:
@@ -23,18 +24,6 @@ def load_weights(model: nnx.Module, path: Path) -> dict[str, Any]:
     arrays, notes = load_arrays(path, named(state))
     nnx.update(model, unnamed(arrays, state))
     return notes
-
-
-def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> nnx.Module:
-    """Return the model of a ``--teacher`` with its weights, if there are any.
-
-    Raises:
-        DataError: no such model or file, a damaged one, or one of another model.
-    """
-    model = build(name, shape, classes)
-    if path is not None:
-        load_weights(model, path)
-    return model
 
 
 def load_student(path: Path) -> tuple[nnx.Module, Shape, dict[str, Any]]:

@@ -8,28 +8,15 @@ loaded without this file. Small ones for laptops are here, and every one of ``ke
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import tempfile
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
-from keras import layers, ops
+from keras import layers
 
-from ..files import DataError, write_atomically
-from ..options import teacher_options, trains_teacher
-from ..run import Processes
+from ..files import DataError
 from . import Shape, describe
-
-NOTES = "notes.json"
-"""Where a saved model has what there is to say of it."""
 
 
 def conv(
@@ -102,7 +89,7 @@ def build(name: str, shape: Shape, classes: int, seed: int | None = None) -> ker
     if name.startswith("keras.applications:"):
         return _application(name.partition(":")[2], shape, classes)
     if ":" in name:
-        from ..own_teachers import call_own
+        from .own import call_own
 
         own: keras.Model = call_own(name, shape, classes, seed=seed or 0)
         return own
@@ -148,100 +135,3 @@ def list_models(shape: Shape, classes: int) -> str:
         names = list(IMAGENET_MODELS)
     size = lambda name: count_parameters(build(name, shape, classes))  # noqa: E731
     return listed(size, "keras.applications:NAME, module:function and", names)
-
-
-class SGD(keras.optimizers.SGD):
-    """SGD whose weight decay is part of the gradient, as in the published recipe.
-
-    Keras' own ``weight_decay`` shrinks the weights beside the momentum: another, weaker rule.
-    """
-
-    def __init__(self, learning_rate: float, momentum: float, decay: float) -> None:
-        super().__init__(learning_rate, momentum=momentum)
-        self.decay = decay
-
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Update the variables by gradient + decay · variable."""
-        variables = trainable_variables or self._trainable_variables
-        grads = [
-            gradient + ops.cast(self.decay * ops.convert_to_tensor(variable), gradient.dtype)
-            for gradient, variable in zip(grads, variables, strict=True)
-        ]
-        super().apply(grads, trainable_variables)
-
-
-def find_processes() -> Processes:
-    """Return the processes that train together, and their devices: by `keras.distribution`."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        if "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ or jax.device_count() > 1:
-            from .keras_processes import Devices
-
-            return Devices()
-    return Processes()
-
-
-def answers_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Return images → logits: of a Keras model as its weights are now, of a function itself."""
-    if not isinstance(model, keras.Model):
-        return model
-    if keras.distribution.distribution() is None:
-        return model.predict_on_batch
-    from .keras_processes import answers_of_one
-
-    return answers_of_one(model)
-
-
-# ---- teachers and files ----
-
-
-def find_teachers(
-    options: argparse.Namespace,
-    data: Any,
-    train: Callable[[argparse.Namespace], Any],
-    scope: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> tuple[Any, list[Any], keras.Model | None]:
-    """Train the teacher, or load those that ``--teacher`` names (`keras_files.load_teachers`).
-
-    Returns:
-        What lies between them and the student, None where nothing does; Keras models or ONNX
-        files; the teacher in float32 if it is one Keras model.
-    """
-    adapter = None
-    if trains_teacher(options):
-        models = [train(teacher_options(options)).model]
-    else:
-        from .keras_files import load_teachers
-
-        adapter, models = load_teachers(options, data, train, scope)
-    alone = len(models) == 1 and isinstance(models[0], keras.Model)
-    return adapter, models, in_float32(models[0]) if alone else None
-
-
-def save_model(path: Path, model: keras.Model, notes: Mapping[str, Any]) -> None:
-    """Save a model alone, as ``keras.models.load_model`` reads it, with notes inside."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.keras"
-        model.save(file)
-        with zipfile.ZipFile(file, "a") as zipped:
-            zipped.writestr(NOTES, json.dumps(notes))
-        write_atomically(path, lambda out: out.write(file.read_bytes()))
-
-
-def in_float32(model: keras.Model) -> keras.Model:
-    """Return the same model, computing in float32 as its weights are, on this process alone."""
-    distribution = keras.distribution.distribution()
-    if distribution is None and all(x.compute_dtype == "float32" for x in model.layers):
-        return model
-
-    def layer(old: Any) -> Any:
-        return type(old).from_config(old.get_config() | {"dtype": "float32"})
-
-    keras.distribution.set_distribution(None)
-    try:
-        copy = keras.models.clone_model(model, clone_function=layer)
-        copy.set_weights(model.get_weights())
-    finally:
-        keras.distribution.set_distribution(distribution)
-    return copy

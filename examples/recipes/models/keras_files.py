@@ -1,25 +1,31 @@
-"""Keras models that were saved, and teachers that are not trained here.
-
-A script imports this module where ``--teacher`` asks for it.
-"""
+"""Keras models in files, with what there is to say of them, and in float32."""
 
 from __future__ import annotations
 
-import argparse
 import json
+import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from .. import teachers
-from ..files import DataError
-from ..run import Processes
-from .keras import NOTES, Shape, build, in_float32
+from ..files import DataError, write_atomically
+from . import Shape
+
+NOTES = "notes.json"
+"""Where a saved model has them."""
+
+
+def save_model(path: Path, model: keras.Model, notes: Mapping[str, Any]) -> None:
+    """Save a model alone, as ``keras.models.load_model`` reads it, with notes inside."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.keras"
+        model.save(file)
+        with zipfile.ZipFile(file, "a") as zipped:
+            zipped.writestr(NOTES, json.dumps(notes))
+        write_atomically(path, lambda out: out.write(file.read_bytes()))
 
 
 def load_model(path: Path) -> tuple[keras.Model, dict[str, Any]]:
@@ -45,72 +51,6 @@ def load_model(path: Path) -> tuple[keras.Model, dict[str, Any]]:
         raise DataError(f"{path} is not a readable Keras model: {reason}") from error
 
 
-def load_teacher(name: str, path: Path | None, shape: Shape, classes: int) -> keras.Model:
-    """Return a teacher: a ``.keras`` file as it is, or the network ``name`` with its weights.
-
-    Raises:
-        DataError: no such file, a damaged one, or one of another network.
-    """
-    if path is not None and not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path is not None and path.suffix == ".keras":
-        model, _ = load_model(path)
-        if tuple(model.input_shape[1:]) != tuple(shape):
-            raise DataError(f"{path} takes images {model.input_shape[1:]}; the data are {shape}")
-        return model
-    model = build(name, shape, classes)
-    if path is not None:
-        try:
-            model.load_weights(path)
-        except (ValueError, OSError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"{path} does not fit {name}: {reason}") from error
-    return model
-
-
-def load_teachers(
-    options: argparse.Namespace,
-    data: Any,
-    train: Callable[[argparse.Namespace], Any],
-    scope: Callable[[], AbstractContextManager[Any]],
-) -> tuple[teachers.Adapter, list[Any]]:
-    """Return what lies between teachers and student, and the teachers: models or ONNX files.
-
-    Args:
-        options: ``teacher``, ``teacher_weights`` and those between teacher and student.
-        data: image shape and classes.
-        train: of the script, on the same data.
-        scope: of the strategy that the models belong to.
-
-    Raises:
-        DataError: a teacher cannot be loaded.
-    """
-    adapter, (height, width, channels) = teachers.find_adapter(options, data), data.image_shape
-    size = options.teacher_size
-    shape = (height, width, channels) if size is None else (size, size, channels)
-
-    def load(name: str, file: Path | None) -> Any:
-        with scope():
-            return load_teacher(name, file, shape, data.classes)
-
-    return adapter, teachers.load_teachers(options, load, train)
-
-
-def cached_answers(
-    options: argparse.Namespace,
-    data: Any,
-    adapter: Any,
-    models: Sequence[Any],
-    compute: Callable[[], np.ndarray],
-    processes: Processes,
-) -> np.ndarray:
-    """Return the teachers' answers to the training images, as `teachers.cached_logits` does."""
-    mark: list[Any] = []
-    for model in models:
-        mark += model.get_weights() if isinstance(model, keras.Model) else [bytes(model.content)]
-    return teachers.cached_logits(options, data, adapter, mark, compute, processes)
-
-
 def load_student(path: Path) -> tuple[keras.Model, Shape, dict[str, Any]]:
     """Return a model of the Keras or TensorFlow example in float32, with its shape and notes.
 
@@ -123,3 +63,21 @@ def load_student(path: Path) -> tuple[keras.Model, Shape, dict[str, Any]]:
     if not isinstance(model.input_shape, tuple) or len(model.input_shape) != 4:
         raise DataError(f"{path} takes {model.input_shape}, which are not images")
     return in_float32(model), tuple(model.input_shape[1:]), notes
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """Return the same model, computing in float32 as its weights are, on this process alone."""
+    distribution = keras.distribution.distribution()
+    if distribution is None and all(x.compute_dtype == "float32" for x in model.layers):
+        return model
+
+    def layer(old: Any) -> Any:
+        return type(old).from_config(old.get_config() | {"dtype": "float32"})
+
+    keras.distribution.set_distribution(None)
+    try:
+        copy = keras.models.clone_model(model, clone_function=layer)
+        copy.set_weights(model.get_weights())
+    finally:
+        keras.distribution.set_distribution(distribution)
+    return copy

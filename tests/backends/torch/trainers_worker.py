@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from examples.recipes.models.torch_ranks import leave_group
+from examples.recipes.processes.torch import leave_group
 from tests.backends.torch import tiny_language_model, tiny_trainer
 
 

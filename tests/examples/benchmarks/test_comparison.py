@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recipes import Progress, tuning
 from recipes.checkpoints import load_torch
-from recipes.options import build_parser, parse_options
+from recipes.comparing import tuning
+from recipes.configs import parse_options
+from recipes.options import build_parser
+from recipes.watching import Progress
 
 from benchmarks.comparison import __main__
 from benchmarks.comparison.line import Line

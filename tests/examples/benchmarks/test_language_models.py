@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import language_models, language_models_table
+from benchmarks import language_models
+from benchmarks.pages import language_models as pages
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,9 @@ def test_rates_are_chosen_by_the_validation_split_and_a_run_goes_on(
 
 
 def test_a_row_that_is_not_done_is_left_out() -> None:
-    scores = dict.fromkeys(language_models_table.COLUMNS, 1.0) | {"lr": 0.1}
+    scores = dict.fromkeys(pages.COLUMNS, 1.0) | {"lr": 0.1}
     record = {"about": {"weights": [2, 1], "sizes": language_models.QUICK._asdict()}}
     record |= {"teacher": scores, "100|CE|0.1": scores, "0|CE": scores, "100|KD|0.1": scores}
-    page = language_models_table.page(record, ["CE", "KD"], [0.1])
+    page = pages.page(record, ["CE", "KD"], [0.1])
     assert "| CE | 0.1 | 1 | 1.00 |" in page
     assert "| KD |" not in page

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import long_tail, long_tail_table, target_mask
-from examples.recipes import paired
+from benchmarks import long_tail, target_mask
+from benchmarks.pages import long_tail as pages
+from examples.recipes.comparing import paired
 from mcld_core import category_wise, dkd_loss, instance_wise, kd_loss, sample_wise
 
 
@@ -119,7 +120,7 @@ def test_a_run_goes_on_and_every_row_has_as_many_trials(
         ]
         means = [sum(pair) / 2 for pair in zip(*scores, strict=True)]
         assert max(means) == pytest.approx(100 * chosen["validation"])
-    cell = long_tail_table.values(record, "digits", 50, "CE", "balanced")
+    cell = pages.values(record, "digits", 50, "CE", "balanced")
     assert cell == {0: record["tests"]["digits|50|0|CE"]["balanced"]}
     page = (tmp_path / "long_tail.md").read_text("utf-8")
     assert f"| CE | lr {record['chosen']['digits|50|CE']['best']['lr']:.3g} | " in page

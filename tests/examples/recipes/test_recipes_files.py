@@ -14,7 +14,7 @@ import pytest
 import torch
 from recipes import files, folder
 from recipes.checkpoints import load_arrays, load_torch
-from recipes.models.torch import save_torch
+from recipes.torch import save_torch
 
 
 def test_a_crash_before_the_rename_leaves_the_previous_version(

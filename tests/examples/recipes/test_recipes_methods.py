@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from recipes.configs import parse_options
 from recipes.methods import METHODS, baseline_loss
-from recipes.options import METHOD_NAMES, build_parser, mcld_config, parse_options
+from recipes.options import METHOD_NAMES, build_parser, mcld_config
 from torch.nn import functional
 
 from mcld_core import dist_loss, kd_loss, mcld_loss, nkd_loss, rld_loss, ttm_loss

@@ -10,18 +10,19 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from recipes.configs import parse_options
 from recipes.data.load import READERS
+from recipes.exits import command_to_resume
 from recipes.files import DataError
-from recipes.folder import begin, command_to_resume, resolved
+from recipes.folder import begin, resolved
 from recipes.methods import METHODS, settings
 from recipes.options import (
     TABLES,
     build_parser,
     mcld_config,
-    parse_options,
-    teacher_options,
 )
 from recipes.run import Run
+from recipes.teachers import teacher_options
 
 from mcld_core import MCLDConfig
 from tests.examples.conftest import EXAMPLES

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import recipes
-from recipes import run
+from recipes import run, teachers, watching
+from recipes.configs import parse_options
 from recipes.data import Dataset, Split
-from recipes.options import build_parser, parse_options
+from recipes.options import build_parser
 from recipes.run import Run
 
 from benchmarks.comparison.line import Line
@@ -33,7 +34,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(recipes.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(watching.time, "monotonic", lambda: self.now)
 
 
 def row(epoch: int) -> run.Row:
@@ -49,7 +50,7 @@ def test_a_log_file_gets_a_line_in_n_seconds(
         asked.append(clock.now)
         return 1.5
 
-    with recipes.Progress("mlp by kd", steps=100, seconds=30) as progress:
+    with watching.Progress("mlp by kd", steps=100, seconds=30) as progress:
         for step in range(1, 101):
             clock.now = float(step)
             progress.step(loss)
@@ -67,7 +68,7 @@ def test_the_time_left_of_a_resumed_run_is_by_its_own_pace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch)
-    progress = recipes.Progress("x", steps=100, done=80)
+    progress = watching.Progress("x", steps=100, done=80)
     for _ in range(10):
         clock.now += 2
         progress.step()
@@ -78,13 +79,13 @@ def test_the_time_left_of_a_resumed_run_is_by_its_own_pace(
     ("seconds", "text"), [(5, "5s"), (65, "1m05s"), (3599.6, "1h00m"), (3 * 3600 + 61, "3h01m")]
 )
 def test_times_are_read_at_a_glance(seconds: float, text: str) -> None:
-    assert recipes.duration(seconds) == text
+    assert watching.duration(seconds) == text
 
 
 def test_at_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with recipes.Progress("mlp by kd", steps=4, seconds=0) as progress:
+    with watching.Progress("mlp by kd", steps=4, seconds=0) as progress:
         for _ in range(4):
             progress.step(lambda: 0.5)
     assert "mlp by kd" in terminal.getvalue()
@@ -98,7 +99,7 @@ def test_one_line_stands_for_all_that_trainings_say(
     with Line("kd", seconds=30) as line:
         recipes.say("digits: 10 classes")
         recipes.say("warning: the teacher is poor", important=True)
-        with recipes.Progress("mlp by kd", steps=100, seconds=300) as progress:
+        with watching.Progress("mlp by kd", steps=100, seconds=300) as progress:
             for step in range(1, 101):
                 clock.now = float(step)
                 progress.step(lambda: 1.5)
@@ -119,7 +120,7 @@ def test_at_a_terminal_the_line_is_written_over(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with Line("kd") as line, recipes.Progress("mlp", steps=2) as progress:
+    with Line("kd") as line, watching.Progress("mlp", steps=2) as progress:
         line.show("97.10 %")
         progress.epoch(row(1), 1)
         assert progress.bar is None
@@ -154,7 +155,7 @@ def test_one_process_of_several_speaks(
         monkeypatch.setenv(name, value)
         assert recipes.is_first() == is_first
         recipes.say("words")
-        with recipes.Progress("x", steps=1, seconds=0) as progress:
+        with watching.Progress("x", steps=1, seconds=0) as progress:
             progress.step()
             progress.epoch(row(1), 1)
         assert bool(capsys.readouterr().out) == is_first
@@ -204,12 +205,12 @@ def test_a_poor_teacher_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None
         shown = np.where(np.arange(len(part)) % 50 < count // 2, part.labels, part.labels + 1)
         return np.eye(11)[shown]
 
-    training.measure(lambda part: right(part, 22))
+    teachers.measure(training, lambda part: right(part, 22))
     assert capsys.readouterr().out == "teacher large: validation 22.00%, test 22.00%\n"
     assert training.teacher_accuracy == 0.22
     assert training.teacher_logits is not None
     assert len(training.teacher_logits()) == 100
-    training.measure(lambda part: right(part, 18 if len(part) == 50 else 22))
+    teachers.measure(training, lambda part: right(part, 18 if len(part) == 50 else 22))
     assert "warning: the teacher is hardly better than chance (10%)" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ import keras
 import keras_cifar100
 import numpy as np
 import pytest
-from recipes.models.keras import SGD
+from recipes.keras import SGD
 
 from tests.examples.scripts.test_training_scripts import assert_equal_weights, history, weights
 

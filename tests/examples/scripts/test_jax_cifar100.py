@@ -14,7 +14,8 @@ import jax_cifar100
 import numpy as np
 import pytest
 from flax import nnx
-from recipes.models.jax import build, save_model
+from recipes.jax import save_model
+from recipes.models.jax import build
 
 from mcld_core import export_onnx
 from tests.examples.conftest import EXAMPLES

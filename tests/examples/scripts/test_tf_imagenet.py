@@ -134,7 +134,7 @@ def test_a_teacher_of_arrays_answers_once_through_its_cache(
     (file,) = (tmp_path / "cache").glob("digits-*.npy")
     teacher = ["--teacher-weights", str(one / "teacher" / "last.keras")]
     with monkeypatch.context() as patch:
-        patch.setattr("recipes.teachers.TeacherCache.write", None)
+        patch.setattr("recipes.teachers.cache.TeacherCache.write", None)
         assert run(two, *cached, *teacher) == 0
     with monkeypatch.context() as patch:
         patch.setattr("recipes.data.tf_input._crop", lambda image, *_: image)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from recipes.data import pictures, tf_input
+from recipes.data import pictures, tf_input, tf_pictures
 from recipes.data.records import Records
 from recipes.files import DataError
 
@@ -149,7 +149,7 @@ def test_pictures_to_evaluate_on_that_do_not_decode_are_left_out_and_named(
     split = getattr(data, part)
     damaged = Path(split.paths[2])
     damaged.write_bytes(damaged.read_bytes()[:100])
-    readable = tf_input.readable(split, data, part)
+    readable = tf_pictures.readable(split, data, part)
     assert len(readable) == len(split) - 1
     assert str(damaged) not in readable.paths
     said = f"skipped 1 {part} pictures that do not decode, such as {damaged}"
@@ -215,7 +215,7 @@ def test_missing_classes_and_damaged_shards_are_named(tmp_path: Path) -> None:
     data = load(root, first_label=0)
     records = Records(data.test.shards, 0)
     with pytest.raises(DataError, match=r"labels from 1 to 3"):
-        tf_input.readable(records, replace(data, class_names=("a", "b", "c")), "test")
+        tf_pictures.readable(records, replace(data, class_names=("a", "b", "c")), "test")
     path = root / "train-00001-of-00002"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DataError, match="00001-of-00002 ends within record 18"):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch_cifar100
-from recipes import own_teachers
 from recipes.checkpoints import load_torch
 from recipes.data.load import load_dataset
+from recipes.teachers.torch import load_torch_weights
 
 from mcld_core import MCLDConfig, export_onnx
 from mcld_core.export.student import load_student
@@ -129,14 +129,14 @@ def test_the_teacher_s_answers_are_kept_and_used_again(
     assert run(*cached, out=tmp_path / "cached") == 0
     (path,) = (tmp_path / "cache").iterdir()
     seen: list[int] = []
-    original = torch_cifar100.models.predict
+    original = torch_cifar100.predict
 
     def predict(model: Any, split: Any, *rest: Any, **named: Any) -> np.ndarray:
         seen.append(len(split))
         return original(model, split, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch_cifar100.models, "predict", predict)
+        patch.setattr(torch_cifar100, "predict", predict)
         assert run(*cached, out=tmp_path / "again") == 0
         assert 512 not in seen  # of the training images, it has nothing to compute
         assert run(*plain, out=tmp_path / "once more") == 0
@@ -196,7 +196,7 @@ def test_a_checkpoint_from_before_batch_norm_counted_is_loaded(tmp_path: Path) -
     state = {f"module.{key}": x for key, x in model.state_dict().items() if "tracked" not in key}
     torch.save({"state_dict": state}, tmp_path / "old.th")
     other = torch_cifar100.make_model("conv-4", data, 4)
-    own_teachers.load_torch_weights(other, tmp_path / "old.th")
+    load_torch_weights(other, tmp_path / "old.th")
     for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(one, two)
 
@@ -207,7 +207,7 @@ def test_another_normalisation_changes_what_the_teacher_sees(
     """A teacher that wants pixels from 0 to 1 gets them, and is as good as with its own."""
     data = load_dataset("digits", yours, train_size=512, validation_size=270)
     model = torch_cifar100.make_model("mlp-8", data, 0)
-    own_teachers.load_torch_weights(model, teacher)
+    load_torch_weights(model, teacher)
     mean, std = (torch.tensor(x) for x in (data.mean, data.std))
     with torch.no_grad():  # the same function of pixels from 0 to 1
         first = model[1]

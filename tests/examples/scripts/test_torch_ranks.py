@@ -27,13 +27,13 @@ SIGNALLED = f"""
 import os, sys, time
 sys.path.insert(0, {str(EXAMPLES)!r})
 import torch_cifar100
-from recipes import run
+from recipes import run, watching
 
 number, *place = map(int, sys.argv[1].split())
 if number != 2:
     run.CHECK_EVERY = 1  # ask after each step, not after each 50
 training = torch_cifar100.Training
-step, hear, heard = training.train_step, run.Run.hear, []
+step, hear, heard = training.train_step, watching.Watcher.hear, []
 
 def noted(*rest):
     heard.append(True)
@@ -52,7 +52,7 @@ def signalling(self, *rest):
         time.sleep(0.01)
     return added
 
-run.Run.hear = noted
+watching.Watcher.hear = noted
 training.train_step = signalling
 sys.argv = ["example.py", *sys.argv[2:]]
 sys.exit(torch_cifar100.main())

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recipes import Progress
 from recipes.checkpoints import load_arrays, load_torch
 from recipes.data import Dataset, training_batches
 from recipes.data.load import load_dataset
 from recipes.run import Run
+from recipes.watching import Progress
 
 from mcld_core import TeacherBank, mcld_loss
 from tests.examples.conftest import EXAMPLES
@@ -109,10 +109,7 @@ def uneven(rows: int = 128) -> Dataset:
 def train(script: Any, out: Path, *arguments: str) -> Run:
     """Train on the uneven digits."""
     words = [*SMALL, "--train-size", "128", "--validation-size", "0", "--epochs", "1"]
-    data: Any = uneven()
-    if script.__name__ == "tf_imagenet":
-        data = importlib.import_module("recipes.data.pictures").pictures_of(data)
-    return script.train(script.parse([*words, *arguments, "--out", str(out)]), data)
+    return script.train(script.parse([*words, *arguments, "--out", str(out)]), uneven())
 
 
 def test_balanced_adjusts_the_logits_by_the_counts_of_the_training_labels(

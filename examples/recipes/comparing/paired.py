@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from . import markdown
+
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Values → the 97.5 % point of Student's t with one degree of freedom less."""
 
@@ -22,15 +24,6 @@ def difference(one: Mapping[int, float], other: Mapping[int, float]) -> str:
         return f"{mean:+.2f}"
     half = T_975[min(len(gaps), 10)] * statistics.stdev(gaps) / math.sqrt(len(gaps))
     return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
-
-
-def minus(best: str, scores: Mapping[str, Mapping[int, float]]) -> list[str]:
-    """Return a table's rows: each method less ``best``, by the scores of each at each seed."""
-    return [
-        f"| {name} | {difference(found, scores[best])} |"
-        for name, found in scores.items()
-        if name != best
-    ]
 
 
 def sampling_error(accuracy: float, rows: int) -> float:
@@ -49,20 +42,19 @@ def less_the_best(
     means = {name: sign * statistics.fmean(found.values()) for name, found in scores.items()}
     baselines = [name for name in means if not name.startswith("mcld")] or list(means)
     best = max(baselines, key=lambda name: means[name])
-    head = [f"| minus {best} | {what} (95 % interval over the seeds) |", "|---|---|"]
-    return head + minus(best, scores)
+    gaps = ((x, difference(found, scores[best])) for x, found in scores.items() if x != best)
+    return markdown([f"minus {best}", f"{what} (95 % interval over the seeds)"], gaps)
 
 
 def choices(
     chosen: Mapping[str, Mapping[str, Any]], what: str = "validation %", unit: float = 100.0
 ) -> str:
     """Return a table of what the trials chose, and its score on the validation split, in units."""
-    lines = [f"| method | chosen by the trials | {what} |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {words_of(found['best'])} | {unit * found['validation']:.2f} |"
+    rows = (
+        (name, words_of(found["best"]), f"{unit * found['validation']:.2f}")
         for name, found in chosen.items()
-    ]
-    return "\n".join(lines)
+    )
+    return "\n".join(markdown(["method", "chosen by the trials", what], rows))
 
 
 def words_of(values: Mapping[str, float]) -> str:

@@ -16,15 +16,16 @@ import torch
 
 import mcld_core
 
-from . import say
-from .files import read_json, write_json, write_text
-from .fit import fit, linear
-from .methods import METHODS
+from .. import say
+from ..files import read_json, write_json, write_text
+from ..fit import fit, linear
+from ..methods import METHODS
+from ..run import Row
+from . import markdown, spread
 from .paired import choices, less_the_best, words_of
 from .plots import marker, new_figure, write_figure
-from .run import Row
 from .spaces import search_space
-from .tuning import Tuned, Values, spread
+from .tuning import Tuned, Values
 from .tuning import tune as search
 
 Batch = Any
@@ -88,7 +89,7 @@ def train(task: Task, method: str, seed: int, values: Values) -> tuple[Any, list
 
 
 def add_options(parser: ArgumentParser, out: str) -> None:
-    """Add the options of a comparison by `recipes.tasks`: seeds, methods and how they are tuned."""
+    """Add the options of a comparison by `tasks`: seeds, methods and how they are tuned."""
     add = parser.add_argument
     add("--quick", action="store_true", help="small data or few epochs, one seed, no trials")
     add("--seeds", type=int, nargs="+", help="default: 0 1 2 3 4; quick: 0")
@@ -250,15 +251,13 @@ def tables(
 def table(records: Sequence[dict[str, Any]], teacher: dict[str, float]) -> str:
     """Return a Markdown table of mean ± sample standard deviation, a method a line."""
     names = [name for name in records[0] if name not in FIXED]
-    lines = [f"| method | {' | '.join(names)} | CPU s |", "|" + "---|" * (len(names) + 2)]
-    values = (f"{teacher[name]:.2f}" if name in teacher else "–" for name in names)
-    lines.append(f"| teacher | {' | '.join(values)} | – |")
+    rows = [["teacher", *(f"{teacher[x]:.2f}" if x in teacher else "–" for x in names), "–"]]
     for method in dict.fromkeys(record["method"] for record in records):
         mine = [record for record in records if record["method"] == method]
-        cells = [spread([record[name] for record in mine]) for name in names]
         seconds = statistics.fmean(record["cpu_seconds"] for record in mine)
-        lines.append(f"| {method} | {' | '.join(cells)} | {seconds:.1f} |")
-    return "\n".join(lines)
+        cells = (spread([record[name] for record in mine]) for name in names)
+        rows.append([method, *cells, f"{seconds:.1f}"])
+    return "\n".join(markdown(["method", *names, "CPU s"], rows))
 
 
 def draw(curves: dict[str, list[list[Row]]]) -> Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from . import say
-from .files import DataError
+from .. import say
+from ..files import DataError
 
 Values = dict[str, float]
 
@@ -104,9 +103,3 @@ def tune_rates(
         tried[method] = {f"{at['lr']:.3g}": round(100 * value, 2) for at, value in found.trials}
         say(f"validation, {method}, %: {tried[method]}")
     return chosen, tried
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Return ``mean ± sd`` of numbers (sample standard deviation; none for one value)."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"

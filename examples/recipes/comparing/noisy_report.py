@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import plots
-from .files import write_json, write_text
-from .tuning import spread
+from ..files import write_json, write_text
+from . import markdown, plots, spread
 
 Row = dict[str, Any]
 """Keys: seed, teacher, method, accuracy."""
@@ -58,25 +57,17 @@ def percent(rows: list[Row], teacher: str, method: str) -> list[float]:
 
 def tables(methods: Sequence[str], rows: list[Row], rates: dict[str, float]) -> str:
     """Return the table of all teachers and that of the three ensembles, in Markdown."""
-    lines = [
-        f"| method | lr | {' | '.join(TEACHERS)} |",
-        "|---" * (2 + len(TEACHERS)) + "|",
-        "| the teacher itself | | "
-        + " | ".join(spread(percent(rows, name, "teacher")) for name in TEACHERS)
-        + " |",
-    ]
+    found = [["the teacher itself", "", *(spread(percent(rows, x, "teacher")) for x in TEACHERS)]]
     for method in methods:
-        cells = [spread(percent(rows, name, method)) for name in TEACHERS]
-        lines.append(f"| {METHODS[method]} | {rates[method]:g} | {' | '.join(cells)} |")
+        cells = (spread(percent(rows, name, method)) for name in TEACHERS)
+        found.append([METHODS[method], f"{rates[method]:g}", *cells])
     compared = [m for m in ("kd", "mcld", "repair") if m in methods]
-    lines += [
-        "",
-        f"| one good and two bad teachers | {' | '.join(METHODS[m] for m in compared)} |",
-        "|---" * (1 + len(compared)) + "|",
-    ]
-    for title, name in ENSEMBLES.items():
-        cells = [spread(percent(rows, name, method)) for method in compared]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+    ensembles = (
+        [title, *(spread(percent(rows, name, method)) for method in compared)]
+        for title, name in ENSEMBLES.items()
+    )
+    head = ["one good and two bad teachers", *(METHODS[method] for method in compared)]
+    lines = [*markdown(["method", "lr", *TEACHERS], found), "", *markdown(head, ensembles)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,1 @@
+"""What speed.py, memory.py and against.py measure, a module a framework."""
