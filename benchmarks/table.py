@@ -68,7 +68,7 @@ def _plot(results: list[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    results = [result for result in results if len(_names(result["rows"])) > 1]
+    results = [r for r in results if len({row["shape"] for row in r["rows"]}) > 1]
     results = [r for r in results if any(not row["shape"].endswith(",10") for row in r["rows"])]
     figure, axes = plt.subplots(
         len(results), 1, figsize=(9, 3.2 * len(results)), squeeze=False, layout="constrained"
