@@ -99,7 +99,7 @@ def test_a_keras_file(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None:
-    from examples.recipes.models.keras import save_model
+    from examples.recipes.models.keras_files import save_model
 
     keras.config.set_dtype_policy("mixed_bfloat16")  # onnxruntime has no convolution in it
     student = build("cnn")
