@@ -330,7 +330,8 @@ def rows_of_a_block(ops: Backend, rows: Any, keys: Any, classes: int, least: int
 def rows_of_a_strip(ops: Backend, keys: Any) -> int | None:
     """Return how many rows of S the contrasts take at a time; None where they take all.
 
-    They pass over S a dozen times, which is the slower the less of it the cache holds.
+    The contrasts pass over S a dozen times, which is slow where a core's cache does not hold it. Of
+    few keys, where a strip would have more than 16 rows, it holds enough.
     """
     if ops.strip_entries is None or keys < ops.strip_entries // 16:
         return None

@@ -49,8 +49,8 @@ class Backend(Protocol):
     least_rows: int
     """Of a block: with fewer, products of matrices slow down, or the loop costs too much."""
     strip_entries: int | None
-    """Of the similarities that the contrasts pass over at a time: they stay in a core's cache. None
-    where a loop over strips costs more than it saves."""
+    """How many similarities the contrasts pass over at a time, so that a core's cache holds them;
+    None where a loop over strips costs more than it saves."""
 
     # conversion and inspection
     def is_tensor(self, x: Any) -> bool: ...
