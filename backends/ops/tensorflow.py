@@ -93,6 +93,10 @@ def at_least(x: Array, least: float) -> Array:
     return raised(x)
 
 
+def add_scaled(x: Array, y: Array, factor: float) -> Array:
+    return x + factor * y
+
+
 def argmax(x: Array, axis: int) -> Array:
     return tf.argmax(x, axis=axis, output_type=tf.int32)
 

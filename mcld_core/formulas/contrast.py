@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from mcld_core.backends import Backend
 from mcld_core.formulas.divergence import MASKED, softened
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Places, Scalar, Values
@@ -61,7 +59,7 @@ class Negatives(NamedTuple):
         if false_negatives is None:
             false_negatives = ops.stop_gradient(0.0 * similarity)
         removed = ops.put_along_axis(false_negatives, own[:, None], 1.0)
-        return cls(removed, log_sum_exp(ops, similarity + _log_left(ops, removed, hard)))
+        return cls(removed, log_sum_exp(ops, _without(ops, similarity, removed, hard)))
 
 
 def instance_contrast(ops: Backend, similarity: Pairs, negatives: Negatives, own: Places) -> Values:
@@ -84,26 +82,21 @@ def category_contrast(
     """One anchor against all keys: ``log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w = A / Σ A``.
 
     0, with a zero gradient, where no key has the anchor's label. ``same_label`` is A. With hard
-    labels the keys are split, ``log Σ_k exp S = log Σ_rest exp S + softplus(log Σ_neg - log
-    Σ_rest)``, so that a row with one certain positive keeps the digits of its gradient. Any split
-    at a superset of the positives gives the same sum: that of the instance-wise term will do.
+    labels the row of one positive is written as ``softplus(log Σ_neg exp S - S_pos)``, whose
+    gradient keeps its digits where the positive is all but certain. The ``negatives`` may be those
+    of the instance-wise term if no positive is among them.
     """
     count = ops.sum(same_label, 1)
     has_positive = count > NEGLIGIBLE
     mean = ops.sum(same_label * similarity, 1) / ops.where(has_positive, count, 1.0)
-    if not hard:
-        return ops.where(has_positive, log_sum_exp(ops, similarity) - mean, 0.0)
-    if negatives is None:
-        log_sum = log_sum_exp(ops, similarity + MASKED * same_label)
-        negatives = Negatives(same_label, log_sum)
-    peak = ops.stop_gradient(ops.max(similarity, 1, keepdims=True))
-    rest = ops.sum(negatives.removed * ops.exp(similarity - peak), 1)
-    # a rest that underflows is nothing beside the negatives: it cancels below
-    rest = ops.log(ops.maximum(rest, float(np.finfo(ops.dtype(rest)).tiny))) + peak[:, 0]
-    # one positive is its own mean: as 1 - 1 beside it, the rest of its gradient would be lost
-    alone = ops.sum(negatives.removed, 1) <= 1.0
-    log_share = ops.log_sigmoid(ops.where(alone, mean, rest) - negatives.log_sum)
-    return ops.where(has_positive, ops.where(alone, 0.0, rest - mean) - log_share, 0.0)
+    value = log_sum_exp(ops, similarity) - mean
+    if hard:
+        if negatives is None:
+            log_sum = log_sum_exp(ops, _without(ops, similarity, same_label, hard))
+            negatives = Negatives(same_label, log_sum)
+        alone = ops.sum(negatives.removed, 1) <= 1.0
+        value = ops.where(alone, -ops.log_sigmoid(mean - negatives.log_sum), value)
+    return ops.where(has_positive, value, 0.0)
 
 
 def column_contrast(
@@ -129,10 +122,10 @@ def column_contrast(
     return ops.sum(p_teacher * (log_q_teacher - log_q_student), 1)
 
 
-def _log_left(ops: Backend, removed: Array, hard: bool) -> Pairs:
-    """Return ``log(1 - removed)``; what is within 1e-6 of 1 is removed whole."""
+def _without(ops: Backend, similarity: Pairs, removed: Pairs, hard: bool) -> Pairs:
+    """Return ``S + log(1 - removed)``; what is within 1e-6 of 1 is removed whole."""
     if hard:
-        return MASKED * removed
+        return ops.add_scaled(similarity, removed, MASKED)
     left = 1.0 - removed
     counts = left > 1e-6
-    return ops.where(counts, ops.log(ops.where(counts, left, 1.0)), MASKED)
+    return similarity + ops.where(counts, ops.log(ops.where(counts, left, 1.0)), MASKED)
