@@ -188,9 +188,9 @@ def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
 def _check_not_negative(arguments: Arguments, rows: Float[Array, " batch"]) -> None:
     """Raise ValueError for a loss below 0, where it can be read."""
     values = arguments.ops.host_values(rows)
-    if values is None or not (negative := values < -ROUNDING).any():
+    if values is None or not (values < -ROUNDING).any():
         return
-    row = int(np.argmax(negative))
+    row = int(np.argmax(values < -ROUNDING))
     raise ValueError(
         f"{arguments.function}: rows needs losses ≥ 0; got {values[row]} in row {row}. Check "
         "its sign. (With category_contrast='columns' a row may be below 0: bound the other terms.)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from mcld_core import MCLDConfig, TeacherKeys, dkd_loss, kd_loss, mcld_loss
 from tests import oracles
+from tests.calls import CALLS, Arrays, arrays
 from tests.cases import bind, make_case, make_keys, value_and_grad
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_gradient, assert_value
@@ -143,3 +145,14 @@ def test_out_of_range_labels_match_no_class_in_a_graph(backend: Framework) -> No
     graph = backend.jit(lambda s, y: category_wise(s, teacher, y, reduction="none"))
     rows = graph(backend.array(case.student), backend.array(labels))
     assert_value(backend.to_numpy(rows), expected)
+
+
+def test_autograph_reads_the_losses(
+    backend: Framework, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # a user's tf.function rewrites the library's source too; where it cannot, it logs a warning
+    monkeypatch.setattr(logging.getLogger("tensorflow"), "propagate", True)
+    x = Arrays(**{name: backend.array(values) for name, values in arrays().items()})
+    names = ("mcld_loss, blocks", "bounded_loss")
+    backend.tf.function(lambda: [CALLS[name](x) for name in names]).get_concrete_function()
+    assert "AutoGraph" not in caplog.text
