@@ -225,6 +225,13 @@ def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any)
         padded = tf.cond(missing > 0, lambda: tf.concat([x, zeros], 0), lambda: x)
         return tf.reshape(padded, [blocks, size, *x.shape[1:]])
 
+    dtypes = list[Any]()  # of the results
+
+    def whole() -> Arrays:
+        results = function(rows)
+        dtypes[:] = [x.dtype for x in results]
+        return results
+
     def looped() -> Arrays:
         blocked = tuple(split(x) for x in rows)
 
@@ -234,15 +241,15 @@ def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any)
         if tf.executing_eagerly():
             results = tuple(map(tf.stack, zip(*map(block, range(int(blocks))), strict=True)))
         else:
-            arrays = tuple(tf.TensorArray(x.dtype, blocks) for x in block(0))
 
             def step(i: Array, arrays: Any) -> Any:
                 written = (array.write(i, x) for array, x in zip(arrays, block(i), strict=True))
                 return i + 1, tuple(written)
 
             loop = partial(tf.while_loop, parallel_iterations=1)
+            arrays = tuple(tf.TensorArray(dtype, blocks) for dtype in dtypes)
             _, arrays = loop(lambda i, _: i < blocks, step, (0, arrays))
             results = tuple(array.stack() for array in arrays)
         return tuple(tf.reshape(x, [blocks * size, *x.shape[2:]])[:count] for x in results)
 
-    return tf.cond(blocks > 1, looped, lambda: function(rows))
+    return tf.cond(blocks <= 1, whole, looped)  # in a graph both are traced, the first one first
