@@ -12,16 +12,32 @@ from typing import Any
 
 LIMIT = 3
 """The axes that onnxruntime pools over."""
+AROUND = ["Unsqueeze", "Unsqueeze", "Squeeze"]
+"""What jax2onnx puts around a pooling: two before it, one behind it."""
 
 
 def free_the_batch(model: Any) -> None:
-    """Rewrite each such pooling of ``model``, an ``onnx_ir.Model``, in place."""
+    """Rewrite each such pooling of ``model``, an ``onnx_ir.Model``, in place.
+
+    Raises:
+        ValueError: a pooling that jax2onnx has written in another way.
+    """
     import onnx_ir
 
     graph = model.graph
     for pool in [node for node in graph if node.op_type == "MaxPool"]:
         if len(pool.attributes["kernel_shape"].as_ints()) <= LIMIT:
             continue
+        second = pool.inputs[0].producer()
+        first: Any = None if second is None else second.inputs[0].producer()
+        squeeze: Any = next((node for node, _ in pool.outputs[0].uses()), None)
+        found = [None if node is None else node.op_type for node in (first, second, squeeze)]
+        if found != AROUND:
+            raise ValueError(
+                f"export_onnx: around a pooling over {LIMIT + 1} axes jax2onnx writes "
+                f"{', '.join(AROUND)}; got {found}. Use jax2onnx 0.17, or pool with "
+                "jax.lax.reduce_window over height and width alone"
+            )
         for name in {"kernel_shape", "strides", "dilations", "pads"} & set(pool.attributes):
             sizes = list(pool.attributes[name].as_ints())
             if name == "pads":  # at the starts of all axes, then at their ends
@@ -29,8 +45,6 @@ def free_the_batch(model: Any) -> None:
             pool.attributes[name] = onnx_ir.AttrInt64s(name, sizes[1:])
         axis = onnx_ir.node("Constant", [], {"value_ints": [1]})
         graph.insert_before(graph[0], axis)
-        second, squeeze = pool.inputs[0].producer(), pool.outputs[0].uses()[0].node
-        first = second.inputs[0].producer()
         pool.replace_input_with(0, first.outputs[0])
         graph.remove(second)
         for node in (first, squeeze):

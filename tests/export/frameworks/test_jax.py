@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 from examples.recipes.models import jax as jax_models
+from mcld_core.backends.jax.onnx_pooling import free_the_batch
 from mcld_core.export import export_onnx
 from tests.export.families import FAMILIES, arguments, assert_exports, assert_names_its_exporter
 from tests.export.jax_students import build
@@ -91,6 +92,18 @@ def test_pooling_by_position(tmp_path: Path) -> None:
     assert report.max_relative_error < 1e-5
     assert {"MaxPool", "AveragePool"} <= {node.op_type for node in onnx.load(path).graph.node}
     assert nnx.max_pool is pooling
+
+
+def test_a_pooling_written_in_another_way_is_named() -> None:
+    import onnx_ir
+
+    x = onnx_ir.Value(name="x")
+    pool = onnx_ir.node("MaxPool", [x], {"kernel_shape": [1, 2, 2, 1]})
+    graph = onnx_ir.Graph([x], pool.outputs, nodes=[pool])
+    with pytest.raises(
+        ValueError, match=r"Unsqueeze, Unsqueeze, Squeeze; got \[None, None, None\]"
+    ):
+        free_the_batch(onnx_ir.Model(graph, ir_version=10))
 
 
 @pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
