@@ -42,7 +42,7 @@ def trained(
     shapes = ([batch_size, *x.shape[1:]] for x in own)
     signature = [tf.TensorSpec(shape, x.dtype) for shape, x in zip(shapes, own, strict=True)]
 
-    @tf.function(input_signature=signature, jit_compile=jit)
+    @tf.function(input_signature=signature, jit_compile=jit, autograph=False)
     def step(student: Any, teacher: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(student)

@@ -40,6 +40,7 @@ def compiled_step(backend: Framework, settings: dict[str, Any], xla: bool, soft:
             tf.TensorSpec([], tf.float64),
         ],
         jit_compile=xla,
+        autograph=False,
     )
     def step(student: Any, teacher: Any, labels: Any, where: Any, progress: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -86,6 +87,7 @@ def test_keys_in_a_graph_with_unknown_rows(backend: Framework, xla: bool) -> Non
             tf.TensorSpec([], tf.int32),
         ],
         jit_compile=xla,
+        autograph=False,
     )
     def step(student: Any, labels: Any, logits: Any, key_labels: Any, own_start: Any) -> Any:
         keys = TeacherKeys(logits, key_labels, own_start=own_start)
@@ -117,7 +119,7 @@ def test_an_empty_batch_in_a_graph(backend: Framework, xla: bool) -> None:
 def test_baselines_in_a_graph(backend: Framework, function: Any, xla: bool) -> None:
     case = make_case(152)
     call = bind(backend, function, case)
-    graph = backend.tf.function(call, jit_compile=xla)  # type: ignore[attr-defined]
+    graph = backend.tf.function(call, jit_compile=xla, autograph=False)  # type: ignore[attr-defined]
     found = graph(backend.array(case.student))
     expected, _ = value_and_grad(backend, function, case)
     assert_value(backend.to_numpy(found), expected, scale=8.0)

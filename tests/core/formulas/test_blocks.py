@@ -132,7 +132,9 @@ def test_ragged_blocks_of_an_unknown_batch(backend: Framework, xla: bool) -> Non
     config = MCLDConfig(block_size=3)
     spec = tf.TensorSpec([None, 4], tf.float64)
 
-    @tf.function(input_signature=[spec, spec, tf.TensorSpec([None], tf.int64)], jit_compile=xla)
+    signature = [spec, spec, tf.TensorSpec([None], tf.int64)]
+
+    @tf.function(input_signature=signature, jit_compile=xla, autograph=False)
     def step(student: Any, teacher: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(student)

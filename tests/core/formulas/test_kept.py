@@ -145,7 +145,7 @@ def test_xla_sees_every_row_of_a_ragged_last_block(backend: Framework) -> None:
 
     config = MCLDConfig(block_size=256)
 
-    @tf.function(jit_compile=True, reduce_retracing=True)
+    @tf.function(jit_compile=True, reduce_retracing=True, autograph=False)
     def rows(student: Any, teacher: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(student)
