@@ -229,7 +229,8 @@ class Jax(Framework):
         os.environ.setdefault("XLA_FLAGS", QUICK_XLA)
         import jax
 
-        jax.config.update("jax_traceback_in_locations_limit", 0)  # a quarter of the time else
+        # each program would hold the traceback of each of its operations
+        jax.config.update("jax_traceback_in_locations_limit", 0)
         jax.config.update("jax_include_full_tracebacks_in_locations", False)
         jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

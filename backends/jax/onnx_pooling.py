@@ -34,9 +34,8 @@ def free_the_batch(model: Any) -> None:
         found = [None if node is None else node.op_type for node in (first, second, squeeze)]
         if found != AROUND:
             raise ValueError(
-                f"export_onnx: around a pooling over {LIMIT + 1} axes jax2onnx writes "
-                f"{', '.join(AROUND)}; got {found}. Use jax2onnx 0.17, or pool with "
-                "jax.lax.reduce_window over height and width alone"
+                f"export_onnx: around a pooling over more than {LIMIT} axes the known jax2onnx "
+                f"writes {', '.join(AROUND)}; got {found}. Install jax2onnx 0.17"
             )
         for name in {"kernel_shape", "strides", "dilations", "pads"} & set(pool.attributes):
             sizes = list(pool.attributes[name].as_ints())

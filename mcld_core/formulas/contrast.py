@@ -82,9 +82,10 @@ def category_contrast(
     """One anchor against all keys: ``log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w = A / Σ A``.
 
     0, with a zero gradient, where no key has the anchor's label. ``same_label`` is A. With hard
-    labels the row of one positive is written as ``softplus(log Σ_neg exp S - S_pos)``, whose
-    gradient keeps its digits where the positive is all but certain. The ``negatives`` may be those
-    of the instance-wise term if no positive is among them.
+    labels, a row in which the negatives leave out one key alone, its positive, is written as
+    ``softplus(log Σ_neg exp S - S_pos)``, whose gradient keeps its digits where the positive is
+    all but certain. ``negatives`` must leave out all positives, as those of the instance-wise term
+    do under the target mask.
     """
     count = ops.sum(same_label, 1)
     has_positive = count > NEGLIGIBLE

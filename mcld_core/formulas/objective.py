@@ -166,7 +166,7 @@ def _contrasts(
         return None, {}
     anchors = student if setup.log_prior is None else student - setup.log_prior[None, :]
     s = _similarity(ops, config, anchors, keys, setup.temperature)
-    names = cast("list[str]", [])  # of a strip's terms; AutoGraph refuses an annotation
+    names = cast("list[str]", [])  # of a strip's terms; AutoGraph cannot read an annotation
 
     def of_strip(rows: tuple[Array, ...], setup: Setup) -> tuple[Array, ...]:
         s, labels, own, *factors = rows
