@@ -2,12 +2,10 @@
 
     python benchmarks/layer_memory.py
 
-`linear_token_mcld_loss` (all terms and the cross-entropy) and `linear_token_kd_loss` beside
-`token_mcld_loss` and `token_kd_loss` of the logits ``hidden @ weightᵀ + bias``: value and gradients
-of hidden states, weight and bias, float32, one thread. The teacher is its top 64, or its own hidden
-states and weight, of the student's width; in PyTorch the latter with fewer tokens and a smaller
-vocabulary, because the contrasts of the logits take long. PyTorch: each row runs once in a process
-of its own, after a small call; the peak of the resident set beyond what was there before the call,
+`linear_token_kd_loss` beside `token_kd_loss` of the logits ``hidden @ weightᵀ + bias``: value and
+gradients of hidden states, weight and bias, float32, one thread. The teacher is its top 64, or its
+own hidden states and weight, of the student's width. PyTorch: each row runs once in a process of
+its own, after a small call; the peak of the resident set beyond what was there before the call,
 less the gradients, and the CPU time. JAX: what XLA says that the jitted step needs beside its
 arguments and results, without running it. The value is the loss: both rows of a pair have to agree.
 Linux.
@@ -28,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks import measure
 
-SHAPE, QUICKER = (4096, 128_000, 512), (1024, 64_000, 512)
+SHAPE = (4096, 128_000, 512)
 """Tokens in sequences of 512, vocabulary, width."""
 SMALL = (64, 100, 8)
-FRAMEWORKS, TEACHERS, LOSSES = ["torch", "jax"], ["top 64", "layer"], ["mcld", "kd"]
+FRAMEWORKS, TEACHERS = ["torch", "jax"], ["top 64", "layer"]
 TOP, LENGTH = 64, 512
 MEBI = 2**20
 
@@ -64,25 +62,20 @@ def inputs(shape: tuple[int, int, int], teacher: str) -> list[np.ndarray]:
     return arrays
 
 
-def value(loss: str, fused: bool, teacher: str, arrays: Sequence[Any]) -> Any:
+def value(fused: bool, teacher: str, arrays: Sequence[Any]) -> Any:
     """Return the loss of tensors of any framework."""
-    from mcld_core import MCLDConfig
-    from mcld_core.extensions import nlp
+    from mcld_core.extensions.nlp import TopKLogits, linear_token_kd_loss, token_kd_loss
 
     hidden, weight, bias, labels, *parts = arrays
-    settings: dict[str, Any] = {"shift": True}
-    if loss == "mcld":
-        settings["config"] = MCLDConfig(weight_ce=1.0)
-    theirs: Any = nlp.TopKLogits(*parts) if teacher != "layer" else tuple(parts)
+    theirs: Any = TopKLogits(*parts) if teacher != "layer" else tuple(parts)
     if fused:
-        function = getattr(nlp, f"linear_token_{loss}_loss")
-        return function(hidden, weight, theirs, labels, bias=bias, **settings)
+        return linear_token_kd_loss(hidden, weight, theirs, labels, bias=bias, shift=True)
     logits = hidden @ weight.T + bias[None, None, :]
     theirs = parts[0] @ parts[1].T if teacher == "layer" else theirs
-    return getattr(nlp, f"token_{loss}_loss")(logits, theirs, labels, **settings)
+    return token_kd_loss(logits, theirs, labels, shift=True)
 
 
-def in_torch(loss: str, fused: bool, teacher: str, shape: tuple[int, int, int]) -> str:
+def in_torch(fused: bool, teacher: str, shape: tuple[int, int, int]) -> str:
     """Return MiB, CPU seconds and the loss."""
     import torch
 
@@ -94,7 +87,7 @@ def in_torch(loss: str, fused: bool, teacher: str, shape: tuple[int, int, int]) 
             x.requires_grad_()
 
         def call() -> Any:
-            found = value(loss, fused, teacher, tensors)
+            found = value(fused, teacher, tensors)
             found.backward()
             return found
 
@@ -108,7 +101,7 @@ def in_torch(loss: str, fused: bool, teacher: str, shape: tuple[int, int, int]) 
     return "{:.0f} {:.1f} {:.4f}".format(*step(shape))
 
 
-def in_jax(loss: str, fused: bool, teacher: str, shape: tuple[int, int, int]) -> str:
+def in_jax(fused: bool, teacher: str, shape: tuple[int, int, int]) -> str:
     """Return MiB."""
     import jax
 
@@ -117,7 +110,7 @@ def in_jax(loss: str, fused: bool, teacher: str, shape: tuple[int, int, int]) ->
     arrays = [jax.ShapeDtypeStruct(s, d) for s, d in zip(of, dtypes, strict=True)]
 
     def total(trained: tuple[Any, ...], *others: Any) -> Any:
-        return value(loss, fused, teacher, (*trained, *others))
+        return value(fused, teacher, (*trained, *others))
 
     step = jax.jit(jax.value_and_grad(total)).lower(tuple(arrays[:3]), *arrays[3:]).compile()
     return f"{step.memory_analysis().temp_size_in_bytes / MEBI:.0f} – –"
@@ -130,28 +123,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--shape", type=int, nargs=3, metavar=("TOKENS", "VOCABULARY", "WIDTH"))
     add("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS)
     add("--teachers", nargs="+", choices=TEACHERS, default=TEACHERS)
-    add("--losses", nargs="+", choices=LOSSES, default=LOSSES)
     add("--alone", choices=["fused", "logits"], help="measure in this process")
     options = parser.parse_args(argv)
-    chosen = product(options.frameworks, options.teachers, options.losses)
+    chosen = product(options.frameworks, options.teachers)
     if options.alone:
-        framework, teacher, loss = next(chosen)
+        framework, teacher = next(chosen)
         shape = tuple(options.shape)
         run = in_torch if framework == "torch" else in_jax
-        print(run(loss, options.alone == "fused", teacher, shape))
+        print(run(options.alone == "fused", teacher, shape))
         return 0
     measure.one_at_a_time(table(options.shape, chosen))
     print(f"\n{measure.versions(options.frameworks)}, width 512")
     return 0
 
 
-def table(given: list[int] | None, chosen: Iterable[tuple[str, str, str]]) -> Iterator[list[Any]]:
+def table(given: list[int] | None, chosen: Iterable[tuple[str, str]]) -> Iterator[list[Any]]:
     """Yield the head and the rows; each is measured in a process of its own."""
-    yield ["tokens × vocabulary", "framework", "loss", "teacher", "of", "MiB", "×", "CPU s", "loss"]
-    for framework, teacher, loss in chosen:
-        shape = QUICKER if (framework, teacher) == ("torch", "layer") else SHAPE
-        shape = tuple(given or shape)
-        words = ["--frameworks", framework, "--losses", loss, "--teachers", teacher, "--shape"]
+    yield ["tokens × vocabulary", "framework", "teacher", "of", "MiB", "×", "CPU s", "loss"]
+    for framework, teacher in chosen:
+        shape = tuple(given or SHAPE)
+        words = ["--frameworks", framework, "--teachers", teacher, "--shape"]
         whole = 0.0
         for kind in ("logits", "fused"):
             line = measure.in_own_process(__file__, "--alone", kind, *words, *shape)
@@ -159,7 +150,7 @@ def table(given: list[int] | None, chosen: Iterable[tuple[str, str, str]]) -> It
             whole = whole or float(mebi)
             sizes = f"{shape[0]:,} × {shape[1]:,}"
             share = f"{float(mebi) / whole:.3f}"
-            yield [sizes, framework, loss, teacher, kind, mebi, share, seconds, found]
+            yield [sizes, framework, teacher, kind, mebi, share, seconds, found]
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ from mcld_core.extensions.multimodal import embedding_contrast, multimodal_mcld_
 from mcld_core.extensions.nlp import (
     TopKLogits,
     linear_token_kd_loss,
-    linear_token_mcld_loss,
     token_kd_loss,
     token_mcld_loss,
 )
@@ -143,10 +142,6 @@ CALLS: dict[str, Callable[[Arrays], Any]] = {
         x.token_student, _stored(x), x.token_labels),
     "token_mcld_loss, every contrast": lambda x: token_mcld_loss(
         *_tokens(x), token_contrast=1.0, sequence_contrast=1.0, sequence_labels=x.labels),
-    "linear_token_mcld_loss": lambda x: linear_token_mcld_loss(
-        x.token_student, x.teacher, (x.token_teacher, x.teacher), x.token_labels),
-    "linear_token_mcld_loss, stored": lambda x: linear_token_mcld_loss(
-        x.token_student, x.teacher, _stored(x), x.token_labels, sequence_contrast=1.0),
     "linear_token_kd_loss": lambda x: linear_token_kd_loss(
         x.token_student, x.teacher, (x.token_teacher, x.teacher)),
     "linear_token_kd_loss, stored": lambda x: linear_token_kd_loss(

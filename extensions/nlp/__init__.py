@@ -4,7 +4,6 @@ from mcld_core.extensions._stored import TopKLogits as TopKLogits
 from mcld_core.extensions.nlp.cache import TokenCache as TokenCache
 from mcld_core.extensions.nlp.kd import token_kd_loss as token_kd_loss
 from mcld_core.extensions.nlp.linear import linear_token_kd_loss as linear_token_kd_loss
-from mcld_core.extensions.nlp.linear import linear_token_mcld_loss as linear_token_mcld_loss
 from mcld_core.extensions.nlp.losses import token_mcld_loss as token_mcld_loss
 from mcld_core.extensions.nlp.served import read_prompt_logprobs as read_prompt_logprobs
 from mcld_core.extensions.nlp.served import read_top_logprobs as read_top_logprobs

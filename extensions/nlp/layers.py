@@ -1,11 +1,4 @@
-"""Logits that are never formed as a whole: the last layers of two language models.
-
-With the student's logits ``s_i = W h_i + b`` and a key ``p_j`` over the vocabulary, the similarity
-is ``<s_i, p_j> = <h_i, m_j> + β_j`` with ``m_j = Wᵀ p_j`` and ``β_j = <b, p_j>``: an inner product
-of the layer's width. So the contrasts are those of `mcld_core.extensions._sequences` on the rows
-``(h_i, 1)`` against the keys ``(m_j, β_j)``. The mean of a sequence's logits is the layer at the
-mean of its rows, likewise. Only divergences and the cross-entropy need logits, block by block.
-"""
+"""Logits that are never formed as a whole: the last layers of two language models."""
 
 from __future__ import annotations
 
@@ -14,19 +7,16 @@ from typing import Any, NamedTuple
 
 from mcld_core.arguments import (
     Batch,
-    as_number,
     class_labels,
     fits,
     keep_rows,
     wide_dtype,
 )
 from mcld_core.backends import Backend
-from mcld_core.config import MCLDConfig
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
 from mcld_core.extensions._stored import TopKLogits, likeliest, stored_rows
 from mcld_core.formulas.divergence import raised
-from mcld_core.formulas.similarity import key_vectors
-from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys, stored_products
+from mcld_core.formulas.stored import StoredRows, of_parts, parts_of
 from mcld_core.losses import rows_without_keys
 from mcld_core.typing import Array, Float, Reduction
 
@@ -176,49 +166,6 @@ def of_logits(
             weights = ops.astype(every, rows.dtype)
     found = ops.layer_by_block(outputs, block, arrays, layer, weights, block_rows)
     return found if rows.kept is None else tuple(ops.where(rows.kept, x, 0.0) for x in found)
-
-
-def contrast_rows(
-    arguments: SequenceArguments, given: LayerRows, config: MCLDConfig, class_prior: Any
-) -> Sequences:
-    """Return the rows ``(h_i, 1)`` and the keys ``(m_j, β_j)``, whose inner product is S · τ."""
-    ops, sequences = arguments.ops, given.sequences
-    rows, dtype = sequences.rows, sequences.rows.dtype
-    offset, layer = None, given.student
-    if layer.bias is not None:
-        offset = raised(ops, ops.astype(layer.bias, dtype))
-    if class_prior is not None:
-        log_prior = arguments.log_prior(class_prior, given.vocabulary, rows.student, dtype)
-        offset = -log_prior if offset is None else offset - log_prior
-    trained = (layer.weight,) if offset is None else (layer.weight, offset)
-    key_temperature = as_number(ops, config.key_temperature, rows.student, dtype)
-
-    def keys_of(arrays: tuple[Array, ...], trained: tuple[Array, ...]) -> tuple[Array]:
-        teacher = given.teacher_block(ops, arrays, dtype)
-        teacher = key_vectors(ops, raised(ops, teacher), config.similarity, key_temperature)
-        vectors = ops.matmul(teacher, ops.astype(trained[0], dtype))
-        if len(trained) == 1:
-            return (vectors,)
-        return (_with_column(ops, vectors, ops.sum(teacher * trained[1][None, :], 1)),)
-
-    if given.teacher is None:
-        stored = stored_keys(ops, rows.teacher, dtype, given.vocabulary, key_temperature)
-        columns = ops.matrix_transpose(ops.astype(layer.weight, dtype))
-        keys = ops.matrix_transpose(stored_products(ops, columns, stored))
-        if offset is not None:
-            keys = _with_column(ops, keys, stored_products(ops, offset[None, :], stored)[0])
-    else:
-        block_rows = given.block_rows(ops, config.block_size, (key_temperature,))
-        (keys,) = ops.by_block_twice(keys_of, (rows.teacher,), trained, block_rows)
-    student = ops.astype(rows.student, dtype)
-    if offset is not None:
-        student = _with_column(ops, student, 0.0 * student[:, 0] + 1.0)
-    return sequences._replace(rows=rows._replace(student=student, teacher=keys))
-
-
-def _with_column(ops: Backend, x: Array, column: Float[Array, " rows"]) -> Array:
-    rows = ops.concat([ops.matrix_transpose(x), column[None, :]])
-    return ops.matrix_transpose(rows)
 
 
 def _layer(

@@ -9,7 +9,7 @@ import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.extensions.multimodal import embedding_contrast, multimodal_mcld_loss
-from mcld_core.extensions.nlp import linear_token_mcld_loss, token_mcld_loss
+from mcld_core.extensions.nlp import token_mcld_loss
 from mcld_core.extensions.teachers import adaptive_mcld_loss, deep_supervision_loss, ensemble
 from tests.frameworks import Framework
 from tests.tolerance import assert_central, assert_gradient, assert_value
@@ -77,19 +77,11 @@ def tokens(backend: Framework, settings: dict[str, Any]) -> Any:
     return token_mcld_loss(*arrays, config=MCLDConfig(**settings), **CONTRASTS)
 
 
-def layers(backend: Framework, settings: dict[str, Any]) -> Any:
-    hidden, weight = (backend.array(x, "float64") for x in (STUDENT[:, None], TEACHER))
-    labels, config = backend.array(LABELS[:, None]), MCLDConfig(**settings)
-    teacher = (-hidden, weight)
-    return linear_token_mcld_loss(hidden, weight, teacher, labels, config=config, **CONTRASTS)
-
-
 @pytest.mark.parametrize(
     ("call", "name"),
-    [(tokens, "key_temperature"), (layers, "key_temperature"), (layers, "sample_temperature"),
-     (adaptive, "weight_instance"), (adaptive, "weight_sample"), (adaptive, "weight_category"),
-     (adaptive, "weight_ce"), (adaptive, "sample_temperature"), (embeddings, "weight_instance"),
-     (embeddings, "weight_category"), (embeddings, "temperature")],
+    [(tokens, "key_temperature"), (adaptive, "weight_instance"), (adaptive, "weight_sample"),
+     (adaptive, "weight_category"), (adaptive, "weight_ce"), (adaptive, "sample_temperature"),
+     (embeddings, "weight_instance"), (embeddings, "weight_category"), (embeddings, "temperature")],
 )  # fmt: skip
 @pytest.mark.parametrize("block_size", ["auto", 2])
 def test_a_trained_number_has_its_gradient(

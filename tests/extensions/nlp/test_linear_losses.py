@@ -12,32 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcld_core import MCLDConfig
 from mcld_core.backends import backend_for
 from mcld_core.extensions.nlp import (
     TopKLogits,
     linear_token_kd_loss,
-    linear_token_mcld_loss,
     token_kd_loss,
-    token_mcld_loss,
 )
 from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, make_case
-from tests.extensions.nlp.token_cases import EVERY_CONTRAST, expected
 from tests.frameworks import Framework, crossed, only
 from tests.tolerance import assert_gradient, assert_value
 
 WIDTH, WIDE, SCALE = 4, 6, 20.0
 ENDS = np.cumsum([0, BATCH * TIME * WIDTH, CLASSES * WIDTH, CLASSES]).tolist()
 TEACHERS = ["top k", "without a tail", "layer", "layer and bias"]
-PRIOR = np.array([5.0, 0.0, 2.0, 1.0, 1.0])
-MCLD: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"weight_ce": 0.5, "weight_sample": 2.0}, {"shift": True}),
-    ({"sample_target_mask": False, "target_mask": False}, {"token_contrast": 0.5}),
-    ({"key_temperature": 2.0, "temperature": 0.5}, {"category": "sequence", "reduction": "sum"}),
-    ({"weight_instance": 0.0, "weight_category": 0.0, "weight_sample": 1.0}, {"normalizer": 7.0}),
-    ({"weight_sample": 0.0, "category_warmup": 0.0}, {"class_prior": PRIOR}),
-    ({"sample_temperature": 0.5}, {"labels": None, "sequence_labels": None}),
-]
 KD: list[dict[str, Any]] = [
     {"temperature": 2.0, "shift": True},
     {"divergence": "reverse", "reduction": "sum"},
@@ -92,14 +79,12 @@ def layer_case(seed: int, teacher: str, bias: bool = True) -> LayerCase:
 def bind(
     backend: Framework,
     case: LayerCase,
-    losses: tuple[Callable[..., Any], Callable[..., Any]],
     options: dict[str, Any],
     dtype: str = "float64",
+    losses: tuple[Callable[..., Any], Callable[..., Any]] = (linear_token_kd_loss, token_kd_loss),
 ) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Return parameters → the fused loss, and → the loss of the logits."""
     given = {"labels": case.logits.labels, "attention_mask": case.logits.mask}
-    if "config" in options:
-        given |= {"sequence_labels": case.logits.groups, **EVERY_CONTRAST}
     arrays = {
         name: backend.array(x, dtype) if isinstance(x, np.ndarray) else x
         for name, x in (given | options).items()
@@ -137,12 +122,12 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def agree(
     backend: Framework,
     case: LayerCase,
-    losses: tuple[Callable[..., Any], Callable[..., Any]],
     options: dict[str, Any],
     compiled: bool = False,
+    **losses: Any,
 ) -> None:
     """Assert that the fused loss and its gradient are those of the other one."""
-    fused, unfused = bind(backend, case, losses, options)
+    fused, unfused = bind(backend, case, options, **losses)
     value, gradient = backend.value_and_grad(unfused, case.parameters)
     fused = backend.jit(fused) if compiled else fused
     found, found_gradient = backend.value_and_grad(fused, case.parameters)
@@ -150,55 +135,24 @@ def agree(
     assert_gradient(found_gradient, gradient, scale=SCALE, floor=0.1)
 
 
-LOSSES = {
-    "mcld": (linear_token_mcld_loss, token_mcld_loss),
-    "kd": (linear_token_kd_loss, token_kd_loss),
-}
-
-
-@pytest.mark.parametrize(("given", "teacher"), crossed(MCLD, ["top k", "layer and bias"]), ids=str)
-def test_mcld_equals_that_of_the_logits(
-    differentiable: Framework,
-    blocks: None,
-    given: tuple[dict[str, Any], dict[str, Any]],
-    teacher: str,
-) -> None:
-    chosen, options = given
-    options = options | {"config": MCLDConfig(**chosen, block_size=BLOCK)}
-    agree(differentiable, layer_case(5, teacher), LOSSES["mcld"], options)
-
-
 @pytest.mark.parametrize(("options", "teacher"), crossed(KD, ["top k", "layer and bias"]), ids=str)
 def test_kd_equals_that_of_the_logits(
     differentiable: Framework, blocks: None, options: dict[str, Any], teacher: str
 ) -> None:
-    agree(differentiable, layer_case(6, teacher), LOSSES["kd"], options)
+    agree(differentiable, layer_case(6, teacher), options)
 
 
 @pytest.mark.parametrize("teacher", ["without a tail", "layer"])
 def test_without_biases_and_without_blocks(differentiable: Framework, teacher: str) -> None:
-    case = layer_case(8, teacher, bias=False)
-    agree(differentiable, case, LOSSES["mcld"], {"config": MCLDConfig(weight_ce=1.0)})
-    agree(differentiable, case, LOSSES["kd"], {})
+    agree(differentiable, layer_case(8, teacher, bias=False), {})
 
 
-def test_inner_products_of_a_layer(differentiable: Framework, blocks: None) -> None:
-    config = MCLDConfig(similarity="dot", block_size=BLOCK)
-    agree(differentiable, layer_case(9, "layer and bias"), LOSSES["mcld"], {"config": config})
+@pytest.mark.parametrize("teacher", ["layer and bias", "top k"])
+def test_compiled(differentiable: Framework, blocks: None, teacher: str) -> None:
+    agree(differentiable, layer_case(7, teacher), {"shift": True}, compiled=True)
 
 
-@pytest.mark.parametrize(("loss", "teacher"), [("mcld", "layer and bias"), ("kd", "top k")])
-def test_compiled(differentiable: Framework, blocks: None, loss: str, teacher: str) -> None:
-    options: dict[str, Any] = {"shift": True}
-    if loss == "mcld":
-        options["config"] = MCLDConfig(weight_ce=1.0, block_size=BLOCK)
-    agree(differentiable, layer_case(7, teacher), LOSSES[loss], options, compiled=True)
-
-
-@pytest.mark.parametrize("loss", ["mcld", "kd"])
-def test_one_value_a_token_has_its_own_gradient(
-    differentiable: Framework, blocks: None, loss: str
-) -> None:
+def test_one_value_a_token_has_its_own_gradient(differentiable: Framework, blocks: None) -> None:
     """Weights of the tokens that no sum has: a block then waits for the gradient that comes."""
     case, weights = layer_case(10, "top k"), np.random.default_rng(0).random((BATCH, TIME))
     weights = differentiable.array(weights, "float64")
@@ -210,36 +164,16 @@ def test_one_value_a_token_has_its_own_gradient(
 
         return total
 
-    fused, unfused = LOSSES[loss]
-    options = {} if loss == "kd" else {"config": MCLDConfig(block_size=BLOCK)}
-    agree(differentiable, case, (weighted(fused), weighted(unfused)), options)
-
-
-@pytest.mark.parametrize("teacher", ["top k", "layer and bias"])
-@pytest.mark.parametrize(("chosen", "options"), MCLD[:4], ids=str)
-def test_values_and_terms_equal_their_definition(
-    backend: Framework, chosen: dict[str, Any], options: dict[str, Any], teacher: str
-) -> None:
-    case = layer_case(11, teacher)
-    options = {
-        name: x for name, x in options.items() if name in ("shift", "category", "token_contrast")
-    }
-    given = options | {"config": MCLDConfig(**chosen), "return_terms": True}
-    fused, _ = bind(backend, case, LOSSES["mcld"], given)
-    loss, terms = fused(backend.array(case.parameters, "float64"))
-    reference = expected(case.logits, chosen, **options)
-    assert_value(backend.to_numpy(loss), reference["total"], scale=SCALE)
-    for name, weight in (("sample", "weight_sample"), ("category", "weight_category")):
-        if chosen.get(weight) != 0:
-            assert_value(backend.to_numpy(terms[name]), reference[name], scale=SCALE)
+    losses = (weighted(linear_token_kd_loss), weighted(token_kd_loss))
+    agree(differentiable, case, {}, losses=losses)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_in_other_dtypes(differentiable: Framework, blocks: None, dtype: str) -> None:
     """The logits of half precision are rounded once, as a layer of a model rounds them."""
     case, options = layer_case(12, "layer and bias"), {"shift": True}
-    _, unfused = bind(differentiable, case, LOSSES["kd"], options)
-    fused, _ = bind(differentiable, case, LOSSES["kd"], options, dtype)
+    _, unfused = bind(differentiable, case, options)
+    fused, _ = bind(differentiable, case, options, dtype)
     value, gradient = differentiable.value_and_grad(unfused, case.parameters)
     found, found_gradient = differentiable.value_and_grad(fused, case.parameters, dtype)
     rounding = 1.0 if dtype == "float32" else 2.0**-10 / 1e-5
@@ -252,15 +186,13 @@ def test_in_other_dtypes(differentiable: Framework, blocks: None, dtype: str) ->
     teacher=st.sampled_from(TEACHERS),
     bias=st.booleans(),
     shift=st.booleans(),
-    category=st.sampled_from(["token", "sequence"]),
 )
 @settings(max_examples=30, deadline=None)
 def test_any_case_has_the_value_of_its_logits(
-    seed: int, teacher: str, bias: bool, shift: bool, category: str
+    seed: int, teacher: str, bias: bool, shift: bool
 ) -> None:
     case = layer_case(seed, teacher, bias)
-    options = {"shift": shift, "category": category, "config": MCLDConfig(weight_ce=1.0)}
-    fused, unfused = bind(Framework(), case, LOSSES["mcld"], options)
+    fused, unfused = bind(Framework(), case, {"shift": shift})
     assert_value(fused(case.parameters), unfused(case.parameters), scale=SCALE)
 
 
@@ -268,14 +200,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"weight": np.ones((5, 3))}, r"hidden and weight need shapes .*got \(4, 3, 4\) and \(5, 3\)"),
     ({"bias": np.ones(4)}, r"bias needs shape \(5,\).*got \(4,\)"),
     ({"weight": np.ones((5, 4), int)}, "weight needs a float dtype; got int64"),
-    ({"teacher": np.ones((4, 3, 5))}, "teacher needs TopKLogits, or the tuple .*token_mcld_loss"),
+    ({"teacher": np.ones((4, 3, 5))}, "teacher needs TopKLogits, or the tuple .*token_kd_loss"),
     ({"teacher": (1,)}, "got a tuple of 1"),
     ({"teacher": (np.ones((4, 3, 2)), np.ones((6, 2)))}, "same vocabulary; got 5 and 6"),
     ({"teacher": (np.ones((4, 2, 2)), np.ones((5, 2)))}, r"needs the tokens of hidden, \(4, 3\)"),
-    ({"labels": np.ones((4, 3, 5))}, "With soft labels.* token_mcld_loss"),
+    ({"labels": np.ones((4, 3, 5))}, "With soft labels.* token_kd_loss"),
     ({"labels": np.full((4, 3), 5)}, "needs labels in 0 … 4"),
-    ({"config": MCLDConfig(similarity="pearson")}, "'pearson' needs all logits.*token_mcld_loss"),
-    ({"config": MCLDConfig(category_contrast="columns")}, "category_contrast='columns' needs all"),
 ]
 
 
@@ -285,7 +215,7 @@ def test_errors_say_what_to_do(no_default_backend: None, given: dict[str, Any], 
     hidden, weight, bias = case.layer(case.parameters)
     arguments = {"hidden": hidden, "weight": weight, "bias": bias, "teacher": case.teacher}
     with pytest.raises((ValueError, TypeError), match=text):
-        linear_token_mcld_loss(**(arguments | given))
+        linear_token_kd_loss(**(arguments | given))
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)
@@ -312,7 +242,6 @@ def test_no_tensor_of_torch_holds_the_logits(backend: Framework, teacher: str) -
     if teacher == "top k":
         given = TopKLogits(torch.randn(1, tokens, 2), labels[:, :, None] * 2 + torch.arange(2))
     with Sizes():
-        linear_token_mcld_loss(hidden, weight, given, labels, **EVERY_CONTRAST).backward()
         linear_token_kd_loss(hidden, weight, given, labels).backward()
     assert vocabulary * 64 <= largest < vocabulary * tokens / 2
     assert weight.grad is not None
@@ -347,7 +276,7 @@ def test_a_second_derivative(backend: Framework, blocks: None, reduction: str) -
 
     case = layer_case(14, "top k")
     found = []
-    for function in bind(backend, case, LOSSES["kd"], {"reduction": reduction}):
+    for function in bind(backend, case, {"reduction": reduction}):
         parameters = torch.tensor(case.parameters, requires_grad=True)
         loss = function(parameters).sum()
         (first,) = torch.autograd.grad(loss, parameters, create_graph=True)
