@@ -1,0 +1,42 @@
+"""The networks that the tables train."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    """CIFAR's residual block; a 1 × 1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.other_norm = nn.BatchNorm2d(width)
+        self.short: nn.Module = nn.Identity()
+        if inputs != width or stride != 1:
+            short = nn.Conv2d(inputs, width, 1, stride, bias=False)
+            self.short = nn.Sequential(short, nn.BatchNorm2d(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (batch, inputs, height, width) to (batch, width, height / stride, …)."""
+        y = torch.relu(self.norm(self.first(x)))
+        return torch.relu(self.other_norm(self.second(y)) + self.short(x))
+
+
+def resnet(depth: int, factor: int, classes: int) -> nn.Module:
+    """Return CIFAR's ResNet of ``depth`` = 6 n + 2 layers, its widths times ``factor``.
+
+    Three stages of 16, 32 and 64 channels after a stem of 16 (ResNet-8×4: 64, 128, 256 after a
+    stem of 32, as in the published pairs).
+    """
+    inputs = 32 if factor == 4 else 16 * factor
+    layers = [nn.Conv2d(3, inputs, 3, 1, 1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU()]
+    for stage, width in enumerate((16, 32, 64)):
+        for block in range((depth - 2) // 6):
+            stride = 2 if stage and not block else 1
+            layers.append(Block(inputs, width * factor, stride))
+            inputs = width * factor
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))

@@ -1,0 +1,67 @@
+"""The tables of the regime's page, from its record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import Record
+from benchmarks.regime import ROWS, SCALES, SOFT, TRIAL_SEED, Job, chosen, jobs
+from benchmarks.tables import difference, fill, gaps, interval, markdown, spread
+
+REGISTERED = (
+    ("MCLD + CE", "CE + sample-wise"),
+    (SOFT, "CE + sample-wise"),
+    ("MCLD", "CE + KD"),
+)
+SMALLEST = 0.5
+"""Percentage points: a smaller difference would change no recommendation."""
+
+
+def scores(runs: dict[str, Any], row: str, part: str = "test") -> dict[int, float]:
+    """Return a row's accuracies by seed."""
+    found = {seed: runs.get(Job(row, seed).name) for seed in range(ROWS[row].seeds)}
+    return {seed: run[part] for seed, run in found.items() if run}
+
+
+def verdict(low: float, high: float) -> str:
+    """Return what the registered text concludes from an interval."""
+    if low > -SMALLEST and high < SMALLEST:
+        return "level"
+    return "better" if low > 0 else "worse" if high < 0 else "open"
+
+
+def write(name: str, results: Path) -> str:
+    """Write the tables between the marks of the page; return them."""
+    runs, wanted = Record(results / f"regime_{name}.json").runs(), jobs(SCALES[name])
+    done = sum(job.name in runs for job in wanted)
+    state = "All" if done == len(wanted) else "In progress:"
+    parts = [f"{state} {done} of {len(wanted)} runs."]
+    if "teacher" in runs:
+        found = runs["teacher"]
+        parts.append(
+            f"Teacher: {found['test']:.2f} % of the test pictures, {found['train']:.2f} % of its "
+            "own training pictures without crops and flips."
+        )
+    table = []
+    for row in ROWS:
+        tests = scores(runs, row)
+        trial = chosen(row, runs)
+        tries = [runs.get(Job(row, TRIAL_SEED, k).name) for k in range(3)]
+        shown = " / ".join(f"{run['validation']:.2f}" if run else "–" for run in tries)
+        best = "–" if trial is None else f"`{tries[trial]['loss']}`, rate {tries[trial]['lr']:g}"
+        cells = spread(list(tests.values())) if tests else "–"
+        table.append((row, shown, best, cells, len(tests)))
+    head = ("row", "validation % of the three trials", "chosen", "test %", "seeds")
+    parts.append(markdown(head, table))
+    pairs = []
+    for one, other in REGISTERED:
+        given = scores(runs, one), scores(runs, other)
+        n = len(gaps(*given))
+        conclusion = verdict(*interval(gaps(*given))[1:]) if n == 6 else f"{n} of 6 seeds"
+        names = (f"({row})" if " " in row else row for row in (one, other))
+        pairs.append((" − ".join(names), difference(*given) if n else "–", conclusion))
+    parts.append(markdown(("registered difference", "points (95 % interval)", "outcome"), pairs))
+    text = "\n\n".join(parts)
+    fill(results / f"regime_{name}.md", text)
+    return text
