@@ -292,8 +292,6 @@ def _by_block(
         block_rows, least = config.block_size, 64 if is_stored else ops.least_rows
         if block_rows == "auto":
             block_rows = rows_of_a_block(ops, count, keys_count, classes, least)
-        if block_rows is not None:
-            setup = setup._replace(strip_rows=rows_of_a_strip(ops, keys_count))
     rows = (batch.student, *of_teacher, *beside.values())
 
     def prepare(setup: Setup) -> Setup:
@@ -325,17 +323,6 @@ def rows_of_a_block(ops: Backend, rows: Any, keys: Any, classes: int, least: int
         return whole if rows < whole else max(min(whole, 256), least)
     whole = 2**20 // ops.maximum(keys, classes)
     return ops.where(rows < whole, whole, ops.maximum(ops.minimum(whole, 256), least))
-
-
-def rows_of_a_strip(ops: Backend, keys: Any) -> int | None:
-    """Return how many rows of S the contrasts take at a time; None where they take all.
-
-    The contrasts pass over S a dozen times, which is slow where a core's cache does not hold it. Of
-    few keys, where a strip would have more than 16 rows, it holds enough.
-    """
-    if ops.strip_entries is None or keys < ops.strip_entries // 16:
-        return None
-    return -(-ops.strip_entries // int(keys))
 
 
 def _embed_keys(ops: Backend, config: MCLDConfig, dtype: str, classes: int, setup: Setup) -> Setup:

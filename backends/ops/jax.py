@@ -19,7 +19,6 @@ from mcld_core.backends.ops.protocol import (
 Array = Any
 name = "jax"
 least_rows = 128
-strip_entries = 2**16
 
 _GATHERED = 2**25
 """Up to so many entries are gathered at once for a product with a sparse matrix."""

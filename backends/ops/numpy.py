@@ -16,7 +16,6 @@ from mcld_core.backends.ops.protocol import (
 Array = Any
 name = "numpy"
 least_rows = 128
-strip_entries = None
 
 
 def is_tensor(x: Any) -> bool:

@@ -48,9 +48,6 @@ class Backend(Protocol):
     name: str
     least_rows: int
     """Of a block: with fewer, products of matrices slow down, or the loop costs too much."""
-    strip_entries: int | None
-    """How many similarities the contrasts pass over at a time, so that a core's cache holds them;
-    None where a loop over strips costs more than it saves."""
 
     # conversion and inspection
     def is_tensor(self, x: Any) -> bool: ...

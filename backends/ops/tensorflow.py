@@ -19,7 +19,6 @@ from mcld_core.backends.ops.protocol import (
 Array = Any
 name = "tensorflow"
 least_rows = 256
-strip_entries = None
 
 
 def is_tensor(x: Any) -> bool:

@@ -16,7 +16,6 @@ from mcld_core.backends.ops.torch_layers import layer_by_block as layer_by_block
 Array = Any
 name = "torch"
 least_rows = 128
-strip_entries = None
 
 _DTYPES = {
     "float16": torch.float16,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
@@ -77,6 +77,8 @@ class Block(NamedTuple):
     """The place of each anchor's own key among the keys."""
     kept: Bool[Array, " block"] | None = None
     """Which rows count; None where all do."""
+    pairs: Bool[Array, "block keys"] | None = None
+    """Which keys each anchor is compared with, besides its own; None: with all."""
     factors: Float[Array, "block terms"] | None = None
     """What each row's terms (`TERMS`) are multiplied by in the total; None where by 1."""
 
@@ -95,8 +97,6 @@ class Setup(NamedTuple):
     beta: Scalar
     log_prior: Float[Array, " classes"] | None = None
     excluded: ExcludedKeys | None = None
-    strip_rows: int | None = None
-    """Rows of S that the contrasts take at a time; None: all of a block."""
 
 
 def is_zero(weight: Scalar) -> bool:
@@ -125,8 +125,7 @@ def weighted_terms(
     teacher = block.teacher
     if not isinstance(teacher, StoredRows):  # whose rows that do not count hold zeros already
         teacher = _rows(ops, teacher, dtype, block.kept)
-    total, contrasts = _contrasts(ops, config, student, block, setup)
-    terms = {}
+    terms = _contrasts(ops, config, student, block, setup)
     if setup.prototypes is not None:
         s = _similarity(ops, config, student, setup.prototypes, setup.temperature)
         same = affinity(ops, block.labels, setup.prototypes.labels, dtype)
@@ -135,60 +134,31 @@ def weighted_terms(
         terms["sample"] = _sample_wise(ops, config, student, teacher, block.labels, setup)
     if not is_zero(setup.weights.ce):
         terms["ce"] = cross_entropy(ops, student, block.labels)
-    total = _weighted(terms, setup.weights, block.factors, total)
+    total = None
+    for name, value in terms.items():
+        weighted = times(getattr(setup.weights, name), value)
+        if block.factors is not None:
+            weighted = weighted * block.factors[:, TERMS.index(name)]
+        total = weighted if total is None else total + weighted
     if total is None:
         total = 0.0 * student[:, 0]
-    terms = contrasts | terms
     return (total, *(terms[name] if name in terms else 0.0 * total for name in shown))
-
-
-def _weighted(
-    terms: dict[str, Values],
-    weights: TermWeights,
-    factors: Float[Array, "block terms"] | None,
-    total: Values | None = None,
-) -> Values | None:
-    """Return the weighted terms, added to ``total``; None where there is nothing to add."""
-    for name, value in terms.items():
-        weighted = times(getattr(weights, name), value)
-        if factors is not None:
-            weighted = weighted * factors[:, TERMS.index(name)]
-        total = weighted if total is None else total + weighted
-    return total
 
 
 def _contrasts(
     ops: Backend, config: MCLDConfig, student: Logits, block: Block, setup: Setup
-) -> tuple[Values | None, dict[str, Values]]:
-    """Return the weighted sum of the terms by the teacher's rows, and these terms."""
-    keys = setup.keys
+) -> dict[str, Values]:
+    """Return the instance-wise term, and the category-wise one by labels: those by rows as keys."""
+    keys, terms = setup.keys, {}
     if keys is None:
-        return None, {}
+        return terms
     anchors = student if setup.log_prior is None else student - setup.log_prior[None, :]
     s = _similarity(ops, config, anchors, keys, setup.temperature)
-    names = cast("list[str]", [])  # of a strip's terms; AutoGraph cannot read an annotation
-
-    def of_strip(rows: tuple[Array, ...], setup: Setup) -> tuple[Array, ...]:
-        s, labels, own, *factors = rows
-        strip = block._replace(labels=labels, own=own, factors=factors[0] if factors else None)
-        terms = _of_pairs(ops, config, s, strip, setup)
-        names[:] = terms
-        return (_weighted(terms, setup.weights, strip.factors), *terms.values())
-
-    rows = (s, block.labels, block.own, *(() if block.factors is None else (block.factors,)))
-    common = setup._replace(keys=keys._replace(vectors=None), prototypes=None)
-    hard = block.labels.ndim == 1 and keys.labels.ndim == 1  # else A is a product of matrices
-    strip_rows = setup.strip_rows if hard else None
-    total, *values = ops.by_block(of_strip, lambda setup: setup, rows, common, strip_rows)
-    return total, dict(zip(names, values, strict=True))
-
-
-def _of_pairs(
-    ops: Backend, config: MCLDConfig, s: Pairs, block: Block, setup: Setup
-) -> dict[str, Values]:
-    """Return the instance-wise term, and the category-wise one by labels, of a block's S."""
-    terms, keys = {}, cast(KeySet, setup.keys)
     same = affinity(ops, block.labels, keys.labels, ops.dtype(s))
+    if block.pairs is not None:
+        own = ops.arange(ops.size(keys.labels, 0), s)[None, :] == block.own[:, None]
+        compared = block.pairs | own
+        s, same = ops.where(compared, s, MASKED), ops.where(compared, same, 0.0)
     hard = block.labels.ndim == 1 and keys.labels.ndim == 1
     excluded = negatives = None
     if setup.excluded is not None:

@@ -10,7 +10,7 @@ import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.backends import backend_for
-from mcld_core.losses import rows_of_a_block, rows_of_a_strip
+from mcld_core.losses import rows_of_a_block
 from tests import oracles
 from tests.cases import bind, make_case, make_keys, value, value_and_grad
 from tests.frameworks import Framework, only
@@ -56,23 +56,6 @@ def test_any_block_size_gives_the_gradient(
     expected, reference = value_and_grad(differentiable, mcld_loss, case, settings=chosen)
     assert_value(found, expected)
     assert_gradient(gradient, reference, scale=oracles.scale(case, **settings))
-
-
-@pytest.mark.parametrize("backend", only("jax"), indirect=True)
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_strips_of_a_block_give_its_loss_and_gradient(
-    backend: Framework, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case = the_case()
-    expected, reference = value_and_grad(backend, mcld_loss, case, settings=settings)
-    ops = backend_for("test", backend.array(np.zeros(1)))
-    monkeypatch.setattr(ops, "strip_entries", 22)
-    assert rows_of_a_strip(ops, 11) == 2
-    for size in (None, 3, 7):
-        chosen = settings | {"block_size": size}
-        found, gradient = value_and_grad(backend, mcld_loss, case, settings=chosen)
-        assert_value(found, expected)
-        assert_gradient(gradient, reference, scale=oracles.scale(case, **settings))
 
 
 def test_blocks_when_compiled(differentiable: Framework) -> None:
