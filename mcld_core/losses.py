@@ -25,8 +25,14 @@ from mcld_core.formulas.objective import (
 )
 from mcld_core.formulas.similarity import default_temperature, key_vectors
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys
-from mcld_core.keys import TeacherKeys, check_keys, key_arrays, prepare_keys, prototype_keys
-from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
+from mcld_core.keys import (
+    TeacherKeys,
+    check_keys,
+    key_arrays,
+    prepare_keys,
+    prototype_keys,
+)
+from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
 @overload
@@ -38,6 +44,7 @@ def mcld_loss(
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
     keys: TeacherKeys | None = None,
     class_prior: Float[Array, " classes"] | None = None,
+    pairs: Bool[Array, "batch keys"] | None = None,
     progress: Scalar = 1.0,
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
@@ -69,6 +76,7 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
     keys: TeacherKeys | None = None,
     class_prior: Float[Array, " classes"] | None = None,
+    pairs: Bool[Array, "batch keys"] | None = None,
     progress: Scalar = 1.0,
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
@@ -99,6 +107,10 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
             they estimate the same classifier as the other terms where classes are uneven. The
             prototypes and columns of ``config.category_contrast`` need no correction and get none.
             None: no correction, right for even classes.
+        pairs: (batch, keys) bool, True = the row is compared with the key, as an attention mask
+            says it; as wide as ``keys`` (or the batch). A key that a row is not compared with
+            neither pulls nor pushes it. The own key always counts. Prototypes and columns, which
+            are no rows, take no notice. None: each row is compared with all keys.
         progress: the part of the training that is done, 0 to 1; drives the ramp.
         sample_weight: (batch,) ≥ 0.
         where: (batch,) bool, True = keep. A dropped row is compared with nothing.
@@ -125,7 +137,7 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         2024. B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (sample-wise term).
     """
     check_config("mcld_loss", config)
-    objective = Objective(config, term_weights(config), keys, class_prior, progress)
+    objective = Objective(config, term_weights(config), keys, class_prior, progress, pairs=pairs)
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     return evaluate("mcld_loss", rows, objective, reduction, return_terms)
 
@@ -147,6 +159,8 @@ class Objective(NamedTuple):
     """Whether the category-wise term comes in with the progress."""
     trains_keys: bool = False
     """Whether the batch's teacher rows get a gradient, as keys."""
+    pairs: Bool[Array, "batch keys"] | None = None
+    """Which keys each row is compared with, besides its own; None: with all."""
 
 
 def term_weights(config: MCLDConfig) -> TermWeights:
@@ -168,7 +182,7 @@ def evaluate(
     config, keys = objective.config, objective.keys
     check_config(function, config)
     check_keys(function, keys)
-    arguments = Arguments(function, *rows, *key_arrays(keys))
+    arguments = Arguments(function, *rows, objective.pairs, *key_arrays(keys))
     arguments.reduction(reduction)
     arguments.flag("return_terms", return_terms)
     batch = arguments.batch(rows, config.ignore_index)
@@ -189,6 +203,12 @@ def evaluate_batch(
     """
     ops, config, weights = arguments.ops, objective.config, objective.weights
     ramp = category_ramp(arguments, objective, batch)
+    by_rows = is_present(config, weights, "labels") or not is_zero(weights.instance)
+    if objective.pairs is not None and not by_rows:
+        raise ValueError(
+            f"{arguments.function}: pairs need a term that compares rows (the instance-wise one, "
+            "or the category-wise one by category_contrast='labels'); got none. Leave them out"
+        )
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
         weights = TermWeights()  # no rows, no terms
     normalizer = None if objective.keys is None else objective.keys.normalizer
@@ -202,9 +222,9 @@ def evaluate_batch(
     normalizer = objective.normalizer if normalizer is None else normalizer
     if normalizer is not None:
         normalizer = arguments.scalar(name, normalizer, batch.student, batch.dtype)
-    setup, own = _setup(arguments, batch, objective._replace(weights=weights), ramp)
+    setup, beside = _setup(arguments, batch, objective._replace(weights=weights), ramp)
     shown = TERMS if return_terms else ()
-    total, *values = _by_block(ops, batch, own, objective, setup, shown)
+    total, *values = _by_block(ops, batch, beside, objective, setup, shown)
     terms = dict(zip(shown, values, strict=True))
     if columns:
         terms["category"] = _columns(ops, batch, config)
@@ -226,17 +246,20 @@ def evaluate_batch(
 
 def _setup(
     arguments: Arguments, batch: Batch, objective: Objective, ramp: Scalar
-) -> tuple[Setup, Array]:
-    """Return what all rows have in common, less what no term needs, and the place of own keys."""
+) -> tuple[Setup, dict[str, Array]]:
+    """Return what all rows have in common, less what no term needs, and what each has besides."""
     ops, config, weights = arguments.ops, objective.config, objective.weights
     keys = prototypes = log_prior = None
     own = ops.arange(ops.size(batch.student, 0), batch.student)
+    beside = {"labels": batch.labels, "kept": batch.kept, "factors": objective.factors}
     by_prototype = is_present(config, weights, "prototypes")
     by_key = is_present(config, weights, "labels") or not is_zero(weights.instance)
     if by_key or by_prototype:
         all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config)
         own = own if objective.keys is None else own + own_start
-        keys = all_keys if by_key else None
+        if by_key:
+            keys, count = all_keys, all_keys.labels.shape[0]
+            beside["pairs"] = arguments.pairs("pairs", objective.pairs, batch.student, count)
         if by_prototype:
             prototypes = prototype_keys(arguments, batch, objective.keys, all_keys, config)
     if objective.class_prior is not None:
@@ -261,13 +284,13 @@ def _setup(
         beta=number(config.beta),
         log_prior=log_prior,
         excluded=objective.excluded,
-    ), own
+    ), {"own": own, **{name: x for name, x in beside.items() if x is not None}}
 
 
 def _by_block(
     ops: Backend,
     batch: Batch,
-    own: Array,
+    beside: dict[str, Array],
     objective: Objective,
     setup: Setup,
     shown: tuple[str, ...],
@@ -275,8 +298,6 @@ def _by_block(
     """Evaluate the total of all rows, and the terms that are shown, block after block."""
     config = objective.config
     of_teacher, is_stored = parts_of(batch.teacher), isinstance(batch.teacher, StoredRows)
-    beside = {"labels": batch.labels, "own": own, "kept": batch.kept, "factors": objective.factors}
-    beside = {name: x for name, x in beside.items() if x is not None}
 
     def terms(rows: tuple[Array, ...], setup: Setup) -> tuple[Array, ...]:
         end = 1 + len(of_teacher)

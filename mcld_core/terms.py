@@ -8,7 +8,7 @@ from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import TermWeights
 from mcld_core.keys import TeacherKeys
 from mcld_core.losses import Objective, evaluate
-from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Tensor
+from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Tensor
 
 
 def instance_wise(
@@ -19,6 +19,7 @@ def instance_wise(
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
     keys: TeacherKeys | None = None,
     class_prior: Float[Array, " classes"] | None = None,
+    pairs: Bool[Array, "batch keys"] | None = None,
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
@@ -39,7 +40,7 @@ def instance_wise(
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024. A. van den Oord et al., "Representation Learning
         with Contrastive Predictive Coding", 2018 (InfoNCE).
     """
-    objective = Objective(config, TermWeights(instance=1.0), keys, class_prior)
+    objective = Objective(config, TermWeights(instance=1.0), keys, class_prior, pairs=pairs)
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     return evaluate("instance_wise", rows, objective, reduction)
 
@@ -85,6 +86,7 @@ def category_wise(
     config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
     keys: TeacherKeys | None = None,
     class_prior: Float[Array, " classes"] | None = None,
+    pairs: Bool[Array, "batch keys"] | None = None,
     sample_weight: Float[Array, " batch"] | None = None,
     where: Array | None = None,
     reduction: Reduction = "mean",
@@ -106,6 +108,8 @@ def category_wise(
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024. P. Khosla et al., "Supervised Contrastive
         Learning", NeurIPS 2020.
     """
-    objective = Objective(config, TermWeights(category=1.0), keys, class_prior, has_ramp=False)
+    objective = Objective(
+        config, TermWeights(category=1.0), keys, class_prior, pairs=pairs, has_ramp=False
+    )
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     return evaluate("category_wise", rows, objective, reduction)

@@ -115,6 +115,8 @@ CALLS: dict[str, Callable[[Arrays], Any]] = {
     "mcld_loss, no labels": lambda x: mcld_loss(x.student, x.teacher),
     "mcld_loss, blocks": lambda x: mcld_loss(*_rows(x), config=MCLDConfig(block_size=2)),
     "mcld_loss, bank": _bank,
+    "mcld_loss, pairs": lambda x: mcld_loss(
+        *_rows(x), pairs=x.where[:, None] == x.where[None, :]),
     "mcld_loss, prototypes": lambda x: mcld_loss(
         *_rows(x), config=MCLDConfig(category_contrast="prototypes"),
         keys=TeacherKeys(x.teacher, x.labels)),

@@ -98,6 +98,8 @@ def bind(
     given = signature(function).parameters
     if "labels" in given:
         arguments.append(array(case.labels))
+    if "pairs" in given:
+        options["pairs"] = array(case.pairs)
     if "config" in given:
         options["config"] = MCLDConfig(**(settings or {}))
         options["keys"] = teacher_keys(backend, case.keys, dtype)

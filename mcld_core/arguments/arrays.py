@@ -116,6 +116,27 @@ class ArrayArguments(Checks):
         self.device(name, kept, like, like_name)
         return kept
 
+    def pairs(
+        self, name: str, pairs: Any, like: Array, keys: Any
+    ) -> Bool[Array, "batch keys"] | None:
+        """Return who is compared with whom, or None; raise for another shape, dtype or device."""
+        if pairs is None:
+            return None
+        found, rows = self.array(name, pairs, like), like.shape[0]
+        shape = tuple(found.shape)
+        if len(shape) != 2 or differ(shape[0], rows) or differ(shape[1], keys):
+            raise ValueError(
+                f"{self.function}: {name} needs shape (batch, keys) = ({rows}, {keys}), one entry "
+                f"for each row and key; got {shape}"
+            )
+        if self.ops.dtype(found) != "bool":
+            raise TypeError(
+                f"{self.function}: {name} needs dtype bool (True = the row is compared with the "
+                f"key); got {self.ops.dtype(found)}"
+            )
+        self.device(name, found, like)
+        return found
+
     def weight(
         self,
         sample_weight: Any,

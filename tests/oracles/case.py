@@ -48,6 +48,7 @@ class Case:
     where: np.ndarray | None = None
     keys: Keys | None = None
     progress: float = 1.0
+    pairs: np.ndarray | None = None
 
     def but(self, **changes: Any) -> Case:
         """Return the same case with some arguments changed."""
@@ -61,6 +62,8 @@ class Case:
             name: None if (value := getattr(self, name)) is None else value[rows]
             for name in ("student", "teacher", "labels", "sample_weight", "where")
         }
+        if self.pairs is not None:
+            pick["pairs"] = self.pairs[rows][:, rows]
         return replace(self, **pick)
 
 
@@ -77,6 +80,7 @@ class View:
     key_labels: list[Any]
     key_kept: list[bool]
     own: list[int]
+    compared: list[list[bool]]
     classes: int
     prototypes: list[list[float]] | None
     normalizer: float | None
@@ -107,6 +111,11 @@ def view(case: Case, settings: dict[str, Any]) -> View:
         key_kept.append(not masked and not _is_ignored(key_labels[j], chosen["ignore_index"]))
     for i in range(len(student)):
         key_kept[own[i]] = kept[i]
+    compared = []
+    for i in range(len(student)):
+        seen = [case.pairs is None or bool(case.pairs[i][j]) for j in range(len(key_rows))]
+        seen[own[i]] = True
+        compared.append([seen[j] and key_kept[j] for j in range(len(key_rows))])
     prototypes = None if keys.prototypes is None else np.asarray(keys.prototypes).tolist()
     return View(
         student=student,
@@ -118,6 +127,7 @@ def view(case: Case, settings: dict[str, Any]) -> View:
         key_labels=key_labels,
         key_kept=key_kept,
         own=own,
+        compared=compared,
         classes=int(np.shape(case.student)[1]),
         prototypes=prototypes,
         normalizer=keys.normalizer,

@@ -19,12 +19,12 @@ from tests.oracles.rows import (
 
 
 def instance_row(v: View, i: int) -> float:
-    """−S_own + log( exp S_own + Σ_{j≠own} (1 − A_ij) exp S_ij ) over the kept keys."""
+    """−S_own + log( exp S_own + Σ_{j≠own} (1 − A_ij) exp S_ij ) over the keys that it sees."""
     own = v.own[i]
     positive = similarity(v.student[i], key_vector(v.keys[own], v.settings), v.settings)
     exponents = [positive]
     for j in range(len(v.keys)):
-        if j == own or not v.key_kept[j]:
+        if j == own or not v.compared[i][j]:
             continue
         negative = 1.0
         if v.settings["target_mask"]:
@@ -49,7 +49,7 @@ def _category_labels(v: View, i: int) -> float:
     """Log Σ_k exp S_ik − Σ_j w_ij S_ij, w_ij = A_ij / Σ_k A_ik."""
     exponents, weights = [], []
     for j in range(len(v.keys)):
-        if v.key_kept[j]:
+        if v.compared[i][j]:
             exponents.append(
                 similarity(v.student[i], key_vector(v.keys[j], v.settings), v.settings)
             )
