@@ -84,7 +84,7 @@ def suite_of(name: str) -> tuple[list[str], dict[str, str]]:
     """Return what pytest is given for a suite: paths with options, and the environment."""
     if name.startswith("keras-"):
         env = {"KERAS_BACKEND": name.removeprefix("keras-"), "MCLD_TEST_BACKENDS": "keras"}
-        return ["tests/backends/keras", "tests/docs/test_docstrings.py"], env
+        return ["tests/keras", "tests/docs/test_docstrings.py"], env
     if name == "distributed":
         env = {"MCLD_TEST_BACKENDS": ",".join(FRAMEWORKS)}
         return ["tests/distributed", *WITH_ALL], env

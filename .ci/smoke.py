@@ -61,7 +61,7 @@ def keras() -> None:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
 
-    from mcld_core.backends.keras import MCLDLoss
+    from mcld_core.keras import MCLDLoss
 
     targets = np.concatenate([LOGITS, LABELS[:, None]], axis=-1).astype("float32")
     layer = keras.layers.Dense(3, kernel_initializer="identity")

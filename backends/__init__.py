@@ -18,7 +18,7 @@ import os
 import sys
 from typing import Any, cast
 
-from mcld_core.backends.ops.protocol import Backend as Backend
+from mcld_core.backends.protocol import Backend as Backend
 
 NAMES = ("numpy", "torch", "tensorflow", "jax")
 
@@ -109,17 +109,17 @@ def _load(name: str) -> Backend:
             f"the {name!r} backend needs {name}, which is not installed: {how_to_install(name)}"
         )
     if name == "torch":
-        from mcld_core.backends.ops import torch as torch_ops
+        from mcld_core.backends import torch as torch_ops
 
         return cast(Backend, torch_ops)
     if name == "tensorflow":
-        from mcld_core.backends.ops import tensorflow as tensorflow_ops
+        from mcld_core.backends import tensorflow as tensorflow_ops
 
         return cast(Backend, tensorflow_ops)
     if name == "jax":
-        from mcld_core.backends.ops import jax as jax_ops
+        from mcld_core.backends import jax as jax_ops
 
         return cast(Backend, jax_ops)
-    from mcld_core.backends.ops import numpy as numpy_ops
+    from mcld_core.backends import numpy as numpy_ops
 
     return cast(Backend, numpy_ops)

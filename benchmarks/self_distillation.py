@@ -34,12 +34,12 @@ from recipes.comparing.tuning import tune_rate  # noqa: E402
 from recipes.data.load import load_dataset  # noqa: E402
 
 from mcld_core import MCLDConfig, mcld_loss  # noqa: E402
-from mcld_core.backends.torch.ema import EMATeacher  # noqa: E402
 from mcld_core.extensions.teachers import (  # noqa: E402
     deep_supervision_loss,
     ensemble,
     generations,
 )
+from mcld_core.torch.ema import EMATeacher  # noqa: E402
 
 CONFIG = MCLDConfig(weight_ce=1.0)
 WIDTH, BATCH, GENERATIONS = 32, 64, 3

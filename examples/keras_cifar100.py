@@ -34,7 +34,7 @@ from recipes.options import build_parser, label_counts, mcld_config
 from recipes.run import Run
 
 from mcld_core import TeacherBank, adjust_logits
-from mcld_core.backends.keras import MCLDDistiller
+from mcld_core.keras import MCLDDistiller
 
 POLICIES = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 EXPORTERS = {"torch": "onnxscript", "tensorflow": "tf2onnx", "jax": "jax2onnx"}

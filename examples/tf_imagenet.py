@@ -39,7 +39,7 @@ from recipes.options import TABLES, build_parser, label_counts, mcld_config
 from recipes.run import Processes, Row, Run
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
-from mcld_core.backends.tensorflow import gather_keys
+from mcld_core.tensorflow import gather_keys
 
 POLICIES = {"off": "float32", "bf16": "mixed_bfloat16", "fp16": "mixed_float16"}
 

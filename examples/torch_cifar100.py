@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mcld_core import TeacherBank, adjust_logits, mcld_loss
-from mcld_core.backends.torch import MCLDLoss
+from mcld_core.torch import MCLDLoss
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

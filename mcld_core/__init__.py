@@ -1,6 +1,5 @@
 """MCLD: multi-perspective contrastive logit distillation, for every framework."""
 
-from mcld_core import _clone as _clone  # first: it finds backends and extensions in a clone
 from mcld_core.backends import get_backend as get_backend
 from mcld_core.backends import set_backend as set_backend
 from mcld_core.bank import ReadyBank as ReadyBank

@@ -76,7 +76,7 @@ def _devices(framework: str) -> str:
 
         return ", ".join(str(device) for device in jax.devices())
     if framework == "keras":
-        from mcld_core.backends.keras import import_keras
+        from mcld_core.keras import import_keras
 
         try:
             return f"on {import_keras().backend.backend()} (KERAS_BACKEND)"

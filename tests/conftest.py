@@ -15,10 +15,15 @@ from tests.frameworks import (
     ARRAY_BACKENDS,
     COMPILES,
     DIFFERENTIABLE,
+    KNOWN,
+    REQUESTED,
     Framework,
     is_installed,
     load,
 )
+
+# The tests of an adapter are collected where this run tests it: they import it at the top.
+collect_ignore = [name for name in KNOWN if name not in REQUESTED]
 
 # Few examples of few shapes, fewest where each is compiled: NumPy and PyTorch try the same formulas
 # with more. A failing example is small as it is, and shrinking it would take minutes:

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional
 
 from mcld_core.arguments import Checks
-from mcld_core.backends.torch.huggingface import MCLDTrainer
 from mcld_core.config import MCLDConfig
 from mcld_core.extensions._stored import TopKLogits
 from mcld_core.extensions.nlp.cache import TokenCache
 from mcld_core.extensions.nlp.losses import token_mcld_loss
 from mcld_core.logits import adjust_logits
+from mcld_core.torch.huggingface import MCLDTrainer
 
 INDEX = "teacher_index"
 """The column with the number of each sample in a `TokenCache`."""

@@ -122,14 +122,14 @@ def find_exporter(student: Any) -> tuple[str, Exporter]:
         import keras
 
         if isinstance(student, keras.Model):
-            from mcld_core.backends.keras import export as keras_export
+            from mcld_core.export import keras as keras_export
 
             return f"keras on {keras.backend.backend()}", keras_export
     if "torch" in sys.modules:
         import torch
 
         if isinstance(student, torch.nn.Module):
-            from mcld_core.backends.torch import export as torch_export
+            from mcld_core.export import torch as torch_export
 
             return "torch", torch_export
     if "tensorflow" in sys.modules:
@@ -137,11 +137,11 @@ def find_exporter(student: Any) -> tuple[str, Exporter]:
 
         kinds = (tf.__internal__.tracking.AutoTrackable, tf.types.experimental.Callable)
         if isinstance(student, kinds):
-            from mcld_core.backends.tensorflow import export as tensorflow_export
+            from mcld_core.export import tensorflow as tensorflow_export
 
             return "tensorflow", tensorflow_export
     if callable(student) and "jax" in sys.modules:
-        from mcld_core.backends.jax import export as jax_export
+        from mcld_core.export import jax as jax_export
 
         return "jax", jax_export
     raise TypeError(

@@ -23,7 +23,7 @@ PYTHON = Path("Scripts/python.exe" if os.name == "nt" else "bin/python")
 INSTALL = {"installed": ["."], "editable": ["-e", "."]}
 IDENTITY = """
 import pickle, mcld_core, mcld_core.backends, mcld_core.extensions.nlp
-from mcld_core.backends.torch import MCLDLoss
+from mcld_core.torch import MCLDLoss
 assert pickle.loads(pickle.dumps(MCLDLoss)) is MCLDLoss
 print(mcld_core.__version__, mcld_core.__file__, mcld_core.backends.__file__, sep="\\n")
 """

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.backends.jax.distributed import gather_keys
+from mcld_core.jax.distributed import gather_keys
 from tests.distributed.replicas import joined_batches
 
 Rows = tuple[jax.Array | None, ...]

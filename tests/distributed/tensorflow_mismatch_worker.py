@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.backends.tensorflow.distributed import gather_keys
+from mcld_core.tensorflow.distributed import gather_keys
 
 ROWS, CLASSES = 3, 4
 Arguments = tuple[np.ndarray, np.ndarray | None]

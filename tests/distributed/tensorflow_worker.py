@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.backends.tensorflow.distributed import gather_keys
+from mcld_core.tensorflow.distributed import gather_keys
 from tests.distributed.replicas import Joined, joined_batches
 
 REPLICAS = 2

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.backends.jax import distributed, gather_keys
+from mcld_core.jax import distributed, gather_keys
 from tests import processes
 from tests.distributed.replicas import (
     RTOL,

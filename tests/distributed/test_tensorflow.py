@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mcld_core import MCLDConfig, TeacherBank, mcld_loss
-from mcld_core.backends.tensorflow import distributed, gather_keys
+from mcld_core.tensorflow import distributed, gather_keys
 from tests import processes
 from tests.distributed.replicas import (
     RTOL,

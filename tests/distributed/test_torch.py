@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.backends.torch import MCLDLoss, gather_keys
-from mcld_core.backends.torch import loss as loss_module
+from mcld_core.torch import MCLDLoss, gather_keys
+from mcld_core.torch import loss as loss_module
 from tests.distributed.replicas import (
     RTOL,
     assert_equals_one_process,

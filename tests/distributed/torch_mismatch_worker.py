@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from examples.recipes.processes.torch import leave_group
-from mcld_core.backends.torch import MCLDLoss, agreement, gather_keys
+from mcld_core.torch import MCLDLoss, agreement, gather_keys
 
 ROWS, CLASSES = 3, 4
 Calls = dict[str, tuple[Callable[[], Any], Callable[[], Any]]]

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from examples.recipes.processes.torch import leave_group
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.backends.torch import MCLDLoss, gather_keys
+from mcld_core.torch import MCLDLoss, gather_keys
 from tests.distributed.replicas import Joined, joined_batches
 from tests.distributed.steps import (
     BANK,

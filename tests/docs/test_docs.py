@@ -26,10 +26,10 @@ PAGES = (
     "docs/guides/uneven.md",
 )
 GUIDES = {  # run by a test of their own
-    "tests/backends/torch": ("torch",),
-    "tests/backends/tensorflow": ("tensorflow",),
-    "tests/backends/jax": ("jax",),
-    "tests/backends/keras": ("keras",),
+    "tests/torch": ("torch",),
+    "tests/tensorflow": ("tensorflow",),
+    "tests/jax": ("jax",),
+    "tests/keras": ("keras",),
     "tests/export": ("export",),
     "tests/extensions": ("nlp", "language_models", "timeseries", "teachers", "multimodal"),
 }

@@ -1,7 +1,7 @@
 """The README's code, as printed: each Python block of a tested backend runs, its one-liner in all.
 
 A block says what it needs in the line above its fence: `<!-- test: torch -->`, or numpy,
-tensorflow, jax; keras (run by tests/backends/keras), export (by tests/export); `skip` for a block
+tensorflow, jax; keras (run by tests/keras), export (by tests/export); `skip` for a block
 that is no program of its own.
 """
 

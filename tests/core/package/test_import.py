@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import re
 import subprocess
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 import mcld_core
-from tests.frameworks import ARRAY_BACKENDS, only
+from tests.frameworks import ARRAY_BACKENDS
 
 HEAVY = [
     "torch",
@@ -107,30 +106,6 @@ def test_a_folder_beside_is_not_a_second_package(name: str) -> None:
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode != 0
     assert f"mcld_core.{name}" in run.stderr or "No module named" in run.stderr
-
-
-def test_no_backend_imports_an_extension() -> None:
-    """Imports run downwards: `extensions` stands on `backends`."""
-    folder = Path(mcld_core.backends.__file__).parent
-    found, files = [], list(folder.rglob("*.py"))
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found += [f"{file}: {name}" for name in names if "mcld_core.extensions" in name]
-    assert len(files) > 20
-    assert found == []
-
-
-@pytest.mark.parametrize("name", only("torch"))
-def test_an_ema_teacher_brings_no_extension(name: str) -> None:
-    program = f"import sys, mcld_core.backends.{name}.ema; print(*sys.modules)"
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert "mcld_core.ema" in run.stdout.split()
-    assert "mcld_core.extensions" not in run.stdout
 
 
 def test_the_loss_does_not_change_its_arguments() -> None:

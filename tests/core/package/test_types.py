@@ -60,7 +60,7 @@ def calls(s: Array, t: Array, y: Array, some: bool, model: Any) -> None:
     mcld_loss(s, t, colour="red")  # type: ignore[call-overload]
 '''  # fmt: skip
 OF_TORCH = """
-from mcld_core.backends.torch import MCLDLoss
+from mcld_core.torch import MCLDLoss
 
 def module(s: Array, t: Array, y: Array) -> None:
     assert_type(MCLDLoss(total_steps=10)(s, t, y), Array)

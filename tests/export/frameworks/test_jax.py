@@ -14,8 +14,8 @@ import pytest
 from flax import nnx
 
 from examples.recipes.models import jax as jax_models
-from mcld_core.backends.jax.onnx_pooling import free_the_batch
 from mcld_core.export import export_onnx
+from mcld_core.export.onnx_pooling import free_the_batch
 from tests.export.families import FAMILIES, arguments, assert_exports, assert_names_its_exporter
 from tests.export.jax_students import build
 

@@ -253,7 +253,7 @@ def test_a_sparse_product_of_jax_by_pieces(
 ) -> None:
     import jax
 
-    from mcld_core.backends.ops import jax as ops
+    from mcld_core.backends import jax as ops
 
     rng = np.random.default_rng(0)
     x, values = (backend.array(rng.random(shape)) for shape in ((3, 6), (5, 2)))

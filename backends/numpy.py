@@ -1,0 +1,168 @@
+"""The operations in NumPy: the reference, without gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mcld_core.backends.protocol import (
+    Arrays,
+    RowFunction,
+    SharedFunction,
+    layer_by_block_twice,
+)
+
+Array = Any
+name = "numpy"
+least_rows = 128
+
+
+def is_tensor(x: Any) -> bool:
+    return isinstance(x, (np.ndarray, np.generic))
+
+
+def is_trained(x: Any) -> bool:
+    return False
+
+
+def asarray(x: Any, like: Array | None = None) -> Array:
+    return np.asarray(x)
+
+
+def astype(x: Array, dtype: str) -> Array:
+    return x.astype(dtype, copy=False)
+
+
+def dtype(x: Array) -> str:
+    return str(x.dtype)
+
+
+def size(x: Array, axis: int) -> int:
+    return int(x.shape[axis])
+
+
+def device(x: Array) -> str | None:
+    return None
+
+
+def host_values(x: Array) -> Array:
+    return x
+
+
+where = np.where
+exp = np.exp
+log = np.log
+sqrt = np.sqrt
+abs = np.abs
+maximum = at_least = np.maximum
+minimum = np.minimum
+isfinite = np.isfinite
+matmul = np.matmul
+matrix_transpose = np.transpose
+sum = np.sum
+max = np.max
+all = np.all
+sort = np.sort
+concat = np.concatenate
+reshape = np.reshape
+take_along_axis = np.take_along_axis
+
+
+def log_sigmoid(x: Array) -> Array:
+    return -np.logaddexp(-x, np.zeros((), x.dtype))
+
+
+def add_scaled(x: Array, y: Array, factor: float) -> Array:
+    return x + factor * y
+
+
+def argmax(x: Array, axis: int) -> Array:
+    return np.argmax(x, axis=axis).astype("int32")
+
+
+def softmax(x: Array, axis: int) -> Array:
+    exponentials = np.exp(x - np.max(x, axis=axis, keepdims=True))
+    return exponentials / np.sum(exponentials, axis=axis, keepdims=True)
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    shifted = x - np.max(x, axis=axis, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+
+
+def logsumexp(x: Array, axis: int, keepdims: bool = False) -> Array:
+    peak = np.max(x, axis=axis, keepdims=True)
+    result = peak + np.log(np.sum(np.exp(x - peak), axis=axis, keepdims=True))
+    return result if keepdims else np.squeeze(result, axis)
+
+
+def cumulative_sum(x: Array) -> Array:
+    return np.cumsum(x, dtype=x.dtype)
+
+
+def searchsorted(x: Array, values: Array) -> Array:
+    return np.searchsorted(x, values).astype("int32")
+
+
+def arange(n: int, like: Array) -> Array:
+    return np.arange(n, dtype="int32")
+
+
+def take(x: Array, indices: Array) -> Array:
+    return np.take(x, indices, axis=0)
+
+
+def put(x: Array, indices: Array, values: Array) -> Array:
+    x = x.copy()
+    x[indices] = values
+    return x
+
+
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
+    x = x.copy()
+    np.put_along_axis(x, indices, values, axis=1)
+    return x
+
+
+def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    x = x.copy()
+    np.add.at(x, (np.arange(x.shape[0])[:, None], indices), values)
+    return x
+
+
+def sparse(values: Array, indices: Array, columns: int) -> Any:
+    return values, indices
+
+
+def sparse_matmul(x: Array, y: Any) -> Array:
+    products = np.zeros((x.shape[0], y[0].shape[0]), x.dtype)
+    for values, indices in zip(y[0].T, y[1].T, strict=True):
+        products += np.take(x, indices, axis=1) * values
+    return products
+
+
+def stop_gradient(x: Array) -> Array:
+    return x
+
+
+def by_block(
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
+) -> Arrays:
+    shared, count = prepare(shared), rows[0].shape[0]
+    if block_rows is None or count <= block_rows:
+        return function(rows, shared)
+    blocks = [
+        function(tuple(x[start : start + block_rows] for x in rows), shared)
+        for start in range(0, count, block_rows)
+    ]
+    return tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
+
+
+def by_block_twice(
+    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
+) -> Arrays:
+    return by_block(function, lambda shared: shared, rows, trained, block_rows)
+
+
+layer_by_block = layer_by_block_twice(by_block_twice)

@@ -1,1 +1,0 @@
-"""The operations that the formulas are written in, once a framework."""

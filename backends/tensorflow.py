@@ -1,0 +1,254 @@
+"""The operations in TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mcld_core.backends.protocol import (
+    Arrays,
+    RowFunction,
+    SharedFunction,
+    layer_by_block_twice,
+)
+
+Array = Any
+name = "tensorflow"
+least_rows = 256
+
+
+def is_tensor(x: Any) -> bool:
+    return isinstance(x, (tf.Tensor, tf.Variable))
+
+
+def is_trained(x: Any) -> bool:
+    return is_tensor(x)  # whether a tape watches it cannot be asked
+
+
+def asarray(x: Any, like: Array | None = None) -> Array:
+    return tf.convert_to_tensor(x, tf.float64 if isinstance(x, float) else None)
+
+
+def astype(x: Array, dtype: str) -> Array:
+    return tf.cast(x, dtype)
+
+
+def dtype(x: Array) -> str:
+    return str(x.dtype.name)
+
+
+def size(x: Array, axis: int) -> Any:
+    static = x.shape[axis]
+    return tf.shape(x)[axis] if static is None else static
+
+
+def device(x: Array) -> str | None:
+    return None  # TensorFlow copies between devices as its own placement rules say
+
+
+def host_values(x: Array) -> np.ndarray[Any, Any] | None:
+    if not tf.executing_eagerly() or not hasattr(x, "numpy") or "CPU" not in x.device:
+        return None
+    return np.asarray(x.numpy())
+
+
+exp = tf.exp
+log = tf.math.log
+sqrt = tf.sqrt
+abs = tf.abs
+log_sigmoid = tf.math.log_sigmoid
+maximum = tf.maximum
+minimum = tf.minimum
+isfinite = tf.math.is_finite
+matmul = tf.matmul
+matrix_transpose = tf.transpose
+sum = tf.reduce_sum
+max = tf.reduce_max
+all = tf.reduce_all
+logsumexp = tf.reduce_logsumexp
+softmax = tf.nn.softmax
+log_softmax = tf.nn.log_softmax
+cumulative_sum = tf.cumsum
+sort = tf.sort
+reshape = tf.reshape
+searchsorted = tf.searchsorted
+stop_gradient = tf.stop_gradient
+
+
+def where(condition: Array, x: Any, y: Any) -> Array:
+    dtype = x.dtype if tf.is_tensor(x) else getattr(y, "dtype", None)
+    return tf.where(condition, tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype))
+
+
+def at_least(x: Array, least: float) -> Array:
+    @tf.custom_gradient
+    def raised(x: Array) -> Any:
+        return tf.maximum(x, least), lambda slope: slope
+
+    return raised(x)
+
+
+def add_scaled(x: Array, y: Array, factor: float) -> Array:
+    return x + factor * y
+
+
+def argmax(x: Array, axis: int) -> Array:
+    return tf.argmax(x, axis=axis, output_type=tf.int32)
+
+
+def arange(n: Any, like: Array) -> Array:
+    return tf.range(n, dtype=tf.int32)
+
+
+def take(x: Array, indices: Array) -> Array:
+    return tf.gather(x, indices, axis=0)
+
+
+def take_along_axis(x: Array, indices: Array, axis: int) -> Array:
+    return tf.gather(x, indices, axis=axis, batch_dims=axis)
+
+
+def concat(arrays: Sequence[Array]) -> Array:
+    return tf.concat(arrays, axis=0)
+
+
+def put(x: Array, indices: Array, values: Array) -> Array:
+    return tf.tensor_scatter_nd_update(x, indices[:, None], values)
+
+
+def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
+    values = tf.broadcast_to(tf.cast(values, x.dtype), tf.shape(indices))
+    return tf.tensor_scatter_nd_update(x, _places(indices), values)
+
+
+def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
+    return tf.tensor_scatter_nd_add(x, _places(indices), values)
+
+
+def _places(indices: Array) -> Array:
+    """Return row and column of each index."""
+    rows = tf.range(size(indices, 0), dtype=indices.dtype)[:, None]
+    return tf.stack([tf.broadcast_to(rows, tf.shape(indices)), indices], 2)
+
+
+def sparse(values: Array, indices: Array, columns: int) -> Any:
+    return values, indices
+
+
+def sparse_matmul(x: Array, y: Any) -> Array:
+    values, indices = y
+    return tf.transpose(tf.einsum("nk,nkr->nr", values, tf.gather(tf.transpose(x), indices)))
+
+
+def by_block(
+    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: Any
+) -> Arrays:
+    def plain(student: Array) -> Arrays:
+        return function((student, *rows[1:]), prepare(shared))
+
+    count = rows[0].shape[0]
+    known = isinstance(block_rows, int) and count is not None
+    if block_rows is None or (known and count <= block_rows):
+        return plain(rows[0])
+
+    @tf.custom_gradient
+    def evaluate(student: Array) -> Any:
+        ready = prepare(shared)
+
+        def with_gradient(block: Arrays) -> Arrays:
+            with tf.GradientTape() as tape:
+                tape.watch(block[0])
+                total, *results = function(block, ready)
+            return (total, *results, tape.gradient(total, block[0]))
+
+        wide = tf.float64 if student.dtype == tf.float64 else tf.float32
+        blocks = (tf.cast(student, wide), *rows[1:])
+        *results, slope = _mapped(with_gradient, blocks, block_rows)
+
+        def gradient(cotangent: Array, *_: Any) -> Array:
+            return _first_derivative(lambda x: plain(x)[0], student, cotangent, slope)
+
+        return tuple(results), gradient
+
+    return evaluate(rows[0])
+
+
+def by_block_twice(
+    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: Any
+) -> Arrays:
+    return function(rows, trained)
+
+
+layer_by_block = layer_by_block_twice(by_block_twice)
+
+
+def _first_derivative(
+    plain: Callable[[Array], Array], student: Array, cotangent: Array, slope: Array
+) -> Array:
+    """Return cotangent × slope, whose own derivative goes through the plain form."""
+
+    @tf.custom_gradient
+    def first(student: Array, cotangent: Array) -> Any:
+        def second(upstream: Array) -> Any:
+            with tf.GradientTape() as outer:
+                outer.watch([student, cotangent])
+                with tf.GradientTape() as inner:
+                    inner.watch(student)
+                    value = plain(student)
+                first = inner.gradient(value, student, output_gradients=cotangent)
+            return outer.gradient(first, [student, cotangent], output_gradients=upstream)
+
+        return tf.cast(cotangent[:, None] * slope, student.dtype), second
+
+    return first(student, cotangent)
+
+
+def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any) -> Arrays:
+    """Loop over blocks of one size, the rows padded with zeros that are cut off again.
+
+    XLA needs every block to have the same shape: a ragged last slice gives wrong rows there.
+    """
+    count = rows[0].shape[0]
+    if count is None:
+        count = tf.shape(rows[0])[0]
+    blocks = tf.maximum(-(-count // block_rows), 1)
+    size = -(-count // blocks)
+    missing = blocks * size - count
+
+    def split(x: Array) -> Array:
+        zeros = tf.zeros([missing, *x.shape[1:]], x.dtype)
+        padded = tf.cond(missing > 0, lambda: tf.concat([x, zeros], 0), lambda: x)
+        return tf.reshape(padded, [blocks, size, *x.shape[1:]])
+
+    dtypes = list[Any]()  # of the results
+
+    def whole() -> Arrays:
+        results = function(rows)
+        dtypes[:] = [x.dtype for x in results]
+        return results
+
+    def looped() -> Arrays:
+        blocked = tuple(split(x) for x in rows)
+
+        def block(i: Any) -> Arrays:
+            return function(tuple(x[i] for x in blocked))
+
+        if tf.executing_eagerly():
+            results = tuple(map(tf.stack, zip(*map(block, range(int(blocks))), strict=True)))
+        else:
+
+            def step(i: Array, arrays: Any) -> Any:
+                written = (array.write(i, x) for array, x in zip(arrays, block(i), strict=True))
+                return i + 1, tuple(written)
+
+            loop = partial(tf.while_loop, parallel_iterations=1)
+            arrays = tuple(tf.TensorArray(dtype, blocks) for dtype in dtypes)
+            _, arrays = loop(lambda i, _: i < blocks, step, (0, arrays))
+            results = tuple(array.stack() for array in arrays)
+        return tuple(tf.reshape(x, [blocks * size, *x.shape[2:]])[:count] for x in results)
+
+    return tf.cond(blocks <= 1, whole, looped)  # in a graph both are traced, the first one first

@@ -1,4 +1,0 @@
-"""The torch backend: its operations, `MCLDLoss`, and the keys of all ranks."""
-
-from mcld_core.backends.torch.distributed import gather_keys as gather_keys
-from mcld_core.backends.torch.loss import MCLDLoss as MCLDLoss

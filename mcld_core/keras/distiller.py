@@ -1,0 +1,368 @@
+"""`MCLDDistiller`: MCLD with Keras' ``fit``, with labels, weights, the ramp and a bank."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import keras
+from keras import ops
+
+from mcld_core.adapters import (
+    FirstLook,
+    bank_of_adapter,
+    check_class_means,
+    check_steps,
+    step_keys,
+)
+from mcld_core.arguments.checks import Checks
+from mcld_core.bank import TeacherBank
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.formulas.objective import is_zero
+from mcld_core.keras.bank import State
+from mcld_core.keras.first_look import look_at_models
+from mcld_core.keras.loss import MCLDDistillation, as_rows, prior_config
+from mcld_core.keys import TeacherKeys
+from mcld_core.logits import adjust_logits, checked_prior
+from mcld_core.losses import mcld_loss
+from mcld_core.running_means import ClassMeans
+from mcld_core.typing import Array, Float, Labels, Logits
+
+_CROSS_ENTROPY = MCLDConfig(
+    weight_instance=0.0, weight_sample=0.0, weight_category=0.0, weight_ce=1.0
+)
+
+
+@keras.saving.register_keras_serializable("mcld")
+class MCLDDistiller(keras.distillation.Distiller):
+    """Train a student with ``fit`` to match a teacher by MCLD.
+
+    A `keras.distillation.Distiller` whose loss gets what Keras' own do not: the labels (int,
+    (batch,) or (batch, 1), or one-hot or soft, (batch, classes)), ``sample_weight`` and
+    ``class_weight``. Without labels the teacher's arg max stands for them. Both models return
+    logits, (batch, classes); a float32 teacher may teach a half-precision student.
+
+    The log shows, with each batch weighted by its rows:
+
+    - ``loss`` and ``total_loss``: what is minimised, MCLD and the student's regularisers;
+    - ``distillation_loss``: MCLD alone, `mcld_core.mcld_loss` with ``reduction="mean"``;
+    - ``student_loss``: the loss given to ``compile``, or the cross-entropy of the logits, with the
+      student's regularisers. It is shown and not minimised (``student_loss_weight`` is 0; set
+      ``config.weight_ce`` to add cross-entropy).
+
+    ``evaluate`` needs no teacher and does not run it: its ``loss`` is the ``student_loss``. Nothing
+    of the student but its trained weights and its layers' own statistics changes in ``fit``, and
+    nothing at all in ``evaluate``. After training use ``distiller.student``.
+
+    Under a ``tf.distribute`` strategy (the models and the distiller made in its scope) each replica
+    contrasts with the teacher's rows of all replicas, and the training is that of the joined batch
+    on one device.
+
+    Args:
+        teacher: a model that returns logits; frozen, always called with ``training=False``.
+        student: a model that returns logits of the same classes.
+        config: the settings; None: ``MCLDConfig()``.
+        total_steps: training steps (batches) of the whole training; the category-wise term ramps
+            up over the part ``config.category_warmup`` of them. The steps done are a variable of
+            the model, saved with it. None: no ramp.
+        bank_size: teacher rows of earlier batches to contrast with as well, in a `TeacherBank`
+            that is saved with the model. 0: the batch's own rows only. A `TeacherBank`: its rows,
+            such as those of the whole training set (`TeacherBank.from_logits`), and they stay.
+        class_means: whether `mcld_core.ClassMeans` follow the batches of the training, as keys of
+            ``category_contrast="prototypes"``: every class in every step. Saved with the model.
+        soft_labels: whether the bank stores soft labels; needed where ``y`` is one-hot or soft.
+        show_terms: also log the parts of MCLD, unweighted: ``term_instance``, ``term_sample``,
+            ``term_category`` (``term_ce`` where it is used) and ``term_ramp``.
+        evaluate_distillation: also run the teacher in ``evaluate``; its ``loss`` is then MCLD.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
+        balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
+        name: the model's name.
+        **kwargs: as for every `keras.Model`.
+
+    Raises:
+        ValueError: models whose shapes do not fit each other, ``total_steps`` < 1,
+            ``bank_size`` < 0, class means without prototypes, or a bank or class means for a
+            student whose output shape is not known yet.
+
+    Warns:
+        UserWarning: a model that ends in a softmax, as those of keras.applications do, or a student
+            without trained weights beside a teacher that has some; at the first eager training
+            step on a CPU, logits that are not finite or look like probabilities.
+
+    Example:
+        >>> import keras
+        >>> import numpy as np
+        >>> from mcld_core.keras import MCLDDistiller
+        >>> def model(units):
+        ...     return keras.Sequential(
+        ...         [keras.Input((4,)), keras.layers.Dense(units), keras.layers.Dense(3)]
+        ...     )
+        >>> distiller = MCLDDistiller(model(32), model(2), total_steps=2)
+        >>> distiller.compile("sgd")
+        >>> x, y = np.eye(4, dtype="float32"), np.array([0, 1, 2, 0])
+        >>> history = distiller.fit(x, y, epochs=2, verbose=0)
+        >>> sorted(history.history)
+        ['distillation_loss', 'loss', 'student_loss', 'total_loss']
+    """
+
+    # Keras' Distiller demands a student loss and cannot be compiled again after loading.
+    compile = keras.Model.compile
+
+    def __init__(
+        self,
+        teacher: keras.Model,
+        student: keras.Model,
+        config: MCLDConfig | None = None,
+        *,
+        total_steps: int | None = None,
+        bank_size: int | TeacherBank = 0,
+        class_means: bool = False,
+        soft_labels: bool = False,
+        show_terms: bool = False,
+        evaluate_distillation: bool = False,
+        class_prior: Any = None,
+        balanced: bool = False,
+        name: str = "mcld_distiller",
+        **kwargs: Any,
+    ) -> None:
+        check_steps("MCLDDistiller", "total_steps", total_steps)
+        checks = Checks("MCLDDistiller")
+        checks.flag("show_terms", show_terms)
+        checks.flag("evaluate_distillation", evaluate_distillation)
+        bank_size, whole = bank_of_adapter("MCLDDistiller", bank_size)
+        if whole is not None:
+            soft_labels = len(whole.labels.shape) == 2
+            if whole.logits.shape[1] != _classes(student):
+                raise ValueError(
+                    f"MCLDDistiller: bank_size needs a bank of {_classes(student)} classes, the "
+                    f"student's; got {whole.logits.shape[1]}. Map its rows: select_classes"
+                )
+        config = MCLDConfig() if config is None else config
+        check_config("MCLDDistiller", config)
+        check_class_means("MCLDDistiller", class_means, config)
+        prior = checked_prior("MCLDDistiller", class_prior, balanced)
+        look_at_models(teacher, student)
+        super().__init__(
+            teacher,
+            student,
+            distillation_losses=MCLDDistillation(config),
+            student_loss_weight=0.0,
+            name=name,
+            **kwargs,
+        )
+        self._first_look = FirstLook("MCLDDistiller")
+        self.config = config
+        self.total_steps = total_steps
+        self.bank_size, self.bank_moves = bank_size, whole is None
+        self.soft_labels = soft_labels
+        self.show_terms = show_terms
+        self.evaluate_distillation = evaluate_distillation
+        self.class_prior = prior
+        self.balanced = balanced
+        self.steps_done = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="steps_done",
+        )
+        self.bank = self.class_means = None
+        like = ops.zeros((), "float32")
+        if bank_size:
+            settings = {"like": like, "soft_labels": soft_labels}
+            self.bank = State(TeacherBank.empty(bank_size, _classes(student), **settings))
+            if whole is not None:
+                self.bank.assign(whole)
+        if class_means:
+            self.class_means = State(ClassMeans.empty(_classes(student), like=like))
+        ce = [] if is_zero(config.weight_ce) else ["ce"]
+        names = ["instance", "sample", "category", *ce, "ramp"] if show_terms else []
+        self.term_trackers = {name: keras.metrics.Mean(name=f"term_{name}") for name in names}
+        self._not_computed: tuple[str, ...] = ()
+        self.built = teacher.built and student.built  # so that weights can be loaded at once
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Labels | None = None,
+        y_pred: Logits | None = None,
+        sample_weight: Float[Array, " batch"] | None = None,
+        training: bool = True,
+    ) -> Array:
+        """Return the loss to minimise, and update the three trackers and the step counter.
+
+        Args:
+            x: the models' input.
+            y: (batch,) or (batch, 1) int, (batch, classes) one-hot or soft, or None.
+            y_pred: (batch, classes), the student's logits; None: it is called.
+            sample_weight: (batch,) ≥ 0; ``class_weight`` of ``fit`` arrives here too.
+            training: whether this is a training step.
+        """
+        if y_pred is None:
+            y_pred = self(x, training=training)
+        regularisers = self.losses  # before the teacher adds its own
+        labels = None if y is None else as_rows(ops.convert_to_tensor(y))
+        if sample_weight is not None:
+            sample_weight = as_rows(ops.convert_to_tensor(sample_weight))
+        rows = ops.shape(y_pred)[0]
+
+        loss = None
+        left_out = []
+        if y is None:
+            left_out.append("student_loss")
+        else:
+            loss = self._student_loss_of(x, y, y_pred, labels, sample_weight, training)
+            self.student_loss_tracker.update_state(loss, rows)
+            loss = loss / replicas()  # Keras adds the replicas up
+        if not (training or self.evaluate_distillation or y is None):
+            terms = (tracker.name for tracker in self.term_trackers.values())
+            self._not_computed = ("distillation_loss", "total_loss", *terms)
+            return loss
+        distillation_loss = self._distillation_loss_of(x, y_pred, labels, sample_weight, training)
+        total_loss = _add_losses(distillation_loss, regularisers)
+        rows = _mean_over_replicas(rows)  # as each loss is a part of their mean
+        self.distillation_loss_tracker.update_state(distillation_loss, rows)
+        self.total_loss_tracker.update_state(total_loss, rows)
+        self._not_computed = tuple(left_out)
+        return total_loss / replicas()
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return the metrics, without the trackers that this pass does not compute."""
+        results = super().get_metrics_result()
+        return {name: value for name, value in results.items() if name not in self._not_computed}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what the constructor needs to make this model again."""
+        config = super().get_config()
+        for fixed in ("distillation_losses", "distillation_loss_weights", "student_loss_weight"):
+            del config[fixed]
+        return {
+            **config,
+            "config": asdict(self.config),
+            "total_steps": self.total_steps,
+            "bank_size": self.bank_size,
+            "class_means": self.class_means is not None,
+            "bank_moves": self.bank_moves,
+            "soft_labels": self.soft_labels,
+            "show_terms": self.show_terms,
+            "evaluate_distillation": self.evaluate_distillation,
+            **prior_config(self),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MCLDDistiller:
+        """Make the model that `get_config` described."""
+        models = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("teacher", "student")
+        }
+        settings = {**config, **models, "config": MCLDConfig(**config["config"])}
+        moves = settings.pop("bank_moves", True)
+        distiller = cls(**settings)
+        distiller.bank_moves = moves
+        return distiller
+
+    def _student_loss_of(
+        self, x: Any, y: Any, y_pred: Logits, labels: Labels, weight: Array | None, training: bool
+    ) -> Array:
+        if self.loss is not None:
+            scaled = keras.Model.compute_loss(self, x, y, y_pred, weight, training)
+            return scaled * replicas()
+        cross_entropy = mcld_loss(
+            y_pred,
+            y_pred,  # no teacher: its terms weigh nothing
+            labels,
+            config=replace(_CROSS_ENTROPY, ignore_index=self.config.ignore_index),
+            sample_weight=weight,
+        )
+        return _add_losses(cross_entropy, self.losses)
+
+    def _distillation_loss_of(
+        self, x: Any, y_pred: Logits, labels: Labels | None, weight: Array | None, training: bool
+    ) -> Array:
+        teacher_logits = self.teacher(x, training=False)
+        progress: Any = 1.0
+        if self.total_steps is not None:
+            progress = ops.cast(self.steps_done, "float32") / self.total_steps
+            progress = ops.minimum(progress, 1.0)
+        keys = self._gathered(teacher_logits, labels, weight)
+        states: list[Any] = [self.bank, self.class_means]
+        if any(state is not None for state in states):
+            rows = TeacherKeys(teacher_logits, labels) if keys is None else keys
+            bank, means = (None if state is None else state.value for state in states)
+            keys, *after = step_keys(rows, bank, means, self.config, training, self.bank_moves)
+            for state, old, new in zip(states, (bank, means), after, strict=True):
+                if new is not old:  # all replicas hold the same
+                    state.assign(new)
+        loss, terms = mcld_loss(
+            adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
+            teacher_logits,
+            labels,
+            config=self.config,
+            keys=keys,
+            class_prior=self.class_prior,
+            progress=progress,
+            sample_weight=weight,
+            return_terms=True,
+        )
+        rows = _mean_over_replicas(ops.shape(y_pred)[0])
+        for name, tracker in self.term_trackers.items():
+            tracker.update_state(terms[name], rows)
+        if training:
+            logits = y_pred, teacher_logits
+            self._first_look.look(*logits, labels, None, self.config, stacklevel=2)
+            self.steps_done.assign_add(1)
+        return loss
+
+    def _gathered(
+        self, teacher_logits: Logits, labels: Labels | None, sample_weight: Array | None
+    ) -> TeacherKeys | None:
+        """The teacher's rows of all replicas; None where there is one."""
+        if replicas() == 1:
+            return None
+        from mcld_core.tensorflow.distributed import gather_keys
+
+        return gather_keys(
+            teacher_logits,
+            labels,
+            sample_weight=sample_weight,
+            ignore_index=self.config.ignore_index,
+        )
+
+    def _validate_dtype_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
+        """Accept models of two dtypes (Keras refuses them): the loss converts to float32."""
+
+
+def _add_losses(loss: Array, more: list[Array]) -> Array:
+    for other in more:
+        loss = loss + ops.cast(ops.sum(other), loss.dtype)
+    return loss
+
+
+def replicas() -> int:
+    """How many replicas run this step together: those of the ``tf.distribute`` strategy."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def _mean_over_replicas(rows: Any) -> Any:
+    if replicas() == 1:
+        return rows
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.cast(rows, "float32"))
+
+
+def _classes(student: keras.Model) -> int:
+    outputs = getattr(student, "outputs", None)
+    if not outputs:
+        raise ValueError(
+            "MCLDDistiller: a bank or class means need a student whose output shape is known; got "
+            "one that is not built. Make it of the functional or sequential kind with an Input"
+        )
+    return int(outputs[0].shape[-1])

@@ -1,0 +1,198 @@
+"""MCLD as a Keras loss (cached teacher logits) and as a Keras distillation loss (label-free)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import keras
+from keras import ops
+
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.logits import adjust_logits, checked_prior
+from mcld_core.losses import mcld_loss
+from mcld_core.typing import Array, Float, Labels, Logits, Reduction
+
+
+class _Settings:
+    """The settings of both losses, and how they are saved."""
+
+    def __init__(
+        self,
+        config: MCLDConfig | None = None,
+        *,
+        progress: float = 1.0,
+        class_prior: Any = None,
+        balanced: bool = False,
+    ) -> None:
+        name = type(self).__name__
+        self.config = MCLDConfig() if config is None else config
+        check_config(name, self.config)
+        self.progress = progress
+        self.class_prior = checked_prior(name, class_prior, balanced)
+        self.balanced = balanced
+
+    def _evaluate(
+        self, student: Logits, teacher: Logits, labels: Labels | None, reduction: Reduction
+    ) -> Array:
+        return mcld_loss(
+            adjust_logits(student, self.class_prior) if self.balanced else student,
+            teacher,
+            labels,
+            config=self.config,
+            class_prior=self.class_prior,
+            progress=self.progress,
+            reduction=reduction,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what the constructor needs to make this loss again."""
+        return {"config": asdict(self.config), "progress": self.progress, **prior_config(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Make the loss that `get_config` described."""
+        return cls(**{**config, "config": MCLDConfig(**config["config"])})
+
+
+@keras.saving.register_keras_serializable("mcld")
+class MCLDLoss(_Settings, keras.losses.Loss):
+    """MCLD for ``compile(loss=...)``, with the teacher's logits cached in the targets.
+
+    ``y_true`` is one array that holds, side by side, the teacher's logits and the label:
+
+    - (batch, classes + 1): teacher logits, then the int label as a float;
+    - (batch, 2 · classes): teacher logits, then soft labels;
+    - (batch, classes): teacher logits alone; the teacher's arg max stands for the label.
+
+    ``y_pred`` are the student's logits, (batch, classes). A row counts as in
+    `mcld_core.mcld_loss`: rows whose label is ``config.ignore_index`` are dropped, and the default
+    reduction is ``Σ v L / Σ v`` with v the sample weight. The terms are a reconstruction from the
+    description of the method.
+
+    A Keras loss has no state, so ``progress`` is a constant: use `MCLDDistiller` for the ramp of
+    the category-wise term, and for a bank. ``class_weight`` of ``fit`` cannot read such targets
+    (Keras takes their arg max for the class): pass ``sample_weight``.
+
+    Args:
+        config: the settings; None: ``MCLDConfig()``.
+        progress: the part of the training that is done, 0 to 1; drives the ramp.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
+        balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
+        reduction: as in every Keras loss; ``"mean_with_sample_weight"`` is Σ v L / Σ v.
+        name: the loss's name.
+        dtype: the dtype to compute in, float32 (the default unless Keras' ``floatx`` is float64)
+            or float64. Half-precision predictions are converted.
+
+    Raises:
+        ValueError: a half-precision ``dtype``, or targets of another width.
+
+    Example:
+        >>> import numpy as np
+        >>> from mcld_core.keras import MCLDLoss
+        >>> teacher, labels = 5 * np.eye(3), np.arange(3)
+        >>> y_true = np.concatenate([teacher, labels[:, None]], axis=-1)
+        >>> round(float(MCLDLoss()(y_true, np.eye(3))), 4)
+        1.6071
+    """
+
+    def __init__(
+        self,
+        config: MCLDConfig | None = None,
+        *,
+        progress: float = 1.0,
+        class_prior: Any = None,
+        balanced: bool = False,
+        reduction: str | None = "mean_with_sample_weight",
+        name: str = "mcld_loss",
+        dtype: Any = None,
+    ) -> None:
+        if dtype is None:
+            dtype = "float64" if keras.config.floatx() == "float64" else "float32"
+        keras.losses.Loss.__init__(self, name=name, reduction=reduction, dtype=dtype)
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(
+                f"MCLDLoss: dtype needs 'float32' or 'float64'; got {self.dtype!r}, which cannot "
+                "hold the labels in y_true. Half-precision predictions need no setting"
+            )
+        settings = {"progress": progress, "class_prior": class_prior, "balanced": balanced}
+        _Settings.__init__(self, config, **settings)
+
+    def __call__(
+        self,
+        y_true: Float[Array, "batch targets"],
+        y_pred: Logits,
+        sample_weight: Float[Array, " batch"] | None = None,
+    ) -> Array:
+        """Return the reduced loss; the rows that `ignore_index` drops weigh 0."""
+        y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
+        _, labels = self._split(y_true, y_pred)
+        if labels is not None and len(labels.shape) == 1:
+            kept = ops.cast(ops.not_equal(labels, self.config.ignore_index), self.dtype)
+            if sample_weight is not None:
+                sample_weight = as_rows(ops.convert_to_tensor(sample_weight, dtype=self.dtype))
+            sample_weight = kept if sample_weight is None else sample_weight * kept
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true: Float[Array, "batch targets"], y_pred: Logits) -> Array:
+        """Return the loss of each row, (batch,)."""
+        teacher, labels = self._split(y_true, y_pred)
+        return self._evaluate(y_pred, teacher, labels, "none")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what the constructor needs to make this loss again."""
+        own = _Settings.get_config(self)
+        return {**keras.losses.Loss.get_config(self), **own, "dtype": self.dtype}
+
+    def _split(self, y_true: Array, y_pred: Array) -> tuple[Logits, Labels | None]:
+        width, classes = y_true.shape[-1], y_pred.shape[-1]
+        if len(y_true.shape) != 2 or width not in (classes, classes + 1, 2 * classes):
+            raise ValueError(
+                "MCLDLoss: y_true needs shape (batch, classes) for teacher logits, (batch, "
+                "classes + 1) with an int label behind them, or (batch, 2 · classes) with soft "
+                f"labels; got {tuple(y_true.shape)} for {classes} classes"
+            )
+        teacher = y_true[:, :classes]
+        if width == classes:
+            return teacher, None
+        if width == classes + 1:
+            return teacher, ops.cast(y_true[:, classes], "int32")
+        return teacher, y_true[:, classes:]
+
+
+@keras.saving.register_keras_serializable("mcld")
+class MCLDDistillation(_Settings, keras.distillation.DistillationLoss):
+    """MCLD as one of the losses of a `keras.distillation.Distiller`, without labels.
+
+    Keras hands the outputs alone to such a loss, neither labels nor sample weights: the teacher's
+    arg max stands for the label and every row weighs 1. `MCLDDistiller` passes both.
+
+    Args:
+        config, progress, class_prior, balanced: as in `MCLDLoss`.
+
+    Example:
+        >>> import numpy as np
+        >>> from mcld_core.keras import MCLDDistillation
+        >>> teacher, student = (5 * np.eye(3)).astype("float32"), np.eye(3, dtype="float32")
+        >>> import keras
+        >>> tensors = [keras.ops.convert_to_tensor(x) for x in (teacher, student)]
+        >>> round(float(MCLDDistillation().compute_loss(*tensors)), 4)
+        1.6071
+    """
+
+    def compute_loss(self, teacher_outputs: Logits, student_outputs: Logits, **_: Any) -> Array:
+        """Return the mean loss of the batch; teacher first, as Keras has it."""
+        return self._evaluate(student_outputs, teacher_outputs, None, "mean")
+
+
+def prior_config(keeper: Any) -> dict[str, Any]:
+    """Return the class prior of a loss or a model as `get_config` has it."""
+    prior = keeper.class_prior
+    return {"class_prior": None if prior is None else prior.tolist(), "balanced": keeper.balanced}
+
+
+def as_rows(x: Array) -> Array:
+    """Return (batch, 1) as (batch,), and what TensorFlow knows no rank of (class weights) too."""
+    if getattr(x.shape, "rank", 1) is None:
+        return ops.reshape(x, (-1,))
+    return ops.squeeze(x, axis=1) if len(x.shape) == 2 and x.shape[1] == 1 else x

@@ -1,0 +1,181 @@
+"""Teacher rows of all ranks as keys, under ``torch.distributed``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional
+
+from mcld_core.arguments import Arguments
+from mcld_core.backends import torch as torch_ops
+from mcld_core.keys import TeacherKeys
+from mcld_core.torch import agreement
+from mcld_core.torch.agreement import Signature, signature_of
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
+
+if dist.is_available():
+    # renamed in torch 2.13
+    all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+def gather_keys(
+    teacher_logits: Logits,
+    labels: Labels | None = None,
+    *,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
+    ignore_index: int = -100,
+    rows: int | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> TeacherKeys:
+    """Gather the teacher's rows of all ranks, so that each contrasts with the joined batch.
+
+    Call it on every rank with the arguments that the loss gets. ``reduction="mean"`` then divides
+    by ``(Σ v over all ranks) / R``, so that the plain mean over the R ranks of loss and gradient,
+    which is what DDP and FSDP take, is that of the joined batch in one process. Only the teacher's
+    side crosses ranks, hence no gradient does.
+
+    Ranks may have different numbers of rows, as in a last batch; shorter ones are padded to the
+    largest with rows that do not count. A rank without a kept row contributes 0 and breaks
+    nothing. Without a process group the batch is gathered from itself.
+
+    Args:
+        teacher_logits: (batch, classes), this rank's rows, any float dtype. A NumPy array goes to
+            the device of the other arguments, or to the accelerator if they are not tensors either.
+        labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max. The same
+            kind on every rank.
+        sample_weight, where: (batch,) numbers ≥ 0 and bool, as given to the loss.
+        ignore_index: rows with this int label are dropped; as in the loss's `MCLDConfig`.
+        rows: the largest batch of a rank, where it is known, the same number on all ranks. It
+            saves the wait for the sizes of the others (a device synchronisation), and
+            ``torch.compile(fullgraph=True)`` needs it.
+        group: the process group; None: the default one.
+
+    Returns:
+        Keys of R · largest batch rows, ``own_start`` and ``normalizer`` set. With them
+        ``category_contrast="columns"`` raises, because the student would have to cross ranks.
+
+    Raises:
+        ValueError, TypeError: a batch of more than ``rows``; shapes, dtypes, devices or labels that
+            do not fit.
+        ValueError: another number of classes, dtype, kind of labels or ``rows`` on another rank,
+            or arguments that do not fit there. Every rank raises then, and none waits for rows
+            that do not come. (With ``rows`` on an accelerator the ranks are compared at the first
+            call of a kind, in a compiled graph never.)
+
+    Example:
+        >>> keys = gather_keys(torch.eye(3), torch.tensor([0, 1, -100]))
+        >>> keys.where.tolist(), keys.own_start, keys.normalizer.item()
+        ([True, True, False], 0, 2.0)
+    """
+    beside = (labels, sample_weight, where)
+    return gather_with_index(teacher_logits, beside, None, ignore_index, rows, group)[0]
+
+
+def gather_with_index(
+    teacher_logits: Logits,
+    beside: tuple[Any, Any, Any],
+    index: Int[Array, " batch"] | None,
+    ignore_index: int,
+    rows: int | None,
+    group: dist.ProcessGroup | None = None,
+) -> tuple[TeacherKeys, torch.Tensor | None]:
+    """Return `gather_keys` and the sample ids of its rows.
+
+    ``beside`` are labels, sample weight and ``where``.
+    """
+    like = next((x for x in (teacher_logits, *beside) if isinstance(x, torch.Tensor)), None)
+    teacher = torch_ops.asarray(teacher_logits, like).detach()
+    ranks, rank = _place(group)
+    try:
+        arguments = Arguments("gather_keys", teacher, *beside, index)
+        checked = arguments.teacher_batch(teacher, beside, ignore_index)
+        batch = teacher.shape[0]
+        if index is not None:
+            index = arguments.ids("index", index, teacher)
+        if ranks > 1 and rows is not None and batch > rows:
+            raise ValueError(
+                f"gather_keys: rows needs the largest batch of a rank; got {rows} and a batch of "
+                f"{batch}"
+            )
+    except (TypeError, ValueError):
+        _exchange(teacher.new_zeros(()), 0, Signature(fits=0), group)
+        raise
+    signature = signature_of(teacher, checked.labels, index, rows)
+    table = _exchange(checked.weight.sum(), batch, signature, group)
+    largest = _largest(table, batch, signature, group)
+    parts = [teacher, checked.kept.to(torch.uint8)]
+    parts += [x for x in (checked.labels, index) if x is not None]
+    logits, counts, *others = gather_rows(parts, largest, group)
+    keys = TeacherKeys(
+        logits=logits,
+        labels=None if checked.labels is None else others[0],
+        where=counts != 0,
+        own_start=rank * largest,
+        normalizer=table[:, 1].mean().to(checked.weight.dtype),
+    )
+    return keys, None if index is None else others[-1]
+
+
+def _exchange(
+    weight: torch.Tensor, batch: int, signature: Signature, group: dist.ProcessGroup | None
+) -> torch.Tensor:
+    """Return each rank's number of rows, their weight and the signature, in float64."""
+    numbers = [weight.new_full((), x, dtype=torch.float64) for x in (batch, *signature)]
+    own = torch.stack([numbers[0], weight.double(), *numbers[1:]])[None]
+    return gather_rows([own], 1, group)[0]
+
+
+def _largest(
+    table: torch.Tensor, batch: int, signature: Signature, group: dist.ProcessGroup | None
+) -> int:
+    """Return the largest batch of a rank; raise where the ranks do not agree.
+
+    Reading the table waits for the device. Where the rows are known it is read once a signature:
+    a rank that changes its arguments later raises, though the others may wait for it.
+    """
+    if len(table) == 1:
+        return batch
+    rows, known = signature.rows, signature.rows >= 0
+    if torch.compiler.is_compiling():
+        return rows if known else int(table[:, 0].max().item())
+    agreed = agreement.AGREED.setdefault(group or dist.group.WORLD, set())
+    if known and signature in agreed and not agreement.reads_at_once(table):
+        return rows
+    lines = table.tolist()
+    agreement.check_agreement([line[2:] for line in lines])
+    agreed.add(signature)
+    return rows if known else int(max(line[0] for line in lines))
+
+
+def gather_rows(
+    parts: Sequence[torch.Tensor], rows: int, group: dist.ProcessGroup | None = None
+) -> list[torch.Tensor]:
+    """Return the rows of all ranks of each tensor, every rank's padded with zeros to ``rows``."""
+    ranks, _ = _place(group)
+    padded = [
+        functional.pad(x, [0, 0] * (x.ndim - 1) + [0, rows - x.shape[0]]).contiguous()
+        for x in parts
+    ]
+    if ranks == 1:
+        return padded
+    # not the functional collectives: on gloo they now and then corrupt memory (torch 2.13)
+    gathered = [x.new_empty(ranks * rows, *x.shape[1:]) for x in padded]
+    for out, x in zip(gathered, padded, strict=True):
+        all_gather(out, x, group=group)
+    return gathered
+
+
+def world_size(group: dist.ProcessGroup | None = None) -> int:
+    """Return the number of ranks; 1 where no process group runs."""
+    return _place(group)[0]
+
+
+def _place(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """Return how many ranks there are and which one this is."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1, 0
+    return dist.get_world_size(group), dist.get_rank(group)

@@ -1,0 +1,240 @@
+"""The objective as a PyTorch module: `MCLDLoss`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mcld_core.adapters import (
+    FirstLook,
+    bank_of_adapter,
+    check_class_means,
+    check_steps,
+    step_keys,
+)
+from mcld_core.backends.torch import asarray
+from mcld_core.bank import TeacherBank
+from mcld_core.config import MCLDConfig, check_config
+from mcld_core.keys import TeacherKeys
+from mcld_core.logits import adjust_logits, checked_prior
+from mcld_core.losses import mcld_loss
+from mcld_core.running_means import ClassMeans
+from mcld_core.torch.distributed import gather_with_index, world_size
+from mcld_core.torch.first_steps import MissedSteps
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
+
+
+class MCLDLoss(nn.Module):
+    """`mcld_core.mcld_loss` with what a training loop has to carry: steps, a bank, other ranks.
+
+    - **Steps.** Call `step` after ``optimizer.step()``, as you do for a learning rate scheduler:
+      once per optimiser step, however many batches were accumulated. With ``total_steps`` it
+      drives the ramp of the category-wise term, ``progress = steps / total_steps``.
+    - **Bank.** With ``bank_size`` the batch is also contrasted with the last ``bank_size`` rows
+      of the teacher; in train mode each batch's rows then take the place of the oldest.
+    - **Ranks.** Where ``torch.distributed`` runs with more than one rank, every batch is contrasted
+      with the rows of all ranks, and the bank takes those of all ranks, so that it is the same on
+      each. The mean over the ranks of loss and gradient, as DDP and FSDP take it, equals the
+      result of one process on the joined batch. Call it on every rank, in eval mode too.
+    - **First look.** The first training batch on a CPU is looked at, unless the loss is compiled:
+      a warning tells of rows that look like probabilities, of logits that are not finite, and of a
+      student and a teacher that look swapped; and another, later, of a `step` never called.
+
+    Steps and bank are buffers: ``state_dict`` holds them, and a training resumed between two
+    optimiser steps gives bit-equal losses. ``loss.to(device)`` moves them with the model and
+    ``loss.half()`` stores the bank in half precision; the loss stays float32, under autocast too.
+
+    Args:
+        config: the settings.
+        total_steps: the optimiser steps of the whole training. None: progress is 1, that is, no
+            ramp, unless `forward` is given a progress.
+        bank_size: how many teacher rows the bank holds; 0: no bank. A `TeacherBank`: its rows, such
+            as those of the whole training set (`TeacherBank.from_logits`), and they stay.
+        classes: the width of a row; a bank and class means need it.
+        class_means: whether `mcld_core.ClassMeans` follow the batches of the training (those of all
+            ranks), as keys of ``category_contrast="prototypes"``: every class in every step. Two
+            buffers.
+        soft_labels: whether the bank stores labels as (batch, classes), for mixed labels.
+        class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`; a
+            buffer.
+        balanced: whether to train a balanced classifier: the student's logits are adjusted by the
+            prior, see `mcld_core.adjust_logits`, so that the raw ones treat all classes alike.
+        rows_per_rank: the largest batch of a rank, where it is known. It saves the exchange of
+            sizes in each step; ``torch.compile(fullgraph=True)`` with several ranks needs it.
+
+    Raises:
+        ValueError, TypeError: a number out of its range, a bank without ``classes``, ``balanced``
+            without a prior, a ``config`` that is not an `MCLDConfig`.
+
+    Example:
+        >>> loss_function = MCLDLoss(total_steps=100, bank_size=64, classes=10)
+        >>> student, teacher = torch.randn(8, 10, requires_grad=True), torch.randn(8, 10)
+        >>> loss = loss_function(student, teacher, torch.arange(8))
+        >>> loss.backward()
+        >>> loss_function.step()
+        >>> loss_function.steps.item(), loss_function.bank.where.sum().item()
+        (1, 8)
+    """
+
+    steps: torch.Tensor
+    class_prior: torch.Tensor | None
+
+    def __init__(
+        self,
+        config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+        *,
+        total_steps: int | None = None,
+        bank_size: int | TeacherBank = 0,
+        classes: int | None = None,
+        class_means: bool = False,
+        soft_labels: bool = False,
+        class_prior: Float[Array, " classes"] | None = None,
+        balanced: bool = False,
+        rows_per_rank: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_config("MCLDLoss", config)
+        prior = checked_prior("MCLDLoss", class_prior, balanced)
+        for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
+            check_steps("MCLDLoss", name, value)
+        bank_size, whole = bank_of_adapter("MCLDLoss", bank_size)
+        if whole is not None:
+            width = int(whole.logits.shape[1])
+            if classes not in (None, width):
+                raise ValueError(f"MCLDLoss: classes needs {width}, as the bank has; got {classes}")
+            classes = width
+        if (bank_size or class_means) and classes is None:
+            raise ValueError(
+                f"MCLDLoss: classes needs the width of the logits where there is a bank or class "
+                f"means; got None with bank_size={bank_size}, class_means={class_means}"
+            )
+        check_class_means("MCLDLoss", class_means, config)
+        self.config = config
+        self.total_steps = total_steps
+        self.bank_size = bank_size
+        self.bank_moves = whole is None
+        self.has_class_means = class_means
+        self.rows_per_rank = rows_per_rank
+        self._missed_steps = MissedSteps()
+        self._first_look = FirstLook("MCLDLoss")
+        self.balanced = balanced
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("class_prior", None if prior is None else torch.from_numpy(prior))
+        if class_means:
+            assert classes is not None
+            for name, buffer in ClassMeans.empty(classes, like=torch.empty(0))._asdict().items():
+                self.register_buffer(f"class_{name}", buffer)
+        if bank_size:
+            assert classes is not None
+            bank = whole or TeacherBank.empty(
+                bank_size, classes, like=torch.empty(0), soft_labels=soft_labels
+            )
+            for name, rows in bank._asdict().items():
+                self.register_buffer(f"bank_{name}", asarray(rows, torch.empty(0)))
+
+    @property
+    def bank(self) -> TeacherBank:
+        """The bank as it stands, for its `class_means` or a look.
+
+        Raises:
+            AttributeError: there is none.
+        """
+        return TeacherBank(*(getattr(self, f"bank_{name}") for name in TeacherBank._fields))
+
+    def step(self) -> None:
+        """Count an optimiser step (in train mode; in eval mode it does nothing)."""
+        if self.training:
+            self.steps += 1
+            self._missed_steps.counted()
+
+    def forward(
+        self,
+        student: Logits,
+        teacher: Logits,
+        labels: Labels | None = None,
+        *,
+        sample_weight: Float[Array, " batch"] | None = None,
+        where: Bool[Array, " batch"] | None = None,
+        progress: Scalar | None = None,
+        index: Int[Array, " batch"] | None = None,
+    ) -> torch.Tensor:
+        """Return the mean loss of the batch, a float32 (or float64) scalar.
+
+        Args:
+            student: (batch, classes), any float dtype.
+            teacher: (batch, classes), any float dtype; never receives a gradient.
+            labels: (batch,) int, or (batch, classes) soft, or None: the teacher's arg max.
+            sample_weight: (batch,) ≥ 0.
+            where: (batch,) bool, True = keep.
+            progress: the part of the training that is done, 0 to 1, instead of the counted steps.
+            index: (batch,) int sample ids; rows of the same sample in the bank are then left out.
+
+        Raises:
+            ValueError, TypeError: as `mcld_core.mcld_loss`.
+        """
+        if progress is None:
+            progress = self._progress(student)
+        keys = self._keys(student, teacher, labels, sample_weight, where, index)
+        logits = adjust_logits(student, self.class_prior) if self.balanced else student
+        result: torch.Tensor = mcld_loss(
+            logits,
+            teacher,
+            labels,
+            config=self.config,
+            keys=keys,
+            class_prior=self.class_prior,
+            progress=progress,
+            sample_weight=sample_weight,
+            where=where,
+        )
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
+        return result
+
+    if TYPE_CHECKING:  # a module's says Any
+
+        def __call__(
+            self, student: Logits, teacher: Logits, labels: Labels | None = None, **settings: Any
+        ) -> torch.Tensor:
+            """As `forward`."""
+
+    def extra_repr(self) -> str:
+        """Return what ``print(loss)`` shows."""
+        return f"{self.config}, total_steps={self.total_steps}, bank_size={self.bank_size}"
+
+    def _progress(self, student: Any) -> Scalar:
+        if self.total_steps is None:
+            return 1.0
+        if self.training and not torch.compiler.is_compiling():
+            limit = min(max(self.total_steps, 100), 1000)
+            self._missed_steps.look(student if world_size() == 1 else None, limit, stacklevel=5)
+        return (self.steps / self.total_steps).clamp(max=1.0)
+
+    def _keys(
+        self, student: Any, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any
+    ) -> TeacherKeys | None:
+        """Return all keys, None where the batch's rows are the only ones; and fill the bank."""
+        keys: TeacherKeys | None = None
+        if world_size() > 1:
+            keys, index = gather_with_index(
+                asarray(teacher, student),
+                (labels, sample_weight, where),
+                index if self.bank_size else None,
+                ignore_index=self.config.ignore_index,
+                rows=self.rows_per_rank,
+            )
+        if not (self.bank_size or self.has_class_means):
+            return keys
+        bank = self.bank if self.bank_size else None
+        means = ClassMeans(self.class_means, self.class_counts) if self.has_class_means else None
+        rows = TeacherKeys(teacher, labels, where) if keys is None else keys
+        moves = self.training, self.bank_moves
+        keys, pushed, updated = step_keys(rows, bank, means, self.config, *moves, index)
+        with torch.no_grad():
+            for old, new in ((bank, pushed), (means, updated)):
+                for buffer, value in zip(old or (), new or (), strict=True):
+                    if value is not buffer:
+                        buffer.copy_(value)
+        return keys

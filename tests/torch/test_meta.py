@@ -1,0 +1,68 @@
+"""Every loss stays on its device and reads no number there: seen on torch's meta device.
+
+Its tensors hold no numbers, so whoever reads one fails. Single numbers of the CPU may meet them, as
+they may meet a GPU's.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mcld_core.torch import MCLDLoss
+from tests.calls import CALLS, Arrays, arrays
+
+STUDENTS = ("student", "token_student")
+FROM_THE_HOST = (torch.ops.aten.lift_fresh.default,)
+"""What brings a list or an array of the user to the device."""
+
+
+class OneDevice(TorchDispatchMode):
+    """Raises where a tensor with axes is made anywhere but on the meta device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(x, torch.Tensor) and x.ndim and func not in FROM_THE_HOST:
+                assert x.device.type == "meta", f"{func} made a tensor on {x.device}"
+        return result
+
+
+@pytest.fixture
+def x(monkeypatch: pytest.MonkeyPatch) -> Arrays:
+    """The arrays as tensors without numbers; the student's are trained."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # these refuse meta
+    monkeypatch.setattr(torch, "autocast", lambda *_, **settings: nullcontext())
+    found = Arrays(**{key: torch.tensor(value, device="meta") for key, value in arrays().items()})
+    for key in STUDENTS:
+        getattr(found, key).requires_grad_()
+    return found
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_loss_stays_on_its_device_and_reads_nothing(x: Arrays, name: str) -> None:
+    with OneDevice():
+        loss = CALLS[name](x)
+        loss.backward()
+    assert loss.device.type == "meta"
+    assert any(getattr(x, key).grad is not None for key in STUDENTS)
+
+
+def test_so_does_the_module(x: Arrays) -> None:
+    loss = MCLDLoss(total_steps=10, bank_size=12, classes=4, class_prior=[1, 2, 3, 4]).to("meta")
+    with OneDevice():
+        loss(x.student, x.teacher, x.labels, where=x.where).backward()
+        loss.step()
+
+
+def test_a_read_and_a_tensor_elsewhere_are_seen(x: Arrays) -> None:
+    with OneDevice():
+        for read in (lambda: bool(x.where.any()), lambda: x.student.sum().item(), x.student.cpu):
+            with pytest.raises((RuntimeError, NotImplementedError)):
+                read()
+        with pytest.raises(AssertionError, match="made a tensor on cpu"):
+            torch.arange(4)
