@@ -34,16 +34,3 @@ def test_the_citation_is_of_this_version() -> None:
 def test_the_newest_release_of_the_changelog_is_this_version() -> None:
     releases = re.findall(r"^## (\d\S*) - (\d{4}-\d\d-\d\d)$", CHANGELOG, re.MULTILINE)
     assert releases[0] == (mcld_core.__version__, cited("date-released"))
-
-
-def test_each_test_of_the_list_of_defects_exists() -> None:
-    folder = ROOT / "tests"
-    text = (folder / "defects.md").read_text("utf-8")
-    numbers = re.findall(r"^(\d+)\. ", text, re.MULTILINE)
-    assert numbers == [str(number) for number in range(1, 31)]
-    file = ""
-    names = re.findall(r"`([\w/]*\w\.py)?::(test_\w+)`", text)
-    assert len(names) > 30
-    for named, test in names:
-        file = named or file
-        assert f"def {test}(" in (folder / file).read_text("utf-8"), f"{file} has no {test}"

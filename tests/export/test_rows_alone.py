@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mcld_core.export import export_onnx
-from mcld_core.torch import export as torch_export
+from mcld_core.export import torch as torch_export
 
 SHAPE = (3, 6, 6)
 SAID = "a row's output 'logits' needs to be the same alone as in a batch; the student gives"

@@ -14,8 +14,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from mcld_core.export import export_onnx, graph
+from mcld_core.export import torch as torch_export
 from mcld_core.export.verify import decisions_differ, relative_error
-from mcld_core.torch import export as torch_export
 from tests.export.families import SIZE
 from tests.export.torch_students import build
 

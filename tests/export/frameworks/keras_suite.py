@@ -172,7 +172,7 @@ def test_each_shape_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_perturbed_export_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mcld_core.keras import export as keras_export
+    from mcld_core.export import keras as keras_export
 
     write = keras_export.write
 
