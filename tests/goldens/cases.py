@@ -33,7 +33,7 @@ HOMES = {
     "mcld_core.extensions.multimodal": "multimodal_mcld_loss embedding_contrast feature_mse",
     "mcld_core.extensions.teachers": "adaptive_mcld_loss ensemble reliability_weights repair_rows "
     "outlier_weights bounded_loss",
-    "mcld_core.backends.torch": "MCLDLoss",
+    "mcld_core.torch": "MCLDLoss",
     __name__: "bank class_means quality exported resumed",
 }
 HOME = {name: home for home, names in HOMES.items() for name in names.split()}
