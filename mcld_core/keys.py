@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, plain_number
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
@@ -107,9 +109,16 @@ def check_keys(function: str, keys: Any) -> None:
 
 
 def prepare_keys(
-    arguments: Arguments, batch: Batch, keys: TeacherKeys | None, config: MCLDConfig
+    arguments: Arguments,
+    batch: Batch,
+    keys: TeacherKeys | None,
+    config: MCLDConfig,
+    compared: bool = False,
 ) -> tuple[KeySet, Any]:
-    """Return the keys, checked and converted, the rows that do not count marked; and own_start."""
+    """Return the keys, checked and converted, the rows that do not count marked; and own_start.
+
+    Their labels may be any ids where they are ``compared`` and nothing else.
+    """
     ops = arguments.ops
     if keys is None:
         labels = _masked_labels(ops, batch.labels, batch.kept)
@@ -120,10 +129,17 @@ def prepare_keys(
         labels = ops.argmax(vectors, 1)
     else:
         labels, counts = arguments.labels(
-            "keys.labels", keys.labels, vectors, batch.dtype, kept, config.ignore_index
-        )
+            "keys.labels", keys.labels, vectors, batch.dtype, kept, config.ignore_index,
+            compared=compared,
+        )  # fmt: skip
         if counts is not None:
             kept = arguments.unless_all(kept, counts)
+    if labels.ndim == 2 and batch.labels.ndim == 2 and labels.shape[1] != batch.labels.shape[1]:
+        raise ValueError(
+            f"{arguments.function}: labels and keys.labels need the same width where both are "
+            f"soft; got {tuple(batch.labels.shape)} and {tuple(labels.shape)}"
+        )
+    labels = _as_wide(ops, labels, batch.labels)
     own_start = _own_start(arguments, keys, batch, vectors)
     if kept is not None or batch.kept is not None:
         kept = _with_own_rows(ops, kept, batch, own_start, vectors)
@@ -250,6 +266,16 @@ def _with_own_rows(
     own_kept = is_own & ops.take(batch.kept, row)
     others = ~is_own if kept is None else kept & ~is_own
     return own_kept | others
+
+
+def _as_wide(ops: Backend, labels: Labels, anchors: Labels) -> Labels:
+    """Return the int labels of keys with the bits that those of the anchors have."""
+    dtype = ops.dtype(anchors)
+    if labels.ndim == 2 or anchors.ndim == 2 or ops.dtype(labels) == dtype:
+        return labels
+    if dtype != "int64":  # an id beyond 32 bits is none of the anchors'
+        labels = ops.where(labels <= np.iinfo("int32").max, labels, -1)
+    return ops.astype(labels, dtype)
 
 
 def _masked_labels(ops: Backend, labels: Array, kept: Array | None) -> Array:

@@ -99,7 +99,9 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
             and its gradient comes back in half precision.
         teacher_logits: (batch, classes), any float dtype; never receives a gradient.
         labels: (batch,) int, or (batch, classes) soft (rows sum to 1), or None: the teacher's
-            most likely class stands for the label.
+            most likely class stands for the label. Where no term takes a label for a class
+            (no sample-wise term, cross-entropy or prototypes) any ids ≥ 0, or soft labels of any
+            width.
         config: the settings.
         keys: all teacher rows to contrast with; None: the batch's own.
         class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
@@ -168,6 +170,12 @@ def term_weights(config: MCLDConfig) -> TermWeights:
     return TermWeights(*[getattr(config, f"weight_{name}") for name in TERMS])
 
 
+def labels_are_compared(config: MCLDConfig, weights: TermWeights) -> bool:
+    """Whether no term takes a label for the place of a class, so that it may be any id."""
+    by_class = is_present(config, weights, "prototypes")
+    return is_zero(weights.sample) and is_zero(weights.ce) and not by_class
+
+
 def evaluate(
     function: str,
     rows: tuple[Any, Any, Any, Any, Any],
@@ -185,7 +193,8 @@ def evaluate(
     arguments = Arguments(function, *rows, objective.pairs, *key_arrays(keys))
     arguments.reduction(reduction)
     arguments.flag("return_terms", return_terms)
-    batch = arguments.batch(rows, config.ignore_index)
+    compared = labels_are_compared(config, objective.weights)
+    batch = arguments.batch(rows, config.ignore_index, compared)
     return evaluate_batch(arguments, batch, objective, reduction, return_terms)
 
 
@@ -255,7 +264,8 @@ def _setup(
     by_prototype = is_present(config, weights, "prototypes")
     by_key = is_present(config, weights, "labels") or not is_zero(weights.instance)
     if by_key or by_prototype:
-        all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config)
+        compared = labels_are_compared(config, weights)
+        all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config, compared)
         own = own if objective.keys is None else own + own_start
         if by_key:
             keys, count = all_keys, all_keys.labels.shape[0]

@@ -236,22 +236,23 @@ class ArrayArguments(Checks):
 
     # labels
 
-    def label_kind(self, name: str, labels: Array, rows: Any, classes: int) -> str:
+    def label_kind(self, name: str, labels: Array, rows: Any, classes: int | None) -> str:
         """Return ``"int"`` or ``"soft"``; raise where shape and dtype are neither."""
         shape, dtype = tuple(labels.shape), self.ops.dtype(labels)
+        width = "any" if classes is None else classes
         is_integer = dtype.startswith(("int", "uint"))
         if len(shape) == 1:
             if not is_integer:
                 raise TypeError(
                     f"{self.function}: {name} of shape {shape} need an integer dtype; got "
-                    f"{dtype}. Soft labels have shape (rows, classes) = ({rows}, {classes})"
+                    f"{dtype}. Soft labels have shape (rows, classes) = ({rows}, {width})"
                 )
             self.vector(name, labels, rows)
             return "int"
         if len(shape) != 2 or differ(shape[0], rows) or differ(shape[1], classes):
             raise ValueError(
                 f"{self.function}: {name} need shape ({rows},) for int labels or "
-                f"({rows}, {classes}) for soft labels; got {shape}"
+                f"({rows}, {width}) for soft labels; got {shape}"
             )
         return "soft"
 
@@ -264,14 +265,16 @@ class ArrayArguments(Checks):
         kept: Array | None,
         ignore_index: int,
         like_name: str = "student_logits",
+        compared: bool = False,
     ) -> tuple[Array, Array | None]:
         """Return the labels of logits, and which rows are not ``ignore_index``; None: all are.
 
         Int labels become int32, -1 where they name no class; soft labels take ``dtype``, or with
-        None float64 where they or the logits are.
+        None float64 where they or the logits are. Labels that are ``compared`` and nothing else
+        may be any ids ≥ 0, which are `ids`, or soft ones of any width.
         """
         ops = self.ops
-        rows, classes = logits.shape
+        rows, classes = logits.shape[0], None if compared else logits.shape[1]
         labels = self.array(name, labels, logits)
         kind = self.label_kind(name, labels, rows, classes)
         self.device(name, labels, logits, like_name)
@@ -279,14 +282,19 @@ class ArrayArguments(Checks):
         if kind == "soft":
             dtype = dtype or wide_dtype(ops.dtype(logits), ops.dtype(labels))
             return ops.stop_gradient(ops.astype(labels, dtype)), None
+        if classes is None:
+            labels = self.ids(name, labels, logits)
+            return ops.where(labels >= 0, labels, -1), labels != ignore_index
         if all_named and not 0 <= ignore_index < classes:
             return ops.astype(labels, "int32"), None
         return class_labels(ops, labels, classes, ignore_index)
 
     def label_values(
-        self, name: str, labels: Array, kept: Array | None, classes: int, ignore_index: int
+        self, name: str, labels: Array, kept: Array | None, classes: int | None, ignore_index: int
     ) -> bool:
         """Raise ValueError for labels that name no class, where their values can be read.
+
+        With ``classes=None`` every int ≥ 0 names one.
 
         Returns whether every row is seen to have an int label of a class.
         """
@@ -294,10 +302,12 @@ class ArrayArguments(Checks):
         if values is None or values.size == 0:
             return False
         if values.ndim == 1:
-            if values.min() >= 0 and values.max() < classes:
+            end = np.inf if classes is None else classes
+            if values.min() >= 0 and values.max() < end:
                 return True
-            bad = ((values < 0) | (values >= classes)) & (values != ignore_index)
-            wrong = f"needs labels in 0 … {classes - 1} or ignore_index {ignore_index}"
+            bad = ((values < 0) | (values >= end)) & (values != ignore_index)
+            bound = "≥ 0" if classes is None else f"in 0 … {classes - 1}"
+            wrong = f"needs labels {bound} or ignore_index {ignore_index}"
         else:
             values = np.asarray(values, "float64")
             total = values.sum(1)

@@ -69,11 +69,17 @@ class Arguments(ArrayArguments):
         self.device("teacher_logits", teacher, student)
         return student, teacher
 
-    def batch(self, rows: tuple[Any, Any, Any, Any, Any], ignore_index: int | None) -> Batch:
+    def batch(
+        self,
+        rows: tuple[Any, Any, Any, Any, Any],
+        ignore_index: int | None,
+        compared: bool = False,
+    ) -> Batch:
         """Return the arguments that all losses share, checked and converted.
 
         ``rows`` are student logits, teacher logits, labels, sample weight and ``where``. With
-        ``ignore_index=None`` the loss needs no labels, and has none.
+        ``ignore_index=None`` the loss needs no labels, and has none. ``compared`` labels may be
+        any ids.
         """
         ops, (student_logits, teacher_logits, labels, sample_weight, where) = self.ops, rows
         student, teacher = self.pair(student_logits, teacher_logits)
@@ -87,7 +93,9 @@ class Arguments(ArrayArguments):
         elif labels is None:
             labels = ops.argmax(teacher, 1)
         else:
-            labels, counts = self.labels("labels", labels, student, dtype, kept, ignore_index)
+            labels, counts = self.labels(
+                "labels", labels, student, dtype, kept, ignore_index, compared=compared
+            )
             if labels.ndim == 2:
                 labels = keep_rows(ops, labels, kept)
             elif counts is not None:

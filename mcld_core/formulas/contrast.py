@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.divergence import MASKED, Softmax, softened
+from mcld_core.formulas.divergence import MASKED, softened
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Places, Scalar, Values
 
 NEGLIGIBLE = 1e-30
@@ -34,7 +34,8 @@ def one_hot(ops: Backend, labels: Array, classes: int, dtype: str) -> Float[Arra
     """Return int labels as one-hot rows (zeros where out of range); soft labels unchanged."""
     if labels.ndim == 2:
         return labels
-    return ops.astype(ops.arange(classes, labels)[None, :] == labels[:, None], dtype)
+    places = ops.astype(ops.arange(classes, labels), ops.dtype(labels))
+    return ops.astype(places[None, :] == labels[:, None], dtype)
 
 
 def log_sum_exp(ops: Backend, z: Pairs) -> Values:
@@ -70,15 +71,6 @@ def instance_contrast(ops: Backend, similarity: Pairs, negatives: Negatives, own
     """
     at_own = ops.take_along_axis(similarity, own[:, None], 1)[:, 0]
     return -ops.log_sigmoid(at_own - negatives.log_sum)
-
-
-def relational_contrast(ops: Backend, similarity: Pairs, teacher_similarity: Pairs) -> Values:
-    """InfoNCE with graded positives: ``KL( softmax_j S^t_ij ‖ softmax_j S_ij )``.
-
-    ``S^t`` is S of the teacher's row. Where both are one array, value and gradient are exactly 0.
-    """
-    targets = Softmax.of(ops, teacher_similarity)
-    return targets.kl_to(ops, Softmax.of(ops, similarity))
 
 
 def category_contrast(

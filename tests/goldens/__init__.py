@@ -1,1 +1,0 @@
-"""Values and gradients of an earlier version, recomputed by this one."""
