@@ -1,0 +1,238 @@
+"""What all image scripts say, ask and write; no framework. They end by ``common.run``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import data as pictures
+import numpy as np
+from data import Data, InputError
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # the published one of CIFAR-100: SGD, crop and flip, ×0.1 after 150, 180 and 210 of 240 epochs
+    "cifar": {"epochs": 240, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4, "warmup": 0,
+              "student": "resnet8x4", "teacher": "resnet32x4"},
+    # AdamW, half a cosine after a warm-up, RandAugment, mixup or cutmix, label smoothing 0.1
+    "vit": {"epochs": 100, "batch_size": 128, "lr": 1e-3, "weight_decay": 0.05, "warmup": 5,
+            "student": "vit-192", "teacher": "resnet32x4"},
+}  # fmt: skip
+DIGITS = {"cifar": {"epochs": 15, "student": "resnet8w4", "teacher": "resnet8"},
+          "vit": {"epochs": 30, "student": "vit-32", "teacher": "resnet8"}}  # fmt: skip
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM; the state is saved."""
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return the options of every image script."""
+    made = argparse.ArgumentParser(description=description)
+    add = made.add_argument
+    add("--out", type=Path, help="the run's folder; default runs/DATASET")
+    add("--resume", action="store_true", help="go on from the state in --out")
+    add("--overwrite", action="store_true", help="begin anew in an --out that has a run")
+    add("--recipe", choices=RECIPES, default="cifar")
+    pictures.add_options(made)
+    add = made.add_argument_group("models").add_argument
+    add("--student", help="resnet8x4, resnet20, vit-192 …, or module:function; by recipe")
+    add("--teacher", help="the same (trained first without weights), a folder of transformers, "
+        "or one of the framework's collections")  # fmt: skip
+    add("--teacher-weights", type=Path, metavar="FILE")
+    add("--teacher-mean", type=float, nargs="+", help="of its pixels from 0 to 1, a channel each")
+    add("--teacher-std", type=float, nargs="+")
+    add("--teacher-size", type=int, help="side that its pictures are scaled to")
+    add = made.add_argument_group("training; defaults by recipe").add_argument
+    add("--method", choices=("mcld", "ce"), default="mcld", help="ce: no teacher")
+    add("--bank-size", type=int, default=0, help="teacher rows of earlier batches as keys")
+    add("--seed", type=int, default=0)
+    add("--epochs", type=int)
+    add("--teacher-epochs", type=int, help="of a teacher that is trained first; as --epochs")
+    add("--batch-size", type=int, help="over all devices")
+    add("--lr", type=float)
+    add("--weight-decay", type=float)
+    add("--warmup", type=int, metavar="EPOCHS", help="over which the rate grows")
+    add("--workers", type=int, default=0, help="processes that decode and augment pictures")
+    return made
+
+
+def run(made: argparse.ArgumentParser, train: Callable[..., Any],
+        argv: Sequence[str] | None = None) -> int:  # fmt: skip
+    """Call ``train(options, data)``; return 0, 2 after bad input (one line), 130 when stopped."""
+    options = made.parse_args(argv)
+    recipe = RECIPES[options.recipe]
+    recipe = recipe | (DIGITS[options.recipe] if options.dataset == "digits" else {})
+    for name, value in recipe.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    options.out = options.out or Path("runs", options.dataset.replace("/", "-"))
+    options.teacher_epochs = options.teacher_epochs or options.epochs
+    try:
+        if min(options.epochs, options.batch_size, options.teacher_epochs) < 1:
+            raise InputError("--epochs, --teacher-epochs and --batch-size need 1 or more")
+        begin(options)
+        data = pictures.load(options)
+        sizes = "{:,} training, {:,} validation, {:,} test pictures of {}×{}×{}, {} classes"
+        count = map(len, (data.train, data.validation or (), data.test))
+        say(f"{data.name}: " + sizes.format(*count, *data.shape, len(data.classes)))
+        train(options, data)
+    except Stopped as stopped:
+        say(f"{stopped}: the state is saved; go on with the same command and --resume")
+        return 130
+    except (InputError, OSError) as error:
+        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def first() -> bool:
+    """Return whether this process is the first, or the only one, that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line once."""
+    if first():
+        print(text, flush=True)
+
+
+def progress(options: argparse.Namespace, total: int, done: int) -> Any:
+    """Return a bar over the steps of the whole training, which says when that will end."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=done, unit="step", desc=options.student, disable=not first(),
+                mininterval=0.5 if sys.stderr.isatty() else 30)  # fmt: skip
+
+
+def begin(options: argparse.Namespace) -> None:
+    """Make the run's folder; remove what a killed run left half written."""
+    out, note = options.out, options.out / "options.json"
+    if options.resume and not note.is_file():
+        raise InputError(f"--resume: there is no run in {out}; leave --resume away to begin one")
+    if note.is_file() and not options.resume and not options.overwrite:
+        raise InputError(f"{out} has a run: pass --resume, --overwrite or another --out")
+    if first():
+        if note.is_file() and not options.resume:
+            shutil.rmtree(out)
+        for path in out.rglob("*.tmp"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with drafted(note) as path:
+            path.write_text(json.dumps(vars(options), default=str, indent=2))
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to, which becomes ``path`` once that is done."""
+    draft = path.with_suffix(".tmp")
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    yield draft
+    draft.replace(path)
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list, so that a step ends before the state is saved."""
+    heard, numbers = list[int](), (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda got, _: heard.append(got)) for number in numbers]
+    try:
+        yield heard
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def rate(options: argparse.Namespace, progress: float) -> float:
+    """Return the factor of the learning rate after the part ``progress`` of the training."""
+    warm = options.warmup / options.epochs
+    if progress < warm:
+        return progress / warm + 1e-3
+    if options.recipe == "vit":
+        return 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
+    return float(0.1 ** sum(progress >= end for end in (150 / 240, 180 / 240, 210 / 240)))
+
+
+def crop_and_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return (height, width, channels) moved by up to an eighth (4 of 32), perhaps mirrored."""
+    (height, width, _), edge = image.shape, len(image) // 8
+    top, left = rng.integers(0, 2 * edge + 1, 2)
+    image = np.pad(image, ((edge, edge), (edge, edge), (0, 0)))[top:, left:][:height, :width]
+    mirrored = rng.random() < 0.5 and height > 8  # digits are not their mirror images
+    return np.ascontiguousarray(image[:, ::-1] if mirrored else image)
+
+
+def call(name: str, option: str, **known: Any) -> Any:
+    """Call ``module:function`` with those of the known parameters that it has."""
+    module, _, function = name.partition(":")
+    sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
+    try:
+        made = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        looked = f"looked in {os.getcwd()} and on the Python path for module:function"
+        raise InputError(f"{option} {name}: {error}; {looked}") from error
+    has = inspect.signature(made).parameters
+    try:
+        return made(**{key: value for key, value in known.items() if key in has})
+    except Exception as error:
+        raise InputError(f"{option} {name} failed: {type(error).__name__}: {error}") from error
+
+
+def of_teacher(options: argparse.Namespace) -> argparse.Namespace:
+    """Return the options that train the teacher first, in a folder of the run."""
+    changes = {"student": options.teacher, "epochs": options.teacher_epochs, "method": "ce",
+               "out": options.out / "teacher"}  # fmt: skip
+    return argparse.Namespace(**vars(options) | changes)
+
+
+def check_teacher(logits: Callable[..., np.ndarray], labels: np.ndarray, mean: Any, std: Any,
+                  data: Data) -> None:  # fmt: skip
+    """Raise where a teacher has other classes; warn where another normalisation is better.
+
+    ``logits(mean, std)`` are those of 256 pictures.
+    """
+    found = logits(mean, std)
+    if (width := found.shape[1]) != len(data.classes):
+        hint = "choose by mcld_core.select_classes in a module:function of yours"
+        raise InputError(f"the teacher has {width} classes, the data {len(data.classes)}: {hint}")
+    own = np.mean(found.argmax(1) == labels)
+    for name, other in (("the data set's", (data.mean, data.std)), ("ImageNet's", IMAGENET)):
+        if len(other[0]) == data.shape[2]:
+            better = np.mean(logits(*other).argmax(1) == labels)
+            if better > own + 0.02:
+                words = [" ".join(f"{x:.4g}" for x in values) for values in other]
+                say(f"warning: of 256 pictures the teacher has {own:.1%} with its normalisation, "
+                    f"{better:.1%} with {name}: --teacher-mean {words[0]} --teacher-std {words[1]}"
+                )  # fmt: skip
+
+
+def finish(options: argparse.Namespace, data: Data, student: Any, example: np.ndarray,
+           accuracies: dict[str, float], layout: str) -> None:  # fmt: skip
+    """Write ``student.onnx``, verified, and ``results.json``; print the line of accuracies.
+
+    ``student`` goes from pixels of 0 to 1, ``example`` (batch, …) float32 in its layout, NCHW or
+    NHWC, to logits; the accuracies are printed in their order.
+    """
+    from mcld_core import export_onnx
+
+    plain = {"mean": [0.0] * data.shape[2], "std": [1.0] * data.shape[2]}
+    notes = {"classes": list(data.classes), "layout": layout, "normalization": plain}
+    try:
+        path = options.out / "student.onnx"
+        say(str(export_onnx(student, path, example_input=example, metadata=notes | accuracies)))
+    except ImportError as error:
+        say(f"no ONNX file: {error}")
+    with drafted(options.out / "results.json") as draft:
+        draft.write_text(json.dumps(accuracies))
+    listed = ", ".join(f"{name} {value:.2%}" for name, value in accuracies.items())
+    say(f"{options.student} by {options.method}: test accuracy of the {listed}")
