@@ -15,6 +15,7 @@ from mcld_core.config import MCLDConfig as MCLDConfig
 from mcld_core.export import export_onnx as export_onnx
 from mcld_core.keys import TeacherKeys as TeacherKeys
 from mcld_core.logits import adjust_logits as adjust_logits
+from mcld_core.logits import balance_logits as balance_logits
 from mcld_core.logits import check_finite as check_finite
 from mcld_core.logits import select_classes as select_classes
 from mcld_core.losses import mcld_loss as mcld_loss

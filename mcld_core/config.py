@@ -29,6 +29,9 @@ class MCLDConfig:
         key_temperature: temperature of the teacher's probabilities as keys.
         sample_temperature: T of the sample-wise term (its rows carry T²).
         target_mask: leave same-label keys out of the instance-wise negatives.
+        soft_targets: the instance-wise term has the teacher's similarity of two samples as its
+            targets, and not the own sample alone; labels, ``target_mask`` and a class prior then
+            play no part in it.
         sample_target_mask: split the label's entry off in the sample-wise term.
         beta: weight of the non-target part of the sample-wise term.
         category_contrast: ``"labels"``, ``"prototypes"`` or ``"columns"``.
@@ -54,6 +57,7 @@ class MCLDConfig:
     key_temperature: Scalar = 1.0
     sample_temperature: Scalar = 4.0
     target_mask: bool = True
+    soft_targets: bool = False
     sample_target_mask: bool = True
     beta: Scalar = 1.0
     category_contrast: str = "labels"
@@ -75,7 +79,7 @@ class MCLDConfig:
                 checks.number(name, getattr(self, name), above=0.0)
         checks.choice("similarity", self.similarity, SIMILARITIES)
         checks.choice("category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
-        for name in ("target_mask", "sample_target_mask"):
+        for name in ("target_mask", "soft_targets", "sample_target_mask"):
             checks.flag(name, getattr(self, name))
         checks.integer("ignore_index", self.ignore_index)
         size = self.block_size

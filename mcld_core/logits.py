@@ -168,13 +168,52 @@ def adjust_logits(
     References:
         A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
     """
-    arguments = Arguments("adjust_logits", logits)
+    rows, log_prior = _with_prior("adjust_logits", logits, class_prior)
+    return rows + log_prior
+
+
+def balance_logits(
+    logits: list[Any] | Float[Tensor, "batch classes"], class_prior: Float[Array, " classes"]
+) -> Tensor:
+    """Return ``logits - log π``: predictions that treat all classes alike, after the training.
+
+    For a student that was trained without any adjustment: its logits fit ``log p(y|x)``, whose
+    frequent classes win where a row is in doubt. It costs nothing; `adjust_logits` is the same
+    correction during the training. A student of contrasts without a ``class_prior`` is partly
+    balanced already, and is then corrected twice in part: compare on validation data.
+
+    Args:
+        logits: (batch, classes), any float dtype.
+        class_prior: (classes,) ≥ 0: how often each class stands in the training labels, as counts
+            or probabilities. A class with 0 counts half the smallest positive one.
+
+    Returns:
+        (batch, classes), float32 for half precision, else in the dtype of the logits.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or values that do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> balance_logits(np.zeros((1, 2)), np.array([3, 1])).round(3)
+        array([[0.288, 1.386]])
+
+    References:
+        A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021 (post-hoc).
+    """
+    rows, log_prior = _with_prior("balance_logits", logits, class_prior)
+    return rows - log_prior
+
+
+def _with_prior(function: str, logits: Any, class_prior: Any) -> tuple[Any, Any]:
+    """Return logits and ``log π`` (1, classes), checked, in the dtype that is computed in."""
+    arguments = Arguments(function, logits)
     ops = arguments.ops
     rows = ops.asarray(logits, class_prior if ops.is_tensor(class_prior) else None)
     arguments.logits("logits", rows)
     dtype = wide_dtype(ops.dtype(rows))
     prior = arguments.log_prior(class_prior, rows.shape[1], rows, dtype)
-    return ops.astype(rows, dtype) + prior[None, :]
+    return ops.astype(rows, dtype), prior[None, :]
 
 
 def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any] | None:

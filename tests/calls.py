@@ -113,6 +113,8 @@ CALLS: dict[str, Callable[[Arrays], Any]] = {
         where=x.where, config=MCLDConfig(weight_ce=1.0), return_terms=True)[0],
     "mcld_loss, soft labels": lambda x: mcld_loss(x.student, x.teacher, x.soft),
     "mcld_loss, no labels": lambda x: mcld_loss(x.student, x.teacher),
+    "mcld_loss, soft targets": lambda x: mcld_loss(
+        *_rows(x), config=MCLDConfig(soft_targets=True)),
     "mcld_loss, blocks": lambda x: mcld_loss(*_rows(x), config=MCLDConfig(block_size=2)),
     "mcld_loss, bank": _bank,
     "mcld_loss, pairs": lambda x: mcld_loss(

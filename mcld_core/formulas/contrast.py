@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.divergence import MASKED, softened
+from mcld_core.formulas.divergence import MASKED, Softmax, softened
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Places, Scalar, Values
 
 NEGLIGIBLE = 1e-30
@@ -71,6 +71,15 @@ def instance_contrast(ops: Backend, similarity: Pairs, negatives: Negatives, own
     """
     at_own = ops.take_along_axis(similarity, own[:, None], 1)[:, 0]
     return -ops.log_sigmoid(at_own - negatives.log_sum)
+
+
+def relational_contrast(ops: Backend, similarity: Pairs, teacher_similarity: Pairs) -> Values:
+    """InfoNCE with graded positives: ``KL( softmax_j S^t_ij ‖ softmax_j S_ij )``.
+
+    ``S^t`` is S of the teacher's row. Where both are one array, value and gradient are exactly 0.
+    """
+    targets = Softmax.of(ops, teacher_similarity)
+    return targets.kl_to(ops, Softmax.of(ops, similarity))
 
 
 def category_contrast(

@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.contrast import Negatives, affinity, category_contrast, instance_contrast
+from mcld_core.formulas.contrast import (
+    Negatives,
+    affinity,
+    category_contrast,
+    instance_contrast,
+    relational_contrast,
+)
 from mcld_core.formulas.divergence import (
     MASKED,
     cross_entropy,
@@ -125,7 +131,7 @@ def weighted_terms(
     teacher = block.teacher
     if not isinstance(teacher, StoredRows):  # whose rows that do not count hold zeros already
         teacher = _rows(ops, teacher, dtype, block.kept)
-    terms = _contrasts(ops, config, student, block, setup)
+    terms = _contrasts(ops, config, student, teacher, block, setup)
     if setup.prototypes is not None:
         s = _similarity(ops, config, student, setup.prototypes, setup.temperature)
         same = affinity(ops, block.labels, setup.prototypes.labels, dtype)
@@ -146,26 +152,41 @@ def weighted_terms(
 
 
 def _contrasts(
-    ops: Backend, config: MCLDConfig, student: Logits, block: Block, setup: Setup
+    ops: Backend, config: MCLDConfig, student: Logits, teacher: Logits, block: Block, setup: Setup
 ) -> dict[str, Values]:
     """Return the instance-wise term, and the category-wise one by labels: those by rows as keys."""
     keys, terms = setup.keys, {}
     if keys is None:
         return terms
-    anchors = student if setup.log_prior is None else student - setup.log_prior[None, :]
-    s = _similarity(ops, config, anchors, keys, setup.temperature)
-    same = affinity(ops, block.labels, keys.labels, ops.dtype(s))
+    has_instance = not is_zero(setup.weights.instance)
+    is_soft = has_instance and config.soft_targets
+    compared = None
     if block.pairs is not None:
-        own = ops.arange(ops.size(keys.labels, 0), s)[None, :] == block.own[:, None]
+        own = ops.arange(ops.size(keys.labels, 0), student)[None, :] == block.own[:, None]
         compared = block.pairs | own
-        s, same = ops.where(compared, s, MASKED), ops.where(compared, same, 0.0)
+
+    def similarity(anchors: Logits) -> Pairs:
+        s = _similarity(ops, config, anchors, keys, setup.temperature)
+        return s if compared is None else ops.where(compared, s, MASKED)
+
+    s = None
+    if is_soft:
+        s = similarity(student)
+        terms["instance"] = relational_contrast(ops, s, similarity(raised(ops, teacher)))
+        if not is_present(config, setup.weights, "labels"):
+            return terms
+    if s is None or setup.log_prior is not None:
+        s = similarity(student if setup.log_prior is None else student - setup.log_prior[None, :])
+    same = affinity(ops, block.labels, keys.labels, ops.dtype(s))
+    if compared is not None:
+        same = ops.where(compared, same, 0.0)
     hard = block.labels.ndim == 1 and keys.labels.ndim == 1
     excluded = negatives = None
     if setup.excluded is not None:
         anchor = tuple(ops.take(fact, block.own)[:, None] for fact in setup.excluded.facts)
         others = tuple(fact[None, :] for fact in setup.excluded.facts)
         excluded = setup.excluded.excludes(anchor, others)
-    if not is_zero(setup.weights.instance):
+    if has_instance and not is_soft:
         removed = same if config.target_mask else None
         if excluded is not None:
             removed = ops.where(excluded, 1.0, 0.0 * s if removed is None else removed)

@@ -37,7 +37,12 @@ class Clone:
     folder: Path
     editable: bool
 
-    def run(self, *arguments: str, **environment: str) -> str:
+    @property
+    def python(self) -> Path:
+        """The Python of its environment."""
+        return self.root / ".venv" / PYTHON
+
+    def run(self, *arguments: str, status: int = 0, **environment: str) -> str:
         """Run Python in the folder; return what it printed."""
         inherited = {
             name: value
@@ -45,13 +50,13 @@ class Clone:
             if name not in ("MCLD_BACKEND", "KERAS_BACKEND", "PYTHONPATH")
         }
         done = subprocess.run(
-            [str(self.root / ".venv" / PYTHON), *arguments],
+            [str(self.python), *arguments],
             cwd=self.folder,
             env=inherited | environment,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 
 
@@ -62,9 +67,9 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for file in filter(None, files.split("\0")):
-        if (ROOT / file).is_file():  # not one that is deleted and not yet committed
+        if (ROOT / file).exists():  # not one that is deleted and not yet committed
             (root / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, root / file)
+            shutil.copy(ROOT / file, root / file, follow_symlinks=False)
     subprocess.run([sys.executable, "-m", "venv", ".venv"], cwd=root, check=True)
     python = root / ".venv" / PYTHON
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -89,10 +94,33 @@ def test_where_the_package_comes_from(clone: Clone) -> None:
     text = (clone.root / "mcld_core" / "__init__.py").read_text("utf-8")
     assert [version] == re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     sources = clone.editable or clone.folder == clone.root
-    inside = [clone.root / "mcld_core", clone.root / "backends"]
+    inside = [clone.root / "mcld_core", clone.root / "mcld_core" / "backends"]
     assert [Path(file).parent in inside for file in (package, backends)] == [sources, sources]
     assert clone.root in Path(package).parents
     assert clone.run("-m", "mcld_core", "--version").strip() == f"mcld {version}"
+
+
+def test_tools_see_every_module(clone: Clone, tmp_path: Path) -> None:
+    """Pkgutil, mypy and pyright follow the links of a clone, and see an installed package."""
+    walk = (
+        "import pkgutil, mcld_core\n"
+        "print(*(m.name for m in pkgutil.walk_packages(mcld_core.__path__, 'mcld_core.')))"
+    )
+    seen = set(clone.run("-c", walk, KERAS_BACKEND="jax").split())
+    folders = {"mcld_core": "mcld_core", "mcld_core.backends": "backends"}
+    folders["mcld_core.extensions"] = "extensions"
+    for package, folder in folders.items():
+        for path in (clone.root / folder).rglob("*.py"):
+            parts = path.relative_to(clone.root / folder).with_suffix("").parts
+            assert ".".join((package, *parts)).removesuffix(".__init__") in {package, *seen}
+    imports = ("mcld_core.backends.numpy import name", "mcld_core.extensions.nlp import TopKLogits")
+    wrong = "".join(f"from {line}\n" for line in imports)
+    (clone.folder / "user.py").write_text(wrong + "a: int = name\nb: int = TopKLogits\n")
+    mypy = ["--no-error-summary", "--follow-imports=silent", f"--cache-dir={tmp_path}", "user.py"]
+    found = clone.run("-m", "mypy", *mypy, status=1)
+    assert re.findall(r"user\.py:(\d): error: Incompatible", found) == ["3", "4"], found
+    found = clone.run("-m", "pyright", "--pythonpath", str(clone.python), "user.py", status=1)
+    assert re.findall(r"user\.py:(\d):\d+ - error: Type", found) == ["3", "4"], found
 
 
 def test_the_report_and_the_commands(clone: Clone) -> None:

@@ -17,6 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "key_temperature": 1.0,
     "sample_temperature": 4.0,
     "target_mask": True,
+    "soft_targets": False,
     "sample_target_mask": True,
     "beta": 1.0,
     "category_contrast": "labels",

@@ -69,7 +69,9 @@ def similarity(student: Row, key: Row, settings: dict[str, Any]) -> float:
     if temperature is None:
         temperature = float(len(student)) if kind == "dot" else DEFAULT_TEMPERATURE[kind]
     if kind in ("probability", "dot"):
-        return math.fsum(a * b for a, b in zip(student, key, strict=True)) / temperature
+        # 0 · (−inf) = 0: a class of probability 0
+        parts = (a * b for a, b in zip(student, key, strict=True) if b != 0.0)
+        return math.fsum(parts) / temperature
     left, right = _direction(student, kind), _direction(key, kind)
     if left is None or right is None:
         return 0.0

@@ -20,6 +20,8 @@ from tests.oracles.rows import (
 
 def instance_row(v: View, i: int) -> float:
     """−S_own + log( exp S_own + Σ_{j≠own} (1 − A_ij) exp S_ij ) over the keys that it sees."""
+    if v.settings["soft_targets"]:
+        return relational_row(v, i)
     own = v.own[i]
     positive = similarity(v.student[i], key_vector(v.keys[own], v.settings), v.settings)
     exponents = [positive]
@@ -33,6 +35,17 @@ def instance_row(v: View, i: int) -> float:
             s_ij = similarity(v.student[i], key_vector(v.keys[j], v.settings), v.settings)
             exponents.append(s_ij + math.log(negative))
     return log_sum_exp(exponents) - positive
+
+
+def relational_row(v: View, i: int) -> float:
+    """KL( softmax_j S^t_ij ‖ softmax_j S_ij ) over the keys that row i sees."""
+    of_teacher, of_student = [], []
+    for j in range(len(v.keys)):
+        if v.compared[i][j]:
+            key = key_vector(v.keys[j], v.settings)
+            of_teacher.append(similarity(v.teacher[i], key, v.settings))
+            of_student.append(similarity(v.student[i], key, v.settings))
+    return divergence(log_softmax(of_teacher), log_softmax(of_student))
 
 
 def category_row(v: View, i: int) -> float:

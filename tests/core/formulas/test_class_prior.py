@@ -13,6 +13,7 @@ from mcld_core import (
     TeacherBank,
     TeacherKeys,
     adjust_logits,
+    balance_logits,
     category_wise,
     instance_wise,
     mcld_loss,
@@ -96,6 +97,17 @@ def test_adjusted_logits(backend: Framework, dtype: str) -> None:
     assert_value(backend.to_numpy(found), case.student + LOG_PRIOR, dtype)
 
 
+def test_balanced_predictions_take_the_prior_off_again(backend: Framework) -> None:
+    case = make_case(245)
+    found = balance_logits(backend.array(case.student, "float16"), backend.array(COUNTS))
+    assert backend.owns(found)
+    assert backend.dtype(found) == "float32"
+    assert_value(backend.to_numpy(found), case.student - LOG_PRIOR, "float32")
+    student = backend.array(case.student)
+    back = balance_logits(adjust_logits(student, COUNTS), COUNTS)
+    assert_value(backend.to_numpy(back), case.student)
+
+
 def test_with_a_bank_blocks_and_a_compiler(differentiable: Framework) -> None:
     case = make_case(246, batch=7)
     student, teacher, labels = (
@@ -149,8 +161,9 @@ def test_errors(backend: Framework, prior: np.ndarray, text: str) -> None:
     for loss in LOSSES:
         with pytest.raises(ValueError, match=f"{loss.__name__}: .*{text}"):
             value(backend, loss, case, class_prior=prior)
-    with pytest.raises(ValueError, match=f"adjust_logits: .*{text}"):
-        adjust_logits(backend.array(case.student), prior)
+    for function in (adjust_logits, balance_logits):
+        with pytest.raises(ValueError, match=f"{function.__name__}: .*{text}"):
+            function(backend.array(case.student), prior)
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)

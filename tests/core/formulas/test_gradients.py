@@ -25,6 +25,8 @@ SWITCHES: list[tuple[str, dict[str, Any]]] = [
     ("instance_wise", {"target_mask": False}),
     ("instance_wise", {"temperature": 0.5, "key_temperature": 2.0}),
     ("instance_wise", {"similarity": "pearson", "temperature": 0.2}),
+    ("instance_wise", {"soft_targets": True, "similarity": "cosine"}),
+    ("mcld_loss", {"soft_targets": True}),
     ("category_wise", {"category_contrast": "prototypes", "similarity": "pearson"}),
     ("category_wise", {"category_contrast": "columns", "key_temperature": 2.0}),
     ("sample_wise", {"sample_target_mask": False}),

@@ -75,6 +75,7 @@ def test_the_public_names() -> None:
         "TeacherCache",
         "TeacherKeys",
         "adjust_logits",
+        "balance_logits",
         "category_wise",
         "check_finite",
         "dist_loss",

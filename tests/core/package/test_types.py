@@ -1,6 +1,6 @@
 """What an editor knows: mypy and pyright, where they are installed, check a user's calls.
 
-The user's file is checked beside the library as it is installed, with the framework's own types,
+The user's file is checked beside a bare clone, with the framework's own types,
 and those of types-tensorflow. A wrong type is an error of ``assert_type``, and an error that must
 be there an unused ignore.
 """
@@ -84,18 +84,7 @@ MORE = {"torch": OF_TORCH, "tensorflow": OF_TENSORFLOW}
 NAMES = [name for name in REQUESTED if name in HEADS]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as the wheel holds it, by links: checkers do not see an editable one's map."""
-    folder = tmp_path_factory.mktemp("library")
-    (folder / "mcld_core").mkdir()
-    for path in [*(ROOT / "mcld_core").iterdir(), ROOT / "backends", ROOT / "extensions"]:
-        if path.name != "__pycache__":
-            (folder / "mcld_core" / path.name).symlink_to(path)
-    return folder
-
-
-def check(folder: Path, library: Path, source: str, checker: str) -> str:
+def check(folder: Path, source: str, checker: str) -> str:
     """Return what the checker says of a user's file; nothing where it finds no fault."""
     (folder / "user.py").write_text(source)
     if checker == "mypy":
@@ -103,14 +92,14 @@ def check(folder: Path, library: Path, source: str, checker: str) -> str:
         command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]
         command += ["--cache-dir", str(cache), "--no-error-summary", "user.py"]
     else:
-        source = f'{{"extraPaths": ["{library}"], "enableTypeIgnoreComments": true}}'
+        source = f'{{"extraPaths": ["{ROOT}"], "enableTypeIgnoreComments": true}}'
         (folder / "pyrightconfig.json").write_text(source)
         command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]
         command += ["--level", "error", "user.py"]
     run = subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | {"MYPYPATH": str(library), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
+        env=os.environ | {"MYPYPATH": str(ROOT), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -121,16 +110,14 @@ def check(folder: Path, library: Path, source: str, checker: str) -> str:
 
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_user_s_calls_have_the_framework_s_types(
-    tmp_path: Path, library: Path, name: str, checker: str
-) -> None:
+def test_a_user_s_calls_have_the_framework_s_types(tmp_path: Path, name: str, checker: str) -> None:
     for package in [checker, *["types-tensorflow"] * (name == "tensorflow")]:
         try:
             metadata.version(package)
         except metadata.PackageNotFoundError:
             pytest.skip(f"{package} is not installed")
     source = HEADS[name] + CALLS + MORE.get(name, "")
-    found = check(tmp_path, library, source + WRONG, checker)
+    found = check(tmp_path, source + WRONG, checker)
     errors = [line for line in found.splitlines() if re.search(r"\berror:", line)]
     assert len(errors) == 1, found
     assert re.search(rf"user\.py:{(source + WRONG).count(chr(10))}:.*\bint\b", errors[0]), found

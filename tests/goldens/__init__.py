@@ -1,0 +1,1 @@
+"""Values and gradients of an earlier version, recomputed by this one."""
