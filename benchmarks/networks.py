@@ -40,3 +40,43 @@ def resnet(depth: int, factor: int, classes: int) -> nn.Module:
             layers.append(Block(inputs, width * factor, stride))
             inputs = width * factor
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def mlp(inputs: int, classes: int, *widths: int, dropout: float = 0.0) -> nn.Module:
+    """Return a multilayer perceptron on flattened rows."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width in widths:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+def conv(channels: int, classes: int, width: int) -> nn.Module:
+    """Return three convolutions of width, 2 · width, 4 · width with batch norm and mean pooling."""
+    layers: list[nn.Module] = []
+    for number in range(3):
+        out = width << number
+        layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False)]
+        layers += [nn.BatchNorm2d(out), nn.ReLU(), *([nn.MaxPool2d(2)] if number < 2 else [])]
+        channels = out
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+    )
+
+
+class WordConvolution(nn.Module):
+    """Word embeddings, one convolution over three words, the maximum over the text."""
+
+    def __init__(self, classes: int, width: int, words: int = 8002) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, width, padding_idx=0)
+        self.convolution = nn.Conv1d(width, width, 3, padding=1)
+        self.dropout = nn.Dropout(0.3)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return (texts, classes) logits of (texts, words) numbers."""
+        features = self.convolution(self.dropout(self.embedding(ids)).transpose(1, 2))
+        logits: torch.Tensor = self.head(self.dropout(torch.relu(features).amax(2)))
+        return logits

@@ -20,6 +20,17 @@ def replaced(path: Path) -> Iterator[Path]:
     os.replace(new, path)
 
 
+def read_json(path: Path) -> Any:
+    """Return what a file holds; None where there is none."""
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file, indented."""
+    with replaced(path) as new:
+        new.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of a file or a folder, which a killed process gives back; yield if it is held.
@@ -46,7 +57,7 @@ class Record:
 
     def runs(self) -> dict[str, Any]:
         """Return what is there."""
-        return json.loads(self.path.read_text()) if self.path.is_file() else {}
+        return read_json(self.path) or {}
 
     def add(self, name: str, found: dict[str, Any]) -> None:
         """Add a run, or put it in place of the one of this name."""

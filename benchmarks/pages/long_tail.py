@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.comparing import markdown, spread
-from recipes.comparing.paired import choices, difference
-from recipes.comparing.tasks import environment
+from benchmarks.pages.numbers import difference, markdown, spread
 
 COLUMNS = {
     "balanced": "balanced",
+    "posthoc_balanced": "balanced after the training",
     "head": "head",
     "middle": "middle",
     "tail": "tail",
@@ -54,14 +54,14 @@ def values(record: Record, name: str, ratio: int, row: str, column: str) -> dict
     found = {}
     for key, scores in record["tests"].items():
         place = key.split("|")
-        if place[:2] == [name, str(ratio)] and place[3] == row:
+        if place[:2] == [name, str(ratio)] and place[3] == row and column in scores:
             found[int(place[2])] = scores[column]
     return found
 
 
-def page(record: Record, rows: Sequence[str], steps: int, trials: int) -> str:
+def page(record: Record, rows: Sequence[str]) -> str:
     """Return the page: a table and the paired differences for each data set and ratio."""
-    text = [INTRODUCTION.format(steps=steps, trials=trials, environment=environment())]
+    text = [INTRODUCTION]
     for name, ratio in dict.fromkeys(tuple(key.split("|")[:2]) for key in record["tests"]):
         section = _section(record, rows, name, int(ratio))
         if section:
@@ -76,20 +76,33 @@ def _section(record: Record, listed: Sequence[str], name: str, ratio: int) -> li
     present = [row for row in listed if of(row, "balanced")]
     if not present:
         return []
-    rows = [
-        [row, *(spread(list(of(row, column).values())) for column in COLUMNS)]
-        for row in ("teacher", *present)
-    ]
-    if ratio > 1:
-        after = {column: of("CE", f"posthoc_{column}") for column in ("balanced", "tail")}
-        cells = (spread(list(after[c].values())) if c in after else "–" for c in COLUMNS)
-        rows.append(["CE, adjusted afterwards", *cells])
-    gaps = (
+    rows = [[row, *(cell(of(row, column)) for column in COLUMNS)] for row in ("teacher", *present)]
+    gaps = [
         [f"{one} − {other}", *(difference(of(one, c), of(other, c)) for c in ("balanced", "tail"))]
         for one, other in PAIRS
         if one in present and other in present
-    )
-    lines = [*markdown(["", *COLUMNS.values()], rows), ""]
-    lines += markdown(["difference", "balanced", "tail"], gaps)
-    chosen = {row: record["chosen"][f"{name}|{ratio}|{row}"] for row in present}
-    return [*lines, "", choices(chosen)]
+    ]
+    head = ("difference", "balanced", "tail")
+    lines = [markdown(("", *COLUMNS.values()), rows), "", markdown(head, gaps)]
+    after = [
+        [row, difference(of(row, "posthoc_balanced"), of(other, "balanced"))]
+        for row in present
+        for other in (f"{row}, adjusted", f"{row}, prior, adjusted")
+        if other in present
+    ]
+    if after:
+        head = ("", "balanced after the training − adjusted in the training")
+        lines += ["", markdown(head, after)]
+    chosen = []
+    for row in present:
+        found = record["chosen"][f"{name}|{ratio}|{row}"]
+        score = found.get("validation", math.nan)
+        score *= 100 if score <= 1 else 1
+        words = ", ".join(f"{key} {value:.3g}" for key, value in found["best"].items())
+        chosen.append((row, words, f"{score:.2f}"))
+    return [*lines, "", markdown(("method", "chosen by the trials", "validation %"), chosen)]
+
+
+def cell(found: dict[int, float]) -> str:
+    """Return mean and deviation, a dash for nothing."""
+    return spread(list(found.values())) if found else "–"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages.numbers import difference, fill, gaps, interval, markdown, spread
 from benchmarks.record import Record
 from benchmarks.regime import ROWS, SCALES, SOFT, TRIAL_SEED, Job, chosen, jobs
-from benchmarks.tables import difference, fill, gaps, interval, markdown, spread
 
 REGISTERED = (
     ("MCLD + CE", "CE + sample-wise"),
