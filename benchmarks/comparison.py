@@ -30,6 +30,8 @@ from benchmarks.pages.numbers import difference, markdown, spread
 from benchmarks.record import replaced
 from mcld_core import MCLDConfig
 
+RESULTS = Path(__file__).parent / "results"
+
 
 class Setup(NamedTuple):
     """How a data set is split and trained: networks by name and width."""
@@ -140,11 +142,13 @@ class Tasks:
         return options | {"where": where}
 
 
-def page(table: Table, heading: str, test_rows: int) -> str:
+def page(table: Table, heading: str) -> str:
     """Return the tables of a comparison."""
     scores = {row: table.tests(row) for row in table.rows}
     means = {row: sum(found.values()) / len(found) for row, found in scores.items()}
     best = max(means, key=lambda row: means[row])
+    setup, test = table.make.setup, table.make.pool.test
+    test_rows = setup.sizes["test"] if test is None else len(test.y)
     lines = [("teacher", "", spread(list(table.tests("teacher").values())), "")]
     for row, found in scores.items():
         chosen = table.known("chosen", row)
@@ -162,8 +166,8 @@ def page(table: Table, heading: str, test_rows: int) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compare, write the tables and print them; return the exit status."""
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.comparison", description=(__doc__ or "").splitlines()[0]
     )
@@ -176,34 +180,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--tune-seeds", nargs="+", type=int, default=[100, 101], help="apart from --seeds")
     add("--epochs", type=int, help="of the students; default by data set")
     add("--out", type=Path, help="folder; default runs/comparison/DATASET")
-    words = list(sys.argv[1:] if argv is None else argv)
-    options = parser.parse_args(words)
-    out = options.out or Path("runs", "comparison", options.dataset)
+    options = parser.parse_args(argv)
+    options.out = options.out or Path("runs", "comparison", options.dataset)
+    return options
+
+
+def table_of(options: argparse.Namespace, path: Path) -> Table:
+    """Return the table that options name, with its runs in a file."""
     demo = not options.trials
     rows = {row: text for row, (text, _) in DEMO.items()} if demo else EQUAL
-    rows = {row: text for row, text in rows.items() if row in (options.rows or rows)}
     tasks = Tasks(options.dataset, options.data_dir)
-    given = tasks.options()
-    table = Table(
-        out / "results.json",
+    given = {"epochs": options.epochs} if options.epochs else {}
+    return Table(
+        path,
         options.dataset,
-        rows,
+        {row: text for row, text in rows.items() if row in (options.rows or rows)},
         tasks,
         lr=tasks.setup.lr,
         trials=options.trials,
-        options=given | ({"epochs": options.epochs} if options.epochs else {}),
+        options=tasks.options() | given,
         tune_seeds=options.tune_seeds,
         rates={row: lr for row, (_, lr) in DEMO.items()} if demo else {},
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare, write the tables and print them; return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = parse(words)
+    table = table_of(options, options.out / "results.json")
     table.go(options.seeds)
-    sizes = tasks.setup.sizes
-    tests = sizes["test"] if tasks.pool.test is None else len(tasks.pool.test.y)
     command = shlex.join(["python", "-m", "benchmarks.comparison", *words])
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    found = page(table, f"`{command}`  \n{versions}, one thread", tests)
-    with replaced(out / "results.md") as new:
+    found = page(table, f"`{command}`  \n{versions}, one thread")
+    with replaced(options.out / "results.md") as new:
         new.write_text(found, "utf-8")
-    print(f"\n{found}\nTable: {out / 'results.md'}")
+    print(f"\n{found}\nTable: {options.out / 'results.md'}")
     return 0
 
 

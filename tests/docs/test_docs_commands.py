@@ -19,7 +19,7 @@ INLINE = re.compile(r"`((?:\w+=\w+ )?(?:python|torchrun|nox|pip) [^`\n]+)`")
 FILES = ("sh", "yaml")  # of SLURM and Kubernetes
 LAUNCHED = re.compile(r"(?:python|torchrun) .*?examples/[^'\"\n]*")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
-SCRIPTS = [*sorted((ROOT / "examples").glob("*.py")), ROOT / "benchmarks" / "self_distillation.py"]
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 COMPARISON = ["-m", "benchmarks.comparison"]
 
 WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
@@ -76,9 +76,6 @@ def faults(command: str) -> list[str]:
     if arguments == ["-m", "mcld_core"]:
         finished = run(arguments)
         return [finished.stderr] if finished.returncode else []
-    if arguments[:2] == COMPARISON:  # it takes the options of a script, too
-        texts = help_of(*COMPARISON) + help_of("examples/torch_cifar100.py")
-        return sorted(set(OPTION.findall(" ".join(arguments))) - set(OPTION.findall(texts)))
     count = 3 if arguments[0] == "-m" else 1
     return faults_of_script(arguments[:count], arguments[count:])
 

@@ -98,7 +98,6 @@ MAY_IMPORT = {
 NOT_YET = {
     "benchmarks/export_gaps.py",
     "benchmarks/export_table.py",
-    "benchmarks/tiny_imagenet/data.py",
     "examples/predict.py",
     "examples/recipes/export.py",
     "examples/recipes/methods.py",

@@ -20,7 +20,6 @@ from recipes.data import Dataset, Split
 from recipes.options import build_parser
 from recipes.run import Run
 
-from benchmarks.comparison.line import Line
 from tests.examples.conftest import EXAMPLES
 
 
@@ -90,45 +89,6 @@ def test_at_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
             progress.step(lambda: 0.5)
     assert "mlp by kd" in terminal.getvalue()
     assert "loss 0.5000" in terminal.getvalue()
-
-
-def test_one_line_stands_for_all_that_trainings_say(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = Clock(monkeypatch)
-    with Line("kd", seconds=30) as line:
-        recipes.say("digits: 10 classes")
-        recipes.say("warning: the teacher is poor", important=True)
-        with watching.Progress("mlp by kd", steps=100, seconds=300) as progress:
-            for step in range(1, 101):
-                clock.now = float(step)
-                progress.step(lambda: 1.5)
-        line.show("97.10 ± 0.46 %")
-    recipes.say("after it")
-    assert capsys.readouterr().out.splitlines() == [
-        "warning: the teacher is poor",
-        "kd  mlp by kd step 30/100  loss 1.5000  1m10s left",
-        "kd  mlp by kd step 60/100  loss 1.5000  40s left",
-        "kd  mlp by kd step 90/100  loss 1.5000  10s left",
-        "kd  97.10 ± 0.46 %",
-        "after it",
-    ]
-
-
-def test_at_a_terminal_the_line_is_written_over(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    with Line("kd") as line, watching.Progress("mlp", steps=2) as progress:
-        line.show("97.10 %")
-        progress.epoch(row(1), 1)
-        assert progress.bar is None
-    shown = terminal.getvalue()
-    assert "\n" not in shown
-    assert [part.split()[:2] for part in shown.split("\r\033[K")[1:3]] == [["kd", "97.10"]] * 2
-    assert shown.endswith("\r\033[K")
-    assert capsys.readouterr().out == "kd  97.10 %\n"
 
 
 def task(kind: str, index: int, **cluster: list[str]) -> str:

@@ -1,0 +1,174 @@
+"""The regime in miniature: its data, its order, a run that is killed, and what is concluded."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import regime
+from benchmarks.imagenet import Crops, pictures
+from benchmarks.networks import resnet
+from benchmarks.pages import regime as pages
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 14 pictures of noise around a colour of their own."""
+    top, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    for number, wnid in enumerate(("n1", "n2", "n3")):
+        images = top / "train" / wnid / "images"
+        images.mkdir(parents=True)
+        for k in range(14):
+            pixels = rng.integers(0, 128, (64, 64, 3)) + 60 * (np.arange(3) == number)
+            Image.fromarray(pixels.astype(np.uint8)).save(images / f"{wnid}_{k}.JPEG")
+    return top
+
+
+@pytest.fixture(scope="module")
+def clone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same below a folder of a git repository."""
+    top = tmp_path_factory.mktemp("clone")
+    (top / "tiny-imagenet-200").symlink_to(folder)
+    git = ["git", "-C", str(top), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (top / "tiny-imagenet-200").unlink()
+    subprocess.run(["cp", "-r", str(folder), str(top / "tiny-imagenet-200")], check=True)
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *words], check=True)
+    return top / ".git"
+
+
+def command(folder: Path, out: Path) -> list[str]:
+    words = ["--data", str(folder), "--scale", "tiny", "--work", str(out), "--results", str(out)]
+    return [sys.executable, "-m", "benchmarks.regime", *words]
+
+
+def without_times(path: Path) -> dict[str, object]:
+    found = json.loads(path.read_text())
+    return {name: run | {"cpu_minutes": 0} for name, run in found.items()}
+
+
+def test_a_clone_has_the_pictures_of_the_folder(folder: Path, clone: Path, tmp_path: Path) -> None:
+    scale = regime.SCALES["tiny"]
+    one, other = (pictures(x, scale, tmp_path / f"{x.name}.npz") for x in (folder, clone))
+    torch.testing.assert_close(one, other)
+    assert {part: len(rows.y) for part, rows in one.items()} == {
+        "train": 24, "validation": 9, "test": 9,
+    }  # fmt: skip
+    assert one["train"].y.bincount().tolist() == [8, 8, 8]
+    torch.testing.assert_close(one["train"].x.mean((0, 1, 2)), torch.zeros(3), atol=1e-5, rtol=0)
+
+
+def test_a_variant_is_the_crop_and_flip_that_it_names() -> None:
+    x = torch.arange(2.0 * 16 * 16 * 3).reshape(2, 16, 16, 3)
+    crops = Crops(16)
+    padded = torch.zeros(2, 20, 20, 3)
+    padded[:, 2:18, 2:18] = x
+    torch.testing.assert_close(crops.padded(x), padded)
+    assert crops.variants == 50
+    for variant in (0, 1, 24, 25, 49):
+        top, left = divmod(variant // 2, 5)
+        expected = padded[1, top : top + 16, left : left + 16]
+        expected = expected.flip(1) if variant % 2 else expected
+        found = crops.cut(padded, torch.tensor([1]), torch.tensor([variant]))
+        torch.testing.assert_close(found[0], expected.permute(2, 0, 1))
+
+
+def test_the_networks_have_the_published_sizes() -> None:
+    def size(*net: int) -> int:
+        return sum(p.numel() for p in resnet(*net).parameters())
+
+    assert size(8, 4, 100) == 1_233_540  # mdistiller's resnet8x4, and resnet32x4 below
+    assert size(32, 4, 100) == 7_433_860
+    assert resnet(20, 1, 60)(torch.zeros(1, 3, 16, 16)).shape == (1, 60)
+
+
+def test_trials_come_first_then_the_seeds_across_the_rows() -> None:
+    found = regime.jobs(regime.SCALES["small"])
+    trials, tests = found[: 3 * len(regime.ROWS)], found[3 * len(regime.ROWS) :]
+    assert {job.seed for job in trials} == {regime.TRIAL_SEED}
+    assert [job.seed for job in tests] == sorted(job.seed for job in tests)
+    assert len(tests) == sum(row.seeds for row in regime.ROWS.values())
+    registered = {name for pair in pages.REGISTERED for name in pair}
+    assert {name for name, row in regime.ROWS.items() if row.seeds == 6} == registered
+    assert len({job.name for job in found}) == len(found)
+
+
+def test_the_best_trial_is_tested_and_none_before_all_are_there() -> None:
+    job = regime.Job("CE + KD", 0)
+    runs = {regime.Job("CE + KD", 100, k).name: {"validation": v} for k, v in enumerate((1, 3, 3))}
+    assert regime.setting(job, runs) == ("kd:temperature=4,weight_ce=1,weight=0.6", 0.05)
+    del runs["trial 2|CE + KD|100"]
+    assert regime.setting(job, runs) is None
+
+
+def test_a_killed_queue_ends_with_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    quiet = {"cwd": ROOT, "env": env, "stdout": subprocess.DEVNULL}
+    for _ in range(3):
+        process = subprocess.Popen(command(folder, killed), **quiet)
+        before = time.monotonic()
+        count = (
+            len(json.loads(path.read_text()))
+            if (path := killed / "regime_tiny.json").is_file()
+            else 0
+        )
+        while time.monotonic() - before < 120 and process.poll() is None:
+            time.sleep(0.2)
+            if path.is_file() and len(json.loads(path.read_text())) > count + 2:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for out in (whole, killed):
+        subprocess.run(command(folder, out), **quiet, check=True)
+    found = without_times(killed / "regime_tiny.json")
+    assert found == without_times(whole / "regime_tiny.json")
+    possible = [job for job in regime.jobs(regime.SCALES["tiny"])
+                if job.row != regime.SOFT or regime.setting(job, found)]  # fmt: skip
+    assert len(found) == 1 + len(possible)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (0.1, 0.9, "better"),
+        (-0.9, -0.1, "worse"),
+        (-0.4, 0.4, "level"),
+        (0.1, 0.4, "level"),
+        (-0.6, 0.4, "open"),
+        (-0.1, 0.7, "open"),
+    ],
+)
+def test_what_an_interval_says(low: float, high: float, outcome: str) -> None:
+    assert pages.verdict(low, high) == outcome
+
+
+def test_the_page_says_how_many_runs_there_are(tmp_path: Path) -> None:
+    page = regime.RESULTS / "regime_small.md"
+    (tmp_path / page.name).write_text(page.read_text("utf-8"), "utf-8")
+    (tmp_path / "regime_small.json").write_text('{"test|CE|0": {"test": 40.0, "loss": "ce"}}')
+    text = pages.write("small", tmp_path)
+    assert text.startswith("In progress: 1 of 69 runs.")
+    assert "| CE | – / – / – | – | 40.00 | 1 |" in text
+    assert text in (tmp_path / page.name).read_text("utf-8")
+
+
+def test_the_committed_page_is_made_of_the_committed_runs(tmp_path: Path) -> None:
+    """If not: python -m benchmarks.regime --page."""
+    for path in regime.RESULTS.glob("regime_*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for path in tmp_path.glob("regime_*.md"):
+        pages.write(path.stem.removeprefix("regime_"), tmp_path)
+        assert path.read_text("utf-8") == (regime.RESULTS / path.name).read_text("utf-8")
