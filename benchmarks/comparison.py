@@ -2,7 +2,8 @@
 
 Without ``--trials`` it is the demo: cross-entropy, KD, DKD and MCLD at fixed rates, a minute on
 digits. With ``--trials 12`` it is the comparison on equal terms: `EQUAL`, where each row searches
-its rate, its weight beside the cross-entropy and one constant of its own. Writes ``results.json``
+its rate, its weight beside the cross-entropy and one constant of its own; with ``--ablation`` the
+switches of MCLD + CE. Writes ``results.json``
 and ``results.md`` into ``--out``.
 """
 
@@ -14,7 +15,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,6 @@ from benchmarks.losses import loss_of
 from benchmarks.networks import WordConvolution, conv, mlp
 from benchmarks.pages.numbers import difference, markdown, spread
 from benchmarks.record import replaced
-from mcld_core import MCLDConfig
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -85,10 +84,26 @@ EQUAL = {
     "MCLD + CE": WHOLE,
     "MCLD + CE, no ramp": WHOLE + ",category_warmup=0",
     "MCLD": "mcld:weight_sample={s}",
+    "CE + sample-wise + soft": "sample:soft_targets=True,weight_instance={w},weight_sample={s}",
 }
-SOFT = "sample:soft_targets=True,weight_instance={w},weight_sample={s}"
-if "soft_targets" in {item.name for item in fields(MCLDConfig)}:
-    EQUAL["CE + sample-wise + soft"] = SOFT
+ABLATION = {
+    "all (recommended)": "mcld-ce",
+    "without cross-entropy": "mcld",
+    "without instance-wise": "mcld-ce:weight_instance=0",
+    "without sample-wise": "mcld-ce:weight_sample=0",
+    "without category-wise": "mcld-ce:weight_category=0",
+    "sample-wise weight 1": "mcld-ce:weight_sample=1",
+    "target mask off": "mcld-ce:target_mask=False",
+    "sample-wise: target not split off": "mcld-ce:sample_target_mask=False",
+    "soft targets": "mcld-ce:soft_targets=True",
+    "no ramp": "mcld-ce:category_warmup=0",
+    "similarity pearson": "mcld-ce:similarity=pearson",
+    "similarity cosine": "mcld-ce:similarity=cosine",
+    "similarity dot": "mcld-ce:similarity=dot",
+    "category contrast prototypes": "mcld-ce:category_contrast=prototypes",
+    "category contrast columns": "mcld-ce:category_contrast=columns",
+}
+"""Each switch of the recommended setting; trials search the rate alone."""
 
 
 def network(kind: tuple[str, int], pool: Pool) -> nn.Module:
@@ -142,11 +157,11 @@ class Tasks:
         return options | {"where": where}
 
 
-def page(table: Table, heading: str) -> str:
-    """Return the tables of a comparison."""
+def page(table: Table, heading: str, against: str = "") -> str:
+    """Return the table of a comparison; differences are to a row, the best one without a name."""
     scores = {row: table.tests(row) for row in table.rows}
     means = {row: sum(found.values()) / len(found) for row, found in scores.items()}
-    best = max(means, key=lambda row: means[row])
+    best = against or max(means, key=lambda row: means[row])
     setup, test = table.make.setup, table.make.pool.test
     test_rows = setup.sizes["test"] if test is None else len(test.y)
     lines = [("teacher", "", spread(list(table.tests("teacher").values())), "")]
@@ -175,6 +190,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--dataset", choices=SETUPS, default="digits")
     add("--data-dir", type=Path, default=Path("data"))
     add("--trials", type=int, default=0, help="a row, by Optuna; 0 is the demo")
+    add("--ablation", action="store_true", help="the switches of MCLD + CE in place of losses")
     add("--rows", nargs="+", choices=EQUAL, help="of the comparison with trials; default all")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     add("--tune-seeds", nargs="+", type=int, default=[100, 101], help="apart from --seeds")
@@ -187,8 +203,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def table_of(options: argparse.Namespace, path: Path) -> Table:
     """Return the table that options name, with its runs in a file."""
-    demo = not options.trials
-    rows = {row: text for row, (text, _) in DEMO.items()} if demo else EQUAL
+    demo = not (options.trials or options.ablation)
+    rows = ABLATION if options.ablation else EQUAL
+    rows = {row: text for row, (text, _) in DEMO.items()} if demo else rows
     tasks = Tasks(options.dataset, options.data_dir)
     given = {"epochs": options.epochs} if options.epochs else {}
     return Table(
@@ -212,7 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     table.go(options.seeds)
     command = shlex.join(["python", "-m", "benchmarks.comparison", *words])
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    found = page(table, f"`{command}`  \n{versions}, one thread")
+    found = page(
+        table,
+        f"`{command}`  \n{versions}, one thread",
+        next(iter(ABLATION)) if options.ablation else "",
+    )
     with replaced(options.out / "results.md") as new:
         new.write_text(found, "utf-8")
     print(f"\n{found}\nTable: {options.out / 'results.md'}")

@@ -75,6 +75,15 @@ def test_every_row_searches_its_weight_within_the_same_bounds() -> None:
     assert BOUNDS["w"][:2] == (0.05, 2.0)
 
 
+@pytest.mark.usefixtures("setup")
+def test_an_ablation_is_less_the_recommended_setting(tmp_path: Path) -> None:
+    words = ["--ablation", "--epochs", "1", "--seeds", "0", "--out", str(tmp_path)]
+    assert comparison.main(words) == 0
+    page = (tmp_path / "results.md").read_text("utf-8")
+    assert "| minus all (recommended), points" in page
+    assert all(f"| {row} | " in page for row in comparison.ABLATION)
+
+
 def test_trials_without_optuna_fail_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "optuna.py").write_text("raise ImportError('none')")
     words = [sys.executable, "-m", "benchmarks.comparison", *SMALL, "--out", str(tmp_path / "out")]
