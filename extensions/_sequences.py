@@ -1,8 +1,8 @@
 """What tokens and time steps share: rows that lie in sequences, contrasted on three levels.
 
-A row is a token or a time step, a sequence is a text or a window. Everything is the one objective
-of `mcld_core.losses`, called twice: on the flattened rows, whose instance-wise contrast stays
-within their own sequence, and on one mean row a sequence.
+A row is a token or a time step, a sequence is a text or a window. Their losses are sums of
+`mcld_core.mcld_loss`, called on the flattened rows, on these with ``pairs`` = same sequence, and on
+one mean row a sequence.
 """
 
 from __future__ import annotations
@@ -10,15 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
 from mcld_core.arguments import Arguments, Batch, as_number, fits, keep_rows, reduce_rows
 from mcld_core.backends import Backend
-from mcld_core.config import MCLDConfig
-from mcld_core.formulas.divergence import masked_log
-from mcld_core.formulas.objective import ExcludedKeys, TermWeights, is_zero
-from mcld_core.formulas.similarity import key_vectors
-from mcld_core.formulas.stored import StoredRows, stored_probabilities
-from mcld_core.losses import Objective, evaluate_batch
-from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
+from mcld_core.extensions._terms import is_zero, log_of, weighing
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Reduction, Scalar
 
 
 class Sequences(NamedTuple):
@@ -28,9 +24,18 @@ class Sequences(NamedTuple):
     count: Any
     """The number of sequences (a tensor where TensorFlow does not know it when tracing)."""
     length: Any
-    """The number of rows of each, padding included."""
-    labels: Int[Array, " batch"] | Float[Array, "batch classes"] | None = None
-    """Of the sequences: ids of any kind, negative for none; or soft; None: no target mask."""
+    """The number of rows of each, padding included; None where a sequence is one row."""
+
+
+class Groups(NamedTuple):
+    """What sequences have in common with one another."""
+
+    labels: Labels
+    keys: Labels
+    """The labels of the sequences as keys: as above, but where a sequence has a label of its own
+    that no anchor has."""
+    overlapping: Bool[Array, "batch batch"] | None = None
+    """Which never push each other away."""
 
 
 class SequenceArguments(Arguments):
@@ -72,6 +77,20 @@ class SequenceArguments(Arguments):
             )
         return flat(self.ops, labels)
 
+    def sequences(
+        self,
+        student: Float[Array, "batch time classes"],
+        teacher: Float[Array, "batch time classes"],
+        labels: Any,
+        kept: Bool[Array, " rows"] | None,
+        ignore_index: int,
+    ) -> Sequences:
+        """Return the logits row by row, checked, with the rows' labels and mask."""
+        ops = self.ops
+        rows = (flat(ops, student), flat(ops, teacher), labels, None, kept)
+        batch = self.batch(rows, ignore_index)
+        return Sequences(batch, ops.size(student, 0), ops.size(student, 1))
+
 
 def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[Array, " rows"]:
     """Return the number of the sequence that each of ``count · length`` rows lies in."""
@@ -99,74 +118,108 @@ def following(
     size = ops.size(logits, 0) * length
     place = ops.arange(size, logits)
     after = ops.minimum(place + 1, size - 1)
-    has_next = (place + 1) % length != 0 if not is_zero(length) else place < 0
+    has_next = place < 0 if isinstance(length, int) and not length else (place + 1) % length != 0
     labels = None if labels is None else ops.take(labels, after)
     return labels, has_next if kept is None else kept & ops.take(kept, after) & has_next
 
 
 def contrast_sequences(
-    arguments: Arguments,
+    ops: Backend,
     sequences: Sequences,
-    objective: Objective,
+    groups: Groups,
     row_contrast: Scalar | None,
     category_by_sequence: bool,
-    reduction: Reduction,
-) -> tuple[Array, dict[str, Array]]:
-    """Return the loss and its terms.
+    *,
+    config: MCLDConfig,
+    **given: Any,
+) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
+    """Return the loss and its terms, one value a row, which `reduce_terms` reduces.
 
     ``w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; keys of the same
     sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
     What is one value of the batch is added to each row that counts, and then reduced with it. γ is
-    ``row_contrast``, None: 1/T². The objective's excluded keys are whole sequences; where it trains
-    keys the teacher's rows are keys alone: no divergence from them.
+    ``row_contrast``, None: 1/T². ``given`` are arguments of every call of `mcld_core.mcld_loss`.
     """
-    ops, gamma, normalizer = arguments.ops, row_contrast, objective.normalizer
-    common = objective._replace(normalizer=None)
-    config, weights = common.config, common.weights
-    if gamma is None:
-        gamma = 1.0 / (config.sample_temperature * config.sample_temperature)
-    of_rows, of_sequences = weights.category, 0.0
+    rows = sequences.rows
+    of_rows = {"where": rows.kept, "reduction": "none", "return_terms": True, **given}
+    logits = rows.student, rows.teacher, rows.labels
+    at_rows = replace(config, weight_instance=0.0)
+    at_sequences = weighing(config, instance=config.weight_instance)
     if category_by_sequence:
-        of_rows, of_sequences = of_sequences, of_rows
-    sample = 0.0 if common.trains_keys else weights.sample
-    sequence = sequence_of_row(ops, sequences.count, sequences.length, sequences.rows.student)
-    by_row = common._replace(
-        weights=TermWeights(weights.sample * gamma, sample, of_rows, weights.ce),
-        excluded=ExcludedKeys(_in_another, (sequence,)),
-    )
-    values, terms = evaluate_batch(arguments, sequences.rows, by_row, "none", return_terms=True)
-    ramp = terms.pop("ramp")
-    terms["token"] = terms.pop("instance")
-    terms["instance"] = 0.0 * terms["token"]
-    if not (is_zero(weights.instance) and is_zero(of_sequences)):
-        trains_keys = common.trains_keys or ops.is_trained(config.key_temperature)
-        by_probability = config.similarity == "probability"
-        by_sequence = common._replace(
-            config=replace(
-                config,
-                # where the keys are probabilities, they are means at that temperature already
-                key_temperature=1.0 if by_probability else config.key_temperature,
-                target_mask=config.target_mask and sequences.labels is not None,
-            ),
-            weights=TermWeights(weights.instance, category=of_sequences),
-            trains_keys=trains_keys,
-        )
-        means = mean_rows(ops, sequences, config, trains_keys)
-        whole, of_whole = evaluate_batch(arguments, means, by_sequence, return_terms=True)
-        values = values + whole
-        terms["instance"] = terms["instance"] + of_whole["instance"]
+        at_rows = replace(at_rows, weight_category=0.0)
+        at_sequences = replace(at_sequences, weight_category=config.weight_category)
+    values, terms = mcld_loss(*logits, config=at_rows, **of_rows)
+    terms["token"] = terms["instance"]
+    if row_contrast is None:
+        row_contrast = 1.0 / (config.sample_temperature * config.sample_temperature)
+    if not (is_zero(row_contrast) or is_zero(config.weight_sample)):
+        within = weighing(config, instance=config.weight_sample * row_contrast)
+        place = sequence_of_row(ops, sequences.count, sequences.length, rows.student)
+        pairs = place[:, None] == place[None, :]
+        contrast, of_contrast = mcld_loss(*logits, config=within, pairs=pairs, **of_rows)
+        values, terms["token"] = values + contrast, of_contrast["instance"]
+    if not (is_zero(at_sequences.weight_instance) and is_zero(at_sequences.weight_category)):
+        means = mean_rows(ops, sequences, config)
+        if config.similarity == "probability":  # the means are at that temperature already
+            at_sequences = replace(at_sequences, key_temperature=1.0)
+        keys = TeacherKeys(means.teacher, groups.keys)
+        found = contrast_apart(ops, means, groups, config=at_sequences, keys=keys, **given)
+        whole, of_whole = found
+        values, terms["instance"] = values + whole, terms["instance"] + of_whole["instance"]
         if category_by_sequence:
-            terms["category"] = 0.0 * terms["category"] + of_whole["category"]
+            terms["category"] = terms["category"] + of_whole["category"]
+    return values, terms
 
-    def reduced(values: Array) -> Array:
+
+def contrast_apart(
+    ops: Backend, rows: Means | Batch, groups: Groups, *, config: MCLDConfig, **given: Any
+) -> tuple[Array, dict[str, Array]]:
+    """Return `mcld_loss` and its terms, in which rows that overlap do not push each other away.
+
+    In the category-wise term a row that overlaps pulls where it shares the label, hence two calls.
+    """
+    given |= {"where": rows.kept, "return_terms": True}
+    logits = rows.student, rows.teacher, groups.labels
+    if groups.overlapping is None:
+        return mcld_loss(*logits, config=config, **given)
+    pushes = None if is_zero(config.weight_instance) else ~groups.overlapping
+    others = replace(config, weight_category=0.0)
+    loss, terms = mcld_loss(*logits, config=others, pairs=pushes, **given)
+    if is_zero(config.weight_category):
+        return loss, terms
+    compared = None
+    if config.category_contrast == "labels":
+        compared = ~groups.overlapping | shared(ops, groups.labels, groups.keys)
+    category = weighing(config, category=config.weight_category)
+    more, of_category = mcld_loss(*logits, config=category, pairs=compared, **given)
+    return loss + more, terms | {"category": of_category["category"]}
+
+
+def shared(ops: Backend, labels: Labels, keys: Labels) -> Bool[Array, "batch keys"]:
+    """Return which labels are the same; of soft ones, which agree at all."""
+    if len(labels.shape) == 1:
+        return labels[:, None] == keys[None, :]
+    return ops.matmul(labels, ops.matrix_transpose(keys)) > 0
+
+
+def reduce_terms(
+    arguments: SequenceArguments,
+    sequences: Sequences,
+    loss: Float[Array, " rows"],
+    terms: dict[str, Array],
+    reduction: Reduction,
+    normalizer: Scalar | None,
+) -> tuple[Array, dict[str, Array]]:
+    """Reduce a loss and its terms, of which the ramp is one number."""
+
+    def reduced(values: Float[Array, " rows"]) -> Array:
         return reduce_sequences(arguments, sequences, values, reduction, normalizer)
 
-    terms = {name: reduced(x) for name, x in terms.items()}
-    return reduced(values), {**terms, "ramp": ramp}
+    return reduced(loss), {name: x if name == "ramp" else reduced(x) for name, x in terms.items()}
 
 
 def reduce_sequences(
-    arguments: Arguments,
+    arguments: SequenceArguments,
     sequences: Sequences,
     values: Float[Array, " rows"],
     reduction: Reduction,
@@ -177,70 +230,58 @@ def reduce_sequences(
     if normalizer is not None:
         normalizer = arguments.scalar("normalizer", normalizer, rows.student, rows.dtype)
     values = reduce_rows(ops, values, rows.weight, reduction, normalizer)
-    if reduction == "none":
+    if reduction == "none" and sequences.length is not None:
         return ops.reshape(values, (sequences.count, sequences.length))
     return values
 
 
-def mean_rows(
-    ops: Backend, sequences: Sequences, config: MCLDConfig, trains_keys: bool = False
-) -> Batch:
-    """Return one row a sequence: mean student logits and mean key of its kept rows.
+class Means(NamedTuple):
+    """One row a sequence."""
 
-    Under ``"probability"`` the teacher's row is the logarithm of its mean probabilities, so that
-    its softmax is that mean; under the other similarities the mean of its logits. Negative int
-    labels become -1, which no other row shares.
+    student: Float[Array, "batch classes"]
+    teacher: Float[Array, "batch classes"]
+    kept: Bool[Array, " batch"]
+    """Which sequences have a row that counts."""
+
+
+def mean_rows(ops: Backend, sequences: Sequences, config: MCLDConfig) -> Means:
+    """Return the mean student logits and the mean key of the kept rows of each sequence.
+
+    Under ``"probability"`` the teacher's row is the logarithm of its mean probabilities at the key
+    temperature, so that its softmax is that mean; under the other similarities the mean of its
+    logits.
     """
-    rows, labels = sequences.rows, sequences.labels
-    kept = ops.arange(sequences.count * sequences.length, rows.student) >= 0
-    kept = ops.astype(kept if rows.kept is None else rows.kept, rows.dtype)
-    size = ops.sum(ops.reshape(kept, sequences[1:3]), 1)
+    rows, (count, length) = sequences.rows, (sequences.count, sequences.length)
+    kept = ops.arange(count * length, rows.student) >= 0 if rows.kept is None else rows.kept
+    size = ops.sum(ops.reshape(ops.astype(kept, rows.dtype), (count, length)), 1)
     valid = size > 0
     size = ops.where(valid, size, 1.0)[:, None]
-    student = _mean(ops, sequences, ops.astype(rows.student, rows.dtype), size)
-    temperature = as_number(ops, config.key_temperature, rows.student, rows.dtype)
-    if isinstance(rows.teacher, StoredRows):
-        teacher = _mean_of_stored(ops, sequences, size, temperature)
-    else:
-        teacher = keep_rows(ops, ops.astype(rows.teacher, rows.dtype), rows.kept)
-        if config.similarity == "probability":
-            teacher = key_vectors(ops, teacher, "probability", temperature)
-        teacher = _mean(ops, sequences, teacher, size)
+
+    def mean(x: Float[Array, "rows classes"]) -> Float[Array, "batch classes"]:
+        x = ops.reshape(keep_rows(ops, x, kept), (count, length, x.shape[1]))
+        return ops.sum(x, 1) / size
+
+    teacher = keep_rows(ops, ops.astype(rows.teacher, rows.dtype), kept)
     if config.similarity == "probability":
-        teacher = masked_log(ops, teacher)
+        tau = as_number(ops, config.key_temperature, teacher, rows.dtype)
+        teacher = log_of(ops, mean(ops.softmax(teacher / tau, 1)))
+    else:
+        teacher = mean(teacher)
+    return Means(mean(ops.astype(rows.student, rows.dtype)), teacher, valid)
+
+
+def group(ops: Backend, labels: Labels | None, count: Any, like: Array) -> Groups:
+    """Return which sequences share a label: int ids of any kind, or soft labels.
+
+    Ids become the place of the last sequence that has them; a negative one is shared with no other
+    and has no positive. None: each has its own.
+    """
+    place = ops.arange(count, like)
     if labels is None:
-        labels = ops.arange(sequences.count, student)
-    elif len(labels.shape) == 1:
-        labels = ops.maximum(labels, -1)
-    teacher = teacher if trains_keys else ops.stop_gradient(teacher)
-    return Batch(student, teacher, rows.dtype, labels, valid, ops.astype(valid, rows.dtype))
-
-
-def _mean(
-    ops: Backend, sequences: Sequences, x: Float[Array, "rows classes"], size: Any
-) -> Float[Array, "batch classes"]:
-    x = keep_rows(ops, x, sequences.rows.kept)
-    return ops.sum(ops.reshape(x, (sequences.count, sequences.length, x.shape[1])), 1) / size
-
-
-def _mean_of_stored(
-    ops: Backend, sequences: Sequences, size: Any, temperature: Scalar
-) -> Float[Array, "batch classes"]:
-    """Return the mean probabilities of each sequence's stored rows."""
-    rows = sequences.rows
-    classes, k = rows.student.shape[1], rows.teacher.indices.shape[1]
-    weights, rest = stored_probabilities(ops, rows.teacher, rows.dtype, classes, temperature)
-    weights = keep_rows(ops, weights, rows.kept)
-    rest = 0.0 * weights[:, :1] if rest is None else keep_rows(ops, rest, rows.kept)
-    per_sequence = (sequences.count, sequences.length * k)
-    columns = 0.0 * ops.astype(ops.arange(classes, weights), rows.dtype)[None, :]
-    total = ops.add_along_axis(
-        _mean(ops, sequences, rest, 1.0) + columns,
-        ops.reshape(rows.teacher.indices, per_sequence),
-        ops.reshape(weights, per_sequence),
-    )
-    return total / size
-
-
-def _in_another(anchor: tuple[Array, ...], key: tuple[Array, ...]) -> Array:
-    return anchor[0] != key[0]
+        return Groups(place, place)
+    if len(labels.shape) == 2:
+        return Groups(labels, labels)
+    same = (labels[:, None] == labels[None, :]) & (labels >= 0)[None, :]
+    last = ops.max(ops.where(same, place[None, :], -1), 1)
+    named = last >= 0
+    return Groups(ops.where(named, last, count), ops.where(named, last, place))

@@ -10,7 +10,7 @@ from mcld_core.arguments import Checks, both_kept, fits, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.cache import to_numpy
 from mcld_core.config import MCLDConfig
-from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat
+from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.stored import StoredRows
 from mcld_core.typing import Array, Bool, Float, Int
@@ -242,3 +242,30 @@ def likeliest(ops: Backend, stored: StoredRows) -> Int[Array, " rows"]:
     """Return the arg max of each stored row."""
     best = ops.argmax(stored.values, 1)[:, None]
     return ops.take_along_axis(stored.indices, best, 1)[:, 0]
+
+
+def token_rows(
+    arguments: SequenceArguments,
+    given: tuple[Any, Any, Any, Any, Any],
+    shift: bool,
+    ignore_index: int,
+) -> Sequences:
+    """Return the tokens as rows, checked.
+
+    ``given`` are the student's logits, the teacher's, the labels, the attention mask, and the
+    labels of the sequences.
+    """
+    from mcld_core.extensions.nlp.losses import check_tokens
+
+    student, teacher, labels, attention_mask, _ = given
+    student, theirs = arguments.tensors(student, arrays_of(teacher)[0])
+    shape = tuple(theirs.shape)
+    if isinstance(teacher, TopKLogits):
+        shape = (*shape[:2], student.shape[-1])
+    check_tokens(arguments.function, tuple(student.shape), shape)
+    if labels is not None:
+        labels = arguments.flat_labels("labels", labels, student)
+    beside = labels, arguments.flat_mask("attention_mask", attention_mask, student)
+    if shift:
+        beside = following(arguments.ops, student, *beside)
+    return logit_rows(arguments, (student, theirs), teacher, beside, ignore_index)

@@ -3,42 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
-from mcld_core.arguments import Arguments, Checks, ratio, reduce_rows, wide_dtype
-from mcld_core.config import MCLDConfig, check_config
-from mcld_core.extensions._embeddings import (
-    contrast_embeddings,
-    embedding_batch,
-    pair_of_rows,
-)
-from mcld_core.extensions._embeddings import embedding_contrast as embedding_contrast
+from mcld_core import MCLDConfig, mcld_loss
+from mcld_core.arguments import Arguments, Checks, both_kept, differ, ratio, reduce_rows, wide_dtype
+from mcld_core.config import check_config
 from mcld_core.extensions._modalities import (
     Pair,
     PairRows,
-    check_mapping,
-    check_names,
-    given_side,
+    check_pairs,
+    check_side,
     modalities,
     pair_rows,
 )
-from mcld_core.formulas.divergence import masked_log, raised
-from mcld_core.formulas.objective import is_zero
-from mcld_core.losses import Objective, evaluate, term_weights
-from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar
+from mcld_core.extensions._terms import is_zero, log_of, weighing
+from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
 RowLoss = Callable[[Array, Array], Array]
 """``function(student_rows, teacher_rows)`` → (batch,) losses."""
 
 
-class _Contrast(NamedTuple):
-    """How the rows of each pair are contrasted."""
+def embedding_contrast(
+    student: list[Any] | Float[Tensor, "batch width"],
+    teacher: Float[Array, "batch width"],
+    labels: Labels | None = None,
+    *,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    temperature: Scalar = 0.07,
+    logit_scale: Scalar | None = None,
+    progress: Scalar = 1.0,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Contrast embeddings instance- and category-wise: ``S_ij = scale · cos(s_i, t_j)``.
 
-    kind: str
-    objective: Objective
-    logit_scale: Scalar | None
-    weight_local: Scalar
-    dtype: str
+    ``L_i = w_ins L_ins,i + ramp w_cat L_cat,i``, the terms of `mcld_core.mcld_loss` with this S.
+    An embedding has no entry a class, so there is no sample-wise term and no cross-entropy. Of
+    the config, ``similarity`` and ``temperature`` play no part.
+
+    Args:
+        student: (batch, width), any float dtype.
+        teacher: (batch, width); never receives a gradient.
+        labels: (batch,) int ids ≥ 0, or (batch, any) soft labels, whose rows sum to 1. A row with
+            a negative id is dropped. None: no target mask and no category-wise term. Ids beyond
+            32 bits need 64-bit integers: in JAX ``jax_enable_x64``.
+        config: weights, target mask and warm-up.
+        temperature: > 0; the scale is 1 / temperature where ``logit_scale`` is None.
+        logit_scale: the scale itself, > 0. It may be trained: keep its logarithm as the parameter
+            and pass the exponential. Its gradient is ``Σ_ij dL/dS_ij · cos_ij``.
+        progress: the part of the training that is done, 0 to 1.
+        sample_weight: (batch,) ≥ 0.
+        where: (batch,) bool, True = keep; a dropped row is compared with nothing.
+        reduction: as in `mcld_core.mcld_loss`; so are result and errors.
+
+    Example:
+        >>> import numpy as np
+        >>> round(float(embedding_contrast(np.eye(2), np.eye(2), logit_scale=1.0)), 4)
+        0.3133
+
+    References:
+        A. Radford et al., "Learning Transferable Visual Models From Natural Language
+        Supervision", ICML 2021.
+    """
+    function = "embedding_contrast"
+    check_config(function, config)
+    beside = (labels, temperature, logit_scale, sample_weight, where)
+    arguments = Arguments(function, student, teacher, *beside)
+    ops = arguments.ops
+    student, teacher = _rows_of_one_width(arguments, ("student", "teacher"), (student, teacher))
+    dtype = wide_dtype(ops.dtype(student))
+    tau = arguments.scalar("temperature", temperature, student, dtype, above=0.0)
+    if logit_scale is not None:
+        tau = 1.0 / arguments.scalar("logit_scale", logit_scale, student, dtype, above=0.0)
+    weights = {"instance": config.weight_instance, "category": config.weight_category}
+    if labels is None:
+        weights["category"] = 0.0
+        config = replace(config, target_mask=False)
+    elif len(arguments.array("labels", labels, student).shape) == 1:
+        labels = arguments.ids("labels", labels, student)
+        where = both_kept(arguments.mask("where", where, student, "student"), labels >= 0)
+    config = replace(weighing(config, **weights), similarity="cosine", temperature=tau)
+    return mcld_loss(
+        student, teacher, labels, config=replace(config, category_contrast="labels"),
+        progress=progress, sample_weight=sample_weight, where=where, reduction=reduction,
+    )  # fmt: skip
 
 
 def multimodal_mcld_loss(
@@ -137,29 +187,57 @@ def multimodal_mcld_loss(
     checks.choice("kind", kind, ("logits", "embeddings"))
     checks.number("weight_local", weight_local, minimum=0.0)
     _check_kind(function, kind, logit_scale, class_prior)
-    ours = given_side(function, "student", student, student_where)
-    theirs = given_side(function, "teacher", teacher, teacher_where)
+    our_masks = {} if student_where is None else student_where
+    their_masks = {} if teacher_where is None else teacher_where
+    check_side(function, "student", student, our_masks)
+    check_side(function, "teacher", teacher, their_masks)
     pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     others = {} if other_losses is None else other_losses
-    _check_pairs(function, pairs, others)
-    asked = (*pairs, *others)
-    check_names(function, ours, (a for a, _ in asked))
-    check_names(function, theirs, (b for _, b in asked))
-
-    given = (*student.values(), *teacher.values(), *ours.masks.values(), *theirs.masks.values())
+    check_pairs(function, pairs, others, student, teacher)
+    given = (*student.values(), *teacher.values(), *our_masks.values(), *their_masks.values())
     arguments = Arguments(function, *given, labels, sample_weight, logit_scale)
     ops = arguments.ops
-    our_rows, their_rows = modalities(arguments, ours, theirs)
+    our_rows = modalities(arguments, "student", student, our_masks)
+    their_rows = modalities(arguments, "teacher", teacher, their_masks)
     first = next(iter(our_rows.values())).rows
     dtype = wide_dtype(*(ops.dtype(one.rows) for one in our_rows.values()))
-    labelled = _labelled(arguments, labels, first, kind, config)
+    labelled = None
+    if labels is not None and len(arguments.array("labels", labels, first).shape) == 1:
+        labels = arguments.ids("labels", labels, first)
+        labelled = labels >= 0 if kind == "embeddings" else labels != config.ignore_index
     rows = {
-        (a, b): pair_rows(function, (a, b), our_rows[a], their_rows[b], labelled) for a, b in asked
+        (a, b): pair_rows(function, (a, b), our_rows[a], their_rows[b], labelled)
+        for a, b in (*pairs, *others)
     }
-    objective = Objective(config, term_weights(config), None, class_prior, progress)
-    contrast = _Contrast(kind, objective, logit_scale, weight_local, dtype)
-    found = {pair: _levels(arguments, contrast, rows[pair], labels) for pair in pairs}
+    local = arguments.scalar("weight_local", weight_local, first, dtype)
 
+    def contrast(student: Array, teacher: Array, labels: Any, where: Array) -> Array:
+        """Return the loss of each row of one level of one pair."""
+        settings = {"config": config, "progress": progress, "where": where, "reduction": "none"}
+        if kind == "logits":
+            return mcld_loss(student, teacher, labels, class_prior=class_prior, **settings)
+        return embedding_contrast(student, teacher, labels, logit_scale=logit_scale, **settings)
+
+    def levels(pair: PairRows) -> Float[Array, " batch"]:
+        """Return the losses of one pair: of samples, or of their means and of their parts."""
+        if len(pair.student.shape) == 2:
+            return ops.astype(contrast(pair.student, pair.teacher, labels, pair.both), dtype)
+        student, teacher = (ops.astype(x, dtype) for x in (pair.student, pair.teacher))
+        count, parts = ops.size(student, 0), ops.size(student, 1)
+        divisor = ops.maximum(ops.astype(ops.asarray(parts, student), dtype), 1.0)
+        probabilities = ops.softmax(teacher, 2) if kind == "logits" else teacher
+        mean = ops.sum(probabilities, 1) / divisor
+        mean = log_of(ops, mean) if kind == "logits" else mean
+        losses = contrast(ops.sum(student, 1) / divisor, mean, labels, pair.both)
+        if is_zero(weight_local):
+            return losses
+        sample = ops.arange(count * parts, student) // parts
+        of_parts = None if labels is None else ops.take(ops.asarray(labels, student), sample)
+        student, teacher = (ops.reshape(x, (-1, x.shape[2])) for x in (student, teacher))
+        found = contrast(student, teacher, of_parts, ops.take(pair.both, sample))
+        return losses + local * ops.sum(ops.reshape(found, (count, parts)), 1) / divisor
+
+    found = {pair: levels(rows[pair]) for pair in pairs}
     total = share = 0.0 * ops.astype(ops.arange(ops.size(first, 0), first), dtype)
     for pair, weight in pairs.items():
         weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
@@ -207,7 +285,7 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batc
     arguments = Arguments("feature_mse", student_rows, teacher_rows)
     ops = arguments.ops
     names = ("student_rows", "teacher_rows")
-    student, teacher = pair_of_rows(arguments, names, (student_rows, teacher_rows))
+    student, teacher = _rows_of_one_width(arguments, names, (student_rows, teacher_rows))
     dtype = wide_dtype(ops.dtype(student))
     difference = ops.astype(student, dtype) - ops.stop_gradient(ops.astype(teacher, dtype))
     return ops.sum(difference * difference, 1) / float(student.shape[1])
@@ -219,57 +297,33 @@ def _other_loss(
     """Return another loss of a pair, a value a sample, 0 where the sample lacks one of them."""
     ops, both = arguments.ops, rows.both
     keep = ops.reshape(both, (-1, *(1 for _ in rows.student.shape[1:])))
-    student, teacher = (ops.where(keep, x, 0.0) for x in rows[:2])
+    student, teacher = (ops.where(keep, x, 0.0) for x in (rows.student, rows.teacher))
     name = f"the result of other_losses[{pair!r}]"
     losses = arguments.array(name, loss(student, ops.stop_gradient(teacher)), student)
     arguments.vector(name, losses, student.shape[0])
     return ops.where(both, ops.astype(losses, dtype), 0.0)
 
 
-def _levels(
-    arguments: Arguments, contrast: _Contrast, rows: PairRows, labels: Any
-) -> Float[Array, " batch"]:
-    """Return the losses of one pair: of samples, or of their means and of their parts."""
-    ops, dtype = arguments.ops, contrast.dtype
-    if len(rows.student.shape) == 2:
-        return _pair(arguments, contrast, rows, labels)
-    student, teacher = (ops.astype(x, dtype) for x in rows[:2])
-    count, parts = ops.size(student, 0), ops.size(student, 1)
-    divisor = ops.maximum(ops.astype(ops.asarray(parts, student), dtype), 1.0)
-
-    def mean(x: Float[Array, "batch parts width"]) -> Float[Array, "batch width"]:
-        return ops.sum(x, 1) / divisor
-
-    if contrast.kind == "logits":
-        mean_teacher = masked_log(ops, mean(ops.softmax(raised(ops, teacher), 2)))
-    else:
-        mean_teacher = mean(teacher)
-    means = PairRows(mean(student), mean_teacher, rows.both)
-    losses = _pair(arguments, contrast, means, labels)
-    if is_zero(contrast.weight_local):
-        return losses
-    sample = ops.arange(count * parts, student) // parts
-    if labels is not None:
-        labels = ops.take(ops.asarray(labels, student), sample)
-    student, teacher = (ops.reshape(x, (-1, x.shape[2])) for x in (student, teacher))
-    flat = PairRows(student, teacher, ops.take(rows.both, sample))
-    local = _pair(arguments, contrast, flat, labels)
-    weight = arguments.scalar("weight_local", contrast.weight_local, student, dtype)
-    return losses + weight * mean(ops.reshape(local, (count, parts)))
-
-
-def _pair(
-    arguments: Arguments, contrast: _Contrast, rows: PairRows, labels: Any
-) -> Float[Array, " rows"]:
-    """Return the loss of each row of one level of one pair."""
-    objective = contrast.objective
-    if contrast.kind == "logits":
-        arrays = (rows.student, rows.teacher, labels, None, rows.both)
-        losses = evaluate(arguments.function, arrays, objective, "none")
-    else:
-        batch = embedding_batch(arguments, rows[:2], labels, None, rows.both)
-        losses = contrast_embeddings(arguments, batch, objective, contrast.logit_scale)
-    return arguments.ops.astype(losses, contrast.dtype)
+def _rows_of_one_width(
+    arguments: Arguments, names: tuple[str, str], given: tuple[Any, Any]
+) -> tuple[Float[Array, "batch width"], Float[Array, "batch width"]]:
+    """Return both rows, converted; raise unless they are floats of one batch and one width."""
+    function, ops = arguments.function, arguments.ops
+    student = arguments.array(names[0], given[0], arguments.like)
+    teacher = arguments.array(names[1], given[1], student)
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    one_batch = len(ours) == 2 and len(theirs) == 2 and not differ(ours[0], theirs[0])
+    if not one_batch or not ours[1] or differ(ours[1], theirs[1]):
+        raise ValueError(
+            f"{function}: {' and '.join(names)} need shape (batch, width), one batch and one "
+            f"width; got {ours} and {theirs}. Project one of them in the model: the loss has no "
+            "projector"
+        )
+    for name, x in zip(names, (student, teacher), strict=True):
+        if "float" not in ops.dtype(x):
+            raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")
+    arguments.device(names[1], teacher, student, names[0])
+    return student, teacher
 
 
 def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) -> None:
@@ -284,33 +338,3 @@ def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) ->
             f"{function}: class_prior is for kind='logits'; got it with embeddings, which have no "
             "entry a class. Leave it out"
         )
-
-
-def _check_pairs(function: str, pairs: Any, others: Any) -> None:
-    """Raise unless there is a pair, each of two names, with a weight and a function."""
-    check_mapping(function, "pairs", pairs, "(student's modality, teacher's) → weight")
-    check_mapping(function, "other_losses", others, "(student's, teacher's) → (weight, function)")
-    if not pairs and not others:
-        raise ValueError(f"{function}: pairs needs at least one pair of modalities; got none")
-    for name, given in (("pairs", pairs), ("other_losses", others)):
-        for pair in given:
-            if not isinstance(pair, tuple) or len(pair) != 2:
-                raise TypeError(
-                    f"{function}: each key of {name} needs (student's modality, teacher's); got "
-                    f"{pair!r}"
-                )
-    for pair, entry in others.items():
-        if not isinstance(entry, (tuple, list)) or len(entry) != 2 or not callable(entry[1]):
-            raise TypeError(
-                f"{function}: other_losses[{pair!r}] needs (weight, function); got {entry!r}"
-            )
-
-
-def _labelled(
-    arguments: Arguments, labels: Any, like: Array, kind: str, config: MCLDConfig
-) -> Bool[Array, " batch"] | None:
-    """Return the rows whose int label is not to be left out; None where that is every row."""
-    if labels is None or len(arguments.array("labels", labels, like).shape) != 1:
-        return None
-    labels = arguments.ids("labels", labels, like)
-    return labels >= 0 if kind == "embeddings" else labels != config.ignore_index

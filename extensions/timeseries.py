@@ -7,21 +7,23 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
+from mcld_core import MCLDConfig
 from mcld_core.arguments import both_kept, fits
-from mcld_core.config import MCLDConfig, check_config
+from mcld_core.config import check_config
 from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
 from mcld_core.extensions._sequences import (
+    Groups,
     SequenceArguments,
     Sequences,
+    contrast_apart,
     contrast_sequences,
+    group,
     mean_rows,
+    reduce_terms,
     sequence_of_row,
 )
-from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored, logit_rows
-from mcld_core.formulas.objective import ExcludedKeys
-from mcld_core.losses import Objective, evaluate_batch, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar, Tensor
 
 CATEGORIES = ("window", "step")
@@ -132,7 +134,7 @@ def window_mcld_loss(*rows: Any, return_terms: bool, **settings: Any) -> Any: ..
 
 def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     student_logits: Float[Array, "batch *time classes"],
-    teacher_logits: Float[Array, "batch *time classes"] | TopKLogits,
+    teacher_logits: Float[Array, "batch *time classes"],
     labels: Labels | None = None,
     *,
     starts: Int[Array, " batch"] | None = None,
@@ -153,21 +155,20 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
 
     Two windows of one series that share a step show the same thing: with ``starts`` and
     ``lengths`` they do not push each other away, whatever their labels. One row of logits a
-    window, (batch, classes), is `mcld_core.mcld_loss` with that mask. One row a time step,
-    (batch, time, classes), is the form of `mcld_core.extensions.nlp.token_mcld_loss`:
+    window, (batch, classes), is `mcld_core.mcld_loss` with ``pairs`` = not overlapping. One row a
+    time step, (batch, time, classes), is the form of `mcld_core.extensions.nlp.token_mcld_loss`:
 
     ``L = w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; p_j of the
     same window) ] + ramp · w_cat · mean_b L_cat(s̄_b; p̄) + w_ce · mean_i L_ce,i``
 
     with ``s̄_b`` the mean of a window's student logits and ``p̄_b`` of its teacher probabilities,
     a reconstruction carried over from images. Both instance- and category-wise terms leave out
-    overlapping windows, except those that share the label in the category-wise one.
+    overlapping windows, except those that share the label in the category-wise one. The contrast
+    of the steps within a window takes (batch · time)² bytes.
 
     Args:
         student_logits: (batch, classes) or (batch, time, classes), any float dtype.
-        teacher_logits: the same shape, or for (batch, time, classes) a
-            `mcld_core.extensions.nlp.TopKLogits`, which is never made dense; never receives a
-            gradient.
+        teacher_logits: the same shape; never receives a gradient.
         labels: of the windows, (batch,) int, or (batch, classes) soft; None: the teacher's arg
             max. ``config.ignore_index`` drops a window.
         starts: (batch,) int, the first step of each window in its series. Beyond 32 bits, as for
@@ -206,45 +207,58 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     References:
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
     """
-    theirs = arrays_of(teacher_logits)
-    arrays = (student_logits, *theirs, labels, starts, lengths, series, mask, step_labels)
-    arguments = SequenceArguments("window_mcld_loss", *arrays)
+    beside = (labels, starts, lengths, series, mask, step_labels)
+    arguments = SequenceArguments("window_mcld_loss", student_logits, teacher_logits, *beside)
     check_config(arguments.function, config)
     arguments.choice("category", category, CATEGORIES)
+    arguments.flag("return_terms", return_terms)
     if step_contrast is not None:
         arguments.number("step_contrast", step_contrast, minimum=0.0)
     arguments.reduction(reduction)
-    if isinstance(teacher_logits, TopKLogits):
-        check_stored(arguments.function, config)
-    logits = arguments.tensors(student_logits, theirs[0])
-    _check_logits(arguments, logits, step_labels, isinstance(teacher_logits, TopKLogits))
-    excluded = _overlapping(arguments, logits[0], starts, lengths, series)
-    objective = Objective(
-        config, term_weights(config), None, class_prior, progress, excluded, normalizer=normalizer
-    )
-    if len(logits[0].shape) == 2:
-        kept = arguments.flat_mask("mask", mask, logits[0], 1)
-        batch = arguments.batch((*logits, labels, None, kept), config.ignore_index)
-        return evaluate_batch(arguments, batch, objective, reduction, return_terms)
-    given = (labels, step_labels, mask)
-    sequences = _steps(arguments, logits, teacher_logits, given, config)
-    loss, terms = contrast_sequences(
-        arguments, sequences, objective, step_contrast, category == "window", reduction
-    )
+    student, teacher = arguments.tensors(student_logits, teacher_logits)
+    _check_logits(arguments, tuple(student.shape), tuple(teacher.shape), step_labels)
+    overlapping = _overlapping(arguments, student, starts, lengths, series)
+    ops = arguments.ops
+    contrast = {"config": config, "class_prior": class_prior, "progress": progress}
+    if len(student.shape) == 2:
+        kept = arguments.flat_mask("mask", mask, student, 1)
+        rows = arguments.batch((student, teacher, labels, None, kept), config.ignore_index)
+        groups = Groups(rows.labels, rows.labels, overlapping)
+        found = contrast_apart(ops, rows, groups, reduction="none", **contrast)
+        windows = Sequences(rows, ops.size(student, 0), None)
+        loss, terms = reduce_terms(arguments, windows, *found, reduction, normalizer)
+        return (loss, terms) if return_terms else loss
+    window = sequence_of_row(ops, ops.size(student, 0), ops.size(student, 1), student)
+    kept = arguments.flat_mask("mask", mask, student)
+    if labels is not None:
+        labels = arguments.array("labels", labels, student)
+        kind = arguments.label_kind("labels", labels, student.shape[0], student.shape[2])
+        if kind == "int":
+            labels = arguments.ids("labels", labels, student)
+            kept = both_kept(kept, ops.take(labels != config.ignore_index, window))
+    if step_labels is not None:
+        step_labels = arguments.flat_labels("step_labels", step_labels, student)
+    elif labels is not None:
+        step_labels = ops.take(labels, window)
+    steps = arguments.sequences(student, teacher, step_labels, kept, config.ignore_index)
+    if labels is None:
+        labels = ops.argmax(mean_rows(ops, steps, config).teacher, 1)
+    elif len(labels.shape) == 2:
+        labels = ops.stop_gradient(ops.astype(labels, steps.rows.dtype))
+    groups = group(ops, labels, steps.count, student)._replace(overlapping=overlapping)
+    by_window = category == "window"
+    found = contrast_sequences(ops, steps, groups, step_contrast, by_window, **contrast)
+    loss, terms = reduce_terms(arguments, steps, *found, reduction, normalizer)
     return (loss, terms) if return_terms else loss
 
 
 def _check_logits(
-    arguments: SequenceArguments, logits: tuple[Array, Array], step_labels: Any, stored: bool
+    arguments: SequenceArguments, ours: tuple[Any, ...], theirs: tuple[Any, ...], step_labels: Any
 ) -> None:
-    ours, theirs = (tuple(x.shape) for x in logits)
-    if stored and len(ours) == 3:
-        theirs = (*theirs[:2], ours[2])
-    if len(ours) not in (2, 3) or not fits(ours, theirs) or stored > (len(ours) == 3):
+    if len(ours) not in (2, 3) or not fits(ours, theirs):
         raise ValueError(
             f"{arguments.function}: student_logits and teacher_logits need one shape, (batch, "
-            "classes) or (batch, time, classes), the latter alone for TopKLogits; got "
-            f"{ours} and {theirs}"
+            f"classes) or (batch, time, classes); got {ours} and {theirs}"
         )
     if len(ours) == 2 and step_labels is not None:
         raise ValueError(
@@ -252,45 +266,13 @@ def _check_logits(
         )
 
 
-def _steps(
-    arguments: SequenceArguments,
-    logits: tuple[Float[Array, "batch time classes"], Array],
-    teacher: Any,
-    given: tuple[Any, Any, Any],
-    config: MCLDConfig,
-) -> Sequences:
-    """Return the steps of the windows, which are labelled.
-
-    ``teacher`` are the teacher's logits as they came, ``given`` the labels of the windows, those
-    of the steps, and the mask.
-    """
-    ops, student = arguments.ops, logits[0]
-    labels, step_labels, mask = given
-    kept = arguments.flat_mask("mask", mask, student)
-    window = sequence_of_row(ops, ops.size(student, 0), ops.size(student, 1), student)
-    if labels is not None:
-        labels = ops.asarray(labels, student)
-        kind = arguments.label_kind("labels", labels, student.shape[0], student.shape[2])
-        if kind == "int":
-            labels = arguments.ids("labels", labels, student)
-            kept = both_kept(kept, ops.take(labels != config.ignore_index, window))
-    if step_labels is not None:
-        of_steps = arguments.flat_labels("step_labels", step_labels, student)
-    else:
-        of_steps = None if labels is None else ops.take(labels, window)
-    beside = of_steps, kept
-    sequences = logit_rows(arguments, logits, teacher, beside, config.ignore_index)
-    if labels is None:
-        labels = ops.argmax(mean_rows(ops, sequences, config).teacher, 1)
-    elif len(labels.shape) == 2:
-        labels = ops.stop_gradient(ops.astype(labels, sequences.rows.dtype))
-    return sequences._replace(labels=labels)
-
-
 def _overlapping(
     arguments: SequenceArguments, student: Array, starts: Any, lengths: Any, series: Any
-) -> ExcludedKeys | None:
-    """Return which windows share a step, from their places."""
+) -> Bool[Array, "batch batch"] | None:
+    """Return which windows share a step, from their places.
+
+    By the distance of the starts, since a stop may lie beyond the largest number.
+    """
     if starts is None and lengths is None and series is None:
         return None
     if starts is None or lengths is None:
@@ -310,12 +292,7 @@ def _overlapping(
     dtype = "int64" if "int64" in (ops.dtype(start), ops.dtype(length)) else "int32"
     start, length = ops.astype(start, dtype), ops.astype(length, dtype)
     number = 0 * start if series is None else arguments.ids("series", series, student)
-    facts = (number, start, length + 0 * start)
-    return ExcludedKeys(_share_a_step, facts, in_category=True)
-
-
-def _share_a_step(anchor: tuple[Array, ...], key: tuple[Array, ...]) -> Array:
-    """Compare by the distance of the starts: a stop may lie beyond the largest number."""
-    (series, start, length), (key_series, key_start, key_length) = anchor, key
-    distance = key_start - start
-    return (series == key_series) & (distance < length) & (-distance < key_length)
+    length = length + 0 * start
+    distance = start[None, :] - start[:, None]
+    share = (distance < length[:, None]) & (-distance < length[None, :])
+    return share & (number[:, None] == number[None, :])

@@ -7,8 +7,7 @@ from typing import Any
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.baselines.kd import DIVERGENCES, check_divergence
 from mcld_core.extensions._sequences import SequenceArguments, reduce_sequences
-from mcld_core.extensions._stored import TopKLogits, arrays_of
-from mcld_core.extensions.nlp.losses import token_rows
+from mcld_core.extensions._stored import TopKLogits, arrays_of, token_rows
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar, Tensor
 
 

@@ -92,7 +92,7 @@ def layer_rows(
     ``student`` are hidden states, weight and bias; ``given`` the labels, the attention mask, and
     the labels of the sequences.
     """
-    ops, (labels, attention_mask, sequence_labels) = arguments.ops, given
+    ops, (labels, attention_mask, _) = arguments.ops, given
     hidden, layer = _layer(arguments, "", *student)
     vocabulary = layer.weight.shape[0]
     if labels is not None:
@@ -117,9 +117,7 @@ def layer_rows(
     rows = keep_rows(ops, flat(ops, hidden), kept)
     theirs, theirs_layer = _teacher_rows(arguments, teacher, hidden, vocabulary, kept)
     batch = Batch(rows, theirs, dtype, labels, kept, weight)
-    if sequence_labels is not None:
-        sequence_labels = arguments.ids("sequence_labels", sequence_labels, hidden)
-    sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1), sequence_labels)
+    sequences = Sequences(batch, ops.size(hidden, 0), ops.size(hidden, 1))
     found = LayerRows(sequences, layer, theirs_layer)
     if labels is not None:
         return found

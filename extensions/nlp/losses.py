@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, overload
 
+from mcld_core import MCLDConfig
 from mcld_core.arguments import fits
-from mcld_core.config import MCLDConfig, check_config
+from mcld_core.config import check_config
 from mcld_core.extensions._sequences import (
     SequenceArguments,
-    Sequences,
     contrast_sequences,
     following,
+    group,
+    reduce_terms,
 )
-from mcld_core.extensions._stored import TopKLogits, arrays_of, check_stored, logit_rows
-from mcld_core.formulas.objective import TermWeights, is_zero
-from mcld_core.losses import Objective, term_weights
+from mcld_core.extensions._terms import is_zero
 from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar, Tensor
 
 CATEGORIES = ("token", "sequence")
@@ -23,7 +24,7 @@ CATEGORIES = ("token", "sequence")
 @overload
 def token_mcld_loss(
     student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
-    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    teacher_logits: Float[Array, "batch tokens vocab"],
     labels: Num[Array, "batch tokens"] | None = None,
     *,
     attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
@@ -44,7 +45,7 @@ def token_mcld_loss(
 @overload
 def token_mcld_loss(
     student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
-    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    teacher_logits: Float[Array, "batch tokens vocab"],
     labels: Num[Array, "batch tokens"] | None = None,
     *,
     return_terms: Literal[True],
@@ -58,7 +59,7 @@ def token_mcld_loss(*rows: Any, return_terms: bool, **settings: Any) -> Any: ...
 
 def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     student_logits: Float[Array, "batch tokens vocab"],
-    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    teacher_logits: Float[Array, "batch tokens vocab"],
     labels: Num[Array, "batch tokens"] | None = None,
     *,
     attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
@@ -74,9 +75,11 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     normalizer: Scalar | None = None,
     return_terms: bool = False,
 ) -> Any:
-    """Contrast a language model's logits with a teacher's: by sequence, token and category.
+    """Contrast token logits with a teacher's: by sequence, token and category.
 
-    For valid tokens i of sequences b, a reconstruction that carries the three contrasts over:
+    For labelled sequences (tags of tokens, topics of texts). A language model is better distilled
+    by `token_kd_loss`, which needs no contrast of tokens. For valid tokens i of sequences b, a
+    reconstruction that carries the three contrasts over:
 
     ``L = w_ins · σ · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; p_j of the
     same sequence) ] + ramp · w_cat · mean_i L_cat,i + w_ce · mean_i L_ce,i``
@@ -90,12 +93,13 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
 
     The means are over what is valid in the batch, so padding changes nothing. For the
     classification of whole texts `mcld_core.mcld_loss` itself is the loss. Memory grows with
-    tokens · vocabulary and with one block of anchors · tokens, never tokens². Of a stored teacher
-    no dense row is made: it costs k a token.
+    tokens · vocabulary and with one block of anchors · tokens; ``token_contrast``, which says token
+    by token what lies in the same sequence, takes tokens² bytes.
 
     Args:
         student_logits: (batch, tokens, vocab), any float dtype.
-        teacher_logits: the same shape, or `TopKLogits`; never receives a gradient.
+        teacher_logits: the same shape; never receives a gradient. A teacher stored as `TopKLogits`
+            is for `token_kd_loss`.
         labels: (batch, tokens) int, -100 where a token does not count, or (batch, tokens, vocab)
             soft; None: the teacher's arg max.
         attention_mask: (batch, tokens), True or 1 = keep; None keeps all.
@@ -139,30 +143,46 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     References:
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
     """
-    arguments = SequenceArguments(
-        "token_mcld_loss",
-        student_logits,
-        *arrays_of(teacher_logits),
-        labels,
-        attention_mask,
-        sequence_labels,
-    )
-    check_settings(arguments, config, category, sequence_labels)
-    if isinstance(teacher_logits, TopKLogits):
-        check_stored(arguments.function, config)
-    arguments.flag("shift", shift)
+    function = "token_mcld_loss"
+    if hasattr(teacher_logits, "_fields"):
+        raise TypeError(
+            f"{function}: teacher_logits needs all logits, (batch, tokens, vocab); got "
+            f"{type(teacher_logits).__name__}. A teacher of the top k is for token_kd_loss"
+        )
+    arrays = (student_logits, teacher_logits, labels, attention_mask, sequence_labels)
+    arguments = SequenceArguments(function, *arrays)
+    _check_settings(arguments, config, category, sequence_labels)
+    for name, value in (
+        ("token_contrast", token_contrast),
+        ("sequence_contrast", sequence_contrast),
+    ):
+        if value is not None:
+            arguments.number(name, value, minimum=0.0)
+    for name, flag in (("shift", shift), ("return_terms", return_terms)):
+        arguments.flag(name, flag)
     arguments.reduction(reduction)
-    weights = contrast_weights(arguments, config, token_contrast, sequence_contrast)
-    given = (student_logits, teacher_logits, labels, attention_mask, sequence_labels)
-    sequences = token_rows(arguments, given, shift, config.ignore_index)
-    objective = Objective(config, weights, None, class_prior, progress, normalizer=normalizer)
-    loss, terms = contrast_sequences(
-        arguments, sequences, objective, token_contrast, category == "sequence", reduction
-    )
+    student, teacher = arguments.tensors(student_logits, teacher_logits)
+    check_tokens(function, tuple(student.shape), tuple(teacher.shape))
+    if labels is not None:
+        labels = arguments.flat_labels("labels", labels, student)
+    kept = arguments.flat_mask("attention_mask", attention_mask, student)
+    if shift:
+        labels, kept = following(arguments.ops, student, labels, kept)
+    tokens = arguments.sequences(student, teacher, labels, kept, config.ignore_index)
+    if sequence_labels is not None:
+        sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
+    groups = group(arguments.ops, sequence_labels, tokens.count, student)
+    of_sequences = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast
+    found = contrast_sequences(
+        arguments.ops, tokens, groups, token_contrast, category == "sequence",
+        config=replace(config, weight_instance=of_sequences),
+        class_prior=class_prior, progress=progress,
+    )  # fmt: skip
+    loss, terms = reduce_terms(arguments, tokens, *found, reduction, normalizer)
     return (loss, terms) if return_terms else loss
 
 
-def check_settings(
+def _check_settings(
     arguments: SequenceArguments, config: Any, category: Any, sequence_labels: Any
 ) -> None:
     """Raise for a config, a category or sequence labels that do not fit."""
@@ -180,49 +200,8 @@ def check_settings(
         )
 
 
-def contrast_weights(
-    arguments: SequenceArguments,
-    config: MCLDConfig,
-    token_contrast: Scalar | None,
-    sequence_contrast: Scalar,
-) -> TermWeights:
-    """Return the weights, that of the contrast between sequences too; check both numbers."""
-    if token_contrast is not None:
-        arguments.number("token_contrast", token_contrast, minimum=0.0)
-    arguments.number("sequence_contrast", sequence_contrast, minimum=0.0)
-    weight = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast
-    return term_weights(config)._replace(instance=weight)
-
-
-def token_rows(
-    arguments: SequenceArguments,
-    given: tuple[Any, Any, Any, Any, Any],
-    shift: bool,
-    ignore_index: int,
-) -> Sequences:
-    """Return the tokens as rows, checked.
-
-    ``given`` are the student's logits, the teacher's, the labels, the attention mask, and the
-    labels of the sequences.
-    """
-    student, teacher, labels, attention_mask, sequence_labels = given
-    student, theirs = arguments.tensors(student, arrays_of(teacher)[0])
-    shape = tuple(theirs.shape)
-    if isinstance(teacher, TopKLogits):
-        shape = (*shape[:2], student.shape[-1])
-    _check_shapes(arguments.function, tuple(student.shape), shape)
-    if labels is not None:
-        labels = arguments.flat_labels("labels", labels, student)
-    beside = labels, arguments.flat_mask("attention_mask", attention_mask, student)
-    if shift:
-        beside = following(arguments.ops, student, *beside)
-    sequences = logit_rows(arguments, (student, theirs), teacher, beside, ignore_index)
-    if sequence_labels is not None:
-        sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
-    return sequences._replace(labels=sequence_labels)
-
-
-def _check_shapes(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
+def check_tokens(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
+    """Raise ValueError unless both are shapes (batch, tokens, vocab), and the same one."""
     for argument, shape in (("student_logits", ours), ("teacher_logits", theirs)):
         if len(shape) != 3:
             raise ValueError(

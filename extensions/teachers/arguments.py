@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 from mcld_core.arguments import Arguments, TeacherBatch, fits, is_number, keep_rows, wide_dtype
 from mcld_core.backends import Backend
-from mcld_core.formulas.divergence import MASKED
+from mcld_core.extensions._terms import LEAST
 from mcld_core.typing import Array, Bool, Float
 
 
@@ -32,13 +34,15 @@ class TeacherArguments(Arguments):
     def labelled_teacher(
         self, logits: Any, labels: Any, where: Any, ignore_index: int, dtype: str | None = None
     ) -> TeacherBatch:
-        """Return the rows of `teacher` with labels, -1 where they name no class; None raises."""
+        """Return the rows of `teacher` with labels, -1 where they name no class.
+
+        None raises: measured against its own arg max a teacher is always right.
+        """
         self.required_labels(labels)
-        self.integer("ignore_index", ignore_index)
         return self.teacher("teacher_logits", logits, where, dtype, labels, ignore_index)
 
     def required_labels(self, labels: Any) -> None:
-        """Raise TypeError for None: measured against its own arg max a teacher is always right."""
+        """Raise TypeError for None."""
         if labels is None:
             raise TypeError(
                 f"{self.function}: labels needs (batch,) int or (batch, classes) soft labels; got "
@@ -56,7 +60,7 @@ class TeacherArguments(Arguments):
     ) -> TeacherBatch:
         """Return the rows of one teacher, in ``dtype`` (None: its own, widened).
 
-        The logits are finite below (-inf is `MASKED`), 0 in rows that do not count, and have no
+        The logits are finite below (-inf is `LEAST`), 0 in rows that do not count, and have no
         gradient.
         """
         ops = self.ops
@@ -76,7 +80,7 @@ class TeacherArguments(Arguments):
         if labels is not None and labels.ndim == 2:
             labels = keep_rows(ops, ops.astype(labels, dtype), batch.kept)
         kept = ops.astype(batch.kept, dtype)
-        return TeacherBatch(ops.maximum(rows, MASKED), labels, batch.kept, kept)
+        return TeacherBatch(ops.at_least(rows, LEAST), labels, batch.kept, kept)
 
     def same_shape(self, name: str, logits_list: Sequence[Float[Array, "batch classes"]]) -> None:
         """Raise ValueError unless all logits have as many rows and classes."""
@@ -115,3 +119,9 @@ class TeacherArguments(Arguments):
 def clip01(ops: Backend, x: Array) -> Array:
     """Return x limited to 0 … 1."""
     return ops.minimum(ops.maximum(x, 0.0), 1.0)
+
+
+def log_sum(ops: Backend, logs: Sequence[Array]) -> Array:
+    """Return the logarithm of the sum of numbers by their logarithms."""
+    peak = functools.reduce(ops.maximum, logs)
+    return ops.log(functools.reduce(operator.add, [ops.exp(x - peak) for x in logs])) + peak

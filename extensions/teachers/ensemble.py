@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 from mcld_core.arguments import ratio, wide_dtype
-from mcld_core.backends import Backend
-from mcld_core.extensions.teachers.arguments import TeacherArguments
+from mcld_core.extensions._terms import LEAST, log_of
+from mcld_core.extensions.teachers.arguments import TeacherArguments, log_sum
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
-from mcld_core.formulas.divergence import MASKED, masked_log, raised
 from mcld_core.typing import Array, Bool, Float, Logits, Scalar
 
 
@@ -89,17 +86,20 @@ def ensemble(
         tau = arguments.scalar(f"temperatures[{m}]", temperature, teacher.logits, dtype, above=0.0)
         shares.append(share)
         scaled.append(teacher.logits / ops.stop_gradient(tau))
-    total = _sum(shares)
+    total: Any = sum(shares)
     present = total > 0
+    parts = []
     if space == "logits":
-        parts = [
-            ops.where((share > 0)[:, None], share[:, None] * z, 0.0)
-            for share, z in zip(shares, scaled, strict=True)
-        ]
-        mean = ratio(ops, _sum(parts), total[:, None])
+        for share, z in zip(shares, scaled, strict=True):
+            parts.append(ops.where((share > 0)[:, None], share[:, None] * z, 0.0))
+        mean = ratio(ops, sum(parts), total[:, None])
     else:
-        log_total = ops.log(ops.where(present, total, 1.0))[:, None]
-        mean = ops.where(present[:, None], _log_sum(ops, shares, scaled) - log_total, 0.0)
+        for share, z in zip(shares, scaled, strict=True):
+            log_p = ops.at_least(ops.log_softmax(ops.at_least(z, LEAST), 1), LEAST)
+            log_share = log_of(ops, share)[:, None]
+            parts.append(ops.where(log_share > LEAST / 2, log_p + log_share, LEAST))
+        mean = log_sum(ops, parts) - log_of(ops, total)[:, None]
+        mean = ops.where(present[:, None], mean, 0.0)
     return (mean, present) if return_where else mean
 
 
@@ -132,20 +132,3 @@ def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> 
     for m, quality in enumerate(checks.entries("qualities", qualities)):
         check_quality("quality_weights", f"qualities[{m}]", quality)
     return [quality.competence**power for quality in qualities]
-
-
-def _log_sum(
-    ops: Backend, shares: list[Array], logits: list[Array]
-) -> Float[Array, "batch classes"]:
-    """Return the logarithm of the sum of the teachers' probabilities by their shares."""
-    parts = []
-    for share, z in zip(shares, logits, strict=True):
-        log_p = raised(ops, ops.log_softmax(raised(ops, z), 1))
-        log_share = masked_log(ops, share)[:, None]
-        parts.append(ops.where(log_share > MASKED / 2, log_p + log_share, MASKED))
-    peak = functools.reduce(ops.maximum, parts)
-    return ops.log(_sum([ops.exp(part - peak) for part in parts])) + peak
-
-
-def _sum(arrays: list[Array]) -> Array:
-    return functools.reduce(operator.add, arrays)

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 from mcld_core.arguments import TeacherBatch, ratio
 from mcld_core.backends import Backend, backend_for
+from mcld_core.extensions._terms import log_of, one_hot, target_class
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
-from mcld_core.formulas.contrast import one_hot
-from mcld_core.formulas.divergence import masked_log, target_class
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
 
 
@@ -201,7 +200,7 @@ def _counted(
     new = TeacherQuality(
         rows=_by_group(ops, is_class, counted),
         correct=_by_group(ops, is_class, correct),
-        entropy=-ops.sum(counted * ops.sum(p * masked_log(ops, p), 1), None),
+        entropy=-ops.sum(counted * ops.sum(p * log_of(ops, p), 1), None),
         bin_rows=_by_group(ops, is_bin, counted),
         bin_confidence=_by_group(ops, is_bin, counted * confidence),
         bin_correct=_by_group(ops, is_bin, correct),

@@ -1,20 +1,17 @@
-"""Trusting a teacher as far as labels bear it out: weights, repaired rows, adapted settings."""
+"""Trusting a teacher as far as labels bear it out: weights, repaired rows, weighed terms."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from mcld_core.arguments import Batch, TeacherBatch, is_number, ratio, wide_dtype
+from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
+from mcld_core.arguments import TeacherBatch, reduce_rows
 from mcld_core.backends import Backend
-from mcld_core.config import MCLDConfig, check_config
-from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
+from mcld_core.config import check_config
+from mcld_core.extensions._terms import LEAST, log_of, one_hot, target_class, weighing
+from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, log_sum
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
-from mcld_core.formulas.contrast import one_hot
-from mcld_core.formulas.divergence import MASKED, masked_log, raised, target_class
-from mcld_core.formulas.objective import is_zero
-from mcld_core.keys import TeacherKeys, check_keys, key_arrays
-from mcld_core.losses import Objective, evaluate_batch, term_weights
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar, Tensor
 
 
@@ -44,7 +41,7 @@ def reliability_weights(
             reliable than the teacher, for r measures how far it disagrees with them.
         quality: of this teacher; measure it on a validation set.
         temperature: τ > 0, in units of a logit.
-        strength: κ in 0 … 1, perhaps `anneal` of the training's progress.
+        strength: κ in 0 … 1, perhaps the training's progress.
         where: (batch,) bool, True = keep.
         ignore_index: rows with this int label have no label to be measured against.
 
@@ -133,54 +130,10 @@ def repair_rows(
     trust = ops.where(has_label, clip01(ops, trust), 1.0)[:, None]
     soft = one_hot(ops, labelled.labels, classes, dtype)
     soft = (1.0 - eps) * soft + eps / classes
-    own = raised(ops, masked_log(ops, trust) + raised(ops, ops.log_softmax(logits, 1)))
-    label = raised(ops, masked_log(ops, 1.0 - trust) + masked_log(ops, soft))
-    peak = ops.maximum(own, label)
-    repaired = ops.log(ops.exp(own - peak) + ops.exp(label - peak)) + peak
+    own = log_of(ops, trust) + ops.at_least(ops.log_softmax(logits, 1), LEAST)
+    label = log_of(ops, 1.0 - trust) + log_of(ops, soft)
+    repaired = log_sum(ops, [ops.at_least(x, LEAST) for x in (own, label)])
     return ops.stop_gradient(repaired)
-
-
-def adapt_config(config: MCLDConfig, quality: TeacherQuality, *, power: float = 1.0) -> MCLDConfig:
-    """Return settings in which a teacher of low quality counts less, and the labels more.
-
-    With ``q = competence^power``, 0 … 1: ``w_ins ← q w_ins``, ``w_sam ← q w_sam``,
-    ``w_ce ← w_ce + (1 − q) w_ins``. The category-wise term keeps its weight, for its positives
-    come from the labels. So q = 1 changes nothing; at q = 0 the teacher's rows only serve as keys
-    of the category-wise term.
-
-    Args:
-        config: the settings for a perfect teacher.
-        quality: of the teacher.
-        power: ≥ 0; the higher it is, the less a teacher of middling quality counts.
-
-    Returns:
-        A new `MCLDConfig`. Where the quality can be read its weights are Python numbers, so that
-        it is hashable; else they are traced.
-
-    Raises:
-        ValueError, TypeError: what is not an `MCLDConfig` or a `TeacherQuality`, or a power that
-            is not a number ≥ 0.
-
-    Example:
-        >>> import numpy as np
-        >>> half_right = np.array([[1.0, 0, 0], [1, 0, 0]]), np.array([0, 1])
-        >>> adapt_config(MCLDConfig(), TeacherQuality.from_logits(*half_right)).weight_instance
-        0.25
-    """
-    function = "adapt_config"
-    check_config(function, config)
-    check_quality(function, "quality", quality)
-    arguments = TeacherArguments(function, *quality)
-    arguments.number("power", power, minimum=0.0)
-    competence = quality.competence**power
-    value = arguments.ops.host_values(competence)
-    q = competence if value is None else float(value)
-    return replace(
-        config,
-        weight_instance=q * config.weight_instance,
-        weight_sample=q * config.weight_sample,
-        weight_ce=config.weight_ce + (1.0 - q) * config.weight_instance,
-    )
 
 
 def adaptive_mcld_loss(
@@ -200,8 +153,9 @@ def adaptive_mcld_loss(
     """Weigh, row by row, the terms that rest on the teacher against those that rest on labels.
 
     ``L_i = r_i (w_ins L_ins,i + w_sam L_sam,i) + ramp w_cat L_cat,i
-    + (w_ce + (1 − r_i) w_ins) L_ce,i``. Where r = 1 it is `mcld_core.mcld_loss`. The keys stay
-    as they are: `repair_rows` mends those too.
+    + (w_ce + (1 − r_i) w_ins) L_ce,i``: a sum of `mcld_core.mcld_loss` with r and 1 − r as sample
+    weights. Where r = 1 it is `mcld_core.mcld_loss`. The keys stay as they are: `repair_rows` mends
+    those too.
 
     Args:
         student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
@@ -219,74 +173,31 @@ def adaptive_mcld_loss(
     """
     function = "adaptive_mcld_loss"
     check_config(function, config)
-    check_keys(function, keys)
-    rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    arguments = TeacherArguments(function, *rows, reliability, *key_arrays(keys))
+    arrays = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
+    arguments = TeacherArguments(function, *arrays)
     arguments.reduction(reduction)
     arguments.required_labels(labels)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
     batch = arguments.batch(rows, config.ignore_index)
-    factors = _factors(arguments, reliability, batch, config)
-    weights = term_weights(config)
-    weights = weights._replace(ce=weights.ce + weights.instance)
-    objective = Objective(config, weights, keys, class_prior, progress, factors=factors)
-    return evaluate_batch(arguments, batch, objective, reduction)
-
-
-def anneal(progress: Scalar, first: float = 0.0, last: float = 1.0, until: float = 1.0) -> Any:
-    """Return a number that goes from ``first`` to ``last`` linearly while progress goes to until.
-
-    For the ``strength`` of `reliability_weights`, the ``q`` of `bounded_loss`, an EMA decay …
-
-    Args:
-        progress: the part of the training that is done, 0 to 1, a number or a traced array.
-        first: the value at progress 0.
-        last: the value from ``until`` on.
-        until: > 0.
-
-    Returns:
-        A number of Python, or an array where the progress is one.
-
-    Raises:
-        ValueError, TypeError: a progress that is not one number in 0 … 1, an ``until`` that is not
-            above 0, ends that are not numbers.
-
-    Example:
-        >>> [anneal(progress, 0.0, 0.5, until=0.5) for progress in (0.0, 0.25, 1.0)]
-        [0.0, 0.25, 0.5]
-    """
-    arguments = TeacherArguments("anneal", progress)
-    arguments.number("until", until, above=0.0)
-    arguments.number("first", first)
-    arguments.number("last", last)
-    arguments.number("progress", progress, minimum=0.0, maximum=1.0)
-    if is_number(progress):
-        return first + (last - first) * min(progress / until, 1.0)
-    ops = arguments.ops
-    given = ops.asarray(progress)
-    part = arguments.scalar("progress", given, given, wide_dtype(ops.dtype(given)), maximum=1.0)
-    return first + (last - first) * clip01(ops, part / until)
-
-
-def _factors(
-    arguments: TeacherArguments, reliability: Any, batch: Batch, config: MCLDConfig
-) -> Float[Array, "batch terms"]:
-    """Return what each row's terms are multiplied by: r, r, 1, and for the cross-entropy
-    ``(w_ce + (1 - r) w_ins) / (w_ce + w_ins) = 1 - r w_ins / (w_ce + w_ins)``.
-    """
     ops, dtype = arguments.ops, batch.dtype
     every = ops.arange(ops.size(batch.student, 0), batch.student) >= 0
     kept = every if batch.kept is None else batch.kept
     trust = clip01(ops, arguments.one_a_row("reliability", reliability, kept, dtype))
-    total = config.weight_ce + config.weight_instance
-    if is_zero(total):  # no cross-entropy at all
-        share = total
-    else:
-        total = ops.astype(ops.asarray(total, trust), dtype)
-        instance = ops.astype(ops.asarray(config.weight_instance, trust), dtype)
-        share = ratio(ops, instance, total)
-    one = 0.0 * trust + 1.0
-    rows = [factor[None, :] for factor in (trust, trust, one, one - share * trust)]
-    return ops.matrix_transpose(ops.concat(rows))
+    given = {"keys": keys, "class_prior": class_prior, "progress": progress, "where": where}
+
+    def weighed(config: MCLDConfig, weight: Array | None) -> Float[Array, " batch"]:
+        logits = student_logits, teacher_logits, labels
+        given["sample_weight"] = weight
+        return mcld_loss(*logits, config=config, reduction="none", **given)
+
+    found = weighed(replace(config, weight_category=0.0, weight_ce=0.0), trust)
+    found = found + weighed(weighing(config, ce=config.weight_instance), 1.0 - trust)
+    by_label = {"category": config.weight_category, "ce": config.weight_ce}
+    found = found + weighed(weighing(config, **by_label), None)
+    normalizer = None if keys is None else keys.normalizer
+    if normalizer is not None:
+        normalizer = arguments.scalar("keys.normalizer", normalizer, batch.student, dtype)
+    return reduce_rows(ops, found, batch.weight, reduction, normalizer)
 
 
 def _margin(
@@ -296,7 +207,7 @@ def _margin(
     classes = ops.arange(logits.shape[1], target)
     is_target = classes[None, :] == target[:, None]
     own = ops.sum(ops.where(is_target, logits, 0.0), 1)
-    return own - ops.max(ops.where(is_target, MASKED, logits), 1)
+    return own - ops.max(ops.where(is_target, LEAST, logits), 1)
 
 
 def _at_label(

@@ -1,4 +1,4 @@
-"""Robust contrast: a bounded loss, outliers weighed down, the worst rows trimmed."""
+"""Robust contrast: a bounded loss, and outliers weighed down."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from mcld_core.arguments import Arguments, both_kept, reduce_rows, wide_dtype
 from mcld_core.backends import Backend
+from mcld_core.extensions._terms import one_hot
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
-from mcld_core.formulas.contrast import one_hot
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
 SERIES = 12
@@ -32,7 +32,7 @@ def bounded_loss(
     Its derivative is ``exp(−q L_i)`` times that of L: the higher the loss of a row, the less the
     row pulls. On a cross-entropy this is the generalised cross-entropy ``(1 − p^q) / q``. It works
     without labels that are better than the teacher. But a loss that starts high learns slowly:
-    let q rise from 0 during the training (`anneal`).
+    let q rise from 0 during the training.
 
     Args:
         rows: (batch,) losses ≥ 0: any loss of the library with ``reduction="none"`` and *without*
@@ -60,59 +60,6 @@ def bounded_loss(
     _check_not_negative(arguments, rows)
     q = ops.stop_gradient(arguments.scalar("q", q, rows, ops.dtype(rows)))
     return reduce_rows(ops, _bound(ops, rows, q), weight, reduction)
-
-
-def trimmed_loss(
-    rows: list[Any] | Float[Tensor, " batch"],
-    fraction: Scalar,
-    *,
-    sample_weight: Float[Array, " batch"] | None = None,
-    where: Bool[Array, " batch"] | None = None,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """Leave out the rows of the highest loss: of n kept rows, the ``floor(fraction n)`` highest.
-
-    Early in a training, high losses are mostly those of rows on which teacher and labels
-    disagree. A row of weight 0 is not among the n. Ties stay: a row whose loss equals the highest
-    one kept is kept too.
-
-    Args:
-        rows: (batch,) losses with ``reduction="none"``.
-        fraction: 0 … 1, a number or a zero-dimensional array.
-        sample_weight, where, reduction: as in `mcld_core.mcld_loss`; ``"mean"`` is over the rows
-            that stay.
-
-    Returns:
-        The reduced loss, float32 (float64 for float64 rows); it has the gradient.
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
-
-    Example:
-        >>> import numpy as np
-        >>> float(trimmed_loss(np.array([1.0, 9.0, 2.0, 3.0]), 0.25))
-        2.0
-
-    References:
-        B. Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy
-        Labels", NeurIPS 2018 (small-loss rows).
-    """
-    arguments = Arguments("trimmed_loss", rows, sample_weight, where, fraction)
-    arguments.reduction(reduction)
-    ops = arguments.ops
-    rows, weight = _losses(arguments, rows, sample_weight, where)
-    dtype = ops.dtype(rows)
-    fraction = arguments.scalar("fraction", fraction, rows, dtype, maximum=1.0)
-    kept = weight > 0
-    ordered = ops.sort(ops.where(kept, ops.stop_gradient(rows), np.inf))
-    count = ops.sum(ops.astype(kept, dtype), None)
-    stay = ops.astype(count, "int32") - ops.astype(fraction * count + 1e-4, "int32")
-    place = ops.arange(ops.size(rows, 0), rows)
-    is_last = ops.astype(place == stay - 1, dtype)
-    threshold = ops.sum(ops.where(is_last > 0, ordered, 0.0), None)
-    stays = kept & ~(ops.stop_gradient(rows) > threshold) & (stay > 0)  # a NaN is not hidden
-    rows = ops.where(stays, rows, 0.0)
-    return reduce_rows(ops, rows, weight * ops.astype(stays, dtype), reduction)
 
 
 def outlier_weights(
