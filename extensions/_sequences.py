@@ -162,7 +162,7 @@ def contrast_sequences(
         means = mean_rows(ops, sequences, config)
         if config.similarity == "probability":  # the means are at that temperature already
             at_sequences = replace(at_sequences, key_temperature=1.0)
-        keys = TeacherKeys(means.teacher, groups.keys)
+        keys = TeacherKeys(means.teacher, groups.keys, means.kept)
         found = contrast_apart(ops, means, groups, config=at_sequences, keys=keys, **given)
         whole, of_whole = found
         values, terms["instance"] = values + whole, terms["instance"] + of_whole["instance"]
@@ -277,7 +277,7 @@ def group(ops: Backend, labels: Labels | None, count: Any, like: Array) -> Group
     and has no positive. None: each has its own.
     """
     place = ops.arange(count, like)
-    if labels is None:
+    if labels is None or (isinstance(count, int) and not count):
         return Groups(place, place)
     if len(labels.shape) == 2:
         return Groups(labels, labels)

@@ -38,12 +38,10 @@ from mcld_core.extensions.nlp import (
 from mcld_core.extensions.teachers import (
     adaptive_mcld_loss,
     bounded_loss,
-    deep_supervision_loss,
     ensemble,
     outlier_weights,
     reliability_weights,
     repair_rows,
-    trimmed_loss,
 )
 from mcld_core.extensions.timeseries import window_mcld_loss
 from mcld_core.formulas.similarity import SIMILARITIES
@@ -142,8 +140,6 @@ CALLS: dict[str, Callable[[Arrays], Any]] = {
     "ttm_loss": lambda x: ttm_loss(x.student, x.teacher),
     "token_mcld_loss": lambda x: token_mcld_loss(
         *_tokens(x), attention_mask=x.mask, shift=True, class_prior=x.prior),
-    "token_mcld_loss, stored": lambda x: token_mcld_loss(
-        x.token_student, _stored(x), x.token_labels),
     "token_mcld_loss, every contrast": lambda x: token_mcld_loss(
         *_tokens(x), token_contrast=1.0, sequence_contrast=1.0, sequence_labels=x.labels),
     "linear_token_kd_loss": lambda x: linear_token_kd_loss(
@@ -161,8 +157,6 @@ CALLS: dict[str, Callable[[Arrays], Any]] = {
     "multimodal_mcld_loss": _modalities,
     "adaptive_mcld_loss": _repaired,
     "bounded_loss": lambda x: bounded_loss(instance_wise(*_rows(x), reduction="none"), 0.5),
-    "trimmed_loss": lambda x: trimmed_loss(kd_loss(x.student, x.teacher, reduction="none"), 0.5),
-    "deep_supervision_loss": lambda x: deep_supervision_loss([x.student, x.teacher], x.labels),
 }  # fmt: skip
 """Name → loss of some arrays; what comes before the comma is the function's name."""
 for _name in SIMILARITIES:

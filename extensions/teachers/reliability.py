@@ -196,7 +196,7 @@ def adaptive_mcld_loss(
     found = found + weighed(weighing(config, **by_label), None)
     normalizer = None if keys is None else keys.normalizer
     if normalizer is not None:
-        normalizer = arguments.scalar("keys.normalizer", normalizer, batch.student, dtype)
+        normalizer = ops.astype(ops.asarray(normalizer, batch.student), dtype)
     return reduce_rows(ops, found, batch.weight, reduction, normalizer)
 
 

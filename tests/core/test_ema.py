@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from mcld_core.ema import ema_decay, ema_update
-from mcld_core.extensions import teachers
 from tests.frameworks import Framework
 from tests.tolerance import assert_value
 
@@ -83,8 +82,3 @@ def test_errors(backend: Framework) -> None:
     ]:
         with pytest.raises(ValueError, match=re.escape(text)):
             call()
-
-
-def test_the_extension_has_them_too() -> None:
-    assert teachers.ema_update is ema_update
-    assert teachers.ema_decay is ema_decay

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mcld_core.extensions.teachers import TeacherAgreement, TeacherQuality
+from mcld_core.extensions.teachers import TeacherQuality
 from tests.cases import logits
 
 FEATURES, CLASSES, BANK, TOTAL_STEPS = 3, 4, 11, 6
@@ -38,15 +38,12 @@ def join(parts: list[Step]) -> Step:
 
 
 def measured(batches: list[Step]) -> dict[str, torch.Tensor]:
-    """Return the sums of the teacher's quality, and of its agreement with another one."""
+    """Return the sums of the teacher's quality."""
     like = batches[0][1]
     quality = TeacherQuality.empty(CLASSES, like=like)
-    agreement = TeacherAgreement.empty(2, like=like)
     for _, teacher, labels, where, _ in batches:
         quality = quality.update(teacher, labels, where=where)
-        agreement = agreement.update([teacher, teacher.sin()], where=where)
-    sums = {f"quality/{name}": x for name, x in quality._asdict().items()}
-    return sums | {f"agreement/{name}": x for name, x in agreement._asdict().items()}
+    return {f"quality/{name}": x for name, x in quality._asdict().items()}
 
 
 def _batch(rng: np.random.Generator, size: int) -> Step:

@@ -105,7 +105,7 @@ def replica(joined: Joined, part: Case) -> dict[str, np.ndarray]:
 
 
 def measure(steps: list[list[Step]], rank: int) -> dict[str, np.ndarray]:
-    """Return the teachers' quality and agreement, their sums reduced over the ranks."""
+    """Return the teacher's quality, its sums reduced over the ranks."""
     sums = measured([parts[rank] for parts in steps])
     for field in sums.values():
         dist.all_reduce(field)

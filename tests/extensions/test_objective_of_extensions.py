@@ -1,4 +1,4 @@
-"""What the extensions hand to the one objective: the class prior, and numbers that are trained."""
+"""What the extensions hand to the public terms: the class prior, and numbers that are trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.extensions.multimodal import embedding_contrast, multimodal_mcld_loss
 from mcld_core.extensions.nlp import token_mcld_loss
-from mcld_core.extensions.teachers import adaptive_mcld_loss, deep_supervision_loss, ensemble
+from mcld_core.extensions.teachers import adaptive_mcld_loss
 from tests.frameworks import Framework
 from tests.tolerance import assert_central, assert_gradient, assert_value
 
@@ -19,14 +19,10 @@ RNG = np.random.default_rng(12)
 STUDENT, TEACHER = RNG.normal(size=(2, BATCH, CLASSES))
 LABELS = np.array([0, 1, 0, 2, 0])
 PRIOR = np.array([5.0, 1.0, 2.0])
-CONTRASTS = {"token_contrast": 0.5, "sequence_contrast": 1.0}
 TRUST = np.linspace(0.0, 1.0, BATCH)
 WITH_PRIOR = {
     "adaptive_mcld_loss": lambda s, t, y, r, prior: adaptive_mcld_loss(
         s, t, y, reliability=0.0 * r + 1.0, class_prior=prior
-    ),
-    "deep_supervision_loss": lambda s, t, y, r, prior: deep_supervision_loss(
-        [t, s], y, config=MCLDConfig(), weight_heads=0, class_prior=prior
     ),
     "multimodal_mcld_loss": lambda s, t, y, r, prior: multimodal_mcld_loss(
         {"image": s}, {"text": t}, y, class_prior=prior
@@ -39,8 +35,6 @@ def test_the_class_prior_reaches_the_contrasts(differentiable: Framework, name: 
     backend, call = differentiable, WITH_PRIOR[name]
     teacher, trust, prior = (backend.array(x, "float64") for x in (TEACHER, TRUST, PRIOR))
     labels = backend.array(LABELS)
-    if name == "deep_supervision_loss":
-        teacher = ensemble([teacher])  # log probabilities, as the mean of one head
     found = backend.value_and_grad(lambda s: call(s, teacher, labels, trust, prior), STUDENT)
     expected = backend.value_and_grad(
         lambda s: mcld_loss(s, teacher, labels, class_prior=prior), STUDENT
@@ -74,7 +68,7 @@ def embeddings(backend: Framework, settings: dict[str, Any]) -> Any:
 def tokens(backend: Framework, settings: dict[str, Any]) -> Any:
     student, teacher = (backend.array(x[:, None], "float64") for x in (STUDENT, TEACHER))
     arrays = (student, teacher, backend.array(LABELS[:, None]))
-    return token_mcld_loss(*arrays, config=MCLDConfig(**settings), **CONTRASTS)
+    return token_mcld_loss(*arrays, config=MCLDConfig(**settings), token_contrast=0.5)
 
 
 @pytest.mark.parametrize(

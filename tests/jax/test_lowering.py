@@ -26,7 +26,7 @@ def test_value_and_gradient_are_lowered_for_cuda_and_tpu(name: str) -> None:
     assert wide_or_by_the_host(text) == []
 
 
-@pytest.mark.parametrize("name", ["mcld_loss, every argument", "token_mcld_loss, stored"])
+@pytest.mark.parametrize("name", ["mcld_loss, every argument", "token_kd_loss, stored"])
 def test_so_is_float32(name: str) -> None:
     text, found = lowered(CALLS[name], "float32")
     assert {dtype for _, dtype in found} == {"float32"}

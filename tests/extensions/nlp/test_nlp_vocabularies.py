@@ -8,90 +8,9 @@ import pytest
 from mcld_core import MCLDConfig
 from mcld_core.extensions.nlp import TopKLogits, align_vocabulary, token_mcld_loss
 from tests.cases import logits
-from tests.extensions import oracles
-from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
-from tests.extensions.nlp.token_cases import EVERY_CONTRAST, SCALE, bind, expected
+from tests.extensions.nlp.token_cases import SCALE
 from tests.frameworks import Framework
 from tests.tolerance import assert_value, assert_zero
-
-
-@pytest.mark.parametrize("shift", [False, True])
-def test_top_k_with_all_of_the_vocabulary_equals_dense(backend: Framework, shift: bool) -> None:
-    case = make_case(10)
-    stored = top_k(backend, case.teacher, CLASSES)
-    student = backend.array(case.student, "float64")
-    dense = bind(backend, case, shift=shift)(student)
-    found = token_mcld_loss(
-        student,
-        stored,
-        backend.array(case.labels),
-        attention_mask=backend.array(case.mask),
-        sequence_labels=backend.array(case.groups),
-        shift=shift,
-        **EVERY_CONTRAST,
-    )
-    assert_value(backend.to_numpy(found), backend.to_numpy(dense), scale=SCALE)
-
-
-@pytest.mark.parametrize("tail", [True, False])
-def test_top_k_equals_its_definition(backend: Framework, tail: bool) -> None:
-    case = make_case(11)
-    stored = top_k(backend, case.teacher, 2, tail)
-    teacher = np.empty_like(case.teacher)
-    masses = backend.to_numpy(stored.tail) if tail else None
-    values, indices = backend.to_numpy(stored.values), backend.to_numpy(stored.indices)
-    for b, i in np.ndindex(BATCH, TIME):
-        mass = float(masses[b, i]) if tail else None
-        teacher[b, i] = oracles.top_k_logits(values[b, i], indices[b, i], mass, CLASSES)
-    reference = expected(case.but(teacher=teacher), {})
-    found = token_mcld_loss(
-        backend.array(case.student, "float64"),
-        stored,
-        backend.array(case.labels),
-        attention_mask=backend.array(case.mask),
-        sequence_labels=backend.array(case.groups),
-        **EVERY_CONTRAST,
-    )
-    assert_value(backend.to_numpy(found), reference["total"], scale=SCALE)
-    dense = backend.to_numpy(stored.dense(CLASSES))
-    with np.errstate(divide="ignore"):
-        probability = np.exp(dense - np.log(np.exp(dense).sum(-1, keepdims=True)))
-    np.testing.assert_allclose(probability, np.exp(teacher), atol=1e-12)
-
-
-@pytest.mark.parametrize("shift", [False, True])
-@pytest.mark.parametrize("padding", [0, -1, 99])
-def test_padded_tokens_of_top_k_may_hold_anything(
-    backend: Framework, shift: bool, padding: int
-) -> None:
-    """Padding of a stored batch: ids all alike or out of range, values and masses NaN."""
-    case = make_case(16)
-    stored = TopKLogits.from_logits(case.teacher, 3)
-    follows = np.roll(case.mask & (case.labels != -100), -1, 1)
-    follows[:, -1] = False
-    counts = case.mask & (follows if shift else case.labels != -100)
-    padded = TopKLogits(
-        backend.array(np.where(counts[..., None], stored.values, np.nan)),
-        backend.array(np.where(counts[..., None], stored.indices, padding)),
-        backend.array(np.where(counts, stored.tail, np.nan)),
-    )
-    student = backend.array(case.student, "float64")
-    found, reference = (
-        token_mcld_loss(
-            student,
-            teacher,
-            backend.array(case.labels),
-            attention_mask=backend.array(case.mask),
-            sequence_labels=backend.array(case.groups),
-            shift=shift,
-        )
-        for teacher in (padded, TopKLogits(*(backend.array(x) for x in stored)))
-    )
-    assert_value(backend.to_numpy(found), backend.to_numpy(reference), scale=SCALE)
-    dense = backend.to_numpy(padded.dense(CLASSES, where=backend.array(counts)))
-    np.testing.assert_allclose(dense[counts], stored.dense(CLASSES)[counts], rtol=1e-12)
-    with pytest.raises(ValueError, match="TopKLogits: indices need"):
-        TopKLogits(*(backend.to_numpy(x) for x in padded)).dense(CLASSES)
 
 
 def top_k(backend: Framework, teacher: np.ndarray, k: int, tail: bool = True) -> TopKLogits:

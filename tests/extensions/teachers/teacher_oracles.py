@@ -154,14 +154,6 @@ def bounded(rows: Sequence[float], q: float) -> np.ndarray:
     return np.array([x if q == 0 else -math.expm1(-q * x) / q for x in rows])
 
 
-def trimmed(rows: Sequence[float], where: Any, weights: Any, fraction: float) -> float:
-    """The weighted mean of the kept rows but for the ⌊fraction n⌋ highest."""
-    left = sorted((rows[i], weights[i]) for i in range(len(rows)) if where[i])
-    left = left[: len(left) - math.floor(fraction * len(left) + 1e-9)]
-    total = math.fsum(v for _, v in left)
-    return math.fsum(x * v for x, v in left) / total if total else 0.0
-
-
 def outliers(teacher: Rows, labels: Any, where: Any, cutoff: float) -> np.ndarray:
     """min(1, cos(p_i, mean of the other rows of the label) / cutoff)."""
     classes, out = len(teacher[0]), []

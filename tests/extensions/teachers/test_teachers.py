@@ -11,22 +11,14 @@ import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.extensions.teachers import (
-    TeacherAgreement,
     TeacherQuality,
-    adapt_config,
     adaptive_mcld_loss,
-    agreement,
-    anneal,
     bounded_loss,
-    deep_supervision_loss,
-    ema_decay,
-    ema_update,
     ensemble,
     outlier_weights,
     quality_weights,
     reliability_weights,
     repair_rows,
-    trimmed_loss,
 )
 from tests import oracles
 from tests.cases import make_case, make_keys, teacher_keys
@@ -185,34 +177,6 @@ def test_full_trust_is_the_plain_loss_and_no_trust_forgets_the_rows_own_teacher(
     assert_gradient(none[1], label[1], scale=8.0)
 
 
-def test_adapted_settings_move_weight_from_the_teacher_to_the_labels(backend: Framework) -> None:
-    config = MCLDConfig(weight_instance=2.0, weight_sample=0.5, weight_ce=0.25)
-    seen, found = [], []
-    for wrong in (0, 10, 20, 30, 40):
-        labels = np.where(np.arange(40) < wrong, 1, 0)
-        rows = backend.array(np.tile([3.0, 0.0, 0.0, 0.0], (40, 1)), "float64")
-        quality = TeacherQuality.from_logits(rows, backend.array(labels))
-        q = teacher_oracles.competence(1 - wrong / 40, 4)
-        seen.append(q)
-        found.append(adapt_config(config, quality))
-        hash(found[-1])
-        assert_value(found[-1].weight_instance, 2.0 * q)
-        assert_value(found[-1].weight_sample, 0.5 * q)
-        assert_value(found[-1].weight_ce, 0.25 + 2.0 * (1 - q))
-        assert found[-1].weight_category == 1.0
-        assert_value(adapt_config(config, quality, power=2).weight_sample, 0.5 * q**2)
-    assert found[0] == config
-    assert seen[-1] == 0.0
-    assert seen == sorted(seen, reverse=True)
-
-
-def test_anneal_is_linear_and_flat_outside(backend: Framework) -> None:
-    for progress, expected in ((0.0, 1.0), (0.25, 2.0), (0.5, 3.0), (0.9, 3.0)):
-        assert anneal(progress, 1.0, 3.0, until=0.5) == expected
-        traced = anneal(backend.array(np.asarray(progress), "float64"), 1.0, 3.0, until=0.5)
-        assert_value(backend.to_numpy(traced), expected)
-
-
 # ---- dropped rows ----
 
 DROPPED: dict[str, Any] = {
@@ -222,11 +186,8 @@ DROPPED: dict[str, Any] = {
     "adaptive": lambda t, y, r, where: adaptive_mcld_loss(
         t, t + 1.0, y, reliability=r, sample_weight=r, where=where
     ),
-    "deep_supervision": lambda t, y, r, where: deep_supervision_loss([t, t], y, where=where),
     "bounded": lambda t, y, r, where: bounded_loss(r, 0.5, sample_weight=r, where=where),
-    "trimmed": lambda t, y, r, where: trimmed_loss(r, 0.25, sample_weight=r, where=where),
     "quality": lambda t, y, r, where: tuple(TeacherQuality.from_logits(t, y, where=where)),
-    "agreement": lambda t, y, r, where: agreement([t, t + 1.0], where=where)[0],
     "probabilities": lambda t, y, r, where: ensemble([t, t], weights=[r, 1.0], where=[where, None]),
     "logits": lambda t, y, r, where: ensemble([t], weights=[r], where=[where], space="logits"),
 }
@@ -266,17 +227,8 @@ def quality_of(t: Any, y: Any, where: Any) -> TeacherQuality:
 COMPILED: dict[str, Any] = DROPPED | {
     "a step": lambda t, y, r, where: mcld_loss(
         t + 1.0,
-        repair_rows(
-            t, y, reliability_weights(t, y, quality_of(t, y, where), strength=anneal(r[3]))
-        ),
+        repair_rows(t, y, reliability_weights(t, y, quality_of(t, y, where), strength=r[3])),
         y,
-        where=where,
-    ),
-    "adapt": lambda t, y, r, where: mcld_loss(
-        t,
-        t + 1.0,
-        y,
-        config=adapt_config(MCLDConfig(), quality_of(t, y, where), power=2.0),
         where=where,
     ),
     "quality_weights": lambda t, y, r, where: ensemble(
@@ -284,9 +236,6 @@ COMPILED: dict[str, Any] = DROPPED | {
         weights=quality_weights([quality_of(t, y, where), quality_of(t, y, None)], power=2.0),
         temperatures=[1.0, r[3]],
     ),
-    "ema": lambda t, y, r, where: ema_update(
-        {"w": [t, None]}, {"w": [t + 1.0, None]}, ema_decay(r[3] * 90.0)
-    )["w"][0],
 }
 
 
@@ -329,18 +278,8 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
         (lambda: ensemble([teacher], space="log"), "probability, logits; got 'log'"),
         (lambda: ensemble([teacher, teacher[:, :3]]), "arrays of one shape"),
         (lambda: quality_weights([quality], power=-1), "power needs a finite number ≥ 0; got -1"),
-        (
-            lambda: adapt_config(MCLDConfig(), quality, power=-1),
-            "power needs a finite number ≥ 0; got -1",
-        ),
-        (lambda: anneal(0.5, until=0.0), "until needs a finite number > 0; got 0.0"),
         (lambda: quality.update(teacher[:, :3], labels), "needs 4 classes, as this quality counts"),
         (lambda: quality.merge(TeacherQuality.empty(3)), "the same classes and bins; got 4 and 3"),
-        (lambda: agreement([]), "at least one teacher; got none"),
-        (lambda: agreement([teacher, teacher[:, :3]]), "arrays of one shape; got [(12, 4), (12, 3"),
-        (lambda: TeacherAgreement.empty(0), "teachers needs an int ≥ 1; got 0"),
-        (lambda: TeacherAgreement.empty(2).update([teacher]), "one entry a teacher, 2; got 1"),
-        (lambda: TeacherAgreement.empty(2).merge(TeacherAgreement.empty(3)), "got 2 and 3"),
         (lambda: TeacherQuality.empty(0), "classes needs an int ≥ 1; got 0"),
         (lambda: reliability_weights(teacher[:, :3], labels, quality), "counts 4 classes and"),
         (

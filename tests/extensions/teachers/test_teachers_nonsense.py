@@ -11,23 +11,14 @@ import pytest
 
 from mcld_core import MCLDConfig, TeacherKeys
 from mcld_core.extensions.teachers import (
-    TeacherAgreement,
     TeacherQuality,
-    adapt_config,
     adaptive_mcld_loss,
-    agreement,
-    anneal,
     bounded_loss,
-    deep_supervision_loss,
-    ema_decay,
-    ema_update,
     ensemble,
-    generations,
     outlier_weights,
     quality_weights,
     reliability_weights,
     repair_rows,
-    trimmed_loss,
 )
 from tests.frameworks import Framework
 from tests.tolerance import assert_value, assert_zero
@@ -66,7 +57,6 @@ NEEDS_LABELS: dict[str, Callable[[Given], Any]] = {
     "outlier_weights": lambda g: outlier_weights(g.t, None),
     "repair_rows": lambda g: repair_rows(g.t, None, g.r),
     "adaptive_mcld_loss": lambda g: adaptive_mcld_loss(g.t, g.t, None, reliability=g.r),
-    "deep_supervision_loss": lambda g: deep_supervision_loss([g.t, g.t], None),
     "TeacherQuality": lambda g: TeacherQuality.from_logits(g.t, None),
     "TeacherQuality.update": lambda g: g.quality.update(g.t, None),
 }
@@ -105,26 +95,11 @@ NUMBERS: dict[str, tuple[Callable[[Given, Any], Any], str, tuple[float, ...]]] =
     "outlier_weights, cutoff": (
         lambda g, x: outlier_weights(g.t, g.y, cutoff=x), "cutoff", (0.0, 3.0)),
     "bounded_loss, q": (lambda g, x: bounded_loss(g.losses, x), "q", (-1.0,)),
-    "trimmed_loss, fraction": (
-        lambda g, x: trimmed_loss(g.losses, x), "fraction", (-0.5, 1.5)),
     "ensemble, temperatures": (
         lambda g, x: ensemble([g.t, g.t], temperatures=[1.0, x]), "temperatures[1]", (0.0, -1.0)),
     "TeacherQuality.update, decay": (
         lambda g, x: g.quality.update(g.t, g.y, decay=x), "decay", (-0.5, 1.5)),
-    "TeacherAgreement.update, decay": (
-        lambda g, x: TeacherAgreement.empty(1).update([g.t], decay=x), "decay", (-0.5, 1.5)),
-    "ema_update, decay": (
-        lambda g, x: ema_update({"w": g.t}, {"w": g.t}, x), "decay", (-0.5, 1.5)),
-    "ema_decay, step": (lambda g, x: ema_decay(x), "step", (-10.0,)),
-    "anneal, progress": (lambda g, x: anneal(x), "progress", (-0.5, 3.0)),
-    "deep_supervision_loss, weight_last": (
-        lambda g, x: deep_supervision_loss([g.t, g.t], g.y, weight_last=x), "weight_last", (-1.0,)),
-    "deep_supervision_loss, weight_heads": (
-        lambda g, x: deep_supervision_loss([g.t, g.t], g.y, weight_heads=x),
-        "weight_heads", (-1.0,)),
-    "deep_supervision_loss, progress": (
-        lambda g, x: deep_supervision_loss([g.t, g.t], g.y, progress=x), "progress", (-1.0, 3.0)),
-    "adaptive_mcld_loss, progress": (
+    "mcld_loss, progress": (
         lambda g, x: adaptive_mcld_loss(g.t, g.t, g.y, reliability=g.r, progress=x),
         "progress", (-1.0, 3.0)),
 }  # fmt: skip
@@ -148,9 +123,6 @@ def test_one_number_of_a_range_is_that(backend: Framework, name: str) -> None:
 
 PYTHON_NUMBERS: dict[str, Callable[[Given, Any], Any]] = {
     "quality_weights: power": lambda g, x: quality_weights([g.quality], x),
-    "adapt_config: power": lambda g, x: adapt_config(MCLDConfig(), g.quality, power=x),
-    "anneal: until": lambda g, x: anneal(0.5, until=x),
-    "ema_decay: decay": lambda g, x: ema_decay(3, x),
 }
 
 
@@ -160,14 +132,6 @@ def test_an_exponent_and_the_like_is_one_number(backend: Framework, name: str) -
     refused(backend, (lambda g: call(g, None), TypeError, f"{name} needs a finite number"))
     refused(backend, (lambda g: call(g, np.nan), ValueError, f"{name} needs a finite number"))
     refused(backend, (lambda g: call(g, -1.0), ValueError, f"{name} needs a finite number"))
-
-
-@pytest.mark.parametrize("end", ["first", "last"])
-def test_the_ends_of_anneal_are_numbers(end: str) -> None:
-    with pytest.raises(TypeError, match=f"anneal: {end} needs a finite number; got None"):
-        anneal(0.5, **{end: None})
-    with pytest.raises(ValueError, match=f"anneal: {end} needs a finite number; got nan"):
-        anneal(0.5, **{end: np.nan})
 
 
 WEIGHTS: dict[str, Case] = {
@@ -223,12 +187,6 @@ def test_a_loss_of_zero_may_be_rounded_below_it(differentiable: Framework) -> No
 
 
 KINDS: dict[str, Case] = {
-    "adapt_config, a dict": (
-        lambda g: adapt_config({}, g.quality), TypeError,
-        "adapt_config: config needs an MCLDConfig"),
-    "adapt_config, an accuracy": (
-        lambda g: adapt_config(MCLDConfig(), 0.5), TypeError,
-        "adapt_config: quality needs a TeacherQuality; got float"),
     "quality_weights, accuracies": (
         lambda g: quality_weights([0.5, 0.5]), TypeError,
         "quality_weights: qualities[0] needs a TeacherQuality; got float"),
@@ -248,16 +206,6 @@ KINDS: dict[str, Case] = {
     "TeacherQuality, bins": (
         lambda g: TeacherQuality.from_logits(g.t, g.y, bins=2.5), TypeError,
         "bins needs an int ≥ 1; got 2.5"),
-    "TeacherAgreement.merge": (
-        lambda g: TeacherAgreement.empty(2).merge(g.quality), TypeError,
-        "merge: other needs a TeacherAgreement; got TeacherQuality"),
-    "TeacherAgreement.empty": (
-        lambda g: TeacherAgreement.empty(2.0), TypeError, "teachers needs an int ≥ 1; got 2.0"),
-    "agreement, None": (
-        lambda g: agreement(None), TypeError, "agreement: logits_list needs a list"),
-    "agreement, an entry": (
-        lambda g: agreement([g.t, None]), TypeError,
-        "logits_list[1] needs an array of numbers; got None"),
     "ensemble, None": (
         lambda g: ensemble(None), TypeError, "ensemble: logits_list needs a list"),
     "ensemble, an entry": (
@@ -282,21 +230,9 @@ KINDS: dict[str, Case] = {
         lambda g: adaptive_mcld_loss(
             g.t, g.t, g.y, reliability=g.r, keys=TeacherKeys(g.t, g.y, normalizer=-1.0)),
         ValueError,
-        "adaptive_mcld_loss: keys.normalizer needs a finite number ≥ 0; got -1.0"),
-    "deep_supervision_loss, None": (
-        lambda g: deep_supervision_loss(None, g.y), TypeError, "heads needs a list"),
-    "deep_supervision_loss, widths": (
-        lambda g: deep_supervision_loss([g.t, g.t[:, :3], g.t], g.y), ValueError,
-        "deep_supervision_loss: heads needs arrays of one shape"),
-    "deep_supervision_loss, config": (
-        lambda g: deep_supervision_loss([g.t, g.t], g.y, config=None), TypeError,
-        "deep_supervision_loss: config needs an MCLDConfig; got None"),
+        "mcld_loss: keys.normalizer needs a finite number ≥ 0; got -1.0"),
     "bounded_loss, None": (
         lambda g: bounded_loss(None, 0.5), TypeError, "bounded_loss: rows needs an array"),
-    "trimmed_loss, None": (
-        lambda g: trimmed_loss(None, 0.5), TypeError, "trimmed_loss: rows needs an array"),
-    "generations": (
-        lambda g: next(generations(lambda t, n: 0, 2.5)), TypeError, "count needs an int ≥ 1"),
 }  # fmt: skip
 
 
@@ -310,13 +246,9 @@ EMPTY: dict[str, Callable[[Given], Any]] = {
     "repair_rows": lambda g: repair_rows(g.t[:0], g.y[:0], g.r[:0]),
     "outlier_weights": lambda g: outlier_weights(g.t[:0], g.y[:0]),
     "adaptive": lambda g: adaptive_mcld_loss(g.t[:0], g.t[:0], g.y[:0], reliability=g.r[:0]),
-    "deep_supervision": lambda g: deep_supervision_loss([g.t[:0], g.t[:0]], g.y[:0]),
-    "no weight": lambda g: deep_supervision_loss([g.t, g.t], g.y, weight_last=0, weight_heads=0),
     "bounded": lambda g: bounded_loss(g.losses[:0], 0.5),
-    "trimmed": lambda g: trimmed_loss(g.losses[:0], 0.5),
     "ensemble": lambda g: ensemble([g.t[:0], g.t[:0]]),
     "quality": lambda g: TeacherQuality.from_logits(g.t[:0], g.y[:0]).rows,
-    "agreement": lambda g: agreement([g.t[:0]]),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,7 @@ import numpy as np
 import pytest
 
 from mcld_core.extensions.teachers import (
-    TeacherAgreement,
     TeacherQuality,
-    agreement,
     ensemble,
     quality_weights,
 )
@@ -120,42 +117,6 @@ def test_quality_update_compiles(differentiable: Framework) -> None:
     arguments = differentiable.array(TEACHER, "float64"), differentiable.array(LABELS)
     compiled = differentiable.jit(update)(*arguments)
     assert_value(differentiable.to_numpy(compiled), differentiable.to_numpy(update(*arguments)))
-
-
-def test_agreement_is_the_part_of_rows_with_the_same_arg_max(backend: Framework) -> None:
-    others = [logits(np.random.default_rng(seed), ROWS, CLASSES) for seed in (1, 2)]
-    teachers = [TEACHER, *others]
-    found = agreement([backend.array(t, "float64") for t in teachers], where=backend.array(WHERE))
-    for (m, left), (n, right) in itertools.product(enumerate(teachers), repeat=2):
-        same = (left.argmax(1) == right.argmax(1))[WHERE].mean()
-        assert_value(backend.to_numpy(found[m, n]), same)
-
-
-def test_agreement_of_parts_is_that_of_the_whole_however_split_and_merged(
-    backend: Framework,
-) -> None:
-    teachers = [TEACHER, *(logits(np.random.default_rng(seed), ROWS, CLASSES) for seed in (1, 2))]
-
-    def counted(start: TeacherAgreement, rows: slice, **options: Any) -> TeacherAgreement:
-        given = [backend.array(t[rows], "float64") for t in teachers]
-        return start.update(given, where=backend.array(WHERE[rows]), **options)
-
-    empty = TeacherAgreement.empty(3, like=backend.array(TEACHER, "float64"))
-    np.testing.assert_array_equal(backend.to_numpy(empty.share), np.zeros((3, 3)))
-    whole = counted(empty, slice(None))
-    running = empty
-    for start in range(0, ROWS, 4):
-        running = counted(running, slice(start, start + 4))
-    halves = counted(empty, slice(5)).merge(counted(empty, slice(5, None)))
-    saved = {k: backend.to_numpy(v) for k, v in running._asdict().items()}
-    restored = TeacherAgreement(**{k: backend.array(v) for k, v in saved.items()})
-    for other in (running, halves, restored):
-        for a, b in zip(other, whole, strict=True):
-            assert backend.owns(a)
-            np.testing.assert_array_equal(backend.to_numpy(a), backend.to_numpy(b))
-    last = counted(counted(empty, slice(4)), slice(4, None), decay=0.0)
-    for a, b in zip(last, counted(empty, slice(4, None)), strict=True):
-        np.testing.assert_array_equal(backend.to_numpy(a), backend.to_numpy(b))
 
 
 # ---- ensembles ----
