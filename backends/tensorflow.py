@@ -220,9 +220,11 @@ def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any)
     missing = blocks * size - count
 
     def split(x: Array) -> Array:
-        zeros = tf.zeros([missing, *x.shape[1:]], x.dtype)
+        # of pairs TensorFlow may not know how many keys there are
+        rest = [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape) if i]
+        zeros = tf.zeros([missing, *rest], x.dtype)
         padded = tf.cond(missing > 0, lambda: tf.concat([x, zeros], 0), lambda: x)
-        return tf.reshape(padded, [blocks, size, *x.shape[1:]])
+        return tf.reshape(padded, [blocks, size, *rest])
 
     dtypes = list[Any]()  # of the results
 

@@ -33,19 +33,16 @@ from recipes.files import DataError
 from torch import nn
 from torch.nn import functional
 
-from mcld_core import MCLDConfig, kd_loss, mcld_loss
+from mcld_core import kd_loss, mcld_loss
 from mcld_core.extensions.teachers import (
     TeacherQuality,
-    adapt_config,
     adaptive_mcld_loss,
-    anneal,
     bounded_loss,
     ensemble,
     outlier_weights,
     quality_weights,
     reliability_weights,
     repair_rows,
-    trimmed_loss,
 )
 
 TUNE_SEED, TUNE_TEACHERS = 100, ("0 %", "40 %")
@@ -167,27 +164,18 @@ def method_loss(method: str, teacher: Teacher, train: Tensors, validation: Tenso
         return lambda s, i, progress: adaptive_mcld_loss(
             s, rows[i], y[i], reliability=r[i], progress=progress
         )
-    if method == "trimmed":
-        error = 1.0 - float(quality.accuracy)
-        return lambda s, i, progress: trimmed_loss(
-            mcld_loss(s, rows[i], y[i], progress=progress, reduction="none"),
-            anneal(progress, 0.0, error, until=0.5),
-        )
     if method == "bounded":
         return lambda s, i, progress: bounded_loss(
             mcld_loss(s, rows[i], y[i], progress=progress, reduction="none"),
-            anneal(progress, 0.0, 0.5),
+            0.5 * progress,
         )
-    config = MCLDConfig()
-    if method == "adapt":
-        config = adapt_config(config, quality)
-    elif method in ("repair", "repair-kd"):
+    if method in ("repair", "repair-kd"):
         rows = repair_rows(rows, y, reliability_weights(rows, y, quality))
     elif method == "outliers":
         rows = repair_rows(rows, y, outlier_weights(rows, y))
     if method == "repair-kd":
         return lambda s, i, progress: kd_loss(s, rows[i])
-    return lambda s, i, progress: mcld_loss(s, rows[i], y[i], config=config, progress=progress)
+    return lambda s, i, progress: mcld_loss(s, rows[i], y[i], progress=progress)
 
 
 # ---- the teachers ----

@@ -29,13 +29,11 @@ METHODS = {
     "repair": "MCLD, `repair_rows` by `reliability_weights`",
     "repair-kd": "KD on `repair_rows`",
     "adaptive": "`adaptive_mcld_loss` by `reliability_weights`",
-    "adapt": "MCLD, settings from `adapt_config`",
     "outliers": "MCLD, `repair_rows` by `outlier_weights`",
-    "trimmed": "MCLD, `trimmed_loss` by the measured error, rising",
     "bounded": "MCLD, `bounded_loss`, q from 0 to 0.5",
 }
 WITHOUT_TEACHER = ("ce", "smooth")
-DRAWN = ("ce", "kd", "kd-ce", "mcld", "repair", "adaptive", "adapt", "outliers")
+DRAWN = ("ce", "kd", "kd-ce", "mcld", "repair", "adaptive", "outliers")
 
 
 def write_report(
