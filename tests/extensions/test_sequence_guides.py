@@ -1,4 +1,4 @@
-"""The code of the guides to text and to time series runs."""
+"""The code of the guides to text, to time series and to self-distillation runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.frameworks import REQUESTED
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
-NAMES = ("nlp", "language_models", "timeseries")
+NAMES = ("nlp", "language_models", "timeseries", "self_distillation")
 BLOCK = re.compile(r"<!-- test: (torch|jax) -->\n```python\n(.*?)```", re.DOTALL)
 CODE = [
     (name, framework, code)
