@@ -8,7 +8,6 @@ from typing import Any
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.arguments import Arguments, Checks, both_kept, differ, ratio, reduce_rows, wide_dtype
-from mcld_core.config import check_config
 from mcld_core.extensions._modalities import (
     Pair,
     PairRows,
@@ -68,7 +67,7 @@ def embedding_contrast(
         Supervision", ICML 2021.
     """
     function = "embedding_contrast"
-    check_config(function, config)
+    Checks(function).settings(config, MCLDConfig)
     beside = (labels, temperature, logit_scale, sample_weight, where)
     arguments = Arguments(function, student, teacher, *beside)
     ops = arguments.ops
@@ -183,7 +182,7 @@ def multimodal_mcld_loss(
     checks = Checks(function)
     checks.reduction(reduction)
     checks.flag("return_terms", return_terms)
-    check_config(function, config)
+    checks.settings(config, MCLDConfig)
     checks.choice("kind", kind, ("logits", "embeddings"))
     checks.number("weight_local", weight_local, minimum=0.0)
     _check_kind(function, kind, logit_scale, class_prior)

@@ -9,7 +9,6 @@ import numpy as np
 
 from mcld_core import MCLDConfig
 from mcld_core.arguments import both_kept, fits
-from mcld_core.config import check_config
 from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
@@ -209,7 +208,7 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     """
     beside = (labels, starts, lengths, series, mask, step_labels)
     arguments = SequenceArguments("window_mcld_loss", student_logits, teacher_logits, *beside)
-    check_config(arguments.function, config)
+    arguments.settings(config, MCLDConfig)
     arguments.choice("category", category, CATEGORIES)
     arguments.flag("return_terms", return_terms)
     if step_contrast is not None:

@@ -92,9 +92,4 @@ class MCLDConfig:
 
 def check_config(function: str, config: Any) -> None:
     """Raise TypeError unless the settings are an `MCLDConfig`."""
-    if not isinstance(config, MCLDConfig):
-        came = f"the class {config.__name__}" if isinstance(config, type) else repr(config)
-        raise TypeError(
-            f"{function}: config needs an MCLDConfig; got {came}. Pass MCLDConfig(…), or leave it "
-            "out for the defaults"
-        )
+    Checks(function).settings(config, MCLDConfig)

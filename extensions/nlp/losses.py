@@ -7,7 +7,6 @@ from typing import Any, Literal, overload
 
 from mcld_core import MCLDConfig
 from mcld_core.arguments import fits
-from mcld_core.config import check_config
 from mcld_core.extensions._sequences import (
     SequenceArguments,
     contrast_sequences,
@@ -187,7 +186,7 @@ def _check_settings(
 ) -> None:
     """Raise for a config, a category or sequence labels that do not fit."""
     function = arguments.function
-    check_config(function, config)
+    arguments.settings(config, MCLDConfig)
     arguments.choice("category", category, CATEGORIES)
     if category == "sequence" and sequence_labels is None:
         raise ValueError(

@@ -8,7 +8,6 @@ from typing import Any
 from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
 from mcld_core.arguments import TeacherBatch, reduce_rows
 from mcld_core.backends import Backend
-from mcld_core.config import check_config
 from mcld_core.extensions._terms import LEAST, log_of, one_hot, target_class, weighing
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, log_sum
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
@@ -172,9 +171,9 @@ def adaptive_mcld_loss(
         1.6071
     """
     function = "adaptive_mcld_loss"
-    check_config(function, config)
     arrays = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
     arguments = TeacherArguments(function, *arrays)
+    arguments.settings(config, MCLDConfig)
     arguments.reduction(reduction)
     arguments.required_labels(labels)
     rows = (student_logits, teacher_logits, labels, sample_weight, where)

@@ -74,6 +74,15 @@ class Checks:
         if too_small or (maximum is not None and value > maximum):
             raise ValueError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
 
+    def settings(self, config: Any, kind: type) -> None:
+        """Raise TypeError unless the settings are of their kind, `MCLDConfig`."""
+        if not isinstance(config, kind):
+            came = f"the class {config.__name__}" if isinstance(config, type) else repr(config)
+            raise TypeError(
+                f"{self.function}: config needs an {kind.__name__}; got {came}. Pass "
+                f"{kind.__name__}(…), or leave it out for the defaults"
+            )
+
     def size(self, name: str, value: Any) -> Any:
         """Return an int above 0; raise ValueError for anything else."""
         value = plain_number(value)
