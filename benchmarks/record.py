@@ -13,7 +13,13 @@ from typing import Any
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside a file; what was written there takes its place, or nothing."""
+    """Give a temporary name beside a file; what was written there takes its place, or nothing.
+
+    Raises:
+        ValueError: something that is not a file is there (a device would be replaced, too).
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file: name another one to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     yield new

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="full"), record.replaced(path) as new:
         fill(new)
     assert record.read_json(path) == {"a": 1}
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is not a file"):
+        record.write_json(tmp_path / "pipe", {})
 
 
 def fill(path: Path) -> None:
