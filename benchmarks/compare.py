@@ -13,12 +13,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from benchmarks.fit import InMemory, Rows, fit
 from benchmarks.losses import Loss, loss_of
+from benchmarks.pages.numbers import difference, markdown, spread
 from benchmarks.record import read_json, write_json
 
 BOUNDS = {
@@ -48,19 +50,33 @@ class Task(NamedTuple):
     """Its scores of the test rows."""
 
 
+class Study(NamedTuple):
+    """Rows of a table and how they are trained."""
+
+    rows: Mapping[str, str]
+    """Name → the loss's text."""
+    task: Callable[[int], Task]
+    """Of a seed."""
+    options: Mapping[str, Any]
+    """Of `fit`, and "batch"."""
+    lr: float
+    """Of each row's first trial, and of rows that are not tuned."""
+    test_rows: int = 0
+    loss: Callable[[str, str, Task], Loss] = lambda row, text, task: loss_of(text)
+    """(row, text, task) → loss, where a row is more than its text."""
+    rates: Mapping[str, float] = MappingProxyType({})
+    """Of rows that have another one than ``lr``."""
+
+
 class Table:
-    """The runs of one table in a file of three parts: "chosen", "trials" and "tests".
+    """The runs of one study in a file of three parts: "chosen", "trials" and "tests".
 
     Args:
         path: of the file.
         name: what the names of its runs begin with, for a file of several tables.
-        rows: name → the loss's text.
-        task: of a seed; those of ``tune_seeds`` and the last other one are kept.
-        lr: of each row's first trial, and of rows that are not tuned.
+        study: the tasks of its ``tune_seeds`` and of the last other seed are kept.
         trials: a row; 0 takes the first values.
-        options: of `fit`, and "batch".
-        loss: (row, text, task) → loss, where a row is more than its text.
-        rates: of rows that are not tuned and have another one than ``lr``.
+        tune_seeds: of the trials.
 
     Raises:
         SystemExit: trials are asked for and Optuna is not installed.
@@ -70,15 +86,9 @@ class Table:
         self,
         path: Path,
         name: str,
-        rows: Mapping[str, str],
-        task: Callable[[int], Task],
-        *,
-        lr: float,
+        study: Study,
         trials: int,
-        options: Mapping[str, Any],
         tune_seeds: Sequence[int] = (100, 101),
-        loss: Callable[[str, str, Task], Loss] = lambda row, text, task: loss_of(text),
-        rates: Mapping[str, float] = {},
     ) -> None:
         if trials:
             try:
@@ -86,9 +96,9 @@ class Table:
             except ImportError:
                 raise SystemExit("--trials needs Optuna: pip install optuna") from None
             optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.path, self.name, self.rows, self.make, self.loss = path, name, rows, task, loss
-        self.lr, self.trials, self.tune_seeds, self.rates = lr, trials, tune_seeds, rates
-        self.options = dict(options)
+        self.path, self.name, self.study = path, name, study
+        self.trials, self.tune_seeds = trials, tune_seeds
+        self.options = dict(study.options)
         self.batch = self.options.pop("batch")
         self.record = read_json(path) or {"chosen": {}, "trials": {}, "tests": {}}
         self.tasks: dict[int, Task] = {}
@@ -104,19 +114,21 @@ class Table:
 
     def go(self, seeds: Sequence[int]) -> None:
         """Choose each row's values, then train every row with each seed."""
-        for row in self.rows:
+        for row in self.study.rows:
             if self.known("chosen", row) is None:
                 self.remember("chosen", row, self.choose(row))
         for seed in seeds:
-            for row in self.rows:
+            for row in self.study.rows:
                 if self.known("tests", f"{seed}|{row}") is None:
                     found = self.train(row, seed, self.known("chosen", row)["best"], "test")
                     self.remember("tests", f"{seed}|{row}", found)
 
     def space(self, row: str) -> dict[str, tuple[float, float, float]]:
         """Return what a row's trials search: name → lowest, highest, first."""
-        lr = self.rates.get(row, self.lr)
-        names = dict.fromkeys(name for _, name, _, _ in Formatter().parse(self.rows[row]) if name)
+        lr = self.study.rates.get(row, self.study.lr)
+        names = dict.fromkeys(
+            name for _, name, _, _ in Formatter().parse(self.study.rows[row]) if name
+        )
         return {"lr": (lr / SPAN, lr * SPAN, lr)} | {name: BOUNDS[name] for name in names}
 
     def choose(self, row: str) -> dict[str, Any]:
@@ -159,11 +171,11 @@ class Table:
         """Train a student; return its scores."""
         if seed not in self.tasks:
             kept = {k: task for k, task in self.tasks.items() if k in self.tune_seeds}
-            self.tasks = kept | {seed: self.make(seed)}
+            self.tasks = kept | {seed: self.study.task(seed)}
             if seed not in self.tune_seeds and self.tasks[seed].teacher:
                 self.remember("tests", f"{seed}|teacher", self.tasks[seed].teacher)
         task, given = self.tasks[seed], {k: v for k, v in values.items() if k != "lr"}
-        loss = self.loss(row, self.rows[row].format(**given), task)
+        loss = self.study.loss(row, self.study.rows[row].format(**given), task)
         batches = InMemory(task.train, self.batch)
         try:
             model = fit(task.build, batches, loss, lr=values["lr"], seed=seed, **self.options)
@@ -178,3 +190,25 @@ class Table:
         keys = (key.removeprefix(f"{self.name}|").split("|", 1) for key in self.record["tests"])
         found = {int(key[0]): self.known("tests", "|".join(key)) for key in keys if key[1] == row}
         return {seed: scores[score] for seed, scores in found.items()}
+
+
+def page(table: Table, heading: str, against: str = "") -> str:
+    """Return the table of a comparison; differences are to a row, the best one without a name."""
+    scores = {row: table.tests(row) for row in table.study.rows}
+    means = {row: sum(found.values()) / len(found) for row, found in scores.items()}
+    best = against or max(means, key=lambda row: means[row])
+    lines = [("teacher", "", spread(list(table.tests("teacher").values())), "")]
+    for row, found in scores.items():
+        chosen = table.known("chosen", row)
+        values = ", ".join(f"{name} {value:.3g}" for name, value in chosen["best"].items())
+        values += f" ({chosen['validation']:.2f})" if "validation" in chosen else ""
+        less = "–" if row == best else difference(found, scores[best])
+        lines.append((row, values, spread(list(found.values())), less))
+    chosen = "chosen (validation %)" if table.trials else "rate"
+    rows = markdown(("", chosen, "test %", f"minus {best}, points (95 % interval)"), lines)
+    error = math.sqrt(means[best] * (100 - means[best]) / table.study.test_rows)
+    return (
+        f"{heading}\n\n{rows}\n\nMean ± sample standard deviation over {len(scores[best])} seeds; "
+        f"differences are paired by seed. {table.study.test_rows:,} test rows alone give an "
+        f"accuracy a standard error of {error:.2f} points; that of a difference is smaller.\n"
+    )

@@ -3,30 +3,32 @@
 Without ``--trials`` it is the demo: cross-entropy, KD, DKD and MCLD at fixed rates, a minute on
 digits. With ``--trials 12`` it is the comparison on equal terms: `EQUAL`, where each row searches
 its rate, its weight beside the cross-entropy and one constant of its own; with ``--ablation`` the
-switches of MCLD + CE. Writes ``results.json``
+switches of MCLD + CE. Teachers that are wrong (noisy-40: 40 % of their labels), time series (leaf,
+vowels, plaid) and drawings with names (emoji) have rows of their own. Writes ``results.json``
 and ``results.md`` into ``--out``.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import math
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from benchmarks.compare import Table, Task
+from benchmarks.compare import Study, Table, Task, page
 from benchmarks.data import READERS, Pool, split
 from benchmarks.fit import InMemory, Rows, accuracy, fit, predict
 from benchmarks.losses import loss_of
 from benchmarks.networks import WordConvolution, conv, mlp
-from benchmarks.pages.numbers import difference, markdown, spread
 from benchmarks.record import replaced
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,6 +65,10 @@ SETUPS = {
         optimizer="adamw",
     ),
 }
+OTHERS = {"noisy": "noisy_teacher", "leaf": "series", "vowels": "series", "plaid": "series",
+          "emoji": "modalities"}  # fmt: skip
+"""First word of a further data set → the module that has its study."""
+NAMES = (*(f"noisy-{percent}" for percent in (0, 20, 40, 60)), *list(OTHERS)[1:])
 DEMO = {
     "CE": ("ce", 0.1),
     "KD": ("kd:temperature=2", 0.03),
@@ -117,68 +123,54 @@ def network(kind: tuple[str, int], pool: Pool) -> nn.Module:
     return mlp(math.prod(x.shape[1:]), classes, width)
 
 
-class Tasks:
-    """The tasks of a data set: splits, and a teacher of each."""
+def pictures(name: str, folder: Path, rows: Mapping[str, str]) -> Study:
+    """Return the study of a data set of `SETUPS`: a split and a teacher of each seed, or of all."""
+    setup, pool, cpu = SETUPS[name], READERS[name](folder), torch.device("cpu")
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.setup, self.pool = SETUPS[name], READERS[name](folder)
-        self.only: Task | None = None
-
-    def __call__(self, seed: int) -> Task:
-        """Return the task of a seed."""
-        if self.only is not None:
-            return self.only
-        setup, seed = self.setup, 0 if self.setup.one_split else seed
-        parts = split(self.pool, seed, setup.sizes)
+    @functools.cache
+    def task(seed: int) -> Task:
+        parts = split(pool, seed, setup.sizes)
+        train = parts["train"]
         teacher = fit(
-            lambda: network(setup.teacher, self.pool),
-            InMemory(parts["train"], setup.batch),
+            lambda: network(setup.teacher, pool),
+            InMemory(train, setup.batch),
             loss_of("ce"),
             epochs=setup.teacher_epochs,
             lr=0.1 if setup.optimizer == "sgd" else setup.lr,
             optimizer=setup.optimizer,
             seed=seed + 1000,
-            where=torch.device("cpu"),
+            where=cpu,
         )
-        train = parts["train"]
-        task = Task(
+        return Task(
             Rows(train.x, train.y, predict(teacher, train.x)),
-            lambda: network(setup.student, self.pool),
+            lambda: network(setup.student, pool),
             lambda model, part: {"accuracy": accuracy(model, parts[part])},
             {"accuracy": round(accuracy(teacher, parts["test"]), 3)},
         )
-        self.only = task if setup.one_split else None
-        return task
 
-    def options(self) -> dict[str, Any]:
-        """Return what `Table` gives to `fit`."""
-        setup, where = self.setup, torch.device("cpu")  # small networks: faster than with copies
-        options = {"epochs": setup.epochs, "batch": setup.batch, "optimizer": setup.optimizer}
-        return options | {"where": where}
+    options = {"epochs": setup.epochs, "batch": setup.batch, "optimizer": setup.optimizer}
+    tests = setup.sizes["test"] if pool.test is None else len(pool.test.y)
+    of_seed = (lambda seed: task(0)) if setup.one_split else task
+    return Study(rows, of_seed, options | {"where": cpu}, setup.lr, tests)
 
 
-def page(table: Table, heading: str, against: str = "") -> str:
-    """Return the table of a comparison; differences are to a row, the best one without a name."""
-    scores = {row: table.tests(row) for row in table.rows}
-    means = {row: sum(found.values()) / len(found) for row, found in scores.items()}
-    best = against or max(means, key=lambda row: means[row])
-    setup, test = table.make.setup, table.make.pool.test
-    test_rows = setup.sizes["test"] if test is None else len(test.y)
-    lines = [("teacher", "", spread(list(table.tests("teacher").values())), "")]
-    for row, found in scores.items():
-        chosen = table.known("chosen", row)
-        values = ", ".join(f"{name} {value:.3g}" for name, value in chosen["best"].items())
-        values += f" ({chosen['validation']:.2f})" if "validation" in chosen else ""
-        less = "–" if row == best else difference(found, scores[best])
-        lines.append((row, values, spread(list(found.values())), less))
-    chosen = "chosen (validation %)" if table.trials else "rate"
-    rows = markdown(("", chosen, "test %", f"minus {best}, points (95 % interval)"), lines)
-    error = math.sqrt(means[best] * (100 - means[best]) / test_rows)
-    return (
-        f"{heading}\n\n{rows}\n\nMean ± sample standard deviation over {len(scores[best])} seeds; "
-        f"differences are paired by seed. {test_rows:,} test rows alone give an accuracy a "
-        f"standard error of {error:.2f} points; that of a difference is smaller.\n"
-    )
+def study_of(options: argparse.Namespace) -> Study:
+    """Return what the options name, with the rows that they name."""
+    name, folder = options.dataset, options.data_dir
+    if name in SETUPS:
+        demo = not (options.trials or options.ablation)
+        rows = ABLATION if options.ablation else EQUAL
+        rows = {row: text for row, (text, _) in DEMO.items()} if demo else rows
+        study = pictures(name, folder, rows)
+        if demo:
+            study = study._replace(rates={row: lr for row, (_, lr) in DEMO.items()})
+    else:
+        kind, _, rest = name.partition("-")
+        module = importlib.import_module(f"benchmarks.{OTHERS[kind]}")
+        study = module.study(rest or kind, folder)
+    rows = {row: text for row, text in study.rows.items() if row in (options.rows or study.rows)}
+    given = {"epochs": options.epochs} if options.epochs else {}
+    return study._replace(rows=rows, options={**study.options, **given})
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -187,11 +179,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         prog="python -m benchmarks.comparison", description=(__doc__ or "").splitlines()[0]
     )
     add = parser.add_argument
-    add("--dataset", choices=SETUPS, default="digits")
+    add("--dataset", choices=(*SETUPS, *NAMES), default="digits")
     add("--data-dir", type=Path, default=Path("data"))
     add("--trials", type=int, default=0, help="a row, by Optuna; 0 is the demo")
     add("--ablation", action="store_true", help="the switches of MCLD + CE in place of losses")
-    add("--rows", nargs="+", choices=EQUAL, help="of the comparison with trials; default all")
+    add("--rows", nargs="+", help="some of the rows; default all")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     add("--tune-seeds", nargs="+", type=int, default=[100, 101], help="apart from --seeds")
     add("--epochs", type=int, help="of the students; default by data set")
@@ -201,31 +193,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def table_of(options: argparse.Namespace, path: Path) -> Table:
-    """Return the table that options name, with its runs in a file."""
-    demo = not (options.trials or options.ablation)
-    rows = ABLATION if options.ablation else EQUAL
-    rows = {row: text for row, (text, _) in DEMO.items()} if demo else rows
-    tasks = Tasks(options.dataset, options.data_dir)
-    given = {"epochs": options.epochs} if options.epochs else {}
-    return Table(
-        path,
-        options.dataset,
-        {row: text for row, text in rows.items() if row in (options.rows or rows)},
-        tasks,
-        lr=tasks.setup.lr,
-        trials=options.trials,
-        options=tasks.options() | given,
-        tune_seeds=options.tune_seeds,
-        rates={row: lr for row, (_, lr) in DEMO.items()} if demo else {},
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, write the tables and print them; return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     options = parse(words)
-    table = table_of(options, options.out / "results.json")
+    path, study = options.out / "results.json", study_of(options)
+    table = Table(path, options.dataset, study, options.trials, options.tune_seeds)
     table.go(options.seeds)
     command = shlex.join(["python", "-m", "benchmarks.comparison", *words])
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"

