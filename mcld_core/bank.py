@@ -10,8 +10,7 @@ from mcld_core.arguments import Arguments, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.bank_rows import entries, in_dtype, is_among, narrowed, places
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
-from mcld_core.formulas.objective import KeySet
+from mcld_core.formulas.objective import NEGLIGIBLE, KeySet, one_hot
 from mcld_core.keys import TeacherKeys, as_keys, check_ready, class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
@@ -259,7 +258,7 @@ class TeacherBank(NamedTuple):
         ops, is_ready = arguments.ops, isinstance(self, ReadyBank)
         if is_ready:
             check_ready(arguments.function, config)
-        keys = KeySet(bank.logits, bank.labels, bank.where, is_ready)
+        keys = KeySet.of(ops, bank.logits, bank.labels, bank.where, is_ready)
         means, count = class_means(ops, keys, wide_dtype(ops.dtype(bank.logits)), config)
         return ops.where((count > NEGLIGIBLE)[:, None], means, float("nan"))
 

@@ -71,13 +71,14 @@ class MCLDConfig:
             value = getattr(self, field.name)
             if plain_number(value) is not value:
                 object.__setattr__(self, field.name, plain_number(value))
-        weights = ("weight_instance", "weight_sample", "weight_category", "weight_ce")
-        for name in (*weights, "beta", "category_warmup"):
+            if field.name.startswith("weight_"):
+                checks.number(field.name, getattr(self, field.name), minimum=0.0)
+        for name in ("beta", "category_warmup"):
             checks.number(name, getattr(self, name), minimum=0.0)
         for name in ("temperature", "key_temperature", "sample_temperature"):
             if name != "temperature" or self.temperature is not None:
                 checks.number(name, getattr(self, name), above=0.0)
-        checks.choice("similarity", self.similarity, SIMILARITIES)
+        checks.choice("similarity", self.similarity, tuple(SIMILARITIES))
         checks.choice("category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
         for name in ("target_mask", "soft_targets", "sample_target_mask"):
             checks.flag(name, getattr(self, name))

@@ -9,9 +9,8 @@ import numpy as np
 from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, plain_number
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.contrast import NEGLIGIBLE, one_hot
-from mcld_core.formulas.objective import KeySet
-from mcld_core.formulas.similarity import key_vectors
+from mcld_core.formulas.objective import NEGLIGIBLE, KeySet, key_vectors, one_hot
+from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Bool, Float, Labels, Scalar
 
 
@@ -61,7 +60,9 @@ def as_keys(function: str, teacher_logits: Any, labels: Any, where: Any) -> Teac
 
 def key_arrays(keys: TeacherKeys | None) -> tuple[Any, ...]:
     """Return the arrays of keys that decide, with others, which backend computes."""
-    return () if keys is None else (*keys[:3], keys.prototypes, keys.probabilities)
+    if keys is None:
+        return ()
+    return keys.logits, keys.labels, keys.where, keys.prototypes, keys.probabilities
 
 
 def widen_pairs(
@@ -111,18 +112,15 @@ def check_keys(function: str, keys: Any) -> None:
 def prepare_keys(
     arguments: Arguments,
     batch: Batch,
-    keys: TeacherKeys | None,
+    keys: TeacherKeys,
     config: MCLDConfig,
-    compared: bool = False,
+    is_compared: bool = False,
 ) -> tuple[KeySet, Any]:
     """Return the keys, checked and converted, the rows that do not count marked; and own_start.
 
-    Their labels may be any ids where they are ``compared`` and nothing else.
+    Their labels may be any ids where they are compared and nothing else.
     """
     ops = arguments.ops
-    if keys is None:
-        labels = _masked_labels(ops, batch.labels, batch.kept)
-        return KeySet(batch.teacher, labels, batch.kept), 0
     vectors, is_ready = _key_vectors(arguments, keys, batch.student, config)
     kept = arguments.unless_all(arguments.mask("keys.where", keys.where, vectors))
     if keys.labels is None:
@@ -130,7 +128,7 @@ def prepare_keys(
     else:
         labels, counts = arguments.labels(
             "keys.labels", keys.labels, vectors, batch.dtype, kept, config.ignore_index,
-            compared=compared,
+            compared=is_compared,
         )  # fmt: skip
         if counts is not None:
             kept = arguments.unless_all(kept, counts)
@@ -143,7 +141,7 @@ def prepare_keys(
     own_start = _own_start(arguments, keys, batch, vectors)
     if kept is not None or batch.kept is not None:
         kept = _with_own_rows(ops, kept, batch, own_start, vectors)
-    return KeySet(vectors, _masked_labels(ops, labels, kept), kept, is_ready), own_start
+    return KeySet.of(ops, vectors, labels, kept, is_ready), own_start
 
 
 def prototype_keys(
@@ -168,9 +166,9 @@ def prototype_keys(
     else:
         means, count = class_means(ops, all_keys, batch.dtype, config)
         present = count > NEGLIGIBLE
-    labels = _masked_labels(ops, ops.arange(classes, means), present)
-    is_ready = config.similarity == "probability"  # they are means of probabilities
-    return KeySet(keep_rows(ops, means, present), labels, present, is_ready)
+    is_ready = SIMILARITIES[config.similarity].of_distributions  # they are means of probabilities
+    means = keep_rows(ops, means, present)
+    return KeySet.of(ops, means, ops.arange(classes, means), present, is_ready)
 
 
 def class_means(
@@ -178,13 +176,12 @@ def class_means(
 ) -> tuple[Float[Array, "classes classes"], Float[Array, " classes"]]:
     """Return the label-weighted mean key of each class, and the sum of its label weights.
 
-    Means of the probabilities under ``"probability"``, of the raw logits otherwise.
+    Means of the probabilities where the similarity compares distributions, else of the logits.
     """
     rows = keep_rows(ops, ops.astype(keys.vectors, dtype), keys.kept)
-    if config.similarity == "probability" and not keys.is_ready:
-        rows = key_vectors(ops, rows, "probability", config.key_temperature)
-    labels = _masked_labels(ops, keys.labels, keys.kept)
-    membership = ops.astype(one_hot(ops, labels, rows.shape[1], dtype), dtype)
+    if SIMILARITIES[config.similarity].of_distributions and not keys.is_ready:
+        rows = key_vectors(ops, rows, config.similarity, config.key_temperature)
+    membership = ops.astype(one_hot(ops, keys.labels, rows.shape[1], dtype), dtype)
     membership = ops.matrix_transpose(membership)
     total = ops.sum(membership, 1)
     divisor = ops.where(total > NEGLIGIBLE, total, 1.0)
@@ -219,7 +216,7 @@ def check_ready(function: str, config: MCLDConfig) -> None:
     """Raise ValueError unless ``softmax(t)`` is what the settings make of a teacher's row."""
     temperature = config.key_temperature
     is_one = is_number(temperature) and temperature == 1
-    if config.similarity != "probability" or not is_one:
+    if not SIMILARITIES[config.similarity].of_distributions or not is_one:
         raise ValueError(
             f"{function}: probabilities serve similarity 'probability' at key_temperature 1; got "
             f"{config.similarity!r} at {config.key_temperature}. Pass, or store, the logits"
@@ -276,12 +273,3 @@ def _as_wide(ops: Backend, labels: Labels, anchors: Labels) -> Labels:
     if dtype != "int64":  # an id beyond 32 bits is none of the anchors'
         labels = ops.where(labels <= np.iinfo("int32").max, labels, -1)
     return ops.astype(labels, dtype)
-
-
-def _masked_labels(ops: Backend, labels: Array, kept: Array | None) -> Array:
-    """Give the keys that do not count a label that no anchor has (anchors' own: 0 … or -1)."""
-    if labels.ndim == 2:
-        return keep_rows(ops, labels, kept)
-    if kept is not None:
-        labels = ops.where(kept, labels, -2)
-    return ops.where(labels >= 0, labels, -2)

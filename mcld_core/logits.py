@@ -53,14 +53,14 @@ def check_finite(
         ValueError: check_finite: teacher_logits has nan in row 0, class 1; fix what makes them
     """
     arguments = Arguments("check_finite", student_logits, teacher_logits, labels)
-    arguments.choice("similarity", similarity, SIMILARITIES)
+    arguments.choice("similarity", similarity, tuple(SIMILARITIES))
     student, teacher = arguments.pair(student_logits, teacher_logits)
     if labels is not None:
         labels = arguments.ops.asarray(labels, student)
         arguments.label_kind("labels", labels, *student.shape)
         labels = _to_numpy(labels)
     ours, theirs = _to_numpy(student), _to_numpy(teacher)
-    absent = _absent_classes(theirs, labels) & (similarity == "probability")
+    absent = _absent_classes(theirs, labels) & SIMILARITIES[similarity].of_distributions
     for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
         bad = _first_bad(argument, values, absent)
         if bad is not None:
@@ -98,7 +98,7 @@ def doubts(
     kept = np.ones(len(theirs), bool) if where is None else where
     if labels is not None and labels.ndim == 1:
         kept = kept & (labels != config.ignore_index)
-    absent = _absent_classes(theirs, labels) & (config.similarity == "probability")
+    absent = _absent_classes(theirs, labels) & SIMILARITIES[config.similarity].of_distributions
     texts = []
     for argument, values in found.items():
         if values is not None:

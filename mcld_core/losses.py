@@ -5,33 +5,24 @@ Its three terms as losses of their own are in `mcld_core.terms`.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
-from mcld_core.arguments import Arguments, Batch, as_number, is_number, keep_rows, reduce_rows
+from mcld_core.arguments import Arguments, Batch, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.formulas.contrast import column_contrast
-from mcld_core.formulas.divergence import raised
 from mcld_core.formulas.objective import (
+    CONTRASTS,
     TERMS,
     Block,
-    ExcludedKeys,
     KeySet,
     Setup,
-    TermWeights,
-    is_present,
-    is_zero,
+    by_block,
+    column_contrast,
+    rows_of_a_block,
     weighted_terms,
 )
-from mcld_core.formulas.similarity import default_temperature, key_vectors
-from mcld_core.formulas.stored import StoredRows, of_parts, parts_of, stored_keys
-from mcld_core.keys import (
-    TeacherKeys,
-    check_keys,
-    key_arrays,
-    prepare_keys,
-    prototype_keys,
-)
+from mcld_core.formulas.similarity import SIMILARITIES
+from mcld_core.keys import TeacherKeys, check_keys, key_arrays, prepare_keys, prototype_keys
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
@@ -138,268 +129,177 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
         2024. B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (sample-wise term).
     """
-    check_config("mcld_loss", config)
-    objective = Objective(config, term_weights(config), keys, class_prior, progress, pairs=pairs)
+    weights = {name: getattr(config, f"weight_{name}", 0.0) for name in TERMS}
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    return evaluate("mcld_loss", rows, objective, reduction, return_terms)
-
-
-class Objective(NamedTuple):
-    """What to compute: the settings, the weights of the terms, and what comes beside the batch."""
-
-    config: MCLDConfig
-    weights: TermWeights
-    keys: TeacherKeys | None = None
-    class_prior: Any = None
-    progress: Scalar = 1.0
-    excluded: ExcludedKeys | None = None
-    factors: Float[Array, "batch terms"] | None = None
-    """What each row's terms are multiplied by, in the order of `TERMS`."""
-    normalizer: Scalar | None = None
-    """What ``"mean"`` divides by, unless the keys say it; None: Σ v."""
-    has_ramp: bool = True
-    """Whether the category-wise term comes in with the progress."""
-    trains_keys: bool = False
-    """Whether the batch's teacher rows get a gradient, as keys."""
-    pairs: Bool[Array, "batch keys"] | None = None
-    """Which keys each row is compared with, besides its own; None: with all."""
-
-
-def term_weights(config: MCLDConfig) -> TermWeights:
-    """Return the weights of the settings."""
-    return TermWeights(*[getattr(config, f"weight_{name}") for name in TERMS])
-
-
-def labels_are_compared(config: MCLDConfig, weights: TermWeights) -> bool:
-    """Whether no term takes a label for the place of a class, so that it may be any id."""
-    by_class = is_present(config, weights, "prototypes")
-    return is_zero(weights.sample) and is_zero(weights.ce) and not by_class
+    return evaluate(
+        "mcld_loss", rows, config, weights, keys=keys, class_prior=class_prior, pairs=pairs,
+        progress=progress, reduction=reduction, return_terms=return_terms,
+    )  # fmt: skip
 
 
 def evaluate(
     function: str,
     rows: tuple[Any, Any, Any, Any, Any],
-    objective: Objective,
-    reduction: Reduction,
+    config: MCLDConfig,
+    weights: dict[str, Scalar],
+    *,
+    keys: TeacherKeys | None = None,
+    class_prior: Float[Array, " classes"] | None = None,
+    pairs: Bool[Array, "batch keys"] | None = None,
+    progress: Scalar | None = None,
+    reduction: Reduction = "mean",
     return_terms: bool = False,
 ) -> Any:
     """Check the rows and compute the weighted terms: the one path of all losses of logits.
 
-    ``rows`` are student logits, teacher logits, labels, sample weight and ``where``.
+    ``rows`` are student logits, teacher logits, labels, sample weight and ``where``; ``weights``
+    those of the terms, by name. Without ``progress`` the category-wise term has no ramp.
     """
-    config, keys = objective.config, objective.keys
-    check_config(function, config)
-    check_keys(function, keys)
-    arguments = Arguments(function, *rows, objective.pairs, *key_arrays(keys))
+    if not isinstance(config, MCLDConfig):
+        check_config(function, config)
+    if keys is not None:
+        check_keys(function, keys)
+    arguments = Arguments(function, *rows, pairs, *(() if keys is None else key_arrays(keys)))
     arguments.reduction(reduction)
-    arguments.flag("return_terms", return_terms)
-    compared = labels_are_compared(config, objective.weights)
-    batch = arguments.batch(rows, config.ignore_index, compared)
-    return evaluate_batch(arguments, batch, objective, reduction, return_terms)
-
-
-def evaluate_batch(
-    arguments: Arguments,
-    batch: Batch,
-    objective: Objective,
-    reduction: Reduction = "mean",
-    return_terms: bool = False,
-) -> Any:
-    """Compute the weighted terms of rows that are checked and converted.
-
-    Int labels may lie outside the classes here (ids of anything): the contrasts by ``"labels"``
-    only compare them.
-    """
-    ops, config, weights = arguments.ops, objective.config, objective.weights
-    ramp = category_ramp(arguments, objective, batch)
-    by_rows = is_present(config, weights, "labels") or not is_zero(weights.instance)
-    if objective.pairs is not None and not by_rows:
+    if not isinstance(return_terms, bool):
+        arguments.flag("return_terms", return_terms)
+    # a weight of 0 leaves its term out, but NumPy's float64 (a ramp, say) does not
+    weights = {k: w for k, w in weights.items() if type(w) not in (int, float) or w != 0}
+    category = config.category_contrast if "category" in weights else None
+    is_compared = CONTRASTS.issuperset(weights) and category != "prototypes"
+    batch = arguments.batch(rows, config.ignore_index, is_compared)
+    ramp = category_ramp(arguments, config, progress, batch)
+    if pairs is not None and "instance" not in weights and category != "labels":
         raise ValueError(
-            f"{arguments.function}: pairs need a term that compares rows (the instance-wise one, "
-            "or the category-wise one by category_contrast='labels'); got none. Leave them out"
+            f"{function}: pairs need a term that compares rows (the instance-wise one, or the "
+            "category-wise one by category_contrast='labels'); got none. Leave them out"
         )
-    if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
-        weights = TermWeights()  # no rows, no terms
-    normalizer = None if objective.keys is None else objective.keys.normalizer
-    columns = is_present(config, weights, "columns")
-    if columns and normalizer is not None:
-        raise ValueError(
-            f"{arguments.function}: category_contrast='columns' cannot be used with gathered keys "
-            "(its student side would have to cross replicas); use 'labels' or 'prototypes'"
-        )
-    name = "normalizer" if normalizer is None else "keys.normalizer"
-    normalizer = objective.normalizer if normalizer is None else normalizer
+    normalizer = None if keys is None else keys.normalizer
     if normalizer is not None:
-        normalizer = arguments.scalar(name, normalizer, batch.student, batch.dtype)
-    setup, beside = _setup(arguments, batch, objective._replace(weights=weights), ramp)
-    shown = TERMS if return_terms else ()
-    total, *values = _by_block(ops, batch, beside, objective, setup, shown)
-    terms = dict(zip(shown, values, strict=True))
-    if columns:
-        terms["category"] = _columns(ops, batch, config)
-        weighted = setup.weights.category * terms["category"]
-        if objective.factors is not None:
-            weighted = weighted * objective.factors[:, TERMS.index("category")]
-        total = total + weighted
+        if category == "columns":
+            raise ValueError(
+                f"{function}: category_contrast='columns' cannot be used with gathered keys (its "
+                "student side would have to cross replicas); use 'labels' or 'prototypes'"
+            )
+        normalizer = arguments.scalar("keys.normalizer", normalizer, batch.student, batch.dtype)
+
+    ops, has_ce = arguments.ops, "ce" in weights
+    if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
+        weights = {}  # no rows, no terms
+    setup, block = _setup(arguments, batch, config, weights, keys, class_prior, pairs, is_compared)
+    block_rows = _block_rows(ops, setup, block)
+    weights, of_columns = dict(setup.weights), None
+    if "category" in weights and ramp is not None:
+        weights["category"] = weights["category"] * ramp
+    if category == "columns":
+        of_columns = weights.pop("category", None)
+    shown = tuple(name for name in TERMS if name != "ce" or has_ce) if return_terms else ()
+
+    def terms(block: Block, setup: Setup) -> tuple[Array, ...]:
+        return weighted_terms(ops, block, setup, shown)
+
+    def prepare(setup: Setup) -> Setup:
+        return setup.embedded(ops, batch.dtype)
+
+    setup = setup._replace(weights=weights)
+    total, *values = by_block(ops, terms, prepare, block, batch.dtype, setup, block_rows)
+    found = dict(zip(shown, values, strict=True))
+    if of_columns is not None:
+        (columns,) = by_block(
+            ops, lambda block, t: (column_contrast(ops, block, t),), lambda t: t,
+            block, batch.dtype, setup.key_temperature, None,
+        )  # fmt: skip
+        total, found = total + of_columns * columns, found | {"category": columns}
     loss = reduce_rows(ops, total, batch.weight, reduction, normalizer)
     if not return_terms:
         return loss
-    reduced = {
-        name: ops.stop_gradient(reduce_rows(ops, value, batch.weight, reduction, normalizer))
-        for name, value in terms.items()
-        if name != "ce" or not is_zero(objective.weights.ce)
-    }
-    ramp = ops.astype(ops.asarray(ramp, batch.student), batch.dtype)
-    return loss, {**reduced, "ramp": ops.stop_gradient(ramp)}
+    for name, value in found.items():
+        value = reduce_rows(ops, value, batch.weight, reduction, normalizer)
+        found[name] = ops.stop_gradient(value)
+    ramp = ops.asarray(1.0 if ramp is None else ramp, batch.student)
+    return loss, found | {"ramp": ops.stop_gradient(ops.astype(ramp, batch.dtype))}
 
 
 def _setup(
-    arguments: Arguments, batch: Batch, objective: Objective, ramp: Scalar
-) -> tuple[Setup, dict[str, Array]]:
-    """Return what all rows have in common, less what no term needs, and what each has besides."""
-    ops, config, weights = arguments.ops, objective.config, objective.weights
-    keys = prototypes = log_prior = None
-    own = ops.arange(ops.size(batch.student, 0), batch.student)
-    beside = {"labels": batch.labels, "kept": batch.kept, "factors": objective.factors}
-    by_prototype = is_present(config, weights, "prototypes")
-    by_key = is_present(config, weights, "labels") or not is_zero(weights.instance)
-    if by_key or by_prototype:
-        compared = labels_are_compared(config, weights)
-        all_keys, own_start = prepare_keys(arguments, batch, objective.keys, config, compared)
-        own = own if objective.keys is None else own + own_start
-        if by_key:
-            keys, count = all_keys, all_keys.labels.shape[0]
-            beside["pairs"] = arguments.pairs("pairs", objective.pairs, batch.student, count)
-        if by_prototype:
-            prototypes = prototype_keys(arguments, batch, objective.keys, all_keys, config)
-    if objective.class_prior is not None:
-        classes = batch.student.shape[1]
-        log_prior = arguments.log_prior(objective.class_prior, classes, batch.student, batch.dtype)
-
-    def number(value: Scalar) -> Scalar:
-        return as_number(ops, value, batch.student, batch.dtype)
-
+    arguments: Arguments,
+    batch: Batch,
+    config: MCLDConfig,
+    weights: dict[str, Scalar],
+    keys: TeacherKeys | None,
+    class_prior: Any,
+    pairs: Any,
+    is_compared: bool,
+) -> tuple[Setup, Block]:
+    """Return what all rows have in common, less what no term needs, and the rows."""
+    ops, student = arguments.ops, batch.student
+    category = config.category_contrast if "category" in weights else None
+    by_row = "instance" in weights or category == "labels"
+    key_set = prototypes = log_prior = None
+    own = ops.arange(ops.size(student, 0), student)
+    if not by_row and category != "prototypes":
+        pairs = None
+    elif keys is None:
+        key_set = KeySet.of(ops, batch.teacher, batch.labels, batch.kept)
+    else:
+        key_set, own_start = prepare_keys(arguments, batch, keys, config, is_compared)
+        own = own + own_start
+    if category == "prototypes":
+        prototypes = prototype_keys(arguments, batch, keys, key_set, config)
+    if pairs is not None:
+        pairs = arguments.pairs("pairs", pairs, student, key_set.labels.shape[0])
+    if class_prior is not None:
+        log_prior = arguments.log_prior(class_prior, student.shape[1], student, batch.dtype)
     temperature = config.temperature
     if temperature is None:
-        temperature = default_temperature(config.similarity, batch.student.shape[1])
-    instance, sample, category, ce = map(number, weights)
-    category = 0.0 if is_zero(category) else category * ramp
-    return Setup(
-        keys=keys,
-        prototypes=prototypes,
-        weights=TermWeights(instance, sample, category, ce),
-        temperature=number(temperature),
-        key_temperature=number(config.key_temperature),
-        sample_temperature=number(config.sample_temperature),
-        beta=number(config.beta),
-        log_prior=log_prior,
-        excluded=objective.excluded,
-    ), {"own": own, **{name: x for name, x in beside.items() if x is not None}}
+        temperature = SIMILARITIES[config.similarity].temperature or float(student.shape[1])
+    numbers = weights | {
+        "temperature": temperature,
+        "key_temperature": config.key_temperature,
+        "sample_temperature": config.sample_temperature,
+        "beta": config.beta,
+    }
+    for name, x in numbers.items():
+        if not isinstance(x, (int, float)):  # a number of Python stays one
+            numbers[name] = ops.astype(ops.asarray(x, student), batch.dtype)
+    weights = {name: numbers.pop(name) for name in weights}
+    keys_of_rows = key_set if by_row else None
+    setup = Setup(config, weights, keys_of_rows, prototypes, log_prior=log_prior, **numbers)
+    return setup, Block(student, batch.teacher, batch.labels, own, batch.kept, pairs)
 
 
-def _by_block(
-    ops: Backend,
-    batch: Batch,
-    beside: dict[str, Array],
-    objective: Objective,
-    setup: Setup,
-    shown: tuple[str, ...],
-) -> tuple[Array, ...]:
-    """Evaluate the total of all rows, and the terms that are shown, block after block."""
-    config = objective.config
-    of_teacher, is_stored = parts_of(batch.teacher), isinstance(batch.teacher, StoredRows)
-
-    def terms(rows: tuple[Array, ...], setup: Setup) -> tuple[Array, ...]:
-        end = 1 + len(of_teacher)
-        others = dict(zip(beside, rows[end:], strict=True))
-        block = Block(rows[0], of_parts(batch.teacher, rows[1:end]), **others)
-        return weighted_terms(ops, config, batch.dtype, block, setup, shown)
-
-    block_rows: Any = None
-    numbers = (*objective.weights, *setup[3:7])
-    if not any(ops.is_trained(x) for x in numbers):
-        keys_count = 1 if setup.keys is None else ops.size(setup.keys.labels, 0)
-        count, classes = ops.size(batch.student, 0), batch.student.shape[1]
-        block_rows, least = config.block_size, 64 if is_stored else ops.least_rows
-        if block_rows == "auto":
-            block_rows = rows_of_a_block(ops, count, keys_count, classes, least)
-    rows = (batch.student, *of_teacher, *beside.values())
-
-    def prepare(setup: Setup) -> Setup:
-        return _embed_keys(ops, config, batch.dtype, batch.student.shape[1], setup)
-
-    def of_keys(rows: tuple[Array, ...], trained: tuple[Array, ...]) -> tuple[Array, ...]:
-        keys: Any = setup.keys
-        return terms(rows, prepare(setup._replace(keys=keys._replace(vectors=trained[0]))))
-
-    if objective.trains_keys and setup.keys is not None:
-        return ops.by_block_twice(of_keys, rows, (setup.keys.vectors,), block_rows)
-    return ops.by_block(terms, prepare, rows, setup, block_rows)
-
-
-def rows_without_keys(classes: int) -> int:
-    """Return how many rows a block has where nothing is multiplied: about 4 MB, at least 64."""
-    return max(2**20 // max(classes, 1), 64)
-
-
-def rows_of_a_block(ops: Backend, rows: Any, keys: Any, classes: int, least: int) -> Any:
-    """Return how many anchor rows a block has: all where they and the keys are few.
-
-    The plain form is the fastest where its largest array takes less than 4 MB (a larger one is
-    asked of the system in each call). Otherwise a block has 256 rows, or, where 4 MB hold fewer, as
-    many as they hold, but at least ``least``.
-    """
-    if isinstance(rows, int) and isinstance(keys, int):
-        whole = 2**20 // max(keys, classes, 1)
-        return whole if rows < whole else max(min(whole, 256), least)
-    whole = 2**20 // ops.maximum(keys, classes)
-    return ops.where(rows < whole, whole, ops.maximum(ops.minimum(whole, 256), least))
-
-
-def _embed_keys(ops: Backend, config: MCLDConfig, dtype: str, classes: int, setup: Setup) -> Setup:
-    """Embed the keys once for all blocks."""
-
-    def embedded(keys: KeySet | None) -> KeySet | None:
-        if keys is None:
+def _block_rows(ops: Backend, setup: Setup, block: Block) -> Any:
+    """Return how many rows a block has; None: all, which a number that is trained needs."""
+    size = setup.config.block_size
+    numbers = (*setup.weights.values(), setup.temperature, setup.key_temperature)
+    for number in (*numbers, setup.sample_temperature, setup.beta):
+        if not isinstance(number, (int, float)) and ops.is_trained(number):
             return None
-        if isinstance(keys.vectors, StoredRows):
-            stored = stored_keys(ops, keys.vectors, dtype, classes, setup.key_temperature)
-            return keys._replace(vectors=stored)
-        vectors = ops.astype(keys.vectors, dtype)
-        if not keys.is_ready:
-            vectors = keep_rows(ops, vectors, keys.kept)
-            vectors = key_vectors(ops, vectors, config.similarity, setup.key_temperature)
-        return keys._replace(vectors=vectors)
-
-    return setup._replace(keys=embedded(setup.keys), prototypes=embedded(setup.prototypes))
+    if size != "auto":
+        return size
+    keys = 1 if setup.keys is None else ops.size(setup.keys.labels, 0)
+    rows, classes = ops.size(block.student, 0), block.student.shape[1]
+    return rows_of_a_block(ops, rows, keys, classes, ops.least_rows)
 
 
-def _columns(ops: Backend, batch: Batch, config: MCLDConfig) -> Float[Array, " batch"]:
-    student, teacher = (
-        keep_rows(ops, ops.astype(logits, batch.dtype), batch.kept)
-        for logits in (batch.student, batch.teacher)
-    )
-    return column_contrast(ops, raised(ops, student), teacher, batch.kept, config.key_temperature)
-
-
-def category_ramp(arguments: Arguments, objective: Objective, batch: Batch) -> Scalar:
-    """Return ``clip(progress / warmup, 0, 1)``, without a gradient; 1 where ``warmup`` is 0.
-
-    A call without a schedule gets the Python number 1.
+def category_ramp(
+    arguments: Arguments, config: MCLDConfig, progress: Scalar | None, batch: Batch
+) -> Scalar | None:
+    """Return ``clip(progress / warmup, 0, 1)``, without a gradient; None where it is 1 for sure.
 
     Raises:
         ValueError, TypeError: a progress that is not one number in 0 … 1.
     """
-    ops, like, dtype = arguments.ops, batch.student, batch.dtype
-    warmup, progress = objective.config.category_warmup, objective.progress
-    whole = type(progress) in (int, float) and progress == 1 and is_number(warmup) and warmup <= 1
-    if whole or not objective.has_ramp:
-        return 1.0
-    progress = arguments.scalar("progress", progress, like, dtype, maximum=1.0)
-    if is_number(warmup):
+    ops, warmup = arguments.ops, config.category_warmup
+    if progress is None:
+        return None
+    is_number = isinstance(warmup, (int, float))
+    if type(progress) in (int, float) and progress == 1 and is_number and warmup <= 1:
+        return None
+    progress = arguments.scalar("progress", progress, batch.student, batch.dtype, maximum=1.0)
+    if is_number:
         part = progress / warmup if warmup > 0 else 0.0 * progress + 1.0
     else:
-        warmup = ops.astype(ops.asarray(warmup, like), dtype)
+        warmup = ops.astype(ops.asarray(warmup, batch.student), batch.dtype)
         part = progress / ops.where(warmup > 0, warmup, 1.0)
         part = ops.where(warmup > 0, part, 1.0)
     return ops.stop_gradient(ops.minimum(ops.maximum(part, 0.0), 1.0))

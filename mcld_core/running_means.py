@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from mcld_core.arguments import Arguments, wide_dtype
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.formulas.contrast import NEGLIGIBLE
-from mcld_core.formulas.objective import KeySet
+from mcld_core.formulas.objective import NEGLIGIBLE, KeySet
 from mcld_core.keys import TeacherKeys, as_keys, class_means
 from mcld_core.typing import Array, Bool, Float, Labels, Logits
 
@@ -87,18 +86,19 @@ class ClassMeans(NamedTuple):
             ValueError, TypeError: shapes, dtypes, devices, labels or a number that do not fit.
         """
         function = "ClassMeans.update"
-        teacher_logits, labels, where = as_keys(function, teacher_logits, labels, where)[:3]
-        arguments = Arguments(function, self.means, teacher_logits, labels, where)
+        keys = as_keys(function, teacher_logits, labels, where)
+        arguments = Arguments(function, self.means, keys.logits, keys.labels, keys.where)
         check_config(arguments.function, config)
         if window is not None:
             arguments.number("window", window, above=0.0)
         ops = arguments.ops
         means, counts = (ops.asarray(x, arguments.like) for x in self)
-        rows = arguments.rows_beside(means, "the means", teacher_logits)
-        given = arguments.teacher_batch(rows, (labels, None, where), config.ignore_index)
+        rows = arguments.rows_beside(means, "the means", keys.logits)
+        given = arguments.teacher_batch(rows, (keys.labels, None, keys.where), config.ignore_index)
         dtype = wide_dtype(ops.dtype(rows), ops.dtype(means))
         own = ops.argmax(rows, 1) if given.labels is None else given.labels
-        fresh, added = class_means(ops, KeySet(given.logits, own, given.kept), dtype, config)
+        fresh_keys = KeySet.of(ops, given.logits, own, given.kept)
+        fresh, added = class_means(ops, fresh_keys, dtype, config)
         means, before = (ops.astype(x, dtype) for x in (means, counts))
         if window is not None:
             before = ops.minimum(before, window)

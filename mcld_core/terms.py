@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.objective import TermWeights
 from mcld_core.keys import TeacherKeys
-from mcld_core.losses import Objective, evaluate
+from mcld_core.losses import evaluate
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Tensor
 
 
@@ -40,9 +39,11 @@ def instance_wise(
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024. A. van den Oord et al., "Representation Learning
         with Contrastive Predictive Coding", 2018 (InfoNCE).
     """
-    objective = Objective(config, TermWeights(instance=1.0), keys, class_prior, pairs=pairs)
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    return evaluate("instance_wise", rows, objective, reduction)
+    return evaluate(
+        "instance_wise", rows, config, {"instance": 1.0}, keys=keys, class_prior=class_prior,
+        pairs=pairs, reduction=reduction,
+    )  # fmt: skip
 
 
 def sample_wise(
@@ -73,9 +74,8 @@ def sample_wise(
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024. B. Zhao et al., "Decoupled Knowledge
         Distillation", CVPR 2022.
     """
-    objective = Objective(config, TermWeights(sample=1.0), keys, None)
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    return evaluate("sample_wise", rows, objective, reduction)
+    return evaluate("sample_wise", rows, config, {"sample": 1.0}, keys=keys, reduction=reduction)
 
 
 def category_wise(
@@ -108,8 +108,8 @@ def category_wise(
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024. P. Khosla et al., "Supervised Contrastive
         Learning", NeurIPS 2020.
     """
-    objective = Objective(
-        config, TermWeights(category=1.0), keys, class_prior, pairs=pairs, has_ramp=False
-    )
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    return evaluate("category_wise", rows, objective, reduction)
+    return evaluate(
+        "category_wise", rows, config, {"category": 1.0}, keys=keys, class_prior=class_prior,
+        pairs=pairs, reduction=reduction,
+    )  # fmt: skip

@@ -16,8 +16,8 @@ from mcld_core.backends import Backend
 from mcld_core.extensions._sequences import SequenceArguments, Sequences, flat, following
 from mcld_core.extensions._stored import TopKLogits, likeliest, stored_rows
 from mcld_core.formulas.divergence import raised
+from mcld_core.formulas.objective import rows_without_keys
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of
-from mcld_core.losses import rows_without_keys
 from mcld_core.typing import Array, Float, Reduction
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from mcld_core.arguments import Arguments, Batch, as_number, keep_rows, reduce_rows
 from mcld_core.formulas.divergence import raised
+from mcld_core.formulas.objective import rows_without_keys
 from mcld_core.formulas.stored import StoredRows, of_parts, parts_of
-from mcld_core.losses import rows_without_keys
 from mcld_core.typing import Array, Reduction, Scalar
 
 

@@ -55,6 +55,12 @@ def masked_log(ops: Backend, x: Array) -> Array:
     return ops.where(positive, ops.log(ops.where(positive, x, 1.0)), MASKED)
 
 
+def log_sum_exp(ops: Backend, z: Array) -> Values:
+    """Return ``log Σ exp z`` of each row; its derivative needs no second pass of exp."""
+    peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
+    return ops.log(ops.sum(ops.exp(z - peak), 1)) + peak[:, 0]
+
+
 class Softmax(NamedTuple):
     """A softmax in its parts, ``weights / total``, so that its exponentials are formed once."""
 

@@ -1,55 +1,42 @@
-"""The objective on a block of anchor rows: which terms it has, and their weighted sum."""
+"""The terms of the objective on a block of rows: values only, one a row, and their weighted sum.
+
+A term is a function of a block, the `Setup` and the `Contrast` of both; its name in `TERMS` and
+its weight in `MCLDConfig` are all that the objective needs. A key that does not count has
+``S = MASKED``, a finite number so far below every logit that its exponential is exactly 0 and so
+small that nothing overflows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.contrast import (
-    Negatives,
-    affinity,
-    category_contrast,
-    instance_contrast,
-    relational_contrast,
-)
 from mcld_core.formulas.divergence import (
     MASKED,
+    Softmax,
     cross_entropy,
     decoupled_divergence,
     divide,
     kl_divergence,
+    log_sum_exp,
     raised,
+    softened,
     target_class,
     times,
 )
-from mcld_core.formulas.similarity import embed
-from mcld_core.formulas.stored import (
-    StoredKeys,
-    StoredRows,
-    stored_decoupled_divergence,
-    stored_kl_divergence,
-    stored_products,
-)
-from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Pairs, Places, Scalar, Values
+from mcld_core.formulas.similarity import SIMILARITIES
+from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Places, Scalar, Values
 
-TERMS = ("instance", "sample", "category", "ce")
-
-
-class TermWeights(NamedTuple):
-    """The weight of each term, the category-wise one with or without its ramp."""
-
-    instance: Scalar = 0.0
-    sample: Scalar = 0.0
-    category: Scalar = 0.0
-    ce: Scalar = 0.0
+NEGLIGIBLE = 1e-30
+"""A sum of label weights up to it is none: float32 has no digits there to divide by."""
 
 
 class KeySet(NamedTuple):
     """Keys as the formulas take them: converted, labelled, masked."""
 
-    vectors: Float[Array, "keys classes"] | StoredRows | StoredKeys
+    vectors: Float[Array, "keys classes"]
     """Raw logits, until they are embedded for the similarity."""
     labels: Labels
     """-2, or zeros, where the key does not count: no anchor shares such a label."""
@@ -57,186 +44,326 @@ class KeySet(NamedTuple):
     is_ready: bool = False
     """Whether the vectors are embedded already, and finite."""
 
+    @classmethod
+    def of(
+        cls, ops: Backend, vectors: Array, labels: Labels, kept: Any, is_ready: bool = False
+    ) -> KeySet:
+        """Return keys with the labels of those that do not count masked."""
+        if labels.ndim == 2:
+            labels = labels if kept is None else ops.where(kept[:, None], labels, 0.0)
+        else:
+            counts = labels >= 0 if kept is None else (labels >= 0) & kept
+            labels = ops.where(counts, labels, -2)
+        return cls(vectors, labels, kept, is_ready)
 
-class ExcludedKeys(NamedTuple):
-    """Keys that do not push an anchor, whatever their labels.
-
-    For rows with a place: a token is contrasted within its own sequence, a window with windows
-    that it does not overlap. ``excludes(anchor, key)`` gets the facts of a block of anchors,
-    each (block, 1), and of all keys, each (1, keys), and returns (block, keys) bool; the anchors'
-    facts are those of their own keys. The own key always counts.
-    """
-
-    excludes: Callable[[tuple[Array, ...], tuple[Array, ...]], Array]
-    facts: tuple[Int[Array, " keys"], ...]
-    in_category: bool = False
-    """Also leave such a key out of the category-wise term, unless it shares the label."""
+    def embedded(self, ops: Backend, similarity: str, key_temperature: Any, dtype: str) -> KeySet:
+        """Return the keys as they enter S."""
+        vectors = ops.astype(self.vectors, dtype)
+        if not self.is_ready:
+            if self.kept is not None:
+                vectors = ops.where(self.kept[:, None], vectors, 0.0)
+            vectors = key_vectors(ops, vectors, similarity, key_temperature)
+        return self._replace(vectors=vectors)
 
 
 class Block(NamedTuple):
-    """A block of anchor rows."""
+    """A block of rows: the anchors of the contrasts."""
 
     student: Logits
-    teacher: Logits | StoredRows
-    labels: Labels
-    own: Places
+    teacher: Logits
+    labels: Labels | None = None
+    own: Places | None = None
     """The place of each anchor's own key among the keys."""
     kept: Bool[Array, " block"] | None = None
     """Which rows count; None where all do."""
     pairs: Bool[Array, "block keys"] | None = None
     """Which keys each anchor is compared with, besides its own; None: with all."""
-    factors: Float[Array, "block terms"] | None = None
-    """What each row's terms (`TERMS`) are multiplied by in the total; None where by 1."""
 
 
 class Setup(NamedTuple):
-    """What all blocks have in common: the key sets and the numbers of the objective."""
+    """What all blocks have in common: the settings, the key sets and the numbers."""
 
+    config: MCLDConfig
+    weights: dict[str, Scalar]
+    """Of the terms that are computed, the category-wise one's with its ramp."""
     keys: KeySet | None
     """The teacher's rows."""
     prototypes: KeySet | None
     """One key a class."""
-    weights: TermWeights
     temperature: Scalar
     key_temperature: Scalar
     sample_temperature: Scalar
     beta: Scalar
     log_prior: Float[Array, " classes"] | None = None
-    excluded: ExcludedKeys | None = None
+
+    def embedded(self, ops: Backend, dtype: str) -> Setup:
+        """Return the setup with its keys as they enter S: once for all blocks."""
+        keys, prototypes = (
+            None
+            if x is None
+            else x.embedded(ops, self.config.similarity, self.key_temperature, dtype)
+            for x in (self.keys, self.prototypes)
+        )
+        return self._replace(keys=keys, prototypes=prototypes)
 
 
-def is_zero(weight: Scalar) -> bool:
-    """Whether a weight is the Python number 0, so that its term need not be computed.
+class Contrast(NamedTuple):
+    """A block of anchors compared with all keys: what the terms by rows as keys share."""
 
-    A ramp of 0 in NumPy's float64 is not: that type is a subclass of float.
+    similarity: Pairs
+    """S, with a class prior of ``s - log π``."""
+    same_label: Pairs | None
+    """A; None where no term needs it."""
+    is_hard: bool
+    """Whether A is 0 or 1."""
+    negatives: Negatives | None = None
+    """Of the instance-wise term, where the own key is its only positive."""
+    by_teacher: tuple[Pairs, Pairs] | None = None
+    """S without the prior and ``S^t``, where the teacher grades the positives."""
+
+
+class Negatives(NamedTuple):
+    """What is left of the keys."""
+
+    removed: Pairs
+    """1 at the own key and, where the target mask is on, A."""
+    log_sum: Values
+    """``log Σ (1 - removed) exp S``."""
+
+
+def by_block(
+    ops: Backend,
+    function: Callable[[Block, Any], tuple[Array, ...]],
+    prepare: Callable[[Any], Any],
+    block: Block,
+    dtype: str,
+    shared: Any,
+    block_rows: Any,
+) -> tuple[Array, ...]:
+    """Evaluate ``function(block, shared)`` on all rows, block after block, by `Backend.by_block`.
+
+    The function gets logits in ``dtype``, with zeros in rows that do not count, the student's
+    raised to `MASKED`.
     """
-    return type(weight) in (int, float) and weight == 0
+    given = {name: x for name, x in block._asdict().items() if x is not None}
+
+    def of_rows(rows: tuple[Array, ...], shared: Any) -> tuple[Array, ...]:
+        part = Block(**dict(zip(given, rows, strict=True)))
+        student, teacher = ops.astype(part.student, dtype), ops.astype(part.teacher, dtype)
+        if part.kept is not None:
+            kept = part.kept[:, None]
+            student, teacher = ops.where(kept, student, 0.0), ops.where(kept, teacher, 0.0)
+        part = part._replace(student=raised(ops, student), teacher=teacher)
+        return function(part, shared)
+
+    return ops.by_block(of_rows, prepare, tuple(given.values()), shared, block_rows)
 
 
-def is_present(config: MCLDConfig, weights: TermWeights, category_contrast: str) -> bool:
-    """Whether the category-wise term is computed, and in this reading."""
-    return config.category_contrast == category_contrast and not is_zero(weights.category)
+def rows_of_a_block(ops: Backend, rows: Any, keys: Any, classes: int, least: int) -> Any:
+    """Return how many anchor rows a block has: all where they and the keys are few.
+
+    The plain form is the fastest where its largest array takes less than 4 MB (a larger one is
+    asked of the system in each call). Otherwise a block has 256 rows, or, where 4 MB hold fewer, as
+    many as they hold, but at least ``least``.
+    """
+    if isinstance(rows, int) and isinstance(keys, int):
+        whole = 2**20 // max(keys, classes, 1)
+        return whole if rows < whole else max(min(whole, 256), least)
+    whole = 2**20 // ops.maximum(keys, classes)
+    return ops.where(rows < whole, whole, ops.maximum(ops.minimum(whole, 256), least))
+
+
+def rows_without_keys(classes: int) -> int:
+    """Return how many rows a block has where nothing is multiplied: about 4 MB, at least 64."""
+    return max(2**20 // max(classes, 1), 64)
 
 
 def weighted_terms(
-    ops: Backend,
-    config: MCLDConfig,
-    dtype: str,
-    block: Block,
-    setup: Setup,
-    shown: tuple[str, ...] = TERMS,
+    ops: Backend, block: Block, setup: Setup, shown: tuple[str, ...] = ()
 ) -> tuple[Values, ...]:
     """Return the total of each row, then the terms that are shown, unweighted; 0 without one."""
-    student = raised(ops, _rows(ops, block.student, dtype, block.kept))
-    teacher = block.teacher
-    if not isinstance(teacher, StoredRows):  # whose rows that do not count hold zeros already
-        teacher = _rows(ops, teacher, dtype, block.kept)
-    terms = _contrasts(ops, config, student, teacher, block, setup)
-    if setup.prototypes is not None:
-        s = _similarity(ops, config, student, setup.prototypes, setup.temperature)
-        same = affinity(ops, block.labels, setup.prototypes.labels, dtype)
-        terms["category"] = category_contrast(ops, s, same, block.labels.ndim == 1)
-    if not is_zero(setup.weights.sample):
-        terms["sample"] = _sample_wise(ops, config, student, teacher, block.labels, setup)
-    if not is_zero(setup.weights.ce):
-        terms["ce"] = cross_entropy(ops, student, block.labels)
-    total = None
-    for name, value in terms.items():
-        weighted = times(getattr(setup.weights, name), value)
-        if block.factors is not None:
-            weighted = weighted * block.factors[:, TERMS.index(name)]
+    contrast = None if setup.keys is None else compare(ops, block, setup, setup.keys)
+    total, values = None, dict[str, Any]()
+    for name, weight in setup.weights.items():
+        values[name] = TERMS[name](ops, block, setup, contrast)
+        weighted = times(weight, values[name])
         total = weighted if total is None else total + weighted
     if total is None:
-        total = 0.0 * student[:, 0]
-    return (total, *(terms[name] if name in terms else 0.0 * total for name in shown))
+        total = 0.0 * block.student[:, 0]
+    return (total, *[values[name] if name in values else 0.0 * total for name in shown])
 
 
-def _contrasts(
-    ops: Backend, config: MCLDConfig, student: Logits, teacher: Logits, block: Block, setup: Setup
-) -> dict[str, Values]:
-    """Return the instance-wise term, and the category-wise one by labels: those by rows as keys."""
-    keys, terms = setup.keys, {}
-    if keys is None:
-        return terms
-    has_instance = not is_zero(setup.weights.instance)
-    is_soft = has_instance and config.soft_targets
-    compared = None
-    if block.pairs is not None:
-        own = ops.arange(ops.size(keys.labels, 0), student)[None, :] == block.own[:, None]
-        compared = block.pairs | own
-
-    def similarity(anchors: Logits) -> Pairs:
-        s = _similarity(ops, config, anchors, keys, setup.temperature)
-        return s if compared is None else ops.where(compared, s, MASKED)
-
-    s = None
-    if is_soft:
-        s = similarity(student)
-        terms["instance"] = relational_contrast(ops, s, similarity(raised(ops, teacher)))
-        if not is_present(config, setup.weights, "labels"):
-            return terms
-    if s is None or setup.log_prior is not None:
-        s = similarity(student if setup.log_prior is None else student - setup.log_prior[None, :])
-    same = affinity(ops, block.labels, keys.labels, ops.dtype(s))
-    if compared is not None:
-        same = ops.where(compared, same, 0.0)
-    hard = block.labels.ndim == 1 and keys.labels.ndim == 1
-    excluded = negatives = None
-    if setup.excluded is not None:
-        anchor = tuple(ops.take(fact, block.own)[:, None] for fact in setup.excluded.facts)
-        others = tuple(fact[None, :] for fact in setup.excluded.facts)
-        excluded = setup.excluded.excludes(anchor, others)
-    if has_instance and not is_soft:
-        removed = same if config.target_mask else None
-        if excluded is not None:
-            removed = ops.where(excluded, 1.0, 0.0 * s if removed is None else removed)
-        negatives = Negatives.of(ops, s, removed, block.own, hard)
-        terms["instance"] = instance_contrast(ops, s, negatives, block.own)
-    if is_present(config, setup.weights, "labels"):
-        split = negatives if excluded is None and config.target_mask else None
-        if setup.excluded is not None and setup.excluded.in_category:
-            s = ops.where(excluded & (same <= 0), MASKED, s)
-        terms["category"] = category_contrast(ops, s, same, hard, split)
-    return terms
+# the terms
 
 
-def _sample_wise(
-    ops: Backend,
-    config: MCLDConfig,
-    student: Logits,
-    teacher: Logits | StoredRows,
-    labels: Array,
-    setup: Setup,
-) -> Values:
-    """The sample-wise term: decoupled at the label (or its arg max), or plain."""
+def instance_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Values:
+    """InfoNCE with the own key as the positive: ``-S_own + log( exp S_own + Σ (1 - A) exp S )``.
+
+    The sum is over the other keys. Written as ``softplus(log Σ - S_own)``, whose gradient keeps
+    its digits where the own key is all but certain. With soft targets, whose positives the teacher
+    grades, ``KL( softmax_j S^t_ij ‖ softmax_j S_ij )``: 0 with its gradient where S is ``S^t``.
+    """
+    if contrast.by_teacher is not None:
+        s, of_teacher = contrast.by_teacher
+        return Softmax.of(ops, of_teacher).kl_to(ops, Softmax.of(ops, s))
+    at_own = ops.take_along_axis(contrast.similarity, block.own[:, None], 1)[:, 0]
+    return -ops.log_sigmoid(at_own - contrast.negatives.log_sum)
+
+
+def sample_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Values:
+    """Within one row of logits: decoupled at the label (or its arg max), or plain."""
+    student, teacher, temperature = block.student, block.teacher, setup.sample_temperature
     if student.shape[1] == 1:
         return 0.0 * student[:, 0]
-    temperature, is_stored = setup.sample_temperature, isinstance(teacher, StoredRows)
-    if not config.sample_target_mask:
-        divergence = stored_kl_divergence if is_stored else kl_divergence
-        return divergence(ops, student, teacher, temperature)
-    target = target_class(ops, labels)
-    if is_stored:
-        return stored_decoupled_divergence(ops, student, teacher, target, temperature, setup.beta)
+    if not setup.config.sample_target_mask:
+        return kl_divergence(ops, student, teacher, temperature)
+    target = target_class(ops, block.labels)
     return decoupled_divergence(ops, student, teacher, target, temperature, 1.0, setup.beta)
 
 
-def _similarity(
-    ops: Backend, config: MCLDConfig, logits: Logits, keys: KeySet, temperature: Scalar
-) -> Pairs:
-    """Return S for a block of anchors, `MASKED` at the keys that do not count."""
-    anchors = divide(embed(ops, logits, config.similarity), temperature)
-    if isinstance(keys.vectors, StoredKeys):
-        s = stored_products(ops, anchors, keys.vectors)
+def category_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Values:
+    """One anchor against all keys: ``log Σ_k exp S_ik - Σ_j w_ij S_ij``, ``w = A / Σ A``.
+
+    0, with a zero gradient, where no key has the anchor's label. With hard labels, a row in which
+    one key alone is left out of the negatives, its positive, is written as
+    ``softplus(log Σ_neg exp S - S_pos)``, whose gradient keeps its digits where the positive is
+    all but certain. The keys are the teacher's rows, or one a class (``"prototypes"``).
+    """
+    if setup.prototypes is not None:
+        s = similarity(ops, block.student, setup.prototypes, setup)
+        same = affinity(ops, block.labels, setup.prototypes.labels, ops.dtype(s))
+        contrast = Contrast(s, same, block.labels.ndim == 1)
+    s, same, negatives = contrast.similarity, contrast.same_label, contrast.negatives
+    count = ops.sum(same, 1)
+    has_positive = count > NEGLIGIBLE
+    mean = ops.sum(same * s, 1) / ops.where(has_positive, count, 1.0)
+    value = log_sum_exp(ops, s) - mean
+    if contrast.is_hard:
+        if negatives is None or not setup.config.target_mask:  # which leaves out all positives
+            negatives = without(ops, s, same, True)
+        alone = ops.sum(negatives.removed, 1) <= 1.0
+        value = ops.where(alone, -ops.log_sigmoid(mean - negatives.log_sum), value)
+    return ops.where(has_positive, value, 0.0)
+
+
+def ce_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Values:
+    """Cross-entropy with the labels."""
+    return cross_entropy(ops, block.student, block.labels)
+
+
+TERMS: dict[str, Callable[[Backend, Block, Setup, Any], Values]] = {
+    "instance": instance_term,
+    "sample": sample_term,
+    "category": category_term,
+    "ce": ce_term,
+}
+CONTRASTS = frozenset(("instance", "category"))
+"""The terms that compare rows with keys: labels are compared there, and need not be classes."""
+
+
+# what the contrasts share
+
+
+def compare(ops: Backend, block: Block, setup: Setup, keys: KeySet) -> Contrast:
+    """Compare anchors with all keys, as far as the terms need it."""
+    student, own, config, weights = block.student, block.own, setup.config, setup.weights
+    compared = None
+    if block.pairs is not None:
+        is_own = ops.arange(ops.size(keys.labels, 0), student)[None, :] == own[:, None]
+        compared = block.pairs | is_own
+
+    def of_anchors(logits: Logits) -> Pairs:
+        s = similarity(ops, logits, keys, setup)
+        return s if compared is None else ops.where(compared, s, MASKED)
+
+    by_teacher = None
+    if config.soft_targets and "instance" in weights:
+        by_teacher = of_anchors(student), of_anchors(raised(ops, block.teacher))
+        if "category" not in weights or setup.prototypes is not None:
+            return Contrast(by_teacher[0], None, False, None, by_teacher)
+    if setup.log_prior is not None:
+        s = of_anchors(student - setup.log_prior[None, :])
     else:
-        s = ops.matmul(anchors, ops.matrix_transpose(keys.vectors))
+        s = of_anchors(student) if by_teacher is None else by_teacher[0]
+    same = affinity(ops, block.labels, keys.labels, ops.dtype(s))
+    if compared is not None:
+        same = ops.where(compared, same, 0.0)
+    is_hard = block.labels.ndim == 1 and keys.labels.ndim == 1
+    negatives = None
+    if by_teacher is None and "instance" in weights:
+        removed = same if config.target_mask else ops.stop_gradient(0.0 * s)
+        removed = ops.put_along_axis(removed, own[:, None], 1.0)
+        negatives = without(ops, s, removed, is_hard)
+    return Contrast(s, same, is_hard, negatives, by_teacher)
+
+
+def similarity(ops: Backend, logits: Logits, keys: KeySet, setup: Setup) -> Pairs:
+    """Return S of anchors, `MASKED` at the keys that do not count."""
+    embed = SIMILARITIES[setup.config.similarity].embed
+    anchors = divide(logits if embed is None else embed(ops, logits), setup.temperature)
+    s = ops.matmul(anchors, ops.matrix_transpose(keys.vectors))
     if keys.kept is None:
         return s
     counts = ops.astype(keys.kept, ops.dtype(s))  # the vectors that do not count are finite
     return s + MASKED * (1.0 - counts)[None, :]
 
 
-def _rows(ops: Backend, x: Array, dtype: str, kept: Array | None) -> Array:
-    """Convert rows, with zeros in those that do not count."""
-    x = ops.astype(x, dtype)
-    return x if kept is None else ops.where(kept[:, None], x, 0.0)
+def key_vectors(
+    ops: Backend, logits: Float[Array, "keys classes"], similarity: str, key_temperature: Scalar
+) -> Float[Array, "keys classes"]:
+    """Return the teacher's rows as they enter S."""
+    chosen = SIMILARITIES[similarity]
+    if not chosen.of_distributions:
+        return logits if chosen.embed is None else chosen.embed(ops, logits)
+    if isinstance(key_temperature, (int, float)):  # without a pass for logits of -inf
+        return ops.softmax(divide(logits, key_temperature), 1)
+    return ops.softmax(softened(ops, logits, key_temperature), 1)
+
+
+def affinity(ops: Backend, labels: Labels, key_labels: Labels, dtype: str) -> Pairs:
+    """Return A: 1 where anchor and key share a label, else 0; for soft labels how far they agree.
+
+    Keys that do not count must come with label -2, or with a soft label of zeros.
+    """
+    if labels.ndim == 1 and key_labels.ndim == 1:
+        return ops.astype(labels[:, None] == key_labels[None, :], dtype)
+    classes = (labels if labels.ndim == 2 else key_labels).shape[1]
+    labels, key_labels = (one_hot(ops, y, classes, dtype) for y in (labels, key_labels))
+    inner = ops.matmul(labels, ops.matrix_transpose(key_labels))
+    return ops.minimum(ops.maximum(inner, 0.0), 1.0)
+
+
+def one_hot(ops: Backend, labels: Array, classes: int, dtype: str) -> Float[Array, "rows classes"]:
+    """Return int labels as one-hot rows (zeros where out of range); soft labels unchanged."""
+    if labels.ndim == 2:
+        return labels
+    places = ops.astype(ops.arange(classes, labels), ops.dtype(labels))
+    return ops.astype(places[None, :] == labels[:, None], dtype)
+
+
+def without(ops: Backend, similarity: Pairs, removed: Pairs, is_hard: bool) -> Negatives:
+    """Return what ``S + log(1 - removed)`` leaves; within 1e-6 of 1 a key is removed whole."""
+    if is_hard:
+        left = ops.add_scaled(similarity, removed, MASKED)
+    else:
+        share = 1.0 - removed
+        counts = share > 1e-6
+        left = similarity + ops.where(counts, ops.log(ops.where(counts, share, 1.0)), MASKED)
+    return Negatives(removed, log_sum_exp(ops, left))
+
+
+def column_contrast(ops: Backend, block: Block, key_temperature: Scalar) -> Values:
+    """Category-wise contrast within a class column, across the kept rows of the batch.
+
+    ``L_i = B' Σ_c ω_c q^t_ic log(q^t_ic / q^s_ic)``. Since ``ω_c = Σ_k p^t_kc / B'`` and
+    ``q^t_ic = p^t_ic / Σ_k p^t_kc``, the product ``B' ω_c q^t_ic`` is ``p^t_ic`` itself.
+    """
+    log_p_student = ops.log_softmax(block.student, 1)
+    log_p_teacher = ops.log_softmax(softened(ops, block.teacher, key_temperature), 1)
+    if block.kept is not None:
+        log_p_student = ops.where(block.kept[:, None], log_p_student, MASKED)
+        log_p_teacher = ops.where(block.kept[:, None], log_p_teacher, MASKED)
+    p_teacher = ops.exp(log_p_teacher)
+    log_q_student = ops.log_softmax(log_p_student, 0)
+    log_q_teacher = ops.log_softmax(log_p_teacher, 0)
+    return ops.sum(p_teacher * (log_q_teacher - log_q_student), 1)

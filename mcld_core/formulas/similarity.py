@@ -17,39 +17,28 @@ InfoNCE, so S may be read as the critic ``-CE(p_j, softmax s_i)``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.divergence import divide, softened
-from mcld_core.typing import Array, Float, Logits, Scalar
-
-SIMILARITIES = ("probability", "pearson", "cosine", "dot")
+from mcld_core.typing import Array, Logits
 
 
-def default_temperature(similarity: str, classes: int) -> float:
-    """Return the default τ of a similarity."""
-    return {"probability": 1.0, "pearson": 0.1, "cosine": 0.1, "dot": float(classes)}[similarity]
+class Similarity(NamedTuple):
+    """What a similarity makes of rows before their inner product, and its default τ."""
+
+    embed: Callable[[Backend, Logits], Logits] | None = None
+    """Of the student's rows, and of the teacher's as keys; None: they enter as they are."""
+    temperature: float | None = None
+    """Default τ; None: the number of classes."""
+    of_distributions: bool = False
+    """Whether a key is ``softmax(t / T_key)``: then a mean of keys is a mean of probabilities, and
+    a teacher's -inf is a class of probability 0."""
 
 
-def embed(ops: Backend, logits: Logits, similarity: str) -> Logits:
-    """Return the student's rows as they enter S."""
-    if similarity in ("pearson", "cosine"):
-        return _normalize(ops, logits, centre=similarity == "pearson")
-    return logits
-
-
-def key_vectors(
-    ops: Backend, logits: Float[Array, "keys classes"], similarity: str, key_temperature: Scalar
-) -> Float[Array, "keys classes"]:
-    """Return the teacher's rows as they enter S."""
-    if similarity == "probability":
-        if isinstance(key_temperature, (int, float)):  # without a pass for logits of -inf
-            return ops.softmax(divide(logits, key_temperature), 1)
-        return ops.softmax(softened(ops, logits, key_temperature), 1)
-    return embed(ops, logits, similarity)
-
-
-def _normalize(ops: Backend, x: Array, centre: bool) -> Array:
+def normalized(ops: Backend, x: Array, centre: bool = False) -> Array:
     """Return rows of unit length, centred first or not.
 
     A row whose norm is at most ``32 eps`` of the uncentred norm is constant up to rounding: it
@@ -65,3 +54,16 @@ def _normalize(ops: Backend, x: Array, centre: bool) -> Array:
     floor = (32.0 * float(np.finfo(ops.dtype(x)).eps)) ** 2
     constant = squared <= floor * whole
     return ops.where(constant, 0.0, centred / ops.sqrt(ops.where(constant, 1.0, squared)))
+
+
+def centred(ops: Backend, x: Array) -> Array:
+    """Return rows less their mean, at unit length."""
+    return normalized(ops, x, centre=True)
+
+
+SIMILARITIES = {
+    "probability": Similarity(temperature=1.0, of_distributions=True),
+    "pearson": Similarity(embed=centred, temperature=0.1),
+    "cosine": Similarity(embed=normalized, temperature=0.1),
+    "dot": Similarity(),
+}

@@ -11,8 +11,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.contrast import log_sum_exp
-from mcld_core.formulas.divergence import MASKED, Target, binary_divergence, divide, softened
+from mcld_core.formulas.divergence import (
+    MASKED,
+    Target,
+    binary_divergence,
+    divide,
+    log_sum_exp,
+    softened,
+)
 from mcld_core.typing import Array, Float, Int, Logits, Pairs, Places, Scalar, Values
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.backends import backend_for
-from mcld_core.losses import rows_of_a_block
+from mcld_core.formulas.objective import rows_of_a_block
 from tests import oracles
 from tests.cases import bind, make_case, make_keys, value, value_and_grad
 from tests.frameworks import Framework, only
