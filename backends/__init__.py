@@ -18,6 +18,8 @@ import os
 import sys
 from typing import Any, cast
 
+import numpy as np
+
 from mcld_core.backends.protocol import Backend as Backend
 
 NAMES = ("numpy", "torch", "tensorflow", "jax")
@@ -77,7 +79,9 @@ def backend_for(function: str, *values: Any) -> Backend:
     """
     found: str | None = None
     for value in values:
-        framework = None if value is None else framework_of(value)
+        if value is None or isinstance(value, np.ndarray):
+            continue
+        framework = framework_of(value)
         if framework is None or framework == found:
             continue
         if found is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, overload
 
-from mcld_core.arguments import Arguments, Batch, reduce_rows
+from mcld_core.arguments import REDUCTIONS, Arguments, Batch, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import (
@@ -160,7 +160,8 @@ def evaluate(
     if keys is not None:
         check_keys(function, keys)
     arguments = Arguments(function, *rows, pairs, *(() if keys is None else key_arrays(keys)))
-    arguments.reduction(reduction)
+    if not (isinstance(reduction, str) and reduction in REDUCTIONS):
+        arguments.reduction(reduction)
     if not isinstance(return_terms, bool):
         arguments.flag("return_terms", return_terms)
     # a weight of 0 leaves its term out, but NumPy's float64 (a ramp, say) does not

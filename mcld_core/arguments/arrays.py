@@ -1,4 +1,4 @@
-"""What comes beside the logits, checked and converted: numbers, masks, weights, ids, labels."""
+"""The rows of a call, checked and converted: logits, labels, masks and weights; their reduction."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mcld_core.arguments.checks import Checks, plain_number, range_text
-from mcld_core.arguments.rows import both_kept, class_labels, differ, wide_dtype
+from mcld_core.arguments.rows import Batch, both_kept, class_labels, differ, keep_rows, wide_dtype
 from mcld_core.backends import Backend, backend_for
-from mcld_core.typing import Array, Bool, Float, Int, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Reduction
 
 
 class ArrayArguments(Checks):
@@ -22,11 +22,11 @@ class ArrayArguments(Checks):
     """
 
     def __init__(self, function: str, *values: Any) -> None:
-        super().__init__(function)
-        self.ops: Backend = backend_for(function, *values)
-        self.like: Array | None = next(
-            (x for x in values if x is not None and self.ops.is_tensor(x)), None
-        )
+        self.function, self.ops = function, backend_for(function, *values)
+        self.like: Array | None = None
+        for x in values:
+            if self.like is None and x is not None and self.ops.is_tensor(x):
+                self.like = x
         """The first tensor of the values: a plain array becomes a tensor on its device."""
 
     def array(self, name: str, value: Any, like: Array | None = None) -> Array:
@@ -48,38 +48,6 @@ class ArrayArguments(Checks):
             raise TypeError(f"{needs}, real ones; got dtype {dtype}")
         return found
 
-    def sums(self, like: Any, *shapes: tuple[int, ...]) -> list[Array]:
-        """Return sums of nothing: zeros beside ``like``, float64 where it is."""
-        ops, dtype = self.ops, "float32"
-        if like is not None:
-            dtype = wide_dtype(ops.dtype(self.array("like", like)))
-        return [ops.asarray(np.zeros(shape, dtype), like) for shape in shapes]
-
-    # one number
-
-    def scalar(
-        self,
-        name: str,
-        value: Scalar,
-        like: Array,
-        dtype: str,
-        *,
-        above: float | None = None,
-        maximum: float | None = None,
-    ) -> Float[Array, ""]:
-        """Return one number ≥ 0 (or above ``above``) as ``dtype`` on ``like``'s device.
-
-        Raises where it is not in its range; an array that cannot be read is not checked.
-        """
-        limits = {"minimum": 0.0 if above is None else None, "above": above, "maximum": maximum}
-        self.number(name, value, **limits)
-        array = self.ops.asarray(plain_number(value), like)
-        if not isinstance(value, (int, float)):
-            values = self.ops.host_values(array)
-            if values is not None:
-                self.number(name, float(values), **limits)
-        return self.ops.astype(array, dtype)
-
     # one entry a row
 
     def vector(self, name: str, x: Array, rows: Any) -> None:
@@ -93,7 +61,8 @@ class ArrayArguments(Checks):
 
     def device(self, name: str, x: Array, other: Array, other_name: str = "student_logits") -> None:
         """Raise ValueError where two tensors lie on different devices."""
-        here, there = self.ops.device(other), self.ops.device(x)
+        there = self.ops.device(x)
+        here = None if there is None else self.ops.device(other)
         if here != there:
             raise ValueError(
                 f"{self.function}: {name} is on {there} and {other_name} on {here}; "
@@ -203,37 +172,6 @@ class ArrayArguments(Checks):
                 )
         return found
 
-    def log_prior(
-        self, class_prior: Any, classes: int, like: Array, dtype: str
-    ) -> Float[Array, " classes"]:
-        """Return ``log π`` of counts or probabilities; a class of none counts half the least."""
-        ops = self.ops
-        prior = ops.stop_gradient(ops.astype(self.array("class_prior", class_prior, like), dtype))
-        if tuple(prior.shape) != (classes,):
-            raise ValueError(
-                f"{self.function}: class_prior needs shape ({classes},), one count or probability "
-                f"a class; got {tuple(prior.shape)}"
-            )
-        self.device("class_prior", prior, like)
-        values = ops.host_values(prior)
-        if values is not None:
-            bad = ~((values >= 0) & np.isfinite(values))
-            if bad.any():
-                c = int(np.argmax(bad))
-                raise ValueError(
-                    f"{self.function}: class_prior needs finite numbers ≥ 0; got {values[c]} for "
-                    f"class {c}"
-                )
-            if not (values > 0).any():
-                raise ValueError(
-                    f"{self.function}: class_prior needs a positive entry; got zeros alone. Pass "
-                    "the counts of the training labels"
-                )
-        present = prior > 0
-        least = -ops.max(ops.where(present, -prior, -float(np.finfo(dtype).max)), 0)
-        counts = ops.where(present, prior, 0.5 * least)
-        return ops.log(counts) - ops.log(ops.sum(counts, None))
-
     # labels
 
     def label_kind(self, name: str, labels: Array, rows: Any, classes: int | None) -> str:
@@ -247,7 +185,8 @@ class ArrayArguments(Checks):
                     f"{self.function}: {name} of shape {shape} need an integer dtype; got "
                     f"{dtype}. Soft labels have shape (rows, classes) = ({rows}, {width})"
                 )
-            self.vector(name, labels, rows)
+            if shape != (rows,):
+                self.vector(name, labels, rows)
             return "int"
         if len(shape) != 2 or differ(shape[0], rows) or differ(shape[1], classes):
             raise ValueError(
@@ -298,7 +237,7 @@ class ArrayArguments(Checks):
 
         Returns whether every row is seen to have an int label of a class.
         """
-        values, mask = self.readable(labels, kept)
+        values = self.ops.host_values(labels)
         if values is None or values.size == 0:
             return False
         if values.ndim == 1:
@@ -313,8 +252,9 @@ class ArrayArguments(Checks):
             total = values.sum(1)
             bad = ~((values >= 0).all(1) & (np.abs(total - 1.0) <= 1e-2))
             wrong = "needs soft labels that are ≥ 0 and sum to 1 in each row"
-        bad = bad & mask
-        if bad.any():
+        _, mask = self.readable(labels, kept)
+        bad = False if mask is None else bad & mask
+        if np.any(bad):
             row = int(np.argmax(bad))
             raise ValueError(f"{self.function}: {name} {wrong}; got {values[row]} in row {row}")
         return False
@@ -334,3 +274,116 @@ class ArrayArguments(Checks):
         kept = both_kept(kept, counts)
         values = None if kept is None else self.ops.host_values(kept)
         return None if values is not None and values.all() else kept
+
+    # the rows of a call
+
+    def logits(self, name: str, x: Array) -> None:
+        """Raise unless ``x`` has two axes and a float dtype."""
+        if len(x.shape) != 2:
+            raise ValueError(
+                f"{self.function}: {name} needs two axes (batch, classes); got shape "
+                f"{tuple(x.shape)}. Flatten positions into rows first"
+            )
+        if "float" not in self.ops.dtype(x):
+            raise TypeError(
+                f"{self.function}: {name} needs a float dtype; got {self.ops.dtype(x)}. "
+                "Pass logits, not labels or token ids"
+            )
+
+    def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
+        """Convert both logits, each beside the other where only that one is a tensor."""
+        student = self.array("student_logits", student_logits, self.like)
+        return student, self.array("teacher_logits", teacher_logits, student)
+
+    def pair(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
+        """Return both logits, converted; raise unless they are float rows of the same classes."""
+        student, teacher = self.tensors(student_logits, teacher_logits)
+        self.logits("student_logits", student)
+        self.logits("teacher_logits", teacher)
+        ours, theirs = tuple(student.shape), tuple(teacher.shape)
+        if ours != theirs or not ours[1]:
+            self._sizes(ours, theirs)
+        self.device("teacher_logits", teacher, student)
+        return student, teacher
+
+    def _sizes(self, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
+        """Raise unless the shapes of both logits fit; what TensorFlow does not know fits."""
+        if ours[1] is None or differ(ours[1], theirs[1]):
+            raise ValueError(
+                f"{self.function}: student_logits and teacher_logits need the same number of "
+                f"classes, known when traced; got {ours} and {theirs}. Map the teacher's classes "
+                "first: mcld_core.select_classes"
+            )
+        if ours[1] == 0:
+            raise ValueError(
+                f"{self.function}: student_logits needs at least one class; got shape {ours}"
+            )
+        if differ(ours[0], theirs[0]):
+            raise ValueError(
+                f"{self.function}: student_logits and teacher_logits need the same batch size; "
+                f"got {ours} and {theirs}. More teacher rows to contrast with go into keys="
+            )
+
+    def batch(
+        self,
+        rows: tuple[Any, Any, Any, Any, Any],
+        ignore_index: int | None,
+        compared: bool = False,
+    ) -> Batch:
+        """Return the arguments that all losses share, checked and converted.
+
+        ``rows`` are student logits, teacher logits, labels, sample weight and ``where``. With
+        ``ignore_index=None`` the loss needs no labels, and has none. ``compared`` labels may be
+        any ids.
+        """
+        ops, (student_logits, teacher_logits, labels, sample_weight, where) = self.ops, rows
+        student, teacher = self.pair(student_logits, teacher_logits)
+        if ignore_index is not None and type(ignore_index) is not int:
+            self.integer("ignore_index", plain_number(ignore_index))
+        kept = None if where is None else self.mask("where", where, student)
+        dtype = "float64" if ops.dtype(student) == "float64" else "float32"
+        teacher = ops.stop_gradient(teacher)
+        if ignore_index is None:
+            labels = None
+        elif labels is None:
+            labels = ops.argmax(teacher, 1)
+        else:
+            labels, counts = self.labels(
+                "labels", labels, student, dtype, kept, ignore_index, compared=compared
+            )
+            if labels.ndim == 2:
+                labels = keep_rows(ops, labels, kept)
+            elif counts is not None:
+                kept = self.unless_all(kept, counts)
+        weight = None
+        if sample_weight is not None or kept is not None:
+            weight = self.weight(sample_weight, kept, student, dtype)
+        return Batch(student, teacher, dtype, labels, kept, weight)
+
+
+def reduce_rows(
+    ops: Backend,
+    values: Float[Array, " batch"],
+    weight: Float[Array, " batch"] | None,
+    reduction: Reduction,
+    normalizer: Array | None = None,
+) -> Array:
+    """Reduce one value a row: v L ("none"), Σ v L ("sum"), Σ v L / Σ v ("mean"; 0 if none)."""
+    if weight is not None:
+        values = values * weight
+    if reduction == "none":
+        return values
+    total = ops.sum(values, None)
+    if reduction == "sum":
+        return total
+    if normalizer is None:
+        normalizer = ops.size(values, 0) if weight is None else ops.sum(weight, None)
+        if isinstance(normalizer, int):
+            return total / max(normalizer, 1)
+    return ratio(ops, total, ops.astype(ops.asarray(normalizer, values), ops.dtype(values)))
+
+
+def ratio(ops: Backend, part: Array, whole: Array) -> Array:
+    """Return ``part / whole``, and 0 where the whole, which is ≥ 0, is 0."""
+    positive = whole > 0
+    return ops.where(positive, part / ops.where(positive, whole, 1.0), 0.0)

@@ -1,30 +1,80 @@
-"""The logits of a call with what comes beside them: what each loss does first."""
+"""What else a call brings, checked and converted: numbers, a class prior, a teacher's rows."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from mcld_core.arguments.arrays import ArrayArguments
 from mcld_core.arguments.checks import plain_number
-from mcld_core.arguments.rows import Batch, TeacherBatch, both_kept, differ, keep_rows, wide_dtype
-from mcld_core.typing import Array, Float
+from mcld_core.arguments.rows import TeacherBatch, both_kept, wide_dtype
+from mcld_core.typing import Array, Float, Scalar
 
 
 class Arguments(ArrayArguments):
     """The arguments of one call, checked and converted; made as `ArrayArguments`."""
 
-    def logits(self, name: str, x: Array) -> None:
-        """Raise unless ``x`` has two axes and a float dtype."""
-        if len(x.shape) != 2:
+    def scalar(
+        self,
+        name: str,
+        value: Scalar,
+        like: Array,
+        dtype: str,
+        *,
+        above: float | None = None,
+        maximum: float | None = None,
+    ) -> Float[Array, ""]:
+        """Return one number ≥ 0 (or above ``above``) as ``dtype`` on ``like``'s device.
+
+        Raises where it is not in its range; an array that cannot be read is not checked.
+        """
+        limits = {"minimum": 0.0 if above is None else None, "above": above, "maximum": maximum}
+        self.number(name, value, **limits)
+        array = self.ops.asarray(plain_number(value), like)
+        if not isinstance(value, (int, float)):
+            values = self.ops.host_values(array)
+            if values is not None:
+                self.number(name, float(values), **limits)
+        return self.ops.astype(array, dtype)
+
+    def sums(self, like: Any, *shapes: tuple[int, ...]) -> list[Array]:
+        """Return sums of nothing: zeros beside ``like``, float64 where it is."""
+        ops, dtype = self.ops, "float32"
+        if like is not None:
+            dtype = wide_dtype(ops.dtype(self.array("like", like)))
+        return [ops.asarray(np.zeros(shape, dtype), like) for shape in shapes]
+
+    def log_prior(
+        self, class_prior: Any, classes: int, like: Array, dtype: str
+    ) -> Float[Array, " classes"]:
+        """Return ``log π`` of counts or probabilities; a class of none counts half the least."""
+        ops = self.ops
+        prior = ops.stop_gradient(ops.astype(self.array("class_prior", class_prior, like), dtype))
+        if tuple(prior.shape) != (classes,):
             raise ValueError(
-                f"{self.function}: {name} needs two axes (batch, classes); got shape "
-                f"{tuple(x.shape)}. Flatten positions into rows first"
+                f"{self.function}: class_prior needs shape ({classes},), one count or probability "
+                f"a class; got {tuple(prior.shape)}"
             )
-        if "float" not in self.ops.dtype(x):
-            raise TypeError(
-                f"{self.function}: {name} needs a float dtype; got {self.ops.dtype(x)}. "
-                "Pass logits, not labels or token ids"
-            )
+        self.device("class_prior", prior, like)
+        values = ops.host_values(prior)
+        if values is not None:
+            bad = ~((values >= 0) & np.isfinite(values))
+            if bad.any():
+                c = int(np.argmax(bad))
+                raise ValueError(
+                    f"{self.function}: class_prior needs finite numbers ≥ 0; got {values[c]} for "
+                    f"class {c}"
+                )
+            if not (values > 0).any():
+                raise ValueError(
+                    f"{self.function}: class_prior needs a positive entry; got zeros alone. Pass "
+                    "the counts of the training labels"
+                )
+        present = prior > 0
+        least = -ops.max(ops.where(present, -prior, -float(np.finfo(dtype).max)), 0)
+        counts = ops.where(present, prior, 0.5 * least)
+        return ops.log(counts) - ops.log(ops.sum(counts, None))
 
     def rows_beside(self, stored: Array, what: str, teacher_logits: Any) -> Array:
         """Return teacher logits, converted; raise unless they fit the rows that are stored."""
@@ -37,71 +87,6 @@ class Arguments(ArrayArguments):
             )
         self.device("teacher_logits", rows, stored, what)
         return rows
-
-    def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
-        """Convert both logits, each beside the other where only that one is a tensor."""
-        ops = self.ops
-        like = teacher_logits if ops.is_tensor(teacher_logits) else None
-        student = self.array("student_logits", student_logits, like)
-        return student, self.array("teacher_logits", teacher_logits, student)
-
-    def pair(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
-        """Return both logits, converted; raise unless they are float rows of the same classes."""
-        student, teacher = self.tensors(student_logits, teacher_logits)
-        self.logits("student_logits", student)
-        self.logits("teacher_logits", teacher)
-        ours, theirs = tuple(student.shape), tuple(teacher.shape)
-        if ours[1] is None or differ(ours[1], theirs[1]):
-            raise ValueError(
-                f"{self.function}: student_logits and teacher_logits need the same number of "
-                f"classes, known when traced; got {ours} and {theirs}. Map the teacher's classes "
-                "first: mcld_core.select_classes"
-            )
-        if ours[1] == 0:
-            raise ValueError(
-                f"{self.function}: student_logits needs at least one class; got shape {ours}"
-            )
-        if differ(ours[0], theirs[0]):
-            raise ValueError(
-                f"{self.function}: student_logits and teacher_logits need the same batch size; "
-                f"got {ours} and {theirs}. More teacher rows to contrast with go into keys="
-            )
-        self.device("teacher_logits", teacher, student)
-        return student, teacher
-
-    def batch(
-        self,
-        rows: tuple[Any, Any, Any, Any, Any],
-        ignore_index: int | None,
-        compared: bool = False,
-    ) -> Batch:
-        """Return the arguments that all losses share, checked and converted.
-
-        ``rows`` are student logits, teacher logits, labels, sample weight and ``where``. With
-        ``ignore_index=None`` the loss needs no labels, and has none. ``compared`` labels may be
-        any ids.
-        """
-        ops, (student_logits, teacher_logits, labels, sample_weight, where) = self.ops, rows
-        student, teacher = self.pair(student_logits, teacher_logits)
-        if ignore_index is not None:
-            self.integer("ignore_index", plain_number(ignore_index))
-        kept = self.mask("where", where, student)
-        dtype = wide_dtype(ops.dtype(student))
-        teacher = ops.stop_gradient(teacher)
-        if ignore_index is None:
-            labels = None
-        elif labels is None:
-            labels = ops.argmax(teacher, 1)
-        else:
-            labels, counts = self.labels(
-                "labels", labels, student, dtype, kept, ignore_index, compared=compared
-            )
-            if labels.ndim == 2:
-                labels = keep_rows(ops, labels, kept)
-            elif counts is not None:
-                kept = self.unless_all(kept, counts)
-        weight = self.weight(sample_weight, kept, student, dtype)
-        return Batch(student, teacher, dtype, labels, kept, weight)
 
     def teacher_batch(
         self,

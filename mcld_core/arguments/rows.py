@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mcld_core.arguments.checks import is_number
 from mcld_core.backends import Backend
-from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Scalar
 
 
 class Batch(NamedTuple):
@@ -81,31 +81,3 @@ def both_kept(kept: Array | None, counts: Array | None) -> Array | None:
 def keep_rows(ops: Backend, x: Array, kept: Bool[Array, " rows"] | None = None) -> Array:
     """Return ``x`` with zeros in the rows that do not count, so that their content cannot."""
     return x if kept is None else ops.where(kept[:, None], x, 0.0)
-
-
-def reduce_rows(
-    ops: Backend,
-    values: Float[Array, " batch"],
-    weight: Float[Array, " batch"] | None,
-    reduction: Reduction,
-    normalizer: Array | None = None,
-) -> Array:
-    """Reduce one value a row: v L ("none"), Σ v L ("sum"), Σ v L / Σ v ("mean"; 0 if none)."""
-    if weight is not None:
-        values = values * weight
-    if reduction == "none":
-        return values
-    total = ops.sum(values, None)
-    if reduction == "sum":
-        return total
-    if normalizer is None:
-        normalizer = ops.size(values, 0) if weight is None else ops.sum(weight, None)
-        if isinstance(normalizer, int):
-            return total / max(normalizer, 1)
-    return ratio(ops, total, ops.astype(ops.asarray(normalizer, values), ops.dtype(values)))
-
-
-def ratio(ops: Backend, part: Array, whole: Array) -> Array:
-    """Return ``part / whole``, and 0 where the whole, which is ≥ 0, is 0."""
-    positive = whole > 0
-    return ops.where(positive, part / ops.where(positive, whole, 1.0), 0.0)

@@ -26,16 +26,12 @@ def raised(ops: Backend, logits: Array) -> Array:
 
 def divide(x: Array, divisor: Scalar) -> Array:
     """Return ``x / divisor``, without a pass where the divisor is the Python number 1."""
-    return x if _is_one(divisor) else x / divisor
+    return x if isinstance(divisor, (int, float)) and divisor == 1 else x / divisor
 
 
 def times(factor: Scalar, x: Array) -> Array:
     """Return ``factor · x``, without a pass where the factor is the Python number 1."""
-    return x if _is_one(factor) else factor * x
-
-
-def _is_one(number: Scalar) -> bool:
-    return isinstance(number, (int, float)) and number == 1
+    return x if isinstance(factor, (int, float)) and factor == 1 else factor * x
 
 
 def softened(ops: Backend, logits: Array, temperature: Scalar) -> Array:
@@ -44,7 +40,7 @@ def softened(ops: Backend, logits: Array, temperature: Scalar) -> Array:
     Where the temperature is trained, a logit of -inf adds 0 to its gradient, and not -inf times 0.
     """
     if isinstance(temperature, (int, float)):
-        return raised(ops, divide(logits, temperature))
+        return ops.at_least(divide(logits, temperature), MASKED)
     low = logits <= MASKED
     return ops.where(low, MASKED, ops.where(low, 0.0, logits) / temperature)
 
@@ -148,11 +144,10 @@ def decoupled_divergence(
     place = Target.of(ops, target, student.shape[1])
     odds, rest = log_odds(ops, divide(student, temperature), place)
     teacher_odds, teacher_rest = log_odds(ops, softened(ops, teacher, temperature), place)
-    has_target = ops.astype(place.is_class, ops.dtype(student))[:, 0]
+    of_target = ops.where(place.is_class[:, 0], binary_divergence(ops, teacher_odds, odds), 0.0)
     has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
-    has_rest = ops.astype(has_rest, ops.dtype(student))
-    value = times(alpha, has_target * binary_divergence(ops, teacher_odds, odds))
-    value = value + times(beta, has_rest * teacher_rest.kl_to(ops, rest))
+    of_rest = ops.where(has_rest, teacher_rest.kl_to(ops, rest), 0.0)
+    value = times(alpha, of_target) + times(beta, of_rest)
     return temperature * temperature * value
 
 

@@ -9,7 +9,7 @@ small that nothing overflows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
@@ -24,7 +24,6 @@ from mcld_core.formulas.divergence import (
     raised,
     softened,
     target_class,
-    times,
 )
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Places, Scalar, Values
@@ -98,12 +97,11 @@ class Setup(NamedTuple):
 
     def embedded(self, ops: Backend, dtype: str) -> Setup:
         """Return the setup with its keys as they enter S: once for all blocks."""
-        keys, prototypes = (
-            None
-            if x is None
-            else x.embedded(ops, self.config.similarity, self.key_temperature, dtype)
-            for x in (self.keys, self.prototypes)
-        )
+        keys, prototypes, similarity = self.keys, self.prototypes, self.config.similarity
+        if keys is not None:
+            keys = keys.embedded(ops, similarity, self.key_temperature, dtype)
+        if prototypes is not None:
+            prototypes = prototypes.embedded(ops, similarity, self.key_temperature, dtype)
         return self._replace(keys=keys, prototypes=prototypes)
 
 
@@ -153,7 +151,7 @@ def by_block(
         if part.kept is not None:
             kept = part.kept[:, None]
             student, teacher = ops.where(kept, student, 0.0), ops.where(kept, teacher, 0.0)
-        part = part._replace(student=raised(ops, student), teacher=teacher)
+        part = part._replace(student=ops.at_least(student, MASKED), teacher=teacher)
         return function(part, shared)
 
     return ops.by_block(of_rows, prepare, tuple(given.values()), shared, block_rows)
@@ -183,14 +181,17 @@ def weighted_terms(
 ) -> tuple[Values, ...]:
     """Return the total of each row, then the terms that are shown, unweighted; 0 without one."""
     contrast = None if setup.keys is None else compare(ops, block, setup, setup.keys)
-    total, values = None, dict[str, Any]()
+    total, values = None, cast("dict[str, Any]", {})  # AutoGraph cannot read an annotation
     for name, weight in setup.weights.items():
         values[name] = TERMS[name](ops, block, setup, contrast)
-        weighted = times(weight, values[name])
+        is_one = isinstance(weight, (int, float)) and weight == 1
+        weighted = values[name] if is_one else weight * values[name]
         total = weighted if total is None else total + weighted
     if total is None:
         total = 0.0 * block.student[:, 0]
-    return (total, *[values[name] if name in values else 0.0 * total for name in shown])
+    for name in shown:
+        values.setdefault(name, 0.0 * total)
+    return (total, *map(values.get, shown))
 
 
 # the terms
