@@ -87,7 +87,7 @@ def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | N
             "probabilities. Use TeacherBank.from_logits, or pass its keys to mcld_loss"
         )
     if isinstance(bank_size, TeacherBank):
-        return int(bank_size.logits.shape[0]), bank_size
+        return int(bank_size.vectors.shape[0]), bank_size
     bank_size = plain_number(bank_size)
     Checks(function).integer("bank_size", bank_size, minimum=0)
     return bank_size, None

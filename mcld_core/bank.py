@@ -30,7 +30,8 @@ class TeacherBank(NamedTuple):
     Make one by `empty` or `from_logits`; the fields below are what a checkpoint holds.
 
     Args:
-        logits: (capacity, classes), in the dtype of the storage.
+        vectors: (capacity, classes), the rows as they are stored: logits (of a `ReadyBank`
+            probabilities), in the dtype of the storage.
         labels: (capacity,) int32, or (capacity, classes) soft.
         where: (capacity,) bool: which rows hold a sample.
         ids: (capacity,) int32 sample ids, larger ones hashed; -1 where unknown.
@@ -50,7 +51,7 @@ class TeacherBank(NamedTuple):
         "Momentum Contrast", CVPR 2020 (a queue of keys).
     """
 
-    logits: Float[Array, "capacity classes"]
+    vectors: Float[Array, "capacity classes"]
     labels: Int[Array, " capacity"] | Float[Array, "capacity classes"]
     where: Bool[Array, " capacity"]
     ids: Int[Array, " capacity"]
@@ -87,17 +88,17 @@ class TeacherBank(NamedTuple):
         if dtype is None:
             dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
         zeros = np.zeros((capacity, classes), "float32")
-        logits = in_dtype(arguments.function, ops, ops.asarray(zeros, like), dtype)
+        vectors = in_dtype(arguments.function, ops, ops.asarray(zeros, like), dtype)
         if soft_labels:  # an array of its own: the fields may be updated in place or donated
-            labels = ops.astype(ops.asarray(zeros.copy(), logits), wide_dtype(ops.dtype(logits)))
+            labels = ops.astype(ops.asarray(zeros.copy(), vectors), wide_dtype(ops.dtype(vectors)))
         else:
-            labels = ops.asarray(np.full(capacity, -1, "int32"), logits)
+            labels = ops.asarray(np.full(capacity, -1, "int32"), vectors)
         return cls(
-            logits=logits,
+            vectors=vectors,
             labels=labels,
-            where=ops.asarray(np.zeros(capacity, "bool"), logits),
-            ids=ops.asarray(np.full(capacity, -1, "int32"), logits),
-            cursor=ops.asarray(np.asarray(0, "int32"), logits),
+            where=ops.asarray(np.zeros(capacity, "bool"), vectors),
+            ids=ops.asarray(np.full(capacity, -1, "int32"), vectors),
+            cursor=ops.asarray(np.asarray(0, "int32"), vectors),
         )
 
     @classmethod
@@ -130,13 +131,13 @@ class TeacherBank(NamedTuple):
         ops = arguments.ops
         rows = ops.asarray(logits, like)
         beside = labels, None, index
-        batch = TeacherBank(*entries(arguments, "logits", rows, beside, ignore_index))
+        batch = TeacherBank(**entries(arguments, "logits", rows, beside, ignore_index))
         batch = cls._as_stored(ops, batch)
-        stored = in_dtype(function, ops, batch.logits, dtype or ops.dtype(rows))
+        stored = in_dtype(function, ops, batch.vectors, dtype or ops.dtype(rows))
         if ops.dtype(stored) == ops.dtype(rows):
             stored = ops.concat([stored])  # a copy, which no later change of the caller's reaches
         return cls(
-            logits=stored,
+            vectors=stored,
             labels=ops.concat([batch.labels]),
             where=batch.where,
             ids=ops.arange(ops.size(rows, 0), rows) if index is None else batch.ids,
@@ -174,8 +175,8 @@ class TeacherBank(NamedTuple):
         arguments, bank, batch, given = self._read(
             "TeacherBank.keys", teacher_logits, (labels, where, index), ignore_index
         )
-        ops, rows = arguments.ops, batch.logits
-        dtype = wide_dtype(ops.dtype(rows), ops.dtype(bank.logits))
+        ops, rows = arguments.ops, batch.vectors
+        dtype = wide_dtype(ops.dtype(rows), ops.dtype(bank.vectors))
         ours, theirs = batch.labels, bank.labels
         if ours.ndim == 2 or theirs.ndim == 2:
             classes = rows.shape[1]
@@ -185,7 +186,7 @@ class TeacherBank(NamedTuple):
         others = bank.where
         if index is not None:
             others = others & ~is_among(ops, bank.ids, batch.ids)
-        joined = ops.concat([ops.astype(x, dtype) for x in (rows, bank.logits)])
+        joined = ops.concat([ops.astype(x, dtype) for x in (rows, bank.vectors)])
         given = given._replace(
             logits=None, labels=ops.concat([ours, theirs]), where=ops.concat([batch.where, others])
         )
@@ -227,8 +228,8 @@ class TeacherBank(NamedTuple):
                 "TeacherBank.empty(…, soft_labels=True)"
             )
         if bank.labels.ndim == 2:
-            labels = one_hot(ops, labels, bank.logits.shape[1], ops.dtype(bank.labels))
-        batch, capacity = batch._replace(labels=labels), int(bank.logits.shape[0])
+            labels = one_hot(ops, labels, bank.vectors.shape[1], ops.dtype(bank.labels))
+        batch, capacity = batch._replace(labels=labels), int(bank.vectors.shape[0])
         target, source, is_new, count = places(ops, batch.where, capacity, bank.cursor)
 
         def put(old: Array, new: Array) -> Array:
@@ -236,8 +237,13 @@ class TeacherBank(NamedTuple):
             replaced = is_new[:, None] if old.ndim == 2 else is_new
             return ops.put(old, target, ops.where(replaced, new, ops.take(old, target)))
 
-        rows = map(put, bank[:-1], batch[:-1])
-        return type(self)._make((*rows, (bank.cursor + count) % capacity))
+        return type(self)(
+            vectors=put(bank.vectors, batch.vectors),
+            labels=put(bank.labels, batch.labels),
+            where=put(bank.where, batch.where),
+            ids=put(bank.ids, batch.ids),
+            cursor=(bank.cursor + count) % capacity,
+        )
 
     def class_means(self, config: MCLDConfig = MCLDConfig()) -> Float[Array, "classes classes"]:  # noqa: B008
         """Return the label-weighted mean row of each class, as ``TeacherKeys.prototypes``.
@@ -258,8 +264,8 @@ class TeacherBank(NamedTuple):
         ops, is_ready = arguments.ops, isinstance(self, ReadyBank)
         if is_ready:
             check_ready(arguments.function, config)
-        keys = KeySet.of(ops, bank.logits, bank.labels, bank.where, is_ready)
-        means, count = class_means(ops, keys, wide_dtype(ops.dtype(bank.logits)), config)
+        keys = KeySet.of(ops, bank.vectors, bank.labels, bank.where, is_ready)
+        means, count = class_means(ops, keys, wide_dtype(ops.dtype(bank.vectors)), config)
         return ops.where((count > NEGLIGIBLE)[:, None], means, float("nan"))
 
     @classmethod
@@ -269,7 +275,7 @@ class TeacherBank(NamedTuple):
 
     def _converted(self, function: str, *values: Any) -> tuple[Arguments, TeacherBank]:
         """Return the arguments of a call, and the bank in the arrays of their framework."""
-        arguments = Arguments(function, self.logits, *values)
+        arguments = Arguments(function, self.vectors, *values)
         ops, like = arguments.ops, arguments.like
         return arguments, TeacherBank(*(ops.asarray(x, like) for x in self))
 
@@ -288,8 +294,8 @@ class TeacherBank(NamedTuple):
         given = as_keys(function, teacher_logits, labels, where)
         beside = (given.labels, given.where, index)
         arguments, bank = self._converted(function, given.logits, *beside)
-        rows = arguments.rows_beside(bank.logits, "the bank", given.logits)
-        batch = TeacherBank(*entries(arguments, "teacher_logits", rows, beside, ignore_index))
+        rows = arguments.rows_beside(bank.vectors, "the bank", given.logits)
+        batch = TeacherBank(**entries(arguments, "teacher_logits", rows, beside, ignore_index))
         return arguments, bank, self._as_stored(arguments.ops, batch), given
 
 
@@ -298,13 +304,12 @@ class ReadyBank(TeacherBank):
 
     The softmax is then formed once, when a row is pushed, and not at each call, in which a bank
     of 16,384 rows takes longer (``benchmarks/speed.py`` times both). It serves the default
-    similarity and key temperature alone, and its field ``logits`` holds probabilities. All else is
-    the same.
+    similarity and key temperature alone. All else is the same.
 
     Example:
         >>> import numpy as np
         >>> bank = ReadyBank.empty(capacity=3, classes=2)
-        >>> bank.push(np.array([[9.0, 9.0]]), np.array([0])).logits
+        >>> bank.push(np.array([[9.0, 9.0]]), np.array([0])).vectors
         array([[0.5, 0.5],
                [0. , 0. ],
                [0. , 0. ]], dtype=float32)
@@ -314,6 +319,6 @@ class ReadyBank(TeacherBank):
 
     @classmethod
     def _as_stored(cls, ops: Backend, batch: TeacherBank) -> TeacherBank:
-        rows = ops.astype(batch.logits, wide_dtype(ops.dtype(batch.logits)))
+        rows = ops.astype(batch.vectors, wide_dtype(ops.dtype(batch.vectors)))
         rows = keep_rows(ops, rows, batch.where)  # a dropped row is finite too
-        return batch._replace(logits=ops.softmax(rows, 1))
+        return batch._replace(vectors=ops.softmax(rows, 1))

@@ -22,7 +22,7 @@ _HASHED = 2**31 - 1
 
 def entries(
     arguments: Arguments, name: str, rows: Array, beside: tuple[Any, Any, Any], ignore_index: int
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> dict[str, Array]:
     """Return rows, checked and converted, as the fields of a bank that is full of them.
 
     ``beside`` are labels, ``where`` and ids; the int label ``ignore_index`` marks no sample.
@@ -45,7 +45,10 @@ def entries(
             )
         arguments.device("index", ids, rows, name)
         ids = ops.where(given.kept, _narrow_ids(ops, ids), -1)
-    return given.logits, labels, given.kept, ids, ops.asarray(np.asarray(0, "int32"), rows)
+    cursor = ops.asarray(np.asarray(0, "int32"), rows)
+    return {
+        "vectors": given.logits, "labels": labels, "where": given.kept, "ids": ids, "cursor": cursor
+    }  # fmt: skip
 
 
 def _narrow_ids(ops: Backend, ids: Array) -> Array:

@@ -243,7 +243,7 @@ def test_state_dict_and_copies() -> None:
     assert not list(loss_function.parameters())
     loss_function(*batch())
     other = copy.deepcopy(loss_function)
-    assert torch.equal(other.bank.logits, loss_function.bank.logits)
+    assert torch.equal(other.bank.vectors, loss_function.bank.vectors)
     assert "total_steps=5, bank_size=4" in repr(loss_function)
     assert list(MCLDLoss().state_dict()) == ["steps"]
 
@@ -252,7 +252,7 @@ def test_half_stores_the_bank_in_half() -> None:
     loss_function = MCLDLoss(bank_size=4, classes=CLASSES).half()
     student, teacher, labels = batch()
     loss_function(student, teacher, labels)
-    assert loss_function.bank.logits.dtype == torch.float16
+    assert loss_function.bank.vectors.dtype == torch.float16
     assert loss_function.bank.labels.dtype == torch.int32
     assert loss_function(student, teacher, labels).dtype == torch.float32
 

@@ -198,8 +198,8 @@ def test_storage_dtype(backend: Framework, dtype: str) -> None:
         TeacherBank.from_logits(values, labels, dtype=dtype),
         TeacherBank.empty(6, CLASSES, like=backend.array(rows, dtype)).push(values, labels),
     ):
-        assert backend.dtype(bank.logits) == dtype
-        np.testing.assert_array_equal(backend.to_numpy(bank.logits), rows)
+        assert backend.dtype(bank.vectors) == dtype
+        np.testing.assert_array_equal(backend.to_numpy(bank.vectors), rows)
         keys = bank.keys(values, labels)
         assert backend.dtype(keys.logits) == compute
         assert backend.dtype(bank.class_means()) == compute
@@ -268,8 +268,8 @@ def test_a_numpy_bank_meets_tensors(backend: Framework) -> None:
     student, teacher, own = arrays(backend, (case.student, case.teacher, case.labels))
     bank = TeacherBank.from_logits(rows, labels)
     converted = TeacherBank.from_logits(rows, labels, like=teacher)
-    assert isinstance(bank.logits, np.ndarray)
-    assert backend.owns(converted.logits)
+    assert isinstance(bank.vectors, np.ndarray)
+    assert backend.owns(converted.vectors)
     values = [
         backend.to_numpy(mcld_loss(student, teacher, own, keys=bank.keys(teacher, own)))
         for bank in (bank, converted)
@@ -282,7 +282,7 @@ def test_no_gradient_reaches_the_teacher(differentiable: Framework) -> None:
         labels = differentiable.array(np.arange(CLASSES))
         bank = empty(differentiable, 3).push(teacher, labels)
         keys = bank.keys(teacher, labels)
-        return keys.logits[0, 0] + bank.logits[0, 0] + 0.0 * teacher[0, 0]
+        return keys.logits[0, 0] + bank.vectors[0, 0] + 0.0 * teacher[0, 0]
 
     _, gradient = differentiable.gradient(
         through_the_bank, differentiable.array(np.eye(CLASSES), "float32")

@@ -58,10 +58,10 @@ def test_the_loss_is_that_of_a_teacher_bank(backend: Framework, contrast: str) -
 def test_rows_are_probabilities_of_kept_rows(backend: Framework) -> None:
     ready, plain = filled(backend, ReadyBank), filled(backend, TeacherBank)
     assert type(ready) is ReadyBank
-    exponentials = np.exp(backend.to_numpy(plain.logits))
+    exponentials = np.exp(backend.to_numpy(plain.vectors))
     where = backend.to_numpy(plain.where)
     expected = where[:, None] * exponentials / exponentials.sum(1, keepdims=True)
-    np.testing.assert_allclose(backend.to_numpy(ready.logits), expected, rtol=1e-5)
+    np.testing.assert_allclose(backend.to_numpy(ready.vectors), expected, rtol=1e-5)
     for ours, theirs in zip(ready[1:], plain[1:], strict=True):
         np.testing.assert_array_equal(backend.to_numpy(ours), backend.to_numpy(theirs))
     means = (bank.class_means() for bank in (ready, plain))
@@ -71,7 +71,7 @@ def test_rows_are_probabilities_of_kept_rows(backend: Framework) -> None:
 def test_a_whole_training_set(backend: Framework) -> None:
     rows, labels = arrays(backend, (np.log([[1.0, 3.0], [1.0, 1.0]]), np.array([1, 0])))
     bank = ReadyBank.from_logits(rows, labels, dtype="float64")
-    np.testing.assert_allclose(backend.to_numpy(bank.logits), [[0.25, 0.75], [0.5, 0.5]], 1e-6)
+    np.testing.assert_allclose(backend.to_numpy(bank.vectors), [[0.25, 0.75], [0.5, 0.5]], 1e-6)
     keys = bank.keys(rows, labels)
     assert keys.logits is None
     assert backend.to_numpy(keys.probabilities).shape == (4, 2)

@@ -316,4 +316,4 @@ def test_the_loss_is_the_library_s_module(tmp_path: Path, teacher: Path) -> None
     assert run(*words, out=tmp_path / "out") == 0
     state = load_torch(tmp_path / "out" / "checkpoint.pt")["mcld"]
     assert int(state["steps"]) == 8
-    assert state["bank_logits"].shape == (32, 10)
+    assert state["bank_vectors"].shape == (32, 10)
