@@ -15,10 +15,10 @@ from mcld_core.adapters import (
     check_steps,
     step_keys,
 )
-from mcld_core.arguments.checks import Checks
+from mcld_core.arguments.checks import Checks, is_number
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.formulas.objective import is_zero
+from mcld_core.formulas.objective import TERMS
 from mcld_core.keras.bank import State
 from mcld_core.keras.first_look import look_at_models
 from mcld_core.keras.loss import MCLDDistillation, as_rows, prior_config
@@ -176,8 +176,9 @@ class MCLDDistiller(keras.distillation.Distiller):
                 self.bank.assign(whole)
         if class_means:
             self.class_means = State(ClassMeans.empty(_classes(student), like=like))
-        ce = [] if is_zero(config.weight_ce) else ["ce"]
-        names = ["instance", "sample", "category", *ce, "ramp"] if show_terms else []
+        has_ce = not (is_number(config.weight_ce) and config.weight_ce == 0)
+        names = [name for name in TERMS if name != "ce" or has_ce]
+        names = [*names, "ramp"] if show_terms else []
         self.term_trackers = {name: keras.metrics.Mean(name=f"term_{name}") for name in names}
         self._not_computed: tuple[str, ...] = ()
         self.built = teacher.built and student.built  # so that weights can be loaded at once
