@@ -132,12 +132,13 @@ def prepare_keys(
         )  # fmt: skip
         if counts is not None:
             kept = arguments.unless_all(kept, counts)
-    if labels.ndim == 2 and batch.labels.ndim == 2 and labels.shape[1] != batch.labels.shape[1]:
+    of_batch: Any = batch.labels
+    if labels.ndim == 2 and of_batch.ndim == 2 and labels.shape[1] != of_batch.shape[1]:
         raise ValueError(
             f"{arguments.function}: labels and keys.labels need the same width where both are "
-            f"soft; got {tuple(batch.labels.shape)} and {tuple(labels.shape)}"
+            f"soft; got {tuple(of_batch.shape)} and {tuple(labels.shape)}"
         )
-    labels = _as_wide(ops, labels, batch.labels)
+    labels = _as_wide(ops, labels, of_batch)
     own_start = _own_start(arguments, keys, batch, vectors)
     if kept is not None or batch.kept is not None:
         kept = _with_own_rows(ops, kept, batch, own_start, vectors)

@@ -235,7 +235,8 @@ def _setup(
     ops, student = arguments.ops, batch.student
     category = config.category_contrast if "category" in weights else None
     by_row = "instance" in weights or category == "labels"
-    key_set = prototypes = log_prior = None
+    key_set: Any = None
+    prototypes = log_prior = None
     own = ops.arange(ops.size(student, 0), student)
     if not by_row and category != "prototypes":
         pairs = None

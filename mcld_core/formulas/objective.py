@@ -26,7 +26,7 @@ from mcld_core.formulas.divergence import (
     target_class,
 )
 from mcld_core.formulas.similarity import SIMILARITIES
-from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Places, Scalar, Values
+from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Scalar, Values
 
 NEGLIGIBLE = 1e-30
 """A sum of label weights up to it is none: float32 has no digits there to divide by."""
@@ -70,9 +70,10 @@ class Block(NamedTuple):
 
     student: Logits
     teacher: Logits
-    labels: Labels | None = None
-    own: Places | None = None
-    """The place of each anchor's own key among the keys."""
+    labels: Any = None
+    """(block,) int, or (block, classes) soft; None where no label is needed."""
+    own: Any = None
+    """(block,) int, the place of each anchor's own key among the keys; None without keys."""
     kept: Bool[Array, " block"] | None = None
     """Which rows count; None where all do."""
     pairs: Bool[Array, "block keys"] | None = None

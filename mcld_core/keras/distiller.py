@@ -132,10 +132,10 @@ class MCLDDistiller(keras.distillation.Distiller):
         bank_size, whole = bank_of_adapter("MCLDDistiller", bank_size)
         if whole is not None:
             soft_labels = len(whole.labels.shape) == 2
-            if whole.logits.shape[1] != _classes(student):
+            if whole.vectors.shape[1] != _classes(student):
                 raise ValueError(
                     f"MCLDDistiller: bank_size needs a bank of {_classes(student)} classes, the "
-                    f"student's; got {whole.logits.shape[1]}. Map its rows: select_classes"
+                    f"student's; got {whole.vectors.shape[1]}. Map its rows: select_classes"
                 )
         config = MCLDConfig() if config is None else config
         check_config("MCLDDistiller", config)

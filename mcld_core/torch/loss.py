@@ -101,7 +101,7 @@ class MCLDLoss(nn.Module):
             check_steps("MCLDLoss", name, value)
         bank_size, whole = bank_of_adapter("MCLDLoss", bank_size)
         if whole is not None:
-            width = int(whole.logits.shape[1])
+            width = int(whole.vectors.shape[1])
             if classes not in (None, width):
                 raise ValueError(f"MCLDLoss: classes needs {width}, as the bank has; got {classes}")
             classes = width
