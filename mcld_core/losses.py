@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, overload
 
-from mcld_core.arguments import REDUCTIONS, Arguments, Batch, reduce_rows
+from mcld_core.arguments import REDUCTIONS, Arguments, Batch, Checks, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import (
@@ -129,6 +129,8 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
         2024. B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (sample-wise term).
     """
+    if progress is None:  # which `evaluate` takes for no ramp
+        Checks("mcld_loss").number("progress", progress, minimum=0.0, maximum=1.0)
     weights = {name: getattr(config, f"weight_{name}", 0.0) for name in TERMS}
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     return evaluate(

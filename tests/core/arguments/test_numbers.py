@@ -75,7 +75,7 @@ def test_own_start_is_a_number_of_numpy(backend: Framework, number: Any) -> None
 
 def test_sizes(backend: Framework, tmp_path: Path) -> None:
     like = backend.array(np.zeros(1, "float32"))
-    assert tuple(TeacherBank.empty(np.int64(3), np.int32(2), like).logits.shape) == (3, 2)
+    assert tuple(TeacherBank.empty(np.int64(3), np.int32(2), like).vectors.shape) == (3, 2)
     batches = [(np.arange(3), np.zeros((3, 2), "float32"))]
     sizes = {"count": np.int64(3), "classes": np.int64(2)}
     cache = TeacherCache.write(tmp_path / "cache", batches, **sizes, fingerprint="")
