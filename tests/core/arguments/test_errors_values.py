@@ -33,7 +33,7 @@ def test_keys_of_another_kind(backend: Framework, loss: Any) -> None:
         facts = ("keys needs TeacherKeys", "TeacherKeys(logits, labels)")
         with explained(TypeError, loss.__name__, *facts):
             call(backend, loss, keys=keys)
-    with explained(TypeError, "adaptive_mcld_loss", "keys needs TeacherKeys", "TeacherBank"):
+    with explained(TypeError, "mcld_loss", "keys needs TeacherKeys", "TeacherBank"):
         call(backend, adaptive_mcld_loss, keys=bank, reliability=np.ones(5))
 
 

@@ -106,7 +106,6 @@ NOT_YET = {
     "extensions/nlp/cache.py",
     "extensions/nlp/huggingface.py",
     "extensions/nlp/kd.py",
-    "extensions/nlp/layers.py",
     "extensions/nlp/linear.py",
     "extensions/nlp/shards.py",
 }
