@@ -42,7 +42,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-committed, figures = load("committed"), load("figures")
+committed, figures, gains = load("committed"), load("figures"), load("gains")
 
 
 @pytest.fixture
@@ -70,6 +70,14 @@ def test_the_committed_pictures_are_those_that_the_script_draws(name: str, tmp_p
     figures.draw(tmp_path)
     file = f"pairs_{name}.svg"
     assert (tmp_path / file).read_text("utf-8") == (figures.ASSETS / file).read_text("utf-8")
+
+
+def test_the_picture_of_gains_is_that_of_the_results() -> None:
+    drawn = (gains.DOCS / "assets" / "gains.svg").read_text("utf-8")
+    assert drawn == str(gains.picture())
+    mean, half = gains.gain(gains.RESULTS / gains.SETS["digits"], gains.NAMES["MCLD + CE"])
+    assert 0 < mean - half < mean  # README says that it is above
+    assert gains.gain(gains.RESULTS / gains.SETS["digits"], ("no such loss",)) is None
 
 
 def test_the_boxes_of_the_figure_are_the_signs() -> None:
