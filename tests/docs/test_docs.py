@@ -23,7 +23,7 @@ PAGES = (
     "docs/migrating.md",
     "docs/guides/distributed.md",
     "docs/guides/offline.md",
-    "docs/guides/uneven.md",
+    "docs/guides/class_imbalance.md",
 )
 GUIDES = {  # run by a test of their own
     "tests/torch": ("torch",),

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tests.docs.test_docs_made import load
 
-uneven = load("uneven")
+uneven = load("class_imbalance")
 
 
 def test_the_committed_picture_shows_the_committed_results() -> None:
-    """If not: python docs/uneven.py."""
+    """If not: python docs/class_imbalance.py."""
     record = json.loads(uneven.RESULTS.read_text("utf-8"))
     assert str(uneven.picture(record)) == Path(uneven.ASSET).read_text("utf-8")
 

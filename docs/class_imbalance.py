@@ -1,4 +1,4 @@
-"""Draw head and tail accuracy: ``python docs/uneven.py`` writes docs/assets/uneven.svg.
+"""Draw head and tail accuracy: ``python docs/class_imbalance.py`` writes docs/assets/class_imbalance.svg.
 
 The numbers are the means over the seeds in benchmarks/results/long_tail.json.
 """
@@ -16,7 +16,7 @@ from drawing import Drawing, write
 
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "benchmarks" / "results" / "long_tail.json"
-ASSET = DOCS / "assets" / "uneven.svg"
+ASSET = DOCS / "assets" / "class_imbalance.svg"
 SETS = {"udhr": "200 languages", "fashion_mnist": "Fashion-MNIST", "digits": "digits"}
 ROWS = (
     ("CE", "CE"),
