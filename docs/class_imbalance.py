@@ -1,4 +1,4 @@
-"""Draw head and tail accuracy: ``python docs/class_imbalance.py`` writes docs/assets/class_imbalance.svg.
+"""Draw head and tail accuracy into docs/assets: ``python docs/class_imbalance.py``.
 
 The numbers are the means over the seeds in benchmarks/results/long_tail.json.
 """
