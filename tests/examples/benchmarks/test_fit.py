@@ -108,9 +108,13 @@ def test_a_torch_that_claims_an_accelerator_and_has_none(monkeypatch: pytest.Mon
 
 def test_one_thread_and_back() -> None:
     before = torch.get_num_threads()
-    with one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
