@@ -172,7 +172,7 @@ def adaptive_mcld_loss(
     """
     function = "adaptive_mcld_loss"
     arrays = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
-    arguments = TeacherArguments(function, *arrays)
+    arguments = TeacherArguments(function, *arrays, getattr(keys, "logits", None))
     arguments.settings(config, MCLDConfig)
     arguments.reduction(reduction)
     arguments.required_labels(labels)
