@@ -31,7 +31,14 @@ GUIDES = {  # run by a test of their own
     "tests/jax": ("jax",),
     "tests/keras": ("keras",),
     "tests/export": ("export",),
-    "tests/extensions": ("nlp", "language_models", "timeseries", "teachers", "multimodal"),
+    "tests/extensions": (
+        "nlp",
+        "language_models",
+        "timeseries",
+        "self_distillation",
+        "teachers",
+        "multimodal",
+    ),
 }
 BLOCK = re.compile(
     r"^( *)<!-- test: (\S+) -->\n\1```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE
