@@ -83,12 +83,17 @@ class SequenceArguments(Arguments):
         teacher: Float[Array, "batch time classes"],
         labels: Any,
         kept: Bool[Array, " rows"] | None,
-        ignore_index: int,
+        config: MCLDConfig,
     ) -> Sequences:
         """Return the logits row by row, checked, with the rows' labels and mask."""
+        if labels is None and not is_zero(config.weight_ce):
+            raise ValueError(
+                f"{self.function}: weight_ce needs labels to take the cross-entropy of; got None. "
+                "Pass labels, or leave weight_ce at 0"
+            )
         ops = self.ops
         rows = (flat(ops, student), flat(ops, teacher), labels, None, kept)
-        batch = self.batch(rows, ignore_index)
+        batch = self.batch(rows, config.ignore_index)
         return Sequences(batch, ops.size(student, 0), ops.size(student, 1))
 
 

@@ -157,7 +157,7 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     kept = arguments.flat_mask("attention_mask", attention_mask, student)
     if shift:
         labels, kept = following(arguments.ops, student, labels, kept)
-    tokens = arguments.sequences(student, teacher, labels, kept, config.ignore_index)
+    tokens = arguments.sequences(student, teacher, labels, kept, config)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
     groups = group(arguments.ops, sequence_labels, tokens.count, student)

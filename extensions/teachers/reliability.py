@@ -6,12 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
-from mcld_core.arguments import TeacherBatch, reduce_rows
-from mcld_core.backends import Backend
+from mcld_core.arguments import reduce_rows
 from mcld_core.extensions._terms import LEAST, log_of, one_hot, target_class, weighing
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, log_sum
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
-from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar, Tensor
+from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
 def reliability_weights(
@@ -68,9 +67,13 @@ def reliability_weights(
     tau = arguments.scalar("temperature", temperature, rows.logits, dtype, above=0.0)
     kappa = arguments.scalar("strength", strength, rows.logits, dtype, maximum=1.0)
     target = target_class(ops, rows.labels)
-    trust = ops.exp(ops.log_sigmoid(_margin(ops, rows.logits, target) / tau))
+    is_label = one_hot(ops, target, rows.logits.shape[1], dtype)
+    own = ops.sum(is_label * rows.logits, 1)
+    margin = own - ops.max(ops.where(is_label > 0, LEAST, rows.logits), 1)  # far, without a rival
+    trust = ops.exp(ops.log_sigmoid(margin / tau))
     if quality is not None:
-        trust = trust * _at_label(arguments, quality, target, rows)
+        competence = _class_competence(arguments, quality, rows.logits)
+        trust = trust * ops.sum(is_label * competence[None, :], 1)
     has_label = ops.astype(rows.kept & (target >= 0), dtype)
     return ops.stop_gradient(has_label * (1.0 - kappa * (1.0 - trust)))
 
@@ -199,29 +202,15 @@ def adaptive_mcld_loss(
     return reduce_rows(ops, found, batch.weight, reduction, normalizer)
 
 
-def _margin(
-    ops: Backend, logits: Float[Array, "batch classes"], target: Int[Array, " batch"]
-) -> Float[Array, " batch"]:
-    """Return how far the target's logit lies above its best rival (far, without a rival)."""
-    classes = ops.arange(logits.shape[1], target)
-    is_target = classes[None, :] == target[:, None]
-    own = ops.sum(ops.where(is_target, logits, 0.0), 1)
-    return own - ops.max(ops.where(is_target, LEAST, logits), 1)
-
-
-def _at_label(
-    arguments: TeacherArguments,
-    quality: TeacherQuality,
-    target: Int[Array, " batch"],
-    rows: TeacherBatch,
-) -> Float[Array, " batch"]:
-    """Return the competence of each row's class."""
-    ops, classes, dtype = arguments.ops, rows.logits.shape[1], arguments.ops.dtype(rows.logits)
-    if quality.rows.shape[0] != classes:
+def _class_competence(
+    arguments: TeacherArguments, quality: TeacherQuality, logits: Float[Array, "batch classes"]
+) -> Float[Array, " classes"]:
+    """Return the competence in each class, beside the logits; raise for other classes."""
+    if quality.rows.shape[0] != logits.shape[1]:
         raise ValueError(
             f"{arguments.function}: quality counts {quality.rows.shape[0]} classes and "
-            f"teacher_logits have {classes}; measure the quality on logits of these classes"
+            f"teacher_logits have {logits.shape[1]}; measure the quality on logits of these classes"
         )
-    quality = TeacherQuality(*(ops.asarray(x, rows.logits) for x in quality))
-    competence = ops.astype(quality.class_competence, dtype)
-    return ops.sum(one_hot(ops, target, classes, dtype) * competence[None, :], 1)
+    ops = arguments.ops
+    quality = TeacherQuality(*(ops.asarray(x, logits) for x in quality))
+    return ops.astype(quality.class_competence, ops.dtype(logits))

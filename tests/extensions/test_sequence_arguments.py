@@ -93,6 +93,14 @@ BAD: list[tuple[Any, type[Exception], str]] = [
         ValueError,
         "token_contrast needs a finite number",
     ),
+    *(
+        (
+            lambda loss=loss: loss(LOGITS, LOGITS, config=MCLDConfig(weight_ce=1.0)),
+            ValueError,
+            "weight_ce needs labels to take the cross-entropy of; got None",
+        )
+        for loss in (token_mcld_loss, window_mcld_loss)
+    ),
     (lambda: window_mcld_loss(LOGITS, None), TypeError, "teacher_logits needs an array"),
     (lambda: window_mcld_loss(LOGITS, LOGITS, config=MCLDConfig), TypeError, "class MCLDConfig"),
     (
