@@ -24,4 +24,4 @@ from mcld_core.terms import category_wise as category_wise
 from mcld_core.terms import instance_wise as instance_wise
 from mcld_core.terms import sample_wise as sample_wise
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
