@@ -60,8 +60,8 @@ def dtype(x: Array) -> str:
     return str(x.dtype)
 
 
-def size(x: Array, axis: int) -> int:
-    return int(x.shape[axis])
+def size(x: Array, axis: int) -> Any:
+    return x.shape[axis]
 
 
 def device(x: Array) -> str | None:
@@ -114,6 +114,8 @@ def cumulative_sum(x: Array) -> Array:
 
 
 def searchsorted(x: Array, values: Array) -> Array:
+    if not isinstance(x.shape[0], int):  # JAX 0.10 needs it where a batch is symbolic
+        return jnp.sum(x[:, None] < values[None, :], 0).astype("int32")
     return jnp.searchsorted(x, values).astype("int32")
 
 
@@ -185,7 +187,7 @@ def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
 def by_block(
     function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
 ) -> Arrays:
-    if block_rows is None or rows[0].shape[0] <= block_rows:
+    if _is_plain(rows, block_rows):
         return function(rows, prepare(shared))
     leaves, structure = jax.tree.flatten(shared)
     traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
@@ -225,10 +227,16 @@ def by_block(
     return evaluate(rows[0], rows[1:], [leaves[i] for i in traced])
 
 
+def _is_plain(rows: Arrays, block_rows: int | None) -> bool:
+    """Whether all rows are evaluated at once; so are those of an export with a symbolic batch."""
+    count = rows[0].shape[0]
+    return block_rows is None or not isinstance(count, int) or count <= block_rows
+
+
 def by_block_twice(
     function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
 ) -> Arrays:
-    if block_rows is None or rows[0].shape[0] <= block_rows:
+    if _is_plain(rows, block_rows):
         return function(rows, trained)
     # a scan adds up gradients of what it closes over in its dtype
     wide = tuple(x if x.dtype == "float64" else x.astype("float32") for x in trained)

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from mcld_core.backends.protocol import Arrays, RowFunction
 from mcld_core.backends.torch_layers import by_block_twice as by_block_twice
-from mcld_core.backends.torch_layers import is_plain, joined
+from mcld_core.backends.torch_layers import is_plain, joined, without_autocast
 from mcld_core.backends.torch_layers import layer_by_block as layer_by_block
 
 Array = Any
@@ -109,10 +109,10 @@ log_sigmoid = torch.nn.functional.logsigmoid
 
 
 def matmul(x: Array, y: Array) -> Array:
-    if not torch.is_autocast_enabled(x.device.type):
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         return torch.matmul(x, y)
     if torch.compiler.is_compiling():
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return torch.matmul(x, y)
     return _WideMatmul.apply(x, y)
 
@@ -124,7 +124,7 @@ class _WideMatmul(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Array, y: Array) -> Array:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return torch.matmul(x, y)
 
     @staticmethod
@@ -255,7 +255,7 @@ def by_block(
     if torch.is_grad_enabled() and rows[0].requires_grad:
         leaves, structure = pytree.tree_flatten((rows[1:], shared))
         return _Blocks.apply(function, prepare, structure, block_rows, rows[0], *leaves)
-    with torch.no_grad(), torch.autocast(rows[0].device.type, enabled=False):
+    with torch.no_grad(), without_autocast(rows[0]):
         ready = prepare(shared)
         return joined(lambda block: function(block, ready), rows, block_rows)
 
@@ -283,7 +283,7 @@ class _Blocks(torch.autograd.Function):
                 (slope,) = torch.autograd.grad(total.sum(), anchors)
             return tuple(x.detach() for x in (total, *results, slope))
 
-        with torch.autocast(student.device.type, enabled=False):
+        with without_autocast(student):
             ready = prepare(shared)
             total, *results, slope = joined(with_gradient, (student, *others), block_rows)
         ctx.recipe = (function, prepare, structure)
@@ -337,7 +337,7 @@ def _by_loop(
         (slope,) = pull_back(torch.ones_like(total))
         return torch.stack((total, *results), 1), slope.clone()  # no result may alias another
 
-    with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(student):
         ready = prepare(shared)
         anchors = student.detach().to(wide)
         values, slope = loop(with_gradient, tuple(split(x) for x in (anchors, *rows[1:])))

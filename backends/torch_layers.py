@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,11 @@ from mcld_core.backends.protocol import (
 Array = Any
 _UNROLLED = 16
 """A compiled graph holds at most so many blocks."""
+
+
+def without_autocast(x: Array) -> AbstractContextManager[Any]:
+    """Return a context in which autocast narrows nothing; the meta device does not know it."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def joined(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) -> Arrays:
@@ -59,7 +65,7 @@ def by_block_twice(
         return _unrolled(function, rows, trained, block_rows)
     if _is_trained(rows[0], *trained):
         return _Twice.apply(function, block_rows, len(trained), *trained, *rows)
-    with torch.no_grad(), torch.autocast(rows[0].device.type, enabled=False):
+    with torch.no_grad(), without_autocast(rows[0]):
         return joined(lambda block: function(block, trained), rows, block_rows)
 
 
@@ -75,7 +81,7 @@ def _unrolled(function: SharedFunction, rows: Arrays, trained: Arrays, block_row
         return function(arrays[len(dtypes) :], tuple(x.to(dtype) for x, dtype in shared))
 
     parts = []
-    with torch.autocast(rows[0].device.type, enabled=False):
+    with without_autocast(rows[0]):
         for start in range(0, count, size):
             block = (x[start : start + size] for x in rows)
             parts.append(checkpoint(narrowed, *wide, *block, use_reentrant=False))
@@ -86,6 +92,7 @@ def is_plain(rows: Arrays, block_rows: int | None) -> bool:
     """Whether all rows are evaluated at once, as the framework differentiates them."""
     return (
         block_rows is None
+        or isinstance(rows[0].shape[0], torch.SymInt)  # a comparison would bound it in an export
         or rows[0].shape[0] <= block_rows
         or torch._C._are_functorch_transforms_active()
     )
@@ -106,7 +113,7 @@ class _Twice(torch.autograd.Function):
         ctx.save_for_backward(*arrays)
         ctx.set_materialize_grads(False)
         rows, trained = arrays[shared:], arrays[:shared]
-        with torch.autocast(rows[0].device.type, enabled=False):
+        with without_autocast(rows[0]):
             return joined(lambda block: function(block, trained), rows, block_rows)
 
     @staticmethod
@@ -122,7 +129,7 @@ class _Twice(torch.autograd.Function):
                 leaves = tuple(x.detach() for x in leaves)
                 for i in places:
                     leaves[i].requires_grad_()
-            with torch.enable_grad(), torch.autocast(rows[0].device.type, enabled=False):
+            with torch.enable_grad(), without_autocast(rows[0]):
                 results = function((leaves[-1], *(x[block] for x in rows[1:])), leaves[:-1])
             pairs = [
                 (result, cotangent[block])
@@ -188,7 +195,7 @@ class _Layer(torch.autograd.Function):
                 sums[0].add_(slope.mT @ block[1])
             return (slope @ weight, total.detach(), *(x.detach() for x in results))
 
-        with torch.autocast(hidden.device.type, enabled=False):
+        with without_autocast(hidden):
             of_hidden, total, *results = joined(
                 with_gradient, (weights, hidden, *others), block_rows
             )

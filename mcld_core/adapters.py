@@ -59,11 +59,13 @@ def step_keys(
     training: bool,
     bank_moves: bool = True,
     index: Any = None,
+    order: Any = None,
 ) -> tuple[TeacherKeys, TeacherBank | None, ClassMeans | None]:
     """Return the keys of a step, and the bank and the class means after it.
 
     ``rows`` are the batch's, or those of all ranks. In training the means, which are the
-    prototypes, take the rows in first. If the bank moves, its oldest rows give way to these.
+    prototypes, take the rows in first. If the bank moves, its oldest rows give way to these, which
+    enter it in their ``order`` (None: as they stand).
     """
     keys, prototypes = rows, None
     if means is not None:
@@ -72,6 +74,11 @@ def step_keys(
     if bank is not None:
         keys = bank.keys(rows, index=index, ignore_index=config.ignore_index)
         if training and bank_moves:
+            if order is not None:
+                logits, labels, where, index = (
+                    None if x is None else x[order] for x in (*rows[:3], index)
+                )
+                rows = TeacherKeys(logits, labels, where)
             bank = bank.push(rows, index=index, ignore_index=config.ignore_index)
     return keys._replace(prototypes=prototypes), bank, means
 

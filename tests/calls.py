@@ -170,3 +170,28 @@ def losses() -> set[str]:
     modules = (mcld_core, multimodal, nlp, teachers, timeseries)
     names = {name for module in modules for name in vars(module) if not name.startswith("_")}
     return {name for name in names if re.fullmatch(r"\w+_(loss|wise|contrast)", name)}
+
+
+def used_by(name: str, x: Arrays) -> dict[str, Any]:
+    """Return the arrays that a call reads, by name."""
+    used = {}
+
+    class Reads:
+        def __getattr__(self, key: str) -> Any:
+            used[key] = getattr(x, key)
+            return used[key]
+
+    CALLS[name](Reads())
+    return used
+
+
+def has_batch(name: str, key: str) -> bool:
+    """Whether the first axis of an array is the batch's; that of a last layer is its classes."""
+    is_layer = name.startswith("linear_") and key == "teacher"
+    return key not in ("prior", "progress") and not is_layer
+
+
+def longer(name: str, x: dict[str, Any], concat: Callable[[list[Any]], Any]) -> dict[str, Any]:
+    """Return the arrays of a call with three rows more."""
+    grown = {key: concat([value, value[:3]]) for key, value in x.items() if has_batch(name, key)}
+    return x | grown

@@ -376,10 +376,14 @@ def reduce_rows(
     total = ops.sum(values, None)
     if reduction == "sum":
         return total
+    if normalizer is None and weight is None:
+        count = ops.size(values, 0)
+        if isinstance(count, int):
+            return total / max(count, 1)
+        weight = ops.arange(count, values) >= 0  # the size of a traced batch is not an array
+        weight = ops.astype(weight, ops.dtype(values))
     if normalizer is None:
-        normalizer = ops.size(values, 0) if weight is None else ops.sum(weight, None)
-        if isinstance(normalizer, int):
-            return total / max(normalizer, 1)
+        normalizer = ops.sum(weight, None)
     return ratio(ops, total, ops.astype(ops.asarray(normalizer, values), ops.dtype(values)))
 
 

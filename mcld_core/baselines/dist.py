@@ -89,7 +89,7 @@ def _centred(ops: Backend, z: Array, axis: int, weight: Array | None) -> tuple[A
     """Return exp(z), scaled and centred, and its squared norm; 0 of what rounding alone varies."""
     z = z if weight is None else ops.where(weight > 0, z, MASKED)
     x = ops.exp(z - ops.stop_gradient(ops.max(z, axis, keepdims=True)))
-    count = float(z.shape[axis])
+    count = ops.sum(0.0 * x + 1.0, axis, keepdims=True)
     if weight is not None:
         x, count = weight * x, ops.maximum(ops.sum(weight, 0, keepdims=True), 1.0)
     centred = x - ops.sum(x, axis, keepdims=True) / count

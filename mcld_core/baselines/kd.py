@@ -86,16 +86,22 @@ def check_divergence(
 
 
 def standardized(ops: Backend, z: Float[Array, "rows classes"]) -> Float[Array, "rows classes"]:
-    """Return ``(z - mean) / (std + 1e-7)`` over the finite logits of each row; others `MASKED`."""
+    """Return ``(z - mean) / (std + 1e-7)`` over the finite logits of each row; others `MASKED`.
+
+    Large logits are scaled first, and the 1e-7 with them, so that no sum or square overflows.
+    """
     dtype = ops.dtype(z)
     finite = z > MASKED / 2
     count = ops.sum(ops.astype(finite, dtype), 1, keepdims=True)
-    mean = ops.sum(ops.where(finite, z, 0.0), 1, keepdims=True) / ops.maximum(count, 1.0)
+    z = ops.where(finite, z, 0.0)
+    scale = ops.stop_gradient(ops.maximum(ops.max(ops.abs(z), 1, keepdims=True), 1.0))
+    z = z / scale
+    mean = ops.sum(z, 1, keepdims=True) / ops.maximum(count, 1.0)
     centred = ops.where(finite, z - mean, 0.0)
     variance = ops.sum(centred * centred, 1, keepdims=True) / ops.maximum(count - 1.0, 1.0)
     spread = variance > 0  # a constant row has no derivative of its root
     std = ops.where(spread, ops.sqrt(ops.where(spread, variance, 1.0)), 0.0)
-    return ops.where(finite, centred / (std + 1e-7), MASKED)
+    return ops.where(finite, centred / (std + 1e-7 / scale), MASKED)
 
 
 def _logs(

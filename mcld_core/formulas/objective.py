@@ -163,11 +163,14 @@ def rows_of_a_block(ops: Backend, rows: Any, keys: Any, classes: int, least: int
 
     The plain form is the fastest where its largest array takes less than 4 MB (a larger one is
     asked of the system in each call). Otherwise a block has 256 rows, or, where 4 MB hold fewer, as
-    many as they hold, but at least ``least``.
+    many as they hold, but at least ``least``. Where sizes are symbols, as in an export, there is
+    one block.
     """
     if isinstance(rows, int) and isinstance(keys, int):
         whole = 2**20 // max(keys, classes, 1)
         return whole if rows < whole else max(min(whole, 256), least)
+    if not (ops.is_tensor(rows) or ops.is_tensor(keys)):
+        return None
     whole = 2**20 // ops.maximum(keys, classes)
     return ops.where(rows < whole, whole, ops.maximum(ops.minimum(whole, 256), least))
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch.nn import functional
 
 from mcld_core.arguments import Arguments
-from mcld_core.backends import torch as torch_ops
 from mcld_core.keys import TeacherKeys
-from mcld_core.torch import agreement
-from mcld_core.torch.agreement import Signature, signature_of
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
 if dist.is_available():
@@ -82,16 +80,21 @@ def gather_with_index(
     ignore_index: int,
     rows: int | None,
     group: dist.ProcessGroup | None = None,
+    *,
+    student: Logits | None = None,
+    check: Callable[[torch.Tensor], Any] | None = None,
 ) -> tuple[TeacherKeys, torch.Tensor | None]:
     """Return `gather_keys` and the sample ids of its rows.
 
-    ``beside`` are labels, sample weight and ``where``.
+    ``beside`` are labels, sample weight and ``where``. ``check(teacher)`` may raise for what else
+    is wrong on this rank, such as its ``student``; then every rank raises.
     """
-    like = next((x for x in (teacher_logits, *beside) if isinstance(x, torch.Tensor)), None)
-    teacher = torch_ops.asarray(teacher_logits, like).detach()
+    given = (teacher_logits, student, *beside)
+    like = next((x for x in given if isinstance(x, torch.Tensor)), None)
     ranks, rank = _place(group)
     try:
-        arguments = Arguments("gather_keys", teacher, *beside, index)
+        arguments = Arguments("gather_keys", *given, index)
+        teacher = arguments.array("teacher_logits", teacher_logits, like).detach()
         checked = arguments.teacher_batch(teacher, beside, ignore_index)
         batch = teacher.shape[0]
         if index is not None:
@@ -101,12 +104,19 @@ def gather_with_index(
                 f"gather_keys: rows needs the largest batch of a rank; got {rows} and a batch of "
                 f"{batch}"
             )
-    except (TypeError, ValueError):
-        _exchange(teacher.new_zeros(()), 0, Signature(fits=0), group)
+        if check is not None:
+            check(teacher)
+    except Exception:
+        if ranks > 1:
+            _exchange(torch.zeros((), device=_device(like, group)), 0, _UNFIT, group)
         raise
-    signature = signature_of(teacher, checked.labels, index, rows)
-    table = _exchange(checked.weight.sum(), batch, signature, group)
-    largest = _largest(table, batch, signature, group)
+    of_labels, of_index = (
+        -1 if x is None else _DTYPES.index(str(x.dtype)) for x in (checked.labels, index)
+    )
+    kind = (teacher.shape[1], _DTYPES.index(str(teacher.dtype)), of_labels, of_index)
+    kind = (*kind, -1 if rows is None else rows)
+    table = _exchange(checked.weight.sum(), batch, kind, group)
+    largest = _largest(table, batch, kind, group)
     parts = [teacher, checked.kept.to(torch.uint8)]
     parts += [x for x in (checked.labels, index) if x is not None]
     logits, counts, *others = gather_rows(parts, largest, group)
@@ -120,35 +130,80 @@ def gather_with_index(
     return keys, None if index is None else others[-1]
 
 
+_DTYPES = tuple(sorted(str(x) for x in vars(torch).values() if isinstance(x, torch.dtype)))
+_KIND = ("classes", "teacher_logits", "labels", "index", "rows")
+"""What has to be the same on every rank: a number, or the place of a dtype; -1 for None. Int labels
+are int32 here."""
+_UNFIT = (-2,) * len(_KIND)
+"""Of a rank whose arguments do not fit: it raises an error of its own."""
+_AGREED: WeakKeyDictionary[dist.ProcessGroup, set[tuple[int, ...]]] = WeakKeyDictionary()
+"""The kinds of arguments that this rank has compared with the others'."""
+
+
 def _exchange(
-    weight: torch.Tensor, batch: int, signature: Signature, group: dist.ProcessGroup | None
+    weight: torch.Tensor, batch: int, kind: tuple[int, ...], group: dist.ProcessGroup | None
 ) -> torch.Tensor:
-    """Return each rank's number of rows, their weight and the signature, in float64."""
-    numbers = [weight.new_full((), x, dtype=torch.float64) for x in (batch, *signature)]
+    """Return each rank's number of rows, their weight and their kind, in float64."""
+    numbers = [weight.new_full((), x, dtype=torch.float64) for x in (batch, *kind)]
     own = torch.stack([numbers[0], weight.double(), *numbers[1:]])[None]
     return gather_rows([own], 1, group)[0]
 
 
 def _largest(
-    table: torch.Tensor, batch: int, signature: Signature, group: dist.ProcessGroup | None
+    table: torch.Tensor, batch: int, kind: tuple[int, ...], group: dist.ProcessGroup | None
 ) -> int:
     """Return the largest batch of a rank; raise where the ranks do not agree.
 
-    Reading the table waits for the device. Where the rows are known it is read once a signature:
-    a rank that changes its arguments later raises, though the others may wait for it.
+    Reading the table waits for the device. Where the rows are known it is read once a kind: a rank
+    that changes its arguments later raises, though the others may wait for it.
     """
     if len(table) == 1:
         return batch
-    rows, known = signature.rows, signature.rows >= 0
+    rows, known = kind[-1], kind[-1] >= 0
     if torch.compiler.is_compiling():
         return rows if known else int(table[:, 0].max().item())
-    agreed = agreement.AGREED.setdefault(group or dist.group.WORLD, set())
-    if known and signature in agreed and not agreement.reads_at_once(table):
+    agreed = _AGREED.setdefault(group or dist.group.WORLD, set())
+    if known and kind in agreed and not _reads_at_once(table):
         return rows
     lines = table.tolist()
-    agreement.check_agreement([line[2:] for line in lines])
-    agreed.add(signature)
+    _check_agreement([tuple(map(int, line[2:])) for line in lines])
+    agreed.add(kind)
     return rows if known else int(max(line[0] for line in lines))
+
+
+def _check_agreement(kinds: list[tuple[int, ...]]) -> None:
+    """Raise the same error on every rank unless all have arguments of one kind."""
+    if _UNFIT in kinds:
+        raise ValueError(
+            "gather_keys: the arguments need to fit on every rank; got some that do not on rank "
+            f"{kinds.index(_UNFIT)}, whose own error says which. No rows were exchanged"
+        )
+    for name, values in zip(_KIND, zip(*kinds, strict=True), strict=True):
+        for rank, value in enumerate(values):
+            if value != values[0]:
+                first, other = (_text(name, x) for x in (values[0], value))
+                raise ValueError(
+                    f"gather_keys: {name} need to be alike on every rank; got {first} on rank 0 "
+                    f"and {other} on rank {rank}. Pass the same kind of arguments on all ranks"
+                )
+
+
+def _text(name: str, value: int) -> str:
+    if value < 0:
+        return "None"
+    return str(value) if name in ("classes", "rows") else _DTYPES[value].removeprefix("torch.")
+
+
+def _reads_at_once(x: torch.Tensor) -> bool:
+    """Whether a tensor's values are read without a wait for a device."""
+    return x.device.type == "cpu"
+
+
+def _device(like: torch.Tensor | None, group: dist.ProcessGroup | None) -> torch.device | str:
+    """Return where a rank without rows of its own meets the others."""
+    if dist.get_backend(group) == "gloo" or not torch.accelerator.is_available():
+        return "cpu" if like is None else like.device
+    return torch.accelerator.current_accelerator() or "cpu"
 
 
 def gather_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +15,11 @@ from mcld_core.adapters import (
     check_steps,
     step_keys,
 )
+from mcld_core.arguments import Arguments, Checks
 from mcld_core.backends.torch import asarray
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.keys import TeacherKeys
+from mcld_core.keys import TeacherKeys, widen_pairs
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 from mcld_core.running_means import ClassMeans
@@ -43,8 +45,9 @@ class MCLDLoss(nn.Module):
       student and a teacher that look swapped; and another, later, of a `step` never called.
 
     Steps and bank are buffers: ``state_dict`` holds them, and a training resumed between two
-    optimiser steps gives bit-equal losses. ``loss.to(device)`` moves them with the model and
-    ``loss.half()`` stores the bank in half precision; the loss stays float32, under autocast too.
+    optimiser steps gives bit-equal losses. A call that raises changes neither. ``loss.to(device)``
+    moves them with the model, and ``loss.half()`` or ``loss.bfloat16()`` stores the bank's logits
+    in half precision; all else stays float32, and so does the loss, under autocast too.
 
     Args:
         config: the settings.
@@ -63,6 +66,10 @@ class MCLDLoss(nn.Module):
             prior, see `mcld_core.adjust_logits`, so that the raw ones treat all classes alike.
         rows_per_rank: the largest batch of a rank, where it is known. It saves the exchange of
             sizes in each step; ``torch.compile(fullgraph=True)`` with several ranks needs it.
+        dealt_in_turn: whether rank r of R has the rows r, r + R, … of the joined batch, as
+            ``DistributedSampler`` deals them; False: the joined batch is the rows of rank 0, then
+            those of rank 1, as accelerate has it. The bank is then that of one process, which lets
+            go of its oldest rows first; all else is the same either way.
 
     Raises:
         ValueError, TypeError: a number out of its range, a bank without ``classes``, ``balanced``
@@ -93,6 +100,7 @@ class MCLDLoss(nn.Module):
         class_prior: Float[Array, " classes"] | None = None,
         balanced: bool = False,
         rows_per_rank: int | None = None,
+        dealt_in_turn: bool = True,
     ) -> None:
         super().__init__()
         check_config("MCLDLoss", config)
@@ -117,6 +125,8 @@ class MCLDLoss(nn.Module):
         self.bank_moves = whole is None
         self.has_class_means = class_means
         self.rows_per_rank = rows_per_rank
+        Checks("MCLDLoss").flag("dealt_in_turn", dealt_in_turn)
+        self.dealt_in_turn = dealt_in_turn
         self._missed_steps = MissedSteps()
         self._first_look = FirstLook("MCLDLoss")
         self.balanced = balanced
@@ -159,6 +169,7 @@ class MCLDLoss(nn.Module):
         where: Bool[Array, " batch"] | None = None,
         progress: Scalar | None = None,
         index: Int[Array, " batch"] | None = None,
+        pairs: Bool[Array, "batch batch"] | None = None,
     ) -> torch.Tensor:
         """Return the mean loss of the batch, a float32 (or float64) scalar.
 
@@ -170,16 +181,20 @@ class MCLDLoss(nn.Module):
             where: (batch,) bool, True = keep.
             progress: the part of the training that is done, 0 to 1, instead of the counted steps.
             index: (batch,) int sample ids; rows of the same sample in the bank are then left out.
+            pairs: (batch, batch) bool, True = this row is compared with that one, see
+                `mcld_core.mcld_loss`. All are compared with the rows of the bank and other ranks.
 
         Raises:
             ValueError, TypeError: as `mcld_core.mcld_loss`.
         """
         if progress is None:
-            progress = self._progress(student)
-        keys = self._keys(student, teacher, labels, sample_weight, where, index)
-        logits = adjust_logits(student, self.class_prior) if self.balanced else student
+            progress = 1.0
+            if self.total_steps is not None:
+                progress = (self.steps / self.total_steps).clamp(max=1.0)
+        beside = labels, sample_weight, where
+        keys, states = self._keys(student, teacher, beside, progress, index)
         result: torch.Tensor = mcld_loss(
-            logits,
+            adjust_logits(student, self.class_prior) if self.balanced else student,
             teacher,
             labels,
             config=self.config,
@@ -188,9 +203,18 @@ class MCLDLoss(nn.Module):
             progress=progress,
             sample_weight=sample_weight,
             where=where,
+            pairs=widen_pairs(pairs, keys),
         )
-        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
+        with torch.no_grad():  # only now, so that a call that raises leaves nothing behind
+            for name, value in states.items():
+                getattr(self, name).copy_(value)
+        if self.training and not torch.compiler.is_compiling():
+            if self.total_steps is not None:
+                limit = min(max(self.total_steps, 100), 1000)
+                seen = student if world_size() == 1 else None
+                self._missed_steps.look(seen, limit, stacklevel=4)
+            if torch.is_grad_enabled():
+                self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result
 
     if TYPE_CHECKING:  # a module's says Any
@@ -204,37 +228,51 @@ class MCLDLoss(nn.Module):
         """Return what ``print(loss)`` shows."""
         return f"{self.config}, total_steps={self.total_steps}, bank_size={self.bank_size}"
 
-    def _progress(self, student: Any) -> Scalar:
-        if self.total_steps is None:
-            return 1.0
-        if self.training and not torch.compiler.is_compiling():
-            limit = min(max(self.total_steps, 100), 1000)
-            self._missed_steps.look(student if world_size() == 1 else None, limit, stacklevel=5)
-        return (self.steps / self.total_steps).clamp(max=1.0)
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> MCLDLoss:
+        """Move the buffers; of half precision are the bank's logits alone."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            is_half = buffer is not None and buffer.dtype in (torch.float16, torch.bfloat16)
+            if is_half and name != "bank_vectors":
+                self._buffers[name] = before[name].to(buffer.device)
+        return self
 
     def _keys(
-        self, student: Any, teacher: Any, labels: Any, sample_weight: Any, where: Any, index: Any
-    ) -> TeacherKeys | None:
-        """Return all keys, None where the batch's rows are the only ones; and fill the bank."""
+        self, student: Any, teacher: Any, beside: tuple[Any, Any, Any], progress: Any, index: Any
+    ) -> tuple[TeacherKeys | None, dict[str, torch.Tensor]]:
+        """Return all keys, None where the batch's rows are the only ones; and buffers to be set."""
         keys: TeacherKeys | None = None
+        order: torch.Tensor | None = None
+        labels, _, where = beside
+
+        def check(teacher: torch.Tensor) -> None:
+            arguments = Arguments("mcld_loss", student, teacher)
+            logits, _ = arguments.pair(student, teacher)
+            arguments.scalar("progress", progress, logits, "float32", maximum=1.0)
+
         if world_size() > 1:
             keys, index = gather_with_index(
-                asarray(teacher, student),
-                (labels, sample_weight, where),
+                teacher,
+                beside,
                 index if self.bank_size else None,
                 ignore_index=self.config.ignore_index,
                 rows=self.rows_per_rank,
+                student=student,
+                check=check,
             )
+            if self.bank_size and self.dealt_in_turn:
+                places = torch.arange(len(keys.logits), device=keys.logits.device)
+                order = places.reshape(world_size(), -1).mT.reshape(-1)
         if not (self.bank_size or self.has_class_means):
-            return keys
+            return keys, {}
         bank = self.bank if self.bank_size else None
         means = ClassMeans(self.class_means, self.class_counts) if self.has_class_means else None
         rows = TeacherKeys(teacher, labels, where) if keys is None else keys
         moves = self.training, self.bank_moves
-        keys, pushed, updated = step_keys(rows, bank, means, self.config, *moves, index)
-        with torch.no_grad():
-            for old, new in ((bank, pushed), (means, updated)):
-                for buffer, value in zip(old or (), new or (), strict=True):
-                    if value is not buffer:
-                        buffer.copy_(value)
-        return keys
+        keys, pushed, updated = step_keys(rows, bank, means, self.config, *moves, index, order)
+        states = {}
+        for prefix, old, new in (("bank", bank, pushed), ("class", means, updated)):
+            if new is not None and new is not old:
+                states |= {f"{prefix}_{name}": x for name, x in new._asdict().items()}
+        return keys, states

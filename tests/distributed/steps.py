@@ -32,9 +32,11 @@ def make_steps(ranks: int) -> list[list[Step]]:
     ]
 
 
-def join(parts: list[Step]) -> Step:
-    """Return the ranks' batches as one."""
-    return tuple(torch.cat(x) for x in zip(*parts, strict=True))
+def join(parts: list[Step], in_turn: bool = True) -> Step:
+    """Return the ranks' batches as one, of which each rank has a row in turn, or a part."""
+    places = [(row, rank) for rank, part in enumerate(parts) for row in range(len(part[0]))]
+    order = sorted(range(len(places)), key=places.__getitem__ if in_turn else None)
+    return tuple(torch.cat(x)[order] for x in zip(*parts, strict=True))
 
 
 def measured(batches: list[Step]) -> dict[str, torch.Tensor]:

@@ -12,30 +12,33 @@ from tests.processes import torchrun
 
 TORCH = pytest.mark.parametrize("backend", only("torch"), indirect=True)
 
-SAME = "ValueError: gather_keys: {} on every rank; got {} on rank 0 and {} on rank 1. "
+SAME = "ValueError: gather_keys: {} need to be alike on every rank; got {} on rank 0 and {} on rank"
 ALIKE = {
-    "classes": ("teacher_logits needs the same number of classes", "4", "5"),
-    "classes, rows known": ("teacher_logits needs the same number of classes", "4", "5"),
-    "dtype": ("teacher_logits needs the same dtype", "float32", "float64"),
-    "half dtype": ("teacher_logits needs the same dtype", "bfloat16", "float16"),
-    "no labels": ("labels needs the same kind", "None", "int labels"),
-    "soft labels": ("labels needs the same kind", "soft labels in float32", "int labels"),
-    "soft labels' dtype": (
-        "labels needs the same kind",
-        "soft labels in float32",
-        "soft labels in float64",
-    ),
-    "rows": ("rows needs the same number", "3", "4"),
-    "rows on one rank": ("rows needs the same number", "None", "4"),
-    "index": ("index needs the same dtype", "int64", "None"),
-    "index's dtype": ("index needs the same dtype", "int64", "int32"),
-    "a bank": ("index needs the same dtype", "int64", "None"),
+    "classes": ("classes", "4", "5"),
+    "classes, rows known": ("classes", "4", "5"),
+    "dtype": ("teacher_logits", "float32", "float64"),
+    "half dtype": ("teacher_logits", "bfloat16", "float16"),
+    "no labels": ("labels", "None", "int32"),
+    "soft labels": ("labels", "float32", "int32"),
+    "soft labels' dtype": ("labels", "float32", "float64"),
+    "rows": ("rows", "3", "4"),
+    "rows on one rank": ("rows", "None", "4"),
+    "index": ("index", "int64", "None"),
+    "index's dtype": ("index", "int64", "int32"),
+    "a bank": ("index", "int64", "None"),
 }
 OF_ONE = {
     "index's length": r"ValueError: gather_keys: index needs shape (3,)",
     "a label": "ValueError: gather_keys: labels needs labels in 0 … 3",
     "int logits": "TypeError: gather_keys: teacher_logits needs a float dtype; got int64",
     "no rows": "ValueError: gather_keys: teacher_logits needs two axes",
+    "a student": "ValueError: mcld_loss: student_logits and teacher_logits need the same number",
+    "no student": "TypeError: mcld_loss: student_logits needs an array of numbers; got None",
+    "no teacher": "TypeError: gather_keys: teacher_logits needs an array of numbers; got None",
+    "a teacher's name": "TypeError: gather_keys: teacher_logits needs an array of numbers; got 'b",
+    "a list with a hole": "ValueError: gather_keys: teacher_logits needs an array of numbers: ",
+    "progress": "ValueError: mcld_loss: progress needs a finite number in 0 … 1; got 7",
+    "a text for progress": "TypeError: mcld_loss: progress needs a finite number in 0 … 1; got ''",
     "many rows": "ValueError: gather_keys: rows needs the largest batch of a rank; got 3",
 }
 

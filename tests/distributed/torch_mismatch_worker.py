@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from examples.recipes.processes.torch import leave_group
-from mcld_core.torch import MCLDLoss, agreement, gather_keys
+from mcld_core.torch import MCLDLoss, distributed, gather_keys
 
 ROWS, CLASSES = 3, 4
 Calls = dict[str, tuple[Callable[[], Any], Callable[[], Any]]]
@@ -59,6 +59,13 @@ def mismatches() -> Calls:
         "a label": (keys(), keys(labels=torch.tensor([0, 1, 9]))),
         "int logits": (keys(), keys(torch.ones(ROWS, CLASSES, dtype=torch.int64))),
         "no rows": (keys(), keys(torch.tensor(1.0))),
+        "a student": (bare, partial(MCLDLoss(), logits(5), logits(), labels)),
+        "no student": (bare, partial(MCLDLoss(), None, logits(), labels)),
+        "no teacher": (bare, partial(MCLDLoss(), logits(), None, labels)),
+        "a teacher's name": (bare, partial(MCLDLoss(), logits(), "bert", labels)),
+        "a list with a hole": (keys(), keys([[1.0, None]])),
+        "progress": (bare, partial(MCLDLoss(), logits(), logits(), labels, progress=7)),
+        "a text for progress": (bare, partial(MCLDLoss(), logits(), logits(), labels, progress="")),
         "many rows": (keys(rows=3), keys(logits().repeat(2, 1), None, rows=3)),
     }
 
@@ -75,14 +82,14 @@ def error_of(call: Callable[[], Any]) -> str:
 def reads_on_an_accelerator(rank: int) -> list[int]:
     """Return how often the sizes were waited for after each call, as if on an accelerator."""
     reads = []
-    check = agreement.check_agreement
+    check = distributed._check_agreement
 
-    def counted(table: list[list[float]]) -> None:
+    def counted(kinds: list[tuple[int, ...]]) -> None:
         reads.append(1)
-        check(table)
+        check(kinds)
 
-    agreement.check_agreement = counted
-    agreement.reads_at_once = lambda _: False
+    distributed._check_agreement = counted
+    distributed._reads_at_once = lambda _: False
     calls = [keys(rows=3), keys(rows=3), keys(labels=None, rows=3), keys(rows=3), keys()]
     counts = []
     for call in calls:

@@ -58,7 +58,7 @@ def main(out: str) -> None:
     found |= {f"ddp/{name}": x for name, x in train(steps, rank, DistributedDataParallel).items()}
     found |= measure(steps, rank)
     if ranks == 2:  # enough to show it
-        found |= {f"fsdp/{name}": x for name, x in train(steps, rank, shard).items()}
+        found |= {f"fsdp/{name}": x for name, x in train(steps, rank, shard, False).items()}
         found["fullgraph"] = compiled(joined_batches(ranks)[0], rank)
     dist.barrier()
     if rank == 0:
@@ -118,11 +118,13 @@ def shard(model: nn.Module) -> nn.Module:
     return model
 
 
-def train(steps: list[list[Step]], rank: int, wrap: Any) -> dict[str, np.ndarray]:
+def train(
+    steps: list[list[Step]], rank: int, wrap: Any, in_turn: bool = True
+) -> dict[str, np.ndarray]:
     """Train with `MCLDLoss`, its bank and its ramp; return losses, weights and bank."""
     model = wrap(make_model())
     options = {"total_steps": TOTAL_STEPS, "bank_size": BANK, "classes": CLASSES}
-    loss_function = MCLDLoss(**options, class_prior=PRIOR)
+    loss_function = MCLDLoss(**options, class_prior=PRIOR, dealt_in_turn=in_turn)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for step in steps:

@@ -10,7 +10,7 @@ import pytest
 
 from mcld_core import MCLDConfig, TeacherKeys, dkd_loss, kd_loss, mcld_loss
 from tests import oracles
-from tests.calls import CALLS, Arrays, arrays
+from tests.calls import CALLS, Arrays, arrays, has_batch, used_by
 from tests.cases import bind, make_case, make_keys, value_and_grad
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_gradient, assert_value
@@ -158,3 +158,18 @@ def test_autograph_reads_the_losses(
     names = ("mcld_loss, blocks", "bounded_loss")
     backend.tf.function(lambda: [CALLS[name](x) for name in names]).get_concrete_function()
     assert "AutoGraph" not in caplog.text
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_loss_with_an_unknown_batch(backend: Framework, name: str) -> None:
+    tf = backend.tf  # type: ignore[attr-defined]
+    x = {key: backend.array(values) for key, values in arrays().items()}
+    x = used_by(name, Arrays(**x))
+    specs = {}
+    for key, values in x.items():
+        shape = [None, *values.shape[1:]] if has_batch(name, key) else values.shape
+        specs[key] = tf.TensorSpec(shape, values.dtype)
+    graph = tf.function(
+        lambda x: CALLS[name](Arrays(**x)), input_signature=[specs], autograph=False
+    )
+    assert_value(backend.to_numpy(graph(x)), backend.to_numpy(CALLS[name](Arrays(**x))), "float32")

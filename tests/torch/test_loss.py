@@ -248,13 +248,82 @@ def test_state_dict_and_copies() -> None:
     assert list(MCLDLoss().state_dict()) == ["steps"]
 
 
-def test_half_stores_the_bank_in_half() -> None:
-    loss_function = MCLDLoss(bank_size=4, classes=CLASSES).half()
+@pytest.mark.parametrize("cast", ["half", "bfloat16", "float16 and back"])
+def test_half_narrows_the_logits_of_the_bank_alone(cast: str) -> None:
+    """A prior of small probabilities or large counts, means, counts and soft labels stay."""
+    config = MCLDConfig(category_contrast="prototypes")
+    prior = torch.tensor([1e-9, 1.0, 1e6, 70001.0, 257.0])
+    options = {"bank_size": 4, "classes": CLASSES, "class_means": True, "soft_labels": True}
+    whole = MCLDLoss(config, **options, class_prior=prior)
     student, teacher, labels = batch()
-    loss_function(student, teacher, labels)
-    assert loss_function.bank.vectors.dtype == torch.float16
-    assert loss_function.bank.labels.dtype == torch.int32
-    assert loss_function(student, teacher, labels).dtype == torch.float32
+    whole(student, teacher, labels)
+    narrow = copy.deepcopy(whole)
+    for loss_function in (narrow, nn.ModuleList([narrow])):
+        if cast == "float16 and back":
+            loss_function.to(torch.float16).to(torch.float32)
+        else:
+            getattr(loss_function, cast)()
+    for name, buffer in whole.named_buffers():
+        if name != "bank_vectors":
+            torch.testing.assert_close(getattr(narrow, name), buffer, rtol=0, atol=0, msg=name)
+    half = {"half": torch.float16, "bfloat16": torch.bfloat16}.get(cast, torch.float32)
+    assert narrow.bank.vectors.dtype == half
+    found = narrow.eval()(student, teacher, labels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, whole.eval()(student, teacher, labels), rtol=1e-2, atol=0)
+    assert whole.double().class_prior.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"student": torch.ones(BATCH, CLASSES + 1)},
+        {"student": torch.ones(BATCH - 1, CLASSES)},
+        {"student": torch.ones(BATCH, CLASSES, dtype=torch.int64)},
+        {"progress": 2.0},
+        {"sample_weight": -torch.ones(BATCH)},
+        {"pairs": torch.ones(BATCH, 2, dtype=torch.bool)},
+        {"where": torch.ones(BATCH)},
+    ],
+    ids=str,
+)
+def test_a_call_that_raises_leaves_nothing(wrong: dict[str, Any]) -> None:
+    """The bank, the means and the counters are as before, and a retry pushes its rows once."""
+    config = MCLDConfig(category_contrast="prototypes")
+    options = {"total_steps": 5, "bank_size": 8, "classes": CLASSES, "class_means": True}
+    loss_function = MCLDLoss(config, **options)
+    student, teacher, labels = batch()
+    before = copy.deepcopy(loss_function.state_dict())
+    given = {"student": student, "teacher": teacher, "labels": labels}
+    with pytest.raises((TypeError, ValueError)):
+        loss_function(**(given | wrong))
+    for name, value in loss_function.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert loss_function._missed_steps.batches == 0
+    loss_function(**given)
+    assert loss_function.bank.where.sum() == BATCH
+    assert loss_function.class_counts.sum() == BATCH
+
+
+def test_pairs_of_the_batch_beside_a_bank() -> None:
+    """The rows of the bank are compared with all."""
+    student, teacher, labels = batch()
+    pairs = torch.rand(BATCH, BATCH) < 0.5
+    expected = mcld_loss(student, teacher, labels, pairs=pairs)
+    torch.testing.assert_close(MCLDLoss()(student, teacher, labels, pairs=pairs), expected)
+    loss_function = MCLDLoss(bank_size=BATCH, classes=CLASSES)
+    loss_function(*batch(1))
+    keys = loss_function.bank.keys(teacher, labels)
+    all_pairs = torch.cat([pairs, torch.ones(BATCH, BATCH, dtype=torch.bool)], 1)
+    expected = mcld_loss(student, teacher, labels, keys=keys, pairs=all_pairs)
+    found = loss_function(student, teacher, labels, pairs=pairs)
+    torch.testing.assert_close(found, expected)
+
+
+def test_cross_entropy_without_labels_raises() -> None:
+    student, teacher, _ = batch()
+    with pytest.raises(ValueError, match="weight_ce"):
+        MCLDLoss(MCLDConfig(weight_ce=1.0))(student, teacher)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

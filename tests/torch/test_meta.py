@@ -6,7 +6,6 @@ they may meet a GPU's.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -33,10 +32,8 @@ class OneDevice(TorchDispatchMode):
 
 
 @pytest.fixture
-def x(monkeypatch: pytest.MonkeyPatch) -> Arrays:
+def x() -> Arrays:
     """The arrays as tensors without numbers; the student's are trained."""
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # these refuse meta
-    monkeypatch.setattr(torch, "autocast", lambda *_, **settings: nullcontext())
     found = Arrays(**{key: torch.tensor(value, device="meta") for key, value in arrays().items()})
     for key in STUDENTS:
         getattr(found, key).requires_grad_()

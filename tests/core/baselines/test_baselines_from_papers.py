@@ -14,7 +14,7 @@ from tests import oracles
 from tests.cases import make_case, value, value_and_grad
 from tests.core.formulas.test_gradients import differences
 from tests.frameworks import Framework
-from tests.tolerance import assert_finite, assert_value, assert_zero
+from tests.tolerance import assert_finite, assert_gradient, assert_value, assert_zero
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("kd_loss", {"standardize": True, "temperature": 2.0}),
@@ -224,3 +224,17 @@ def test_errors(name: str, options: dict[str, Any], text: str) -> None:
     if name in flags:
         with pytest.raises(TypeError, match=f"{flags[name]} needs True or False; got 'no'"):
             getattr(mcld_core, name)(case.student, case.teacher, **{flags[name]: "no"})
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e20, 1e28])
+def test_standardized_logits_do_not_overflow_in_float32(
+    differentiable: Framework, scale: float
+) -> None:
+    case = make_case(7)
+    large = case.but(student=scale * case.student, teacher=scale * case.teacher)
+    options: dict[str, Any] = {"standardize": True, "temperature": 2.0}
+    kd_loss = mcld_core.kd_loss
+    found, gradient = value_and_grad(differentiable, kd_loss, large, "float32", **options)
+    _, reference = value_and_grad(differentiable, kd_loss, large, **options)
+    assert_value(found, oracles.kd_loss(large, **options), "float32", 4.0)
+    assert_gradient(scale * gradient, scale * reference, "float32", 4.0)
