@@ -85,14 +85,17 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     - category-wise: one student's row is compared with all keys; those of its label pull;
     - sample-wise: the decoupled divergence within one row of logits, times T².
 
+    Both are logits, before any softmax, which is not checked here: probabilities give a loss too,
+    and a poor one. `mcld_core.check_finite` warns of them, as the adapters do at their first step.
+
     Args:
         student_logits: (batch, classes), any float dtype. Half precision is computed in float32,
             and its gradient comes back in half precision.
         teacher_logits: (batch, classes), any float dtype; never receives a gradient.
         labels: (batch,) int, or (batch, classes) soft (rows sum to 1), or None: the teacher's
-            most likely class stands for the label. Where no term takes a label for a class
-            (no sample-wise term, cross-entropy or prototypes) any ids ≥ 0, or soft labels of any
-            width.
+            most likely class stands for the label, and ``config.weight_ce`` has to be 0. Where no
+            term takes a label for a class (no sample-wise term, cross-entropy or prototypes) any
+            ids ≥ 0, or soft labels of any width.
         config: the settings.
         keys: all teacher rows to contrast with; None: the batch's own.
         class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
@@ -168,6 +171,11 @@ def evaluate(
         arguments.flag("return_terms", return_terms)
     # a weight of 0 leaves its term out, but NumPy's float64 (a ramp, say) does not
     weights = {k: w for k, w in weights.items() if type(w) not in (int, float) or w != 0}
+    if rows[2] is None and "ce" in weights:
+        raise ValueError(
+            f"{function}: labels are needed where config.weight_ce is above 0; got None. Pass "
+            "them, or leave weight_ce at 0"
+        )
     category = config.category_contrast if "category" in weights else None
     is_compared = CONTRASTS.issuperset(weights) and category != "prototypes"
     batch = arguments.batch(rows, config.ignore_index, is_compared)
