@@ -50,7 +50,7 @@ def test_total_equals_its_definition(
 ) -> None:
     case = make_case(31, labels=labels, weights=True, where=True).but(progress=0.4)
     if labels == "none" and settings.get("weight_ce"):
-        with pytest.raises(ValueError, match="labels are needed where config.weight_ce"):
+        with pytest.raises(ValueError, match="labels are needed where"):
             value(backend, mcld_loss, case, dtype, settings)
         return
     found = value(backend, mcld_loss, case, dtype, settings)
