@@ -9,19 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.backends.protocol import (
-    Arrays,
-    RowFunction,
-    SharedFunction,
-    layer_by_block_twice,
-)
+from mcld_core.backends.protocol import Arrays, KeptRows, RowFunction
 
 Array = Any
 name = "jax"
 least_rows = 128
-
-_GATHERED = 2**25
-"""Up to so many entries are gathered at once for a product with a sparse matrix."""
 
 
 def is_tensor(x: Any) -> bool:
@@ -75,6 +67,7 @@ def host_values(x: Array) -> np.ndarray[Any, Any] | None:
 
 
 exp = jnp.exp
+tanh = jnp.tanh
 log = jnp.log
 sqrt = jnp.sqrt
 abs = jnp.abs
@@ -141,49 +134,6 @@ def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
     return x.at[arange(x.shape[0], x)[:, None], indices].add(values)
 
 
-def sparse(values: Array, indices: Array, columns: int) -> Any:
-    return values, indices
-
-
-def sparse_matmul(x: Array, y: Any) -> Array:
-    values, indices = y
-    count, k = values.shape
-    pieces = -(-count * k * x.shape[0] // _GATHERED)
-    if pieces > 1:
-        return _sparse_matmul(x, values, indices, -(-count // pieces))
-    return jnp.sum(values[:, :, None] * jnp.take(x.T, indices, axis=0), 1).T
-
-
-def _sparse_matmul(x: Array, values: Array, indices: Array, rows: int) -> Array:
-    """Return the product by pieces of the sparse rows, whose gradient is summed in one array."""
-
-    @jax.custom_vjp
-    def product(x: Array, values: Array, indices: Array) -> Array:
-        def gathered(piece: Arrays) -> tuple[Array]:
-            return (jnp.sum(piece[0][:, :, None] * jnp.take(x.T, piece[1], axis=0), 1),)
-
-        return _scanned(gathered, (values, indices), rows)[0].T
-
-    def forward(x: Array, values: Array, indices: Array) -> Any:
-        return product(x, values, indices), (x.T, values, indices)
-
-    def backward(saved: Arrays, cotangent: Array) -> Any:
-        columns, *entries = saved
-
-        def add(total: Array, piece: Arrays) -> tuple[Array, Array]:
-            part, places, slope = piece
-            of_values = jnp.sum(columns[places] * slope[:, None, :], 2)
-            return total.at[places].add(part[:, :, None] * slope[:, None, :]), of_values
-
-        nothing = jnp.zeros_like(columns, cotangent.dtype)
-        of_x, of_values = jax.lax.scan(add, nothing, _split((*entries, cotangent.T), rows))
-        of_values = jnp.reshape(of_values, (-1, values.shape[1]))[: values.shape[0]]
-        return of_x.T, of_values, None
-
-    product.defvjp(forward, backward)
-    return product(x, values, indices)
-
-
 def by_block(
     function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
 ) -> Arrays:
@@ -233,22 +183,97 @@ def _is_plain(rows: Arrays, block_rows: int | None) -> bool:
     return block_rows is None or not isinstance(count, int) or count <= block_rows
 
 
-def by_block_twice(
-    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
-) -> Arrays:
-    if _is_plain(rows, block_rows):
-        return function(rows, trained)
-    # a scan adds up gradients of what it closes over in its dtype
-    wide = tuple(x if x.dtype == "float64" else x.astype("float32") for x in trained)
-
-    def narrowed(block: Arrays) -> Arrays:
-        return function(block, tuple(w.astype(x.dtype) for w, x in zip(wide, trained, strict=True)))
-
-    # in a loop nothing can be merged with the first evaluation
-    return _scanned(jax.checkpoint(narrowed, prevent_cse=False), rows, block_rows)
+def value_and_slopes(function: Callable[..., Array], arrays: Arrays) -> Any:
+    value, pull_back = jax.vjp(function, *arrays)
+    return value, pull_back(jnp.ones_like(value))
 
 
-layer_by_block = layer_by_block_twice(by_block_twice)
+def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
+    count = rows.x.shape[0]
+    if not isinstance(count, int) or count == 0 or (rows.layer and rows.scale is None):
+        return loss.whole(rows)
+    size = min(sizes[0] if rows.layer or rows.shared else sizes[1], count)
+    summed = rows.scale is not None
+
+    @jax.custom_vjp
+    def evaluate(trained: Arrays, given: KeptRows) -> Array:
+        given = given._replace(x=trained[0], layer=trained[1:])
+        values = _kept_blocks(loss, given, size, False)[0]
+        return given.scale * jnp.sum(values) if summed else values
+
+    def forward(trained: Arrays, given: KeptRows) -> Any:
+        given = given._replace(x=trained[0], layer=trained[1:])
+        values, *slopes = _kept_blocks(loss, given, size, True)
+        return given.scale * jnp.sum(values) if summed else values, tuple(slopes)
+
+    def backward(slopes: Arrays, cotangent: Array) -> Any:
+        factor = cotangent if summed else cotangent[:, None]
+        pairs = zip(slopes, (rows.x, *rows.layer), strict=True)
+        return tuple((factor.astype(y.dtype) * y).astype(x.dtype) for y, x in pairs), None
+
+    evaluate.defvjp(forward, backward)
+    return evaluate((rows.x, *rows.layer), rows._replace(x=None, layer=()))
+
+
+def _kept_blocks(loss: Any, rows: KeptRows, size: int, differentiate: bool) -> Arrays:
+    """Return weighted values a row, and the slopes of x, weight and bias of their scaled sum.
+
+    The rows that count are sorted to the front; the loop ends after the last of them. The last
+    block is a whole one, of rows that the one before may have had.
+    """
+    x, layer, count = rows.x, rows.layer, rows.x.shape[0]
+    wide = "float64" if x.dtype == "float64" else "float32"
+    narrow = wide if x.dtype == "float16" and not layer else x.dtype
+    scale = 1.0 if rows.scale is None else rows.scale
+    order, blocks = None, -(-count // size)
+    if rows.kept is not None:
+        order = jnp.argsort(~rows.kept, stable=True).astype("int32")
+        blocks = -(-jnp.sum(rows.kept.astype("int32")) // size)
+
+    def step(i: Array, arrays: Arrays) -> Arrays:
+        start = jnp.minimum(i * size, count - size)
+
+        def pick(y: Array) -> Array:
+            if order is None:
+                return jax.lax.dynamic_slice_in_dim(y, start, size)
+            return y[jax.lax.dynamic_slice_in_dim(order, start, size)]
+
+        def put(y: Array, part: Array) -> Array:
+            if order is None:
+                return jax.lax.dynamic_update_slice_in_dim(y, part.astype(y.dtype), start, 0)
+            places = jax.lax.dynamic_slice_in_dim(order, start, size)
+            return y.at[places].set(part.astype(y.dtype), unique_indices=True)
+
+        block = pick(x)
+        z = _product(block, *layer).astype(wide) if layer else block.astype(wide)
+        beside = loss.prepare(tuple(map(pick, rows.beside)), rows.shared)
+        factor = jnp.ones(size, wide) if rows.weight is None else pick(rows.weight)
+        counts = jnp.ones(size, bool) if order is None else pick(rows.kept)
+        if not differentiate:
+            found = loss.values(z, beside)
+            return (put(arrays[0], jnp.where(counts, factor * found, 0.0)),)
+        found, slope = loss.with_slope(z, beside)
+        values = put(arrays[0], jnp.where(counts, factor * found, 0.0))
+        slope = jnp.where(counts[:, None], slope * (factor * scale)[:, None], 0.0)
+        if not layer:
+            return values, put(arrays[1], slope)
+        slope = slope.astype(x.dtype)
+        of_x = put(arrays[1], jnp.matmul(slope, layer[0].astype(x.dtype), precision="highest"))
+        slope = jnp.where((jnp.arange(size) + start >= i * size)[:, None], slope, 0)
+        parts = jnp.matmul(slope.T, block, precision="highest"), jnp.sum(slope, 0, dtype=wide)
+        sums = (y + part.astype(wide) for y, part in zip(arrays[2:], parts, strict=False))
+        return values, of_x, *sums
+
+    values = jnp.zeros(count, wide)
+    if not differentiate:
+        return jax.lax.fori_loop(0, blocks, step, (values,))
+    sums = tuple(jnp.zeros(y.shape, wide) for y in layer)
+    return jax.lax.fori_loop(0, blocks, step, (values, jnp.zeros(x.shape, narrow), *sums))
+
+
+def _product(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    z = jnp.matmul(x, weight.astype(x.dtype).T, precision="highest")
+    return z if bias is None else z + bias.astype(x.dtype)[None, :]
 
 
 def _scanned(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) -> Arrays:

@@ -6,12 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.backends.protocol import (
-    Arrays,
-    RowFunction,
-    SharedFunction,
-    layer_by_block_twice,
-)
+from mcld_core.backends.protocol import Arrays, KeptRows, RowFunction
 
 Array = Any
 name = "numpy"
@@ -52,6 +47,7 @@ def host_values(x: Array) -> Array:
 
 where = np.where
 exp = np.exp
+tanh = np.tanh
 log = np.log
 sqrt = np.sqrt
 abs = np.abs
@@ -131,17 +127,6 @@ def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
     return x
 
 
-def sparse(values: Array, indices: Array, columns: int) -> Any:
-    return values, indices
-
-
-def sparse_matmul(x: Array, y: Any) -> Array:
-    products = np.zeros((x.shape[0], y[0].shape[0]), x.dtype)
-    for values, indices in zip(y[0].T, y[1].T, strict=True):
-        products += np.take(x, indices, axis=1) * values
-    return products
-
-
 def stop_gradient(x: Array) -> Array:
     return x
 
@@ -159,10 +144,14 @@ def by_block(
     return tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
 
 
-def by_block_twice(
-    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: int | None
-) -> Arrays:
-    return by_block(function, lambda shared: shared, rows, trained, block_rows)
-
-
-layer_by_block = layer_by_block_twice(by_block_twice)
+def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
+    x, count = rows.x, rows.x.shape[0]
+    places = np.arange(count) if rows.kept is None else np.flatnonzero(rows.kept)
+    values = np.zeros(count, loss.dtype)
+    size = sizes[0] if rows.layer or rows.shared else sizes[1]
+    for start in range(0, len(places), size):
+        place = places[start : start + size]
+        part = rows._replace(x=x[place], beside=tuple(y[place] for y in rows.beside))
+        values[place] = loss.whole(part._replace(kept=None, weight=None, scale=None))
+    values = values if rows.weight is None else values * rows.weight
+    return values if rows.scale is None else rows.scale * values.sum()

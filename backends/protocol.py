@@ -8,7 +8,7 @@ operation works in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -18,28 +18,23 @@ Arrays: TypeAlias = tuple[Array, ...]
 RowFunction: TypeAlias = Callable[[Arrays, Any], Arrays]
 """``function(rows, shared)``: see `Backend.by_block`."""
 
-SharedFunction: TypeAlias = Callable[[Arrays, Arrays], Arrays]
-"""``function(rows, trained)``: see `Backend.by_block_twice`."""
 
-RowsFunction: TypeAlias = Callable[[Arrays], Arrays]
-LayerFunction: TypeAlias = Callable[[Array, Arrays], Array]
-"""``function(rows)`` and ``outputs(hidden, layer)``: see `Backend.layer_by_block`."""
+class KeptRows(NamedTuple):
+    """Rows whose loss is summed, of which some do not count: see `Backend.by_kept_block`."""
 
-
-def through_layer(outputs: LayerFunction, function: RowsFunction) -> SharedFunction:
-    """Return ``(rows, layer) → function((outputs(rows[0], layer), *rows[1:]))``."""
-    return lambda rows, layer: function((outputs(rows[0], layer), *rows[1:]))
-
-
-def layer_by_block_twice(by_block_twice: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `Backend.layer_by_block` that evaluates each block twice, whatever the weights."""
-
-    def layer_by_block(
-        outputs: LayerFunction, function: RowsFunction, rows: Any, layer: Any, _: Any, size: Any
-    ) -> Any:
-        return by_block_twice(through_layer(outputs, function), rows, layer, size)
-
-    return layer_by_block
+    x: Array
+    """(rows, outputs), or (rows, width) where there is a layer."""
+    beside: Arrays
+    """Arrays with one entry a row."""
+    shared: Arrays = ()
+    layer: Arrays = ()
+    """The weight (outputs, width) of a linear layer, and a bias where it has one."""
+    kept: Array | None = None
+    """(rows,) bool: which count; None: all."""
+    weight: Array | None = None
+    """(rows,); None: 1 each."""
+    scale: Any = None
+    """A factor of the sum; None: the values are not summed."""
 
 
 class Backend(Protocol):
@@ -62,6 +57,7 @@ class Backend(Protocol):
     # element by element
     def where(self, condition: Array, x: Any, y: Any) -> Array: ...
     def exp(self, x: Array) -> Array: ...
+    def tanh(self, x: Array) -> Array: ...
     def log(self, x: Array) -> Array: ...
     def sqrt(self, x: Array) -> Array: ...
     def abs(self, x: Array) -> Array: ...
@@ -100,12 +96,6 @@ class Backend(Protocol):
     def put_along_axis(self, x: Array, indices: Array, values: Any) -> Array: ...
     def add_along_axis(self, x: Array, indices: Array, values: Array) -> Array: ...
 
-    # a sparse matrix: k entries a row, each column at most once in it
-    def sparse(self, values: Array, indices: Array, columns: int) -> Any: ...
-    def sparse_matmul(self, x: Array, y: Any) -> Array:
-        """Return the product of ``x`` with the transpose of a sparse matrix: (rows, its rows)."""
-        ...
-
     # gradient
     def stop_gradient(self, x: Array) -> Array: ...
 
@@ -133,34 +123,21 @@ class Backend(Protocol):
         """
         ...
 
-    def by_block_twice(
-        self, function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: Any
-    ) -> Arrays:
-        """Evaluate a function of rows whose results have a gradient in ``rows[0]`` and ``trained``.
-
-        ``function(rows, trained)`` returns arrays with one entry of any shape a row, as in
-        `by_block`. The backward pass evaluates each block again, with the gradient that came, so
-        that nothing of a block outlives it; what each block adds to the gradients of ``trained``,
-        arrays that all rows share, is summed in at least float32. The plain form where `by_block`
-        has it.
-        """
+    def value_and_slopes(self, function: Callable[..., Array], arrays: Arrays) -> Any:
+        """Return ``function(*arrays)``, one value a row, and the gradients of their sum."""
         ...
 
-    def layer_by_block(
-        self,
-        outputs: LayerFunction,
-        function: RowsFunction,
-        rows: Arrays,
-        layer: Arrays,
-        weights: Array | None,
-        block_rows: Any,
-    ) -> Arrays:
-        """Evaluate a function of what a linear layer makes of ``rows[0]``, by block.
+    def by_kept_block(self, loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
+        """Return ``scale · Σ weight · loss`` of the rows that count, or their values.
 
-        ``function((outputs(rows[0], layer), *rows[1:]))`` as in `by_block`, whose first result has
-        a gradient in ``rows[0]`` and in ``layer``: its weight, (outputs, width), and a bias where
-        it has one. With ``weights``, one a row, the gradient that comes back for the first result
-        is a multiple of them, as those of a sum or a mean are, and a framework may form it with
-        the values; without, or where it does not, each block is evaluated twice.
+        ``loss.with_slope(x, beside)`` gives the values of a block of ``sizes[1]`` rows, and their
+        slope by ``x``. Rows that do not count are left out: no block holds one, but the last. The
+        gradient is formed with the values, in one array as large as ``x`` that the backward pass
+        returns: so there is one backward pass, and no second derivative. With a layer the blocks
+        are of what it makes of ``x``, formed ``sizes[0]`` rows at a time, and so are
+        ``loss.prepare(beside, shared)``; the layer has a gradient too, where the values are summed.
+
+        ``loss.whole(rows)``, which the framework differentiates, stands in where it has to see
+        through: for a compiler (PyTorch's), a functional transform, sizes that are not known.
         """
         ...

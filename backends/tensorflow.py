@@ -9,12 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.backends.protocol import (
-    Arrays,
-    RowFunction,
-    SharedFunction,
-    layer_by_block_twice,
-)
+from mcld_core.backends.protocol import Arrays, KeptRows, RowFunction
 
 Array = Any
 name = "tensorflow"
@@ -57,6 +52,7 @@ def host_values(x: Array) -> np.ndarray[Any, Any] | None:
 
 
 exp = tf.exp
+tanh = tf.tanh
 log = tf.math.log
 sqrt = tf.sqrt
 abs = tf.abs
@@ -135,15 +131,6 @@ def _places(indices: Array) -> Array:
     return tf.stack([tf.broadcast_to(rows, tf.shape(indices)), indices], 2)
 
 
-def sparse(values: Array, indices: Array, columns: int) -> Any:
-    return values, indices
-
-
-def sparse_matmul(x: Array, y: Any) -> Array:
-    values, indices = y
-    return tf.transpose(tf.einsum("nk,nkr->nr", values, tf.gather(tf.transpose(x), indices)))
-
-
 def by_block(
     function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: Any
 ) -> Arrays:
@@ -177,13 +164,101 @@ def by_block(
     return evaluate(rows[0])
 
 
-def by_block_twice(
-    function: SharedFunction, rows: Arrays, trained: Arrays, block_rows: Any
-) -> Arrays:
-    return function(rows, trained)
+def value_and_slopes(function: Callable[..., Array], arrays: Arrays) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(arrays)
+        value = function(*arrays)
+    return value, tape.gradient(value, arrays, unconnected_gradients="zero")
 
 
-layer_by_block = layer_by_block_twice(by_block_twice)
+def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
+    if rows.layer and rows.scale is None:
+        return loss.whole(rows)
+    size = sizes[0] if rows.layer or rows.shared else sizes[1]
+
+    @tf.custom_gradient
+    def evaluate(*trained: Array) -> Any:
+        given = rows._replace(x=trained[0], layer=trained[1:])
+        values, *slopes = _kept_blocks(loss, given, size)
+        total = values if rows.scale is None else rows.scale * tf.reduce_sum(values)
+
+        def gradient(cotangent: Array) -> Any:
+            factor = cotangent[:, None] if rows.scale is None else cotangent
+            return _only_once(trained, [tf.cast(factor, y.dtype) * y for y in slopes])
+
+        return total, gradient
+
+    return evaluate(rows.x, *rows.layer)
+
+
+def _only_once(like: Arrays, gradients: list[Array]) -> list[Array]:
+    """Return gradients in the dtypes of what they are of; to differentiate them is an error."""
+
+    @tf.custom_gradient
+    def given(*arrays: Array) -> Any:
+        def second(*_: Any) -> Any:
+            raise NotImplementedError("this loss has no second derivative")
+
+        return tuple(tf.cast(y, x.dtype) for x, y in zip(like, arrays, strict=True)), second
+
+    return list(given(*gradients))
+
+
+def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
+    """Return weighted values a row, and the slopes of x, weight and bias of their scaled sum.
+
+    The rows that count are sorted to the front; the loop ends after the last of them. The last
+    block is a whole one for XLA: places beyond the rows are the last row's.
+    """
+    x, layer, count = rows.x, rows.layer, tf.shape(rows.x)[0]
+    wide = tf.float64 if x.dtype == tf.float64 else tf.float32
+    narrow = wide if x.dtype == tf.float16 and not layer else x.dtype
+    scale = 1.0 if rows.scale is None else rows.scale
+    order, live = tf.range(count), count
+    if rows.kept is not None:
+        order = tf.argsort(tf.cast(~rows.kept, tf.int32), stable=True)
+        live = tf.reduce_sum(tf.cast(rows.kept, tf.int32))
+    blocks = -(-live // size)
+
+    def step(i: Array, values: Array, of_x: Array, *sums: Array) -> Any:
+        beyond = i * size + tf.range(size)
+        places = tf.gather(order, tf.minimum(beyond, count - 1))
+        block, fresh = tf.gather(x, places), beyond < live
+        z = tf.cast(_product(block, *layer) if layer else block, wide)
+        beside = loss.prepare(tuple(tf.gather(y, places) for y in rows.beside), rows.shared)
+        found, slope = loss.with_slope(z, beside)
+        factor = tf.ones([size], wide) if rows.weight is None else tf.gather(rows.weight, places)
+        counts = fresh if rows.kept is None else tf.gather(rows.kept, places)
+        counts = counts | (places == order[count - 1]) if rows.kept is None else counts
+        values = tf.tensor_scatter_nd_update(
+            values, places[:, None], where(counts, factor * found, 0.0)
+        )
+        slope = where(counts[:, None], slope * (factor * scale)[:, None], 0.0)
+        if not layer:
+            of_x = tf.tensor_scatter_nd_update(of_x, places[:, None], tf.cast(slope, narrow))
+            return i + 1, values, of_x
+        slope = tf.cast(slope, x.dtype)
+        of_x = tf.tensor_scatter_nd_update(
+            of_x, places[:, None], tf.matmul(slope, tf.cast(layer[0], x.dtype))
+        )
+        slope = where(fresh[:, None], slope, 0.0)
+        parts = (
+            tf.cast(tf.matmul(slope, block, transpose_a=True), wide),
+            tf.reduce_sum(tf.cast(slope, wide), 0),
+        )
+        return i + 1, values, of_x, *(y + part for y, part in zip(sums, parts, strict=False))
+
+    arrays = (tf.zeros([count], wide), tf.zeros([count, x.shape[1]], narrow))
+    arrays += tuple(tf.zeros(y.shape, wide) for y in layer)
+    _, *found = tf.while_loop(
+        lambda i, *_: i < blocks, step, (tf.constant(0), *arrays), parallel_iterations=1
+    )
+    return found
+
+
+def _product(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    z = tf.matmul(x, tf.cast(weight, x.dtype), transpose_b=True)
+    return z if bias is None else z + tf.cast(bias, x.dtype)[None, :]
 
 
 def _first_derivative(

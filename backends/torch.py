@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from mcld_core.backends.protocol import Arrays, RowFunction
-from mcld_core.backends.torch_layers import by_block_twice as by_block_twice
-from mcld_core.backends.torch_layers import is_plain, joined, without_autocast
-from mcld_core.backends.torch_layers import layer_by_block as layer_by_block
+from mcld_core.backends.protocol import Arrays, KeptRows, RowFunction
 
 Array = Any
 name = "torch"
@@ -91,6 +90,7 @@ def host_values(x: Array) -> np.ndarray[Any, Any] | None:
 
 
 exp = torch.exp
+tanh = torch.tanh
 log = torch.log
 sqrt = torch.sqrt
 abs = torch.abs
@@ -197,50 +197,20 @@ def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
     return torch.scatter_add(x, 1, indices.long(), values)
 
 
-def sparse(values: Array, indices: Array, columns: int) -> Any:
-    """Return the entries by row and by column, each as `embedding_bag` takes them."""
-    rows, k = indices.shape
-    flat = indices.reshape(-1)
-    order = torch.argsort(flat, stable=True)
-    places = torch.arange(columns, device=flat.device, dtype=flat.dtype)
-    starts = torch.searchsorted(flat[order], places)
-    by_row = (values.reshape(-1), flat.long(), torch.arange(0, rows * k, k, device=flat.device))
-    return by_row, (values.reshape(-1)[order], order // k, starts)
-
-
-def sparse_matmul(x: Array, y: Any) -> Array:
-    if torch.compiler.is_compiling() or y[0][0].requires_grad:  # of a key temperature
-        return _bags(x.mT, *y[0]).mT
-    return _SparseMatmul.apply(x, *y[0], *y[1])
-
-
-def _bags(x: Array, values: Array, places: Array, starts: Array) -> Array:
-    return torch.nn.functional.embedding_bag(
-        places, x.contiguous(), starts, mode="sum", per_sample_weights=values
-    )
-
-
-class _SparseMatmul(torch.autograd.Function):
-    """The product by row, whose gradient is the product by column."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Array, *entries: Array) -> Array:
-        return _bags(x.mT, *entries[:3]).mT
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Arrays, output: Array) -> None:
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Array) -> tuple[Array | None, ...]:
-        entries = ctx.saved_tensors
-        return _SparseMatmul.apply(gradient, *entries[3:], *entries[:3]), *[None] * 6
-
-
 def stop_gradient(x: Array) -> Array:
     return x.detach()
+
+
+def value_and_slopes(function: Callable[..., Array], arrays: Arrays) -> Any:
+    leaves = tuple(x.detach().requires_grad_() for x in arrays)
+    with torch.enable_grad():
+        value = function(*leaves)
+    return value.detach(), torch.autograd.grad(value, leaves, torch.ones_like(value))
+
+
+def without_autocast(x: Array) -> AbstractContextManager[Any]:
+    """Return a context in which autocast narrows nothing; the meta device does not know it."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def by_block(
@@ -346,3 +316,128 @@ def _by_loop(
     moved = torch.where(torch.isfinite(student), student, 0.0).to(wide)
     # adds 0; its gradient is the slope (tracing a Function of autograd warns)
     return total + torch.sum(slope * (moved - moved.detach()), 1), *results
+
+
+def joined(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) -> Arrays:
+    """Evaluate block after block into arrays that are made once."""
+    count = rows[0].shape[0]
+    results: Arrays = ()
+    for start in range(0, count, block_rows):
+        block = slice(start, start + block_rows)
+        parts = function(tuple(x[block] for x in rows))
+        if not results:
+            results = tuple(part.new_empty((count, *part.shape[1:])) for part in parts)
+        for result, part in zip(results, parts, strict=True):
+            result[block] = part
+    return results
+
+
+def is_plain(rows: Arrays, block_rows: int | None) -> bool:
+    """Whether all rows are evaluated at once, as the framework differentiates them."""
+    return (
+        block_rows is None
+        or rows[0].shape[0] <= block_rows
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
+    compiled = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    trains_layer = rows.scale is None and any(x.requires_grad for x in rows.layer)
+    if compiled or trains_layer or rows.x.device.type == "meta":
+        return loss.whole(rows)
+    trains = torch.is_grad_enabled()
+    found: Array = _KeptBlocks.apply(loss, rows, sizes, trains, rows.x, *rows.layer)
+    return found
+
+
+class _KeptBlocks(torch.autograd.Function):
+    """A loss of rows that count by block; its gradient is in one array, which backward returns."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: Any, rows: KeptRows, sizes: Any, trains: bool, x: Array, *layer: Array
+    ) -> Array:
+        needs = [trains and need for need in ctx.needs_input_grad[4:]]
+        with without_autocast(x):
+            values, ctx.slopes = _blocks(loss, rows._replace(x=x, layer=layer), sizes, needs)
+        ctx.dtypes = [y.dtype for y in (x, *layer)]
+        return values if rows.scale is None else rows.scale * values.sum()
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple[Any, ...]:
+        if ctx.slopes is None or torch.is_grad_enabled():
+            raise RuntimeError(
+                "the gradient of this loss is one array, which its backward pass gave away: it has "
+                "one backward pass, and no second derivative. Call the loss again"
+            )
+        slopes, ctx.slopes = ctx.slopes, None
+        if cotangent.dim() or cotangent.device.type != "cpu" or cotangent != 1.0:
+            factor = cotangent[:, None] if cotangent.dim() else cotangent
+            slopes = [None if y is None else y.mul_(factor) for y in slopes]
+        pairs = zip(slopes, ctx.dtypes, strict=True)
+        return (None, None, None, None, *(None if y is None else y.to(d) for y, d in pairs))
+
+
+def _blocks(
+    loss: Any, rows: KeptRows, sizes: tuple[int, int], needs: list[bool]
+) -> tuple[Array, list[Array | None]]:
+    """Return weighted values a row, and the slopes of x, weight and bias of their scaled sum.
+
+    Those of x are in its dtype, or in float32 beside float16, which has no room for a mean's.
+    """
+    x, layer, few = rows.x, rows.layer, sizes[1]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    narrow = wide if x.dtype is torch.float16 and not layer else x.dtype
+    places = None if rows.kept is None else rows.kept.nonzero()[:, 0]
+    count = x.shape[0] if places is None else places.shape[0]
+    scale = 1.0 if rows.scale is None else rows.scale
+    values = torch.zeros(x.shape[0], dtype=wide, device=x.device)
+    slopes = [
+        torch.zeros_like(y, dtype=wide) if need else None
+        for y, need in zip(layer, needs[1:], strict=True)
+    ]
+    of_x = torch.empty_like(x, dtype=narrow) if needs[0] else None
+    if of_x is not None and rows.kept is not None:
+        of_x.index_fill_(0, (~rows.kept).nonzero()[:, 0], 0.0)
+    many = sizes[0] if layer or rows.shared else few
+    weight = layer[0].to(x.dtype) if layer else None
+    outputs = None if weight is None else x.new_empty((min(many, count), weight.shape[0]))
+    for start in range(0, count, many):
+        some = slice(start, start + many) if places is None else places[start : start + many]
+        block = x[some]
+        z = block
+        if outputs is not None:
+            z = torch.mm(block, weight.mT, out=outputs[: len(block)])
+            z = z if len(layer) == 1 else z.add_(layer[1])
+        beside = loss.prepare(tuple(y[some] for y in rows.beside), rows.shared)
+        factors = None if rows.weight is None else rows.weight[some]
+        found = values.new_empty(len(block))
+        for begin in range(0, len(block), few):
+            part = slice(begin, begin + few)
+            given = z[part].to(wide), tuple(y[part] for y in beside)
+            if not any(needs):
+                found[part] = loss.values(*given)
+                continue
+            found[part], slope = loss.with_slope(*given)
+            factor = 1.0 if factors is None else factors[part][:, None]
+            if layer:  # not scaled yet: half precision keeps no mean's slope
+                z[part] = slope * factor
+            elif places is None:
+                torch.mul(slope, factor * scale, out=of_x[some])
+            else:
+                of_x.index_copy_(0, some, (slope * (factor * scale)).to(narrow))
+        values[some] = found if factors is None else found * factors
+        if layer and any(needs):
+            if of_x is not None:
+                of_x[some] = z @ weight
+            if slopes[0] is not None and x.dtype is wide:
+                slopes[0].addmm_(z.mT, block)
+            elif slopes[0] is not None:
+                slopes[0].add_(z.mT @ block)
+            if len(slopes) > 1 and slopes[1] is not None:
+                slopes[1].add_(z.sum(0, dtype=wide))
+    if layer and rows.scale is not None:
+        slopes = [None if y is None else y.mul_(scale) for y in (of_x, *slopes)]
+        return values, slopes
+    return values, [of_x, *slopes]

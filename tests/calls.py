@@ -69,9 +69,11 @@ def arrays(dtype: str = "float32") -> dict[str, np.ndarray]:
         "token_student": floats(BATCH, TOKENS, CLASSES),
         "token_teacher": floats(BATCH, TOKENS, CLASSES),
         "token_labels": ints(CLASSES, BATCH, TOKENS),
-        "mask": np.ones((BATCH, TOKENS), bool), "values": floats(BATCH, TOKENS, KEPT),
+        "mask": np.ones((BATCH, TOKENS), bool),
+        "values": np.full((BATCH, TOKENS, KEPT), np.log(0.45), dtype),
         "indices": np.broadcast_to(np.arange(KEPT, dtype="int32"), (BATCH, TOKENS, KEPT)),
-        "tail": np.full((BATCH, TOKENS), 0.1, dtype), "starts": np.arange(BATCH, dtype="int32"),
+        "tail": np.full((BATCH, TOKENS), np.log(0.1), dtype),
+        "starts": np.arange(BATCH, dtype="int32"),
     }  # fmt: skip
 
 

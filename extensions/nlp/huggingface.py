@@ -10,14 +10,10 @@ from torch.nn import functional
 
 from mcld_core.arguments import Checks
 from mcld_core.config import MCLDConfig
-from mcld_core.extensions._stored import TopKLogits
-from mcld_core.extensions.nlp.cache import TokenCache
 from mcld_core.extensions.nlp.losses import token_mcld_loss
+from mcld_core.extensions.nlp.stored import TopKLogits
 from mcld_core.logits import adjust_logits
 from mcld_core.torch.huggingface import MCLDTrainer
-
-INDEX = "teacher_index"
-"""The column with the number of each sample in a `TokenCache`."""
 
 
 class TokenMCLDTrainer(MCLDTrainer):
@@ -30,16 +26,13 @@ class TokenMCLDTrainer(MCLDTrainer):
     mean over tokens; what is contrasted is contrasted within a batch. Of several samples packed in
     a row, the contrasts see one sequence.
 
-    The teacher is a model that reads the same tokens, or a `TokenCache` of its answers: the data
-    then have a column ``teacher_index``, the number of each sample in the cache, and the samples
-    are not cut after the teacher saw them. The column passes every collator, packing ones too.
+    The teacher is a model that reads the same tokens.
 
     ``evaluate`` reports ``eval_perplexity``, and ``eval_agreement``: the share of tokens whose most
     probable successor is the teacher's. Both are over all tokens that count.
 
     Args:
-        teacher: a model that answers the student's inputs; None with a cache.
-        teacher_cache: the teacher's answers, by ``teacher_index``.
+        teacher: a model that answers the student's inputs; None where the data have its logits.
         mcld_config: the settings. The default adds cross-entropy to `token_mcld_loss`.
         token_loss: a function that is called as `token_kd_loss`: ``(student_logits, teacher_logits,
             labels, attention_mask=…, shift=…, normalizer=…)``; ``mcld_config`` is then not used.
@@ -53,8 +46,7 @@ class TokenMCLDTrainer(MCLDTrainer):
         **kwargs: as ``Trainer`` and `MCLDTrainer`.
 
     Raises:
-        ValueError: as of `MCLDTrainer`; a model and a cache, or neither a model, a cache nor
-            logits in the data; a cache of more tokens than the student has.
+        ValueError: as of `MCLDTrainer`; neither a model nor logits in the data.
 
     Example::
 
@@ -65,14 +57,9 @@ class TokenMCLDTrainer(MCLDTrainer):
         trainer.train()
     """
 
-    _ours = MCLDTrainer._ours | {INDEX}
-    _signature_columns: list[str]
-    data_collator: Callable[[list[Any]], Any]
-
     def __init__(
         self,
         *args: Any,
-        teacher_cache: TokenCache | None = None,
         mcld_config: MCLDConfig = MCLDConfig(weight_ce=1.0),  # noqa: B008  (frozen)
         token_loss: Callable[..., Any] | None = None,
         loss_options: Mapping[str, Any] | None = None,
@@ -84,17 +71,11 @@ class TokenMCLDTrainer(MCLDTrainer):
         checks.flag("causal", causal)
         if vocabulary is not None:
             checks.integer("vocabulary", vocabulary, minimum=1)
-        if teacher_cache is not None and kwargs.get("teacher") is not None:
-            raise ValueError(
-                "TokenMCLDTrainer: teacher needs None beside a teacher_cache; got a model and the "
-                f"answers in {teacher_cache.folder}. Pass one of them"
-            )
         if kwargs.get("class_means"):
             raise ValueError(
                 "TokenMCLDTrainer: class_means needs False; got True. They are for classifiers"
             )
         super().__init__(*args, mcld_config=mcld_config, **kwargs)
-        self.teacher_cache = teacher_cache
         self.token_loss = token_loss
         self.loss_options = dict(loss_options or {})
         self.causal = causal
@@ -105,8 +86,6 @@ class TokenMCLDTrainer(MCLDTrainer):
         if hasattr(settings, "use_cache"):
             # As the Trainer does with the student: with it, packed samples see each other.
             settings.use_cache = self.args.use_cache
-        if teacher_cache is not None:
-            self.data_collator = _WithIndex(self.data_collator)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count the tokens that the loss counts: no first token, though padding stands before."""
@@ -118,12 +97,6 @@ class TokenMCLDTrainer(MCLDTrainer):
             counted.append(batch)
         return super()._get_num_items_in_batch(counted, device)
 
-    def _set_signature_columns_if_needed(self) -> None:
-        """Keep the column, which no model asks for."""
-        super()._set_signature_columns_if_needed()
-        if self.teacher_cache is not None and INDEX not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, INDEX]
-
     def _logits(self, outputs: Any, name: str) -> torch.Tensor:
         logits: torch.Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         if logits.ndim != 3:
@@ -132,20 +105,6 @@ class TokenMCLDTrainer(MCLDTrainer):
                 f"got {tuple(logits.shape)}. For classifiers there is MCLDTrainer"
             )
         return logits if self.vocabulary is None else logits[..., : self.vocabulary]
-
-    def _answers(self, inputs: dict[str, Any], given: dict[str, Any]) -> Any:
-        if self.teacher_cache is None:
-            return super()._answers(inputs, given)
-        if INDEX not in inputs:
-            raise ValueError(
-                f"{self._name}: the data need a column {INDEX!r}, the number of each sample in the "
-                f"teacher_cache; got {sorted(inputs)}"
-            )
-        where = _attended(inputs)
-        if where is None:
-            where = torch.ones_like(inputs["input_ids"])
-        stored = self.teacher_cache.batch(inputs[INDEX], where)
-        return TopKLogits(*(torch.from_numpy(x).to(where.device) for x in stored))
 
     def _distil(
         self,
@@ -156,12 +115,6 @@ class TokenMCLDTrainer(MCLDTrainer):
         training: bool,
     ) -> torch.Tensor:
         labels, where = inputs.get("labels"), _attended(inputs)
-        if self.teacher_cache is not None and self.teacher_cache.vocabulary > student.shape[-1]:
-            raise ValueError(
-                f"{self._name}: teacher_cache needs a vocabulary of at most {student.shape[-1]}, "
-                f"the student's; got {self.teacher_cache.vocabulary}. Align it before it is "
-                "written: mcld_core.extensions.nlp.align_vocabulary"
-            )
         options = {"attention_mask": where, "shift": self.causal, "normalizer": items}
         if self.token_loss is None:
             options |= {"config": self.mcld_config, "class_prior": self.class_prior}
@@ -199,21 +152,6 @@ class TokenMCLDTrainer(MCLDTrainer):
             output.metrics[f"{metric_key_prefix}_agreement"] = (agreed / count).item()
         self._sums = []
         return output
-
-
-class _WithIndex:
-    """A collator that knows nothing of the column ``teacher_index``, and keeps it."""
-
-    def __init__(self, collator: Callable[[list[Any]], Any]) -> None:
-        self.collator = collator
-
-    def __call__(self, features: list[Any]) -> Any:
-        if INDEX not in features[0]:
-            return self.collator(features)
-        index = torch.as_tensor([int(row[INDEX]) for row in features])
-        batch = self.collator([{k: v for k, v in row.items() if k != INDEX} for row in features])
-        batch[INDEX] = index
-        return batch
 
 
 def _attended(inputs: Mapping[str, Any]) -> torch.Tensor | None:

@@ -1,50 +1,79 @@
-"""Plain distillation of language models: divergences of tokens, from all logits or the top k."""
+"""Distillation of language models token by token, from all logits or from the stored ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.baselines.evaluation import reduced
-from mcld_core.baselines.kd import DIVERGENCES, check_divergence
-from mcld_core.extensions._sequences import SequenceArguments, reduce_sequences
-from mcld_core.extensions._stored import TopKLogits, arrays_of, token_rows
+import numpy as np
+
+from mcld_core.arguments import as_number, fits
+from mcld_core.backends.protocol import KeptRows
+from mcld_core.extensions._sequences import SequenceArguments, flat
+from mcld_core.extensions.nlp.layers import LastLayer, as_layer, checked_layer
+from mcld_core.extensions.nlp.stored import TopKLogits, arrays_of, is_drawn, top_rows
+from mcld_core.extensions.nlp.tokens import (
+    Head,
+    TokenLoss,
+    Tokens,
+    check_token_logits,
+    reduced_loss,
+    token_rows,
+)
+from mcld_core.formulas.divergence import MASKED
+from mcld_core.formulas.vocabulary import DIVERGENCES, TopRows, is_one
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar, Tensor
 
 
 def token_kd_loss(
     student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
-    teacher_logits: Float[Array, "batch tokens vocab"] | TopKLogits,
+    teacher: Float[Array, "batch tokens vocab"] | TopKLogits | LastLayer,
     labels: Int[Array, "batch tokens"] | None = None,
     *,
-    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
-    shift: bool = False,
-    temperature: Scalar = 1.0,
     divergence: str = "forward",
     mix: Scalar = 0.5,
+    temperature: Scalar = 1.0,
+    ce_weight: Scalar = 0.0,
+    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
+    shift: bool = False,
     ignore_index: int = -100,
+    sample_weight: Float[Array, "batch tokens"] | None = None,
     reduction: Reduction = "mean",
     normalizer: Scalar | None = None,
 ) -> Tensor:
-    """Distil a language model token by token: `mcld_core.kd_loss` of the tokens that count.
+    """Distil a language model token by token, with the labels' cross-entropy in the same pass.
 
-    With p the teacher's and q the student's softmax of z/T, ``divergence`` is ``"forward"``
-    (``T² KL(p ‖ q)``), ``"reverse"`` (``T² KL(q ‖ p)``) or ``"jsd"`` (``T² [ μ KL(p ‖ m) +
-    (1 - μ) KL(q ‖ m) ]``, ``m = μ p + (1 - μ) q``). A teacher stored as `TopKLogits` is never made
-    dense; without a tail its reverse divergence is +inf. No cross-entropy is hidden inside.
+    For each token that counts ``T² D + ce_weight · CE``, with p the teacher's and q the student's
+    softmax of z/T, and CE at temperature 1. ``divergence`` is ``"forward"`` (``D = KL(p ‖ q)``),
+    ``"reverse"`` (``KL(q ‖ p)``), ``"jsd"`` (``μ KL(p ‖ m) + (1 - μ) KL(q ‖ m)``,
+    ``m = μ p + (1 - μ) q``) or ``"tv"`` (``½ Σ |p - q|``, without T²).
+
+    Tokens that do not count are never computed. The gradient is formed with the value, in one array
+    as large as the logits, which the backward pass gives away: a second one raises.
 
     Args:
         student_logits: (batch, tokens, vocab), any float dtype.
-        teacher_logits: the same shape, or `TopKLogits`; never receives a gradient.
-        labels: (batch, tokens) int; a token whose label is ``ignore_index`` does not count. They
-            play no other part. None: all count.
-        attention_mask: (batch, tokens), True or 1 = keep; None keeps all.
-        shift: ``labels`` are the inputs themselves, as in the causal models of transformers: a
-            token counts where the one after it does too.
+        teacher: logits of the same shape; `TopKLogits`, compared on their k classes and the class
+            of all others; or a `LastLayer`. Never receives a gradient.
+        labels: (batch, tokens) int; a token whose label is ``ignore_index`` does not count. None:
+            all count.
+        divergence, mix: which, and μ of ``"jsd"`` in (0, 1).
         temperature: T > 0.
-        divergence: ``"forward"``, ``"reverse"`` or ``"jsd"``.
-        mix: μ of ``"jsd"``, in (0, 1).
+        ce_weight: what the cross-entropy with the labels is multiplied by.
+        attention_mask: (batch, tokens), True or 1 = keep; None keeps all.
+        shift: ``labels`` are the inputs themselves, as in the causal models of transformers: the
+            label of token i is ``labels[i + 1]``, and it counts where both do.
         ignore_index: the label of a token that does not count.
-        reduction, normalizer: as in `token_mcld_loss`; so are result and errors.
+        sample_weight: (batch, tokens) ≥ 0, of the tokens whose logits they are.
+        reduction: ``"mean"`` (the sum over ``normalizer``, else over the weights of the tokens that
+            count), ``"sum"``, or ``"none"``: (batch, tokens).
+        normalizer: what ``"mean"`` divides by, such as ``num_items_in_batch`` of a trainer.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do; a reverse divergence
+            that is infinite, because the teacher rules out a token that the student does not.
 
     Example:
         >>> import numpy as np
@@ -57,20 +86,135 @@ def token_kd_loss(
     References:
         G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", 2015. R.
         Agarwal et al., "On-Policy Distillation of Language Models", ICLR 2024 (the generalised
-        JSD).
+        JSD). Y. Leviathan, M. Kalman, Y. Matias, "Fast Inference from Transformers via Speculative
+        Decoding", ICML 2023 (total variation: one less the share of accepted drafts).
     """
+    settings = (divergence, mix, temperature, ce_weight)
     arguments = SequenceArguments(
-        "token_kd_loss", student_logits, *arrays_of(teacher_logits), labels, attention_mask
+        *("token_kd_loss", student_logits, *arrays_of(teacher)),
+        *(labels, attention_mask, sample_weight),
     )
-    check_divergence(arguments, temperature, divergence, mix)
+    student = arguments.array("student_logits", student_logits, arguments.like)
+    check_token_logits(arguments, "student_logits", student)
+    loss = settled(arguments, settings, labels, shift, ignore_index, reduction, teacher)
+    vocabulary = student.shape[2]
+    tokens = token_rows(
+        *(arguments, student, (labels, attention_mask, sample_weight)),
+        *(shift, ignore_index, vocabulary),
+    )
+    rows = KeptRows(flat(arguments.ops, student), ())
+    return distil(arguments, tokens, loss, rows, (student, teacher), reduction, normalizer)
+
+
+def settled(
+    arguments: SequenceArguments,
+    settings: tuple[str, Scalar, Scalar, Scalar],
+    labels: Any,
+    shift: bool,
+    ignore_index: int,
+    reduction: str,
+    teacher: Any,
+) -> TokenLoss:
+    """Return the loss with its settings, checked: divergence, μ, temperature, weight of the CE."""
+    divergence, mix, temperature, ce_weight = settings
+    function = arguments.function
+    arguments.choice("divergence", divergence, DIVERGENCES)
+    arguments.number("mix", mix, above=0.0, maximum=1.0)
+    if isinstance(mix, (int, float)) and mix == 1:
+        raise ValueError(f"{function}: mix needs a number in (0, 1), ends left out; got {mix!r}")
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.number("ce_weight", ce_weight, minimum=0.0)
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
     arguments.reduction(reduction)
-    given = (student_logits, teacher_logits, labels, attention_mask, None)
-    sequences = token_rows(arguments, given, shift, ignore_index)
+    has_ce = not (isinstance(ce_weight, (int, float)) and ce_weight == 0)
+    if has_ce and labels is None:
+        raise ValueError(f"{function}: ce_weight={ce_weight!r} needs labels; got None")
+    if is_drawn(teacher) and (divergence != "forward" or not is_one(temperature)):
+        raise ValueError(
+            f"{function}: a teacher of draws (TopKLogits.from_samples) needs divergence='forward' "
+            f"and temperature=1, whose gradient alone is unbiased; got {divergence!r}, "
+            f"{temperature!r}"
+        )
+    loss = TokenLoss(arguments.ops, "", divergence, is_top=isinstance(teacher, TopKLogits))
+    return loss._replace(temperature=temperature, mix=mix, ce_weight=ce_weight, has_labels=has_ce)
 
-    def values(student: Array, teacher: Any, _: Array, t: Scalar, mu: Scalar) -> Array:
-        return DIVERGENCES[divergence](arguments.ops, student, teacher, t, mu)
 
-    found = reduced(arguments, sequences.rows, values, (temperature, mix), "none")
-    return reduce_sequences(arguments, sequences, found, reduction, normalizer)
+def distil(
+    arguments: SequenceArguments,
+    tokens: Tokens,
+    loss: TokenLoss,
+    rows: KeptRows,
+    given: tuple[Any, Any],
+    reduction: Reduction,
+    normalizer: Scalar | None,
+) -> Any:
+    """Return the loss of the student's rows and a teacher of any kind; ``given`` are both."""
+    ops, (like, teacher), dtype = arguments.ops, given, tokens.dtype
+    vocabulary = rows.layer[0].shape[0] if rows.layer else like.shape[2]
+    shared: tuple[Any, ...] = ()
+    if isinstance(teacher, TopKLogits):
+        top = top_rows(arguments, teacher, like, vocabulary, tokens.kept, dtype)
+        _check_tail(arguments, loss, top, tokens, vocabulary)
+        beside = tuple(x for x in top if x is not None)
+    elif isinstance(teacher, tuple):
+        layer = checked_layer(arguments, "the teacher's ", as_layer(arguments.function, teacher))
+        beside = (ops.stop_gradient(flat(ops, layer.hidden)),)
+        shared = tuple(ops.stop_gradient(x) for x in (layer.weight, layer.bias) if x is not None)
+        loss = loss._replace(teacher_head=Head(layer.scale, layer.softcap))
+        theirs = (*layer.hidden.shape[:2], layer.weight.shape[0])
+    else:
+        logits = arguments.array("teacher", teacher, like)
+        check_token_logits(arguments, "teacher", logits)
+        beside, theirs = (ops.stop_gradient(flat(ops, logits)),), tuple(logits.shape)
+    if not loss.is_top and not fits(theirs, (*like.shape[:2], vocabulary)):
+        raise ValueError(
+            f"{arguments.function}: the teacher needs the tokens and the vocabulary of the student,"
+            f" {(*like.shape[:2], vocabulary)}; got {theirs}. Map a vocabulary that differs first: "
+            "mcld_core.extensions.nlp.align_vocabulary"
+        )
+    arguments.device("the teacher", beside[0], like)
+    if loss.has_labels:
+        beside = (*beside, tokens.labels)
+    numbers = (loss.temperature, loss.mix, loss.ce_weight, loss.head.scale, loss.teacher_head.scale)
+    temperature, mix, ce_weight, scale, _ = (as_number(ops, x, like, dtype) for x in numbers)
+    loss = loss._replace(
+        dtype=dtype, temperature=temperature, mix=mix, ce_weight=ce_weight,
+        head=loss.head._replace(scale=scale),
+    )  # fmt: skip
+    rows = rows._replace(beside=beside, shared=shared)
+    found = reduced_loss(
+        arguments, tokens, loss, rows, (temperature, mix, ce_weight, scale), reduction, normalizer
+    )
+    if loss.divergence == "reverse":
+        _check_finite(arguments, found)
+    return found
+
+
+def _check_tail(
+    arguments: SequenceArguments, loss: TokenLoss, top: TopRows, tokens: Tokens, vocabulary: int
+) -> None:
+    """Raise where the teacher is 0 beyond its k, where that can be read, and it must not be."""
+    if top.tail is None or loss.divergence not in ("reverse", "jsd"):
+        return
+    tail, mask = arguments.readable(top.tail[:, 0], tokens.kept)
+    if tail is None or top.values.shape[1] == vocabulary:
+        return
+    tail = tail if mask is np.True_ else tail[mask]
+    if tail.size and (tail < MASKED / 2).all():
+        raise ValueError(
+            f"{arguments.function}: divergence={loss.divergence!r} needs a teacher of all classes, "
+            f"or one with a tail; got tails of -inf beside {top.values.shape[1]} of {vocabulary} "
+            "classes. Take 'forward', or tail=None, which renormalises both sides over the k"
+        )
+
+
+def _check_finite(arguments: SequenceArguments, found: Array) -> None:
+    """Raise for an infinite divergence, where it can be read: no step comes of its gradient."""
+    values = arguments.ops.host_values(found)
+    if values is not None and bool((values == float("inf")).any()):
+        raise ValueError(
+            f"{arguments.function}: divergence='reverse' is infinite, for the teacher gives "
+            "probability 0 (a logit of -inf, or nothing beyond its k) to a token that the student "
+            "does not. Set the student's logits there to -inf too, or take 'jsd', 'tv' or 'forward'"
+        )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mcld_core.arguments import Checks
-from mcld_core.extensions._stored import TopKLogits
+from mcld_core.extensions.nlp.stored import TopKLogits
 
 
 def read_prompt_logprobs(
@@ -130,7 +130,8 @@ def _read(
             if i >= 0:
                 ids, logprobs = _entries(function, by_id(entries, place), k, place)
                 values[b, i], indices[b, i] = logprobs, ids
-                tail[b, i] = max(0.0, 1.0 - float(np.exp(logprobs).sum()))
+                mass = float(np.exp(logprobs).sum())
+                tail[b, i] = np.log1p(-mass) if mass < 1.0 else -np.inf
             elif entries:
                 raise ValueError(
                     f"{function}: {place} needs no entries where nothing stands before "

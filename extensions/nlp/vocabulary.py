@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcld_core.backends import backend_for
-from mcld_core.extensions._stored import LEAST, TopKLogits, normalised
+from mcld_core.extensions.nlp.stored import TopKLogits, to_numpy
 from mcld_core.typing import Array, Float, Int
 
 
@@ -20,10 +20,8 @@ class VocabularyAlignment(NamedTuple):
     would be a real probability.
 
     `TopKLogits` become such of the student's vocabulary, in NumPy, for storage. Entries of tokens
-    that the student lacks are dropped, and the rest is scaled to sum to 1; of the tail the part
-    of the shared tokens stays. Other tokens of the student take the empty places, with the
-    share that each token of the tail has. A token of whose entries and tail nothing is shared is
-    spread evenly over the vocabulary.
+    that the student lacks are left out, and what stays, the class of all others too, is scaled to
+    sum to 1. A token of which nothing stays has all its mass in that class.
     """
 
     mapping: Int[Array, " vocab"]
@@ -35,7 +33,7 @@ class VocabularyAlignment(NamedTuple):
 
         Raises:
             ValueError: logits of another width than the teacher's vocabulary; stored ids outside
-                of it, or more entries than the student has tokens.
+                of it.
         """
         if isinstance(teacher_logits, TopKLogits):
             return _align_stored(self, teacher_logits)
@@ -108,46 +106,28 @@ def align_vocabulary(
 
 
 def _align_stored(alignment: VocabularyAlignment, stored: TopKLogits) -> TopKLogits:
-    shape, k = tuple(stored.values.shape), stored.values.shape[-1]
-    size = len(alignment.mapping)
-    if k > size:
+    values, ids = to_numpy(stored.values).astype("float64"), to_numpy(stored.indices)
+    size, stands = alignment.teacher_size, np.isfinite(values)
+    if (stands & ((ids < 0) | (ids >= size))).any():
         raise ValueError(
-            f"VocabularyAlignment: TopKLogits need at most {size} entries, the student's "
-            f"vocabulary; got {k}"
+            f"VocabularyAlignment: TopKLogits need ids in 0 … {size - 1}, the teacher's vocabulary;"
+            f" got {ids[stands].min()} … {ids[stands].max()}"
         )
-    where = np.ones(shape[:-1], bool)
-    log_p, ids, tail = normalised("VocabularyAlignment", stored, where, alignment.teacher_size)
-    students = np.full(alignment.teacher_size, -1, "int32")
+    students = np.full(size, -1, "int32")
     students[alignment.mapping[alignment.mapping >= 0]] = np.flatnonzero(alignment.mapping >= 0)
-    ids = students[ids]
-    known = ids >= 0
-    count = known.sum(-1)
-    outside = max(alignment.teacher_size - k, 1)  # how many tokens the tail is spread over
-    tail = tail * (alignment.shared - count) / outside
-    p = np.where(known, np.exp(log_p), 0.0)
-    total = p.sum(-1) + tail
-    lost = total <= 0.0
-    p, tail = p / np.where(lost, 1.0, total)[:, None], np.where(lost, 1.0, tail / (total + lost))
-    share = tail / np.maximum(size - count, 1)
-    p = np.where(known, p, share[:, None])
-    with np.errstate(divide="ignore"):
-        values = np.maximum(np.log(p), LEAST).astype("float32").reshape(shape)
-    ids = _fill(ids, known, size).astype("int32").reshape(shape)
-    tail = (share * (size - k)).astype("float32").reshape(shape[:-1])
-    return TopKLogits(values, ids, tail)
-
-
-def _fill(
-    ids: np.ndarray[Any, Any], known: np.ndarray[Any, Any], size: int
-) -> np.ndarray[Any, Any]:
-    """Put the smallest ids that a row does not have at its unknown places."""
-    rows, k = ids.shape
-    used = np.zeros((rows, min(size, 2 * k)), bool)
-    row, place = np.nonzero(known & (ids < used.shape[1]))
-    used[row, ids[row, place]] = True
-    free = np.argsort(used, axis=-1, kind="stable")
-    rank = np.maximum(np.cumsum(~known, -1) - 1, 0)
-    return np.where(known, ids, np.take_along_axis(free, rank, -1))
+    ids = students[np.where(stands, ids, 0)]
+    values = np.where(stands & (ids >= 0), values, -np.inf)
+    total = np.logaddexp.reduce(values, -1)
+    tail = stored.tail if stored.tail is None else to_numpy(stored.tail).astype("float64")
+    total = total if tail is None else np.logaddexp(total, tail)
+    lost = np.isneginf(total)
+    total = np.where(lost, 0.0, total)
+    if tail is not None and (tail.ndim or lost.any()):
+        tail = np.where(lost, 0.0, tail - total).astype("float32")
+    elif tail is not None:
+        tail = -np.inf
+    values = (values - total[..., None]).astype("float32")
+    return TopKLogits(values, np.maximum(ids, 0), tail)
 
 
 def _ids(

@@ -102,12 +102,7 @@ NOT_YET = {
     "examples/recipes/export.py",
     "examples/recipes/methods.py",
     "examples/recipes/teachers/cache.py",
-    "extensions/_stored.py",
-    "extensions/nlp/cache.py",
     "extensions/nlp/huggingface.py",
-    "extensions/nlp/kd.py",
-    "extensions/nlp/linear.py",
-    "extensions/nlp/shards.py",
 }
 
 

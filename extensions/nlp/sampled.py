@@ -1,0 +1,128 @@
+"""Reverse distillation from tokens that the student drew: the teacher scores them alone."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mcld_core.arguments import wide_dtype
+from mcld_core.backends import Backend
+from mcld_core.backends.protocol import KeptRows
+from mcld_core.extensions._sequences import SequenceArguments, flat, following
+from mcld_core.extensions.nlp.tokens import (
+    check_token_logits,
+    reduced_loss,
+    softmax_and_sum,
+    token_rows,
+    whole,
+)
+from mcld_core.formulas.vocabulary import at_label
+from mcld_core.typing import Array, Bool, Float, Int, Logits, Reduction, Scalar, Tensor, Values
+
+
+def sampled_token_kd_loss(
+    student_logits: Float[Tensor, "batch tokens vocab"],
+    tokens: Int[Array, "batch tokens"],
+    teacher_logprobs: Float[Array, "batch tokens"],
+    *,
+    old_logprobs: Float[Array, "batch tokens"] | None = None,
+    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
+    shift: bool = False,
+    ignore_index: int = -100,
+    sample_weight: Float[Array, "batch tokens"] | None = None,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
+) -> Tensor:
+    """Distil on-policy from the teacher's log-probability of each token that the student drew.
+
+    For each token y that counts ``stop_gradient(w (log q_y - log p_y)) · log q_y``, with
+    ``w = q_y / q_old,y`` where the draws are of an older student, else 1. Over many draws of the
+    student at temperature 1, without top-p or top-k, the mean of its gradient is that of
+    ``KL(q ‖ p)`` of the next token given the prefix (not of whole sequences). Its value is no
+    divergence; the mean of ``log q_y - log p_y`` estimates that. (``log q - log p`` itself,
+    differentiated, has a gradient of mean 0.)
+
+    Args:
+        student_logits: (batch, tokens, vocab), any float dtype.
+        tokens: (batch, tokens) int, what was drawn; ``ignore_index`` where a token does not count,
+            such as the prompt's.
+        teacher_logprobs: (batch, tokens), the teacher's log-probability of each of ``tokens``, as a
+            server gives it; finite where the token counts.
+        old_logprobs: (batch, tokens), the log-probability that the student had when it drew.
+        attention_mask: (batch, tokens), True or 1 = keep.
+        shift: the logits of token i are of ``tokens[i + 1]``, as in causal models; the
+            log-probabilities stand where their tokens do.
+        ignore_index, sample_weight, reduction, normalizer: as in `token_kd_loss`; so are the one
+            backward pass, result and errors.
+
+    Example:
+        >>> import numpy as np
+        >>> logits, drawn = np.zeros((1, 1, 2)), np.array([[1]])
+        >>> round(float(sampled_token_kd_loss(logits, drawn, np.log([[0.25]]))), 4)
+        -0.4805
+    """
+    arguments = SequenceArguments(
+        *("sampled_token_kd_loss", student_logits, tokens, teacher_logprobs, old_logprobs),
+        *(attention_mask, sample_weight),
+    )
+    ops = arguments.ops
+    student = arguments.array("student_logits", student_logits, arguments.like)
+    check_token_logits(arguments, "student_logits", student)
+    arguments.flag("shift", shift)
+    arguments.integer("ignore_index", ignore_index)
+    arguments.reduction(reduction)
+    drawn = token_rows(
+        *(arguments, student, (tokens, attention_mask, sample_weight)),
+        *(shift, ignore_index, student.shape[2]),
+    )
+    scores = []
+    for name, given in (("teacher_logprobs", teacher_logprobs), ("old_logprobs", old_logprobs)):
+        if given is None:
+            continue
+        found = ops.stop_gradient(arguments.array(name, given, student))
+        if tuple(found.shape) != tuple(student.shape[:2]):
+            raise ValueError(
+                f"{arguments.function}: {name} needs shape {tuple(student.shape[:2])}, one a token;"
+                f" got {tuple(found.shape)}"
+            )
+        found = ops.astype(flat(ops, found), drawn.dtype)
+        found = following(ops, student, found, None)[0] if shift else found
+        arguments.finite(name, found, drawn.kept)
+        scores.append(found if drawn.kept is None else ops.where(drawn.kept, found, 0.0))
+    loss = SampledLoss(ops, wide_dtype(ops.dtype(student)))
+    rows = KeptRows(flat(ops, student), (drawn.labels, *scores))
+    return reduced_loss(arguments, drawn, loss, rows, (), reduction, normalizer)
+
+
+class SampledLoss(NamedTuple):
+    """The loss of one drawn token a row; ``beside`` are the tokens, log p and the old log q."""
+
+    ops: Backend
+    dtype: str
+
+    def prepare(self, beside: tuple[Array, ...], shared: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Return what is beside the rows as it is."""
+        return beside
+
+    def whole(self, rows: KeptRows) -> Any:
+        """Return the loss of all rows at once."""
+        return whole(self.ops, self, rows, self.dtype)
+
+    def values(self, z: Logits, beside: tuple[Array, ...]) -> Values:
+        """Return a value a row."""
+        own, _, _ = at_label(self.ops, z, beside[0])
+        log_q = own[:, 0] - self.ops.logsumexp(z, 1)
+        return self._advantage(log_q, beside) * log_q
+
+    def with_slope(self, z: Logits, beside: tuple[Array, ...]) -> tuple[Values, Logits]:
+        """Return a value a row, and ``advantage (1_y - q)``."""
+        soft, log_sum = softmax_and_sum(self.ops, z)
+        own, index, _ = at_label(self.ops, z, beside[0])
+        log_q = own[:, 0] - log_sum
+        advantage = self._advantage(log_q, beside)
+        column = advantage[:, None]
+        return advantage * log_q, self.ops.add_along_axis(-column * soft, index, column)
+
+    def _advantage(self, log_q: Values, beside: tuple[Array, ...]) -> Values:
+        log_q = self.ops.stop_gradient(log_q)
+        advantage = log_q - beside[1]
+        return advantage if len(beside) == 2 else advantage * self.ops.exp(log_q - beside[2])

@@ -1,0 +1,324 @@
+"""Teachers of which each token keeps the largest probabilities, or a few draws: `TopKLogits`."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mcld_core.arguments import Arguments, Checks, fits
+from mcld_core.formulas.divergence import MASKED
+from mcld_core.formulas.vocabulary import TopRows
+from mcld_core.typing import Array, Bool, Float, Int
+
+_ENTRIES = 2**20
+"""Logits that are looked at in one piece."""
+
+_has_warned = False
+
+
+class TopKLogits(NamedTuple):
+    """A teacher stored by k log-probabilities a token, and that of all other tokens together.
+
+    All others are **one class more**: student and teacher are compared on k + 1 classes, and
+    nothing is said of how the teacher spreads the rest.
+
+    Args:
+        values: (batch, tokens, k) log-probabilities. A token may have fewer: -inf in the places
+            that are left over.
+        indices: (batch, tokens, k) int, the ids, each at most once a token; any id where the value
+            is -inf. Padded tokens may hold anything.
+        tail: (batch, tokens) log-probability of all others together, better not in half precision;
+            -inf where nothing is left. None: both sides are renormalised over the k, and values may
+            be logits. The number -inf: the values are frequencies of draws, by `from_samples`.
+
+    Example:
+        >>> import numpy as np
+        >>> stored = TopKLogits.from_logits(np.log([[[0.5, 0.2, 0.2, 0.1]]]), k=1)
+        >>> [round(float(np.exp(x).squeeze()), 3) for x in (stored.values, stored.tail)]
+        [0.5, 0.5]
+    """
+
+    values: Float[Array, "batch tokens k"]
+    indices: Int[Array, "batch tokens k"]
+    tail: Float[Array, "batch tokens"] | float | None = None
+
+    @classmethod
+    def from_logits(cls, logits: Float[Array, "batch tokens vocab"], k: int) -> TopKLogits:
+        """Keep the k largest log-probabilities of each token, and that of the rest: NumPy.
+
+        Tensors of PyTorch are selected from on their device. It is done by pieces of 4 MB: the
+        memory is what is kept.
+
+        Args:
+            logits: (batch, tokens, vocab), any float dtype.
+            k: how many, 1 … vocab.
+
+        Raises:
+            ValueError, TypeError: k is not an int in 1 … vocabulary.
+        """
+        Checks("TopKLogits.from_logits").integer("k", k, minimum=1, maximum=logits.shape[-1])
+        top = _top_of_torch if hasattr(logits, "topk") else _top
+        parts = zip(*(top(block, k) for block in _blocks(logits)), strict=True)
+        values, indices, tail = (np.concatenate(part) for part in parts)
+        shape = tuple(logits.shape[:-1])
+        return cls(values.reshape(*shape, k), indices.reshape(*shape, k), tail.reshape(shape))
+
+    @classmethod
+    def from_samples(
+        cls,
+        ids: Int[Array, "batch tokens draws"],
+        count: Int[Array, "batch tokens draws"] | None = None,
+    ) -> TopKLogits:
+        """Return a teacher that is known by tokens drawn from it (random sampling KD): NumPy.
+
+        The draws' frequencies take the place of its probabilities. The gradient of the forward
+        divergence is then unbiased, for ``divergence="forward"`` and temperature 1 alone; its value
+        is not: report the cross-entropy.
+
+        Args:
+            ids: (batch, tokens, draws) int; repeated ids are summed.
+            count: how often each was drawn, of the same shape; 0: not at all. None: once each.
+
+        Raises:
+            ValueError, TypeError: shapes that differ; ids or counts that are not ints ≥ 0.
+
+        Example:
+            >>> import numpy as np
+            >>> stored = TopKLogits.from_samples(np.array([[[7, 2, 7, 7]]]))
+            >>> stored.indices[0, 0].tolist(), np.exp(stored.values[0, 0]).round(2).tolist()
+            ([2, 7], [0.25, 0.75])
+
+        References:
+            A. Anshumann et al., "Sparse Logit Sampling: Accelerating Knowledge Distillation in
+            LLMs", ACL 2025, arXiv:2503.16870.
+        """
+        function, ids = "TopKLogits.from_samples", to_numpy(ids)
+        count = np.ones_like(ids) if count is None else to_numpy(count)
+        for name, x in (("ids", ids), ("count", count)):
+            if x.ndim != 3 or x.shape != ids.shape or x.dtype.kind not in "iu" or (x < 0).any():
+                raise ValueError(
+                    f"{function}: {name} needs ints ≥ 0 of one shape (batch, tokens, draws); got "
+                    f"{x.shape}, {x.dtype}, {x.min(initial=0)} … {x.max(initial=0)}"
+                )
+        ids, count = _summed(ids, count)
+        total = np.maximum(count.sum(-1, keepdims=True), 1)
+        with np.errstate(divide="ignore"):
+            return cls(np.log(count / total).astype("float32"), ids, -math.inf)
+
+
+def sample_teacher(
+    logits: Float[Array, "batch tokens vocab"], draws: int, generator: Any
+) -> tuple[Int[Array, "batch tokens draws"], Int[Array, "batch tokens draws"]]:
+    """Draw tokens from a teacher's softmax: ids and counts for `TopKLogits.from_samples`.
+
+    Args:
+        logits: (batch, tokens, vocab), any float dtype.
+        draws: how many a token; 8 to 12 do.
+        generator: a ``torch.Generator`` on the logits' device for tensors of PyTorch, else a
+            ``numpy.random.Generator``.
+
+    Returns:
+        The distinct ids of each token, ascending, and how often each was drawn; count 0 in the
+        places that are left over. NumPy, int32.
+
+    Example:
+        >>> import numpy as np
+        >>> ids, count = sample_teacher(np.log([[[0.5, 0.5, 0.0]]]), 4, np.random.default_rng(0))
+        >>> int(count.sum())
+        4
+    """
+    Checks("sample_teacher").integer("draws", draws, minimum=1)
+    draw = _draw_of_torch if hasattr(logits, "topk") else _draw
+    ids = np.concatenate([draw(block, draws, generator) for block in _blocks(logits)])
+    ids = ids.reshape(*logits.shape[:-1], draws).astype("int32")
+    ids, count = _summed(ids, np.ones_like(ids))
+    padding = [(0, 0), (0, 0), (0, draws - ids.shape[-1])]
+    return np.pad(ids, padding), np.pad(count, padding)
+
+
+def top_rows(
+    arguments: Arguments,
+    stored: TopKLogits,
+    like: Float[Array, "batch tokens _"],
+    vocabulary: int,
+    kept: Bool[Array, " rows"] | None,
+    dtype: str,
+) -> TopRows:
+    """Return the rows one after the other, checked; finite in those that do not count."""
+    ops = arguments.ops
+    values = arguments.array("teacher.values", stored.values, like)
+    indices = arguments.array("teacher.indices", stored.indices, values)
+    ours, shape = tuple(like.shape[:2]), tuple(values.shape)
+    if len(shape) != 3 or not fits(shape, indices.shape) or not fits(ours, shape[:2]):
+        raise ValueError(
+            f"{arguments.function}: TopKLogits: values and indices need shape (*{ours}, k); got "
+            f"{shape} and {tuple(indices.shape)}"
+        )
+    if not ops.dtype(indices).startswith(("int", "uint")) or not shape[2]:
+        raise TypeError(
+            f"{arguments.function}: TopKLogits: indices need an integer dtype, and k ≥ 1 that is "
+            f"known when traced; got {ops.dtype(indices)}, {shape}"
+        )
+    rows = ops.size(values, 0) * ops.size(values, 1)
+    values = ops.astype(ops.reshape(ops.stop_gradient(values), (rows, shape[2])), dtype)
+    indices = ops.reshape(indices, (rows, shape[2]))
+    tail = None
+    if stored.tail is not None:
+        tail = ops.stop_gradient(ops.astype(ops.asarray(stored.tail, values), dtype))
+        if len(tail.shape) == 0:
+            tail = 0.0 * ops.astype(indices[:, 0], dtype) + MASKED
+        elif not fits(tail.shape, shape[:2]):
+            raise ValueError(
+                f"{arguments.function}: TopKLogits: tail needs shape {shape[:2]}, one a token; got "
+                f"{tuple(tail.shape)}"
+            )
+        tail = ops.reshape(tail, (rows, 1))
+    _check(arguments, values, indices, tail, kept, vocabulary)
+    if kept is not None:
+        values = ops.where(kept[:, None], values, 0.0)
+        tail = None if tail is None else ops.where(kept[:, None], tail, 0.0)
+    is_class = values > MASKED / 2
+    values = ops.where(is_class, values, MASKED)
+    indices = ops.astype(ops.where(is_class, indices, -1), "int32")
+    largest = ops.take_along_axis(indices, ops.argmax(values, 1)[:, None], 1)
+    indices = ops.maximum(ops.where(is_class, indices, largest), 0)
+    indices = ops.minimum(indices, vocabulary - 1)
+    if tail is not None:
+        tail = ops.where(tail > MASKED / 2, tail, MASKED)
+    return TopRows(values, indices, tail)
+
+
+def is_drawn(teacher: Any) -> bool:
+    """Whether a teacher is one of draws: `TopKLogits.from_samples`."""
+    if not isinstance(teacher, TopKLogits) or teacher.tail is None:
+        return False
+    return len(getattr(teacher.tail, "shape", ())) == 0
+
+
+def arrays_of(teacher: Any) -> tuple[Any, ...]:
+    """Return the arrays that a teacher consists of."""
+    return tuple(teacher) if isinstance(teacher, tuple) else (teacher,)
+
+
+def _check(
+    arguments: Arguments,
+    values: Array,
+    indices: Array,
+    tail: Array | None,
+    kept: Array | None,
+    vocabulary: int,
+) -> None:
+    """Raise for ids and masses that are none, where they can be read; warn where little is kept."""
+    ids, mask = arguments.readable(indices, kept)
+    log_p = arguments.ops.host_values(values)
+    if ids is None or log_p is None:
+        return
+    ids, log_p = (x if mask is np.True_ else x[mask] for x in (ids, log_p))
+    is_class = log_p > MASKED / 2
+    ids = np.where(is_class, ids, -1 - np.arange(ids.shape[1]))
+    ordered = np.sort(ids, 1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]).any()
+    if twice or (is_class & (ids < 0)).any() or ids.max(initial=0) >= vocabulary:
+        came = "one twice" if twice else f"{ids[is_class].min()} … {ids.max()}"
+        raise ValueError(
+            f"{arguments.function}: TopKLogits: indices need ids in 0 … {vocabulary - 1}, each at "
+            f"most once a token; got {came}. Align vocabularies that differ: align_vocabulary"
+        )
+    if tail is None or not len(ids):
+        return
+    mass = np.exp(np.minimum(log_p, 1e2).astype("float64")).sum(1)
+    rest = arguments.ops.host_values(tail)[:, 0]
+    rest = np.exp((rest if mask is np.True_ else rest[mask]).astype("float64"))
+    bad = ~(np.abs(mass + rest - 1.0) <= 0.1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"{arguments.function}: TopKLogits: values and tail need log-probabilities, whose "
+            f"probabilities sum to 1 in each token; got {mass[row]:.4g} and {rest[row]:.4g} in row "
+            f"{row} of those that count. TopKLogits.from_logits makes them of logits"
+        )
+    global _has_warned
+    if mass.mean() < 0.5 and not _has_warned:
+        _has_warned = True
+        warnings.warn(
+            f"TopKLogits: {ids.shape[1]} classes hold {mass.mean():.2f} of the teacher's mass on "
+            "average. Below a half, training by them alone was worse than by the labels; with "
+            "ce_weight > 0 it was not, and a few draws (TopKLogits.from_samples) were better",
+            stacklevel=5,
+        )
+
+
+def _blocks(logits: Any) -> Any:
+    """Yield rows of logits in pieces."""
+    logits = logits.detach() if hasattr(logits, "topk") else np.asarray(logits)
+    rows = logits.reshape(-1, logits.shape[-1])
+    size = max(_ENTRIES // rows.shape[1], 1)
+    return (rows[start : start + size] for start in range(0, max(len(rows), 1), size))
+
+
+def to_numpy(x: Any) -> np.ndarray[Any, Any]:
+    """Return an array or tensor of any framework in NumPy."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = x.float() if str(x.dtype) == "torch.bfloat16" else x
+    return np.asarray(x)
+
+
+def _is_double(logits: Any) -> bool:
+    return "float64" in str(logits.dtype)
+
+
+def _top_of_torch(rows: Any, k: int) -> tuple[np.ndarray[Any, Any], ...]:
+    rows = rows if _is_double(rows) else rows.float()
+    values, indices = rows.topk(k, -1)
+    rest = rows.scatter(-1, indices, -math.inf).logsumexp(-1)
+    total = values.logsumexp(-1).logaddexp(rest)
+    values, rest = (to_numpy(x) for x in (values - total[:, None], rest - total))
+    return values, to_numpy(indices).astype("int32"), rest
+
+
+def _top(rows: np.ndarray[Any, Any], k: int) -> tuple[np.ndarray[Any, Any], ...]:
+    rows = rows.astype("float64" if _is_double(rows) else "float32")
+    indices = np.argpartition(-rows, k - 1, axis=-1)[:, :k]
+    values = np.take_along_axis(rows, indices, -1)
+    order = np.argsort(-values, axis=-1, kind="stable")
+    values, indices = (np.take_along_axis(x, order, -1) for x in (values, indices))
+    np.put_along_axis(rows, indices, -np.inf, -1)
+    peak = values.max(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        rest = np.log(np.exp(rows - peak).sum(-1))
+    total = np.logaddexp(np.log(np.exp(values - peak).sum(-1)), rest)
+    return values - peak - total[:, None], indices.astype("int32"), rest - total
+
+
+def _draw_of_torch(rows: Any, draws: int, generator: Any) -> np.ndarray[Any, Any]:
+    p = (rows if _is_double(rows) else rows.float()).softmax(-1)
+    return to_numpy(p.multinomial(draws, replacement=True, generator=generator))
+
+
+def _draw(rows: np.ndarray[Any, Any], draws: int, generator: Any) -> np.ndarray[Any, Any]:
+    below = np.cumsum(np.exp(rows.astype("float64") - rows.max(-1, keepdims=True)), -1)
+    places = generator.random((len(rows), draws)) * below[:, -1:]
+    pairs = zip(below, places, strict=True)
+    return np.stack([np.searchsorted(row, place, side="right") for row, place in pairs])
+
+
+def _summed(
+    ids: np.ndarray[Any, Any], count: np.ndarray[Any, Any]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the distinct ids of each token, ascending, and the sums of their counts."""
+    shape = ids.shape
+    ids, count = (x.reshape(-1, shape[-1]) for x in (ids, count))
+    ids = np.where(count > 0, ids, np.iinfo("int32").max)  # what was not drawn goes last
+    order = np.argsort(ids, 1, kind="stable")
+    ids, count = (np.take_along_axis(x, order, 1) for x in (ids, count))
+    place = np.cumsum(np.diff(ids, axis=1, prepend=ids[:, :1]) != 0, 1)
+    k = int(place[count > 0].max(initial=0)) + 1
+    found, total = np.zeros((2, len(ids), k), "int32")
+    row, column = np.nonzero(count)
+    found[row, place[row, column]] = ids[row, column]
+    np.add.at(total, (row, place[row, column]), count[row, column].astype("int32"))
+    return found.reshape(*shape[:-1], k), total.reshape(*shape[:-1], k)

@@ -1,0 +1,333 @@
+"""What the losses over a vocabulary share: tokens as rows, and one loss that knows its slope.
+
+A token's logits are looked at a few rows at a time, and the tokens that do not count never
+(`mcld_core.backends`' `by_kept_block`). Such a block is small enough for a core's cache, so what
+costs is one pass of exp over the student's logits and one over the teacher's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mcld_core.arguments import class_labels, fits, keep_rows, ratio, wide_dtype
+from mcld_core.backends import Backend
+from mcld_core.backends.protocol import KeptRows
+from mcld_core.extensions._sequences import SequenceArguments, flat, following
+from mcld_core.formulas.divergence import raised
+from mcld_core.formulas.vocabulary import (
+    TopRows,
+    at_label,
+    divisor,
+    is_one,
+    log_add,
+    parted,
+    top_divergence,
+    whole_divergence,
+)
+from mcld_core.typing import Array, Bool, Float, Int, Logits, Reduction, Scalar, Values
+
+_ENTRIES = 2**20
+"""Logits of a block: 4 MB, so that a cache holds it; of fewer the small operations cost more."""
+_LAYER_ENTRIES, _LAYER_ROWS = 2**21, 64
+"""Logits that a layer forms at once: 8 MB, but a product of fewer rows is slow."""
+
+
+class Tokens(NamedTuple):
+    """The tokens of a call, one after the other."""
+
+    labels: Int[Array, " rows"] | None
+    """-1 where a label is no class."""
+    kept: Bool[Array, " rows"] | None
+    """Which count; None: all."""
+    weight: Float[Array, " rows"] | None
+    """None: 1 each; 0 where a token does not count."""
+    dtype: str
+    shape: tuple[Any, Any]
+    """Sequences and their length."""
+
+
+class Head(NamedTuple):
+    """What a language model does to the product of its last layer."""
+
+    scale: Scalar = 1.0
+    softcap: Scalar | None = None
+
+    def logits(self, ops: Backend, product: Logits) -> Logits:
+        """Return ``c tanh(scale · product / c)``, or ``scale · product`` without a softcap c."""
+        z = product if is_one(self.scale) else self.scale * product
+        return z if self.softcap is None else self.softcap * ops.tanh(z / self.softcap)
+
+    def slope(self, logits: Logits, slope: Logits) -> Logits:
+        """Return the slope by the product of a slope by the logits."""
+        if self.softcap is not None:
+            part = logits / self.softcap
+            slope = slope * (1.0 - part * part)
+        return slope if is_one(self.scale) else self.scale * slope
+
+
+class TokenLoss(NamedTuple):
+    """T² times a divergence plus weighted cross-entropy, a value a row, on blocks of rows.
+
+    ``beside`` are a block's teacher rows (logits, or the parts of `TopRows`) and, with
+    cross-entropy, its labels.
+    """
+
+    ops: Backend
+    dtype: str
+    divergence: str = "forward"
+    temperature: Scalar = 1.0
+    mix: Scalar = 0.5
+    ce_weight: Scalar = 0.0
+    is_top: bool = False
+    has_labels: bool = False
+    head: Head = Head()
+    teacher_head: Head = Head()
+
+    def prepare(self, beside: tuple[Array, ...], shared: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Return the block's teacher logits where it came as hidden states and a layer."""
+        if not shared:
+            return beside
+        logits = self.ops.astype(product(self.ops, beside[0], *shared), self.dtype)
+        return (self.teacher_head.logits(self.ops, logits), *beside[1:])
+
+    def values(self, z: Logits, beside: tuple[Array, ...]) -> Values:
+        """Return a value a row, which the framework can differentiate."""
+        z, teacher, labels = self._opened(z, beside)
+        return self._values(z, teacher, labels)
+
+    def with_slope(self, z: Logits, beside: tuple[Array, ...]) -> tuple[Values, Logits]:
+        """Return a value a row and its slope.
+
+        Of a stored teacher the framework differentiates k + 1 columns, and of the others each has
+        the slope of their logsumexp, a softmax. Of the forward divergence and the cross-entropy the
+        slope is ``q - p``. All else the framework differentiates.
+        """
+        z, teacher, labels = self._opened(z, beside)
+        if isinstance(teacher, TopRows):
+            value, slope = self._of_top(z, teacher, labels)
+        elif self.divergence == "forward":
+            value, slope = self._forward(z, teacher, labels)
+        else:
+            value, (slope,) = self.ops.value_and_slopes(
+                lambda z: self._values(z, teacher, labels), (z,)
+            )
+        return value, self.head.slope(z, slope)
+
+    def whole(self, rows: KeptRows) -> Any:
+        """Return the loss of all rows at once, which the framework differentiates."""
+        return whole(self.ops, self, rows, self.dtype)
+
+    def _opened(self, z: Logits, beside: tuple[Array, ...]) -> tuple[Logits, Any, Array | None]:
+        ops, parts = self.ops, beside[: len(beside) - self.has_labels]
+        labels = beside[-1] if self.has_labels else None
+        z = self.head.logits(ops, ops.astype(z, self.dtype))
+        if self.is_top:
+            return z, TopRows(*parts), labels
+        return raised(ops, z), raised(ops, ops.astype(parts[0], self.dtype)), labels
+
+    def _values(self, z: Logits, teacher: Any, labels: Array | None) -> Values:
+        ops, name, settings = self.ops, self.divergence, (self.temperature, self.divergence)
+        if isinstance(teacher, TopRows):
+            entries, others = parted(ops, z, teacher, self.temperature)
+            rest = None if teacher.tail is None else ops.logsumexp(others, 1, keepdims=True)
+            value = top_divergence(ops, entries, rest, teacher, *settings, self.mix)
+        else:
+            value = whole_divergence(ops, z, teacher, self.temperature, name, self.mix)
+        if labels is None:
+            return value
+        own, _, is_class = at_label(ops, z, labels)
+        ce = ops.where(is_class, ops.logsumexp(z, 1, keepdims=True) - own, 0.0)
+        return value + self.ce_weight * ce[:, 0]
+
+    def _forward(self, z: Logits, teacher: Logits, labels: Array | None) -> tuple[Values, Logits]:
+        ops, t = self.ops, self.temperature
+        x, y = (z, teacher) if is_one(t) else (z / t, teacher / t)
+        (q, log_q), (p, log_p) = softmax_and_sum(ops, x), softmax_and_sum(ops, y)
+        value = ops.sum(p * (y - x), 1) - log_p + log_q
+        factor = 1.0 if labels is None else 1.0 + self._ce_weights(labels, z)
+        if not is_one(t):
+            return self._with_ce(z, t * t * value, t * (q - p), labels)
+        if labels is None:
+            return value, q - p
+        return self._at_labels(z, value + (factor[:, 0] - 1.0) * log_q, factor * q - p, labels)
+
+    def _of_top(self, z: Logits, teacher: TopRows, labels: Array | None) -> tuple[Values, Logits]:
+        ops, settings = self.ops, (self.temperature, self.divergence, self.mix)
+        entries, others = parted(ops, z, teacher, self.temperature)
+        if teacher.tail is None and labels is None:
+            value, (of_entries,) = ops.value_and_slopes(
+                lambda entries: top_divergence(ops, entries, None, teacher, *settings), (entries,)
+            )
+            return value, ops.add_along_axis(0.0 * raised(ops, z), teacher.indices, of_entries)
+        soft, log_sum = softmax_and_sum(ops, others)
+        # is the logsumexp of all logits at hand?
+        with_ce = labels is not None and (is_one(self.temperature) or teacher.tail is None)
+
+        def value_of(entries: Array, rest: Array) -> Values:
+            value = top_divergence(ops, entries, rest, teacher, *settings)
+            if not with_ce:
+                return value
+            stored = ops.where(is_class, entries, -1e30)
+            whole = log_add(ops, ops.logsumexp(stored, 1, keepdims=True), rest)
+            return value + (weights * whole)[:, 0]
+
+        is_class = teacher.values > -5e29
+        weights = self._ce_weights(labels, z) if with_ce else None
+        value, (of_entries, of_rest) = ops.value_and_slopes(value_of, (entries, log_sum[:, None]))
+        if teacher.tail is not None and not is_one(self.temperature):
+            of_rest = of_rest / divisor(ops, teacher, self.temperature)
+        slope = ops.add_along_axis(of_rest * soft, teacher.indices, of_entries)
+        if with_ce:
+            return self._at_labels(z, value, slope, labels)
+        return self._with_ce(z, value, slope, labels)
+
+    def _with_ce(
+        self, z: Logits, value: Values, slope: Logits, labels: Array | None
+    ) -> tuple[Values, Logits]:
+        """Add the cross-entropy, by a softmax of its own."""
+        if labels is None:
+            return value, slope
+        weights = self._ce_weights(labels, z)
+        soft, log_sum = softmax_and_sum(self.ops, z)
+        value = value + weights[:, 0] * log_sum
+        return self._at_labels(z, value, slope + weights * soft, labels)
+
+    def _at_labels(
+        self, z: Logits, value: Values, slope: Logits, labels: Array
+    ) -> tuple[Values, Logits]:
+        """Add what the cross-entropy is at the label alone: ``-z_y``."""
+        own, index, _ = at_label(self.ops, z, labels)
+        weights = self._ce_weights(labels, z)
+        value = value - (weights * own)[:, 0]
+        return value, self.ops.add_along_axis(slope, index, -weights)
+
+    def _ce_weights(self, labels: Array, z: Logits) -> Float[Array, "rows 1"]:
+        is_class = (labels >= 0) & (labels < z.shape[1])
+        return self.ce_weight * self.ops.astype(is_class, self.dtype)[:, None]
+
+
+def softmax_and_sum(ops: Backend, z: Logits) -> tuple[Logits, Values]:
+    """Return softmax and logsumexp of each row by one pass of exp."""
+    soft = ops.softmax(z, 1)
+    return soft, ops.max(z, 1) - ops.log(ops.max(soft, 1))
+
+
+def product(ops: Backend, hidden: Array, weight: Array, bias: Array | None = None) -> Logits:
+    """Return ``hidden @ weightᵀ + bias`` in the dtype of the hidden states."""
+    dtype = ops.dtype(hidden)
+    z = ops.matmul(hidden, ops.matrix_transpose(ops.astype(weight, dtype)))
+    return z if bias is None else z + ops.astype(bias, dtype)[None, :]
+
+
+def check_token_logits(arguments: SequenceArguments, name: str, logits: Array) -> None:
+    """Raise unless logits have three axes, a float dtype, and are of one process."""
+    shape, dtype = tuple(logits.shape), arguments.ops.dtype(logits)
+    if hasattr(logits, "full_tensor"):
+        raise TypeError(
+            f"{arguments.function}: {name} needs the logits of the whole vocabulary on each rank; "
+            "got a DTensor. Pass logits.full_tensor(), or local rows of tokens"
+        )
+    if len(shape) != 3 or not shape[2]:
+        raise ValueError(
+            f"{arguments.function}: {name} needs three axes (batch, tokens, vocab), the last one "
+            f"known when traced; got {shape}. For one row of logits a text: mcld_core.kd_loss"
+        )
+    if "float" not in dtype:
+        raise TypeError(f"{arguments.function}: {name} needs a float dtype; got {dtype}")
+
+
+def token_rows(
+    arguments: SequenceArguments,
+    like: Float[Array, "batch tokens _"],
+    beside: tuple[Any, Any, Any],
+    shift: bool,
+    ignore_index: int,
+    vocabulary: int,
+) -> Tokens:
+    """Return which tokens count, with their labels and weights, checked.
+
+    ``beside`` are labels, attention mask and sample weight.
+    """
+    ops, (labels, attention_mask, sample_weight) = arguments.ops, beside
+    kept = arguments.flat_mask("attention_mask", attention_mask, like)
+    if labels is not None:
+        labels = arguments.array("labels", labels, like)
+        if not fits(labels.shape, like.shape[:2]) or "int" not in ops.dtype(labels):
+            raise ValueError(
+                f"{arguments.function}: labels need shape {tuple(like.shape[:2])} and an integer "
+                f"dtype, one a token; got {tuple(labels.shape)}, {ops.dtype(labels)}"
+            )
+        labels = flat(ops, labels)
+    if shift:
+        labels, kept = following(ops, like, labels, kept)
+    if labels is not None:
+        arguments.label_values("labels", labels, kept, vocabulary, ignore_index)
+        labels, counts = class_labels(ops, labels, vocabulary, ignore_index)
+        kept = counts if kept is None else kept & counts
+    kept = arguments.unless_all(kept)
+    rows, dtype = ops.size(like, 0) * ops.size(like, 1), wide_dtype(ops.dtype(like))
+    weight = None
+    if sample_weight is not None:
+        sample_weight = arguments.array("sample_weight", sample_weight, like)
+        if not fits(sample_weight.shape, like.shape[:2]):
+            raise ValueError(
+                f"{arguments.function}: sample_weight needs shape {tuple(like.shape[:2])}, one a "
+                f"token; got {tuple(sample_weight.shape)}"
+            )
+        sample_weight = ops.reshape(sample_weight, (rows,))
+        weight = arguments.weight(sample_weight, kept, ops.reshape(like, (rows, -1)), dtype)
+    return Tokens(labels, kept, weight, dtype, (ops.size(like, 0), ops.size(like, 1)))
+
+
+def reduced_loss(
+    arguments: SequenceArguments,
+    tokens: Tokens,
+    loss: TokenLoss,
+    rows: KeptRows,
+    numbers: tuple[Any, ...],
+    reduction: Reduction,
+    normalizer: Scalar | None,
+) -> Any:
+    """Return the loss of the tokens that count, reduced; ``numbers`` are those it is made of."""
+    ops, dtype = arguments.ops, tokens.dtype
+    scale: Any = None
+    if reduction == "sum":
+        scale = 1.0
+    elif reduction == "mean":
+        count = tokens.weight
+        if normalizer is not None:
+            count = arguments.scalar("normalizer", normalizer, rows.x, dtype)
+        elif count is not None:
+            count = ops.sum(count, None)
+        elif tokens.kept is not None:
+            count = ops.sum(ops.astype(tokens.kept, dtype), None)
+        else:
+            count = ops.size(rows.x, 0)
+        count = max(count, 1) if isinstance(count, int) else ops.astype(count, dtype)
+        scale = 1.0 / count if isinstance(count, int) else ratio(ops, 0.0 * count + 1.0, count)
+    rows = rows._replace(kept=tokens.kept, weight=tokens.weight, scale=scale)
+    vocabulary = rows.layer[0].shape[0] if rows.layer else rows.x.shape[1]
+    sizes = (
+        max(_LAYER_ENTRIES // vocabulary, _LAYER_ROWS),
+        max(_ENTRIES // vocabulary, 1),
+    )
+    if any(ops.is_trained(number) for number in numbers):
+        found = loss.whole(rows)
+    else:
+        found = ops.by_kept_block(loss, rows, sizes)
+    return found if scale is not None else ops.reshape(found, tokens.shape)
+
+
+def whole(ops: Backend, loss: Any, rows: KeptRows, dtype: str) -> Any:
+    """Return the loss of all rows at once, as the framework differentiates it."""
+    x = keep_rows(ops, rows.x, rows.kept)
+    beside = tuple(
+        keep_rows(ops, y, rows.kept) if len(y.shape) == 2 and "float" in ops.dtype(y) else y
+        for y in rows.beside
+    )
+    z = product(ops, x, *rows.layer) if rows.layer else x
+    found = loss.values(ops.astype(z, dtype), loss.prepare(beside, rows.shared))
+    if rows.kept is not None:
+        found = ops.where(rows.kept, found, 0.0)
+    found = found if rows.weight is None else found * rows.weight
+    return found if rows.scale is None else rows.scale * ops.sum(found, None)
