@@ -1,9 +1,8 @@
 """One small trainer for all tables: a function `fit`.
 
-Rows lie in memory (`Rows`) or come from any loader that has a length, yields (x, labels) or
-(x, labels, teacher's logits) and keeps its random numbers in ``generator``, as
-`torch.utils.data.DataLoader` does. Each epoch is seeded by (seed, epoch), so a training that was
-killed goes on from its last checkpoint with the bits of one that was not.
+Rows lie in memory (`Rows`) or come from a loader that has a length, yields (x, labels) or (x,
+labels, teacher's logits) and draws from its ``generator``, as torch's `DataLoader` does. Each
+epoch is seeded by (seed, epoch): a training that was killed goes on with the bits of a whole one.
 """
 
 from __future__ import annotations
@@ -161,7 +160,8 @@ def fit(
                 x, y = x.to(where), y.to(where)
                 with torch.autocast(where.type, autocast, enabled=autocast is not None):
                     logits = model(x)
-                    taught = known[0].to(where) if known else teacher(x) if teacher else logits
+                    with torch.no_grad():
+                        taught = known[0].to(where) if known else teacher(x) if teacher else logits
                 found = loss(logits.float(), taught.detach().float(), y, progress)
                 optim.zero_grad()
                 found.backward()

@@ -55,6 +55,7 @@ class Scale:
     trial_epochs: int = 80
     epochs: int = 240
     seeds: int = 6  # at most
+    stores: bool = True  # the teacher's logits of all variants; else it runs in each step
     trials_of: str = ""  # the scale whose chosen settings are used
 
 
@@ -62,7 +63,7 @@ SCALES = {
     "small": Scale(),
     "fifty": Scale(pictures=50, trials_of="small"),
     "wide": Scale(teacher=(20, 2), student=(8, 2), trials_of="small"),
-    "full": Scale(100, 2, 400, 400, side=32, teacher=(32, 4), student=(8, 4)),
+    "full": Scale(100, 2, 400, 400, side=32, teacher=(32, 4), student=(8, 4), stores=False),
     "tiny": Scale(3, 1, 8, 8, teacher=(8, 1), trial_epochs=1, epochs=2, seeds=1),
 }
 """ResNets by depth and width; "tiny" is for tests."""
@@ -225,10 +226,10 @@ class Regime:
         """Train and record one run."""
         scale, options, started = self.scale, {}, time.process_time()
         if text != "ce":
-            if self.device.type == "cpu":
+            if scale.stores:
                 options["rows"] = self.taught()
             else:
-                options["teacher"] = torch.no_grad()(self.network.to(self.device))
+                options["teacher"] = self.network.to(self.device)
         epochs = scale.epochs if job.trial is None else scale.trial_epochs
         model = self.fit(job.name, scale.student, text, epochs, lr=lr, seed=job.seed, **options)
         scores = self.scores(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -77,12 +78,29 @@ def test_a_variant_is_the_crop_and_flip_that_it_names() -> None:
     padded[:, 2:18, 2:18] = x
     torch.testing.assert_close(crops.padded(x), padded)
     assert crops.variants == 50
-    for variant in (0, 1, 24, 25, 49):
+    for variant in (0, 1, 2, 3, 24, 25, 49):
         top, left = divmod(variant // 2, 5)
         expected = padded[1, top : top + 16, left : left + 16]
         expected = expected.flip(1) if variant % 2 else expected
         found = crops.cut(padded, torch.tensor([1]), torch.tensor([variant]))
         torch.testing.assert_close(found[0], expected.permute(2, 0, 1))
+
+
+def test_stored_logits_are_those_of_the_teacher_that_runs(folder: Path, tmp_path: Path) -> None:
+    tiny = regime.Regime("tiny", folder, tmp_path, tmp_path)
+    tiny.teacher()
+    rows, index = tiny.taught(), torch.tensor([5, 0, 23])
+    batch = tiny.crops(rows, index, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        batch.teacher.float(), tiny.network(batch.x).detach(), atol=2e-2, rtol=1e-2
+    )
+    assert batch.y.tolist() == rows.y[index].tolist()
+    seen = []
+    for stores in (True, False):
+        tiny.scale = dataclasses.replace(tiny.scale, stores=stores)
+        tiny.run(regime.Job("CE + KD", 0, 1), "kd", 0.05)
+        seen.append(tiny.runs()["trial 1|CE + KD|0"]["validation"])
+    assert seen[0] == pytest.approx(seen[1], abs=12)  # one of nine pictures; float16
 
 
 def test_the_networks_have_the_published_sizes() -> None:
