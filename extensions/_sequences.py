@@ -165,7 +165,7 @@ def contrast_sequences(
         values, terms["token"] = values + contrast, of_contrast["instance"]
     if not (is_zero(at_sequences.weight_instance) and is_zero(at_sequences.weight_category)):
         means = mean_rows(ops, sequences, config)
-        if config.similarity == "probability":  # the means are at that temperature already
+        if config.compares_distributions:  # the means are at that temperature already
             at_sequences = replace(at_sequences, key_temperature=1.0)
         keys = TeacherKeys(means.teacher, groups.keys, means.kept)
         found = contrast_apart(ops, means, groups, config=at_sequences, keys=keys, **given)
@@ -252,9 +252,8 @@ class Means(NamedTuple):
 def mean_rows(ops: Backend, sequences: Sequences, config: MCLDConfig) -> Means:
     """Return the mean student logits and the mean key of the kept rows of each sequence.
 
-    Under ``"probability"`` the teacher's row is the logarithm of its mean probabilities at the key
-    temperature, so that its softmax is that mean; under the other similarities the mean of its
-    logits.
+    Where keys are distributions the teacher's row is the logarithm of its mean probabilities at
+    the key temperature, so that its softmax is that mean; otherwise it is the mean of its logits.
     """
     rows, (count, length) = sequences.rows, (sequences.count, sequences.length)
     kept = ops.arange(count * length, rows.student) >= 0 if rows.kept is None else rows.kept
@@ -267,7 +266,7 @@ def mean_rows(ops: Backend, sequences: Sequences, config: MCLDConfig) -> Means:
         return ops.sum(x, 1) / size
 
     teacher = keep_rows(ops, ops.astype(rows.teacher, rows.dtype), kept)
-    if config.similarity == "probability":
+    if config.compares_distributions:
         tau = as_number(ops, config.key_temperature, teacher, rows.dtype)
         teacher = log_of(ops, mean(ops.softmax(teacher / tau, 1)))
     else:

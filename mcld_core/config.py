@@ -90,6 +90,11 @@ class MCLDConfig:
                 f"MCLDConfig: block_size needs 'auto', None or an int > 0; got {size!r}"
             )
 
+    @property
+    def compares_distributions(self) -> bool:
+        """Whether the keys are distributions, ``softmax(t / T_key)``: the similarity says it."""
+        return SIMILARITIES[self.similarity].of_distributions
+
 
 def check_config(function: str, config: Any) -> None:
     """Raise TypeError unless the settings are an `MCLDConfig`."""

@@ -10,7 +10,6 @@ from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, plain_nu
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import NEGLIGIBLE, KeySet, key_vectors, one_hot
-from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Bool, Float, Labels, Scalar
 
 
@@ -167,7 +166,7 @@ def prototype_keys(
     else:
         means, count = class_means(ops, all_keys, batch.dtype, config)
         present = count > NEGLIGIBLE
-    is_ready = SIMILARITIES[config.similarity].of_distributions  # they are means of probabilities
+    is_ready = config.compares_distributions  # they are means of probabilities
     means = keep_rows(ops, means, present)
     return KeySet.of(ops, means, ops.arange(classes, means), present, is_ready)
 
@@ -180,7 +179,7 @@ def class_means(
     Means of the probabilities where the similarity compares distributions, else of the logits.
     """
     rows = keep_rows(ops, ops.astype(keys.vectors, dtype), keys.kept)
-    if SIMILARITIES[config.similarity].of_distributions and not keys.is_ready:
+    if config.compares_distributions and not keys.is_ready:
         rows = key_vectors(ops, rows, config.similarity, config.key_temperature)
     membership = ops.astype(one_hot(ops, keys.labels, rows.shape[1], dtype), dtype)
     membership = ops.matrix_transpose(membership)
@@ -217,7 +216,7 @@ def check_ready(function: str, config: MCLDConfig) -> None:
     """Raise ValueError unless ``softmax(t)`` is what the settings make of a teacher's row."""
     temperature = config.key_temperature
     is_one = is_number(temperature) and temperature == 1
-    if not SIMILARITIES[config.similarity].of_distributions or not is_one:
+    if not config.compares_distributions or not is_one:
         raise ValueError(
             f"{function}: probabilities serve similarity 'probability' at key_temperature 1; got "
             f"{config.similarity!r} at {config.key_temperature}. Pass, or store, the logits"

@@ -98,7 +98,7 @@ def doubts(
     kept = np.ones(len(theirs), bool) if where is None else where
     if labels is not None and labels.ndim == 1:
         kept = kept & (labels != config.ignore_index)
-    absent = _absent_classes(theirs, labels) & SIMILARITIES[config.similarity].of_distributions
+    absent = _absent_classes(theirs, labels) & config.compares_distributions
     texts = []
     for argument, values in found.items():
         if values is not None:
