@@ -1,4 +1,4 @@
-"""What all image scripts say, ask and write; no framework. They end by ``common.run``."""
+"""What all image scripts say, ask and write; no framework. Each is ``common.run``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any
 import data as pictures
 import numpy as np
 from data import Data, InputError
+from tqdm import tqdm
 
 RECIPES: dict[str, dict[str, Any]] = {
     # the published one of CIFAR-100: SGD, crop and flip, ×0.1 after 150, 180 and 210 of 240 epochs
@@ -28,13 +29,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "vit": {"epochs": 100, "batch_size": 128, "lr": 1e-3, "weight_decay": 0.05, "warmup": 5,
             "student": "vit-192", "teacher": "resnet32x4"},
 }  # fmt: skip
-DIGITS = {"cifar": {"epochs": 15, "student": "resnet8w4", "teacher": "resnet8"},
-          "vit": {"epochs": 30, "student": "vit-32", "teacher": "resnet8"}}  # fmt: skip
+SMALL = {"cifar": {"epochs": 15, "student": "resnet8w4", "teacher": "resnet8"},
+         "vit": {"epochs": 30, "student": "vit-32", "teacher": "resnet8"}}  # fmt: skip
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class Stopped(Exception):
-    """Ctrl-C or SIGTERM; the state is saved."""
+SAVED = "the state is saved; go on with the same command and --resume"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -48,8 +46,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     pictures.add_options(made)
     add = made.add_argument_group("models").add_argument
     add("--student", help="resnet8x4, resnet20, vit-192 …, or module:function; by recipe")
-    add("--teacher", help="the same (trained first without weights), a folder of transformers, "
-        "or one of the framework's collections")  # fmt: skip
+    add("--teacher", help="the same (trained first without weights), or a collection's")
     add("--teacher-weights", type=Path, metavar="FILE")
     add("--teacher-mean", type=float, nargs="+", help="of its pixels from 0 to 1, a channel each")
     add("--teacher-std", type=float, nargs="+")
@@ -68,28 +65,27 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def run(made: argparse.ArgumentParser, train: Callable[..., Any],
-        argv: Sequence[str] | None = None) -> int:  # fmt: skip
+def run(parser: Any, train: Callable[..., Any], argv: Sequence[str] | None = None) -> int:
     """Call ``train(options, data)``; return 0, 2 after bad input (one line), 130 when stopped."""
-    options = made.parse_args(argv)
+    options = parser().parse_args(argv)
     recipe = RECIPES[options.recipe]
-    recipe = recipe | (DIGITS[options.recipe] if options.dataset == "digits" else {})
+    recipe = recipe | (SMALL[options.recipe] if options.dataset == "digits" else {})
     for name, value in recipe.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     options.out = options.out or Path("runs", options.dataset.replace("/", "-"))
     options.teacher_epochs = options.teacher_epochs or options.epochs
     try:
-        if min(options.epochs, options.batch_size, options.teacher_epochs) < 1:
-            raise InputError("--epochs, --teacher-epochs and --batch-size need 1 or more")
+        if min(options.epochs, options.batch_size) < 1:
+            raise InputError("--epochs and --batch-size need at least 1")
         begin(options)
         data = pictures.load(options)
         sizes = "{:,} training, {:,} validation, {:,} test pictures of {}×{}×{}, {} classes"
         count = map(len, (data.train, data.validation or (), data.test))
-        say(f"{data.name}: " + sizes.format(*count, *data.shape, len(data.classes)))
+        say(f"{options.dataset}: " + sizes.format(*count, *data.shape, len(data.classes)))
         train(options, data)
-    except Stopped as stopped:
-        say(f"{stopped}: the state is saved; go on with the same command and --resume")
+    except KeyboardInterrupt as stopped:
+        say(str(stopped) or "stopped")
         return 130
     except (InputError, OSError) as error:
         print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
@@ -98,7 +94,7 @@ def run(made: argparse.ArgumentParser, train: Callable[..., Any],
 
 
 def first() -> bool:
-    """Return whether this process is the first, or the only one, that a launcher started."""
+    """Return whether this is the first, or the only, process that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -110,26 +106,25 @@ def say(text: str) -> None:
 
 def progress(options: argparse.Namespace, total: int, done: int) -> Any:
     """Return a bar over the steps of the whole training, which says when that will end."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, initial=done, unit="step", desc=options.student, disable=not first(),
-                mininterval=0.5 if sys.stderr.isatty() else 30)  # fmt: skip
+    pause = 0.5 if sys.stderr.isatty() else 30
+    return tqdm(None, options.student, total, initial=done, disable=not first(), mininterval=pause)
 
 
 def begin(options: argparse.Namespace) -> None:
     """Make the run's folder; remove what a killed run left half written."""
     out, note = options.out, options.out / "options.json"
+    if not first():
+        return
     if options.resume and not note.is_file():
         raise InputError(f"--resume: there is no run in {out}; leave --resume away to begin one")
     if note.is_file() and not options.resume and not options.overwrite:
         raise InputError(f"{out} has a run: pass --resume, --overwrite or another --out")
-    if first():
-        if note.is_file() and not options.resume:
-            shutil.rmtree(out)
-        for path in out.rglob("*.tmp"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        with drafted(note) as path:
-            path.write_text(json.dumps(vars(options), default=str, indent=2))
+    if note.is_file() and not options.resume:
+        shutil.rmtree(out)
+    for path in out.rglob("*.tmp"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with drafted(note) as path:
+        path.write_text(json.dumps(vars(options), default=str, indent=2))
 
 
 @contextmanager
@@ -149,8 +144,7 @@ def signals() -> Iterator[list[int]]:
     try:
         yield heard
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        list(map(signal.signal, numbers, before))
 
 
 def rate(options: argparse.Namespace, progress: float) -> float:
@@ -190,16 +184,15 @@ def call(name: str, option: str, **known: Any) -> Any:
 
 def of_teacher(options: argparse.Namespace) -> argparse.Namespace:
     """Return the options that train the teacher first, in a folder of the run."""
-    changes = {"student": options.teacher, "epochs": options.teacher_epochs, "method": "ce",
-               "out": options.out / "teacher"}  # fmt: skip
-    return argparse.Namespace(**vars(options) | changes)
+    changes = {"student": options.teacher, "epochs": options.teacher_epochs, "method": "ce"}
+    return argparse.Namespace(**vars(options) | changes | {"out": options.out / "teacher"})
 
 
 def check_teacher(logits: Callable[..., np.ndarray], labels: np.ndarray, mean: Any, std: Any,
                   data: Data) -> None:  # fmt: skip
-    """Raise where a teacher has other classes; warn where another normalisation is better.
+    """Raise where a teacher, ``logits(mean, std)`` of 256 pictures, has other classes.
 
-    ``logits(mean, std)`` are those of 256 pictures.
+    Warn where another normalisation than its own is better.
     """
     found = logits(mean, std)
     if (width := found.shape[1]) != len(data.classes):
@@ -207,29 +200,27 @@ def check_teacher(logits: Callable[..., np.ndarray], labels: np.ndarray, mean: A
         raise InputError(f"the teacher has {width} classes, the data {len(data.classes)}: {hint}")
     own = np.mean(found.argmax(1) == labels)
     for name, other in (("the data set's", (data.mean, data.std)), ("ImageNet's", IMAGENET)):
-        if len(other[0]) == data.shape[2]:
-            better = np.mean(logits(*other).argmax(1) == labels)
-            if better > own + 0.02:
-                words = [" ".join(f"{x:.4g}" for x in values) for values in other]
-                say(f"warning: of 256 pictures the teacher has {own:.1%} with its normalisation, "
-                    f"{better:.1%} with {name}: --teacher-mean {words[0]} --teacher-std {words[1]}"
-                )  # fmt: skip
+        fits = len(other[0]) == data.shape[2]
+        if fits and (better := np.mean(logits(*other).argmax(1) == labels)) > own + 0.02:
+            words = [" ".join(f"{x:.4g}" for x in values) for values in other]
+            say(f"warning: of 256 pictures the teacher has {own:.1%} right with its normalisation, "
+                f"{better:.1%} with {name}: --teacher-mean {words[0]} --teacher-std {words[1]}"
+            )  # fmt: skip
 
 
 def finish(options: argparse.Namespace, data: Data, student: Any, example: np.ndarray,
            accuracies: dict[str, float], layout: str) -> None:  # fmt: skip
     """Write ``student.onnx``, verified, and ``results.json``; print the line of accuracies.
 
-    ``student`` goes from pixels of 0 to 1, ``example`` (batch, …) float32 in its layout, NCHW or
-    NHWC, to logits; the accuracies are printed in their order.
+    ``student`` takes pixels of 0 to 1 such as ``example``, (batch, …) float32, NCHW or NHWC.
     """
     from mcld_core import export_onnx
 
     plain = {"mean": [0.0] * data.shape[2], "std": [1.0] * data.shape[2]}
-    notes = {"classes": list(data.classes), "layout": layout, "normalization": plain}
+    notes = {"classes": list(data.classes), "layout": layout, "normalization": plain} | accuracies
     try:
         path = options.out / "student.onnx"
-        say(str(export_onnx(student, path, example_input=example, metadata=notes | accuracies)))
+        say(str(export_onnx(student, path, example_input=example, metadata=notes)))
     except ImportError as error:
         say(f"no ONNX file: {error}")
     with drafted(options.out / "results.json") as draft:

@@ -21,16 +21,13 @@ from typing import Any
 import numpy as np
 
 HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100",
-       "fashion_mnist": "zalando-datasets/fashion_mnist", "imagenet": "ILSVRC/imagenet-1k",
-       "tinyimagenet": "zh-plus/tiny-imagenet"}  # fmt: skip
-LABELS = ("fine_label", "label", "labels", "cls")
-"""Columns of classes, the first of them that is there."""
-LOOKED_AT = 1000
-"""Training pictures from which size, channels, mean and deviation are taken."""
+       "imagenet": "ILSVRC/imagenet-1k"}  # fmt: skip
+LABELS = ("fine_label", "label", "labels", "cls")  # columns of classes; the first that is there
+LOOKED_AT = 1000  # training pictures give size, channels, mean and deviation
 
 
 class InputError(ValueError):
-    """Something that the user can mend; its text is the one line that the user reads."""
+    """What the user can mend; its text is the one line that the user reads."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -77,10 +74,7 @@ class Pictures:
 
 @dataclass(frozen=True, repr=False)
 class Stream:
-    """Rows in the order of their files, as `Pictures` gives them; shuffled, another way each epoch.
-
-    With workers of PyTorch's DataLoader each reads its own files.
-    """
+    """Rows in the order of their files; shuffled, another way each epoch. Workers share files."""
 
     rows: Any
     columns: tuple[str, str]
@@ -103,30 +97,23 @@ class Stream:
 
 @dataclass(frozen=True)
 class Data:
-    """Three splits with what a network needs to know of them.
+    """Three splits; ``validation`` (perhaps None) is for choices, ``test`` is only reported."""
 
-    ``validation`` (perhaps None) is for choices, ``test`` is only reported. ``mean`` and ``std``,
-    a value a channel, are those of training pixels from 0 to 1.
-    """
-
-    name: str
     classes: Sequence[str]
     shape: tuple[int, int, int]
     """Height, width, channels."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    """A value a channel, of training pixels from 0 to 1."""
     train: Pictures | Stream
     validation: Pictures | Stream | None
     test: Pictures | Stream
 
 
 def decode(cell: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return a picture as ``shape`` (height, width, channels) uint8; transparency lies on white.
+    """Return a picture as ``shape`` (height, width, channels) uint8, scaled, cut at its long side.
 
-    A picture of another size is scaled, and cut at the longer side.
-
-    Raises:
-        InputError: it cannot be decoded.
+    Transparency lies on white. Raises InputError where it cannot be decoded.
     """
     if isinstance(cell, np.ndarray) and cell.shape == shape:
         return cell
@@ -157,11 +144,7 @@ def _open(cell: Any) -> Any:
 
 
 def load(options: argparse.Namespace) -> Data:
-    """Return the data that the options name.
-
-    Raises:
-        InputError: no such data, a split or a column that is missing, sizes that differ.
-    """
+    """Return the data that the options name; InputError says what is missing or differs."""
     if options.dataset == "digits":
         names, splits = _digits()
     else:
@@ -183,15 +166,11 @@ def load(options: argparse.Namespace) -> Data:
         names = [str(number) for number in range(count)]
     shape, mean, std = _look(train, options.image_size)
     parts = (split and replace(split, shape=shape) for split in (train, validation, test))
-    return Data(options.dataset, names, shape, mean, std, *parts)
+    return Data(names, shape, mean, std, *parts)
 
 
 def _look(train: Any, side: int | None) -> tuple[tuple[int, int, int], Any, Any]:
-    """Return shape, mean and deviation by some training pictures.
-
-    Raises:
-        InputError: their sizes differ, and --image-size says nothing.
-    """
+    """Return shape, mean and deviation by some training pictures; their sizes may not differ."""
     if isinstance(train, Stream):
         cells = [row[train.columns[0]] for row in train.rows.take(LOOKED_AT // 4)]
     else:
@@ -200,10 +179,8 @@ def _look(train: Any, side: int | None) -> tuple[tuple[int, int, int], Any, Any]
     found = {(picture.size, picture.mode in ("L", "1", "I;16")) for picture in map(_open, cells)}
     sizes = sorted({size for size, _ in found})
     if side is None and len(sizes) > 1:
-        raise InputError(
-            f"the pictures have {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]} pixels: choose "
-            "one side by --image-size"
-        )
+        few = f"{len(sizes)} sizes, from {sizes[0]} to {sizes[-1]}"
+        raise InputError(f"the pictures have {few} pixels: choose one side by --image-size")
     width, height = (side, side) if side else sizes[0]
     shape = (height, width, 1 if all(grey for _, grey in found) else 3)
     moments = np.zeros((2, shape[2]))
@@ -223,9 +200,8 @@ def _digits() -> tuple[Sequence[str], dict[str, Any]]:
     images = (images.reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)
     order = np.random.default_rng(1).permutation(len(labels))
     everything = Pictures(images, labels.astype(np.int64), np.arange(len(labels)))
-    return [*"0123456789"], {
-        "train": everything.take(order[449:]), "test": everything.take(order[:449])
-    }  # fmt: skip
+    splits = {"train": everything.take(order[449:]), "test": everything.take(order[:449])}
+    return [*"0123456789"], splits
 
 
 def _hugging_face(options: argparse.Namespace) -> tuple[Sequence[str] | None, dict[str, Any]]:
@@ -234,29 +210,25 @@ def _hugging_face(options: argparse.Namespace) -> tuple[Sequence[str] | None, di
 
     datasets.disable_progress_bars()
     name, folder = options.dataset, options.data_dir
-    if folder is None and name in ("folder", "parquet", "webdataset"):
-        raise InputError(f"--dataset {name} reads the files in --data-dir; pass that folder")
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"--data-dir {folder} is not a folder")
+    local = folder is not None or name in ("folder", "parquet", "webdataset")
+    if local and not (folder and folder.is_dir()):
+        raise InputError(f"--dataset {name} reads the folder --data-dir; {folder} is not one")
     streamed = options.stream or name == "webdataset"
     try:
-        source = str(folder) if folder is not None else HUB.get(name, name)
+        source = str(folder) if local else HUB.get(name, name)
         found = datasets.load_dataset(source, streaming=streamed)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"--dataset {name}: {source} cannot be read: {first}") from error
     if "train" not in found or not {"validation", "test"} & found.keys():
-        raise InputError(
-            f"{source} needs the splits train and test (or validation); it has {', '.join(found)}"
-        )
+        has = ", ".join(found)
+        raise InputError(f"{source} needs the splits train and test (or validation); it has {has}")
     features = found["train"].features or {}
     label = options.label_column or next((x for x in LABELS if x in features), None)
     picture = next((x for x, kind in features.items() if isinstance(kind, datasets.Image)), None)
     if label not in features or picture is None:
-        raise InputError(
-            f"{source} needs a column of pictures and one of classes (--label-column); it has "
-            f"{', '.join(features)}"
-        )
+        needs = "needs a column of pictures and one of classes (--label-column)"
+        raise InputError(f"{source} {needs}; it has {', '.join(features)}")
     splits = {}
     for part, rows in found.items():
         rows = rows.cast_column(picture, datasets.Image(decode=False))
@@ -264,11 +236,9 @@ def _hugging_face(options: argparse.Namespace) -> tuple[Sequence[str] | None, di
             labels = np.asarray(rows[label][:], np.int64)
             splits[str(part)] = Pictures(rows[picture], labels, np.arange(len(labels)))
             continue
-        count = (rows.info.splits or {}).get(part)
-        count = count.num_examples if count else 0
+        count = getattr((rows.info.splits or {}).get(part), "num_examples", 0)
         if part == "train":
-            count = options.train_size or count
-            if not count:
+            if not (count := options.train_size or count):
                 raise InputError(f"how long is an epoch of {source}? pass --train-size N")
             rows = rows.shuffle(seed=options.seed, buffer_size=1000).take(count)
         splits[str(part)] = Stream(rows, (picture, label), count)

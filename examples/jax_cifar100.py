@@ -1,17 +1,14 @@
-"""Distil one student from a teacher with JAX and Flax, from the data to an ONNX file.
+"""Distil one image classifier into a smaller one with JAX and Flax: from the data to an ONNX file.
 
-    pip install '.[jax,examples,onnx]' flax optax jax2onnx
+    pip install '.[jax,examples,onnx]' flax optax orbax-checkpoint grain jax2onnx
     python examples/jax_cifar100.py --dataset digits
 
-takes no download and less than a minute. Read it from `train` downwards, and copy it: data,
-student, teacher, step (one compiled program), loop, checkpoint, ONNX. ``--dataset cifar100
---download --amp bf16`` is the published recipe, on 45,000 images, the other 5,000 for validation.
-
-A teacher without ``--teacher-weights`` is trained first, by this same script. Your own models are
-``--teacher module:function`` and ``--student module:function``, which return a `nnx.Module`. Each
-batch is split over all devices; where ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
-``JAX_PROCESS_ID`` are set, over those of several processes. ``--resume`` goes on where a run
-stopped, or was killed, and ends as if it had not.
+takes no download and a minute; ``--dataset cifar100 --workers 4`` is the published recipe, with
+``--recipe vit`` a ViT by mixup and cutmix, ``--student module:function`` a `nnx.Module` of yours.
+`grain` reads and augments the pictures, `orbax` saves while the training goes on, one compiled step
+runs over a mesh of all devices (of several processes too, where JAX_COORDINATOR_ADDRESS,
+JAX_NUM_PROCESSES and JAX_PROCESS_ID are set). The loss is `mcld_loss`, in `objective`. Ctrl-C saves
+the state; ``--resume`` goes on, also after a crash, and ends with the same bits.
 """
 
 from __future__ import annotations
@@ -19,261 +16,232 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
+import common
+import grain
 import jax
 import jax.numpy as jnp
+import jax_networks
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
+from data import Data, InputError, Pictures
 from flax import nnx
-from recipes import data as sets
-from recipes import is_first, say
-from recipes.files import save_arrays
-from recipes.jax import Devices, named, save_model, unnamed
-from recipes.options import build_parser, label_counts, mcld_config
-from recipes.run import Run
+from jax.experimental.multihost_utils import sync_global_devices
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax_networks import FromPixels
+from safetensors.numpy import save_file
 
-from mcld_core import TeacherBank, adjust_logits, mcld_loss
+from mcld_core import MCLDConfig, TeacherBank, mcld_loss
 
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options of a command line."""
-    from recipes.configs import parse_options
-
-    parser = build_parser("Distil an image classifier with JAX and Flax.")
-    add = parser.add_argument_group("JAX").add_argument
-    add("--amp", choices=("off", "bf16"), default="off", help="what the layers compute in")
-    return parse_options(parser, argv)
+CONFIG = MCLDConfig(weight_ce=1.0)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train one student; return 0, 2 after an error said in one line, 130 after Ctrl-C."""
-    from recipes.exits import exit_status
-    from recipes.models.jax import list_models
+def training_batches(data: Data, options: argparse.Namespace) -> grain.DatasetIterator:
+    """Return an endless iterator whose state a checkpoint holds: pictures uint8, class numbers.
 
-    options = parse(argv)
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        count, rank = (int(os.environ[f"JAX_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
-        jax.distributed.initialize(num_processes=count, process_id=rank)
-    return exit_status(train, options, argv, models=list_models)
-
-
-class State(NamedTuple):
-    """What a step takes and gives back, and a checkpoint holds."""
-
-    params: Any
-    others: Any  # what else the model holds: statistics of batch norms, keys of dropout
-    moments: Any
-    bank: TeacherBank | None
-
-
-def train(options: argparse.Namespace, data: sets.Dataset | None = None) -> Run:
-    """Train a student as the options say, and return it with its history.
-
-    Raises:
-        DataError: bad input. Diverged: the loss is not finite. Stopped: Ctrl-C, the state is saved.
+    Each of several processes reads its share of every batch.
     """
-    from recipes.models.jax import build
+    if not isinstance(data.train, Pictures):
+        raise InputError("--stream: JAX's script reads pictures by number, as Parquet or folders")
+    rank, ranks = jax.process_index(), jax.process_count()
 
-    if data is None:
-        from recipes.data.load import load_data
+    def view(row: tuple[np.ndarray, int], rng: np.random.Generator) -> tuple[np.ndarray, np.int32]:
+        return common.crop_and_flip(row[0], rng), np.int32(row[1])
 
-        data = load_data(options)
-        say(str(data))
-    dtype = jnp.bfloat16 if options.amp == "bf16" else jnp.float32
-    student = build(options.student, data.image_shape, data.classes, options.seed, dtype)
-    graph, *variables = nnx.split(student, nnx.Param, ...)
-    params, others = map(nnx.to_pure_dict, variables)
-    decay = optax.add_decayed_weights(options.weight_decay)  # of SGD: part of the gradient
-    optimizer = optax.chain(decay, optax.trace(options.momentum))  # the step multiplies by −rate
-    if options.optimizer == "adamw":
-        optimizer = optax.chain(optax.scale_by_adam(), decay)
-    devices, size = Devices(), sum(leaf.size for leaf in jax.tree.leaves(params))
-    steps = sets.steps_per_epoch(data.train, options.batch_size)
-    run = Run(options, data, student, size, steps, processes=devices)
-    state = State(params, others, optimizer.init(params), None)
-    run_student = jax.jit(lambda state, images: run_model(graph, state, normalise(data, images)))
-
-    def logits_of(split: sets.Split) -> np.ndarray:
-        return devices.answers(options.eval_batch_size, split, partial(run_student, state[:2]))
-
-    run.test_logits = partial(logits_of, data.test)
-    if not run.begins():
-        return run
-    teacher = None if options.method == "ce" else make_teacher(run, devices)
-    if options.bank_size and mcld_config(options):  # teacher rows to contrast with as well
-        labels, like = data.train.labels.astype("int32"), jnp.zeros(0)
-        if options.bank_size == "all":
-            bank = TeacherBank.from_logits(teacher.table, labels, like=like)
-        else:
-            bank = TeacherBank.empty(options.bank_size, data.classes, like=like)
-        state = state._replace(bank=bank)
-    step = make_step(graph, optimizer, options, data, devices)
-
-    # Where the training is: at the start, or where the checkpoint says.
-    if run.resumes:
-        from recipes.checkpoints import load_arrays
-
-        arrays, notes = load_arrays(run.checkpoint, named(state))
-        state = unnamed(arrays, state)
-        run.restore(notes)
-    state = devices.copy(state)
-
-    def save() -> None:
-        if is_first():
-            save_arrays(run.checkpoint, named(state), run.notes())
-
-    def keep(kind: str) -> None:
-        notes = run.describe(layout="NHWC")
-        save_model(options.out / f"{kind}.npz", *state[:2], notes)
-
-    with run.watch(save):
-        while run.running:
-            rate = run.begin_epoch()
-            batches = sets.training_batches(
-                data.train, options.batch_size, seed=options.seed, epoch=run.epoch,
-                crop=options.crop, flip=options.flip, start=run.step, share=devices.share,
-            )  # fmt: skip
-            for images, labels, index in batches:
-                done = run.step * options.batch_size
-                count = min(options.batch_size, len(data.train) - done)
-                labels, index = labels.astype("int32"), index.astype("int32")
-                batch = devices.split(count, images, labels, index)
-                answers = teacher.answer(batch[0], batch[2]) if teacher else None
-                state, sums = step(state, *batch, answers, np.float32(run.done), np.float32(rate))
-                run.add(sums)
-            run.end_epoch(lambda: sets.accuracies(logits_of, data, options.balanced), keep)
-    nnx.update(student, *(nnx.State(unnamed(named(x), x)) for x in state[:2]))
-    student.eval()
-    if run.exports:
-        from recipes.export import hand_over
-
-        shown = np.asarray(normalise(data, jnp.asarray(data.test.images[:64])))
-        compared, notes = teacher.model if teacher else None, run.describe(layout="NHWC")
-        hand_over(options.out, student, compared, shown, notes, "jax2onnx")
-    return run
+    pictures = grain.MapDataset.source(data.train).seed(options.seed).shuffle()[rank::ranks]
+    batches = pictures.random_map(view).batch(options.batch_size // ranks, drop_remainder=True)
+    workers = grain.multiprocessing.MultiprocessingOptions(num_workers=options.workers)
+    return iter(batches.repeat().to_iter_dataset().mp_prefetch(workers))
 
 
-def make_step(
-    graph: Any, optimizer: Any, options: Any, data: sets.Dataset, devices: Devices
-) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """Return ``step(state, images, labels, index, answers, progress, rate)``, compiled as a whole.
+def evaluation_batches(split: Any, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pictures of 0 to 1, filled up with black ones to full batches, and class numbers."""
+    rows = iter(split)
+    while chosen := list(islice(rows, size)):
+        pixels = np.stack([image for image, _ in chosen]) / np.float32(255)
+        empty = np.zeros((size - len(chosen), *pixels.shape[1:]), np.float32)
+        yield np.concatenate([pixels, empty]), np.array([label for _, label in chosen])
 
-    It gives the next state (the old one is donated) and sums over the batch of what is shown.
+
+@partial(jax.jit, static_argnums=0)
+def run(graph: Any, variables: Any, pixels: jax.Array) -> jax.Array:
+    """Return the logits of a network in evaluation mode."""
+    model = nnx.merge(graph, *variables)
+    model.eval()
+    return model(pixels)
+
+
+def accuracy(graph: Any, variables: Any, split: Any, size: int) -> float:
+    """Return the share of right answers."""
+    right = [
+        np.asarray(run(graph, variables, pixels))[: len(labels)].argmax(1) == labels
+        for pixels, labels in evaluation_batches(split, size)
+    ]
+    return float(np.concatenate(right).mean())
+
+
+def load_teacher(options: argparse.Namespace, data: Data) -> FromPixels:
+    """Return the teacher; one of our networks that has no weights is trained first."""
+    weights = options.teacher_weights
+    if weights is None and jax_networks.ours(options.teacher, nnx.Rngs(0)):
+        weights = options.out / "teacher" / "model.safetensors"
+        if not weights.is_file():
+            train(common.of_teacher(options), data)
+    teacher = jax_networks.build(options.teacher, "--teacher", data, 0, weights)
+    mean, std = options.teacher_mean or data.mean, options.teacher_std or data.std
+    mean, std = (np.broadcast_to(x, data.shape[2]).tolist() for x in (mean, std))
+    pixels, labels = next(evaluation_batches(data.test, 256))
+
+    def logits(mean: Any, std: Any) -> np.ndarray:
+        other = nnx.split(FromPixels(teacher.model, mean, std, options.teacher_size))
+        return np.asarray(run(other[0], other[1:], pixels))[: len(labels)]
+
+    common.check_teacher(logits, labels, mean, std, data)
+    return FromPixels(teacher.model, mean, std, options.teacher_size)
+
+
+def mix(pixels: jax.Array, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mix each picture with the next, by mixup or by cutmix, and their soft labels alike."""
+    kind, portion, *corner = jax.random.uniform(key, (4,))
+    height, width = pixels.shape[1:3]
+    places = jnp.meshgrid(jnp.arange(height) / height, jnp.arange(width) / width, indexing="ij")
+    side = jnp.sqrt(portion)
+    inside = [(x >= c * (1 - side)) & (x < c * (1 - side) + side)
+              for x, c in zip(places, corner, strict=True)]  # fmt: skip
+    box = jnp.where(kind < 0.5, portion, (inside[0] & inside[1]).astype("float32"))
+    mixed = pixels + box[None, :, :, None] * (jnp.roll(pixels, 1, 0) - pixels)
+    return mixed, labels + box.mean() * (jnp.roll(labels, 1, 0) - labels)
+
+
+def make_step(graph: Any, teacher: Any, optimizer: Any, options: argparse.Namespace,
+              classes: int, total: int) -> Callable[..., Any]:  # fmt: skip
+    """Return ``step(state, answering, pixels, labels, rate)`` → the next state and the loss.
+
+    It is compiled as a whole; the old state is donated. ``answering`` are the teacher's variables.
     """
-    config = mcld_config(options)
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    prior = label_counts(options, data.train.labels, data.classes)
-    if config is None and options.method != "ce":
-        from recipes.methods import baseline_loss
+    vit = options.recipe == "vit"
 
-        baseline = baseline_loss(options, lambda *x: cross_entropy(*x).mean(), prior)
-
-    def loss_of(logits: Any, answers: Any, labels: Any, keys: Any, progress: Any) -> Any:
-        adjusted = adjust_logits(logits, prior) if options.balanced else logits
-        if answers is None:
-            return cross_entropy(adjusted, labels).mean(), {}
-        if config is None:
-            return baseline(logits, answers, labels, progress), {}
-        return mcld_loss(
-            adjusted, answers, labels, config=config, keys=keys, class_prior=prior,
-            progress=progress, return_terms=True,
-        )  # fmt: skip
-
-    @partial(jax.jit, donate_argnums=0, out_shardings=devices.whole)
-    def step(
-        state: State, images: Any, labels: Any, index: Any, answers: Any, progress: Any, rate: Any
-    ) -> tuple[State, dict[str, jax.Array]]:
-        pixels, keys, bank = normalise(data, images), None, state.bank
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: Any, answering: Any, pixels: Any, labels: Any, rate: Any) -> Any:
+        pixels, progress, bank = pixels / 255.0, state["step"] / total, state["bank"]
+        if vit:
+            smooth = 0.9 * jax.nn.one_hot(labels, classes) + 0.1 / classes
+            key = jax.random.fold_in(jax.random.key(options.seed), state["step"])
+            pixels, labels = mix(pixels, smooth, key)
+        answers, keys = None if teacher is None else run(teacher, answering, pixels), None
         if bank is not None:
-            keys = bank.keys(answers, labels, index=index)
-            moves = options.bank_size != "all"
-            bank = bank.push(answers, labels, index=index) if moves else bank
+            keys, bank = bank.keys(answers, labels), bank.push(answers, labels)
 
         def objective(params: Any) -> Any:
-            model = nnx.merge(graph, nnx.State(params), nnx.State(state.others))
+            """Return the loss of a batch, what this script is about, and the new statistics."""
+            model = nnx.merge(graph, params, state["others"], copy=True)
             model.train()
-            logits = model(pixels).astype("float32")
-            others = nnx.to_pure_dict(nnx.split(model, nnx.Param, ...)[2])
-            loss, terms = loss_of(logits, answers, labels, keys, progress)
-            return loss, (terms, logits, others)
+            logits = model(pixels)
+            others = nnx.split(model, nnx.Param, ...)[2]
+            if answers is not None:
+                return mcld_loss(
+                    logits, answers, labels, config=CONFIG, keys=keys, progress=progress
+                ), others
+            soft = labels if vit else jax.nn.one_hot(labels, classes)
+            return optax.softmax_cross_entropy(logits, soft).mean(), others
 
-        found, gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-        loss, (terms, logits, others) = found
-        updates, moments = optimizer.update(gradient, state.moments, state.params)
-        params = optax.apply_updates(state.params, jax.tree.map(lambda x: -rate * x, updates))
-        means = {"loss": loss, **{f"term_{key}": x for key, x in terms.items()}}
-        means["train_accuracy"] = (logits.argmax(1) == labels).mean()
-        sums = {key: len(labels) * jnp.float32(x) for key, x in means.items()}
-        return State(params, others, moments, bank), sums | {"rows": jnp.float32(len(labels))}
+        (loss, others), gradient = jax.value_and_grad(objective, has_aux=True)(state["params"])
+        updates, moments = optimizer.update(gradient, state["moments"], state["params"])
+        params = optax.apply_updates(state["params"], jax.tree.map(lambda x: -rate * x, updates))
+        return {"params": params, "others": others, "moments": moments, "bank": bank,
+                "step": state["step"] + 1}, loss  # fmt: skip
 
     return step
 
 
-def normalise(data: sets.Dataset, images: jax.Array) -> jax.Array:
-    """Turn bytes into normalised float32 pixels."""
-    mean, std = (jnp.asarray(x, "float32")[None, None, None] for x in (data.mean, data.std))
-    return (images.astype("float32") / 255 - mean) / std
+def train(options: argparse.Namespace, data: Data) -> None:
+    """Train a student as the options say. Raises KeyboardInterrupt once a signal came."""
+    classes, vit, size = len(data.classes), options.recipe == "vit", options.batch_size
+    if size % jax.device_count():
+        raise InputError(f"--batch-size {size} cannot be cut over {jax.device_count()} devices")
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    rows, whole = (NamedSharding(mesh, PartitionSpec(*axis)) for axis in (["data"], []))
+    teacher, answering, accuracies = None, None, dict[str, float]()
+    if options.method != "ce":
+        teacher, *answering = nnx.split(load_teacher(options, data))
+        answering = jax.device_put(answering, whole)
+        accuracies["teacher"] = accuracy(teacher, answering, data.test, size)
+        common.say(f"{options.teacher}: test accuracy {accuracies['teacher']:.2%}")
+
+    student = jax_networks.build(options.student, "--student", data, options.seed)
+    graph, params, others = nnx.split(student, nnx.Param, ...)
+    decay = optax.add_decayed_weights(options.weight_decay)
+    optimizer = optax.chain(decay, optax.trace(0.9))  # the step multiplies by −rate
+    if vit:
+        optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), decay)
+    bank = None
+    if options.bank_size and options.method != "ce":
+        bank = TeacherBank.empty(options.bank_size, classes, like=jnp.zeros(0), soft_labels=vit)
+    state = {"params": params, "others": others, "moments": optimizer.init(params), "bank": bank,
+             "step": jnp.zeros((), "int32")}  # fmt: skip
+    state = jax.device_put(state, whole)
+    batches, steps = training_batches(data, options), len(data.train) // size
+    if not steps:
+        raise InputError(f"--batch-size {size} is more than {len(data.train)} training pictures")
+    total = steps * options.epochs
+    step = make_step(graph, teacher, optimizer, options, classes, total)
+
+    folder = (options.out / "state").absolute()
+    manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=1))
+    done = manager.latest_step() or 0
+
+    def save() -> None:
+        """Write the state in the background, under a temporary name first."""
+        parts = {"state": ocp.args.StandardSave(state),
+                 "batches": grain.checkpoint.CheckpointSave(batches)}  # fmt: skip
+        manager.save(done, args=ocp.args.Composite(**parts))
+
+    if done:
+        parts = {"state": ocp.args.StandardRestore(state),
+                 "batches": grain.checkpoint.CheckpointRestore(batches)}  # fmt: skip
+        state = manager.restore(done, args=ocp.args.Composite(**parts))["state"]
+    losses = jnp.zeros(())
+    with common.signals() as heard, common.progress(options, total, done) as bar:
+        while done < total:
+            factor = np.float32(options.lr * common.rate(options, done / total))
+            batch = (jax.make_array_from_process_local_data(rows, x) for x in next(batches))
+            state, loss = step(state, answering, *batch, factor)
+            losses, done = losses + loss, done + 1
+            bar.update()
+            if done % steps == 0:
+                row = {"loss": float(losses) / steps}
+                losses = jnp.zeros(())
+                if data.validation is not None:
+                    variables = state["params"], state["others"]
+                    row["validation"] = accuracy(graph, variables, data.validation, size)
+                bar.set_postfix(row)
+            if done % steps == 0 or heard:
+                save()
+            if heard:
+                manager.wait_until_finished()
+                raise KeyboardInterrupt(f"step {done} of {total}: {common.SAVED}")
+    manager.close()
+    accuracies["student"] = accuracy(graph, (state["params"], state["others"]), data.test, size)
+    nnx.update(student, state["params"], state["others"])
+    student.eval()
+    if jax.process_index() == 0:
+        with common.drafted(options.out / "model.safetensors") as path:
+            save_file(jax_networks.named(student.model), path)
+        example = next(evaluation_batches(data.test, 8))[0]
+        common.finish(options, data, student, example, accuracies, "NHWC")
+    sync_global_devices("whoever comes next reads the file")
 
 
-class Teacher(NamedTuple):
-    """The frozen teachers as one: from images and their rows in the training split to logits."""
-
-    answer: Callable[[jax.Array, jax.Array], jax.Array]
-    model: nnx.Module | None  # if it is one
-    table: np.ndarray | None  # its logits of the training images, where steps or the bank use them
-
-
-def make_teacher(run: Run, devices: Devices) -> Teacher:
-    """Train the teacher, or load what ``--teacher`` names, and say how good it is.
-
-    Where every epoch shows it the same images it answers once, through ``--teacher-cache``.
-    """
-    from recipes import teachers
-
-    options, data = run.options, run.data
-    train_one = partial(train, data=data)
-    if teachers.trains_teacher(options):
-        model = alone = train_one(teachers.teacher_options(options)).model
-    else:
-        from recipes.teachers.jax import load_fitted
-
-        model = load_fitted(options, data, train_one)
-        alone = model.alone
-    graph, found = nnx.split(model)
-    variables = devices.copy((nnx.to_pure_dict(found),))
-
-    @jax.jit
-    def answer(variables: Any, images: jax.Array) -> jax.Array:
-        return run_model(graph, variables, normalise(data, images))
-
-    def logits_of(split: sets.Split) -> np.ndarray:
-        return devices.answers(options.eval_batch_size, split, partial(answer, variables))
-
-    teachers.measure(run, logits_of)
-    moving, table = options.crop or options.flip, None
-    if options.teacher_cache is not None:
-        from recipes.teachers.cache import cached_logits
-
-        compute, adapter = partial(logits_of, data.train), getattr(model, "adapter", None)
-        mark = [*named(variables).values(), *getattr(model, "contents", ())]
-        table = cached_logits(options, data, adapter, mark, compute, devices)
-    elif not moving or options.bank_size == "all":
-        table = logits_of(data.train)
-    if moving:
-        return Teacher(lambda images, index: answer(variables, images), alone, table)
-    look_up, rows = jax.jit(lambda rows, index: rows[index]), devices.copy(table)
-    return Teacher(lambda images, index: look_up(rows, index), alone, table)
-
-
-def run_model(graph: Any, variables: Sequence[Any], pixels: jax.Array) -> jax.Array:
-    """Return the logits of a model in evaluation mode, in float32."""
-    model = nnx.merge(graph, *map(nnx.State, variables))
-    model.eval()
-    return model(pixels).astype("float32")
-
+main = partial(common.run, partial(common.parser, __doc__.splitlines()[0]), train)
 
 if __name__ == "__main__":
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        count, rank = (int(os.environ[f"JAX_{name}"]) for name in ("NUM_PROCESSES", "PROCESS_ID"))
+        os.environ["RANK"] = str(rank)  # who speaks
+        jax.distributed.initialize(num_processes=count, process_id=rank)
     sys.exit(main())

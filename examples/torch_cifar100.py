@@ -1,292 +1,279 @@
-r"""Distil one image classifier into a smaller one with PyTorch: from the data to an ONNX file.
+"""Distil one image classifier into a smaller one with PyTorch: from the data to an ONNX file.
 
+    pip install '.[torch,examples,onnx]' accelerate kornia
     python examples/torch_cifar100.py --dataset digits
 
-takes no download and less than a minute. Your own data and models, several GPUs:
+takes no download. CIFAR-100's published recipe, a model of yours; GPUs (see `accelerate config`):
 
-    python examples/torch_cifar100.py --dataset cifar100 --download --method mcld
-    python examples/torch_cifar100.py --dataset folder --data-dir DIR --student mymodels:small \
-        --teacher mymodels:large --teacher-weights large.pt
-    torchrun --nproc-per-node 4 examples/torch_cifar100.py --dataset cifar100 --amp bf16
+    python examples/torch_cifar100.py --dataset cifar100 --workers 4 --student mymodels:small
+    accelerate launch --num_processes 4 --mixed_precision bf16 examples/torch_cifar100.py …
 
-On CIFAR-100 the defaults are the published recipe, with 5,000 images for validation. ``--out`` gets
-the options, a CSV, checkpoints and the student as a verified ONNX file; ``--resume`` goes on where
-a run stopped and ends as if it had not. For many methods and seeds: benchmarks/comparison.
+`accelerate` brings devices, precision, processes and checkpoints, `datasets` the pictures, `kornia`
+the augmentation. The loss is `MCLDLoss`, in `loss_of`. Ctrl-C saves the state; ``--resume`` goes
+on, also after a crash, and ends on a CPU with the same bits as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import common
 import numpy as np
 import torch
-from recipes import is_first, say
-from recipes.data import Dataset, accuracies, steps_per_epoch, training_batches
-from recipes.options import build_parser, label_counts, mcld_config
-from recipes.run import Row, Run
-from recipes.torch import Pixels, find_device, predict, save_torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
+from data import Data, InputError, Pictures
+from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
+from kornia.augmentation.auto import RandAugment
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch_networks import FromPixels, build, ours
 
-from mcld_core import TeacherBank, adjust_logits, mcld_loss
+from mcld_core import MCLDConfig
 from mcld_core.torch import MCLDLoss
 
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options: those of every framework, and PyTorch's own."""
-    from recipes.configs import parse_options
-
-    parser = build_parser("Distil an image classifier with PyTorch.")
-    add = parser.add_argument_group("PyTorch").add_argument
-    add("--device", default="auto", help="cpu, cuda, mps …")
-    add("--amp", choices=("off", "bf16", "fp16"), default="off", help="mixed precision")
-    add("--channels-last", action="store_true", help="the memory order that GPUs like best")
-    add("--compile", action="store_true", help="compile the student by torch.compile")
-    add("--sync-bn", action="store_true", help="batch norm over all processes, not each its own")
-    return parse_options(parser, argv)
+READING = {"split_batches": True, "use_seedable_sampler": True}  # what resumes with the same bits
 
 
-def train(options: argparse.Namespace, data: Dataset | None = None) -> Run:
-    """Train one student by one method; without ``data``, on those that the options name.
-
-    Raises DataError, Diverged or Stopped; `recipes.exits.exit_status` says them in a line.
-    """
-    device, ranks = find_device(options.device)
-    if data is None:
-        from recipes.data.load import load_data
-
-        data = load_data(options)
-        say(str(data))
-    student = make_model(options.student, data, options.seed).to(device)
-    size = sum(parameter.numel() for parameter in student.parameters())
-    steps = steps_per_epoch(data.train, options.batch_size)
-    run = Run(options, data, student, size, steps, "checkpoint.pt", ranks)
-    trains = run.begins()
-    teacher = None if options.method == "ce" else load_teacher(run, device)
-    training = Training(run, teacher, device)
-    if trains:
-        training.loop()
-    if run.exports:
-        from recipes.export import hand_over
-
-        images = training.pixels(data.test.images[:64]).contiguous().cpu().numpy()
-        notes = run.describe(layout="NCHW")
-        hand_over(options.out, student, teacher, images, notes, "onnxscript")
-    run.test_logits = partial(training.predict, student, data.test)
-    return run
+def parser() -> argparse.ArgumentParser:
+    """Return the options: those of every image script, and PyTorch's own."""
+    made = common.parser(__doc__.splitlines()[0])
+    add = made.add_argument_group("PyTorch; the rest is accelerate's").add_argument
+    add("--cpu", action="store_true", help="default: the accelerator, where there is one")
+    add("--compile", action="store_true", help="by torch.compile")
+    add("--accumulate", type=int, default=1, metavar="BATCHES", help="to one step")
+    add("--ema", type=float, metavar="DECAY", help="test a moving average of the weights, too")
+    add("--track", nargs="+", help="tensorboard, wandb, mlflow … of accelerate")
+    return made
 
 
-def make_model(name: str, data: Dataset, seed: int) -> nn.Module:
-    """Build a model by its name or ``module:function``, its weights drawn from ``seed``."""
-    from recipes.models.torch import build
+class Views(Dataset[tuple[Tensor, int]]):
+    """Pictures as (channels, height, width) uint8; in training cropped, mirrored, RandAugmented.
 
-    torch.manual_seed(seed)
-    return build(name, data.image_shape, data.classes)
-
-
-def load_teacher(run: Run, device: torch.device) -> nn.Module:
-    """Train the teacher, a network of the recipe's; or load what ``--teacher`` names.
-
-    It takes the student's images and answers in the student's classes.
-    """
-    from recipes import teachers
-
-    options, data = run.options, run.data
-    train_one = partial(train, data=data)
-    if not teachers.trains_teacher(options):
-        from recipes.teachers.torch import load_fitted
-
-        teacher: nn.Module = load_fitted(options, data, train_one)
-    elif options.dry_run:
-        teacher = make_model(options.teacher[0], data, options.seed)
-    else:
-        teacher = train_one(teachers.teacher_options(options)).model
-    teacher = teacher.to(device).eval().requires_grad_(False)
-    pixels, size = Pixels(data, device), options.eval_batch_size
-    teachers.measure(run, partial(predict, teacher, pixels=pixels, batch_size=size))
-    return teacher
-
-
-# ---- the training ----
-
-
-class Training:
-    """The state of one training and the loop over it.
-
-    Batches and augmentation depend on (seed, epoch, step) alone and the checkpoint holds the rest:
-    a run that was killed and resumed ends with the parameters of one that was not, to the bit.
+    What is random depends on (seed, epoch, row) alone: a resumed run sees the same pictures.
     """
 
-    def __init__(self, run: Run, teacher: nn.Module | None, device: torch.device) -> None:
-        options, data = run.options, run.data
-        self.options, self.run, self.ranks, self.model = options, run, run.processes, run.model
-        self.data, self.teacher, self.device = data, teacher, device
-        torch.manual_seed(options.seed)  # whatever the teacher drew
-        self.pixels = Pixels(data, device, channels_last=options.channels_last)
-        size = options.eval_batch_size
-        self.predict = partial(predict, pixels=self.pixels, batch_size=size)
-        self.moving = options.crop or options.flip  # the images are others in each epoch
-        self.table = self.teacher_table()
-        memory = torch.channels_last if options.channels_last else torch.preserve_format
-        self.model.to(memory_format=memory).train()
-        if options.sync_bn and not self.ranks.alone:
-            from recipes.processes.torch import share_norms
+    epoch, policy = 0, None
 
-            share_norms(self.model)
-        parallel = self.model if self.ranks.alone else self.ranks.wrap(self.model)
-        self.forward = torch.compile(parallel) if options.compile else parallel
-        kind = partial(torch.optim.SGD, momentum=options.momentum)
-        self.optimizer = (torch.optim.AdamW if options.optimizer == "adamw" else kind)(
-            self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay
-        )
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.amp)
-        self.autocast = partial(torch.autocast, device.type, half, half is not None)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
+    def __init__(self, pictures: Any, options: argparse.Namespace, trains: bool) -> None:
+        self.pictures, self.seed, self.trains = pictures, options.seed, trains
+        if trains and options.recipe == "vit":
+            self.policy = RandAugment(n=2, m=9)
 
-        prior = label_counts(options, data.train.labels, data.classes)
-        self.prior = None if prior is None else torch.from_numpy(prior).to(device)
-        self.config, self.mcld, self.baseline = mcld_config(options), None, None
-        if self.config is None and teacher is not None:
-            from recipes.methods import baseline_loss
+    def __len__(self) -> int:
+        return len(self.pictures)
 
-            self.baseline = baseline_loss(options, functional.cross_entropy, self.prior)
-        elif self.config is not None:
-            bank = options.bank_size
-            if bank == "all":  # of a dry run there are no answers
-                labels = torch.from_numpy(data.train.labels).to(device)
-                bank = 0 if self.table is None else TeacherBank.from_logits(self.table, labels)
-            self.mcld = MCLDLoss(
-                self.config, total_steps=max(1, options.epochs * run.steps), bank_size=bank,
-                classes=data.classes, class_prior=prior, balanced=options.balanced,
-            ).to(device)  # fmt: skip
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        image, label = self.pictures[row]
+        return self.view(image, row), label
 
-    def teacher_table(self) -> Tensor | None:
-        """Return the teacher's logits of all training images, where steps or the bank use them."""
-        options, data, teacher = self.options, self.data, self.teacher
-        used = not self.moving or options.bank_size == "all"
-        if teacher is None or not used or options.dry_run:
-            return None
-        if options.teacher_cache is None:
-            table = self.predict(teacher, data.train)
-        else:
-            from recipes.teachers.cache import cached_logits
-
-            weights = [value.cpu() for value in teacher.state_dict().values()]
-            compute = partial(self.predict, teacher, data.train)
-            adapter = getattr(teacher, "adapter", None)
-            table = cached_logits(options, data, adapter, weights, compute, self.ranks)
-        return torch.from_numpy(table).to(self.device)
-
-    def loop(self) -> None:
-        """Train to the last epoch."""
-        run, options = self.run, self.options
-        if run.resumes:
-            self.load()
-        with run.watch(self.save):
-            while run.running:
-                rate = run.begin_epoch()
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                for images, labels, index in training_batches(
-                    self.data.train, options.batch_size, seed=options.seed, epoch=run.epoch,
-                    crop=options.crop, flip=options.flip, start=run.step, share=self.ranks.share,
-                ):  # fmt: skip
-                    run.add(self.train_step(images, labels, index) if len(labels) else {})
-                run.end_epoch(self.evaluate, self.keep)
-
-    def train_step(
-        self, images: np.ndarray, labels: np.ndarray, index: np.ndarray
-    ) -> dict[str, Tensor]:
-        """Take one step on this process's rows of a batch; return sums over them."""
-        inputs = self.pixels(images)
-        targets, numbers = (torch.from_numpy(x).to(self.device) for x in (labels, index))
-        with self.autocast():
-            if self.table is not None and not self.moving:
-                teacher = self.table[numbers]
-            else:
-                with torch.no_grad():
-                    teacher = None if self.teacher is None else self.teacher(inputs).float()
-            student = self.forward(inputs)
-            if self.mcld is not None:
-                loss = self.mcld(student, teacher, targets, index=numbers)
-            elif self.baseline is not None:
-                loss = self.baseline(student, teacher, targets, self.run.done)
-            else:  # no teacher, or this is one
-                loss = functional.cross_entropy(self.adjust(student), targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.mcld is not None:
-            self.mcld.step()
-        rows = torch.tensor(float(len(labels)), device=loss.device)
-        right = (student.detach().argmax(1) == targets).sum().float()
-        return {"rows": rows, "loss": rows * loss.detach().float(), "train_accuracy": right}
-
-    def adjust(self, logits: Tensor) -> Tensor:
-        """Return logits that ``--balanced`` adjusts by the counts of the labels."""
-        return adjust_logits(logits, self.prior) if self.options.balanced else logits
-
-    def evaluate(self) -> Row:
-        """Return the accuracies; and for the curves, the terms of MCLD on held-out batches."""
-        row: Row = accuracies(partial(self.predict, self.model), self.data, self.options.balanced)
-        if self.config is not None and self.teacher is not None:
-            held = next(iter(self.data.held_out().values()))  # validation, if there is any
-            few = held.take(np.arange(min(len(held), 4 * self.options.batch_size)))
-            arrays = self.predict(self.model, few), self.predict(self.teacher, few), few.labels
-            student, teacher, labels = (torch.from_numpy(x).to(self.device) for x in arrays)
-            _, terms = mcld_loss(
-                self.adjust(student), teacher, labels, config=self.config,
-                class_prior=self.prior, return_terms=True,
-            )  # fmt: skip
-            row |= {f"term_{key}": float(terms[key]) for key in ("instance", "sample", "category")}
-        return row
-
-    # ---- files ----
-
-    def keep(self, kind: str) -> None:
-        """Write the model alone, as `python -m mcld_core export` reads it."""
-        notes = self.run.describe(name=self.options.student)
-        save_torch(self.options.out / f"{kind}.pt", notes | {"model": self.model.state_dict()})
-
-    def save(self) -> None:
-        """Write what a resumed run needs."""
-        state = self.run.notes()
-        if not is_first():
-            return
-        for name in ("model", "optimizer", "scaler", "mcld"):
-            part = getattr(self, name)
-            state[name] = None if part is None else part.state_dict()
-        state["random"] = torch.get_rng_state()
-        state["random_cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        save_torch(self.run.checkpoint, state)
-
-    def load(self) -> None:
-        """Go back to the checkpoint."""
-        from recipes.checkpoints import load_torch
-
-        state = load_torch(self.run.checkpoint)
-        for name in ("model", "optimizer", "scaler", "mcld"):
-            if state[name] is not None:
-                getattr(self, name).load_state_dict(state[name])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
-        self.run.restore(state)
-        if not is_first():  # the sums are those of all ranks
-            self.run.sums = {}
+    def view(self, image: np.ndarray, *place: int) -> Tensor:
+        """Return the picture as this epoch shows it."""
+        if not self.trains:
+            return torch.tensor(image).permute(2, 0, 1)
+        rng = np.random.default_rng((self.seed, self.epoch, *place))
+        view = torch.tensor(common.crop_and_flip(image, rng)).permute(2, 0, 1)
+        if self.policy is None:
+            return view
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**31)))
+            view = self.policy(view.expand(1, 3, -1, -1) / 255)[0, : len(view)]
+        return (view * 255).round().to(torch.uint8)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Train; return the process's exit status."""
-    from recipes.exits import exit_status
-    from recipes.models.torch import list_models
+class StreamedViews(Views, IterableDataset[tuple[Tensor, int]]):
+    """The same of a stream, in its order."""
 
-    return exit_status(train, parse(argv), argv, models=list_models)
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        self.pictures.set_epoch(self.epoch)
+        worker = getattr(get_worker_info(), "id", 0)
+        for row, (image, label) in enumerate(self.pictures):
+            yield self.view(image, worker, row), label
 
+
+def make_loader(pictures: Any, options: argparse.Namespace, trains: bool = False) -> Any:
+    """Return batches of (batch, channels, height, width) uint8 and class numbers."""
+    known, size = isinstance(pictures, Pictures), options.batch_size
+    views = (Views if known else StreamedViews)(pictures, options, trains)
+    more = {"shuffle": trains and known, "drop_last": trains and len(pictures) >= size}
+    return DataLoader(views, size, num_workers=options.workers, **more)
+
+
+def mix(pixels: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Mix pairs of pictures, by mixup or by cutmix; return them with soft, smoothed labels."""
+    kind = RandomMixUpV2 if torch.rand(()) < 0.5 else RandomCutMixV2
+    pixels, pairs = kind(data_keys=["input", "class"])(pixels, labels)
+    one, two, share = pairs.reshape(-1, 3).T
+    one, two = (functional.one_hot(x.long(), classes) for x in (one, two))
+    return pixels, 0.9 * (one + share[:, None] * (two - one)) + 0.1 / classes
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, loader: Any, accelerator: Accelerator) -> float:
+    """Return the share of right answers."""
+    model.eval()
+    right = []
+    for pixels, labels in loader:
+        with accelerator.autocast():
+            found = model(pixels / 255).argmax(1)
+        right.append(accelerator.gather_for_metrics(found == labels))
+    return float(torch.cat(right).float().mean())
+
+
+def load_teacher(options: argparse.Namespace, data: Data) -> FromPixels:
+    """Return the teacher; one of our networks that has no weights is trained first."""
+    weights = options.teacher_weights
+    if weights is None and ours(options.teacher):
+        weights = options.out / "teacher" / "model.safetensors"
+        if not weights.is_file():
+            train(common.of_teacher(options), data)
+    teacher = build(options.teacher, "--teacher", data, weights)
+    own = options.teacher_mean or teacher.mean, options.teacher_std or teacher.std
+    mean, std = (np.broadcast_to(np.reshape(x, -1), data.shape[2]).tolist() for x in own)
+    size = options.teacher_size or teacher.size
+    few = argparse.Namespace(**vars(options) | {"batch_size": 256, "workers": 0})
+    pixels, labels = next(iter(make_loader(data.test, few)))
+    made = partial(FromPixels, teacher.requires_grad_(False).model, size=size)
+    logits = lambda mean, std: made(mean, std)(pixels / 255).numpy()  # noqa: E731
+    common.check_teacher(logits, labels.numpy(), mean, std, data)
+    return made(mean, std).eval()
+
+
+def states(folder: Path) -> list[Path]:
+    """Return the saved states of a run, ``state-EPOCH-STEP``, the last one last."""
+    return sorted(folder.glob("state-*[0-9]"), key=lambda x: [*map(int, x.name.split("-")[1:])])
+
+
+def train(options: argparse.Namespace, data: Data) -> None:
+    """Train a student as the options say. Raises KeyboardInterrupt once a signal came."""
+    accelerator = Accelerator(
+        cpu=options.cpu, gradient_accumulation_steps=options.accumulate, log_with=options.track,
+        project_dir=options.out, dynamo_backend="inductor" if options.compile else None,
+        dataloader_config=DataLoaderConfiguration(**READING, data_seed=options.seed),
+    )  # fmt: skip
+    device, classes, vit = accelerator.device, len(data.classes), options.recipe == "vit"
+    test = accelerator.prepare(make_loader(data.test, options))
+    validation = data.validation and accelerator.prepare(make_loader(data.validation, options))
+    teacher, accuracies = None, dict[str, float]()
+    if options.method != "ce":
+        teacher = load_teacher(options, data).to(device)
+        accuracies["teacher"] = accuracy(teacher, test, accelerator)
+        common.say(f"{options.teacher}: test accuracy {accuracies['teacher']:.2%}")
+
+    set_seed(options.seed)  # whatever came before
+    student = build(options.student, "--student", data)
+    set_seed(options.seed, device_specific=True)
+    average = None
+    if options.ema:
+        if accelerator.distributed_type == DistributedType.FSDP:
+            raise InputError("--ema does not go with FSDP, which cuts the weights up")
+        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema)
+        average = torch.optim.swa_utils.AveragedModel(student, device, multi_avg_fn=decay)
+    kind, more = (torch.optim.AdamW, {}) if vit else (torch.optim.SGD, {"momentum": 0.9})
+    rates = {"lr": options.lr, "weight_decay": options.weight_decay}
+    optimizer = kind(student.parameters(), **rates, **more)
+    loader = make_loader(data.train, options, trains=True)
+    views, steps = loader.dataset, len(loader)
+    total = options.epochs * -(-steps // options.accumulate)
+    factor = lambda step: common.rate(options, step / total)  # noqa: E731
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    criterion = MCLDLoss(
+        MCLDConfig(weight_ce=1.0), total_steps=total, bank_size=options.bank_size, classes=classes,
+        soft_labels=vit,
+    ).to(device)  # fmt: skip
+    student, optimizer, loader, schedule = accelerator.prepare(student, optimizer, loader, schedule)
+    accelerator.register_for_checkpointing(criterion, *([average] if average else []))
+    accelerator.init_trackers("mcld", {key: str(value) for key, value in vars(options).items()})
+
+    def loss_of(pixels: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch: what this script is about."""
+        pixels = pixels / 255
+        if vit:
+            pixels, labels = mix(pixels, labels, classes)
+        logits = student(pixels)
+        if teacher is None:
+            return functional.cross_entropy(logits, labels)
+        with torch.no_grad(), accelerator.autocast():
+            answers = teacher(pixels)
+        return criterion(logits, answers, labels)
+
+    def save(epoch: int, step: int) -> None:
+        """Write the state into a temporary folder, rename it, and remove the one before."""
+        folder, before = options.out / f"state-{epoch}-{step}", states(options.out)
+        accelerator.save_state(str(folder.with_suffix(".tmp")))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            folder.with_suffix(".tmp").rename(folder)
+            list(map(shutil.rmtree, before))
+
+    saved = states(options.out)[-1:]  # of a run that goes on
+    first, begun = map(int, saved[0].name.split("-")[1:]) if saved else (0, 0)
+    if saved and not begun:
+        accelerator.load_state(str(saved[0]))
+    bar = common.progress(options, steps * options.epochs, first * steps + begun)
+    with common.signals() as heard, bar:
+        for epoch in range(first, options.epochs):
+            student.train()
+            views.epoch, losses, stops = epoch, torch.zeros((), device=device), False
+            batches = accelerator.skip_first_batches(loader, begun) if begun else loader
+            batches.set_epoch(epoch)
+            iterator = iter(batches)
+            batch, step = next(iterator, None), begun
+            if begun:  # after the iterator and its first batch have drawn random numbers
+                accelerator.load_state(str(saved[0]))
+            while batch is not None and not stops:
+                with accelerator.accumulate(student):
+                    loss = loss_of(*batch)
+                    accelerator.backward(loss)
+                    if vit and accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(student.parameters(), 1.0)
+                    optimizer.step()
+                    schedule.step()
+                    optimizer.zero_grad()
+                step, losses, batch = step + 1, losses + loss.detach(), next(iterator, None)
+                bar.update()
+                if accelerator.sync_gradients:
+                    criterion.step()
+                    if average:
+                        average.update_parameters(accelerator.unwrap_model(student))
+                    if heard:
+                        accelerator.set_trigger()  # several processes ask each other
+                    asks = accelerator.num_processes == 1 or step % 10 == 0 or batch is None
+                    stops = asks and accelerator.check_trigger()
+            if batch is not None:
+                save(epoch, step)
+                raise KeyboardInterrupt(f"epoch {epoch + 1}, step {step}: {common.SAVED}")
+            row = {"loss": float(accelerator.reduce(losses, "mean")) / max(step - begun, 1)}
+            begun = 0
+            if validation is not None:
+                row["validation"] = accuracy(student, validation, accelerator)
+            accelerator.log(row, epoch)
+            bar.set_postfix(row)
+            save(epoch + 1, 0)
+            if stops:
+                raise KeyboardInterrupt(f"epoch {epoch + 1} is done: {common.SAVED}")
+    if average:
+        accuracies["moving average"] = accuracy(average.module, test, accelerator)
+    accuracies["student"] = accuracy(student, test, accelerator)
+    [tracker.finish() for tracker in accelerator.trackers]  # `end_training` ends processes, too
+    student = accelerator.unwrap_model(student, keep_torch_compile=False).cpu().eval()
+    if accelerator.is_main_process:
+        with common.drafted(options.out / "model.safetensors") as path:
+            save_file(student.model.state_dict(), path)
+        example = next(iter(make_loader(data.test, options)))[0][:8].numpy() / np.float32(255)
+        common.finish(options, data, student, example, accuracies, "NCHW")
+    accelerator.wait_for_everyone()  # whoever comes next reads the file
+
+
+main = partial(common.run, parser, train)
 
 if __name__ == "__main__":
     sys.exit(main())

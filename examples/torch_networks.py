@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import common
 import torch
 from data import Data, InputError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,28 +18,20 @@ from torch.nn import functional
 def ours(name: str) -> Any:
     """Return what makes a network of ours from shape and classes; None for other names.
 
-    ``resnet20``, ``resnet56`` …: 6n + 2 layers, 16 to 64 channels (He et al. 2016); ``resnet8x4``:
-    a stem of 32, then four times as many; ``resnet8w8``: 8 to 32; ``vit-192``: of this width.
+    ``resnet20``, ``resnet56`` … have 6n + 2 layers and 16 to 64 channels (He et al. 2016), ``x4``
+    four times as many after a stem of 32, ``w8`` 8 to 32; ``vit-192`` is of this width.
     """
     if found := re.fullmatch(r"vit-(\d+)", name):
-        return lambda shape, classes: ViT(shape, classes, int(found[1]))
+        return partial(ViT, width=int(found[1]))
     if found := re.fullmatch(r"resnet(\d+)(?:x(\d)|w(\d+))?", name):
         depth, times, width = (int(x or 0) for x in found.groups())
         stem = width or (32 if times else 16)
         stages = [(16 * times or stem) * 2**i for i in range(3)]
         return lambda shape, classes: ResNet(shape[2], classes, (depth - 2) // 6, stem, stages)
-    return None
 
 
 def build(name: str, option: str, data: Data, weights: Path | None = None) -> FromPixels:
-    """Return a network of ours, ``timm:NAME``, a folder of transformers', or ``module:function``.
-
-    It is in evaluation mode and takes pixels of 0 to 1. timm's have their weights, unless a file
-    is given.
-
-    Raises:
-        InputError: no such network, or weights that do not fit.
-    """
+    """Return a network of ours, ``timm:NAME``, a folder of transformers', ``module:function``'s."""
     mean, std, size, classes = data.mean, data.std, None, len(data.classes)
     if ours(name):
         model: Any = ours(name)(data.shape, classes)
@@ -70,17 +63,13 @@ def build(name: str, option: str, data: Data, weights: Path | None = None) -> Fr
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load weights, unwrapped from ``state_dict`` or ``model`` and from ``module.``."""
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        ours = path.suffix == ".safetensors"
+        state = load_file(path) if ours else torch.load(path, "cpu", weights_only=True)
         for key in ("state_dict", "model", "student"):
             state = state[key] if isinstance(state.get(key), dict) else state
         prefix = re.compile(r"^(module\.|_orig_mod\.)+")
         model.load_state_dict({prefix.sub("", key): value for key, value in state.items()})
-    except (OSError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch's, pickle's and safetensors' own types
         raise InputError(f"{path} does not fit: {' '.join(str(error).split())[:300]}") from error
 
 
@@ -90,8 +79,8 @@ class FromPixels(nn.Module):
     def __init__(self, model: nn.Module, mean: Any, std: Any, size: int | None = None) -> None:
         super().__init__()
         self.model, self.size = model, size
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return (batch, classes)."""
@@ -104,8 +93,8 @@ class FromPixels(nn.Module):
 
 def convolve(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
     """Return a "same" convolution and its batch norm."""
-    convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+    layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs))
 
 
 class Block(nn.Module):
@@ -130,10 +119,9 @@ class ResNet(nn.Sequential):
 
     def __init__(self, channels: int, classes: int, blocks: int, stem: int, stages: list[int]):
         layers, width = [convolve(channels, stem, 3), nn.ReLU()], stem
-        for number, outputs in enumerate(stages):
-            for block in range(blocks):
-                layers.append(Block(width, outputs, 2 if number and not block else 1))
-                width = outputs
+        for number in range(3 * blocks):
+            outputs, begins = stages[number // blocks], number and number % blocks == 0
+            layers.append(Block(width, width := outputs, 2 if begins else 1))
         head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)]
         super().__init__(*layers, *head)
 
@@ -145,10 +133,11 @@ class ViT(nn.Module):
         super().__init__()
         size, heads = max(1, min(shape[:2]) // 8), max(1, width // 64)
         self.patches = nn.Conv2d(shape[2], width, size, size)
-        count = (shape[0] // size) * (shape[1] // size)
-        self.places = nn.Parameter(torch.empty(1, count, width).normal_(std=0.02))
-        options = {"activation": "gelu", "batch_first": True, "norm_first": True, "dropout": 0.0}
-        layers = (nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(6))
+        self.places = nn.Parameter(
+            0.02 * torch.randn(1, (shape[0] // size) * (shape[1] // size), width)
+        )
+        kind = partial(nn.TransformerEncoderLayer, width, heads, 4 * width, 0.0, "gelu")
+        layers = (kind(batch_first=True, norm_first=True) for _ in range(6))
         self.layers, self.norm = nn.Sequential(*layers), nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 

@@ -31,6 +31,7 @@ GUIDES = {  # run by a test of their own
     "tests/jax": ("jax",),
     "tests/keras": ("keras",),
     "tests/export": ("export",),
+    "tests/examples": ("training",),
     "tests/extensions": (
         "nlp",
         "language_models",

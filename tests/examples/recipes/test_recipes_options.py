@@ -27,7 +27,7 @@ from recipes.teachers import teacher_options
 from mcld_core import MCLDConfig
 from tests.examples.conftest import EXAMPLES
 
-SCRIPTS = ("torch_cifar100", "jax_cifar100", "keras_cifar100", "tf_imagenet")
+SCRIPTS = ("keras_cifar100", "tf_imagenet")
 OPTION = re.compile(r"--[a-z][\w-]*")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +18,6 @@ from recipes.configs import parse_options
 from recipes.data import Dataset, Split
 from recipes.options import build_parser
 from recipes.run import Run
-
-from tests.examples.conftest import EXAMPLES
 
 
 class Terminal(io.StringIO):
@@ -172,33 +169,6 @@ def test_a_poor_teacher_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None
     assert len(training.teacher_logits()) == 100
     teachers.measure(training, lambda part: right(part, 18 if len(part) == 50 else 22))
     assert "warning: the teacher is hardly better than chance (10%)" in capsys.readouterr().out
-
-
-TENSORBOARD = f"""
-import sys
-sys.path.insert(0, {str(EXAMPLES)!r})
-import torch_cifar100
-words = "--student mlp-8 --no-onnx --method ce --tensorboard --epochs 2 --out".split()
-assert torch_cifar100.main([*words, sys.argv[1]]) == 0
-assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "keras", "jax")]
-"""
-
-
-def test_tensorboard_in_torch_imports_no_tensorflow(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(TENSORBOARD)
-    out = tmp_path / "out"
-    done = subprocess.run(
-        [sys.executable, script, out], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(out / "tensorboard")).Reload()
-    assert {"loss", "lr", "test_accuracy"} <= set(events.Tags()["scalars"])
-    values = events.Scalars("test_accuracy")
-    assert [value.step for value in values] == [1, 2]
-    assert 0 < values[-1].value < 1
 
 
 class Sent(ModuleType):

@@ -42,7 +42,6 @@ def places(script: str) -> list[dict[str, str]]:
         tasks = [{"type": "worker", "index": rank} for rank in range(2)]
         return [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} for task in tasks]
     address, count, number = {
-        "jax_cifar100": ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
         "keras_cifar100": tuple(
             f"KERAS_DISTRIBUTION_{x}" for x in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
         ),
@@ -69,7 +68,6 @@ def start(
 @pytest.mark.parametrize(
     ("script", "number"),
     [
-        ("jax_cifar100", signal.SIGKILL),
         ("keras_cifar100", signal.SIGTERM),
         ("tf_imagenet", signal.SIGTERM),
     ],

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(  # of NumPy, on how Keras reads its own
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 
-SCRIPTS = ("torch_cifar100", "jax_cifar100", "keras_cifar100", "tf_imagenet")
+SCRIPTS = ("keras_cifar100", "tf_imagenet")
 
 SMALL = ["--dataset", "digits", "--teacher", "mlp-8", "--teacher-epochs", "1", "--student",
          "mlp-16", "--epochs", "3", "--train-size", "512", "--no-onnx"]  # fmt: skip

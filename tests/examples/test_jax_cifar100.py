@@ -1,0 +1,137 @@
+"""JAX's script: a resume gives the same bits, two devices are one, mixed labels."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import common
+import jax
+import jax.numpy as jnp
+import jax_cifar100
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests import processes
+from tests.examples.conftest import EXAMPLES
+
+pytestmark = [pytest.mark.usefixtures("plain_jax"), pytest.mark.filterwarnings("ignore")]
+SMALL = ["--dataset", "digits", "--train-size", "64", "--batch-size", "16", "--epochs", "3",
+         "--recipe", "vit", "--student", "vit-8", "--teacher", "vit-8", "--teacher-epochs", "1",
+         "--bank-size", "24"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX takes seconds."""
+    monkeypatch.setattr(common, "finish", lambda *rest: None)
+
+
+def run(*words: str, out: Path) -> int:
+    return jax_cifar100.main([*SMALL, *words, "--out", str(out)])
+
+
+def weights(out: Path) -> dict[str, np.ndarray]:
+    return load_file(out / "model.safetensors")
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int) -> None:
+    """Send this process a signal after so many steps of the student."""
+    progress = common.progress
+
+    def counting(options: Any, *rest: Any) -> Any:
+        bar, done = progress(options, *rest), []
+        update = bar.update
+
+        def count() -> None:
+            done.append(1)
+            if len(done) == steps and options.method == "mcld":
+                os.kill(os.getpid(), number)
+            update()
+
+        bar.update = count
+        return bar
+
+    monkeypatch.setattr(common, "progress", counting)
+
+
+KILLED = f"""
+import sys
+sys.path[:0] = [{str(EXAMPLES)!r}]
+import pytest, jax_cifar100
+from tests.examples.test_jax_cifar100 import stop_after
+stop_after(pytest.MonkeyPatch(), int(sys.argv[1]), 9)
+sys.exit(jax_cifar100.main(sys.argv[2:]))
+"""
+
+
+def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(out=tmp_path / "whole") == 0
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 6, signal.SIGINT)
+        assert run(out=out) == 130
+    assert (out / "state" / "6").is_dir()
+
+    words = ["-c", KILLED, "5", *SMALL, "--resume", "--out", out]
+    ((status, _, errors),) = processes.ends([processes.start(*words)])
+    assert status == -9, errors
+    done = [path.name for path in (out / "state").iterdir() if path.name.isdigit()]
+    assert done in (["6"], ["8"], ["6", "8"], ["8", "6"])  # 8 was being written, or was written
+
+    assert run("--resume", out=out) == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(out)
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_two_devices_train_the_student_of_one(tmp_path: Path) -> None:
+    """With batch norm, which is over the whole batch."""
+    words = [*SMALL, "--recipe", "cifar", "--student", "resnet8w4", "--lr", "0.01"]
+    environment = {"PYTHONPATH": str(processes.ROOT)}
+    assert jax.device_count() == 1
+    assert jax_cifar100.main([*words, "--out", str(tmp_path / "one")]) == 0
+    flags = "--xla_force_host_platform_device_count=2"
+    code = f"import sys; sys.path[:0] = [{str(EXAMPLES)!r}]; import common, jax_cifar100, jax; "
+    code += "assert jax.device_count() == 2; common.finish = lambda *rest: None; "
+    code += "sys.exit(jax_cifar100.main(sys.argv[1:]))"
+    two = processes.start("-c", code, *words, "--out", tmp_path / "two", XLA_FLAGS=flags,
+                          **environment)  # fmt: skip
+    ((status, _, errors),) = processes.ends([two])
+    assert status == 0, errors
+    one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_mixed_pictures_have_the_labels_of_their_parts() -> None:
+    """Pictures of one grey each, the value of their class: pixels' mean is the labels' mean."""
+    labels = jax.nn.one_hot(jnp.arange(8) % 4, 4)
+    values = jnp.arange(4) / 3
+    pixels = jnp.broadcast_to((labels @ values)[:, None, None, None], (8, 16, 16, 1))
+    shares = set()
+    for seed in range(6):
+        mixed, soft = jax_cifar100.mix(pixels, labels, jax.random.key(seed))
+        np.testing.assert_allclose(mixed.mean((1, 2, 3)), soft @ values, atol=1e-5)
+        np.testing.assert_allclose(soft.sum(1), 1, atol=1e-6)
+        shares.add(round(float(soft[0, 0]), 3))
+    assert len(shares) == 6
+
+
+def test_bad_input_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = {
+        "--resume": "there is no run in",
+        "--batch-size=999": "--batch-size 999 is more than 64",
+        "--teacher=no_such:net": "No module named 'no_such'; looked in ",
+        "--teacher-weights=no.safetensors": "no.safetensors does not exist",
+    }
+    for word, said in wrong.items():
+        more = [] if "teacher" in word else ["--method", "ce"]
+        assert run(word, *more, out=tmp_path / word.strip("-").split("=")[0]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert said in error
