@@ -66,7 +66,7 @@ def faults(command: str) -> list[str]:
         return [x for x in named if x not in {*SESSIONS, *MATRIX, "-s", "-l", "tests(<name>)"}]
     if program == "pip":
         return [x for x in arguments[1:] if not is_installable(x)]
-    if program == "torchrun":
+    if program in ("torchrun", "accelerate"):
         script = next(n for n, word in enumerate(arguments) if word.endswith(".py"))
         program, arguments = "python", arguments[script:]
     if not program.startswith("python"):
