@@ -36,7 +36,7 @@ def test_a_comparison_that_was_stopped_goes_on(
     plain, trained = Table.train, []
 
     def counted(table: Table, *given: object) -> dict[str, float]:
-        if len(trained) == 8:
+        if len(trained) == 7:  # so it stops among the tests, too
             raise KeyboardInterrupt
         trained.append(given)
         return plain(table, *given)
