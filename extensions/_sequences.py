@@ -215,29 +215,21 @@ def reduce_terms(
     reduction: Reduction,
     normalizer: Scalar | None,
 ) -> tuple[Array, dict[str, Array]]:
-    """Reduce a loss and its terms, of which the ramp is one number."""
+    """Reduce a loss and its terms, of which the ramp is one number.
 
-    def reduced(values: Float[Array, " rows"]) -> Array:
-        return reduce_sequences(arguments, sequences, values, reduction, normalizer)
-
-    return reduced(loss), {name: x if name == "ramp" else reduced(x) for name, x in terms.items()}
-
-
-def reduce_sequences(
-    arguments: SequenceArguments,
-    sequences: Sequences,
-    values: Float[Array, " rows"],
-    reduction: Reduction,
-    normalizer: Scalar | None,
-) -> Array:
-    """Reduce one value a row; ``"none"`` gives (batch, time), 0 where a row does not count."""
+    ``"none"`` gives (batch, time), 0 where a row does not count.
+    """
     ops, rows = arguments.ops, sequences.rows
     if normalizer is not None:
         normalizer = arguments.scalar("normalizer", normalizer, rows.student, rows.dtype)
-    values = reduce_rows(ops, values, rows.weight, reduction, normalizer)
-    if reduction == "none" and sequences.length is not None:
-        return ops.reshape(values, (sequences.count, sequences.length))
-    return values
+
+    def reduced(values: Float[Array, " rows"]) -> Array:
+        values = reduce_rows(ops, values, rows.weight, reduction, normalizer)
+        if reduction == "none" and sequences.length is not None:
+            return ops.reshape(values, (sequences.count, sequences.length))
+        return values
+
+    return reduced(loss), {name: x if name == "ramp" else reduced(x) for name, x in terms.items()}
 
 
 class Means(NamedTuple):

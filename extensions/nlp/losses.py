@@ -15,6 +15,7 @@ from mcld_core.extensions._sequences import (
     reduce_terms,
 )
 from mcld_core.extensions._terms import is_zero
+from mcld_core.extensions.nlp.tokens import check_token_logits
 from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar, Tensor
 
 CATEGORIES = ("token", "sequence")
@@ -151,7 +152,14 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         arguments.flag(name, flag)
     arguments.reduction(reduction)
     student, teacher = arguments.tensors(student_logits, teacher_logits)
-    check_tokens(function, tuple(student.shape), tuple(teacher.shape))
+    for name, x in (("student_logits", student), ("teacher_logits", teacher)):
+        check_token_logits(arguments, name, x)
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    if not fits(ours, theirs):
+        raise ValueError(
+            f"{function}: student_logits and teacher_logits need the same shape; got {ours} and "
+            f"{theirs}. Map another vocabulary first: mcld_core.extensions.nlp.align_vocabulary"
+        )
     if labels is not None:
         labels = arguments.flat_labels("labels", labels, student)
     kept = arguments.flat_mask("attention_mask", attention_mask, student)
@@ -186,24 +194,4 @@ def _check_settings(
         raise ValueError(
             f"{function}: category='sequence' has no prototypes, which are one a token of the "
             "vocabulary; use category='token' or category_contrast='labels'"
-        )
-
-
-def check_tokens(function: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
-    """Raise ValueError unless both are shapes (batch, tokens, vocab), and the same one."""
-    for argument, shape in (("student_logits", ours), ("teacher_logits", theirs)):
-        if len(shape) != 3:
-            raise ValueError(
-                f"{function}: {argument} needs three axes (batch, tokens, vocab); got {shape}. "
-                "For one row of logits a text use mcld_core.mcld_loss"
-            )
-    if not fits(ours[2:], theirs[2:]):
-        raise ValueError(
-            f"{function}: student_logits and teacher_logits need the same vocabulary; got {ours} "
-            f"and {theirs}. Map the teacher's first: mcld_core.extensions.nlp.align_vocabulary"
-        )
-    if not fits(ours, theirs):
-        raise ValueError(
-            f"{function}: student_logits and teacher_logits need the same shape; got {ours} and "
-            f"{theirs}"
         )

@@ -296,7 +296,7 @@ def test_the_divergence_is_that_of_the_core(backend: Framework) -> None:
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"student": np.zeros((2, 5))}, ValueError, r"student_logits needs three axes .* \(2, 5\)"),
-    ({"teacher": np.zeros((4, 3, 6))}, ValueError, "same vocabulary.*align_vocabulary"),
+    ({"teacher": np.zeros((4, 3, 6))}, ValueError, "need the same shape.*align_vocabulary"),
     ({"teacher": np.zeros((4, 2, 5))}, ValueError, "need the same shape"),
     ({"labels": np.zeros((4, 2), int)}, ValueError, r"labels need shape \(4, 3\).*got \(4, 2\)"),
     ({"attention_mask": np.ones((4, 2))}, ValueError, r"attention_mask needs shape \(4, 3\)"),
