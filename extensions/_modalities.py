@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Arguments, both_kept, differ, fits
+from mcld_core.arguments import Arguments, both_kept, fits, sizes_differ
 from mcld_core.typing import Array, Bool, Float
 
 Pair = tuple[str, str]
@@ -101,7 +101,7 @@ def pair_rows(
     """Return the rows of a pair, and which samples count; raise where the shapes differ."""
     ours, theirs = tuple(student.rows.shape), tuple(teacher.rows.shape)
     names = f"{function}: student[{pair[0]!r}] and teacher[{pair[1]!r}] need the same"
-    if differ(ours[0], theirs[0]):
+    if sizes_differ(ours[0], theirs[0]):
         raise ValueError(
             f"{names} batch; got {ours} and {theirs}. Rows that miss a modality are marked by its "
             "where"

@@ -7,7 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.arguments import Arguments, Checks, both_kept, differ, ratio, reduce_rows, wide_dtype
+from mcld_core.arguments import (
+    Arguments,
+    Checks,
+    both_kept,
+    ratio,
+    reduce_rows,
+    sizes_differ,
+    wide_dtype,
+)
 from mcld_core.extensions._modalities import (
     Pair,
     PairRows,
@@ -311,8 +319,8 @@ def _rows_of_one_width(
     student = arguments.array(names[0], given[0], arguments.like)
     teacher = arguments.array(names[1], given[1], student)
     ours, theirs = tuple(student.shape), tuple(teacher.shape)
-    one_batch = len(ours) == 2 and len(theirs) == 2 and not differ(ours[0], theirs[0])
-    if not one_batch or not ours[1] or differ(ours[1], theirs[1]):
+    one_batch = len(ours) == 2 and len(theirs) == 2 and not sizes_differ(ours[0], theirs[0])
+    if not one_batch or not ours[1] or sizes_differ(ours[1], theirs[1]):
         raise ValueError(
             f"{function}: {' and '.join(names)} need shape (batch, width), one batch and one "
             f"width; got {ours} and {theirs}. Project one of them in the model: the loss has no "

@@ -9,7 +9,7 @@ from mcld_core.arguments.checks import Checks, plain_number
 from mcld_core.bank import ReadyBank, TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
-from mcld_core.logits import doubts
+from mcld_core.logits import batch_warnings
 from mcld_core.running_means import ClassMeans
 
 SWAPPED = (
@@ -40,7 +40,7 @@ class FirstLook:
         stacklevel: int,
     ) -> None:
         """Look, unless this was done or the values cannot be read without waiting."""
-        found = None if self.done else doubts(student, teacher, labels, where, config)
+        found = None if self.done else batch_warnings(student, teacher, labels, where, config)
         if found is None:
             return
         self.done = True

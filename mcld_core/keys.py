@@ -121,7 +121,7 @@ def prepare_keys(
     """
     ops = arguments.ops
     vectors, is_ready = _key_vectors(arguments, keys, batch.student, config)
-    kept = arguments.unless_all(arguments.mask("keys.where", keys.where, vectors))
+    kept = arguments.none_if_all_kept(arguments.mask("keys.where", keys.where, vectors))
     if keys.labels is None:
         labels = ops.argmax(vectors, 1)
     else:
@@ -130,7 +130,7 @@ def prepare_keys(
             compared=is_compared,
         )  # fmt: skip
         if counts is not None:
-            kept = arguments.unless_all(kept, counts)
+            kept = arguments.none_if_all_kept(kept, counts)
     of_batch: Any = batch.labels
     if labels.ndim == 2 and of_batch.ndim == 2 and labels.shape[1] != of_batch.shape[1]:
         raise ValueError(

@@ -74,7 +74,7 @@ def check_finite(
             )
 
 
-def doubts(
+def batch_warnings(
     student_logits: Logits,
     teacher_logits: Logits,
     labels: Any = None,
@@ -88,7 +88,7 @@ def doubts(
     teacher's values cannot be read without waiting: traced, or on an accelerator. (A student that
     is traced alone, as by ``jax.grad``, is left out.)
     """
-    ops = backend_for("doubts", student_logits, teacher_logits, labels, where)
+    ops = backend_for("batch_warnings", student_logits, teacher_logits, labels, where)
     sides = {"student_logits": student_logits, "teacher_logits": teacher_logits}
     found = {argument: _readable(ops, x) for argument, x in sides.items()}
     theirs = found["teacher_logits"]
@@ -104,7 +104,7 @@ def doubts(
         if values is not None:
             half = "float16" in str(getattr(sides[argument], "dtype", ""))  # bfloat16 too
             tolerance = 1e-2 if half else 1e-3
-            texts += _doubts_of(argument, values.astype("float64"), kept, absent, tolerance)
+            texts += _warnings_of(argument, values.astype("float64"), kept, absent, tolerance)
     return texts
 
 
@@ -264,7 +264,7 @@ def _absent_classes(teacher: NDArray[Any], labels: NDArray[Any] | None) -> NDArr
     return absent
 
 
-def _doubts_of(
+def _warnings_of(
     argument: str, values: NDArray[Any], kept: NDArray[Any], absent: NDArray[Any], tolerance: float
 ) -> list[str]:
     bad = _first_bad(argument, np.where(kept[:, None], values, 0.0), absent)

@@ -264,7 +264,7 @@ def token_rows(
         arguments.label_values("labels", labels, kept, vocabulary, ignore_index)
         labels, counts = class_labels(ops, labels, vocabulary, ignore_index)
         kept = counts if kept is None else kept & counts
-    kept = arguments.unless_all(kept)
+    kept = arguments.none_if_all_kept(kept)
     rows, dtype = ops.size(like, 0) * ops.size(like, 1), wide_dtype(ops.dtype(like))
     weight = None
     if sample_weight is not None:

@@ -17,7 +17,7 @@ from mcld_core.arguments.rows import TeacherBatch as TeacherBatch
 from mcld_core.arguments.rows import as_number as as_number
 from mcld_core.arguments.rows import both_kept as both_kept
 from mcld_core.arguments.rows import class_labels as class_labels
-from mcld_core.arguments.rows import differ as differ
 from mcld_core.arguments.rows import fits as fits
 from mcld_core.arguments.rows import keep_rows as keep_rows
+from mcld_core.arguments.rows import sizes_differ as sizes_differ
 from mcld_core.arguments.rows import wide_dtype as wide_dtype

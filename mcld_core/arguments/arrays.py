@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from mcld_core.arguments.checks import Checks, plain_number, range_text
-from mcld_core.arguments.rows import Batch, both_kept, class_labels, differ, keep_rows, wide_dtype
+from mcld_core.arguments.rows import (
+    Batch,
+    both_kept,
+    class_labels,
+    keep_rows,
+    sizes_differ,
+    wide_dtype,
+)
 from mcld_core.backends import Backend, backend_for
 from mcld_core.typing import Array, Bool, Float, Int, Reduction
 
@@ -53,7 +60,7 @@ class ArrayArguments(Checks):
     def vector(self, name: str, x: Array, rows: Any) -> None:
         """Raise ValueError unless ``x`` has one axis with one entry a row."""
         shape = tuple(x.shape)
-        if len(shape) != 1 or differ(shape[0], rows):
+        if len(shape) != 1 or sizes_differ(shape[0], rows):
             raise ValueError(
                 f"{self.function}: {name} needs shape ({rows},), one entry a row of the logits; "
                 f"got {shape}"
@@ -93,7 +100,7 @@ class ArrayArguments(Checks):
             return None
         found, rows = self.array(name, pairs, like), like.shape[0]
         shape = tuple(found.shape)
-        if len(shape) != 2 or differ(shape[0], rows) or differ(shape[1], keys):
+        if len(shape) != 2 or sizes_differ(shape[0], rows) or sizes_differ(shape[1], keys):
             raise ValueError(
                 f"{self.function}: {name} needs shape (batch, keys) = ({rows}, {keys}), one entry "
                 f"for each row and key; got {shape}"
@@ -188,7 +195,7 @@ class ArrayArguments(Checks):
             if shape != (rows,):
                 self.vector(name, labels, rows)
             return "int"
-        if len(shape) != 2 or differ(shape[0], rows) or differ(shape[1], classes):
+        if len(shape) != 2 or sizes_differ(shape[0], rows) or sizes_differ(shape[1], classes):
             raise ValueError(
                 f"{self.function}: {name} need shape ({rows},) for int labels or "
                 f"({rows}, {width}) for soft labels; got {shape}"
@@ -267,7 +274,7 @@ class ArrayArguments(Checks):
         mask = self.ops.host_values(kept)
         return (None, None) if mask is None else (values, mask)
 
-    def unless_all(
+    def none_if_all_kept(
         self, kept: Bool[Array, " rows"] | None, counts: Bool[Array, " rows"] | None = None
     ) -> Bool[Array, " rows"] | None:
         """Return the rows that both masks keep; None where all are seen to be: it saves masking."""
@@ -308,7 +315,7 @@ class ArrayArguments(Checks):
 
     def _sizes(self, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
         """Raise unless the shapes of both logits fit; what TensorFlow does not know fits."""
-        if ours[1] is None or differ(ours[1], theirs[1]):
+        if ours[1] is None or sizes_differ(ours[1], theirs[1]):
             raise ValueError(
                 f"{self.function}: student_logits and teacher_logits need the same number of "
                 f"classes, known when traced; got {ours} and {theirs}. Map the teacher's classes "
@@ -318,7 +325,7 @@ class ArrayArguments(Checks):
             raise ValueError(
                 f"{self.function}: student_logits needs at least one class; got shape {ours}"
             )
-        if differ(ours[0], theirs[0]):
+        if sizes_differ(ours[0], theirs[0]):
             raise ValueError(
                 f"{self.function}: student_logits and teacher_logits need the same batch size; "
                 f"got {ours} and {theirs}. More teacher rows to contrast with go into keys="
@@ -354,7 +361,7 @@ class ArrayArguments(Checks):
             if labels.ndim == 2:
                 labels = keep_rows(ops, labels, kept)
             elif counts is not None:
-                kept = self.unless_all(kept, counts)
+                kept = self.none_if_all_kept(kept, counts)
         weight = None
         if sample_weight is not None or kept is not None:
             weight = self.weight(sample_weight, kept, student, dtype)

@@ -36,14 +36,14 @@ class TeacherBatch(NamedTuple):
     """``sample_weight`` times kept, in float64 where an argument is, else float32."""
 
 
-def differ(ours: Any, theirs: Any) -> bool:
+def sizes_differ(ours: Any, theirs: Any) -> bool:
     """Whether two sizes differ; an unknown size (None) differs from nothing."""
     return ours is not None and theirs is not None and ours != theirs
 
 
 def fits(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
     """Whether two shapes may be one; a size that TensorFlow does not know fits any."""
-    return len(ours) == len(theirs) and not any(map(differ, ours, theirs))
+    return len(ours) == len(theirs) and not any(map(sizes_differ, ours, theirs))
 
 
 def wide_dtype(*dtypes: str) -> str:

@@ -214,13 +214,17 @@ class MCLDDistiller(keras.distillation.Distiller):
             left_out.append("student_loss")
         else:
             loss = self._student_loss_of(x, y, y_pred, labels, sample_weight, training)
+        has_teacher = training or self.evaluate_distillation or y is None
+        if has_teacher:
+            given = (x, y_pred, labels, sample_weight, training)
+            distillation_loss = self._distillation_loss_of(*given)
+        if loss is not None:
             self.student_loss_tracker.update_state(loss, rows)
             loss = loss / replicas()  # Keras adds the replicas up
-        if not (training or self.evaluate_distillation or y is None):
+        if not has_teacher:
             terms = (tracker.name for tracker in self.term_trackers.values())
             self._not_computed = ("distillation_loss", "total_loss", *terms)
             return loss
-        distillation_loss = self._distillation_loss_of(x, y_pred, labels, sample_weight, training)
         total_loss = _add_losses(distillation_loss, regularisers)
         rows = _mean_over_replicas(rows)  # as each loss is a part of their mean
         self.distillation_loss_tracker.update_state(distillation_loss, rows)
@@ -288,14 +292,17 @@ class MCLDDistiller(keras.distillation.Distiller):
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
             progress = ops.minimum(progress, 1.0)
         keys = self._gathered(teacher_logits, labels, weight)
+        moved: list[tuple[Any, Any]] = []
         states: list[Any] = [self.bank, self.class_means]
         if any(state is not None for state in states):
             rows = TeacherKeys(teacher_logits, labels) if keys is None else keys
             bank, means = (None if state is None else state.value for state in states)
             keys, *after = step_keys(rows, bank, means, self.config, training, self.bank_moves)
-            for state, old, new in zip(states, (bank, means), after, strict=True):
-                if new is not old:  # all replicas hold the same
-                    state.assign(new)
+            moved = [
+                (state, new)
+                for state, old, new in zip(states, (bank, means), after, strict=True)
+                if new is not old
+            ]
         loss, terms = mcld_loss(
             adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
             teacher_logits,
@@ -307,6 +314,8 @@ class MCLDDistiller(keras.distillation.Distiller):
             sample_weight=weight,
             return_terms=True,
         )
+        for state, new in moved:  # only now, so that a call that raises leaves nothing behind
+            state.assign(new)  # all replicas hold the same
         rows = _mean_over_replicas(ops.shape(y_pred)[0])
         for name, tracker in self.term_trackers.items():
             tracker.update_state(terms[name], rows)

@@ -186,14 +186,13 @@ class MCLDTrainer(Trainer):
         training: bool,
     ) -> torch.Tensor:
         """Return the loss of a batch: its sum over ``items``, or its mean."""
-        labels, keys = inputs.get("labels"), None
+        labels, keys, updated = inputs.get("labels"), None, self.class_means
         if training and world_size() > 1:
             keys = gather_keys(teacher, labels, ignore_index=self.mcld_config.ignore_index)
         if self.has_class_means:
             rows = TeacherKeys(teacher, labels) if keys is None else keys
             means = self.class_means or ClassMeans.empty(teacher.shape[1], like=teacher)
             keys, _, updated = step_keys(rows, None, means, self.mcld_config, training)
-            self.class_means = updated if training else self.class_means
         loss: torch.Tensor = mcld_loss(
             adjust_logits(student, self.class_prior) if self.balanced else student,
             teacher,
@@ -205,6 +204,7 @@ class MCLDTrainer(Trainer):
             reduction="mean" if items is None else "sum",
         )
         if training:
+            self.class_means = updated  # only now, so that a call that raises leaves it as it was
             self._first_look.look(student, teacher, labels, None, self.mcld_config, stacklevel=3)
         if items is None:
             return loss

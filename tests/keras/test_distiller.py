@@ -274,3 +274,47 @@ def test_wrong_arguments_are_refused() -> None:
     other = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES + 1)])
     with pytest.raises(ValueError, match="output shapes are incompatible"):
         MCLDDistiller(dense(8), other)
+
+
+def test_a_call_that_raises_leaves_nothing() -> None:
+    """Bank, means, steps and log are as before, and a retry pushes its rows once."""
+    config = MCLDConfig(category_contrast="prototypes")
+    options: dict[str, Any] = {"bank_size": 9, "class_means": True, "total_steps": 4}
+    distiller = MCLDDistiller(dense(16), dense(3), config, **options)
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = data()
+    before = [numpy(variable) for variable in distiller.variables]
+    with pytest.raises(ValueError, match="sample_weight needs finite numbers"):
+        distiller.compute_loss(x, y, distiller(x), -np.ones(len(y), "float32"))
+    for variable, value in zip(distiller.variables, before, strict=True):
+        np.testing.assert_array_equal(numpy(variable), value, err_msg=variable.path)
+    distiller.compute_loss(x, y, distiller(x), np.ones(len(y), "float32"))
+    assert numpy(distiller.bank.value.where).sum() == min(9, len(y))
+    assert int(distiller.steps_done) == 1
+
+
+def test_cross_entropy_without_labels_raises() -> None:
+    distiller = MCLDDistiller(dense(16), dense(3), MCLDConfig(weight_ce=1.0))
+    x, _ = data()
+    with pytest.raises(ValueError, match="labels are needed where"):
+        distiller.compute_loss(x, None, distiller(x))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+def test_state_stays_float32_in_half_precision(policy: str) -> None:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        config = MCLDConfig(category_contrast="prototypes")
+        prior = [1e-9, *[70001.0] * (CLASSES - 1)]
+        options: dict[str, Any] = {"bank_size": 9, "class_means": True, "class_prior": prior}
+        distiller = MCLDDistiller(dense(16), dense(3), config, **options)
+        x, y = data()
+        assert np.isfinite(numpy(distiller.compute_loss(x, y, distiller(x))))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {keras.backend.standardize_dtype(v.dtype) for v in distiller.class_means.value} == {
+        "float32"
+    }
+    assert distiller.class_prior.dtype == np.float32
+    assert distiller.class_prior[0] > 0

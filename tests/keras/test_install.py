@@ -19,6 +19,8 @@ def test_what_is_missing_is_named(missing: str, extras: str) -> None:
     assert f"mcld_core.keras needs {missing}, which is not installed" in said
     assert f"pip install '.[{extras}]'" in said
     assert "KERAS_BACKEND names" in said
+    other = "torch" if missing == "jax" else "jax"
+    assert f'import os; os.environ.setdefault("KERAS_BACKEND", "{other}")' in said
 
 
 def test_the_report_names_the_framework_of_keras() -> None:

@@ -1,4 +1,4 @@
-"""What looks wrong about a batch: said by `doubts` to the adapters, and never by a loss itself."""
+"""What looks wrong about a batch: `batch_warnings` tells the adapters, a loss never says it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.logits import doubts
+from mcld_core.logits import batch_warnings
 from tests.cases import logits
 from tests.frameworks import Framework, only
 
@@ -56,7 +56,7 @@ def test_doubts(backend: Framework, case: Any) -> None:
     options = {k: backend.array(x) for k, x in options.items()}
     for dtype in backend.dtypes:
         rows = (backend.array(student, dtype), backend.array(teacher, dtype))
-        found = doubts(*rows, **options, config=config)
+        found = batch_warnings(*rows, **options, config=config)
         assert found is not None
         assert len(found) == len(expected)
         for text, start in zip(found, expected, strict=True):
@@ -67,7 +67,7 @@ def test_probabilities_of_many_classes_in_half_precision(backend: Framework) -> 
     for dtype in backend.dtypes:
         rows = np.exp(np.random.default_rng(1).normal(size=(8, 1000)))
         rows = backend.array(rows / rows.sum(1, keepdims=True), dtype)
-        found = doubts(rows, backend.array(np.ones((8, 1000)), dtype))
+        found = batch_warnings(rows, backend.array(np.ones((8, 1000)), dtype))
         assert found is not None
         assert "pass the logarithm" in found[0]
         assert len(found) == 1
@@ -78,7 +78,7 @@ def test_traced_values_are_not_looked_at(backend: Framework) -> None:
     found = []
 
     def loss(student: Any, teacher: Any) -> Any:
-        found.append(doubts(student, teacher))
+        found.append(batch_warnings(student, teacher))
         return mcld_loss(student, teacher)
 
     backend.jit(loss)(backend.array(GOOD), backend.array(PROBABILITIES))
