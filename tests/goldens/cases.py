@@ -45,6 +45,8 @@ KEYS = TeacherKeys("@keys", "@key_labels", "@key_where", own_start=2)
 ALL = dict(ROWS, **MASKS, keys=KEYS, class_prior="@prior")
 TOKENS = {"student_logits": "@student_tokens", "teacher_logits": "@teacher_tokens"}
 LABELLED = dict(TOKENS, labels="@token_labels")
+KD = {"student_logits": "@student_tokens", "teacher": "@teacher_tokens"}
+KD_LABELLED = dict(KD, labels="@token_labels")
 STEPS = dict(TOKENS, labels="@series_labels")
 LAYER = {"hidden": "@student_tokens", "weight": "@student"}
 LAYER |= {"teacher": ("@teacher_tokens", "@teacher")}
@@ -117,10 +119,10 @@ TABLE: dict[str, list[dict[str, Any]]] = {
         dict(LABELLED, labels="@token_soft", config=Config(category_contrast="columns")),
     ],
     "token_kd_loss": [
-        TOKENS, dict(LABELLED, **NONE, attention_mask="@token_mask", temperature=2.0),
-        dict(LABELLED, shift=True, normalizer=5.0),
-        dict(LABELLED, **SUM, divergence="reverse", temperature=2.0),
-        dict(LABELLED, divergence="jsd", mix=0.3, ignore_index=1, labels="@token_plain"),
+        KD, dict(KD_LABELLED, **NONE, attention_mask="@token_mask", temperature=2.0),
+        dict(KD_LABELLED, shift=True, normalizer=5.0),
+        dict(KD_LABELLED, **SUM, divergence="reverse", temperature=2.0),
+        dict(KD_LABELLED, divergence="jsd", mix=0.3, ignore_index=1, labels="@token_plain"),
     ],
     "linear_token_kd_loss": [
         dict(LAYER, labels="@token_labels"),
