@@ -27,7 +27,7 @@ from benchmarks.losses import Loss, loss_of
 from benchmarks.networks import mlp
 from benchmarks.pages.long_tail import page
 from benchmarks.record import read_json, replaced
-from mcld_core import TeacherBank, TeacherKeys, adjust_logits
+from mcld_core import TeacherBank, TeacherKeys, adjust_logits, balance_logits
 
 STEPS, BATCH, TRIALS = 200, 128, 6
 KINDS = {
@@ -121,7 +121,7 @@ def task(name: str, ratio: int, folder: Path, seed: int) -> Task:
     def score(model: torch.nn.Module, part: str) -> dict[str, float]:
         rows = validation if part == "validation" else test
         logits = predict(model, rows.x)
-        after = scores(logits - counts.log(), rows.y, counts)
+        after = scores(balance_logits(logits, counts), rows.y, counts)
         found = scores(logits, rows.y, counts)
         return found | {f"posthoc_{kind}": after[kind] for kind in ("balanced", "tail")}
 

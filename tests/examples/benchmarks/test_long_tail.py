@@ -87,6 +87,20 @@ def test_every_row_is_tested_and_the_page_shows_it(
         assert cells in (tmp_path / "long_tail.md").read_text("utf-8")
 
 
+def test_scores_after_the_training_are_those_of_logits_less_the_prior() -> None:
+    """A student that knows the frequencies, and a little more of the rarest class."""
+    pool, _ = long_tail.read("digits", Path())
+    counts = long_tail.uneven("digits", 50, 0, pool)[2]
+    says = torch.nn.Linear(64, 10)
+    with torch.no_grad():
+        says.weight.zero_()
+        says.bias.copy_((counts / counts.sum()).log())
+        says.bias[counts.argmin()] += 0.5  # above all others once the prior is gone
+    found = long_tail.task("digits", 50, Path(), 0).score(says, "test")
+    assert (found["tail"], found["head"]) == (0.0, pytest.approx(100 / 3, abs=0.01))
+    assert found["posthoc_tail"] == pytest.approx(100 / 3, abs=0.01)
+
+
 def test_the_committed_page_is_made_of_the_committed_runs() -> None:
     """If not: python -m benchmarks.long_tail --page --out benchmarks/results."""
     folder = Path(long_tail.__file__).parent / "results"
