@@ -19,8 +19,8 @@ from mcld_core.extensions.nlp.tokens import (
     reduced_loss,
     token_rows,
 )
-from mcld_core.formulas.divergence import MASKED
-from mcld_core.formulas.vocabulary import DIVERGENCES, TopRows, is_one
+from mcld_core.formulas.divergence import DIVERGENCES, MASKED
+from mcld_core.formulas.vocabulary import TopRows, is_one
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar, Tensor
 
 

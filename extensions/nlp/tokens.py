@@ -13,7 +13,7 @@ from mcld_core.arguments import class_labels, fits, keep_rows, ratio, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat, following
-from mcld_core.formulas.divergence import raised
+from mcld_core.formulas.divergence import raised, whole_divergence
 from mcld_core.formulas.vocabulary import (
     TopRows,
     at_label,
@@ -22,7 +22,6 @@ from mcld_core.formulas.vocabulary import (
     log_add,
     parted,
     top_divergence,
-    whole_divergence,
 )
 from mcld_core.typing import Array, Bool, Float, Int, Logits, Reduction, Scalar, Values
 

@@ -64,7 +64,7 @@ def dist_loss(
         return t * t * (weight_rows * (1.0 - of_rows) + weight_columns * (1.0 - of_columns))
 
     numbers = (beta, gamma, temperature)
-    return reduced(arguments, batch, values, numbers, reduction, by_block=False)
+    return reduced(arguments, batch, values, numbers, reduction, in_blocks=False)
 
 
 def correlation(

@@ -7,13 +7,7 @@ from typing import Any
 from mcld_core.arguments import Arguments
 from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import reduced
-from mcld_core.formulas.divergence import MASKED, divide, raised, softened
-from mcld_core.formulas.stored import (
-    StoredRows,
-    stored_kl_divergence,
-    stored_mixed_divergence,
-    stored_reverse_divergence,
-)
+from mcld_core.formulas.divergence import MASKED, raised, whole_divergence
 from mcld_core.typing import Array, Float, Logits, Reduction, Scalar, Tensor
 
 
@@ -67,7 +61,7 @@ def kd_loss(
     def values(student: Array, teacher: Array, _: None, t: Scalar, mu: Scalar) -> Array:
         if standardize:
             student, teacher = (standardized(ops, raised(ops, z)) for z in (student, teacher))
-        return DIVERGENCES[divergence](ops, student, teacher, t, mu)
+        return whole_divergence(ops, student, teacher, t, divergence, mu)
 
     return reduced(arguments, batch, values, (temperature, mix), reduction)
 
@@ -77,7 +71,7 @@ def check_divergence(
 ) -> None:
     """Raise for a temperature, a name or a μ that does not fit, where it is a Python number."""
     arguments.number("temperature", temperature, above=0.0)
-    arguments.choice("divergence", divergence, tuple(DIVERGENCES))
+    arguments.choice("divergence", divergence, ("forward", "reverse", "jsd"))
     arguments.number("mix", mix, above=0.0, maximum=1.0)
     if isinstance(mix, (int, float)) and mix == 1:
         raise ValueError(
@@ -102,44 +96,3 @@ def standardized(ops: Backend, z: Float[Array, "rows classes"]) -> Float[Array, 
     spread = variance > 0  # a constant row has no derivative of its root
     std = ops.where(spread, ops.sqrt(ops.where(spread, variance, 1.0)), 0.0)
     return ops.where(finite, centred / (std + 1e-7 / scale), MASKED)
-
-
-def _logs(
-    ops: Backend, student: Array, teacher: Array, t: Scalar
-) -> tuple[Float[Array, "rows classes"], Float[Array, "rows classes"]]:
-    """Return log q and log p; below `MASKED` / 2 where the teacher rules a class out."""
-    log_q = ops.log_softmax(divide(student, t), 1)
-    return log_q, ops.log_softmax(softened(ops, teacher, t), 1)
-
-
-def _forward(ops: Backend, student: Array, teacher: Any, t: Scalar, _: Scalar) -> Array:
-    if isinstance(teacher, StoredRows):
-        return stored_kl_divergence(ops, student, teacher, t)
-    log_q, log_p = _logs(ops, student, teacher, t)
-    return t * t * ops.sum(ops.exp(log_p) * (log_p - log_q), 1)
-
-
-def _reverse(ops: Backend, student: Array, teacher: Any, t: Scalar, _: Scalar) -> Array:
-    if isinstance(teacher, StoredRows):
-        return stored_reverse_divergence(ops, student, teacher, t)
-    log_q, log_p = _logs(ops, student, teacher, t)
-    q = ops.exp(log_q)
-    barred = ops.max(ops.where(teacher <= MASKED, ops.stop_gradient(q), 0.0), 1)
-    value = t * t * ops.sum(q * (log_q - log_p), 1)
-    return ops.where(barred > 0, float("inf"), value)
-
-
-def _jsd(ops: Backend, student: Array, teacher: Any, t: Scalar, mu: Scalar) -> Array:
-    if isinstance(teacher, StoredRows):
-        return stored_mixed_divergence(ops, student, teacher, t, mu)
-    log_q, log_p = _logs(ops, student, teacher, t)
-    mu = ops.astype(ops.asarray(mu, student), ops.dtype(student))
-    p, q = mu * ops.exp(log_p), (1.0 - mu) * ops.exp(log_q)
-    m = p + q
-    some = m > 1e-37  # else both are 0 up to rounding, and so is what they add
-    log_m = ops.log(ops.where(some, m, 1.0))
-    return t * t * ops.sum(p * (log_p - log_m) + q * (log_q - log_m), 1)
-
-
-DIVERGENCES = {"forward": _forward, "reverse": _reverse, "jsd": _jsd}
-"""Of rows of logits; the teacher's may be stored."""

@@ -7,7 +7,7 @@ whose logarithm is finite.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Places, Scalar, Values
@@ -82,11 +82,40 @@ class Softmax(NamedTuple):
         return other.log_total - self.log_total - near
 
 
-def kl_divergence(ops: Backend, student: Logits, teacher: Logits, temperature: Scalar) -> Values:
-    """Plain distillation: ``T² KL(softmax(t/T) ‖ softmax(s/T))``."""
-    q = Softmax.of(ops, divide(student, temperature))
-    p = Softmax.of(ops, softened(ops, teacher, temperature))
-    return temperature * temperature * p.kl_to(ops, q)
+DIVERGENCES = ("forward", "reverse", "jsd", "tv")
+
+
+def divergence(ops: Backend, log_p: Array, log_q: Array, name: str, mix: Any = None) -> Values:
+    """Return ``KL(p ‖ q)``, ``KL(q ‖ p)``, the JSD or ``½ Σ |p - q|`` of each row, summed."""
+    if name == "forward":
+        return ops.sum(ops.exp(log_p) * (log_p - log_q), 1)
+    q = ops.exp(log_q)
+    if name == "tv":
+        return 0.5 * ops.sum(ops.abs(ops.exp(log_p) - q), 1)
+    if name == "reverse":
+        value = ops.sum(q * (log_q - log_p), 1)
+        ruled_out = ops.sum(ops.where(log_p < MASKED / 2, ops.stop_gradient(q), 0.0), 1) > 0
+        infinite = ops.where(ruled_out, float("inf"), 0.0 * ops.stop_gradient(value) + 1.0)
+        return value * infinite  # and so is its gradient: where a choice of infinity would have 0
+    p, q = mix * ops.exp(log_p), (1.0 - mix) * q
+    m = p + q
+    some = m > 1e-37  # else both are 0 up to rounding, and so is what they add
+    log_m = ops.log(ops.where(some, m, 1.0))
+    return ops.sum(p * (log_p - log_m) + q * (log_q - log_m), 1)
+
+
+def squared(name: str, temperature: Scalar) -> Scalar:
+    """Return the factor T² of a divergence; the total variation has none."""
+    return 1.0 if name == "tv" else temperature * temperature
+
+
+def whole_divergence(
+    ops: Backend, student: Logits, teacher: Logits, temperature: Scalar, name: str, mix: Any = None
+) -> Values:
+    """Return T² times the divergence of ``softmax(s/T)`` and ``softmax(t/T)``."""
+    log_q = ops.log_softmax(divide(student, temperature), 1)
+    log_p = ops.log_softmax(softened(ops, teacher, temperature), 1)
+    return squared(name, temperature) * divergence(ops, log_p, log_q, name, mix)
 
 
 def target_class(ops: Backend, labels: Labels) -> Places:

@@ -19,11 +19,11 @@ from mcld_core.formulas.divergence import (
     cross_entropy,
     decoupled_divergence,
     divide,
-    kl_divergence,
     log_sum_exp,
     raised,
     softened,
     target_class,
+    whole_divergence,
 )
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Pairs, Scalar, Values
@@ -221,7 +221,7 @@ def sample_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Valu
     if student.shape[1] == 1:
         return 0.0 * student[:, 0]
     if not setup.config.sample_target_mask:
-        return kl_divergence(ops, student, teacher, temperature)
+        return whole_divergence(ops, student, teacher, temperature, "forward")
     target = target_class(ops, block.labels)
     return decoupled_divergence(ops, student, teacher, target, temperature, 1.0, setup.beta)
 

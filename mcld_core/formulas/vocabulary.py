@@ -9,10 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.divergence import MASKED, divide, raised, softened
+from mcld_core.formulas.divergence import MASKED, divergence, divide, raised, squared
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar, Values
-
-DIVERGENCES = ("forward", "reverse", "jsd", "tv")
 
 
 class TopRows(NamedTuple):
@@ -24,39 +22,6 @@ class TopRows(NamedTuple):
     """Each at most once in a row; where there is no class the place of one that there is."""
     tail: Float[Array, "rows 1"] | None = None
     """`MASKED`: nothing is left. None: both sides are renormalised over the k."""
-
-
-def divergence(ops: Backend, log_p: Array, log_q: Array, name: str, mix: Scalar) -> Values:
-    """Return ``KL(p ‖ q)``, ``KL(q ‖ p)``, the JSD or ``½ Σ |p - q|`` of each row, summed."""
-    if name == "forward":
-        return ops.sum(ops.exp(log_p) * (log_p - log_q), 1)
-    q = ops.exp(log_q)
-    if name == "tv":
-        return 0.5 * ops.sum(ops.abs(ops.exp(log_p) - q), 1)
-    if name == "reverse":
-        value = ops.sum(q * (log_q - log_p), 1)
-        ruled_out = ops.sum(ops.where(log_p < MASKED / 2, ops.stop_gradient(q), 0.0), 1) > 0
-        infinite = ops.where(ruled_out, float("inf"), 0.0 * ops.stop_gradient(value) + 1.0)
-        return value * infinite  # and so is its gradient: where a choice of infinity would have 0
-    p, q = mix * ops.exp(log_p), (1.0 - mix) * q
-    m = p + q
-    some = m > 1e-37  # else both are 0 up to rounding, and so is what they add
-    log_m = ops.log(ops.where(some, m, 1.0))
-    return ops.sum(p * (log_p - log_m) + q * (log_q - log_m), 1)
-
-
-def squared(name: str, temperature: Scalar) -> Scalar:
-    """Return the factor T² of a divergence; the total variation has none."""
-    return 1.0 if name == "tv" else temperature * temperature
-
-
-def whole_divergence(
-    ops: Backend, student: Logits, teacher: Logits, temperature: Scalar, name: str, mix: Scalar
-) -> Values:
-    """Return T² times the divergence of ``softmax(s/T)`` and ``softmax(t/T)``."""
-    log_q = ops.log_softmax(divide(student, temperature), 1)
-    log_p = ops.log_softmax(softened(ops, teacher, temperature), 1)
-    return squared(name, temperature) * divergence(ops, log_p, log_q, name, mix)
 
 
 def parted(
