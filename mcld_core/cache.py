@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.arguments import Checks
+from mcld_core.arguments import Checks, to_numpy
 from mcld_core.files import replacement, reserve
 from mcld_core.typing import Array, Float, Int
 
@@ -300,11 +300,3 @@ def check_range(argument: str, index: NDArray[Any], count: int, error: type[Exce
             f"{argument} needs sample indices in 0 … {count - 1}; got {index[bad].flat[0]}. "
             "Use the indices of the data set that the cache was written from"
         )
-
-
-def to_numpy(x: Any) -> NDArray[Any]:
-    """Convert an array or tensor of any framework, from an accelerator too."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-        x = x.float() if str(x.dtype) == "torch.bfloat16" else x
-    return np.asarray(x)

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.arguments import Arguments, wide_dtype
+from mcld_core.arguments import Arguments, to_numpy, wide_dtype
 from mcld_core.backends import Backend, backend_for
-from mcld_core.cache import to_numpy
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Float, Logits, Tensor

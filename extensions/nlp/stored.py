@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Checks, fits
+from mcld_core.arguments import Arguments, Checks, fits, to_numpy
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.vocabulary import TopRows
 from mcld_core.typing import Array, Bool, Float, Int
@@ -257,14 +257,6 @@ def _blocks(logits: Any) -> Any:
     rows = logits.reshape(-1, logits.shape[-1])
     size = max(_ENTRIES // rows.shape[1], 1)
     return (rows[start : start + size] for start in range(0, max(len(rows), 1), size))
-
-
-def to_numpy(x: Any) -> np.ndarray[Any, Any]:
-    """Return an array or tensor of any framework in NumPy."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-        x = x.float() if str(x.dtype) == "torch.bfloat16" else x
-    return np.asarray(x)
 
 
 def _is_double(logits: Any) -> bool:

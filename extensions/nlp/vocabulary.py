@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mcld_core.arguments import to_numpy
 from mcld_core.backends import backend_for
-from mcld_core.extensions.nlp.stored import TopKLogits, to_numpy
+from mcld_core.extensions.nlp.stored import TopKLogits
 from mcld_core.typing import Array, Float, Int
 
 

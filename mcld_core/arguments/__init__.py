@@ -5,7 +5,6 @@ looks at arrays. Each error says which argument, what came, and what to do. Valu
 read only where that costs no wait for a device: eager, on the CPU (``ops.host_values``).
 """
 
-from mcld_core.arguments.arrays import ratio as ratio
 from mcld_core.arguments.arrays import reduce_rows as reduce_rows
 from mcld_core.arguments.checks import REDUCTIONS as REDUCTIONS
 from mcld_core.arguments.checks import Checks as Checks
@@ -19,5 +18,7 @@ from mcld_core.arguments.rows import both_kept as both_kept
 from mcld_core.arguments.rows import class_labels as class_labels
 from mcld_core.arguments.rows import fits as fits
 from mcld_core.arguments.rows import keep_rows as keep_rows
+from mcld_core.arguments.rows import ratio as ratio
 from mcld_core.arguments.rows import sizes_differ as sizes_differ
+from mcld_core.arguments.rows import to_numpy as to_numpy
 from mcld_core.arguments.rows import wide_dtype as wide_dtype

@@ -13,6 +13,7 @@ from mcld_core.arguments.rows import (
     both_kept,
     class_labels,
     keep_rows,
+    ratio,
     sizes_differ,
     wide_dtype,
 )
@@ -392,9 +393,3 @@ def reduce_rows(
     if normalizer is None:
         normalizer = ops.sum(weight, None)
     return ratio(ops, total, ops.astype(ops.asarray(normalizer, values), ops.dtype(values)))
-
-
-def ratio(ops: Backend, part: Array, whole: Array) -> Array:
-    """Return ``part / whole``, and 0 where the whole, which is ≥ 0, is 0."""
-    positive = whole > 0
-    return ops.where(positive, part / ops.where(positive, whole, 1.0), 0.0)

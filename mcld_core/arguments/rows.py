@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mcld_core.arguments.checks import is_number
 from mcld_core.backends import Backend
 from mcld_core.typing import Array, Bool, Float, Int, Scalar
@@ -81,3 +84,17 @@ def both_kept(kept: Array | None, counts: Array | None) -> Array | None:
 def keep_rows(ops: Backend, x: Array, kept: Bool[Array, " rows"] | None = None) -> Array:
     """Return ``x`` with zeros in the rows that do not count, so that their content cannot."""
     return x if kept is None else ops.where(kept[:, None], x, 0.0)
+
+
+def ratio(ops: Backend, part: Array, whole: Array) -> Array:
+    """Return ``part / whole``, and 0 where the whole, which is ≥ 0, is 0."""
+    positive = whole > 0
+    return ops.where(positive, part / ops.where(positive, whole, 1.0), 0.0)
+
+
+def to_numpy(x: Any) -> NDArray[Any]:
+    """Convert an array or tensor of any framework, from an accelerator too."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = x.float() if str(x.dtype) == "torch.bfloat16" else x
+    return np.asarray(x)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.cache import to_numpy
+from mcld_core.arguments import to_numpy
 
 Arrays = dict[str, NDArray[Any]]
 """One array for each input or output, by name."""

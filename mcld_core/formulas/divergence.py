@@ -85,7 +85,7 @@ class Softmax(NamedTuple):
 DIVERGENCES = ("forward", "reverse", "jsd", "tv")
 
 
-def divergence(ops: Backend, log_p: Array, log_q: Array, name: str, mix: Any = None) -> Values:
+def divergence(ops: Backend, log_p: Array, log_q: Array, name: str, mix: Any = 0.5) -> Values:
     """Return ``KL(p ‖ q)``, ``KL(q ‖ p)``, the JSD or ``½ Σ |p - q|`` of each row, summed."""
     if name == "forward":
         return ops.sum(ops.exp(log_p) * (log_p - log_q), 1)
@@ -110,7 +110,7 @@ def squared(name: str, temperature: Scalar) -> Scalar:
 
 
 def whole_divergence(
-    ops: Backend, student: Logits, teacher: Logits, temperature: Scalar, name: str, mix: Any = None
+    ops: Backend, student: Logits, teacher: Logits, temperature: Scalar, name: str, mix: Any = 0.5
 ) -> Values:
     """Return T² times the divergence of ``softmax(s/T)`` and ``softmax(t/T)``."""
     log_q = ops.log_softmax(divide(student, temperature), 1)
