@@ -293,16 +293,14 @@ def reduced_loss(
     if reduction == "sum":
         scale = 1.0
     elif reduction == "mean":
-        count = tokens.weight
+        count = tokens.weight if tokens.weight is not None else tokens.kept
         if normalizer is not None:
             count = arguments.scalar("normalizer", normalizer, rows.x, dtype)
-        elif count is not None:
-            count = ops.sum(count, None)
-        elif tokens.kept is not None:
-            count = ops.sum(ops.astype(tokens.kept, dtype), None)
-        else:
-            count = ops.size(rows.x, 0)
-        count = max(count, 1) if isinstance(count, int) else ops.astype(count, dtype)
+        elif count is None and isinstance(ops.size(rows.x, 0), int):
+            count = max(ops.size(rows.x, 0), 1)
+        else:  # the size of a traced batch is not an array
+            count = ops.arange(ops.size(rows.x, 0), rows.x) >= 0 if count is None else count
+            count = ops.sum(ops.astype(count, dtype), None)
         scale = 1.0 / count if isinstance(count, int) else ratio(ops, 0.0 * count + 1.0, count)
     rows = rows._replace(kept=tokens.kept, weight=tokens.weight, scale=scale)
     vocabulary = rows.layer[0].shape[0] if rows.layer else rows.x.shape[1]
