@@ -422,7 +422,7 @@ def _blocks(
             found[part], slope = loss.with_slope(*given)
             factor = 1.0 if factors is None else factors[part][:, None]
             if layer:  # not scaled yet: half precision keeps no mean's slope
-                z[part] = slope * factor
+                z[part] = slope if factors is None else slope * factor
             elif places is None:
                 torch.mul(slope, factor * scale, out=of_x[some])
             else:

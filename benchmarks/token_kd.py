@@ -126,7 +126,7 @@ def torch_rows(tokens: int, vocabulary: int) -> dict[str, Step]:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
     if tokens == TOKENS:
-        for name in ("peer, chunks of 4", "KD", "KD, compiled"):
+        for name in ("peer, chunks of 4", "KD"):
             check(name, "naive", [student])
         check("fused KD", "logits, naive", [hidden, weight])
     return rows

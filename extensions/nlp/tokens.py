@@ -27,8 +27,8 @@ from mcld_core.typing import Array, Bool, Float, Int, Logits, Reduction, Scalar,
 
 _ENTRIES = 2**20
 """Logits of a block: 4 MB, so that a cache holds it; of fewer the small operations cost more."""
-_LAYER_ENTRIES, _LAYER_ROWS = 2**21, 64
-"""Logits that a layer forms at once: 8 MB, but a product of fewer rows is slow."""
+_LAYER_ENTRIES, _LAYER_ROWS = 2**23, 64
+"""Logits that a layer forms at once: 32 MB, but a product of fewer rows is slow."""
 
 
 class Tokens(NamedTuple):
