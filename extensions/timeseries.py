@@ -100,8 +100,19 @@ def window_mcld_loss(
     teacher_logits: Float[Array, "batch *time classes"],
     labels: Labels | None = None,
     *,
+    starts: Int[Array, " batch"] | None = None,
+    lengths: Int[Array, " batch"] | int | None = None,
+    series: Int[Array, " batch"] | None = None,
+    mask: Bool[Array, " batch *time"] | None = None,
+    step_labels: Num[Array, "batch time"] | None = None,
+    category: str = "window",
+    step_contrast: Scalar | None = None,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    class_prior: Float[Array, " classes"] | None = None,
+    progress: Scalar = 1.0,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
     return_terms: Literal[False] = False,
-    **settings: Any,
 ) -> Tensor: ...
 
 

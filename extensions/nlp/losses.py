@@ -27,8 +27,18 @@ def token_mcld_loss(
     teacher_logits: Float[Array, "batch tokens vocab"],
     labels: Num[Array, "batch tokens"] | None = None,
     *,
+    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
+    sequence_labels: Int[Array, " batch"] | None = None,
+    category: str = "token",
+    token_contrast: Scalar | None = 0.0,
+    sequence_contrast: Scalar = 0.0,
+    shift: bool = False,
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    class_prior: Float[Array, " vocab"] | None = None,
+    progress: Scalar = 1.0,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
     return_terms: Literal[False] = False,
-    **settings: Any,
 ) -> Tensor: ...
 
 
