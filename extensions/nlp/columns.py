@@ -1,0 +1,182 @@
+"""A stored teacher as columns of a Hugging Face ``datasets`` dataset, beside ``input_ids``.
+
+| column | of a sample of n tokens |
+|---|---|
+| ``teacher_ids`` | int32, the ids of all tokens one after the other: n · k of them |
+| ``teacher_logprobs`` | float16, their log-probabilities |
+| ``teacher_tail`` | float32, n: log-probability of all other ids; no such column: draws |
+| ``teacher_offsets`` | int32, n + 1: where each token begins; no such column: k a token |
+| ``teacher_fingerprint`` | a text: of which teacher and tokenizer; no such column: not checked |
+
+Row i is what the teacher says after token i: for ``shift=True``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mcld_core.arguments import to_numpy
+from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn
+
+IDS, LOGPROBS, TAIL, OFFSETS, FINGERPRINT = TEACHER_COLUMNS = (
+    *("teacher_ids", "teacher_logprobs", "teacher_tail", "teacher_offsets", "teacher_fingerprint"),
+)
+
+
+def teacher_columns(
+    teacher: TopKLogits, attention_mask: Any, *, fingerprint: str | None = None
+) -> dict[str, list[Any]]:
+    """Return the columns of a batch of samples: what a function of ``Dataset.map`` returns.
+
+    A teacher of draws (`TopKLogits.from_samples`) has as many entries a token as it has distinct
+    ids; every other one has k. NumPy, so that ``datasets`` infers the types of the table above.
+
+    Args:
+        teacher: `TopKLogits` with a tail, of NumPy or a framework: ``from_logits``,
+            ``from_samples``, or as a server said.
+        attention_mask: (batch, tokens), 1 where a token is one: padding is not stored.
+        fingerprint: what `TeacherCollator` compares: a text of teacher and tokenizer, such as
+            ``mcld_core.cache.fingerprint("name@revision", json.dumps(tokenizer.get_vocab()))``.
+
+    Raises:
+        ValueError: a teacher without a tail; a mask of another shape.
+
+    Example:
+        >>> import numpy as np
+        >>> stored = TopKLogits.from_logits(np.log([[[0.5, 0.3, 0.2]] * 2]), k=2)
+        >>> columns = teacher_columns(stored, np.array([[1, 0]]))
+        >>> columns["teacher_ids"][0].tolist(), columns["teacher_tail"][0].round(2).tolist()
+        ([0, 1], [-1.61])
+    """
+    values, ids, where = (to_numpy(x) for x in (teacher.values, teacher.indices, attention_mask))
+    if teacher.tail is None or values.ndim != 3 or where.shape != values.shape[:2]:
+        raise ValueError(
+            "teacher_columns: teacher needs a tail and values (batch, tokens, k), attention_mask "
+            f"(batch, tokens); got tail {type(teacher.tail).__name__}, {values.shape}, "
+            f"{where.shape}. Make the teacher by TopKLogits.from_logits or from_samples"
+        )
+    drawn, columns = is_drawn(teacher), {name: [] for name in (IDS, LOGPROBS)}
+    rest = columns.setdefault(OFFSETS if drawn else TAIL, [])
+    tails = None if drawn else to_numpy(teacher.tail)
+    for b, counts in enumerate(where != 0):
+        kept = np.isfinite(values[b, counts]) if drawn else np.s_[:]
+        columns[IDS].append(ids[b, counts][kept].ravel().astype("int32"))
+        columns[LOGPROBS].append(values[b, counts][kept].ravel().astype("float16"))
+        if tails is None:
+            rest.append(np.append(0, kept.sum(-1).cumsum()).astype("int32"))
+        else:
+            rest.append(tails[b, counts].astype("float32"))
+    if fingerprint is not None:
+        columns[FINGERPRINT] = [fingerprint] * len(values)
+    return columns
+
+
+class TeacherCollator:
+    """Collate texts by another collator, and pad their teacher columns to `TopKLogits` beside them.
+
+    A batch holds what the other collator returns, and ``"teacher"``, tensors of PyTorch: each
+    sample's rows stand where its attention mask does, so padding may be on either side.
+
+    Args:
+        collator: of the columns without the teacher's, such as ``DataCollatorForLanguageModeling``;
+            it pads, and does not pack.
+        fingerprint: the one that the columns must have. None: any, but one for all.
+
+    Raises:
+        ValueError: columns of another teacher or tokenizer, or of two; rows that do not fit.
+
+    Example::
+
+        collate = TeacherCollator(DataCollatorForLanguageModeling(tokenizer, mlm=False), mark)
+        batch = collate([dataset[0], dataset[1]])
+        token_kd_loss(logits, batch["teacher"], batch["labels"], shift=True)
+    """
+
+    def __init__(self, collator: Callable[[Any], Any], fingerprint: str | None = None) -> None:
+        self.collator, self.fingerprint = collator, fingerprint
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return a batch of samples."""
+        import torch
+
+        self._check(rows)
+        plain = [{k: v for k, v in row.items() if k not in TEACHER_COLUMNS} for row in rows]
+        batch = dict(self.collator(plain))
+        mask = batch.get("attention_mask")
+        if mask is None or tuple(mask.shape) != (len(rows), batch["input_ids"].shape[1]):
+            came = None if mask is None else tuple(mask.shape)
+            raise ValueError(
+                "TeacherCollator: the collator needs to return an attention_mask of one row a "
+                f"sample; got {came} for {len(rows)} samples. One that packs samples in a row "
+                "cannot place the teacher's rows: pad instead"
+            )
+        batch["teacher"] = pad_teacher(rows, to_numpy(mask) != 0)
+        return batch | {"teacher": TopKLogits(*(_tensor(torch, x) for x in batch["teacher"]))}
+
+    def _check(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        missing = [x for x in (IDS, LOGPROBS) if x not in rows[0]]
+        if missing:
+            raise ValueError(
+                f"TeacherCollator: samples need the columns of teacher_columns; {missing} not among"
+                f" {sorted(rows[0])}. In a Trainer pass remove_unused_columns=False"
+            )
+        found = {row.get(FINGERPRINT) for row in rows}
+        if len(found) > 1 or (self.fingerprint is not None and found != {self.fingerprint}):
+            raise ValueError(
+                f"TeacherCollator: {FINGERPRINT} needs to be {self.fingerprint or 'one for all'!r};"
+                f" got {sorted(map(str, found))}. The columns are of another teacher or tokenizer: "
+                "write them again"
+            )
+
+
+def pad_teacher(rows: Sequence[Mapping[str, Any]], where: np.ndarray[Any, Any]) -> TopKLogits:
+    """Return the teacher columns of samples as one `TopKLogits`, in NumPy.
+
+    Args:
+        rows: samples with the columns.
+        where: (batch, tokens) bool, the places of each sample's tokens.
+
+    Raises:
+        ValueError: a sample of which the columns have another length than its tokens.
+    """
+    starts = [_starts(row, int(where[b].sum()), b) for b, row in enumerate(rows)]
+    k = max((int(np.diff(x).max(initial=1)) for x in starts), default=1)
+    values = np.full((*where.shape, k), -np.inf, "float32")
+    indices, tail = np.zeros(values.shape, "int32"), np.full(where.shape, -np.inf, "float32")
+    for b, row in enumerate(rows):
+        counts = np.diff(starts[b])
+        stands = np.arange(k) < counts[:, None]
+        for x, name in ((values, LOGPROBS), (indices, IDS)):
+            own = x[b, where[b]]
+            own[stands] = np.asarray(row[name])
+            x[b, where[b]] = own
+        if row.get(TAIL) is not None:
+            tail[b, where[b]] = np.asarray(row[TAIL])
+    has_tail = rows[0].get(TAIL) is not None
+    return TopKLogits(values, indices, tail if has_tail else -math.inf)
+
+
+def _starts(row: Mapping[str, Any], tokens: int, b: int) -> np.ndarray[Any, Any]:
+    """Return where the entries of each token begin, and the end."""
+    entries, tail = len(row[IDS]), row.get(TAIL)
+    if row.get(OFFSETS) is not None:
+        starts = np.asarray(row[OFFSETS], "int64")
+        fits = starts.size == tokens + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all()
+    else:
+        starts = np.arange(tokens + 1) * (entries // max(tokens, 1))
+        fits = True
+    lengths = {LOGPROBS: len(row[LOGPROBS]), TAIL: tokens if tail is None else len(tail)}
+    if not fits or starts[-1] != entries or lengths != {LOGPROBS: entries, TAIL: tokens}:
+        raise ValueError(
+            f"TeacherCollator: sample {b} needs teacher columns of its {tokens} tokens; got "
+            f"{entries} ids, lengths {lengths}. Cut the text before the teacher reads it, not after"
+        )
+    return starts
+
+
+def _tensor(torch: Any, x: Any) -> Any:
+    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
