@@ -73,18 +73,15 @@ def keras() -> None:
 
 
 def onnx() -> None:
-    """A student's verified file, and a picture that it classifies."""
+    """A student's verified file, with its metadata."""
+    import onnxruntime
     import torch
-    from PIL import Image
 
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
-    metadata = {"classes": ["a", "b", "c"], "layout": "NCHW"}
+    metadata = {"teacher": "wide"}
     print(mcld_core.export_onnx(student, "s.onnx", input_shape=(1, 8, 8), metadata=metadata))
-    Image.new("L", (8, 8), 128).save("grey.png")
-    script = ROOT / "examples" / "predict.py"
-    command = [sys.executable, script, "s.onnx", "grey.png"]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert {"a", "b", "c"} <= set(found.split())
+    known = onnxruntime.InferenceSession("s.onnx").get_modelmeta().custom_metadata_map
+    assert known["teacher"] == "wide"
 
 
 def examples() -> None:

@@ -186,12 +186,15 @@ def to_rows(framework: str, device: str, shape: Shape, times: dict[str, list[flo
 
 def environment(threads: int, packages: list[str]) -> dict[str, str]:
     """Describe the machine and the versions."""
-    versions = {name: importlib.metadata.version(name) for name in ["mcld", "numpy", *packages]}
+    import mcld_core  # and so NumPy, after `limit_threads`
+
+    versions = {name: importlib.metadata.version(name) for name in ["numpy", *packages]}
     return {
         "processor": _processor(),
         "python": platform.python_version(),
         "threads": str(threads),
         "load": _load(),
+        "mcld": mcld_core.__version__,
         **versions,
     }
 

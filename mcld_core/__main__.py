@@ -63,10 +63,8 @@ def _devices(framework: str) -> str:
     if framework == "torch":
         import torch
 
-        names = ["cpu"]
-        if torch.cuda.is_available():
-            names += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return ", ".join(names)
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(["cpu", *names])
     if framework == "tensorflow":
         import tensorflow as tf
 

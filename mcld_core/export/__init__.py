@@ -10,19 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.export.deploy import (
-    Deployed,
-    Latency,
-    compare_latency,
-    convert_float16,
-    quantize_int8,
-)
-from mcld_core.export.graph import check_metadata, check_path, describe, drafted, finish
+from mcld_core import __version__
+from mcld_core.export.graph import check_metadata, check_opset, check_path, finish
 from mcld_core.export.inputs import (
     ExportRequest,
     example_inputs,
     free_axes,
     logits_among,
+    names_of,
     require,
 )
 from mcld_core.export.student import (
@@ -33,16 +28,9 @@ from mcld_core.export.student import (
     write_graph,
 )
 from mcld_core.export.verify import ExportReport, as_probabilities, check_rows, verify
+from mcld_core.files import replacement
 
-__all__ = [
-    "Deployed",
-    "ExportReport",
-    "Latency",
-    "compare_latency",
-    "convert_float16",
-    "export_onnx",
-    "quantize_int8",
-]
+__all__ = ["ExportReport", "export_onnx"]
 
 
 def export_onnx(
@@ -52,8 +40,8 @@ def export_onnx(
     input_shape: Any = None,
     example_input: Any = None,
     dtype: Any = "float32",
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
+    input_names: Sequence[str] | str | None = None,
+    output_names: Sequence[str] | str | None = None,
     dynamic_batch: bool = True,
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
     opset: int | None = None,
@@ -63,37 +51,36 @@ def export_onnx(
 ) -> ExportReport:
     """Write a student as an ONNX file that is shown to compute the same.
 
-    The framework's own exporter makes the graph (``torch.onnx.export(dynamo=True)``, Keras'
-    ``export``, tf2onnx, jax2onnx). Before the file appears, onnx.checker runs with full shape
-    inference, and onnxruntime is compared with the student in evaluation mode (batch norm and
-    dropout off) on batches of other sizes than the exporter has seen:
-    ``max |onnx − student| / max |student|``, by row of logits, stays within `tolerance`, and the
-    arg max is the same, ties within the tolerance excepted. If not, an error says how far off it
-    is and no file is written. The file comes under a temporary name and is then renamed.
+    The framework's own exporter makes the graph (``torch.onnx.export(dynamo=True)``, tf2onnx,
+    jax2onnx). Before the file appears, onnx.checker runs with full shape inference, and
+    onnxruntime is compared with the student in evaluation mode (batch norm and dropout off) on
+    batches of other sizes than the exporter has seen: ``max |onnx − student| / max |student|``, by
+    row of logits, stays within `tolerance`, and the arg max is the same, ties within the tolerance
+    excepted. If not, an error says how far off it is and no file is written. The file comes under
+    a temporary name and is then renamed.
 
     Args:
         student: a torch module, a Keras model, a tf.function, tf.Module or SavedModel (or its
             path, or that of a .keras file), a JAX function, a flax nnx module. A distiller
             (``.student``) or a checkpoint (``["student"]``) gives its student: the teacher is
             never in the graph. Its train or eval mode is restored.
-        path: the file to write; it holds the weights too (up to 2 GiB).
+        path: the .onnx file to write; it holds the weights too (up to 2 GiB). An older ONNX file
+            is replaced, a file of another kind never.
         input_shape: sizes without the batch axis, such as ``(3, 32, 32)``; several inputs: a
             tuple of shapes, or a dict by name. For float inputs only.
         example_input: instead, an array (batch, ...) of real rows; several: a tuple (the student
             is called by position) or a dict (called by keyword; a Keras model gets the tuple as
             a list, the dict as it is). Its dtypes are the graph's.
-        dtype: the type of `input_shape`'s inputs, or one for each. Default float32.
+        dtype: the type of `input_shape`'s inputs. Default float32.
         input_names: default: the dict's keys, else ``input`` or ``input_0``, ``input_1``.
         output_names: default: ``logits``, the keys of a dict, or ``output_0``, ``output_1``.
         dynamic_batch: whether the batch axis has a free size. Default True.
         dynamic_axes: other axes of free size, ``{"tokens": {1: "time"}}`` (axis 0 is the batch).
             The example's size is the largest that is checked.
         opset: the operator set; default: the exporter's own.
-        metadata: what a reader of the file needs: ``classes`` (names),
-            ``normalization`` (``{"mean": [...], "std": [...]}`` of channels in 0..1),
-            ``layout`` (``"NCHW"`` or ``"NHWC"``), ``center_crop`` (which share of an image's
-            shorter side is kept, such as 0.875), teacher, accuracy, anything that JSON holds.
-            Library, framework, exporter and error are added.
+        metadata: what a reader of the file needs: ``classes`` (names), the pixels' normalisation,
+            teacher, accuracy, anything that JSON holds; texts stay as they are. Library,
+            framework and exporter are added.
         softmax: append a softmax, so that the outputs are probabilities. Default False.
         tolerance: the largest relative error. Default 1e-4; float32 gives about 1e-6.
 
@@ -111,42 +98,45 @@ def export_onnx(
         report = export_onnx(student, "student.onnx", input_shape=(3, 32, 32))
         ```
     """
-    if not tolerance > 0:
-        raise ValueError(f"export_onnx: tolerance needs to be above 0; got {tolerance}.")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"export_onnx: tolerance needs to be above 0, below 1; got {tolerance}.")
     model = resolve_student(student)
-    framework, exporter = find_exporter(model)
+    exporter = find_exporter(model)
     require("onnx", "onnx_ir", "onnxruntime", *exporter.PACKAGES)
     target = Path(path)
-    check_path(target, "export_onnx")
+    check_path(target)
+    check_opset(opset)
     example, by_keyword = example_inputs(input_shape, example_input, dtype, input_names)
     axes = free_axes(example, dynamic_batch, dynamic_axes or {})
     if dynamic_batch:  # exporters take a size of 1 for a constant
         example = {n: np.concatenate([a, a]) if len(a) == 1 else a for n, a in example.items()}
-    wanted = None if output_names is None else tuple(output_names)
-    request = ExportRequest(example, by_keyword, axes, wanted, opset)
-    known = check_metadata(metadata or {}, request)
+    request = ExportRequest(example, by_keyword, axes, names_of(output_names), opset)
+    properties = check_metadata(metadata or {})
     inputs = list(request.check_inputs())
-    with exporter.evaluation(model) as inference, drafted(target) as draft:
+    with exporter.evaluation(model) as inference:
         # The student runs before its exporter, so that one that changes it is found out as well.
         expected = references(inference, exporter, request, inputs)
-        check_rows(
-            partial(run_student, inference, exporter, request),
-            request, inputs[-1], expected[-1], tolerance, "student",
-        )  # fmt: skip
+        run = partial(run_student, inference, exporter, request)
+        check_rows(run, request, inputs[-1], expected[-1], tolerance, "student")
         names = list(expected[0])
-        tool = write_graph(inference, exporter, framework, request, names, draft)
-        described = describe(known, framework, tool, softmax, expected[0])
-        version = finish(draft, request, names, softmax=softmax, metadata=described)
-        if softmax:
-            for found in expected:
-                found |= {name: as_probabilities(found[name]) for name in logits_among(found)}
-        error = verify(draft, request, inputs, expected, tolerance)
+        graph = write_graph(inference, exporter, request, names)
+    properties |= {
+        "mcld_version": __version__, "framework": exporter.FRAMEWORK, "exporter": exporter.TOOL,
+        "softmax": str(softmax).lower(),
+    }  # fmt: skip
+    content, opset = finish(graph, request, expected[0], softmax, properties)
+    if softmax:
+        for found in expected:
+            found |= {name: as_probabilities(found[name]) for name in logits_among(found)}
+    error = verify(content, request, inputs, expected, tolerance)
+    with replacement(target) as file:
+        file.write(content)
     return ExportReport(
         path=target,
-        framework=framework,
-        exporter=tool,
-        opset=version,
-        size=target.stat().st_size,
+        framework=exporter.FRAMEWORK,
+        exporter=exporter.TOOL,
+        opset=opset,
+        size=len(content),
         max_relative_error=error,
         batch_sizes=tuple(next(iter(feeds.values())).shape[0] for feeds in inputs),
         inputs=tuple(request.example),

@@ -1,6 +1,6 @@
 """What to export: the inputs' names, shapes, types and dynamic axes, and inputs to check with.
 
-The ground of this folder: ``backends/<framework>/export.py`` imports it and nothing above it.
+The ground of this folder: the frameworks' modules import it and nothing above it.
 """
 
 from __future__ import annotations
@@ -57,48 +57,32 @@ class ExportRequest:
         axes = self.dynamic_axes[name]
         return tuple(axes.get(axis, size) for axis, size in enumerate(self.example[name].shape))
 
-    def open_shape(self, name: str) -> tuple[int | None, ...]:
-        """The shape of an input, dynamic axes as None."""
-        return tuple(None if isinstance(d, str) else d for d in self.symbolic_shape(name))
-
     def check_inputs(self) -> Iterator[Arrays]:
         """Inputs that look like the example, at other sizes than the exporter has seen.
 
         Batches of two or more sizes that are not the example's; the other dynamic axes at the
         example's size, then at three quarters, then at half of it (the example is their largest
-        size). Without a dynamic batch, two other inputs of the example's size.
+        size). Without a dynamic batch, two other inputs of the example's size. Whole rows are
+        drawn, so that tokens and masks stay what they were; floats also get noise.
         """
         sizes = [b for b in BATCH_SIZES if b != self.batch] if self.free_batch else [self.batch] * 2
         generator = np.random.default_rng(0)
         for step, rows in enumerate(sizes):
-            drawn = generator.integers(0, self.batch, size=rows)
-            yield {
-                name: self._vary(array, drawn, self.dynamic_axes[name], step, generator)
-                for name, array in self.example.items()
-            }
-
-    @staticmethod
-    def _vary(
-        array: NDArray[Any],
-        rows: NDArray[Any],
-        axes: Mapping[int, str],
-        step: int,
-        generator: np.random.Generator,
-    ) -> NDArray[Any]:
-        """Draw whole rows, so that tokens and masks stay what they were; floats also get noise."""
-        varied = array[rows]
-        for axis in axes:
-            if axis:
-                size = max(1, array.shape[axis] * (4 - step) // 4)
-                varied = np.take(varied, np.arange(size), axis=axis)
-        if np.issubdtype(array.dtype, np.floating):
-            spread = float(array.std()) or 1.0
-            varied = varied + 0.5 * spread * generator.standard_normal(varied.shape)
-        return np.ascontiguousarray(varied.astype(array.dtype))
+            drawn, feeds = generator.integers(0, self.batch, size=rows), {}
+            for name, array in self.example.items():
+                varied = array[drawn]
+                for axis in self.dynamic_axes[name].keys() - {0}:
+                    size = max(1, array.shape[axis] * (4 - step) // 4)
+                    varied = varied.take(range(size), axis)
+                if np.issubdtype(array.dtype, np.floating):
+                    spread = 0.5 * (float(array.std()) or 1.0)
+                    varied = varied + spread * generator.standard_normal(varied.shape)
+                feeds[name] = np.ascontiguousarray(varied.astype(array.dtype))
+            yield feeds
 
 
 def example_inputs(
-    input_shape: Any, example_input: Any, dtype: Any, input_names: Sequence[str] | None
+    input_shape: Any, example_input: Any, dtype: Any, input_names: Sequence[str] | str | None
 ) -> tuple[Arrays, bool]:
     """An array for each input, by name, and whether the student takes them by name."""
     if (input_shape is None) == (example_input is None):
@@ -114,8 +98,8 @@ def example_inputs(
     else:
         values = list(given) if isinstance(given, (tuple, list)) else [given]
         names = ["input"] if len(values) == 1 else [f"input_{i}" for i in range(len(values))]
-    if input_names is not None:
-        names = _renamed(names, input_names, by_keyword)
+    if (wanted := names_of(input_names)) is not None:
+        names = _renamed(names, wanted, by_keyword)
     example = dict(zip(names, map(_as_numpy, names, values), strict=True))
     if len({array.shape[0] for array in example.values()}) > 1:
         shapes = {name: array.shape for name, array in example.items()}
@@ -126,8 +110,13 @@ def example_inputs(
     return example, by_keyword
 
 
+def names_of(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    """Names as a tuple; a text is one name."""
+    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
+
+
 def _renamed(names: Sequence[str], wanted: Sequence[str], by_keyword: bool) -> list[str]:
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    wanted = list(wanted)
     if len(wanted) != len(names) or len(set(wanted)) != len(wanted):
         raise ValueError(
             f"export_onnx: input_names needs {len(names)} different names, one an input; "
@@ -142,26 +131,22 @@ def _renamed(names: Sequence[str], wanted: Sequence[str], by_keyword: bool) -> l
 
 
 def _examples(input_shape: Any, dtype: Any) -> Any:
-    """Rows that look like signals: waves along every axis, and noise."""
+    """An example for each shape, in the same order or by the same names."""
     if isinstance(input_shape, Mapping):
-        by_name = dtype if isinstance(dtype, Mapping) else dict.fromkeys(input_shape, dtype)
-        return {
-            name: _example(shape, by_name[name], seed)
-            for seed, (name, shape) in enumerate(input_shape.items())
-        }
+        pairs = enumerate(input_shape.items())
+        return {name: _example(shape, dtype, seed) for seed, (name, shape) in pairs}
     if not isinstance(input_shape, (tuple, list)):
         raise TypeError(
             "export_onnx: input_shape is a tuple of sizes without the batch axis (several inputs: "
             f"a tuple or dict of them); got {input_shape!r}; write (3, 32, 32)."
         )
     if input_shape and all(isinstance(shape, (tuple, list)) for shape in input_shape):
-        types = [dtype] * len(input_shape) if isinstance(dtype, str) else list(dtype)
-        pairs = zip(input_shape, types, strict=True)
-        return [_example(shape, kind, i) for i, (shape, kind) in enumerate(pairs)]
+        return [_example(shape, dtype, seed) for seed, shape in enumerate(input_shape)]
     return _example(input_shape, dtype, 0)
 
 
 def _example(shape: Sequence[int], dtype: Any, seed: int) -> NDArray[Any]:
+    """Rows that look like signals: noise, and its sums along every axis."""
     if not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(
             f"export_onnx: input_shape needs sizes above 0, without the batch axis; got "
@@ -173,13 +158,8 @@ def _example(shape: Sequence[int], dtype: Any, seed: int) -> NDArray[Any]:
             f"export_onnx: inputs of dtype {kind} need example_input; got input_shape={shape}; "
             "give some real rows, whose values show the range (of token ids, of a mask)."
         )
-    generator = np.random.default_rng(seed)
-    rows = generator.standard_normal((4, *shape))
-    for axis, size in enumerate(shape, start=1):
-        view = [1] * rows.ndim
-        view[axis] = size
-        wave = np.sin(generator.uniform(0.5, 6.0) * np.linspace(0.0, np.pi, size) + seed)
-        rows = rows + wave.reshape(view)
+    noise = np.random.default_rng(seed).standard_normal((4, *shape))
+    rows = noise + sum(noise.cumsum(axis) for axis in range(1, noise.ndim))
     return np.asarray(rows / rows.std(), dtype=kind)
 
 
@@ -202,10 +182,11 @@ def free_axes(
     axes: dict[str, dict[int, str]] = {n: {0: "batch"} if dynamic_batch else {} for n in example}
     sizes: dict[str, int] = {}
     for name, named in wanted.items():
-        if name not in example:
+        if name not in example or not isinstance(named, Mapping):
             raise ValueError(
-                f"export_onnx: dynamic_axes names the input {name!r}; the inputs are "
-                f"{list(example)}; use one of these names."
+                "export_onnx: dynamic_axes needs, for some of the inputs "
+                f"{list(example)}, their axes and names; got {{{name!r}: {named!r}}}; write "
+                f'{{{next(iter(example))!r}: {{1: "time"}}}}.'
             )
         for axis, label in named.items():
             shape = example[name].shape
@@ -270,28 +251,30 @@ def outputs_of(student: Any, request: ExportRequest, values: Sequence[Any]) -> A
     return found
 
 
-def require(*packages: str, purpose: str = "export_onnx") -> None:
+def require(*packages: str) -> None:
     """Raise an ImportError that names all that are missing, and how to install them."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise ImportError(
-            f"{purpose}: packages are needed that are not installed: {', '.join(missing)}; run "
+            f"export_onnx: packages are needed that are not installed: {', '.join(missing)}; run "
             f"`pip install {' '.join(missing)}`."
         )
 
 
 @contextmanager
-def quiet(logger: str = "") -> Iterator[None]:
-    """Without the deprecations of an exporter, and what a logger says below an error."""
-    found = logging.getLogger(logger or __name__)
-    level = found.level
-    found.setLevel(logging.ERROR)
+def quiet(*loggers: str) -> Iterator[None]:
+    """Without the deprecations of an exporter, and what loggers say below an error."""
+    found = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        found.setLevel(level)
+        for logger, level in zip(found, levels, strict=True):
+            logger.setLevel(level)
 
 
 def brief(error: BaseException) -> str:

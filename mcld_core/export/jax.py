@@ -6,45 +6,35 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of, quiet
-from mcld_core.export.onnx_pooling import free_the_batch
+from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, outputs_of, quiet
 
+FRAMEWORK, TOOL = "jax", "jax2onnx"
 PACKAGES: tuple[str, ...] = ("jax2onnx",)
 
-WINDOW = ("window_shape", "strides", "padding", "count_include_pad")
-"""What flax' pooling takes after its inputs, in this order."""
+POOLING = {"flax.nnx": ("max_pool", "avg_pool"), "flax.linen": ("max_pool", "avg_pool"),
+           "flax.linen.pooling": ("pool",)}  # fmt: skip
+"""Of flax: what jax2onnx 0.17 replaces by what knows no positions of arguments and no borders."""
 
-BORDERS = {"max_pool": -np.inf, "avg_pool": 0.0}
-"""flax' pooling, and what lies around its inputs."""
+POOLED_AXES = 3
+"""The axes that onnxruntime pools over."""
+
+AROUND = ["Unsqueeze", "Unsqueeze", "Squeeze"]
+"""What jax2onnx puts around a pooling: two before it, one behind it."""
 
 
-class Student:
-    """A student, and its call compiled once a shape: uncompiled, XLA compiles each operation."""
-
-    def __init__(self, student: Any) -> None:
-        self.student = student
-        self.compiled = jax.jit(self.__call__)
-
-    def __call__(self, *inputs: Any, **named: Any) -> Any:
-        return self.student(*inputs, **named)
-
-    def run(self, *inputs: Any, **named: Any) -> Any:
-        """The outputs; what cannot be traced is for the exporter to say."""
-        try:
-            return self.compiled(*inputs, **named)
-        except Exception:
-            return self(*inputs, **named)
+def compiled(student: Any) -> Any:
+    """The call of a student, compiled once a shape: uncompiled, XLA compiles each operation."""
+    return jax.jit(lambda *inputs, **named: named_outputs(student(*inputs, **named)))
 
 
 @contextmanager
-def evaluation(student: Any) -> Iterator[Student]:
+def evaluation(student: Any) -> Iterator[Any]:
     """A copy of an nnx module in eval mode; a function as it is, one of inference."""
     if "flax" in sys.modules:
         from flax import nnx
@@ -52,53 +42,28 @@ def evaluation(student: Any) -> Iterator[Student]:
         if isinstance(student, nnx.Module):
             student = nnx.clone(student)  # of the same arrays; the student's own modes stay
             student.eval()
-    yield Student(student)
+    yield compiled(student)
 
 
 def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
     """The student's own outputs."""
-    return outputs_of(student.run, request, [*map(jnp.asarray, inputs.values())])
+    return outputs_of(student, request, [*map(jnp.asarray, inputs.values())])
 
 
-@contextmanager
-def _pooling_of_flax() -> Iterator[None]:
-    """Give back to flax' pooling what jax2onnx 0.17 takes from it: positions, widths of borders."""
-    homes = [sys.modules[name] for name in ("flax.nnx", "flax.linen") if name in sys.modules]
-    replaced = [(home, name, getattr(home, name)) for home in homes for name in BORDERS]
-    for home, name, function in replaced:
-        setattr(home, name, partial(_pool, function, BORDERS[name]))
-    try:
-        yield
-    finally:
-        for home, name, function in replaced:
-            setattr(home, name, function)
-
-
-def _pool(function: Any, border: float, inputs: Any, *window: Any, **others: Any) -> Any:
-    """Name the arguments of a pooling, and lay the border around its inputs beforehand."""
-    settings = dict(zip(WINDOW, window, strict=False)) | others
-    widths = settings.get("padding", "VALID")
-    if isinstance(widths, str):
-        return function(inputs, **settings)
-    around = [(0, 0)] * (inputs.ndim - 1 - len(widths)) + [*map(tuple, widths), (0, 0)]
-    counts_all = settings.pop("count_include_pad", True)
-    pool = partial(function, **(settings | {"padding": "VALID"}))
-    pooled = pool(jnp.pad(inputs, around, constant_values=border))
-    if counts_all:
-        return pooled
-    return pooled / pool(jnp.pad(jnp.ones_like(inputs[..., :1]), around))
-
-
-def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
+def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
     """Trace with free axes and convert."""
     with quiet("onnx_ir"):
         import jax2onnx
-        import onnx_ir
+
+    homes = {sys.modules[home]: names for home, names in POOLING.items() if home in sys.modules}
+    pooling = [(home, name, getattr(home, name)) for home in homes for name in homes[home]]
 
     def forward(*inputs: Any) -> Any:
-        with _pooling_of_flax():
-            outputs = tuple(call(student, request, inputs).values())
-        return outputs[0] if len(outputs) == 1 else outputs
+        for home, name, function in pooling:
+            setattr(home, name, partial(_either, getattr(home, name), function))
+        outputs = call(student.__wrapped__, request, inputs)
+        found = tuple(outputs[name] for name in sorted(outputs))  # the order of `jax.jit`
+        return found[0] if len(found) == 1 else found
 
     specs = [
         jax.ShapeDtypeStruct(request.symbolic_shape(name), array.dtype)
@@ -121,11 +86,53 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
         )
     free_the_batch(model)
     _take_the_examples_types(model, request)
-    written = onnx_ir.to_proto(model)
-    # Where it has moved a transpose past an operation, the shape noted in between is the old one.
-    del written.graph.value_info[:]
-    path.write_bytes(written.SerializeToString())
-    return "jax2onnx"
+    return model
+
+
+def _either(first: Any, second: Any, *arguments: Any, **named: Any) -> Any:
+    try:
+        return first(*arguments, **named)
+    except (NotImplementedError, TypeError):
+        return second(*arguments, **named)
+
+
+def free_the_batch(model: Any) -> None:
+    """Rewrite each pooling over images as onnxruntime can run it, in an ``onnx_ir.Model``.
+
+    jax2onnx writes the maximum of ``lax.reduce_window``, which Keras' pooling is, over every axis
+    of the array, the batch too: an image (batch, height, width, channels) becomes (1, 1, batch,
+    height, width, channels), with a window of four axes. The window of the batch is 1, so the
+    batch can be the batch: (batch, 1, height, width, channels).
+
+    Raises:
+        ValueError: a pooling that jax2onnx has written in another way.
+    """
+    import onnx_ir
+
+    graph = model.graph
+    for pool in [node for node in graph if node.op_type == "MaxPool"]:
+        if len(pool.attributes["kernel_shape"].as_ints()) <= POOLED_AXES:
+            continue
+        second = pool.inputs[0].producer()
+        first: Any = None if second is None else second.inputs[0].producer()
+        squeeze: Any = next((node for node, _ in pool.outputs[0].uses()), None)
+        found = [None if node is None else node.op_type for node in (first, second, squeeze)]
+        if found != AROUND:
+            raise ValueError(
+                f"export_onnx: around a pooling over more than {POOLED_AXES} axes the known "
+                f"jax2onnx writes {', '.join(AROUND)}; got {found}. Install jax2onnx 0.17"
+            )
+        for name in {"kernel_shape", "strides", "dilations", "pads"} & set(pool.attributes):
+            sizes = list(pool.attributes[name].as_ints())
+            if name == "pads":  # at the starts of all axes, then at their ends
+                del sizes[len(sizes) // 2]
+            pool.attributes[name] = onnx_ir.AttrInt64s(name, sizes[1:])
+        axis = onnx_ir.node("Constant", [], {"value_ints": [1]})
+        graph.insert_before(graph[0], axis)
+        pool.replace_input_with(0, first.outputs[0])
+        graph.remove(second)
+        for node in (first, squeeze):
+            node.replace_input_with(1, axis.outputs[0])
 
 
 def _take_the_examples_types(model: Any, request: ExportRequest) -> None:

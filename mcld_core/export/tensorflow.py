@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, outputs_of, quiet
+from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of, quiet
 
+FRAMEWORK, TOOL = "tensorflow", "tf2onnx"
 PACKAGES: tuple[str, ...] = ("tf2onnx",)
 
 SIGNATURE = "serving_default"
@@ -40,10 +40,8 @@ def _positional(signature: Any) -> Callable[..., Any]:
     names = list(signature.structured_input_signature[1])
 
     def forward(*values: Any, **named: Any) -> Any:
-        if values:
-            named = dict(zip(names, values, strict=True))
-        outputs = named_outputs(signature(**named))
-        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        found = signature(**(named or dict(zip(names, values, strict=True))))
+        return next(iter(found.values())) if len(found) == 1 else found
 
     return forward
 
@@ -72,15 +70,16 @@ def _without_xla() -> Iterator[None]:
         tf.function = function
 
 
-def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
+def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
     """Trace with free axes and convert."""
     with quiet():
+        import onnx_ir
         import tf2onnx
 
-    specs = [
-        tf.TensorSpec(request.open_shape(name), array.dtype, name=name)
-        for name, array in request.example.items()
-    ]
+    specs = []
+    for name, array in request.example.items():
+        sizes = [size if isinstance(size, int) else None for size in request.symbolic_shape(name)]
+        specs.append(tf.TensorSpec(sizes, array.dtype, name=name))
 
     def forward(*inputs: Any) -> tuple[Any, ...]:
         outputs = call(student, request, inputs).values()
@@ -92,8 +91,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
             function, specs, opset=request.opset, custom_op_handlers={"Erfc": (_erfc, [])}
         )
     _keep_captures(model, function.get_concrete_function(*specs))
-    path.write_bytes(model.SerializeToString())
-    return "tf2onnx"
+    return onnx_ir.from_proto(model)
 
 
 def _keep_captures(model: Any, function: Any) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of, quiet
 
+FRAMEWORK, TOOL = "torch", "torch.onnx.export"
 PACKAGES: tuple[str, ...] = ("onnxscript",)
 
 QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
@@ -36,7 +36,7 @@ def _check(student: torch.nn.Module) -> None:
     for name, module in student.named_modules():
         said = "pass the module that it was made from"
         if type(module).__module__.startswith(QUANTISED):
-            said = "export the module before its quantisation, then call quantize_int8"
+            said = "export the module before its quantisation, then quantise the file"
         elif traced or not isinstance(module, torch.jit.ScriptModule):
             continue
         raise TypeError(
@@ -69,17 +69,18 @@ class _Traced(torch.nn.Module):
 
     def __init__(self, student: Any, request: ExportRequest) -> None:
         super().__init__()
-        self.student = student
-        self.request = request
+        self.student, self.request = student, request
+        if not isinstance(student, torch.nn.Module):
+            self.model = student.model  # Keras', for its parameters
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(call(self.student, self.request, inputs).values())
 
 
-def write(student: Any, request: ExportRequest, output_names: Sequence[str], path: Path) -> str:
-    """Trace with free axes and save, weights in the same file."""
+def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
+    """Trace with free axes."""
     axes = tuple(dict(request.dynamic_axes[name]) for name in request.example)
-    with quiet("torch.onnx._internal.exporter._registration"):  # its lines on torchvision
+    with quiet("torch.onnx", "onnxscript"):  # lines on torchvision, tracebacks of a conversion
         program = torch.onnx.export(
             _Traced(student, request).eval(),
             tuple(torch.from_numpy(array) for array in request.example.values()),
@@ -90,5 +91,4 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str], pat
             dynamo=True,
             verbose=False,
         )
-        program.save(path)
-    return "torch.onnx.export"
+    return program.model

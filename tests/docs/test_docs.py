@@ -107,7 +107,8 @@ def installed_by(text: str) -> set[str]:
         words |= {package for extra in extras.split(",") for package in EXTRAS[extra]}
     for packages in re.findall(r"`pip install ([\w -]+)`", text):
         words |= set(packages.split())
-    return {re.split("[>=-]", word)[0] for word in words}
+    names = {re.split("[>=-]", word)[0] for word in words}
+    return {{"pillow": "PIL"}.get(name, name) for name in names}
 
 
 @pytest.mark.parametrize("guide", GUIDES_FOUND, ids=lambda p: p.stem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcld_core.export import convert_float16, export_onnx, quantize_int8
-from mcld_core.export.deploy import accuracy
+from mcld_core.export import export_onnx
 
 FEATURES, CLASSES = 24, 5
 ROWS = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
@@ -32,49 +30,6 @@ class WithFeatures(nn.Module):
         features = self.body(rows).relu()
         outputs = features, self.head(features)
         return dict(zip(self.names, outputs, strict=True)) if self.names else outputs
-
-
-def labels(student: nn.Module) -> np.ndarray:
-    with torch.no_grad():
-        outputs = student(torch.from_numpy(ROWS))
-    return list(outputs.values() if isinstance(outputs, dict) else outputs)[1].argmax(1).numpy()
-
-
-@pytest.mark.parametrize("names", [("features", "logits"), ("features", "scores"), ()])
-def test_the_logits_are_measured_not_the_first_output(
-    names: tuple[str, ...], tmp_path: Path
-) -> None:
-    student, source = WithFeatures(*names), tmp_path / "a.onnx"
-    export_onnx(student, source, input_shape=(6,))
-    evaluation = ROWS, labels(student)
-    wanted = (names or ("output_0", "output_1"))[1]
-    half = convert_float16(source, tmp_path / "b.onnx", evaluation=evaluation)
-    int8 = quantize_int8(source, tmp_path / "c.onnx", evaluation=evaluation, max_accuracy_drop=0.2)
-    for report in (half, int8):
-        assert report.source_accuracy == 1.0
-        assert report.output == wanted
-        assert f"by {wanted}" in str(report)
-
-
-def test_outputs_of_one_width_are_told_apart_by_the_caller(tmp_path: Path) -> None:
-    student, path = WithFeatures("one", "other"), tmp_path / "a.onnx"
-    student.body = nn.Linear(6, CLASSES)
-    student.head = nn.Linear(CLASSES, CLASSES)
-    export_onnx(student, path, input_shape=(6,))
-    wanted = labels(student)
-    with pytest.raises(ValueError, match=r"which output holds the logits.*got \{'one': 5, 'other'"):
-        accuracy(path, ROWS, wanted)
-    assert accuracy(path, ROWS, wanted, "other") == 1.0
-    with pytest.raises(ValueError, match="'third' and 5 classes; give output"):
-        accuracy(path, ROWS, wanted, "third")
-
-
-def test_class_names_tell_the_width(tmp_path: Path) -> None:
-    """Where the labels at hand do not show every class."""
-    student, path = WithFeatures("features", "scores"), tmp_path / "a.onnx"
-    export_onnx(student, path, input_shape=(6,), metadata={"classes": list("abcde")})
-    found = labels(student)
-    assert accuracy(path, ROWS[found < 4], found[found < 4]) == 1.0
 
 
 def test_probabilities_and_class_names_are_of_the_logits_alone(tmp_path: Path) -> None:
@@ -124,17 +79,3 @@ def test_bools_ints_and_single_numbers_may_stand_beside_the_logits(tmp_path: Pat
     student = Ends(lambda y: {"logits": y, "sure": y > 0, "first": y.argmax(1), "sum": y.sum(1)})
     report = export_onnx(student, tmp_path / "a.onnx", input_shape=(6,))
     assert report.outputs == ("logits", "sure", "first", "sum")
-
-
-@pytest.mark.parametrize("kind", [bool, np.int64])
-def test_another_bool_or_int_is_a_difference(kind: type) -> None:
-    """Whatever the tolerance: there is no relative error of an index."""
-    compare = importlib.import_module("mcld_core.export.verify")._compare
-    wanted = np.full((50_000, 2), 1).astype(kind)
-    got = wanted.copy()
-    assert compare("first", got, wanted, 3, 1e-4) == 0.0
-    got[-1, 0] = 0
-    with pytest.raises(
-        ValueError, match=r"output 'first' of \w+ differs .* in 1 places at a batch"
-    ):
-        compare("first", got, wanted, 3, 2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,17 +89,6 @@ def build(family: str, seed: int = 0, scale: int = 1) -> nn.Module:
     return student
 
 
-def from_checkpoint(name: str, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """What ``python -m mcld_core export --model`` calls in the tests."""
-    height, width, channels = image_shape
-    return nn.Sequential(
-        nn.Conv2d(channels, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.Flatten(),
-        nn.Linear(4 * height * width, classes),
-    )
-
-
 def from_npz(path: Path) -> nn.Module:
     """What ``--load`` calls in the tests: a file that only this function understands."""
     student = nn.Linear(6, 3)
@@ -107,9 +97,9 @@ def from_npz(path: Path) -> nn.Module:
     return student
 
 
-def from_npz_described(path: Path) -> tuple[nn.Module, tuple[int], dict[str, str]]:
+def from_npz_described(path: Path) -> tuple[nn.Module, tuple[int], dict[str, Any]]:
     """The same with what the file says of its student."""
-    return from_npz(path), (6,), {"teacher": "wide"}
+    return from_npz(path), (6,), {"teacher": "wide", "classes": ["a", "b", "c"]}
 
 
 def from_npz_without_metadata(path: Path) -> tuple[nn.Module, tuple[int]]:

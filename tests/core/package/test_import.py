@@ -52,6 +52,34 @@ def test_the_import_is_light(statement: str) -> None:
     assert imported_by(statement) == set()
 
 
+def exporter_of(statement: str) -> set[str]:
+    """Return which modules of the exporter a fresh interpreter has after the statement."""
+    program = f"import sys\n{statement}\nprint(*(n for n in sys.modules if '.export' in n))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return {name for name in run.stdout.split() if name.startswith("mcld_core")}
+
+
+def test_the_exporter_is_loaded_when_it_is_first_used() -> None:
+    assert exporter_of("import mcld_core; from mcld_core import *") == set()
+    assert exporter_of("import mcld_core; 'export_onnx' in dir(mcld_core)") == set()
+
+
+@pytest.mark.parametrize(
+    "statement", ["from mcld_core import export_onnx", "import mcld_core; mcld_core.export_onnx"]
+)
+def test_so_the_exporter_can_be_seen(statement: str) -> None:
+    assert "mcld_core.export.verify" in exporter_of(statement)
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="module 'mcld_core' has no attribute 'export_tflite'"):
+        mcld_core.export_tflite  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'export_tflite'"):
+        exec("from mcld_core import export_tflite")
+
+
 def test_a_loss_of_numpy_arrays_imports_no_framework() -> None:
     call = "import numpy, mcld_core; mcld_core.mcld_loss(numpy.eye(3), numpy.eye(3))"
     assert imported_by(call) == set()
@@ -92,7 +120,7 @@ def test_the_public_names() -> None:
         "set_backend",
         "ttm_loss",
     }
-    found = {name: value for name, value in vars(mcld_core).items() if not name.startswith("_")}
+    found = {name: getattr(mcld_core, name) for name in dir(mcld_core) if name[0] != "_"}
     found = {name: value for name, value in found.items() if not isinstance(value, ModuleType)}
     assert set(found) == expected
     assert [name for name, value in found.items() if not value.__doc__] == []

@@ -10,15 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from examples.predict import Classifier
-from examples.recipes.models import keras as keras_models
 from mcld_core.export import cli, export_onnx
 from tests.export.families import (
     FAMILIES,
     TOKENS,
     assert_exports,
     assert_names_its_exporter,
-    feeds,
     token_rows,
 )
 from tests.export.keras_students import SHAPE, build
@@ -41,13 +38,12 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     assert_exports(export_onnx, student, forward, family, tmp_path, channels_last=True)
 
 
-@pytest.mark.parametrize("name", ["vgg8", "shufflenet_v1"])
-def test_networks_of_the_cifar_recipe(name: str, tmp_path: Path) -> None:
-    student = keras_models.build(name, (32, 32, 3), 100)
-    rng = np.random.default_rng(0)
-    weights = [rng.uniform(0.5, 1.5, x.shape) if x.ndim == 1 else x for x in student.get_weights()]
-    student.set_weights(weights)  # the statistics of batch norm among them
-    report = export_onnx(student, tmp_path / "a.onnx", input_shape=(32, 32, 3))
+def test_a_grouped_convolution(tmp_path: Path) -> None:
+    """Keras on TensorFlow compiles it by XLA, where tf2onnx cannot look."""
+    layers = keras.layers
+    parts = [layers.Conv2D(6, 3, groups=3), layers.Flatten(), layers.Dense(3)]
+    student = keras.Sequential([keras.Input(SHAPE), *parts])
+    report = export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE)
     assert report.max_relative_error < 1e-5
 
 
@@ -95,27 +91,8 @@ def test_a_keras_file(tmp_path: Path) -> None:
     assert report.max_relative_error < 1e-5
     command = ["--checkpoint", str(tmp_path / "student.keras"), "--out", str(tmp_path / "b.onnx")]
     assert cli.main(command) == 0  # the model knows its shape
-    assert Classifier(tmp_path / "b.onnx").input.format.layout == "NHWC"
-
-
-def test_a_checkpoint_of_mixed_precision_becomes_float32(tmp_path: Path) -> None:
-    from examples.recipes.models.keras_files import save_model
-
-    keras.config.set_dtype_policy("mixed_bfloat16")  # onnxruntime has no convolution in it
-    student = build("cnn")
-    keras.config.set_dtype_policy("float32")
-    notes = {"model": "conv", "normalization": {"mean": [0.5], "std": [0.25]}, "dataset": "digits"}
-    save_model(tmp_path / "last.keras", student, notes)
-    command = ["--checkpoint", str(tmp_path / "last.keras"), "--out", str(tmp_path / "a.onnx")]
-    assert cli.main([*command, "--load", "examples.recipes.models.keras_files:load_student"]) == 0
-    classifier = Classifier(tmp_path / "a.onnx")
-    assert classifier.metadata["dataset"] == "digits"
-    assert classifier.input.format.std == [0.25]
-    images = feeds("cnn", channels_last=True)["input"]
-    (got,) = classifier.runner.run(None, {"input": images})
-    exact = build("cnn")
-    exact.set_weights(student.get_weights())
-    np.testing.assert_allclose(got, predict(exact, images), rtol=0, atol=1e-5)
+    again = [entry.name for entry in onnx.load(tmp_path / "b.onnx").graph.input]
+    assert again == list(report.inputs)
 
 
 def test_a_damaged_keras_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +130,7 @@ def test_a_damaged_weight_of_a_keras_file(tmp_path: Path) -> None:
     at = len(content) - len(content) // 3
     content[at : at + 7] = b"bbbbbbb"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged, the checksum of a part does not fit"):
+    with pytest.raises(ValueError, match=r"it is damaged, the checksum of .* does not fit"):
         export_onnx(path, tmp_path / "a.onnx", input_shape=SHAPE)
 
 
@@ -175,11 +152,12 @@ def test_a_perturbed_export_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path:
     from mcld_core.export import keras as keras_export
 
     write = keras_export.write
+    other = build("cnn")
+    other.set_weights([weight * 1.01 for weight in other.get_weights()])
 
-    def perturbed(student: Any, request: Any, names: Any, path: Path) -> str:
-        other = keras.models.clone_model(student.model)
-        other.set_weights([weight * 1.01 for weight in student.model.get_weights()])
-        return write(keras_export.Inference(other), request, names, path)
+    def perturbed(student: Any, *arguments: Any) -> Any:
+        with keras_export.evaluation(other) as inference:
+            return write(inference, *arguments)
 
     monkeypatch.setattr(keras_export, "write", perturbed)
     with pytest.raises(ValueError, match=r"relative error of .* no file was written"):

@@ -14,8 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from examples.recipes.models import torch as torch_models
-from examples.recipes.models.tables import CIFAR_MODELS
 from mcld_core.export import export_onnx
 from tests.export.families import (
     FAMILIES,
@@ -27,9 +25,6 @@ from tests.export.families import (
 from tests.export.torch_students import build
 
 SHAPE = (3, SIZE, SIZE)
-
-NETWORKS = {family: name for name, (family, _) in reversed(CIFAR_MODELS.items())}
-"""The first network of each family of the CIFAR recipe."""
 
 
 def outputs(path: Path, **feeds: np.ndarray) -> list[np.ndarray]:
@@ -48,18 +43,6 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     assert_exports(
         export_onnx, student, forward, family, tmp_path, channels_last=False, token_dtype="int64"
     )
-
-
-@pytest.mark.parametrize("name", NETWORKS.values())
-def test_the_networks_of_the_cifar_recipe(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    student = torch_models.build(name, (32, 32, 3), 100).train()
-    student(torch.randn(8, 3, 32, 32))  # the statistics of batch norm are no longer 0 and 1
-    report = export_onnx(student, tmp_path / "student.onnx", input_shape=(3, 32, 32))
-    assert report.max_relative_error < 1e-5
-    rows = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
-    (logits,) = outputs(report.path, input=rows)
-    assert logits.shape == (5, 100)
 
 
 def test_a_missing_exporter_says_what_to_install(tmp_path: Path) -> None:
@@ -153,7 +136,7 @@ def scripted() -> nn.Module:
     ("make", "said"),
     [
         (scripted, "got a RecursiveScriptModule as 'the student'; pass the module"),
-        (quantised, "got a Linear as '0'; export the module before its quantisation"),
+        (quantised, "got a Linear as '0'; export the module before its quantisation, then"),
     ],
 )
 def test_scripted_and_quantised_modules_are_refused_in_one_line(
@@ -248,7 +231,7 @@ def test_float64(tmp_path: Path) -> None:
 
 def test_what_onnxruntime_cannot_run_is_an_error(tmp_path: Path) -> None:
     student = build("cnn").double()  # it has no convolution in float64
-    with pytest.raises(ValueError, match="cannot load the exported file"):
+    with pytest.raises(ValueError, match="onnxruntime cannot load it"):
         export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE, dtype="float64")
     assert list(tmp_path.iterdir()) == []
 
