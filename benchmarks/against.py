@@ -33,6 +33,7 @@ def unpack(revision: str, folder: Path) -> None:
         tar.extractall(folder, filter="data")
     (folder / "mcld_core").rename(folder / "mcld_other")
     for part in parts[1:]:
+        (folder / "mcld_other" / part).unlink(missing_ok=True)  # a link, from version 0.3 on
         (folder / part).rename(folder / "mcld_other" / part)
     for path in folder.rglob("*.py"):
         text = path.read_text("utf-8")
