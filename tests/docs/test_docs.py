@@ -97,7 +97,9 @@ def test_every_page_with_code_has_a_test() -> None:
 def test_a_guide_says_what_to_install_and_opens_with_a_short_block(guide: Path) -> None:
     before, block, *_ = re.split(r"^```(?:python)?$", guide.read_text("utf-8"), flags=re.MULTILINE)
     assert "pip install" in before
-    assert len([line for line in block.splitlines() if line.strip()]) <= 9
+    choice = "import os", "os.environ.setdefault"  # of a framework, in Keras
+    lines = [line for line in block.splitlines() if line.strip() and not line.startswith(choice)]
+    assert len(lines) <= 9
 
 
 def installed_by(text: str) -> set[str]:
