@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mcld_core import mcld_loss
+from mcld_core import MCLDConfig, mcld_loss
 from tests.frameworks import Framework, only
 
 pytestmark = pytest.mark.parametrize("backend", only("jax"), indirect=True)
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "jax.md"
 CODE = re.findall(r"<!-- test: jax -->\n```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+CONFIG = MCLDConfig(weight_ce=1.0)
 STEP, BANK, SHARDED, MAPPED = range(1, 5)  # the blocks after the first
 
 
@@ -79,7 +80,8 @@ def test_the_bank_is_in_the_loss(backend: Framework, names: Any) -> None:
     state, _ = step(state, first)
     _, loss = step(state, second)
     inputs, teacher, labels = (jnp.concatenate(pair) for pair in zip(second, first, strict=True))
-    rows = mcld_loss(inputs @ state.params, teacher, labels, progress=1 / 50, reduction="none")
+    settings = {"config": CONFIG, "progress": 1 / 50, "reduction": "none"}
+    rows = mcld_loss(inputs @ state.params, teacher, labels, **settings)
     np.testing.assert_allclose(loss, rows[:32].mean(), rtol=1e-5)
 
 
@@ -104,7 +106,8 @@ def test_a_restored_state_goes_on_bit_by_bit(backend: Framework, names: Any) -> 
 def gradient(params: Any, bank: Any, inputs: Any, teacher: Any, labels: Any) -> Any:
     """The gradient on one device, without padding."""
     keys = None if bank is None else bank.keys(teacher, labels)
-    return jax.grad(lambda w: mcld_loss(inputs @ w, teacher, labels, keys=keys))(params)
+    settings = {"config": CONFIG, "keys": keys}
+    return jax.grad(lambda w: mcld_loss(inputs @ w, teacher, labels, **settings))(params)
 
 
 def one_device(guide: dict[str, Any], rows: int) -> tuple[jax.Array, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mcld_core import mcld_loss
+from mcld_core import MCLDConfig, mcld_loss
 from tests.frameworks import Framework, only
 
 pytestmark = pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
@@ -70,7 +70,11 @@ def test_the_step_compiled_or_not_is_the_loss_with_the_bank(
     saved = [tf.identity(variable) for variable in moments]
     inputs, teacher, labels = next(iter(guide["batches"]))
     expected = mcld_loss(
-        guide["student"](inputs), teacher, labels, keys=before.keys(teacher, labels)
+        guide["student"](inputs),
+        teacher,
+        labels,
+        keys=before.keys(teacher, labels),
+        config=MCLDConfig(weight_ce=1.0),
     )
     step = tf.function(guide["step"].python_function, jit_compile=xla, autograph=False)
     np.testing.assert_allclose(step(inputs, teacher, labels), expected, rtol=1e-5)
