@@ -79,7 +79,7 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
     assert (out / "state" / "6").is_dir()
 
     words = ["-c", KILLED, "5", *SMALL, "--resume", "--out", out]
-    ((status, _, errors),) = processes.ends([processes.start(*words)])
+    ((status, _, errors),) = processes.ends([processes.start(*words)], 900)
     assert status == -9, errors
     done = [path.name for path in (out / "state").iterdir() if path.name.isdigit()]
     assert done in (["6"], ["8"], ["6", "8"], ["8", "6"])  # 8 was being written, or was written
@@ -92,6 +92,7 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
 def test_two_devices_train_the_student_of_one(tmp_path: Path) -> None:
     """With batch norm, which is over the whole batch."""
     words = [*SMALL, "--recipe", "cifar", "--student", "resnet8w4", "--lr", "0.01"]
+    words += ["--epochs", "2"]
     environment = {"PYTHONPATH": str(processes.ROOT)}
     assert jax.device_count() == 1
     assert jax_cifar100.main([*words, "--out", str(tmp_path / "one")]) == 0
@@ -99,9 +100,10 @@ def test_two_devices_train_the_student_of_one(tmp_path: Path) -> None:
     code = f"import sys; sys.path[:0] = [{str(EXAMPLES)!r}]; import common, jax_cifar100, jax; "
     code += "assert jax.device_count() == 2; common.finish = lambda *rest: None; "
     code += "sys.exit(jax_cifar100.main(sys.argv[1:]))"
+    words += ["--teacher-weights", str(tmp_path / "one" / "teacher" / "model.safetensors")]
     two = processes.start("-c", code, *words, "--out", tmp_path / "two", XLA_FLAGS=flags,
                           **environment)  # fmt: skip
-    ((status, _, errors),) = processes.ends([two])
+    ((status, _, errors),) = processes.ends([two], 900)
     assert status == 0, errors
     one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in one:
