@@ -175,9 +175,9 @@ def call(name: str, option: str, **known: Any) -> Any:
     except (ImportError, AttributeError) as error:
         looked = f"looked in {os.getcwd()} and on the Python path for module:function"
         raise InputError(f"{option} {name}: {error}; {looked}") from error
-    has = inspect.signature(made).parameters
+    has = inspect.signature(made.__init__ if isinstance(made, type) else made)
     try:
-        return made(**{key: value for key, value in known.items() if key in has})
+        return made(**{key: value for key, value in known.items() if key in has.parameters})
     except Exception as error:
         raise InputError(f"{option} {name} failed: {type(error).__name__}: {error}") from error
 

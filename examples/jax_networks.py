@@ -13,6 +13,8 @@ import numpy as np
 from data import Data, InputError
 from flax import nnx
 
+LEARNED = nnx.Not(nnx.RngState)
+
 
 def ours(name: str, rngs: nnx.Rngs) -> Any:
     """Return what makes a network of ours from shape and classes; None for other names.
@@ -46,8 +48,8 @@ def build(name: str, option: str, data: Data, seed: int, weights: Path | None = 
 
 
 def named(model: nnx.Module) -> dict[str, np.ndarray]:
-    """Return the arrays of a network by name."""
-    found = jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model)))
+    """Return the arrays of a network by name, without the random numbers of its dropout."""
+    found = jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(model, LEARNED)))
     return {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in found}
 
 
@@ -60,7 +62,7 @@ def load_weights(model: nnx.Module, path: Path) -> None:
     read, wanted = load_file(path), named(model)
     if {key: x.shape for key, x in read.items()} != {key: x.shape for key, x in wanted.items()}:
         raise InputError(f"{path} does not fit: {sorted(read.keys() ^ wanted.keys())[:3]} differ")
-    state = nnx.state(model)
+    state = nnx.state(model, LEARNED)
     find = lambda place, _: jnp.asarray(read[jax.tree_util.keystr(place)])  # noqa: E731
     pure = jax.tree.map_with_path(find, nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, pure)

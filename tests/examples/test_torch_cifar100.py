@@ -119,10 +119,12 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
 @pytest.mark.usefixtures("no_export")
 def test_two_processes_train_the_student_of_one(tmp_path: Path) -> None:
     words = [*SMALL, "--student", "vit-16", "--teacher", "vit-16", "--batch-size", "24"]
+    words += ["--epochs", "2"]
     assert torch_cifar100.main([*words, "--out", str(tmp_path / "one")]) == 0
     script = EXAMPLES / "torch_cifar100.py"
     environment = {"PYTHONPATH": str(processes.ROOT), "ACCELERATE_USE_CPU": "true"}
-    done = processes.torchrun(2, script, *words, "--out", tmp_path / "two", **environment)
+    words += ["--out", tmp_path / "two"]
+    done = processes.torchrun(2, script, *words, timeout=900, **environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("vit-16 by mcld: test accuracy") == 1  # one speaks
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
