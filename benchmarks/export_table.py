@@ -35,8 +35,8 @@ FRAMEWORKS = ("torch", "tensorflow", "jax", "keras-torch", "keras-tensorflow", "
 PACKAGES = ["torch", "tensorflow", "jax", "flax", "keras", "onnx", "onnxruntime", "onnxscript",
             "tf2onnx", "jax2onnx"]  # fmt: skip
 TEACHER_SCALE, BATCH, REPEATS = 8, 32, 200
-HEAD = ["framework", "model", "exporter", "opset", "max relative error", "student kB",
-        "teacher kB", "latency ratio"]  # fmt: skip
+HEAD = ["framework", "model", "exporter", "opset", "max relative error", "student bytes",
+        "teacher bytes", "latency ratio"]  # fmt: skip
 PAGE = (ROOT / "benchmarks" / "pages" / "export.md").read_text("utf-8")
 
 
@@ -109,7 +109,7 @@ def page(content: dict[str, Any]) -> str:
     rows = []
     for row in content["rows"]:
         *words, error, student, teacher, ratio = row.values()
-        sizes = f"{student / 1e3:.1f}", f"{teacher / 1e3:.1f}"
+        sizes = f"{student:,}", f"{teacher:,}"
         rows.append([*words, f"{error:.1e}", *sizes, f"{ratio:.2f}"])
     versions = ", ".join(f"{name} {value}" for name, value in content["environment"].items())
     return PAGE.format(
