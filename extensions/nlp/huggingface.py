@@ -1,56 +1,71 @@
-"""Distillation of language models in the Hugging Face ``Trainer``: `TokenMCLDTrainer`."""
+"""Distillation of language models in the Hugging Face ``Trainer``: `TokenKDTrainer`."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
+from transformers import Trainer
 
 from mcld_core.arguments import Checks
-from mcld_core.config import MCLDConfig
-from mcld_core.extensions.nlp.losses import token_mcld_loss
-from mcld_core.extensions.nlp.stored import TopKLogits
-from mcld_core.logits import adjust_logits
-from mcld_core.torch.huggingface import MCLDTrainer
+from mcld_core.extensions.nlp.columns import TEACHER_COLUMNS
+from mcld_core.extensions.nlp.heads import cut_before, is_like, last_layer, plain_head, product
+from mcld_core.extensions.nlp.kd import token_kd_loss
+from mcld_core.extensions.nlp.layers import LastLayer
+from mcld_core.extensions.nlp.linear import linear_token_kd_loss
+from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn
 
 
-class TokenMCLDTrainer(MCLDTrainer):
-    """`MCLDTrainer` for causal and masked language models: one row of logits a token.
+class TokenKDTrainer(Trainer):
+    """A ``transformers.Trainer`` whose loss is `token_kd_loss` with a teacher.
 
-    The loss is `token_mcld_loss`, or a function of yours such as `token_kd_loss`. Tokens with the
-    label -100, and those that the attention mask leaves out, do not count: padding may be on either
-    side. The loss is divided by ``num_items_in_batch``, the tokens that count in all batches and
-    ranks of a step, so a step has one gradient however it was split, in each term that is a
-    mean over tokens; what is contrasted is contrasted within a batch. Of several samples packed in
-    a row, the contrasts see one sequence.
+    For causal, masked and encoder-decoder language models. Tokens with the label -100, and those
+    that the attention mask leaves out, do not count: padding may be on either side, and samples may
+    be packed. The loss is divided by ``num_items_in_batch``, the tokens that count in all batches
+    and ranks of a step: a step has one gradient however it was split.
 
-    The teacher is a model that reads the same tokens.
+    In training no logits are held (`linear_token_kd_loss`) where the model's head is a plain
+    ``torch.nn.Linear``, with or without a softcap or a scale; the first batch is compared with the
+    model's own logits. Of other heads, such as one with an adapter, the logits are taken. The
+    evaluation takes the logits.
 
-    ``evaluate`` reports ``eval_perplexity``, and ``eval_agreement``: the share of tokens whose most
-    probable successor is the teacher's. Both are over all tokens that count.
+    ``evaluate`` reports ``eval_perplexity``; ``eval_agreement``, the share of tokens whose most
+    probable successor is the teacher's; and ``eval_acceptance``, ``Σ min(p, q)`` at temperature
+    1, the share of a draft's tokens that speculative decoding accepts. Each is over all tokens that
+    count. Of a stored teacher the acceptance is that on its k classes and the class of all others;
+    of draws neither it nor the agreement is reported.
 
     Args:
-        teacher: a model that answers the student's inputs; None where the data have its logits.
-        mcld_config: the settings. The default adds cross-entropy to `token_mcld_loss`.
-        token_loss: a function that is called as `token_kd_loss`: ``(student_logits, teacher_logits,
-            labels, attention_mask=…, shift=…, normalizer=…)``; ``mcld_config`` is then not used.
-            None: `token_mcld_loss` with the settings, ``class_prior`` and the ramp.
-        loss_options: further arguments of the loss, such as ``{"sequence_contrast": 1.0}``.
+        teacher: a model that reads the same tokens, which is frozen, set to eval mode, and
+            prepared by the Trainer's accelerator (with a device map it stays where it is); a
+            function of a batch's inputs that returns logits, `TopKLogits` or a `LastLayer`; or
+            None: the batches hold it as ``"teacher"``, by `TeacherCollator`.
+        divergence, mix, temperature, ce_weight: as in `token_kd_loss`.
+        fused: whether the last layer may be a part of the loss.
+        loss_function: another loss, called ``(student_logits, teacher, labels, attention_mask=…,
+            shift=…, normalizer=…)``; the settings above are then not used. `token_mcld_loss` with
+            its settings: ``functools.partial``.
         causal: whether the logits of a token are of the token after it. False: of the token
-            itself, as in masked language models; their collator labels the masked tokens.
+            itself, as in masked language models. Encoder-decoder models need no setting.
         vocabulary: how many tokens there are, ``len(tokenizer)``, where the models pad their
             logits to different widths: what is beyond is left out.
         *args: as ``Trainer``.
-        **kwargs: as ``Trainer`` and `MCLDTrainer`.
+        **kwargs: as ``Trainer``.
 
     Raises:
-        ValueError: as of `MCLDTrainer`; neither a model nor logits in the data.
+        ValueError: ``compute_loss_func``, or in the arguments a ``label_smoothing_factor`` or
+            ``label_names`` without ``"labels"``: the loss would not heed them; no teacher.
+
+    Warns:
+        UserWarning: a plain head whose product is not the model's logits: they are then taken.
 
     Example::
 
-        trainer = TokenMCLDTrainer(
+        trainer = TokenKDTrainer(
             model=student, teacher=teacher, args=TrainingArguments("out"), train_dataset=data,
             data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
         )
@@ -60,80 +75,182 @@ class TokenMCLDTrainer(MCLDTrainer):
     def __init__(
         self,
         *args: Any,
-        mcld_config: MCLDConfig = MCLDConfig(weight_ce=1.0),  # noqa: B008  (frozen)
-        token_loss: Callable[..., Any] | None = None,
-        loss_options: Mapping[str, Any] | None = None,
+        teacher: nn.Module | Callable[[dict[str, Any]], Any] | None = None,
+        divergence: str = "forward",
+        mix: float = 0.5,
+        temperature: float = 1.0,
+        ce_weight: float = 0.0,
+        fused: bool = True,
+        loss_function: Callable[..., torch.Tensor] | None = None,
         causal: bool = True,
         vocabulary: int | None = None,
         **kwargs: Any,
     ) -> None:
-        checks = Checks("TokenMCLDTrainer")
+        checks = Checks("TokenKDTrainer")
         checks.flag("causal", causal)
+        checks.flag("fused", fused)
         if vocabulary is not None:
             checks.integer("vocabulary", vocabulary, minimum=1)
-        if kwargs.get("class_means"):
-            raise ValueError(
-                "TokenMCLDTrainer: class_means needs False; got True. They are for classifiers"
-            )
-        super().__init__(*args, mcld_config=mcld_config, **kwargs)
-        self.token_loss = token_loss
-        self.loss_options = dict(loss_options or {})
-        self.causal = causal
+        super().__init__(*args, **kwargs)
+        self._refuse_what_it_does_not_heed()
+        self.settings: dict[str, Any] = {"divergence": divergence, "mix": mix}
+        self.settings |= {"temperature": temperature, "ce_weight": ce_weight}
+        self.loss_function = loss_function
         self.vocabulary = vocabulary
-        self._loss_shifts_labels = False  # what it counts is shifted already
+        config: Any = getattr(self.accelerator.unwrap_model(self.model), "config", None)
+        self.is_encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+        self.causal = causal and not self.is_encoder_decoder
+        self.fused = fused and loss_function is None and not self.args.torch_compile
+        self._unlike: set[str] = set()  # of the models: whose head cannot be taken
+        self._compared: set[str] = set()
         self._sums: list[torch.Tensor] = []
-        settings: Any = getattr(self.teacher, "config", None)
+        self._loss_shifts_labels = False  # what it counts is shifted already
+        # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
+        self.model_accepts_loss_kwargs = True
+        self.teacher = self._prepared(teacher) if isinstance(teacher, nn.Module) else teacher
+
+    def _refuse_what_it_does_not_heed(self) -> None:
+        """Raise for settings of the Trainer's own loss."""
+        names = self.args.label_names
+        refused = {
+            "compute_loss_func": (self.compute_loss_func, "None"),
+            "label_smoothing_factor": (self.args.label_smoothing_factor, "0"),
+            "label_names": (None if names is None or "labels" in names else names, "'labels'"),
+        }
+        for name, (came, needed) in refused.items():
+            if came:
+                raise ValueError(
+                    f"TokenKDTrainer: {name} needs {needed}; got {came!r}. The loss is "
+                    "token_kd_loss, or loss_function=, of the column 'labels'"
+                )
+
+    def _prepared(self, teacher: nn.Module) -> nn.Module:
+        """Return the teacher as the accelerator has it, or where its device map put it."""
+        teacher.requires_grad_(False).eval()
+        settings: Any = getattr(teacher, "config", None)
         if hasattr(settings, "use_cache"):
             # As the Trainer does with the student: with it, packed samples see each other.
             settings.use_cache = self.args.use_cache
+        if getattr(teacher, "hf_device_map", None):
+            return teacher
+        prepared: nn.Module = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+        return prepared
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        missing = [x for x in TEACHER_COLUMNS if x not in self._signature_columns]
+        self._signature_columns += missing
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, TopKLogits):  # a tuple with names, which takes no generator
+            return TopKLogits(*(super(TokenKDTrainer, self)._prepare_input(x) for x in data))
+        return super()._prepare_input(data)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count the tokens that the loss counts: no first token, though padding stands before."""
         counted = []
         for batch in batch_samples:
             if isinstance(batch.get("labels"), torch.Tensor):
-                labels, counts = _counted(batch["labels"], _attended(batch), self.causal)
+                labels, counts = _counted(batch["labels"], self._attended(batch), self.causal)
                 batch = {"labels": labels.masked_fill(~counts, -100)}
             counted.append(batch)
         return super()._get_num_items_in_batch(counted, device)
 
-    def _logits(self, outputs: Any, name: str) -> torch.Tensor:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss, and the model's outputs if asked for.
+
+        Raises:
+            ValueError: no teacher, or logits that are not (batch, tokens, vocabulary).
+        """
+        labels, where = inputs.get("labels"), self._attended(inputs)
+        given = {k: v for k, v in inputs.items() if k not in ("labels", "teacher")}
+        if self.is_encoder_decoder and "decoder_input_ids" not in given:
+            whole: Any = self.accelerator.unwrap_model(model)
+            given["decoder_input_ids"] = whole.prepare_decoder_input_ids_from_labels(labels)
+        fused = self.fused and model.training and not return_outputs
+        outputs, student = self._answer("model", model, given, fused)
+        teacher = self._said(inputs, given, isinstance(student, LastLayer))
+        options: dict[str, Any] = {"attention_mask": where, "shift": self.causal}
+        if num_items_in_batch is not None:
+            # 0 where nothing of the step has a label: so is the sum
+            options["normalizer"] = torch.as_tensor(num_items_in_batch).clamp(min=1)
+        if isinstance(student, LastLayer):
+            hidden, weight, *head = student
+            options |= dict(zip(("bias", "softcap", "scale"), head, strict=True))
+            loss = linear_token_kd_loss(
+                hidden, weight, teacher, labels, **(self.settings | options)
+            )
+        elif self.loss_function is not None:
+            loss = self.loss_function(student, teacher, labels, **options)
+        else:
+            loss = token_kd_loss(student, teacher, labels, **(self.settings | options))
+        if not model.training and labels is not None:
+            counted = _counted(labels, where, self.causal)
+            self._sums.append(_sums(student.detach(), teacher, *counted))
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # the mean over the ranks is yet to come
+        return (loss, outputs) if return_outputs else loss
+
+    def _attended(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
+        """Return the attention mask of the tokens with logits, where it is one of tokens."""
+        name = "decoder_attention_mask" if self.is_encoder_decoder else "attention_mask"
+        mask = inputs.get(name)
+        return mask if mask is not None and mask.ndim == 2 else None
+
+    def _said(self, inputs: dict[str, Any], given: dict[str, Any], fused: bool) -> Any:
+        """Return what the teacher says of a batch."""
+        if inputs.get("teacher") is not None:
+            return inputs["teacher"]
+        if self.teacher is None:
+            raise ValueError(
+                "TokenKDTrainer: teacher needs a model or a function, or batches with a 'teacher', "
+                f"as TeacherCollator makes them; got None and {sorted(inputs)}"
+            )
+        with torch.no_grad():
+            if isinstance(self.teacher, nn.Module):
+                mapped = bool(getattr(self.teacher, "hf_device_map", None))
+                return self._answer("teacher", self.teacher, given, fused and not mapped)[1]
+            said = self.teacher(given)
+            return product(said) if isinstance(said, LastLayer) and not fused else said
+
+    def _answer(self, name: str, model: nn.Module, given: Any, fused: bool) -> tuple[Any, Any]:
+        """Return a model's outputs, and its logits or, fused, its last layer."""
+        whole: Any = self.accelerator.unwrap_model(model)
+        head = plain_head(whole) if fused and name not in self._unlike else None
+        if head is not None:
+            with cut_before(head) as found:
+                outputs = model(**given)
+            first = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+            layer = last_layer(head, found, whole.config)
+            if name in self._compared or is_like(layer, first):
+                self._compared.add(name)
+                return outputs, self._narrowed(layer)
+            self._unlike.add(name)
+            warnings.warn(
+                f"TokenKDTrainer: the head of the {name} is a linear layer, but its product is not "
+                "the logits, by softcap and scale: the logits are taken (fused=False)",
+                stacklevel=4,
+            )
+        outputs = model(**given)
         logits: torch.Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         if logits.ndim != 3:
             raise ValueError(
-                f"{self._name}: the logits of the {name} need shape (batch, tokens, vocabulary); "
+                f"TokenKDTrainer: the logits of the {name} need shape (batch, tokens, vocabulary); "
                 f"got {tuple(logits.shape)}. For classifiers there is MCLDTrainer"
             )
-        return logits if self.vocabulary is None else logits[..., : self.vocabulary]
+        return outputs, logits if self.vocabulary is None else logits[..., : self.vocabulary]
 
-    def _distil(
-        self,
-        student: torch.Tensor,
-        teacher: Any,
-        inputs: dict[str, Any],
-        items: torch.Tensor | None,
-        training: bool,
-    ) -> torch.Tensor:
-        labels, where = inputs.get("labels"), _attended(inputs)
-        options = {"attention_mask": where, "shift": self.causal, "normalizer": items}
-        if self.token_loss is None:
-            options |= {"config": self.mcld_config, "class_prior": self.class_prior}
-            options["progress"] = self._progress(training)
-        ours = adjust_logits(student, self.class_prior) if self.balanced else student
-        loss_of: Callable[..., torch.Tensor] = self.token_loss or token_mcld_loss
-        loss = loss_of(ours, teacher, labels, **(options | self.loss_options))
-        if training:
-            self._look(student, teacher)
-        elif labels is not None:
-            self._sums.append(_sums(student, teacher, *_counted(labels, where, self.causal)))
-        return loss
-
-    def _look(self, student: torch.Tensor, teacher: Any) -> None:
-        """Look at some tokens of the first batch."""
-        if self._first_look.done or isinstance(teacher, TopKLogits):
-            return
-        ours, theirs = (x.reshape(-1, x.shape[-1])[:256] for x in (student, teacher))
-        self._first_look.look(ours, theirs, None, None, self.mcld_config, stacklevel=4)
+    def _narrowed(self, layer: LastLayer) -> LastLayer:
+        if self.vocabulary is None:
+            return layer
+        bias = None if layer.bias is None else layer.bias[: self.vocabulary]
+        return layer._replace(weight=layer.weight[: self.vocabulary], bias=bias)
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return what ``Trainer.prediction_step`` does, and keep the sums of all ranks' batch."""
@@ -143,21 +260,18 @@ class TokenMCLDTrainer(MCLDTrainer):
         return result
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Return what ``Trainer.evaluation_loop`` does, with the perplexity and the agreement."""
+        """Return what ``Trainer.evaluation_loop`` does, with perplexity and agreement."""
         self._sums = []
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self._sums:
-            nats, agreed, count = torch.cat(self._sums).sum(0).unbind()
-            output.metrics[f"{metric_key_prefix}_perplexity"] = (nats / count).exp().item()
-            output.metrics[f"{metric_key_prefix}_agreement"] = (agreed / count).item()
+            *sums, count = torch.cat(self._sums).sum(0).unbind()
+            nats, agreement, acceptance = (float(x / count) for x in sums)
+            output.metrics[f"{metric_key_prefix}_perplexity"] = float(torch.tensor(nats).exp())
+            if agreement == agreement:  # not of draws
+                output.metrics[f"{metric_key_prefix}_agreement"] = agreement
+                output.metrics[f"{metric_key_prefix}_acceptance"] = acceptance
         self._sums = []
         return output
-
-
-def _attended(inputs: Mapping[str, Any]) -> torch.Tensor | None:
-    """Return the attention mask where it is one of tokens."""
-    mask = inputs.get("attention_mask")
-    return mask if mask is not None and mask.ndim == 2 else None
 
 
 def _counted(
@@ -177,15 +291,23 @@ def _counted(
 def _sums(
     student: torch.Tensor, teacher: Any, labels: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor:
-    """Return for each row the nats of its labels, how many tokens agree, and how many count."""
-    rows = student.detach()[counts].float()
-    nats = functional.cross_entropy(rows, labels[counts], reduction="none")
-    if isinstance(teacher, TopKLogits):
-        best = teacher.values.argmax(-1, keepdim=True)
-        best = teacher.indices.gather(-1, best).squeeze(-1)[counts]
+    """Return for each row its labels' nats, how many agree, the share accepted, how many count."""
+    log_q = student[counts].float().log_softmax(-1)
+    nats = -log_q.gather(1, labels[counts][:, None])[:, 0]
+    if is_drawn(teacher):
+        agrees = accepted = torch.full_like(nats, torch.nan)
+    elif isinstance(teacher, TopKLogits):
+        values, ids = teacher.values[counts].float(), teacher.indices[counts].long()
+        agrees = log_q.argmax(-1) == ids.gather(1, values.argmax(-1, keepdim=True))[:, 0]
+        p = values.softmax(-1) if teacher.tail is None else values.exp()
+        q = torch.where(values > -torch.inf, log_q.gather(1, ids).exp(), 0.0)
+        accepted = torch.minimum(p, q).sum(-1)
+        accepted = accepted + torch.minimum(1.0 - p.sum(-1), 1.0 - q.sum(-1)).clamp(min=0.0)
     else:
-        best = teacher[counts].argmax(-1)
-    agrees = rows.argmax(-1) == best
-    found = torch.zeros(*counts.shape, 3, dtype=torch.float64, device=rows.device)
-    found[counts] = torch.stack([nats.double(), agrees.double(), torch.ones_like(nats).double()], 1)
+        rows = teacher[counts].float()
+        agrees = log_q.argmax(-1) == rows.argmax(-1)
+        accepted = torch.minimum(log_q.exp(), rows.softmax(-1)).sum(-1)
+    found = torch.zeros(*counts.shape, 4, dtype=torch.float64, device=student.device)
+    ones = torch.ones_like(nats)
+    found[counts] = torch.stack([x.double() for x in (nats, agrees, accepted, ones)], 1)
     return found.sum(1)

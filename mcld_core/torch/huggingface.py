@@ -218,7 +218,7 @@ class MCLDTrainer(Trainer):
             raise ValueError(
                 f"MCLDTrainer: the logits of the {name} need shape (batch, classes); got "
                 f"{tuple(logits.shape)}. For language models there is "
-                "mcld_core.extensions.nlp.huggingface.TokenMCLDTrainer"
+                "mcld_core.extensions.nlp.huggingface.TokenKDTrainer"
             )
         return logits
 

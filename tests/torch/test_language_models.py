@@ -1,20 +1,38 @@
-"""TokenMCLDTrainer in a real transformers Trainer, on causal and masked language models."""
+"""TokenKDTrainer in a real transformers Trainer, on causal and masked language models."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional
-from transformers import DataCollatorWithFlattening
+from transformers import (
+    DataCollatorWithFlattening,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from mcld_core import MCLDConfig
-from mcld_core.extensions.nlp import token_kd_loss, token_mcld_loss
+from mcld_core.extensions.nlp import (
+    TeacherCollator,
+    TopKLogits,
+    teacher_columns,
+    token_kd_loss,
+    token_mcld_loss,
+)
 from tests.torch.tiny_language_model import (
     LONGEST,
     VOCABULARY,
@@ -29,9 +47,9 @@ from tests.torch.tiny_language_model import (
 
 
 def by_hand(batch: int, model: nn.Module | None = None, steps: int = 2) -> nn.Module:
-    """Train sample by sample: each token with a label weighs 1/items, 0.5 T² KL + CE at T = 2."""
+    """Train sample by sample: each token with a label weighs 1/items, T² KL + 2 CE at T = 2."""
     model, teacher, data = model or make_model(8, seed=0), make_teacher(), make_data()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.2)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for step in range(steps):
         rows = data[step * batch : (step + 1) * batch]
         items = sum(label != -100 for row in rows for label in row["labels"][1:])
@@ -44,7 +62,7 @@ def by_hand(batch: int, model: nn.Module | None = None, steps: int = 2) -> nn.Mo
             log_q, log_p = ((x[counts] / 2.0).log_softmax(-1) for x in (own, theirs))
             divergence = 4.0 * (log_p.exp() * (log_p - log_q)).sum()
             nats = functional.cross_entropy(own[counts], labels[counts], reduction="sum")
-            ((0.5 * divergence + nats) / items).backward()
+            ((divergence + 2.0 * nats) / items).backward()
         optimizer.step()
     return model
 
@@ -80,8 +98,8 @@ def test_a_step_has_one_gradient_however_it_is_split(
 
 
 def measured(model: nn.Module, data: list[dict[str, Any]]) -> dict[str, float]:
-    """Perplexity and agreement, token by token."""
-    nats, agreed, teacher = [], [], make_teacher()
+    """Perplexity, agreement and acceptance, token by token."""
+    nats, agreed, accepted, teacher = [], [], [], make_teacher()
     for row in data:
         with torch.no_grad():
             ids = torch.tensor([row["input_ids"]])
@@ -90,7 +108,10 @@ def measured(model: nn.Module, data: list[dict[str, Any]]) -> dict[str, float]:
             if label != -100:
                 nats.append(-float(own[i].log_softmax(-1)[label]))
                 agreed.append(float(own[i].argmax() == theirs[i].argmax()))
-    return {"perplexity": float(np.exp(np.mean(nats))), "agreement": float(np.mean(agreed))}
+                both = zip(own[i].softmax(0).tolist(), theirs[i].softmax(0).tolist(), strict=True)
+                accepted.append(sum(min(p, q) for p, q in both))
+    found = {"agreement": float(np.mean(agreed)), "acceptance": float(np.mean(accepted))}
+    return found | {"perplexity": float(np.exp(np.mean(nats)))}
 
 
 def test_evaluation_counts_every_token_once(tmp_path: Path) -> None:
@@ -153,55 +174,182 @@ def test_adapters_of_a_frozen_base(tmp_path: Path, options: dict[str, Any]) -> N
     assert torch.equal(weights(stored), weights(trainer.model))
 
 
-def test_the_contrasts_and_the_ramp(tmp_path: Path) -> None:
-    config = MCLDConfig(weight_ce=1.0)
+def test_a_loss_of_ones_own_and_a_teacher_that_is_a_function(tmp_path: Path) -> None:
+    config, teacher = MCLDConfig(weight_ce=1.0), make_teacher()
     trainer = make_trainer(
-        tmp_path, batch=4, teacher=make_teacher(), mcld_config=config, loss_options={}
+        tmp_path,
+        batch=4,
+        teacher=lambda given: teacher(**given).logits,
+        loss_function=partial(token_mcld_loss, config=config),
     )
     batch = Padding("right")(make_data(4))
-    model, teacher = trainer.model.train(), make_teacher()
-    trainer.state.max_steps, trainer.state.global_step = 4, 1
     given = {name: x for name, x in batch.items() if name != "labels"}
-    for mode, progress in ((True, 0.25), (False, 1.0)):
-        model.train(mode)
-        with torch.no_grad():
-            found = float(trainer.compute_loss(model, dict(batch)))
-            expected = token_mcld_loss(
-                model(**given).logits,
-                teacher(**given).logits,
-                batch["labels"],
-                attention_mask=batch["attention_mask"],
-                shift=True,
-                config=config,
-                progress=progress,
-            )
-        assert found == pytest.approx(float(expected), rel=1e-5)
+    model, mask = trainer.model, batch["attention_mask"]
+    with torch.no_grad():
+        found = float(trainer.compute_loss(model.train(), dict(batch)))
+        rows = model(**given).logits, teacher(**given).logits, batch["labels"]
+        expected = token_mcld_loss(*rows, attention_mask=mask, shift=True, config=config)
+    assert found == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_loss_of_ones_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_settings_and_a_padded_vocabulary(tmp_path: Path, training: bool) -> None:
+    options: Any = {"divergence": "reverse", "temperature": 2.0, "ce_weight": 0.5}
     trainer = make_trainer(
         tmp_path,
         batch=4,
         teacher=make_teacher(VOCABULARY + 5),
-        token_loss=token_kd_loss,
-        loss_options={"divergence": "reverse", "temperature": 2.0},
         vocabulary=VOCABULARY,
+        **options,
     )
     batch = Padding("right")(make_data(4))
     given = {name: x for name, x in batch.items() if name != "labels"}
-    model, teacher = trainer.model.eval(), make_teacher(VOCABULARY + 5)
+    model, teacher = trainer.model.train(training), make_teacher(VOCABULARY + 5)
+    found = trainer.compute_loss(model, dict(batch)).item()
     with torch.no_grad():
-        found = float(trainer.compute_loss(model, dict(batch)))
         expected = token_kd_loss(
             model(**given).logits,
             teacher(**given).logits[..., :VOCABULARY],
             batch["labels"],
             attention_mask=batch["attention_mask"],
             shift=True,
-            divergence="reverse",
-            temperature=2.0,
+            **options,
         )
     assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def make_family(family: str, width: int, seed: int) -> nn.Module:
+    """Return a tiny model without dropout of one family, whose head is not a plain product."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": width, "head_dim": 4}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    sizes |= {"intermediate_size": width, "pad_token_id": 0}
+    if family == "gemma":
+        model = Gemma2ForCausalLM(Gemma2Config(**sizes, final_logit_softcapping=2.0))
+    elif family == "granite":
+        model = GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=0.25))
+    elif family == "t5":
+        sizes = {"d_model": width, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+        sizes |= {"vocab_size": VOCABULARY, "decoder_start_token_id": 0, "dropout_rate": 0.0}
+        model = T5ForConditionalGeneration(T5Config(**sizes))
+    else:
+        model = make_model(width, seed)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)
+    if family == "adapter on the head":
+        lora = LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False)
+        return get_peft_model(model, lora)
+    return model
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "granite", "t5", "adapter on the head"])
+def test_fused_equals_unfused_equals_a_loop(tmp_path: Path, family: str) -> None:
+    batch, found = Padding("right")(make_data(3)), []
+    if family == "t5":  # whose labels are of the decoder, of another length
+        batch["labels"] = batch["labels"][:, :5]
+    for fused in (True, False):
+        model = make_family(family, 8, seed=0)
+        teacher = make_family("llama" if "adapter" in family else family, 16, seed=1)
+        trainer = make_trainer(tmp_path, batch=3, model=model, teacher=teacher, fused=fused)
+        with recorded_products(model) as seen:
+            loss = trainer.compute_loss(model.train(), dict(batch))
+        loss.backward()
+        found.append((loss.item(), [p.grad for p in model.parameters() if p.requires_grad]))
+        is_fused = fused and "adapter" not in family
+        assert seen == [1 if is_fused else batch["labels"].shape[1]]
+    model, teacher = make_family(family, 8, seed=0), teacher.eval()
+    given = {name: x for name, x in batch.items() if name != "labels"}
+    if family == "t5":
+        given["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch["labels"])
+    own, losses = model.train()(**given).logits, []
+    with torch.no_grad():
+        theirs = teacher(**given).logits
+    shift = int(family != "t5")
+    for b in range(3):
+        for i in range(batch["labels"].shape[1] - shift):
+            label = batch["labels"][b, i + shift]
+            if label != -100:
+                log_q, log_p = ((x[b, i] / 2.0).log_softmax(0) for x in (own, theirs))
+                nats = -own[b, i].log_softmax(0)[label]
+                losses.append(4.0 * (log_p.exp() * (log_p - log_q)).sum() + 2.0 * nats)
+    expected = sum(losses) / len(losses)
+    expected.backward()
+    slopes = [p.grad for p in model.parameters() if p.requires_grad]
+    for value, gradients in found:
+        assert value == pytest.approx(expected.item(), rel=1e-5)
+        for x, y in zip(gradients, slopes, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+@contextmanager
+def recorded_products(model: nn.Module) -> Iterator[list[int]]:
+    """Record of how many tokens a model's head makes logits."""
+    seen: list[int] = []
+    head = model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda *x: seen.append(x[2].shape[1]))
+    yield seen
+    handle.remove()
+
+
+def test_a_head_that_does_more_than_the_configuration_says(tmp_path: Path) -> None:
+    model, plain = make_family("gemma", 8, seed=0), make_family("gemma", 8, seed=0)
+    batch = Padding("left")(make_data(3))
+    trainer = make_trainer(tmp_path, batch=3, model=model, teacher=make_teacher())
+    unfused = make_trainer(tmp_path, batch=3, model=plain, teacher=make_teacher(), fused=False)
+    expected = unfused.compute_loss(plain.train(), dict(batch)).item()
+    forward = model.forward  # another one than the configuration will say
+
+    def capped(**given: Any) -> Any:
+        model.config.final_logit_softcapping = 2.0
+        output = forward(**given)
+        model.config.final_logit_softcapping = None
+        return output
+
+    model.forward = capped
+    with pytest.warns(UserWarning, match="the head of the model is a linear layer, but its produ"):
+        found = trainer.compute_loss(model.train(), dict(batch)).item()
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_teacher_of_columns(tmp_path: Path) -> None:
+    """All of the vocabulary is stored, so that a step is that of the teacher itself."""
+
+    def columns(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        names = ("input_ids", "labels")
+        batch = Padding("left")(
+            [dict(zip(names, x, strict=True)) for x in zip(*map(rows.get, names), strict=True)]
+        )
+        mask = batch["attention_mask"]
+        with torch.no_grad():
+            logits = make_teacher()(batch["input_ids"], attention_mask=mask).logits
+        return teacher_columns(TopKLogits.from_logits(logits, VOCABULARY), mask, fingerprint="a")
+
+    data = Dataset.from_list(make_data()).map(columns, batched=True, batch_size=5)
+    trainer = make_trainer(
+        tmp_path,
+        batch=3,
+        accumulate=2,
+        data=data,
+        data_collator=TeacherCollator(Padding("left"), "a"),
+    )
+    trainer.eval_dataset = data.select(range(7))
+    trainer.train()
+    model = by_hand(6)
+    torch.testing.assert_close(weights(trainer.model), weights(model), rtol=2e-3, atol=1e-3)
+    found = trainer.evaluate()
+    for name, value in measured(model, make_data(7)).items():
+        assert found[f"eval_{name}"] == pytest.approx(value, rel=1e-2)
+
+
+def test_a_teacher_with_a_device_map_stays_where_it_is(tmp_path: Path) -> None:
+    teacher = make_teacher()
+    teacher.hf_device_map = {"": "cpu"}
+    forward = teacher.forward
+    trainer = make_trainer(tmp_path, batch=6, teacher=teacher, bf16=True)
+    assert trainer.teacher is teacher
+    assert teacher.forward == forward
+    found = trainer.compute_loss(trainer.model.train(), Padding("left")(make_data(3)))
+    assert bool(found.isfinite())
 
 
 def test_a_masked_language_model(tmp_path: Path) -> None:
@@ -231,7 +379,7 @@ def test_a_masked_language_model(tmp_path: Path) -> None:
     )
     trainer.train()
     model = make_masked_model(8, seed=0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     items = sum(label != -100 for row in data for label in row["labels"])
     for row in data:
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
@@ -241,7 +389,7 @@ def test_a_masked_language_model(tmp_path: Path) -> None:
         log_q, log_p = ((x[counts] / 2.0).log_softmax(-1) for x in (own, theirs))
         divergence = 4.0 * (log_p.exp() * (log_p - log_q)).sum()
         nats = functional.cross_entropy(own[counts], labels[counts], reduction="sum")
-        ((0.5 * divergence + nats) / items).backward()
+        ((divergence + 2.0 * nats) / items).backward()
     optimizer.step()
     torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-4, atol=1e-5)
     found = trainer.evaluate(eval_dataset=data)["eval_perplexity"]
@@ -254,15 +402,25 @@ def test_a_masked_language_model(tmp_path: Path) -> None:
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="TokenMCLDTrainer: teacher needs a model, or the data a c"
-    ):
+    with pytest.raises(ValueError, match="TokenKDTrainer: teacher needs a model or a function, or"):
         make_trainer(tmp_path, batch=2).train()
     rows = lambda **_: {"logits": torch.zeros(2, LONGEST)}  # noqa: E731
     batch, options = Padding("right")(make_data(2)), {"batch": 2, "teacher": make_teacher()}
+    trainer = make_trainer(tmp_path, **options)
+    trainer.teacher = Plain(rows)
     with pytest.raises(ValueError, match=r"need shape \(batch, tokens, vocabulary\); got \(2, 9\)"):
-        make_trainer(tmp_path, **options).compute_loss(rows, batch)
-    with pytest.raises(ValueError, match="TokenMCLDTrainer: label_smoothing_factor needs 0"):
+        trainer.compute_loss(trainer.model.eval(), batch)
+    with pytest.raises(ValueError, match="TokenKDTrainer: label_smoothing_factor needs 0; got"):
         make_trainer(tmp_path, label_smoothing_factor=0.1, **options)
-    with pytest.raises(ValueError, match="TokenMCLDTrainer: class_means needs False; got True"):
-        make_trainer(tmp_path, class_means=True, **options)
+    with pytest.raises(ValueError, match="TokenKDTrainer: label_names needs 'labels'; got"):
+        make_trainer(tmp_path, label_names=["tags"], **options)
+    with pytest.raises(ValueError, match="TokenKDTrainer: compute_loss_func needs None; got"):
+        make_trainer(tmp_path, compute_loss_func=token_kd_loss, **options)
+
+
+class Plain(nn.Module):
+    """A module of a function."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.forward = function

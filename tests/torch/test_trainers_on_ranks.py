@@ -1,4 +1,4 @@
-"""MCLDTrainer and TokenMCLDTrainer on two ranks equal one process."""
+"""MCLDTrainer and TokenKDTrainer on two ranks equal one process."""
 
 from __future__ import annotations
 

@@ -16,20 +16,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from mcld_core import MCLDConfig
-from mcld_core.extensions.nlp.huggingface import TokenMCLDTrainer
+from mcld_core.extensions.nlp.huggingface import TokenKDTrainer
 
 VOCABULARY, LONGEST, COUNT = 23, 9, 12
 LENGTHS = (9, 4, 6, 3, 8, 5, 7, 3, 9, 4, 6, 5)
-# T² KL + CE: each a mean over tokens
-MEANS = MCLDConfig(
-    weight_instance=0.0,
-    weight_category=0.0,
-    weight_sample=0.5,
-    weight_ce=1.0,
-    sample_target_mask=False,
-    sample_temperature=2.0,
-)
+# T² KL + 2 CE: each a mean over tokens
+MEANS = {"temperature": 2.0, "ce_weight": 2.0}
 
 
 def make_model(width: int, seed: int, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
@@ -106,13 +98,10 @@ def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **given: Any)
     """Return a Trainer by plain SGD at a constant rate, which takes the samples in order."""
     model = given.pop("model", None) or make_model(8, seed=0)
     data = given.pop("data", None) or make_data()
-    names = ("teacher", "teacher_cache", "token_loss", "causal", "vocabulary", "data_collator")
+    names = ("teacher", "data_collator", "fused", "loss_function", "causal", "vocabulary")
+    names += ("divergence", "temperature", "ce_weight", "compute_loss_func")
     options = {name: given.pop(name) for name in names if name in given}
-    options = {"data_collator": Padding("right"), "mcld_config": MEANS} | options
-    if "token_loss" not in options:
-        options["loss_options"] = {"sequence_contrast": 0.0}
-    trainer = ("loss_options", "mcld_config", "class_means")
-    options |= {x: given.pop(x) for x in trainer if x in given}
+    options = {"data_collator": Padding("right")} | MEANS | options
     arguments = {
         "per_device_train_batch_size": batch,
         "per_device_eval_batch_size": batch,
@@ -128,12 +117,12 @@ def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **given: Any)
         "disable_tqdm": True,
     } | given
     weights = [p for p in model.parameters() if p.requires_grad]
-    return TokenMCLDTrainer(
+    return TokenKDTrainer(
         model=model,
         args=TrainingArguments(folder, **arguments),
         train_dataset=data,
         eval_dataset=data[:7],
-        optimizers=(torch.optim.SGD(weights, lr=0.2), None),
+        optimizers=(torch.optim.SGD(weights, lr=0.1), None),
         **options,
     )
 
