@@ -98,7 +98,6 @@ MAY_IMPORT = {
 NOT_YET = {
     "examples/recipes/methods.py",
     "examples/recipes/teachers/cache.py",
-    "extensions/nlp/huggingface.py",
 }
 
 
