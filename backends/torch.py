@@ -336,6 +336,7 @@ def is_plain(rows: Arrays, block_rows: int | None) -> bool:
     """Whether all rows are evaluated at once, as the framework differentiates them."""
     return (
         block_rows is None
+        or isinstance(rows[0].shape[0], torch.SymInt)  # a comparison would bound it in an export
         or rows[0].shape[0] <= block_rows
         or torch._C._are_functorch_transforms_active()
     )
