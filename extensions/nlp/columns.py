@@ -59,11 +59,12 @@ def teacher_columns(
             f"(batch, tokens); got tail {type(teacher.tail).__name__}, {values.shape}, "
             f"{where.shape}. Make the teacher by TopKLogits.from_logits or from_samples"
         )
-    drawn, columns = is_drawn(teacher), {name: [] for name in (IDS, LOGPROBS)}
+    drawn = is_drawn(teacher)
+    columns: dict[str, list[Any]] = {name: [] for name in (IDS, LOGPROBS)}
     rest = columns.setdefault(OFFSETS if drawn else TAIL, [])
     tails = None if drawn else to_numpy(teacher.tail)
     for b, counts in enumerate(where != 0):
-        kept = np.isfinite(values[b, counts]) if drawn else np.s_[:]
+        kept: Any = np.isfinite(values[b, counts]) if drawn else np.s_[:]
         columns[IDS].append(ids[b, counts][kept].ravel().astype("int32"))
         columns[LOGPROBS].append(values[b, counts][kept].ravel().astype("float16"))
         if tails is None:
