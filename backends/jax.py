@@ -137,7 +137,7 @@ def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
 def by_block(
     function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
 ) -> Arrays:
-    if _is_plain(rows, block_rows):
+    if block_rows is None or _is_plain(rows, block_rows):
         return function(rows, prepare(shared))
     leaves, structure = jax.tree.flatten(shared)
     traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]

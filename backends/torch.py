@@ -398,11 +398,11 @@ def _blocks(
         torch.zeros_like(y, dtype=wide) if need else None
         for y, need in zip(layer, needs[1:], strict=True)
     ]
-    of_x = torch.empty_like(x, dtype=narrow) if needs[0] else None
+    of_x: Any = torch.empty_like(x, dtype=narrow) if needs[0] else None
     if of_x is not None and rows.kept is not None:
         of_x.index_fill_(0, (~rows.kept).nonzero()[:, 0], 0.0)
     many = sizes[0] if layer or rows.shared else few
-    weight = layer[0].to(x.dtype) if layer else None
+    weight: Any = layer[0].to(x.dtype) if layer else None
     outputs = None if weight is None else x.new_empty((min(many, count), weight.shape[0]))
     for start in range(0, count, many):
         some = slice(start, start + many) if places is None else places[start : start + many]

@@ -230,7 +230,8 @@ def _check(
     if tail is None or not len(ids):
         return
     mass = np.exp(np.minimum(log_p, 1e2).astype("float64")).sum(1)
-    rest = arguments.ops.host_values(tail)[:, 0]
+    rest: Any = arguments.ops.host_values(tail)
+    rest = rest[:, 0]
     rest = np.exp((rest if mask is np.True_ else rest[mask]).astype("float64"))
     bad = ~(np.abs(mass + rest - 1.0) <= 0.1)
     if bad.any():

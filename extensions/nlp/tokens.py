@@ -143,7 +143,7 @@ class TokenLoss(NamedTuple):
         x, y = (z, teacher) if is_one(t) else (z / t, teacher / t)
         (q, log_q), (p, log_p) = softmax_and_sum(ops, x), softmax_and_sum(ops, y)
         value = ops.sum(p * (y - x), 1) - log_p + log_q
-        factor = 1.0 if labels is None else 1.0 + self._ce_weights(labels, z)
+        factor: Any = 1.0 if labels is None else 1.0 + self._ce_weights(labels, z)
         if not is_one(t):
             return self._with_ce(z, t * t * value, t * (q - p), labels)
         if labels is None:
@@ -281,7 +281,7 @@ def token_rows(
 def reduced_loss(
     arguments: SequenceArguments,
     tokens: Tokens,
-    loss: TokenLoss,
+    loss: Any,
     rows: KeptRows,
     numbers: tuple[Any, ...],
     reduction: Reduction,

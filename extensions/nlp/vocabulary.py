@@ -119,7 +119,7 @@ def _align_stored(alignment: VocabularyAlignment, stored: TopKLogits) -> TopKLog
     ids = students[np.where(stands, ids, 0)]
     values = np.where(stands & (ids >= 0), values, -np.inf)
     total = np.logaddexp.reduce(values, -1)
-    tail = stored.tail if stored.tail is None else to_numpy(stored.tail).astype("float64")
+    tail: Any = stored.tail if stored.tail is None else to_numpy(stored.tail).astype("float64")
     total = total if tail is None else np.logaddexp(total, tail)
     lost = np.isneginf(total)
     total = np.where(lost, 0.0, total)

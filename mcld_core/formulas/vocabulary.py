@@ -43,7 +43,8 @@ def parted(
 
 def divisor(ops: Backend, teacher: TopRows, temperature: Scalar) -> Float[Array, "rows 1"]:
     """Return T for rows of which nothing is left, 1 for the others."""
-    return ops.where(teacher.tail > MASKED / 2, 1.0, temperature + 0.0 * teacher.tail)
+    tail: Any = teacher.tail
+    return ops.where(tail > MASKED / 2, 1.0, temperature + 0.0 * tail)
 
 
 def top_divergence(

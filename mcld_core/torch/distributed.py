@@ -113,8 +113,8 @@ def gather_with_index(
     of_labels, of_index = (
         -1 if x is None else _DTYPES.index(str(x.dtype)) for x in (checked.labels, index)
     )
-    kind = (teacher.shape[1], _DTYPES.index(str(teacher.dtype)), of_labels, of_index)
-    kind = (*kind, -1 if rows is None else rows)
+    dtype, longest = _DTYPES.index(str(teacher.dtype)), -1 if rows is None else rows
+    kind = (teacher.shape[1], dtype, of_labels, of_index, longest)
     table = _exchange(checked.weight.sum(), batch, kind, group)
     largest = _largest(table, batch, kind, group)
     parts = [teacher, checked.kept.to(torch.uint8)]

@@ -262,7 +262,8 @@ class MCLDLoss(nn.Module):
                 check=check,
             )
             if self.bank_size and self.dealt_in_turn:
-                places = torch.arange(len(keys.logits), device=keys.logits.device)
+                logits: Any = keys.logits
+                places = torch.arange(len(logits), device=logits.device)
                 order = places.reshape(world_size(), -1).mT.reshape(-1)
         if not (self.bank_size or self.has_class_means):
             return keys, {}
@@ -271,7 +272,7 @@ class MCLDLoss(nn.Module):
         rows = TeacherKeys(teacher, labels, where) if keys is None else keys
         moves = self.training, self.bank_moves
         keys, pushed, updated = step_keys(rows, bank, means, self.config, *moves, index, order)
-        states = {}
+        states: dict[str, Any] = {}
         for prefix, old, new in (("bank", bank, pushed), ("class", means, updated)):
             if new is not None and new is not old:
                 states |= {f"{prefix}_{name}": x for name, x in new._asdict().items()}
