@@ -32,6 +32,7 @@ from mcld_core.extensions.multimodal import embedding_contrast, multimodal_mcld_
 from mcld_core.extensions.nlp import (
     TopKLogits,
     linear_token_kd_loss,
+    sampled_token_kd_loss,
     token_kd_loss,
     token_mcld_loss,
 )
@@ -152,6 +153,8 @@ CALLS: dict[str, Callable[[Arrays], Any]] = {
     "token_kd_loss, stored": lambda x: token_kd_loss(x.token_student, _stored(x)),
     "token_kd_loss, stored, jsd": lambda x: token_kd_loss(
         x.token_student, _stored(x), divergence="jsd"),
+    "sampled_token_kd_loss": lambda x: sampled_token_kd_loss(
+        x.token_student, x.token_labels, 0.01 * x.tail, attention_mask=x.mask),
     "window_mcld_loss": lambda x: window_mcld_loss(*_rows(x), starts=x.starts, lengths=2),
     "window_mcld_loss, steps": lambda x: window_mcld_loss(
         x.token_student, x.token_teacher, x.labels, mask=x.mask),

@@ -98,7 +98,8 @@ def example_inputs(
     else:
         values = list(given) if isinstance(given, (tuple, list)) else [given]
         names = ["input"] if len(values) == 1 else [f"input_{i}" for i in range(len(values))]
-    if (wanted := names_of(input_names)) is not None:
+    wanted = names_of(input_names)
+    if wanted is not None:
         names = _renamed(names, wanted, by_keyword)
     example = dict(zip(names, map(_as_numpy, names, values), strict=True))
     if len({array.shape[0] for array in example.values()}) > 1:

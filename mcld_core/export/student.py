@@ -71,7 +71,8 @@ def load_saved(path: Path) -> Any:
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:  # Keras does not compare the checksums
-                if damaged := archive.testzip():
+                damaged = archive.testzip()
+                if damaged:
                     raise ValueError(f"it is damaged, the checksum of {damaged} does not fit")
         if path.suffix in {".keras", ".h5"}:
             import keras
