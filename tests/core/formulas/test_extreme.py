@@ -146,7 +146,7 @@ def test_one_class(differentiable: Framework, contrast: str, similarity: str) ->
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_two_classes(differentiable: Framework, contrast: str, labels: str) -> None:
     case = make_case(107, classes=2, labels=labels)
-    settings = WEIGHTS | {"category_contrast": contrast}
+    settings = WEIGHTS | {"category_contrast": contrast, "weight_ce": float(labels != "none")}
     found, gradient = value_and_grad(differentiable, mcld_loss, case, settings=settings)
     assert_value(found, oracles.mcld_loss(case, **settings))
     assert_finite(gradient)
@@ -158,7 +158,7 @@ def test_empty_batch(differentiable: Framework, labels: str, contrast: str) -> N
     case = Case(np.zeros((0, 4)), np.zeros((0, 4)))
     kinds = {"int": np.zeros(0, np.int64), "soft": np.zeros((0, 4)), "none": None}
     case = case.but(labels=kinds[labels])
-    settings = WEIGHTS | {"category_contrast": contrast}
+    settings = WEIGHTS | {"category_contrast": contrast, "weight_ce": float(labels != "none")}
     found, gradient = value_and_grad(differentiable, mcld_loss, case, settings=settings)
     assert found == 0.0
     assert gradient.shape == (0, 4)
