@@ -52,9 +52,10 @@ def linear_token_kd_loss(
         bias: (vocab,), the layer's bias.
         softcap: as in Gemma 2; None: none.
         scale: of the logits, as in Cohere; 1/``logits_scaling`` of Granite.
-        divergence, mix, temperature, ce_weight, attention_mask, shift, ignore_index, sample_weight,
-            reduction, normalizer: as in `token_kd_loss`; so are result and errors. ``hidden``,
-            ``weight`` and ``bias`` receive a gradient.
+        divergence, mix, temperature, ce_weight: as in `token_kd_loss`.
+        attention_mask, shift, ignore_index, sample_weight: as there.
+        reduction, normalizer: as there; so are result and errors. ``hidden``, ``weight`` and
+            ``bias`` receive a gradient.
 
     Example:
         >>> import numpy as np
