@@ -187,7 +187,7 @@ def train(options: argparse.Namespace, data: Data) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     criterion = MCLDLoss(
         MCLDConfig(weight_ce=1.0), total_steps=total, bank_size=options.bank_size, classes=classes,
-        soft_labels=vit,
+        soft_labels=vit, dealt_in_turn=False,
     ).to(device)  # fmt: skip
     student, optimizer, loader, schedule = accelerator.prepare(student, optimizer, loader, schedule)
     accelerator.register_for_checkpointing(criterion, *([average] if average else []))
