@@ -49,8 +49,8 @@ def teacher_columns(
         >>> import numpy as np
         >>> stored = TopKLogits.from_logits(np.log([[[0.5, 0.3, 0.2]] * 2]), k=2)
         >>> columns = teacher_columns(stored, np.array([[1, 0]]))
-        >>> columns["teacher_ids"][0].tolist(), columns["teacher_tail"][0].round(2).tolist()
-        ([0, 1], [-1.61])
+        >>> columns["teacher_ids"][0].tolist(), round(float(columns["teacher_tail"][0][0]), 2)
+        ([0, 1], -1.61)
     """
     values, ids, where = (to_numpy(x) for x in (teacher.values, teacher.indices, attention_mask))
     if teacher.tail is None or values.ndim != 3 or where.shape != values.shape[:2]:

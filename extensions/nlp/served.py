@@ -44,7 +44,7 @@ def read_prompt_logprobs(
         >>> answer = [None, {"5": {"logprob": -0.5, "rank": 1}, "2": {"logprob": -1.5, "rank": 2}}]
         >>> stored = read_prompt_logprobs([answer], k=1)
         >>> stored.indices[0].tolist(), round(float(stored.tail[0, 0]), 3)
-        ([[5], [0]], 0.393)
+        ([[5], [0]], -0.933)
     """
     spoken = [[None, *prompt[1:]][: len(prompt)] for prompt in prompts]
     names = ("read_prompt_logprobs", "prompt")

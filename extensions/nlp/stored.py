@@ -126,7 +126,7 @@ def sample_teacher(
 
     Example:
         >>> import numpy as np
-        >>> ids, count = sample_teacher(np.log([[[0.5, 0.5, 0.0]]]), 4, np.random.default_rng(0))
+        >>> ids, count = sample_teacher(np.zeros((1, 1, 3)), 4, np.random.default_rng(0))
         >>> int(count.sum())
         4
     """
