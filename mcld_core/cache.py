@@ -51,7 +51,7 @@ class TeacherCache:
     """
 
     def __init__(self, path: Path, logits: NDArray[Any], fingerprint: Any) -> None:
-        self.path = path
+        self.path = path.absolute()  # a pickle may be opened in another folder
         self.logits = logits
         self.fingerprint = fingerprint
 
@@ -154,6 +154,7 @@ class TeacherCache:
         """
         if not isinstance(index, slice):
             index = to_numpy(index)
+            index = index if index.size else index.astype("int64")  # of no samples: a list is float
             if index.dtype.kind not in "iu":
                 raise IndexError(
                     f"TeacherCache: index needs an integer dtype or a slice; got {index.dtype}"

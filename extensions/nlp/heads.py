@@ -25,7 +25,7 @@ def plain_head(model: Any) -> nn.Linear | None:
 @contextmanager
 def cut_before(head: nn.Module) -> Iterator[list[torch.Tensor]]:
     """Collect what goes into a layer, and let the layer see the first token alone."""
-    found: list[torch.Tensor] = []
+    found = list[torch.Tensor]()
 
     def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = args[0]

@@ -185,3 +185,14 @@ def test_as_keys(backend: Framework, tmp_path: Path) -> None:
     expected = np.ones(2 + COUNT, bool)
     expected[2 + index] = False
     np.testing.assert_array_equal(backend.to_numpy(keys.where), expected)
+
+
+def test_no_rows_are_asked_for(tmp_path: Path) -> None:
+    assert write(tmp_path / "teacher.npy")[[]].shape == (0, CLASSES)
+
+
+def test_a_relative_path_is_pickled_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = pickle.dumps(write(Path("teacher.npy")))
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(pickle.loads(text)[:], ROWS)
