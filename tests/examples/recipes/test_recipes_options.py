@@ -25,7 +25,6 @@ from recipes.run import Run
 from recipes.teachers import teacher_options
 
 from mcld_core import MCLDConfig
-from tests.examples.conftest import EXAMPLES
 
 SCRIPTS = ("keras_cifar100", "tf_imagenet")
 OPTION = re.compile(r"--[a-z][\w-]*")
@@ -278,28 +277,10 @@ def options_of(script: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     return set(re.findall(r"^  (?:-h, )?(--[a-z][\w-]*)", capsys.readouterr().out, re.MULTILINE))
 
 
-def documented() -> list[tuple[set[str], dict[str, bool]]]:
-    """Return the rows of the page: options, and which scripts have them."""
-    page = (EXAMPLES.parent / "docs" / "examples.md").read_text("utf-8")
-    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `--")]
-    return [
-        (
-            set(OPTION.findall(name)),
-            dict(zip(SCRIPTS, (cell.strip() != "no" for cell in cells), strict=True)),
-        )
-        for name, *cells in rows
-    ]
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_page_says_which_script_has_an_option(
+def test_each_script_has_the_shared_options(
     script: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All have the shared ones; what only some have is in the page's table."""
     shared = set(OPTION.findall(" ".join(build_parser("test")._option_string_actions)))
     found = options_of(script, capsys)
     assert found >= {name for name in shared if not name.startswith("--no-")}
-    rows = documented()
-    for names, has in rows:
-        assert names <= found if has[script] else not names & found, names
-    assert found - shared <= set().union(*(names for names, _ in rows))
