@@ -135,14 +135,13 @@ def test_half_precision_in_a_graph(backend: Framework, dtype: str) -> None:
         assert_value(np.asarray(terms[name]), expected, "float32")
 
 
-def test_out_of_range_labels_match_no_class_in_a_graph(backend: Framework) -> None:
+def test_labels_that_are_only_compared_may_be_any_in_a_graph(backend: Framework) -> None:
     from mcld_core import category_wise
 
     case = make_case(154)
     labels = case.labels.copy()
     labels[2] = 77
     expected = oracles.category_wise(case.but(labels=labels), "none")
-    expected[2] = 0.0
     teacher = backend.array(case.teacher)
     graph = backend.jit(lambda s, y: category_wise(s, teacher, y, reduction="none"))
     rows = graph(backend.array(case.student), backend.array(labels))
