@@ -126,6 +126,15 @@ def clone(session: nox.Session) -> None:
     pytest(session, environment(session, "frameworks", MORE), "tests/clone", *session.posargs)
 
 
+@nox.session(venv_backend="none")
+def guides(session: nox.Session) -> None:
+    """Run each guide's code in an environment that its own install line made: half an hour.
+
+    ``nox -s guides -- torch keras`` runs these guides alone.
+    """
+    session.run(sys.executable, ".ci/guides.py", *session.posargs, external=True)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Compare CE, KD, DKD and MCLD on the embedded digits, in a minute: a table."""

@@ -1,7 +1,7 @@
 """A fresh clone is installed, editable and not; README's code runs at its root and elsewhere.
 
 The environment of the clone sees the frameworks of the one that runs this test, so that pip brings
-the library alone.
+the library alone. Another one holds what the line for Keras on JAX brings, and nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +37,12 @@ class Clone:
     root: Path
     folder: Path
     editable: bool
+    environment: str = ".venv"
 
     @property
     def python(self) -> Path:
         """The Python of its environment."""
-        return self.root / ".venv" / PYTHON
+        return self.root / self.environment / PYTHON
 
     def run(self, *arguments: str, status: int = 0, **environment: str) -> str:
         """Run Python in the folder; return what it printed."""
@@ -140,7 +142,7 @@ def readme() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     ("need", "code"), [pytest.param(*block, id=block[0]) for block in readme()[0]]
 )
 def test_the_blocks_of_the_readme_run(need: str, code: str, clone: Clone) -> None:
-    clone.run("-c", code, **({"KERAS_BACKEND": "jax"} if need == "keras" else {}))
+    clone.run("-c", code)
 
 
 def test_the_one_liners_of_the_readme_print_one_loss(clone: Clone) -> None:
@@ -150,6 +152,34 @@ def test_the_one_liners_of_the_readme_print_one_loss(clone: Clone) -> None:
         printed.add(clone.run(*arguments, MCLD_BACKEND=backend).strip())
     assert len(printed) == 1
     assert float(printed.pop()) > 0
+
+
+@pytest.mark.parametrize("root", ["installed"], indirect=True)
+def test_keras_runs_beside_jax_alone(root: Path, tmp_path: Path) -> None:
+    """With an empty home, and with the keras.json that names TensorFlow, which Keras writes there.
+
+    An import that fails says which line is missing. The library changes no environment variable.
+    """
+    alone = Clone(root, tmp_path, editable=False, environment=".keras")
+    subprocess.run([sys.executable, "-m", "venv", alone.environment], cwd=root, check=True)
+    groups = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+    (root / "pins.txt").write_text("\n".join(groups["keras"] + groups["jax"]), "utf-8")
+    pip = ["-m", "pip", "install", "--quiet", "--constraint", "pins.txt", ".[keras,jax]"]
+    Clone(root, root, editable=False, environment=".keras").run(*pip)
+    packages = {line.split("=")[0] for line in alone.run("-m", "pip", "freeze").split()}
+    assert {"keras", "jax"} <= packages
+    assert not {"tensorflow", "torch"} & packages
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    found = "import os, mcld_core.keras as k\ntry: k.MCLDLoss\nexcept ImportError as e: print(e)"
+    said = alone.run("-c", f"{found}\nassert 'KERAS_BACKEND' not in os.environ", **home)
+    line = 'import os; os.environ.setdefault("KERAS_BACKEND", "jax")'
+    assert line in said
+    assert "tensorflow" in (tmp_path / ".keras" / "keras.json").read_text("utf-8")
+    (block,) = (code for need, code in readme()[0] if need == "keras")
+    alone.run("-c", block, **home)
+    shutil.rmtree(tmp_path / ".keras")
+    alone.run("-c", block, **home)
+    alone.run("-c", f"{line}\nfrom mcld_core.keras import MCLDLoss", **home)
 
 
 def test_pytest_and_an_example_run_at_the_root(root: Path) -> None:

@@ -107,7 +107,7 @@ def installed_by(text: str) -> set[str]:
     words = {"mcld_core", "numpy"}
     for extras in re.findall(r"'\.\[([\w,]+)\]'", text):
         words |= {package for extra in extras.split(",") for package in EXTRAS[extra]}
-    for packages in re.findall(r"`pip install ([\w -]+)`", text):
+    for packages in re.findall(r"`pip install (?:'\S+')?([\w -]+)`", text):
         words |= set(packages.split())
     names = {re.split("[>=-]", word)[0] for word in words}
     return {{"pillow": "PIL"}.get(name, name) for name in names}
