@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mcld_core.arguments import Checks
-from mcld_core.extensions.nlp.stored import TopKLogits
+from mcld_core.extensions.nlp.stored import TopKLogits, with_rest
+from mcld_core.typing import Array, Float
 
 
 def read_prompt_logprobs(
@@ -17,10 +18,9 @@ def read_prompt_logprobs(
     """Read the ``prompt_logprobs`` of vLLM, from its server's JSON or from Python, in NumPy.
 
     For each token of a prompt they tell the most probable tokens in its place, given those before
-    it. So what stands at token i + 1 is what a student's logits of token i predict: that is where
-    it is put here, as for ``shift=True`` in `token_mcld_loss` and `token_kd_loss`. The first
-    token has none (None). A server adds the prompt's own token where it is not among the k:
-    only the k most probable are kept, and the mass of all others is the tail.
+    it: what a student's logits of the token before predict. That is where it is put, for
+    ``shift=True``. The first token has none (None). A server adds the prompt's own token where it
+    is not among the k: only the k most probable are kept, and the mass of all others is the tail.
 
     The server of vLLM has them at ``choices[i].prompt_logprobs`` of a completion and at
     ``prompt_logprobs`` of a chat completion. For the text that a server wrote itself, and for other
@@ -47,8 +47,7 @@ def read_prompt_logprobs(
         ([[5], [0]], -0.933)
     """
     spoken = [[None, *prompt[1:]][: len(prompt)] for prompt in prompts]
-    names = ("read_prompt_logprobs", "prompt")
-    return _read(names, [0] * len(spoken), spoken, k, lambda entries, _: entries)
+    return _read("read_prompt_logprobs", "prompt", [0] * len(spoken), spoken, k)
 
 
 def read_top_logprobs(
@@ -79,8 +78,7 @@ def read_top_logprobs(
             zeros: label its tokens by -100.
 
     Returns:
-        `TopKLogits` of (sequences, tokens of the longest with its prompt, k), values float32,
-        indices int32. The last token and the padding after it hold zeros.
+        As of `read_prompt_logprobs`, of the longest sequence with its prompt.
 
     Raises:
         ValueError, TypeError: as of `read_prompt_logprobs`; a text that has no id; a first token
@@ -93,51 +91,100 @@ def read_top_logprobs(
         [[5], [0]]
     """
     function = "read_top_logprobs"
-    spoken = [_by_token(answer) for answer in choices]
-    starts = [0] * len(spoken) if prompt_lengths is None else [int(n) for n in prompt_lengths]
-    if len(starts) != len(spoken) or min(starts, default=0) < 0:
+    starts = _starts(function, prompt_lengths, len(choices))
+    spoken = [
+        [
+            {_id(f"token {i} of sequence {b}", x, token_ids): p for x, p in (entries or {}).items()}
+            for i, entries in enumerate(_by_token(answer))
+        ]
+        for b, answer in enumerate(choices)
+    ]
+    return _read(function, "sequence", starts, spoken, k)
+
+
+def read_token_logprobs(
+    answers: Sequence[Any],
+    *,
+    prompts: Sequence[Sequence[int]] | None = None,
+    prompt_lengths: Sequence[int] | None = None,
+) -> Float[Array, "batch tokens"]:
+    """Read the log-probability of each token that stands in the text, for `sampled_token_kd_loss`.
+
+    Servers send it whatever the k they were asked for: ``prompt_logprobs=0`` is enough.
+
+    Args:
+        answers: as of `read_prompt_logprobs` with ``prompts``, else as of `read_top_logprobs`,
+            whose ``token_logprobs`` or ``content`` are read.
+        prompts: the ids of each prompt of `read_prompt_logprobs`.
+        prompt_lengths: as of `read_top_logprobs`.
+
+    Returns:
+        (sequences, tokens of the longest) float32, at each token's own place; 0 where nothing was
+        said: of the first token and of the padding.
+
+    Raises:
+        ValueError, TypeError: a token of a prompt that is not in its entry; as of
+            `read_top_logprobs`.
+
+    Example:
+        >>> read_token_logprobs([{"token_logprobs": [-0.5, -2.0]}], prompt_lengths=[1])
+        array([[ 0. , -0.5, -2. ]], dtype=float32)
+    """
+    function = "read_token_logprobs"
+    starts = _starts(function, prompt_lengths, len(answers))
+    found: list[Any] = []
+    for b, answer in enumerate(answers):
+        if prompts is not None:
+            if len(prompts) != len(answers) or len(prompts[b]) != len(answer):
+                raise ValueError(f"{function}: prompts need the ids of each token of each answer")
+            pairs = list(zip(answer, prompts[b], strict=True))[1:]
+            own = [entries.get(i, entries.get(str(i))) for entries, i in pairs]
+            own = [None, *own] if answer else own
+        elif isinstance(answer, Mapping) and answer.get("content") is not None:
+            own = list(answer["content"])
+        else:
+            own = list(answer["token_logprobs"])
+        if any(x is None for x in own[1 if starts[b] == 0 else 0 :]):
+            raise ValueError(
+                f"{function}: answer {b} needs a log-probability of each of its tokens; got {own}. "
+                "Ask the server for logprobs, and pass prompts in the order of the answers"
+            )
+        found.append([0.0] * starts[b] + [0.0 if x is None else _logprob(x) for x in own])
+    values = np.zeros((len(found), max(map(len, found), default=0)), "float32")
+    for row, own in zip(values, found, strict=True):
+        row[: len(own)] = own
+    return values
+
+
+def _starts(function: str, prompt_lengths: Sequence[int] | None, count: int) -> list[int]:
+    starts = [0] * count if prompt_lengths is None else [int(n) for n in prompt_lengths]
+    if len(starts) != count or min(starts, default=0) < 0:
         raise ValueError(
-            f"{function}: prompt_lengths need a number ≥ 0 for each of the {len(spoken)} "
-            f"sequences; got {starts}"
+            f"{function}: prompt_lengths need a number ≥ 0 for each of the {count} sequences; "
+            f"got {starts}"
         )
-
-    def by_id(entries: Mapping[str, float] | None, place: str) -> dict[int, float]:
-        return {_id(function, x, token_ids, place): p for x, p in (entries or {}).items()}
-
-    return _read((function, "sequence"), starts, spoken, k, by_id)
+    return starts
 
 
 def _read(
-    names: tuple[str, str],
-    starts: Sequence[int],
-    spoken: Sequence[Sequence[Any]],
-    k: int,
-    by_id: Callable[[Any, str], Any],
+    function: str, sequence: str, starts: Sequence[int], spoken: Sequence[Sequence[Any]], k: int
 ) -> TopKLogits:
-    """Return what is spoken of each token of each sequence, at the place before the token.
-
-    ``names`` are that of the function and of a sequence; ``by_id(entries, place)`` gives entries
-    their ids.
-    """
-    function, sequence = names
+    """Return what is spoken of each token of each sequence, at the place before the token."""
     Checks(function).integer("k", k, minimum=1)
     longest = max((n + len(tokens) for n, tokens in zip(starts, spoken, strict=True)), default=0)
     values = np.zeros((len(spoken), longest, k), "float32")
-    indices, tail = np.zeros(values.shape, "int32"), np.zeros(values.shape[:2], "float32")
+    indices = np.zeros(values.shape, "int32")
     for b, (start, tokens) in enumerate(zip(starts, spoken, strict=True)):
         for i, entries in enumerate(tokens, start - 1):
             place = f"token {i - start + 1} of {sequence} {b}"
             if i >= 0:
-                ids, logprobs = _entries(function, by_id(entries, place), k, place)
-                values[b, i], indices[b, i] = logprobs, ids
-                mass = float(np.exp(logprobs).sum())
-                tail[b, i] = np.log1p(-mass) if mass < 1.0 else -np.inf
+                indices[b, i], values[b, i] = _entries(function, entries, k, place)
             elif entries:
                 raise ValueError(
                     f"{function}: {place} needs no entries where nothing stands before "
                     f"it; got {len(entries)}. Pass prompt_lengths, or ask for echo=true"
                 )
-    return TopKLogits(values, indices, tail)
+    return with_rest(values, indices)
 
 
 def _by_token(answer: Mapping[str, Any]) -> list[Mapping[str, float] | None]:
@@ -154,25 +201,23 @@ def _by_token(answer: Mapping[str, Any]) -> list[Mapping[str, float] | None]:
     return list(answer["top_logprobs"])
 
 
-def _id(function: str, token: str, token_ids: Mapping[str, int] | None, place: str) -> int:
+def _id(place: str, token: str, token_ids: Mapping[str, int] | None) -> int:
     name, _, number = token.partition(":")
     if name == "token_id" and number.isdecimal():
         return int(number)
     if token_ids is None or token not in token_ids:
         raise ValueError(
-            f"{function}: {place} needs tokens that token_ids names; got {token!r}. Ask vLLM for "
-            "return_tokens_as_token_ids=true, or pass token_ids={text: id}"
+            f"read_top_logprobs: {place} needs tokens that token_ids names; got {token!r}. Ask "
+            "vLLM for return_tokens_as_token_ids=true, or pass token_ids={text: id}"
         )
     return token_ids[token]
 
 
-def _entries(
-    function: str, entries: Any, k: int, place: str
-) -> tuple[list[int], np.ndarray[Any, Any]]:
+def _entries(function: str, entries: Any, k: int, place: str) -> tuple[list[int], list[float]]:
     """Return the ids and log-probabilities of the k most probable, in their order."""
     if not isinstance(entries, Mapping) or len(entries) < k:
         came = len(entries) if isinstance(entries, Mapping) else repr(entries)
-        option = "prompt_logprobs" if function == "read_prompt_logprobs" else "top_logprobs"
+        option = function.removeprefix("read_")
         raise ValueError(
             f"{function}: {place} needs at least k = {k} entries; got {came}. Ask the server for "
             f"{option}={k}"
@@ -183,8 +228,8 @@ def _entries(
         raise TypeError(
             f"{function}: {place} needs token id → log-probability; got {entries!r}"
         ) from error
-    logprobs, ids = np.asarray([x for x, _ in found[:k]]), [token for _, token in found[:k]]
-    if not (np.isfinite(logprobs) & (logprobs <= 1e-3)).all() or min(ids) < 0:
+    logprobs, ids = [x for x, _ in found[:k]], [token for _, token in found[:k]]
+    if not all(-np.inf < x <= 1e-3 for x in logprobs) or min(ids) < 0:
         raise ValueError(
             f"{function}: {place} needs finite log-probabilities ≤ 0 of ids ≥ 0; got {entries!r}"
         )

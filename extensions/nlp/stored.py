@@ -191,6 +191,13 @@ def top_rows(
     return TopRows(values, indices, tail)
 
 
+def with_rest(values: np.ndarray[Any, Any], indices: np.ndarray[Any, Any]) -> TopKLogits:
+    """Return log-probabilities with that of all others, as far as those sum to less than 1."""
+    left = 1.0 - np.exp(values.astype("float64")).sum(-1)
+    with np.errstate(divide="ignore"):
+        return TopKLogits(values, indices, np.log(np.maximum(left, 0.0)).astype("float32"))
+
+
 def is_drawn(teacher: Any) -> bool:
     """Whether a teacher is one of draws: `TopKLogits.from_samples`."""
     if not isinstance(teacher, TopKLogits) or teacher.tail is None:

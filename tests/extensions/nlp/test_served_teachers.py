@@ -12,6 +12,7 @@ import pytest
 from mcld_core.extensions.nlp import (
     TopKLogits,
     read_prompt_logprobs,
+    read_token_logprobs,
     read_top_logprobs,
     token_kd_loss,
 )
@@ -113,7 +114,6 @@ def test_what_a_server_says_of_its_own_text(form: str) -> None:
         found = stored.values[row, places]
         np.testing.assert_allclose(found, expected.values[row, places], rtol=1e-5)
     assert not stored.values[0, 0].any()
-    assert not stored.tail[1, 2:].any()
 
 
 def test_an_echoed_prompt_is_as_prompt_logprobs() -> None:
@@ -126,11 +126,43 @@ def test_an_echoed_prompt_is_as_prompt_logprobs() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["json", "python", "numbers", "ids", "chat"])
+def test_the_own_token(form: str) -> None:
+    """Each stands at its token's place, as `sampled_token_kd_loss` takes it with shift=True."""
+    rows, ids = np.random.default_rng(93).normal(size=(3, VOCABULARY)), [4, 0, 3, 6]
+    expected = [0.0]
+    for row, own in zip(rows, ids[1:], strict=True):
+        expected.append(float(row[own] - np.log(np.exp(row).sum())))
+    if form in ("json", "python", "numbers"):
+        found = read_token_logprobs([served(rows, ids, form), []], prompts=[ids, []])
+    else:
+        answer = spoken(rows, ids[1:], form)
+        answer["token_logprobs"] = expected[1:]
+        for x, own in zip(answer.get("content", []), expected[1:], strict=form == "chat"):
+            x["logprob"] = own
+        answers = [answer, {"token_logprobs": [None]}]
+        found = read_token_logprobs(json.loads(json.dumps(answers)), prompt_lengths=[1, 0])
+    np.testing.assert_allclose(found, [expected, [0.0] * 4], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "text"),
+    [
+        ([None, {"1": -0.5}], {"prompts": [[0, 2]]}, "answer 0 needs a log-probability of each"),
+        ([None, {"1": -0.5}], {"prompts": [[1]]}, "prompts need the ids of each token"),
+        ({"token_logprobs": [None]}, {"prompt_lengths": [1]}, "answer 0 needs a log-probability"),
+    ],
+)
+def test_errors_of_the_own_token(answer: Any, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=f"read_token_logprobs: {text}"):
+        read_token_logprobs([answer], **options)
+
+
 @pytest.mark.parametrize(
     ("answer", "options", "error", "text"),
     [
         ({"tokens": []}, {}, TypeError, r"'content' or 'top_logprobs'.* got \['tokens'\]"),
-        ({"top_logprobs": [{"a": -1.0}]}, {}, ValueError, "token 0 of sequence 0 needs no entries"),
+        ({"top_logprobs": [{"token_id:1": -1.0}]}, {}, ValueError, "token 0 of .* no entries"),
         ({"top_logprobs": [None, {"a": -1.0}]}, {}, ValueError, "token 1 .* names; got 'a'"),
         ({"top_logprobs": [{"a": -1.0}]}, {"token_ids": {"a": 1}, "prompt_lengths": [1]},
          ValueError, r"needs at least k = 2 entries; got 1\. .*top_logprobs=2"),

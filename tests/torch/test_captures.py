@@ -1,0 +1,68 @@
+"""What DistillKit captured is read as its own decoder reads it: files that its own code wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mcld_core.extensions.nlp import read_distillkit, teacher_columns
+
+FOLDER = Path(__file__).parent / "distillkit"
+SETTINGS = json.loads((FOLDER / "settings.json").read_text())
+LENGTHS = (7, 5)
+
+
+def rows(name: str) -> dict[str, Any]:
+    return pq.read_table(FOLDER / f"{name}.parquet").to_pydict()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_its_own_decoder_reads_the_same(name: str) -> None:
+    decoded, found = np.load(FOLDER / "decoded.npz"), read_distillkit(rows(name), SETTINGS[name])
+    assert found.values.shape == (2, 7, 24)
+    for b, n in enumerate(LENGTHS):
+        np.testing.assert_array_equal(found.indices[b, : n - 1], decoded[f"{name}_ids_{b}"])
+        np.testing.assert_array_equal(found.values[b, : n - 1], decoded[f"{name}_values_{b}"])
+        mass = np.exp(found.values[b, : n - 1]).sum(-1) + np.exp(found.tail[b, : n - 1])
+        np.testing.assert_allclose(mass, 1.0, atol=0.1)
+        assert not found.values[b, n - 1 :].any()
+    columns = teacher_columns(found, np.arange(7) < np.asarray(LENGTHS)[:, None])
+    assert [len(x) for x in columns["teacher_ids"]] == [24 * n for n in LENGTHS]
+
+
+def test_logits_are_normalised() -> None:
+    table = rows("legacy")
+    shifted = [[[x + 3.0 for x in y] for y in sample] for sample in table["exact_values"]]
+    coefficients = [[[x[0] + 3.0, *x[1:]] for x in sample] for sample in table["coeffs"]]
+    table |= {"exact_values": shifted, "coeffs": coefficients}
+    with pytest.raises(ValueError, match=r"that sum to .* logits=True"):
+        read_distillkit(table, SETTINGS["legacy"])
+    found = read_distillkit(table, SETTINGS["legacy"], logits=True)
+    values = np.load(FOLDER / "decoded.npz")["legacy_values_0"]
+    expected = values - np.log(np.exp(values).sum(-1, keepdims=True))
+    np.testing.assert_allclose(found.values[0, :6], expected, atol=1e-5)
+    np.testing.assert_allclose(np.exp(found.tail[0, :6]), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        ("recommended", {"exact_k": 5}, "bytes a token; got settings of"),
+        ("recommended", {"d": 2000}, "bytes a token; got settings of"),
+        ("recommended", {"d": 600}, "got ids up to .* of 600"),
+        ("legacy", {"polynomial_degree": 3}, r"exact values, coefficients and words"),
+    ],
+)
+def test_other_settings_are_an_error(name: str, change: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=f"read_distillkit: settings need .*{text}"):
+        read_distillkit(rows(name), SETTINGS[name] | change)
+
+
+def test_other_columns_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"rows need the columns .* got \['input_ids'\]"):
+        read_distillkit({"input_ids": [[1]]}, SETTINGS["legacy"])
