@@ -77,6 +77,7 @@ def test_a_bank_names_wrong_settings(backend: Framework) -> None:
     ("options", "error", "text"),
     [
         ({"target_mask": "no"}, TypeError, "target_mask needs True or False; got 'no'"),
+        ({"soft_targets": 1}, TypeError, "soft_targets needs True or False; got 1"),
         ({"ignore_index": -1.5}, TypeError, "ignore_index needs an int; got -1.5"),
         ({"block_size": True}, ValueError, "block_size needs 'auto', None or an int > 0; got True"),
         ({"weight_sample": "a"}, TypeError, "weight_sample needs a finite number ≥ 0; got 'a'"),

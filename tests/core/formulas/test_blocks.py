@@ -94,19 +94,6 @@ def test_half_precision_in_blocks(differentiable: Framework) -> None:
         assert_gradient(gradient, reference, dtype, oracles.scale(case))
 
 
-def test_the_teacher_gets_no_gradient_in_blocks(differentiable: Framework) -> None:
-    case = make_case(172, batch=7)
-    student, labels = differentiable.array(case.student), differentiable.array(case.labels)
-    config = MCLDConfig(block_size=2)
-
-    def by_teacher(teacher: Any) -> Any:
-        loss = mcld_loss(student, teacher, labels, config=config)
-        return loss + 0.0 * (teacher * teacher)[0, 0]
-
-    _, gradient = differentiable.gradient(by_teacher, differentiable.array(case.teacher))
-    np.testing.assert_array_equal(differentiable.to_numpy(gradient), np.zeros((7, 4)))
-
-
 @pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
 @pytest.mark.parametrize("xla", [False, True])
 def test_ragged_blocks_of_an_unknown_batch(backend: Framework, xla: bool) -> None:

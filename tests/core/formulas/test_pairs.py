@@ -20,7 +20,7 @@ from mcld_core import (
 from mcld_core.keys import widen_pairs
 from tests import oracles
 from tests.cases import KEYS, make_case, make_keys, value, value_and_grad
-from tests.frameworks import Framework, crossed
+from tests.frameworks import Framework
 from tests.oracles import Case
 from tests.tolerance import assert_gradient, assert_value, assert_zero
 
@@ -43,12 +43,10 @@ def keyed(labels: str = "int", **options: bool) -> Case:
     return case.but(keys=keys, pairs=some_pairs(5, KEYS))
 
 
+@pytest.mark.parametrize("labels", ["int", "soft", "none"])
 @pytest.mark.parametrize(
-    ("settings", "labels"),
-    crossed(
-        [{"block_size": 2}, {"target_mask": False}, {"similarity": "pearson", "temperature": 0.5}],
-        ["int", "soft", "none"],
-    ),
+    "settings",
+    [{"block_size": 2}, {"target_mask": False}, {"similarity": "pearson", "temperature": 0.5}],
     ids=str,
 )
 def test_terms_equal_their_definition(
@@ -194,30 +192,6 @@ def test_a_mask_of_numpy_may_stand_beside_tensors(backend: Framework) -> None:
         pairs=case.pairs,
     )
     assert_value(backend.to_numpy(found), oracles.mcld_loss(case))
-
-
-@pytest.mark.parametrize("block_size", [2, None])
-def test_compiled_with_pairs_that_are_traced(differentiable: Framework, block_size: Any) -> None:
-    case, config = keyed(), MCLDConfig(block_size=block_size)
-    assert case.keys is not None
-    keys = TeacherKeys(
-        differentiable.array(case.keys.logits), differentiable.array(case.keys.labels), own_start=2
-    )
-    teacher, labels = differentiable.array(case.teacher), differentiable.array(case.labels)
-
-    def loss(student: Any, pairs: Any) -> Any:
-        return mcld_loss(student, teacher, labels, keys=keys, pairs=pairs, config=config)
-
-    compiled, pairs = differentiable.jit(loss), differentiable.array(case.pairs)
-    found, gradient = differentiable.value_and_grad(lambda s: compiled(s, pairs), case.student)
-    expected, reference = value_and_grad(differentiable, mcld_loss, case)
-    assert_value(found, expected)
-    assert_gradient(gradient, reference)
-
-
-def test_an_empty_batch(backend: Framework) -> None:
-    case = make_case(210, batch=0).but(pairs=np.ones((0, 0), bool))
-    assert value(backend, mcld_loss, case) == 0.0
 
 
 def test_widened_pairs_of_a_bank(backend: Framework) -> None:
