@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -128,14 +127,6 @@ def test_the_loss_with_a_bank_equals_its_definition(backend: Framework) -> None:
         assert_value(backend.to_numpy(value), expected, "float32", oracles.scale(case))
 
 
-def test_an_empty_bank_adds_no_key(backend: Framework) -> None:
-    case = make_case(62)
-    student, teacher, labels = arrays(backend, (case.student, case.teacher, case.labels))
-    keys = empty(backend, 3).keys(teacher, labels)
-    found = backend.to_numpy(mcld_loss(student, teacher, labels, keys=keys))
-    assert_value(found, backend.to_numpy(mcld_loss(student, teacher, labels)), "float32")
-
-
 def test_ids_of_dropped_or_unknown_rows_mask_nothing(backend: Framework) -> None:
     rows, labels = arrays(backend, (np.eye(CLASSES), np.arange(CLASSES)))
     index, keep = backend.array(np.array([7, 8, 9, -1])), backend.array(np.arange(4) != 1)
@@ -232,25 +223,6 @@ def test_class_means(backend: Framework, settings: dict[str, Any], labels: str) 
         assert_value(means[c], total / membership[:, c].sum(), "float32", 8.0)
 
 
-def test_class_means_are_prototypes(backend: Framework) -> None:
-    case = make_case(64)
-    rows, labels = logits(np.random.default_rng(7), 12, CLASSES), np.arange(12) % CLASSES
-    bank = TeacherBank.from_logits(*arrays(backend, (rows, labels)))
-    student, teacher, own = arrays(backend, (case.student, case.teacher, case.labels))
-    config = MCLDConfig(category_contrast="prototypes")
-    keys = bank.keys(teacher, own)._replace(prototypes=bank.class_means(config))
-    found = backend.to_numpy(mcld_loss(student, teacher, own, config=config, keys=keys))
-    p = np.exp(rows) / np.exp(rows).sum(1, keepdims=True)
-    means = np.stack([p[labels == c].mean(0) for c in range(CLASSES)])
-    joined = Keys(
-        np.concatenate([case.teacher, rows]),
-        np.concatenate([case.labels, labels]),
-        prototypes=means,
-    )
-    expected = oracles.mcld_loss(case.but(keys=joined), category_contrast="prototypes")
-    assert_value(found, expected, "float32", oracles.scale(case))
-
-
 def test_from_logits_numbers_its_rows(backend: Framework) -> None:
     """So a batch of a training set masks its own samples by their numbers."""
     rows, labels = arrays(backend, (np.eye(CLASSES), np.array([0, 1, -100, 3])))
@@ -288,25 +260,6 @@ def test_no_gradient_reaches_the_teacher(differentiable: Framework) -> None:
         through_the_bank, differentiable.array(np.eye(CLASSES), "float32")
     )
     np.testing.assert_array_equal(differentiable.to_numpy(gradient), 0.0)
-
-
-def test_a_bank_is_a_pytree(backend: Framework) -> None:
-    bank = empty(backend, 3)
-    if backend.name == "jax":
-        import jax
-
-        leaves = jax.tree.leaves(bank)
-    elif backend.name == "tensorflow":
-        import tensorflow as tf
-
-        leaves = tf.nest.flatten(bank)
-    elif backend.name == "torch":
-        from torch.utils import _pytree
-
-        leaves = _pytree.tree_leaves(bank)
-    else:
-        leaves = list(bank)
-    assert [tuple(x.shape) for x in leaves] == [(3, CLASSES), (3,), (3,), (3,), ()]
 
 
 @pytest.mark.parametrize("backend", only("jax"), indirect=True)
@@ -375,13 +328,3 @@ def test_devices_that_differ(backend: Framework) -> None:
         bank.push(rows, labels.to("meta"))
     with pytest.raises(ValueError, match="from_logits: index is on meta and logits on cpu"):
         TeacherBank.from_logits(rows, labels, labels.to("meta"))
-
-
-@pytest.mark.parametrize("backend", only("torch"), indirect=True)
-def test_frameworks_do_not_mix(backend: Framework) -> None:
-    jax = pytest.importorskip("jax", reason="the suite `distributed` has both frameworks")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        other = jax.numpy.ones((2, CLASSES))
-    with pytest.raises(TypeError, match="mix torch and jax"):
-        empty(backend, 3).push(other)

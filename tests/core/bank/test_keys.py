@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core import TeacherKeys, category_wise, instance_wise, mcld_loss, sample_wise
+from mcld_core import TeacherKeys, category_wise, instance_wise, mcld_loss
 from tests import oracles
 from tests.cases import KEYS, logits, make_case, make_keys, soft_labels, value, value_and_grad
 from tests.frameworks import Framework
@@ -22,25 +22,6 @@ def with_keys(seed: int = 51, labels: str = "int", **options: Any) -> Case:
     """Return a case with keys around its own rows."""
     case = make_case(seed, labels=labels)
     return case.but(keys=make_keys(case, **options))
-
-
-def test_fields_and_defaults() -> None:
-    keys = TeacherKeys(np.zeros((3, 2)))
-    assert keys._fields[:4] == ("logits", "labels", "where", "own_start")
-    assert keys._fields[4:] == ("prototypes", "normalizer", "probabilities")
-    assert keys[1:] == (None, None, 0, None, None, None)
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("contrast", CONTRASTS)
-@pytest.mark.parametrize("own_start", [0, 2, 4])
-def test_own_rows_may_start_anywhere(
-    backend: Framework, own_start: int, contrast: str, dtype: str
-) -> None:
-    case = with_keys(own_start=own_start)
-    settings = {"category_contrast": contrast}
-    found = value(backend, mcld_loss, case, dtype, settings, reduction="none")
-    assert_value(found, oracles.mcld_loss(case, "none", **settings), dtype)
 
 
 def test_own_start_may_be_an_array(backend: Framework) -> None:
@@ -225,32 +206,3 @@ def test_the_normalizer_divides_the_mean_alone(
     for reduction in ("sum", "none"):
         found = value(differentiable, mcld_loss, case, reduction=reduction)
         assert_value(found, oracles.mcld_loss(case.but(keys=None), reduction))
-
-
-def test_sample_term_does_not_read_the_keys(backend: Framework) -> None:
-    case = with_keys(59, own_start=1)
-    found = value(backend, sample_wise, case, reduction="none")
-    expected = value(backend, sample_wise, case.but(keys=None), reduction="none")
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_a_batch_of_one_with_keys(backend: Framework) -> None:
-    case = make_case(60, batch=1)
-    case = case.but(keys=make_keys(case, rows=KEYS, own_start=8))
-    found = value(backend, mcld_loss, case)
-    assert_value(found, oracles.mcld_loss(case))
-    assert found > value(backend, mcld_loss, case.but(keys=None))
-
-
-def test_the_keys_content_reaches_the_instance_term_only_through_kept_rows(
-    backend: Framework,
-) -> None:
-    """A negative more makes the instance-wise loss larger, one of the row's label does not."""
-    case = make_case(61, batch=2).but(labels=np.array([0, 1]))
-    extra = np.vstack([case.teacher, logits(np.random.default_rng(0), 1, 4)])
-    base = value(backend, instance_wise, case, reduction="none")
-    found = value(
-        backend, instance_wise, case.but(keys=Keys(extra, np.array([0, 1, 0]))), reduction="none"
-    )
-    assert found[0] == pytest.approx(base[0], rel=1e-12)
-    assert found[1] > base[1]

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core import category_wise, dkd_loss, instance_wise, kd_loss, mcld_loss, sample_wise
+from mcld_core import (
+    MCLDConfig,
+    category_wise,
+    dkd_loss,
+    instance_wise,
+    kd_loss,
+    mcld_loss,
+    sample_wise,
+)
 from tests import oracles
 from tests.cases import bind, make_case, value, value_and_grad
 from tests.frameworks import Framework
@@ -223,3 +231,23 @@ def test_a_certain_row_loses_nothing_to_cancellation(
         expected = np.log1p(odds).mean()
         assert abs(found - expected) <= GRADIENT_RTOL[dtype] * gap * expected
         assert_gradient(gradient, slope, dtype, scale=gap)
+
+
+@pytest.mark.parametrize("block_size", ["auto", None, 1])
+@pytest.mark.parametrize("gap", [10.0, 20.0])
+def test_one_certain_positive_keeps_the_digits_of_its_gradient(
+    differentiable: Framework, gap: float, block_size: Any
+) -> None:
+    """With keys that are one-hot it is ``(softmax(s) - e_y) / B``; at y, ``-Σ_rest softmax``."""
+    student = (gap * np.eye(3)).astype("float32")
+    teacher = differentiable.array((200 * np.eye(3)).astype("float32"))
+    config = MCLDConfig(block_size=block_size)
+
+    def loss(x: Any) -> Any:
+        return category_wise(x, teacher, differentiable.array(np.arange(3)), config=config)
+
+    _, gradient = differentiable.value_and_grad(loss, student, "float32")
+    odds = np.exp(-gap)
+    rest = odds / (1 + 2 * odds) / 3
+    expected = rest * (np.ones((3, 3)) - 3 * np.eye(3))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4)

@@ -83,7 +83,8 @@ def test_progress_and_warmup_may_be_tensors(backend: Framework, warmup: float) -
 def test_terms_come_without_weight_and_ramp(
     backend: Framework, reduction: str, weight_ce: float
 ) -> None:
-    case = make_case(34, weights=True, where=True).but(progress=0.5)
+    case = make_case(34, weights=True, where=True)
+    case = case.but(progress=weight_ce)  # at 0 the category-wise term is reported, too
     settings = {"weight_instance": 3.0, "weight_sample": 0.0, "weight_ce": weight_ce}
     options = {"reduction": reduction, "return_terms": True}
     loss, terms = bind(backend, mcld_loss, case, settings=settings, **options)(
