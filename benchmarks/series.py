@@ -21,6 +21,7 @@ from benchmarks.data import packaged
 from benchmarks.fit import InMemory, Rows, fit, predict
 from benchmarks.losses import Loss, loss_of, settings_of
 from benchmarks.networks import WindowClassifier
+from examples.timeseries_vowels import read_ts
 from mcld_core import MCLDConfig
 from mcld_core.extensions.timeseries import Windows, cut_windows, window_mcld_loss
 
@@ -55,15 +56,6 @@ SETS = {
     "leaf": Set("OSULeaf", "aeon", 128, 64, (48, 12), 60, (1, 4, 16)),
     "plaid": Set("PLAID", "sktime", 200, 100, (48, 12), 40, (1, 4, 16), 1000.0),
 }
-
-
-def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
-    """Read a .ts file: a series a line, ``:`` between channels, ``,`` between steps, the class."""
-    lines = path.read_text("utf-8").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.strip().lower() == "@data")
-    rows = [line.strip().split(":") for line in lines[start + 1 :] if line.strip()]
-    series = [np.asarray([channel.split(",") for channel in row[:-1]], float).T for row in rows]
-    return series, [row[-1] for row in rows]
 
 
 def read(some: Set, folder: Path) -> dict[str, tuple[Rows, Windows]]:

@@ -7,6 +7,7 @@ typed by hand; tests/docs/test_docs_made.py compares what is committed with what
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS))
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
+import class_imbalance  # noqa: E402
 import defaults  # noqa: E402
+import performance  # noqa: E402
 from drawing import Drawing, write  # noqa: E402
 
 RESULTS = DOCS.parent / "benchmarks" / "results"
@@ -191,10 +194,14 @@ def filled(page: str, name: str, content: str) -> str:
 def pages() -> dict[Path, str]:
     """Return each file that is made from the results, with what it should hold."""
     made = {CHARTS / f"{name}.svg": str(picture) for name, picture in charts().items()}
+    uneven = json.loads(class_imbalance.RESULTS.read_text("utf-8"))
+    made[class_imbalance.ASSET] = str(class_imbalance.picture(uneven))
     for page, name, content in (
         (DOCS / "hyperparameters.md", "differences", differences()),
         (DOCS / "results/index.md", "gallery", gallery()),
         (RESULTS / "defaults.md", "validation", defaults.table(defaults.read(RESULTS))),
+        (RESULTS / "long_tail.md", "tables", class_imbalance.tables(uneven)),
+        (RESULTS / "performance.md", "measured", performance.tables(RESULTS)),
     ):
         made[page] = filled(page.read_text("utf-8"), name, content)
     return made

@@ -75,15 +75,6 @@ def test_every_row_searches_its_weight_within_the_same_bounds() -> None:
     assert BOUNDS["w"][:2] == (0.05, 2.0)
 
 
-@pytest.mark.usefixtures("setup")
-def test_an_ablation_is_less_the_recommended_setting(tmp_path: Path) -> None:
-    words = ["--ablation", "--epochs", "1", "--seeds", "0", "--out", str(tmp_path)]
-    assert comparison.main(words) == 0
-    page = (tmp_path / "results.md").read_text("utf-8")
-    assert "| minus all (recommended), points" in page
-    assert all(f"| {row} | " in page for row in comparison.ABLATION)
-
-
 def test_trials_without_optuna_fail_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "optuna.py").write_text("raise ImportError('none')")
     words = [sys.executable, "-m", "benchmarks.comparison", *SMALL, "--out", str(tmp_path / "out")]
@@ -114,16 +105,6 @@ def test_a_difference_has_the_interval_of_students_t() -> None:
     half = 4.303 * 1.0 / 3**0.5
     assert numbers.difference(one, other) == f"+2.00 ({2 - half:+.2f} to {2 + half:+.2f})"
     assert numbers.difference({0: 1.0}, {0: 3.0}) == "-2.00"
-
-
-def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
-    page = tmp_path / "a.md"
-    page.write_text(f"before\n{numbers.START}\nold\n{numbers.END}\nafter\n")
-    numbers.fill(page, "new")
-    assert page.read_text() == f"before\n{numbers.START}\n\nnew\n\n{numbers.END}\nafter\n"
-    page.write_text("no marks")
-    with pytest.raises(ValueError, match="expected the lines"):
-        numbers.fill(page, "new")
 
 
 def test_the_demo_prints_the_committed_numbers(tmp_path: Path) -> None:

