@@ -85,9 +85,12 @@ concat = jnp.concatenate
 reshape = jnp.reshape
 take_along_axis = jnp.take_along_axis
 logsumexp = jax.nn.logsumexp
-softmax = jax.nn.softmax
 log_softmax = jax.nn.log_softmax
 stop_gradient = jax.lax.stop_gradient
+
+
+def softmax(x: Array, axis: int, out: Array | None = None) -> Array:
+    return jax.nn.softmax(x, axis)
 
 
 def matmul(x: Array, y: Array) -> Array:

@@ -77,7 +77,7 @@ def argmax(x: Array, axis: int) -> Array:
     return np.argmax(x, axis=axis).astype("int32")
 
 
-def softmax(x: Array, axis: int) -> Array:
+def softmax(x: Array, axis: int, out: Array | None = None) -> Array:
     exponentials = np.exp(x - np.max(x, axis=axis, keepdims=True))
     return exponentials / np.sum(exponentials, axis=axis, keepdims=True)
 

@@ -66,13 +66,16 @@ sum = tf.reduce_sum
 max = tf.reduce_max
 all = tf.reduce_all
 logsumexp = tf.reduce_logsumexp
-softmax = tf.nn.softmax
 log_softmax = tf.nn.log_softmax
 cumulative_sum = tf.cumsum
 sort = tf.sort
 reshape = tf.reshape
 searchsorted = tf.searchsorted
 stop_gradient = tf.stop_gradient
+
+
+def softmax(x: Array, axis: int, out: Array | None = None) -> Array:
+    return tf.nn.softmax(x, axis)
 
 
 def where(condition: Array, x: Any, y: Any) -> Array:

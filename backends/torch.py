@@ -103,9 +103,12 @@ all = torch.all
 concat = torch.cat
 reshape = torch.reshape
 logsumexp = torch.logsumexp
-softmax = torch.softmax
 log_softmax = torch.log_softmax
 log_sigmoid = torch.nn.functional.logsigmoid
+
+
+def softmax(x: Array, axis: int, out: Array | None = None) -> Array:
+    return torch.softmax(x, axis, out=out)
 
 
 def matmul(x: Array, y: Array) -> Array:
@@ -194,7 +197,7 @@ def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
 
 
 def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
-    return torch.scatter_add(x, 1, indices.long(), values)
+    return x.scatter_add_(1, indices.long(), values)
 
 
 def stop_gradient(x: Array) -> Array:
@@ -406,12 +409,14 @@ def _blocks(
     outputs = None if weight is None else x.new_empty((min(many, count), weight.shape[0]))
     for start in range(0, count, many):
         some = slice(start, start + many) if places is None else places[start : start + many]
-        block = x[some]
-        z = block
+        z = block = _rows(x, some)
         if outputs is not None:
             z = torch.mm(block, weight.mT, out=outputs[: len(block)])
             z = z if len(layer) == 1 else z.add_(layer[1])
-        beside = loss.prepare(tuple(y[some] for y in rows.beside), rows.shared)
+        into = z  # where the slopes go
+        if not layer and any(needs):
+            into = of_x[some] if places is None else torch.empty_like(block, dtype=narrow)
+        beside = loss.prepare(tuple(_rows(y, some) for y in rows.beside), rows.shared)
         factors = None if rows.weight is None else rows.weight[some]
         found = values.new_empty(len(block))
         for begin in range(0, len(block), few):
@@ -420,25 +425,30 @@ def _blocks(
             if not any(needs):
                 found[part] = loss.values(*given)
                 continue
-            found[part], slope = loss.with_slope(*given)
             factor = 1.0 if factors is None else factors[part][:, None]
-            if layer:  # not scaled yet: half precision keeps no mean's slope
-                z[part] = slope if factors is None else slope * factor
-            elif places is None:
-                torch.mul(slope, factor * scale, out=of_x[some])
-            else:
-                of_x.index_copy_(0, some, (slope * (factor * scale)).to(narrow))
+            out = into[part] if not layer and narrow is wide else None
+            # with a layer not scaled yet: half precision keeps no mean's slope
+            found[part], slope = loss.with_slope(*given, factor if layer else factor * scale, out)
+            if slope is not out:
+                into[part] = slope
         values[some] = found if factors is None else found * factors
-        if layer and any(needs):
-            if of_x is not None:
-                of_x[some] = z @ weight
-            if slopes[0] is not None and x.dtype is wide:
-                slopes[0].addmm_(z.mT, block)
-            elif slopes[0] is not None:
-                slopes[0].add_(z.mT @ block)
-            if len(slopes) > 1 and slopes[1] is not None:
-                slopes[1].add_(z.sum(0, dtype=wide))
+        if not any(needs):
+            continue
+        if layer and of_x is not None:
+            of_x[some] = z @ weight
+        elif places is not None and not layer:
+            of_x.index_copy_(0, some, into)
+        if layer and slopes[0] is not None and x.dtype is wide:
+            slopes[0].addmm_(z.mT, block)
+        elif layer and slopes[0] is not None:
+            slopes[0].add_(z.mT @ block)
+        if len(slopes) > 1 and slopes[1] is not None:
+            slopes[1].add_(z.sum(0, dtype=wide))
     if layer and rows.scale is not None:
         slopes = [None if y is None else y.mul_(scale) for y in (of_x, *slopes)]
         return values, slopes
     return values, [of_x, *slopes]
+
+
+def _rows(x: Array, some: Any) -> Array:
+    return x[some] if isinstance(some, slice) else x.index_select(0, some)

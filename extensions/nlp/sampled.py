@@ -98,6 +98,7 @@ class SampledLoss(NamedTuple):
 
     ops: Backend
     dtype: str
+    is_top = True  # as there, a block makes one array of logits
 
     def prepare(self, beside: tuple[Array, ...], shared: tuple[Array, ...]) -> tuple[Array, ...]:
         """Return what is beside the rows as it is."""
@@ -113,14 +114,17 @@ class SampledLoss(NamedTuple):
         log_q = own[:, 0] - self.ops.logsumexp(z, 1)
         return self._advantage(log_q, beside) * log_q
 
-    def with_slope(self, z: Logits, beside: tuple[Array, ...]) -> tuple[Values, Logits]:
-        """Return a value a row, and ``advantage (1_y - q)``."""
-        soft, log_sum = softmax_and_sum(self.ops, z)
+    def with_slope(
+        self, z: Logits, beside: tuple[Array, ...], factor: Any = 1.0, out: Array | None = None
+    ) -> tuple[Values, Logits]:
+        """Return a value a row, and ``factor · advantage (1_y - q)``."""
+        slope, log_sum = softmax_and_sum(self.ops, z, out)
         own, index, _ = at_label(self.ops, z, beside[0])
         log_q = own[:, 0] - log_sum
         advantage = self._advantage(log_q, beside)
-        column = advantage[:, None]
-        return advantage * log_q, self.ops.add_along_axis(-column * soft, index, column)
+        column = factor * advantage[:, None]
+        slope *= -column
+        return advantage * log_q, self.ops.add_along_axis(slope, index, column)
 
     def _advantage(self, log_q: Values, beside: tuple[Array, ...]) -> Values:
         log_q = self.ops.stop_gradient(log_q)

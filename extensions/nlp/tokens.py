@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mcld_core.arguments import class_labels, fits, keep_rows, ratio, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat, following
-from mcld_core.formulas.divergence import raised, whole_divergence
+from mcld_core.formulas.divergence import MASKED, raised, times, whole_divergence
 from mcld_core.formulas.vocabulary import (
     TopRows,
     at_label,
@@ -94,22 +96,26 @@ class TokenLoss(NamedTuple):
         z, teacher, labels = self._opened(z, beside)
         return self._values(z, teacher, labels)
 
-    def with_slope(self, z: Logits, beside: tuple[Array, ...]) -> tuple[Values, Logits]:
-        """Return a value a row and its slope.
+    def with_slope(
+        self, z: Logits, beside: tuple[Array, ...], factor: Any = 1.0, out: Array | None = None
+    ) -> tuple[Values, Logits]:
+        """Return a value a row and ``factor`` (a number or a column) times its slope.
 
         Of a stored teacher the framework differentiates k + 1 columns, and of the others each has
         the slope of their logsumexp, a softmax. Of the forward divergence and the cross-entropy the
-        slope is ``q - p``. All else the framework differentiates.
+        slope is ``q - p``, made in ``out`` where the framework writes in place. All else the
+        framework differentiates.
         """
         z, teacher, labels = self._opened(z, beside)
         if isinstance(teacher, TopRows):
-            value, slope = self._of_top(z, teacher, labels)
+            value, slope = self._of_top(z, teacher, labels, factor, out)
         elif self.divergence == "forward":
-            value, slope = self._forward(z, teacher, labels)
+            value, slope = self._forward(z, teacher, labels, factor, out)
         else:
             value, (slope,) = self.ops.value_and_slopes(
                 lambda z: self._values(z, teacher, labels), (z,)
             )
+            slope = times(factor, slope)
         return value, self.head.slope(z, slope)
 
     def whole(self, rows: KeptRows) -> Any:
@@ -122,7 +128,7 @@ class TokenLoss(NamedTuple):
         z = self.head.logits(ops, ops.astype(z, self.dtype))
         if self.is_top:
             return z, TopRows(*parts), labels
-        return raised(ops, z), raised(ops, ops.astype(parts[0], self.dtype)), labels
+        return z, ops.astype(parts[0], self.dtype), labels
 
     def _values(self, z: Logits, teacher: Any, labels: Array | None) -> Values:
         ops, name, settings = self.ops, self.divergence, (self.temperature, self.divergence)
@@ -131,6 +137,7 @@ class TokenLoss(NamedTuple):
             rest = None if teacher.tail is None else ops.logsumexp(others, 1, keepdims=True)
             value = top_divergence(ops, entries, rest, teacher, *settings, self.mix)
         else:
+            z = raised(ops, z)
             value = whole_divergence(ops, z, teacher, self.temperature, name, self.mix)
         if labels is None:
             return value
@@ -138,76 +145,91 @@ class TokenLoss(NamedTuple):
         ce = ops.where(is_class, ops.logsumexp(z, 1, keepdims=True) - own, 0.0)
         return value + self.ce_weight * ce[:, 0]
 
-    def _forward(self, z: Logits, teacher: Logits, labels: Array | None) -> tuple[Values, Logits]:
+    def _forward(
+        self, z: Logits, teacher: Logits, labels: Array | None, factor: Any, out: Array | None
+    ) -> tuple[Values, Logits]:
         ops, t = self.ops, self.temperature
         x, y = (z, teacher) if is_one(t) else (z / t, teacher / t)
-        (q, log_q), (p, log_p) = softmax_and_sum(ops, x), softmax_and_sum(ops, y)
-        value = ops.sum(p * (y - x), 1) - log_p + log_q
-        factor: Any = 1.0 if labels is None else 1.0 + self._ce_weights(labels, z)
-        if not is_one(t):
-            return self._with_ce(z, t * t * value, t * (q - p), labels)
-        if labels is None:
-            return value, q - p
-        return self._at_labels(z, value + (factor[:, 0] - 1.0) * log_q, factor * q - p, labels)
+        (slope, log_q), (p, log_p) = softmax_and_sum(ops, x, out), softmax_and_sum(ops, y)
+        near = None if ops.host_values(log_q) is None else ops.sum(p * (y - x), 1)
+        if near is None or not np.isfinite(ops.host_values(near)).all():  # 0 · (-inf), if readable
+            near = ops.sum(p * (raised(ops, y) - raised(ops, x)), 1)
+        value = near - log_p + log_q
+        if labels is None or not is_one(t):
+            slope -= p
+            slope *= t * factor
+            return self._with_ce(z, times(t * t, value), slope, labels, factor)
+        weights = self._ce_weights(labels, z)
+        slope *= 1.0 + weights
+        slope -= p
+        slope *= factor
+        return self._at_labels(z, value + weights[:, 0] * log_q, slope, labels, factor)
 
-    def _of_top(self, z: Logits, teacher: TopRows, labels: Array | None) -> tuple[Values, Logits]:
+    def _of_top(
+        self, z: Logits, teacher: TopRows, labels: Array | None, factor: Any, out: Array | None
+    ) -> tuple[Values, Logits]:
         ops, settings = self.ops, (self.temperature, self.divergence, self.mix)
         entries, others = parted(ops, z, teacher, self.temperature)
         if teacher.tail is None and labels is None:
             value, (of_entries,) = ops.value_and_slopes(
                 lambda entries: top_divergence(ops, entries, None, teacher, *settings), (entries,)
             )
-            return value, ops.add_along_axis(0.0 * raised(ops, z), teacher.indices, of_entries)
-        soft, log_sum = softmax_and_sum(ops, others)
+            slope = 0.0 * raised(ops, z)
+            return value, ops.add_along_axis(slope, teacher.indices, factor * of_entries)
+        slope, log_sum = softmax_and_sum(ops, others, out)
         # is the logsumexp of all logits at hand?
         with_ce = labels is not None and (is_one(self.temperature) or teacher.tail is None)
+        weights = self._ce_weights(labels, z) if with_ce else None
 
         def value_of(entries: Array, rest: Array) -> Values:
             value = top_divergence(ops, entries, rest, teacher, *settings)
             if not with_ce:
                 return value
-            stored = ops.where(is_class, entries, -1e30)
+            stored = ops.where(teacher.values > MASKED / 2, entries, MASKED)
             whole = log_add(ops, ops.logsumexp(stored, 1, keepdims=True), rest)
             return value + (weights * whole)[:, 0]
 
-        is_class = teacher.values > -5e29
-        weights = self._ce_weights(labels, z) if with_ce else None
         value, (of_entries, of_rest) = ops.value_and_slopes(value_of, (entries, log_sum[:, None]))
         if teacher.tail is not None and not is_one(self.temperature):
             of_rest = of_rest / divisor(ops, teacher, self.temperature)
-        slope = ops.add_along_axis(of_rest * soft, teacher.indices, of_entries)
+        slope *= of_rest * factor
+        slope = ops.add_along_axis(slope, teacher.indices, of_entries * factor)
         if with_ce:
-            return self._at_labels(z, value, slope, labels)
-        return self._with_ce(z, value, slope, labels)
+            return self._at_labels(z, value, slope, labels, factor)
+        return self._with_ce(z, value, slope, labels, factor)
 
     def _with_ce(
-        self, z: Logits, value: Values, slope: Logits, labels: Array | None
+        self, z: Logits, value: Values, slope: Logits, labels: Array | None, factor: Any
     ) -> tuple[Values, Logits]:
         """Add the cross-entropy, by a softmax of its own."""
         if labels is None:
             return value, slope
         weights = self._ce_weights(labels, z)
         soft, log_sum = softmax_and_sum(self.ops, z)
-        value = value + weights[:, 0] * log_sum
-        return self._at_labels(z, value, slope + weights * soft, labels)
+        soft *= weights * factor
+        slope += soft
+        return self._at_labels(z, value + weights[:, 0] * log_sum, slope, labels, factor)
 
     def _at_labels(
-        self, z: Logits, value: Values, slope: Logits, labels: Array
+        self, z: Logits, value: Values, slope: Logits, labels: Array, factor: Any
     ) -> tuple[Values, Logits]:
         """Add what the cross-entropy is at the label alone: ``-z_y``."""
         own, index, _ = at_label(self.ops, z, labels)
         weights = self._ce_weights(labels, z)
         value = value - (weights * own)[:, 0]
-        return value, self.ops.add_along_axis(slope, index, -weights)
+        return value, self.ops.add_along_axis(slope, index, -weights * factor)
 
     def _ce_weights(self, labels: Array, z: Logits) -> Float[Array, "rows 1"]:
         is_class = (labels >= 0) & (labels < z.shape[1])
         return self.ce_weight * self.ops.astype(is_class, self.dtype)[:, None]
 
 
-def softmax_and_sum(ops: Backend, z: Logits) -> tuple[Logits, Values]:
-    """Return softmax and logsumexp of each row by one pass of exp."""
-    soft = ops.softmax(z, 1)
+def softmax_and_sum(ops: Backend, z: Logits, out: Array | None = None) -> tuple[Logits, Values]:
+    """Return softmax (in ``out``, if the framework can) and logsumexp of rows by one pass of exp.
+
+    The softmax is an array of its own: what follows may change it in place.
+    """
+    soft = ops.softmax(z, 1, out)
     return soft, ops.max(z, 1) - ops.log(ops.max(soft, 1))
 
 
@@ -306,7 +328,7 @@ def reduced_loss(
     vocabulary = rows.layer[0].shape[0] if rows.layer else rows.x.shape[1]
     sizes = (
         max(_LAYER_ENTRIES // vocabulary, _LAYER_ROWS),
-        max(_ENTRIES // vocabulary, 1),
+        max((1 + loss.is_top) * _ENTRIES // vocabulary, 1),
     )
     if any(ops.is_trained(number) for number in numbers):
         found = loss.whole(rows)

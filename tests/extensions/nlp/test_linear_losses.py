@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -129,6 +130,17 @@ def test_equals_that_of_the_logits(
     differentiable: Framework, options: dict[str, Any], kind: str
 ) -> None:
     agree(differentiable, kind, options)
+
+
+def test_logits_beside_a_teacher_that_is_a_layer(differentiable: Framework) -> None:
+    """The teacher's blocks are larger than the loss's, which then writes a part of one."""
+    case, results = make_case(6), []
+    labels = differentiable.array(np.where(case.labels == 1, -100, case.labels))
+    for teacher in teachers(differentiable, "layer"):
+        loss = partial(token_kd_loss, teacher=teacher, labels=labels)
+        results.append(differentiable.value_and_grad(loss, case.student))
+    assert_value(results[0][0], results[1][0], scale=SCALE)
+    assert_gradient(results[0][1], results[1][1], scale=SCALE)
 
 
 @pytest.mark.parametrize("kind", ["top", "layer"])
