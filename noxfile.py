@@ -31,14 +31,16 @@ LIBRARY = ("mcld_core", "backends", "extensions")
 # Extras without a framework of their own, and the one that they are tried with.
 COMPANIONS = {"keras": ["jax"], "onnx": ["torch"], "examples": ["torch"]}
 SUITES = ["numpy", *FRAMEWORKS, *(f"keras-{name}" for name in FRAMEWORKS), "distributed"]
-# Tests that run once: of no framework, with NumPy; of the scripts' options, with all frameworks.
+# Tests that run once: of no framework, with NumPy; with all frameworks; of the scripts' options,
+# with what the scripts need.
 WITH_NUMPY = (
     *(f"tests/core/{name}.py" for name in ("cache/test_files", "package/test_import_graph")),
     *(f"tests/docs/test_docs_{name}.py" for name in ("defaults", "evidence", "made", "release")),
     *(f"tests/core/package/test_{name}.py" for name in ("clone", "autograph_syntax")),
     "tests/docs/test_docs_class_imbalance.py",
 )
-WITH_ALL = ("tests/core/package/test_several_frameworks.py", "tests/docs/test_docs_commands.py")
+WITH_ALL = "tests/core/package/test_several_frameworks.py"
+COMMANDS = "tests/docs/test_docs_commands.py"
 PARALLEL = ("-n", "logical", "--maxprocesses=4", "--dist=worksteal")
 UP_TO_DATE: set[tuple[str, ...]] = set()
 Env = Mapping[str, str]
@@ -87,10 +89,10 @@ def suite_of(name: str) -> tuple[list[str], dict[str, str]]:
         return ["tests/keras", "tests/docs/test_docstrings.py"], env
     if name == "distributed":
         env = {"MCLD_TEST_BACKENDS": ",".join(FRAMEWORKS)}
-        return ["tests/distributed", *WITH_ALL], env
+        return ["tests/distributed", WITH_ALL], env
     apart = [f"tests/{folder}" for folder in ("clone", "distributed", "examples", "export")]
     once = () if name == "numpy" else WITH_NUMPY
-    options = [f"--ignore={path}" for path in (*apart, *once, WITH_ALL[1])]
+    options = [f"--ignore={path}" for path in (*apart, *once, COMMANDS)]
     return ["tests", *options], {"MCLD_TEST_BACKENDS": name}
 
 
@@ -110,8 +112,9 @@ def tests(session: nox.Session, suite: str) -> None:
 
 @nox.session(venv_backend="none")
 def examples(session: nox.Session) -> None:
-    """Run the quick command of each example, and the tests of what they share."""
-    pytest(session, environment(session, "frameworks", MORE), "tests/examples", *session.posargs)
+    """Run the tests of the examples and benchmarks, and of the commands that the pages show."""
+    python = environment(session, "frameworks", MORE)
+    pytest(session, python, "tests/examples", COMMANDS, *session.posargs)
 
 
 @nox.session(venv_backend="none")

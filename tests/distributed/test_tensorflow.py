@@ -57,10 +57,11 @@ def test_the_guide_on_two_devices(backend: Framework, found: Any) -> None:
     labels = tf.argmax(teacher, 1)
     kernel, bias = tf.Variable(tf.zeros([20, 10])), tf.Variable(tf.zeros([10]))
     bank = TeacherBank.empty(capacity=512, classes=10, like=tf.zeros([]))
+    config = MCLDConfig(weight_ce=1.0)
     for number, start in enumerate(range(0, 95, 32)):
         x, t, y = (values[start : start + 32] for values in (inputs, teacher, labels))
         with tf.GradientTape() as tape:
-            loss = mcld_loss(x @ kernel + bias, t, y, keys=bank.keys(t, y))
+            loss = mcld_loss(x @ kernel + bias, t, y, config=config, keys=bank.keys(t, y))
         np.testing.assert_allclose(found["guide/losses"][number], loss, rtol=1e-5)
         for variable, slope in zip(
             (kernel, bias), tape.gradient(loss, (kernel, bias)), strict=True

@@ -189,7 +189,6 @@ for _similarity in ("probability", "pearson", "cosine", "dot"):  # plainly, and 
         )
         TABLE["mcld_loss"] += [dict(ROWS, **TERMS, config=Config(**_settings)), _all]
 CASES = {f"{name}-{i}": (name, x) for name, given in TABLE.items() for i, x in enumerate(given)}
-TORCH_ALONE = ("resumed", "exported")
 
 
 def outcome(case: str, backend: Framework, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
