@@ -22,9 +22,9 @@ RESULTS = DOCS.parent / "benchmarks" / "results"
 SETS = {
     "digits": "comparison_digits.json",
     "Fashion-MNIST": "comparison_fashion_mnist.json",
-    "528 languages": "comparison_udhr.json",
-    "20 newsgroups": "comparison_newsgroups.json",
-    "leaf outlines": "comparison_leaf.json",
+    "528, languages": "comparison_udhr.json",
+    "20, newsgroups": "comparison_newsgroups.json",
+    "leaf, outlines": "comparison_leaf.json",
     "Tiny-ImageNet": "tiny_imagenet.json",
     "Tiny-ImageNet, wider": "tiny_imagenet_2x_10.json",
     "Tiny-ImageNet, all rows": "tiny_imagenet_lite1_90900_1x_15_trials5.json",
@@ -46,7 +46,7 @@ NAMES = {  # as the files have them
 }
 T_975 = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Student's t by degrees of freedom, at 97.5 %."""
-LEFT, TOP, WIDTH, ROW, LOW, HIGH = 138, 46, 88, 22, -3.0, 5.5
+LEFT, TOP, WIDTH, ROW, LOW, HIGH = 138, 40, 96, 17, -3.0, 5.5
 
 
 def accuracies(file: Path) -> dict[str, dict[int, float]]:
@@ -75,7 +75,7 @@ def gain(file: Path, names: tuple[str, ...]) -> tuple[float, float] | None:
 
 def picture() -> Drawing:
     """Draw one column a set, one row a loss."""
-    height = TOP + ROW * len(NAMES) + 40
+    height = TOP + ROW * len(NAMES) + 38
     drawing = Drawing(
         LEFT + WIDTH * len(SETS) + 12, height, "What each loss gains over cross-entropy, by set"
     )
@@ -84,9 +84,9 @@ def picture() -> Drawing:
     for column, (title, file) in enumerate(SETS.items()):
         left = LEFT + column * WIDTH
         first, _, second = title.partition(", ")
-        drawing.text(left + WIDTH / 2, 18 if second else 30, first, "ink middle")
+        drawing.text(left + WIDTH / 2, 18 if second else 25, first, "ink middle")
         if second:
-            drawing.text(left + WIDTH / 2, 33, second, "ink middle")
+            drawing.text(left + WIDTH / 2, 32, second, "ink middle")
 
         def at(points: float, left: float = left) -> float:
             inside = min(max(points, LOW), HIGH)
@@ -95,7 +95,7 @@ def picture() -> Drawing:
         bottom = TOP + ROW * len(NAMES)
         drawing.line((at(0), TOP), (at(0), bottom), "faint")
         for mark in (-2, 0, 2, 4):
-            drawing.text(at(mark), bottom + 15, f"{mark:+d}" if mark else "0", "ink middle")
+            drawing.text(at(mark), bottom + 15, str(mark), "ink middle")
         for row, names in enumerate(NAMES.values()):
             found = gain(RESULTS / file, names)
             if found is None:
