@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", TEXT, re
 
 def test_every_block_but_the_plain_loop_says_what_it_needs() -> None:
     assert [need for need, _ in BLOCKS] == [
-        "", "", "timm", "lightning", "transformers", "keras", "flax"
+        "", "", "timm", "timm", "lightning", "transformers", "keras", "flax"
     ]  # fmt: skip
 
 
