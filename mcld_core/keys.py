@@ -64,40 +64,6 @@ def key_arrays(keys: TeacherKeys | None) -> tuple[Any, ...]:
     return keys.logits, keys.labels, keys.where, keys.prototypes, keys.probabilities
 
 
-def widen_pairs(
-    pairs: Bool[Array, "batch batch"] | None, keys: TeacherKeys | None
-) -> Bool[Array, "batch keys"] | None:
-    """Return ``pairs`` of a batch's own rows as those of all keys: with all others, yes.
-
-    For who builds the keys himself, of a bank or of all ranks, where a user has given which rows of
-    the batch are compared with each other.
-
-    Args:
-        pairs: (batch, batch) bool, or None.
-        keys: the keys, which hold the batch's rows from ``own_start`` on; None: the batch is its
-            own keys.
-
-    Returns:
-        (batch, keys) bool for `mcld_loss`; what was given where there is nothing to widen.
-
-    Raises:
-        ValueError, TypeError: ``pairs`` of another shape or dtype, or on another device.
-    """
-    if pairs is None or keys is None:
-        return pairs
-    arguments = Arguments("pairs", pairs, *key_arrays(keys))
-    ops, like = arguments.ops, arguments.like
-    rows = ops.asarray(keys.probabilities if keys.logits is None else keys.logits, like)
-    pairs = arguments.array("pairs", pairs, rows)
-    pairs = arguments.pairs("pairs", pairs, pairs, pairs.shape[0])
-    start = ops.astype(ops.asarray(plain_number(keys.own_start), rows), "int32")
-    place = ops.arange(ops.size(rows, 0), rows) - start
-    last = ops.size(pairs, 0) - 1
-    of_own = ops.take(ops.matrix_transpose(pairs), ops.minimum(ops.maximum(place, 0), last))
-    is_own = (place >= 0) & (place <= last)
-    return ops.matrix_transpose(of_own | ~is_own[:, None])
-
-
 def check_keys(function: str, keys: Any) -> None:
     """Raise TypeError unless the keys are `TeacherKeys`, or None."""
     if keys is None or isinstance(keys, TeacherKeys):

@@ -19,7 +19,7 @@ from mcld_core.arguments import Arguments, Checks
 from mcld_core.backends.torch import asarray
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.keys import TeacherKeys, widen_pairs
+from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 from mcld_core.running_means import ClassMeans
@@ -203,7 +203,7 @@ class MCLDLoss(nn.Module):
             progress=progress,
             sample_weight=sample_weight,
             where=where,
-            pairs=widen_pairs(pairs, keys),
+            pairs=_pairs_of_all(pairs, keys),
         )
         with torch.no_grad():  # only now, so that a call that raises leaves nothing behind
             for name, value in states.items():
@@ -277,3 +277,13 @@ class MCLDLoss(nn.Module):
             if new is not None and new is not old:
                 states |= {f"{prefix}_{name}": x for name, x in new._asdict().items()}
         return keys, states
+
+
+def _pairs_of_all(pairs: Any, keys: TeacherKeys | None) -> Any:
+    """Return the pairs of the batch's rows as those of all keys: with all others, yes."""
+    if pairs is None or keys is None:
+        return pairs
+    logits: Any = keys.logits
+    pairs, start = asarray(pairs, logits), keys.own_start
+    others = logits.shape[0] - start - pairs.shape[0]
+    return nn.functional.pad(pairs, (start, others), value=True)

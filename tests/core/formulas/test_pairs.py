@@ -10,14 +10,11 @@ import pytest
 
 from mcld_core import (
     MCLDConfig,
-    TeacherBank,
-    TeacherKeys,
     category_wise,
     instance_wise,
     mcld_loss,
     sample_wise,
 )
-from mcld_core.keys import widen_pairs
 from tests import oracles
 from tests.cases import KEYS, make_case, make_keys, value, value_and_grad
 from tests.frameworks import Framework
@@ -192,41 +189,3 @@ def test_a_mask_of_numpy_may_stand_beside_tensors(backend: Framework) -> None:
         pairs=case.pairs,
     )
     assert_value(backend.to_numpy(found), oracles.mcld_loss(case))
-
-
-def test_widened_pairs_of_a_bank(backend: Framework) -> None:
-    """A batch's (batch, batch) beside a bank: each row is compared with all of the bank."""
-    case = make_case(211).but(pairs=some_pairs(5, 5))
-    other = make_case(212)
-    teacher, labels = backend.array(case.teacher), backend.array(case.labels)
-    bank = TeacherBank.empty(6, 4, like=teacher)
-    bank = bank.push(backend.array(other.teacher), backend.array(other.labels))
-    keys = bank.keys(teacher, labels)
-    pairs = backend.array(case.pairs)
-    wide = widen_pairs(pairs, keys)
-    np.testing.assert_array_equal(
-        backend.to_numpy(wide), np.hstack([case.pairs, np.ones((5, 6), bool)])
-    )
-    found = mcld_loss(
-        backend.array(case.student), teacher, labels, keys=keys, pairs=wide, reduction="none"
-    )
-    joined = oracles.Keys(
-        np.vstack([case.teacher, other.teacher]), np.hstack([case.labels, other.labels])
-    )
-    wide_case = case.but(keys=joined, pairs=np.hstack([case.pairs, np.ones((5, 5), bool)]))
-    assert_value(backend.to_numpy(found), oracles.mcld_loss(wide_case, "none"))
-
-
-def test_widened_pairs_anywhere_among_the_keys(backend: Framework) -> None:
-    """Where the own rows begin may be an array, as on the ranks of a compiled step."""
-    pairs = some_pairs(3, 3)
-    expected = np.ones((3, 7), bool)
-    expected[:, 2:5] = pairs
-    for start in (2, np.asarray(2, "int32"), backend.array(np.asarray(2, "int32"))):
-        keys = TeacherKeys(backend.array(np.zeros((7, 4))), own_start=start)
-        for given in (backend.array(pairs), pairs, pairs.tolist()):
-            np.testing.assert_array_equal(backend.to_numpy(widen_pairs(given, keys)), expected)
-    assert widen_pairs(None, keys) is None
-    assert widen_pairs(pairs, None) is pairs
-    with pytest.raises(ValueError, match=r"\(batch, keys\) = \(3, 3\), .* got \(3, 7\)"):
-        widen_pairs(backend.array(expected), keys)
