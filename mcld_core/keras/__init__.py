@@ -13,12 +13,11 @@ from mcld_core.backends import how_to_install
 
 if TYPE_CHECKING:
     from mcld_core.keras.distiller import MCLDDistiller as MCLDDistiller
-    from mcld_core.keras.loss import MCLDDistillation as MCLDDistillation
     from mcld_core.keras.loss import MCLDLoss as MCLDLoss
 
 _FRAMEWORKS = ("jax", "torch", "tensorflow")
 
-__all__ = ["MCLDDistillation", "MCLDDistiller", "MCLDLoss"]
+__all__ = ["MCLDDistiller", "MCLDLoss"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,8 +21,7 @@ from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import TERMS
 from mcld_core.keras.bank import State
-from mcld_core.keras.first_look import look_at_models
-from mcld_core.keras.loss import MCLDDistillation, as_rows, prior_config
+from mcld_core.keras.loss import as_rows, prior_config
 from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
@@ -85,9 +85,9 @@ class MCLDDistiller(keras.distillation.Distiller):
             student whose output shape is not known yet.
 
     Warns:
-        UserWarning: a model that ends in a softmax, as those of keras.applications do, or a student
-            without trained weights beside a teacher that has some; at the first eager training
-            step on a CPU, logits that are not finite or look like probabilities.
+        UserWarning: a model that ends in a softmax, as those of keras.applications do; at the
+            first eager training step on a CPU, logits that are not finite or look like
+            probabilities.
 
     Example:
         >>> import keras
@@ -141,11 +141,18 @@ class MCLDDistiller(keras.distillation.Distiller):
         check_config("MCLDDistiller", config)
         check_class_means("MCLDDistiller", class_means, config)
         prior = checked_prior("MCLDDistiller", class_prior, balanced)
-        look_at_models(teacher, student)
+        for side, model in (("teacher", teacher), ("student", student)):
+            if _ends_in_softmax(model):
+                warnings.warn(
+                    f"MCLDDistiller: the {side} ends in a softmax, and the loss takes logits. "
+                    "Build it without (keras.applications: classifier_activation=None)",
+                    UserWarning,
+                    stacklevel=2,
+                )
         super().__init__(
             teacher,
             student,
-            distillation_losses=MCLDDistillation(config),
+            distillation_losses=keras.distillation.LogitsDistillation(),  # Keras asks for one
             student_loss_weight=0.0,
             name=name,
             **kwargs,
@@ -376,3 +383,16 @@ def _classes(student: keras.Model) -> int:
             "one that is not built. Make it of the functional or sequential kind with an Input"
         )
     return int(outputs[0].shape[-1])
+
+
+def _ends_in_softmax(model: Any) -> bool:
+    """Whether a model's output is seen to come from a softmax."""
+    outputs = getattr(model, "outputs", None)
+    while outputs:
+        history = outputs[0]._keras_history
+        last = history.operation
+        if not isinstance(last, keras.Model):
+            activation = getattr(last, "activation", None)
+            return activation is keras.activations.softmax or type(last).__name__ == "Softmax"
+        outputs = (last.outputs or ())[history.tensor_index :]
+    return False

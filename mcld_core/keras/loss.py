@@ -1,4 +1,4 @@
-"""MCLD as a Keras loss (cached teacher logits) and as a Keras distillation loss (label-free)."""
+"""MCLD as a Keras loss, for cached teacher logits."""
 
 from __future__ import annotations
 
@@ -11,52 +11,11 @@ from keras import ops
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
-from mcld_core.typing import Array, Float, Labels, Logits, Reduction
-
-
-class _Settings:
-    """The settings of both losses, and how they are saved."""
-
-    def __init__(
-        self,
-        config: MCLDConfig | None = None,
-        *,
-        progress: float = 1.0,
-        class_prior: Any = None,
-        balanced: bool = False,
-    ) -> None:
-        name = type(self).__name__
-        self.config = MCLDConfig() if config is None else config
-        check_config(name, self.config)
-        self.progress = progress
-        self.class_prior = checked_prior(name, class_prior, balanced)
-        self.balanced = balanced
-
-    def _evaluate(
-        self, student: Logits, teacher: Logits, labels: Labels | None, reduction: Reduction
-    ) -> Array:
-        return mcld_loss(
-            adjust_logits(student, self.class_prior) if self.balanced else student,
-            teacher,
-            labels,
-            config=self.config,
-            class_prior=self.class_prior,
-            progress=self.progress,
-            reduction=reduction,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what the constructor needs to make this loss again."""
-        return {"config": asdict(self.config), "progress": self.progress, **prior_config(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        """Make the loss that `get_config` described."""
-        return cls(**{**config, "config": MCLDConfig(**config["config"])})
+from mcld_core.typing import Array, Float, Labels, Logits
 
 
 @keras.saving.register_keras_serializable("mcld")
-class MCLDLoss(_Settings, keras.losses.Loss):
+class MCLDLoss(keras.losses.Loss):
     """MCLD for ``compile(loss=...)``, with the teacher's logits cached in the targets.
 
     ``y_true`` is one array that holds, side by side, the teacher's logits and the label:
@@ -109,14 +68,17 @@ class MCLDLoss(_Settings, keras.losses.Loss):
     ) -> None:
         if dtype is None:
             dtype = "float64" if keras.config.floatx() == "float64" else "float32"
-        keras.losses.Loss.__init__(self, name=name, reduction=reduction, dtype=dtype)
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
         if self.dtype not in ("float32", "float64"):
             raise ValueError(
                 f"MCLDLoss: dtype needs 'float32' or 'float64'; got {self.dtype!r}, which cannot "
                 "hold the labels in y_true. Half-precision predictions need no setting"
             )
-        settings = {"progress": progress, "class_prior": class_prior, "balanced": balanced}
-        _Settings.__init__(self, config, **settings)
+        self.config = MCLDConfig() if config is None else config
+        check_config("MCLDLoss", self.config)
+        self.progress = progress
+        self.class_prior = checked_prior("MCLDLoss", class_prior, balanced)
+        self.balanced = balanced
 
     def __call__(
         self,
@@ -137,12 +99,25 @@ class MCLDLoss(_Settings, keras.losses.Loss):
     def call(self, y_true: Float[Array, "batch targets"], y_pred: Logits) -> Array:
         """Return the loss of each row, (batch,)."""
         teacher, labels = self._split(y_true, y_pred)
-        return self._evaluate(y_pred, teacher, labels, "none")
+        return mcld_loss(
+            adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
+            teacher,
+            labels,
+            config=self.config,
+            class_prior=self.class_prior,
+            progress=self.progress,
+            reduction="none",
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return what the constructor needs to make this loss again."""
-        own = _Settings.get_config(self)
-        return {**keras.losses.Loss.get_config(self), **own, "dtype": self.dtype}
+        own = {"config": asdict(self.config), "progress": self.progress, "dtype": self.dtype}
+        return {**super().get_config(), **own, **prior_config(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Make the loss that `get_config` described."""
+        return cls(**{**config, "config": MCLDConfig(**config["config"])})
 
     def _split(self, y_true: Array, y_pred: Array) -> tuple[Logits, Labels | None]:
         width, classes = y_true.shape[-1], y_pred.shape[-1]
@@ -158,31 +133,6 @@ class MCLDLoss(_Settings, keras.losses.Loss):
         if width == classes + 1:
             return teacher, ops.cast(y_true[:, classes], "int32")
         return teacher, y_true[:, classes:]
-
-
-@keras.saving.register_keras_serializable("mcld")
-class MCLDDistillation(_Settings, keras.distillation.DistillationLoss):
-    """MCLD as one of the losses of a `keras.distillation.Distiller`, without labels.
-
-    Keras hands the outputs alone to such a loss, neither labels nor sample weights: the teacher's
-    arg max stands for the label and every row weighs 1. `MCLDDistiller` passes both.
-
-    Args:
-        config, progress, class_prior, balanced: as in `MCLDLoss`.
-
-    Example:
-        >>> import numpy as np
-        >>> from mcld_core.keras import MCLDDistillation
-        >>> teacher, student = (5 * np.eye(3)).astype("float32"), np.eye(3, dtype="float32")
-        >>> import keras
-        >>> tensors = [keras.ops.convert_to_tensor(x) for x in (teacher, student)]
-        >>> round(float(MCLDDistillation().compute_loss(*tensors)), 4)
-        1.6071
-    """
-
-    def compute_loss(self, teacher_outputs: Logits, student_outputs: Logits, **_: Any) -> Array:
-        """Return the mean loss of the batch; teacher first, as Keras has it."""
-        return self._evaluate(student_outputs, teacher_outputs, None, "mean")
 
 
 def prior_config(keeper: Any) -> dict[str, Any]:

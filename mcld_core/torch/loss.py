@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 from mcld_core.running_means import ClassMeans
 from mcld_core.torch.distributed import gather_with_index, world_size
-from mcld_core.torch.first_steps import MissedSteps
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
 
 
@@ -127,7 +127,8 @@ class MCLDLoss(nn.Module):
         self.rows_per_rank = rows_per_rank
         Checks("MCLDLoss").flag("dealt_in_turn", dealt_in_turn)
         self.dealt_in_turn = dealt_in_turn
-        self._missed_steps = MissedSteps()
+        self._uncounted = 0
+        """Training batches since the last `step`."""
         self._first_look = FirstLook("MCLDLoss")
         self.balanced = balanced
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -157,7 +158,7 @@ class MCLDLoss(nn.Module):
         """Count an optimiser step (in train mode; in eval mode it does nothing)."""
         if self.training:
             self.steps += 1
-            self._missed_steps.counted()
+            self._uncounted = 0
 
     def forward(
         self,
@@ -210,9 +211,15 @@ class MCLDLoss(nn.Module):
                 getattr(self, name).copy_(value)
         if self.training and not torch.compiler.is_compiling():
             if self.total_steps is not None:
-                limit = min(max(self.total_steps, 100), 1000)
-                seen = student if world_size() == 1 else None
-                self._missed_steps.look(seen, limit, stacklevel=4)
+                self._uncounted += 1
+                if self._uncounted == min(max(self.total_steps, 100), 1000):
+                    warnings.warn(
+                        "MCLDLoss: step() needs a call after each optimizer.step(); got none in "
+                        f"{self._uncounted} training batches, so the ramp of the category-wise "
+                        "term stands still",
+                        UserWarning,
+                        stacklevel=4,
+                    )
             if torch.is_grad_enabled():
                 self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result

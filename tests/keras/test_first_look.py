@@ -36,8 +36,7 @@ KINDS = ["activation", "activation layer", "softmax layer", "operation", "nested
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_softmax_head_is_said(kind: str) -> None:
-    name = "softmax" if kind == "operation" else "head"
-    text = rf"MCLDDistiller: the teacher ends in a softmax \({name}.*\).*classifier_activation=None"
+    text = r"MCLDDistiller: the teacher ends in a softmax.*classifier_activation=None"
     with pytest.warns(UserWarning, match=text):
         MCLDDistiller(softmax_of(kind), dense(3))
     with pytest.warns(UserWarning, match="the student ends in a softmax"):
@@ -50,17 +49,10 @@ def test_heads_of_keras_applications_are_said() -> None:
         return keras.applications.MobileNet(**shape, **options)
 
     logits = mobile(classifier_activation=None)
-    with pytest.warns(UserWarning, match=r"the teacher ends in a softmax \(predictions\)") as found:
+    with pytest.warns(UserWarning, match="the teacher ends in a softmax") as found:
         MCLDDistiller(mobile(), logits)
     assert len(found) == 1
     assert found[0].filename == __file__
-
-
-def test_swapped_models_are_said() -> None:
-    frozen = dense(3)
-    frozen.trainable = False
-    with pytest.warns(UserWarning, match="as if the two were swapped. Pass the teacher first"):
-        MCLDDistiller(dense(4), frozen)
 
 
 @keras.saving.register_keras_serializable("mcld_tests")
