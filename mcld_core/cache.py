@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import reprlib
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -15,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcld_core.arguments import Checks, to_numpy
-from mcld_core.files import replacement, reserve
+from mcld_core.files import replacement
 from mcld_core.typing import Array, Float, Int
 
 DTYPES = ("float16", "float32")
-_END = b"MCLDEND1"
-"""The last bytes of a complete file, after the settings as JSON."""
 
 
 class TeacherCache:
@@ -28,8 +24,8 @@ class TeacherCache:
 
     A teacher that does not change answers the same in every epoch: run it once, `write` the
     answers, and train any number of students from them. The file is a ``.npy`` array of shape
-    (count, classes), which ``numpy.load`` reads too, with the fingerprint and a mark of
-    completeness after its last row. It appears under its name only when every sample is in it.
+    (count, classes), which ``numpy.load`` reads too, with the fingerprint after its last row. It
+    appears under its name only when every sample is in it.
 
     The rows belong to the sample indices of one data set as the teacher saw it: with random
     augmentation, cache the logits of the images without it, or of each view as its own sample.
@@ -50,7 +46,7 @@ class TeacherCache:
             keys = bank.keys(cache[index], labels[index], index=index)
     """
 
-    def __init__(self, path: Path, logits: NDArray[Any], fingerprint: Any) -> None:
+    def __init__(self, path: Path, logits: NDArray[Any], fingerprint: str) -> None:
         self.path = path.absolute()  # a pickle may be opened in another folder
         self.logits = logits
         self.fingerprint = fingerprint
@@ -63,14 +59,13 @@ class TeacherCache:
         count: int,
         classes: int,
         *,
-        fingerprint: Any,
+        fingerprint: str,
         dtype: str = "float32",
     ) -> TeacherCache:
         """Write the logits of all samples and open the file.
 
         Several writers, of one process too, do not disturb each other: each writes a file of its
-        own, and the last one to end has its file under the name. The disk is asked for the space
-        before the first batch.
+        own, and the last one to end has its file under the name.
 
         Args:
             path: the file; replaced if it exists, once the new one is complete.
@@ -79,58 +74,61 @@ class TeacherCache:
                 sampler that pads does that); the last row stays.
             count: the number of samples.
             classes: the width of a row.
-            fingerprint: of the data's order and the teacher, see `fingerprint`: a text, or what
-                JSON can hold (a tuple is the list that it becomes).
+            fingerprint: a text that tells the data's order and the teacher, see `fingerprint`.
             dtype: ``"float32"``, or ``"float16"`` for half the space (about 3 digits).
 
         Raises:
             ValueError: an index or a width that does not fit, a NaN, a logit too large for
                 float16, samples that no batch has, or a path that is a folder.
-            TypeError: logits that are not float, or a fingerprint that JSON cannot hold.
+            TypeError: logits that are not float, or a fingerprint that is not a text.
             OSError: the disk is full, or the folder takes no files. No error leaves a file.
         """
         checks = Checks("TeacherCache.write")
         checks.choice("dtype", dtype, DTYPES)
         count, classes = checks.size("count", count), checks.size("classes", classes)
-        mark = as_json("TeacherCache.write", fingerprint)
-        path = _not_a_folder("TeacherCache.write", path)
+        if not isinstance(fingerprint, str):
+            raise TypeError(
+                f"TeacherCache.write: fingerprint needs a text; got {type(fingerprint).__name__}. "
+                "mcld_core.cache.fingerprint makes one of texts, numbers and arrays"
+            )
         with replacement(path) as file:
             header = {"descr": np.dtype(dtype).str, "fortran_order": False}
             np.lib.format.write_array_header_1_0(file, header | {"shape": (count, classes)})
             start, end = file.tell(), file.tell() + count * classes * np.dtype(dtype).itemsize
-            reserve(file, end)
             _write_rows(file, start, batches, count, classes, dtype)
             file.seek(end)
-            settings = {"shape": [count, classes], "fingerprint": json.loads(mark)}
-            file.write(json.dumps(settings).encode() + _END)
+            file.write(fingerprint.encode())
         return cls.open(path, fingerprint=fingerprint)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, fingerprint: Any) -> TeacherCache:
+    def open(cls, path: str | os.PathLike[str], *, fingerprint: str | None) -> TeacherCache:
         """Open a complete cache of this data and this teacher.
 
         Args:
             path: the file that `write` made.
-            fingerprint: what the file must carry; None takes any.
+            fingerprint: what the file must carry; None takes any float array of two axes.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: the file is incomplete, damaged or of another kind, a folder, or carries
-                another fingerprint.
-            TypeError: a fingerprint that JSON cannot hold.
+            FileNotFoundError, IsADirectoryError: no such file.
+            ValueError: the file is cut off or of another kind, or carries another fingerprint.
         """
-        path = _not_a_folder("TeacherCache.open", path)
-        mark = None if fingerprint is None else as_json("TeacherCache.open", fingerprint)
+        path = Path(path)
         try:
-            logits, found = _read(path)
-        except OSError:
-            raise
-        except Exception as error:  # a damaged file may raise anything: RecursionError, KeyError, …
+            logits = np.lib.format.open_memmap(path, mode="r")
+        except ValueError as error:  # of NumPy, for a file that is cut off too
             raise ValueError(
                 f"TeacherCache.open: path needs a complete teacher cache; got {path}, which is cut "
                 f"off, damaged or another kind of file ({str(error)[:200]}). Write it again"
             ) from error
-        if mark is not None and json.dumps(found, sort_keys=True) != mark:
+        if logits.dtype not in map(np.dtype, DTYPES) or logits.ndim != 2:
+            raise ValueError(
+                f"TeacherCache.open: path needs rows of {' or '.join(DTYPES)}; got {path} of "
+                f"{logits.dtype} {logits.shape}"
+            )
+        with open(path, "rb") as file:
+            file.seek(logits.offset + logits.nbytes)
+            found = file.read().decode(errors="replace")
+        if fingerprint not in (None, found):
             raise ValueError(
                 f"TeacherCache.open: the fingerprint of {path} needs to be {fingerprint!r}; got "
                 f"{found!r}: it was made from other data, in another order, or by another "
@@ -253,45 +251,6 @@ def _stored(index: NDArray[Any], logits: NDArray[Any], dtype: str) -> NDArray[An
             "Mend the teacher, or write float32"
         )
     return stored
-
-
-def _read(path: Path) -> tuple[NDArray[Any], Any]:
-    """Return rows and fingerprint; raise where the file is not what `TeacherCache.write` leaves."""
-    rows = np.lib.format.open_memmap(path, mode="r")
-    is_float = rows.dtype in map(np.dtype, DTYPES)
-    if not is_float or rows.ndim != 2 or not rows.size or not rows.flags.c_contiguous:
-        raise ValueError(f"an array of {rows.dtype} {rows.shape}")
-    with open(path, "rb") as file:
-        file.seek(rows.offset + rows.nbytes)
-        tail = file.read()
-    if not tail.endswith(_END):
-        raise ValueError("no mark of completeness")
-    settings = json.loads(tail.removesuffix(_END))
-    if settings["shape"] != list(rows.shape):
-        raise ValueError("another shape")
-    return rows, settings["fingerprint"]
-
-
-def as_json(function: str, fingerprint: Any) -> str:
-    """Return the text that two fingerprints share where they are equal once they are stored."""
-    try:
-        if fingerprint is None:
-            raise TypeError("None is none")
-        return json.dumps(json.loads(json.dumps(fingerprint, allow_nan=False)), sort_keys=True)
-    except (TypeError, ValueError, RecursionError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(
-            f"{function}: fingerprint needs a text, or what JSON can hold; got "
-            f"{reprlib.repr(fingerprint)} ({error}). mcld_core.cache.fingerprint makes a text of "
-            "texts, numbers and arrays"
-        ) from None
-
-
-def _not_a_folder(function: str, path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{function}: path needs a file; got {path}, which is a folder")
-    return path
 
 
 def check_range(argument: str, index: NDArray[Any], count: int, error: type[Exception]) -> None:

@@ -84,16 +84,3 @@ def _remove_orphans(path: Path) -> None:
         with suppress(OSError), open(draft, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             draft.unlink()
-
-
-def reserve(file: BinaryIO, size: int) -> None:
-    """Make a file ``size`` bytes long; where the system can, the disk sets them aside now."""
-    file.truncate(size)
-    try:
-        os.posix_fallocate(file.fileno(), 0, size)
-    except AttributeError:  # not on Windows and macOS
-        return
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
-            needed = f"{error.strerror} ({size:,} bytes are needed)"
-            raise OSError(error.errno, needed, file.name) from error

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mcld_core import files
-from mcld_core.files import replacement, reserve
+from mcld_core.files import replacement
 
 
 def write(path: Path, content: bytes) -> None:
@@ -155,24 +155,3 @@ def test_a_disk_that_is_full_at_the_last_byte(
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path / "file", b"new")
     assert os.listdir(tmp_path) == []
-
-
-def test_reserve_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open(tmp_path / "file", "x+b") as file:
-        reserve(file, 1_000_000)
-        assert os.fstat(file.fileno()).st_size == 1_000_000
-        assert os.fstat(file.fileno()).st_blocks * 512 >= 1_000_000
-    monkeypatch.delattr(os, "posix_fallocate")
-    with open(tmp_path / "other", "x+b") as file:
-        reserve(file, 1_000)
-        assert os.fstat(file.fileno()).st_size == 1_000
-
-
-def test_reserve_passes_a_full_disk_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    needed = r"No space left on device \(1,000 bytes are needed\): .*/file"
-    with open(tmp_path / "file", "x+b") as file, pytest.raises(OSError, match=needed):
-        reserve(file, 1_000)
