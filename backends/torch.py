@@ -26,8 +26,6 @@ _DTYPES = {
     "bool": torch.bool,
 }
 _WITHOUT_FLOAT64 = ("mps",)
-_FUSED_BLOCKS = 16
-"""Up to so many blocks a compiler fuses the plain form, faster than a loop."""
 
 
 def is_tensor(x: Any) -> bool:
@@ -219,12 +217,9 @@ def without_autocast(x: Array) -> AbstractContextManager[Any]:
 def by_block(
     function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
 ) -> Arrays:
-    if block_rows is None or is_plain(rows, block_rows):
+    if torch.compiler.is_compiling() or is_plain(rows, block_rows):  # a compiler fuses all rows
         return function(rows, prepare(shared))
-    if torch.compiler.is_compiling():
-        if rows[0].shape[0] <= _FUSED_BLOCKS * block_rows:
-            return function(rows, prepare(shared))
-        return _by_loop(function, prepare, rows, shared, block_rows)
+    assert block_rows is not None
     if torch.is_grad_enabled() and rows[0].requires_grad:
         leaves, structure = pytree.tree_flatten((rows[1:], shared))
         return _Blocks.apply(function, prepare, structure, block_rows, rows[0], *leaves)
@@ -282,43 +277,6 @@ class _Blocks(torch.autograd.Function):
         else:
             gradient = (cotangent[:, None] * slope).to(student.dtype)
         return (None, None, None, None, gradient, *[None] * len(ctx.leaves))
-
-
-def _by_loop(
-    function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int
-) -> Arrays:
-    """Evaluate blocks in a loop of the compiled graph, each differentiated within the loop."""
-    from torch._higher_order_ops.map import map as loop  # torch has no public name for it
-
-    student, count = rows[0], rows[0].shape[0]
-    wide = torch.promote_types(student.dtype, torch.float32)
-    blocks = _FUSED_BLOCKS
-    while blocks * block_rows < count:  # a power of two, so that few sizes are compiled
-        blocks *= 2
-    size = -(-count // blocks)
-
-    def split(x: Array) -> Array:
-        x = torch.cat((x, x.new_zeros((blocks * size - count, *x.shape[1:]))))
-        return x.reshape(blocks, size, *x.shape[1:])
-
-    def with_gradient(block: Arrays) -> tuple[Array, Array]:
-        def total_first(anchors: Array) -> tuple[Array, Arrays]:
-            total, *results = function((anchors, *block[1:]), ready)
-            return total, tuple(results)
-
-        total, pull_back, results = torch.func.vjp(total_first, block[0], has_aux=True)
-        (slope,) = pull_back(torch.ones_like(total))
-        return torch.stack((total, *results), 1), slope.clone()  # no result may alias another
-
-    with torch.no_grad(), without_autocast(student):
-        ready = prepare(shared)
-        anchors = student.detach().to(wide)
-        values, slope = loop(with_gradient, tuple(split(x) for x in (anchors, *rows[1:])))
-    total, *results = values.reshape(blocks * size, -1)[:count].unbind(1)
-    slope = slope.reshape(blocks * size, -1)[:count]
-    moved = torch.where(torch.isfinite(student), student, 0.0).to(wide)
-    # adds 0; its gradient is the slope (tracing a Function of autograd warns)
-    return total + torch.sum(slope * (moved - moved.detach()), 1), *results
 
 
 def joined(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) -> Arrays:
