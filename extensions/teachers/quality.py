@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mcld_core.arguments import TeacherBatch, ratio
 from mcld_core.backends import Backend, backend_for
-from mcld_core.extensions._terms import log_of, one_hot, target_class
+from mcld_core.extensions._terms import one_hot, target_class
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
 
@@ -22,10 +22,6 @@ class TeacherQuality(NamedTuple):
     Args:
         rows: (classes,) rows seen, by label.
         correct: (classes,) of those, the rows whose arg max is the label.
-        entropy: sum of the rows' entropies, in nats.
-        bin_rows: (bins,) rows seen, by confidence (the largest probability); equal bins of 0 … 1.
-        bin_confidence: (bins,) sum of their confidences.
-        bin_correct: (bins,) of those, the correct rows.
 
     Example:
         >>> import numpy as np
@@ -33,35 +29,25 @@ class TeacherQuality(NamedTuple):
         >>> quality = TeacherQuality.from_logits(logits, np.array([0, 1, 1, 1]))
         >>> float(quality.accuracy)
         0.75
-
-    References:
-        C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (calibration error).
     """
 
     rows: Float[Array, " classes"]
     correct: Float[Array, " classes"]
-    entropy: Float[Array, ""]
-    bin_rows: Float[Array, " bins"]
-    bin_confidence: Float[Array, " bins"]
-    bin_correct: Float[Array, " bins"]
 
     @classmethod
-    def empty(cls, classes: int, *, bins: int = 15, like: Array | None = None) -> TeacherQuality:
+    def empty(cls, classes: int, *, like: Array | None = None) -> TeacherQuality:
         """Return the quality of a teacher of which nothing was seen: no better than chance.
 
         Args:
             classes: the width of a row.
-            bins: the number of confidence bins.
             like: an array whose framework and device the sums take, and float64 if it has that.
 
         Raises:
-            ValueError, TypeError: a number of classes or bins that is not an int ≥ 1.
+            ValueError, TypeError: a number of classes that is not an int ≥ 1.
         """
         arguments = TeacherArguments("TeacherQuality.empty", like)
-        for name, size in (("classes", classes), ("bins", bins)):
-            arguments.integer(name, size, minimum=1)
-        shapes = [(classes,), (classes,), (), (bins,), (bins,), (bins,)]
-        return cls(*arguments.sums(like, *shapes))
+        arguments.integer("classes", classes, minimum=1)
+        return cls(*arguments.sums(like, (classes,), (classes,)))
 
     @classmethod
     def from_logits(
@@ -70,17 +56,15 @@ class TeacherQuality(NamedTuple):
         labels: Labels,
         *,
         where: Bool[Array, " batch"] | None = None,
-        bins: int = 15,
     ) -> TeacherQuality:
         """Return the quality on a whole validation set: `empty`, then one `update`.
 
         Raises:
-            ValueError, TypeError: as of `update`, or a number of bins that is not an int ≥ 1.
+            ValueError, TypeError: as of `update`.
         """
         arguments = TeacherArguments("TeacherQuality.from_logits", teacher_logits, labels, where)
-        arguments.integer("bins", bins, minimum=1)
         batch = arguments.labelled_teacher(teacher_logits, labels, where, -100)
-        empty = cls.empty(batch.logits.shape[1], bins=bins, like=batch.logits)
+        empty = cls.empty(batch.logits.shape[1], like=batch.logits)
         return _counted(arguments, empty, batch)
 
     def update(
@@ -125,45 +109,28 @@ class TeacherQuality(NamedTuple):
         """Return the quality on the rows of both, such as those of two processes.
 
         Raises:
-            ValueError, TypeError: other classes or bins, or what is not a quality.
+            ValueError, TypeError: other classes, or what is not a quality.
         """
         check_quality("TeacherQuality.merge", "other", other)
-        shapes = [tuple(x.shape) for x in self], [tuple(x.shape) for x in other]
-        if shapes[0] != shapes[1]:
+        if self.rows.shape[0] != other.rows.shape[0]:
             raise ValueError(
-                "TeacherQuality.merge: both need the same classes and bins; got "
-                f"{self.rows.shape[0]} and {other.rows.shape[0]} classes, "
-                f"{self.bin_rows.shape[0]} and {other.bin_rows.shape[0]} bins"
+                "TeacherQuality.merge: both need the same classes; got "
+                f"{self.rows.shape[0]} and {other.rows.shape[0]}"
             )
-        return TeacherQuality(*(x + y for x, y in zip(self, other, strict=True)))
+        return TeacherQuality(self.rows + other.rows, self.correct + other.correct)
 
     @property
     def accuracy(self) -> Float[Array, ""]:
         """The part of the rows whose arg max is the label; chance (1 / classes) before any row."""
         ops = self._ops()
-        accuracy = self._mean(ops.sum(self.correct, None))
-        return ops.where(ops.sum(self.rows, None) > 0, accuracy, 1.0 / self.rows.shape[0])
+        total = ops.sum(self.rows, None)
+        accuracy = ratio(ops, ops.sum(self.correct, None), total)
+        return ops.where(total > 0, accuracy, 1.0 / self.rows.shape[0])
 
     @property
     def class_accuracy(self) -> Float[Array, " classes"]:
         """``(correct_c + accuracy) / (rows_c + 1)``: a class not seen has the overall accuracy."""
         return (self.correct + self.accuracy) / (self.rows + 1.0)
-
-    @property
-    def confidence(self) -> Float[Array, ""]:
-        """The mean largest probability; 0 before any row."""
-        return self._mean(self._ops().sum(self.bin_confidence, None))
-
-    @property
-    def mean_entropy(self) -> Float[Array, ""]:
-        """The mean entropy of the rows, in nats; 0 before any row."""
-        return self._mean(self.entropy)
-
-    @property
-    def calibration_error(self) -> Float[Array, ""]:
-        """Expected calibration error: Σ_bins |correct − confidence| / rows; 0 before any row."""
-        ops = self._ops()
-        return self._mean(ops.sum(ops.abs(self.bin_correct - self.bin_confidence), None))
 
     @property
     def competence(self) -> Float[Array, ""]:
@@ -178,34 +145,18 @@ class TeacherQuality(NamedTuple):
     def _ops(self) -> Backend:
         return backend_for("TeacherQuality", self.rows)
 
-    def _mean(self, total: Array) -> Array:
-        ops = self._ops()
-        return ratio(ops, total, ops.sum(self.rows, None))
-
 
 def _counted(
     arguments: TeacherArguments, old: TeacherQuality, batch: TeacherBatch
 ) -> TeacherQuality:
     """Return the quality with the rows of a batch, in the dtype of the sums, added."""
     ops, dtype = arguments.ops, arguments.ops.dtype(old.rows)
-    classes, bins = int(old.rows.shape[0]), int(old.bin_rows.shape[0])
     target = target_class(ops, batch.labels)
     kept = batch.kept & (target >= 0)
-    counted = ops.astype(kept, dtype)
-    correct = ops.astype(kept & (ops.argmax(batch.logits, 1) == target), dtype)
-    p = ops.softmax(batch.logits, 1)
-    confidence = ops.max(p, 1)
-    is_class = one_hot(ops, target, classes, dtype)
-    is_bin = ops.astype(_in_bin(ops, confidence, bins), dtype)
-    new = TeacherQuality(
-        rows=_by_group(ops, is_class, counted),
-        correct=_by_group(ops, is_class, correct),
-        entropy=-ops.sum(counted * ops.sum(p * log_of(ops, p), 1), None),
-        bin_rows=_by_group(ops, is_bin, counted),
-        bin_confidence=_by_group(ops, is_bin, counted * confidence),
-        bin_correct=_by_group(ops, is_bin, correct),
-    )
-    return TeacherQuality(*(x + y for x, y in zip(old, new, strict=True)))
+    counts = kept, kept & (ops.argmax(batch.logits, 1) == target)
+    is_class = one_hot(ops, target, int(old.rows.shape[0]), dtype)
+    rows, correct = (ops.sum(is_class * ops.astype(x, dtype)[:, None], 0) for x in counts)
+    return TeacherQuality(old.rows + rows, old.correct + correct)
 
 
 def check_quality(function: str, name: str, quality: Any) -> None:
@@ -221,17 +172,3 @@ def _above_chance(ops: Backend, accuracy: Array, classes: int) -> Array:
     if classes == 1:
         return 0.0 * accuracy + 1.0
     return clip01(ops, (accuracy - 1.0 / classes) / (1.0 - 1.0 / classes))
-
-
-def _in_bin(ops: Backend, confidence: Array, bins: int) -> Bool[Array, "batch bins"]:
-    """Return in which of the bins (b/B, (b+1)/B] each confidence lies; rounding above 1 counts."""
-    number = ops.arange(bins, confidence)
-    edge = ops.astype(number, ops.dtype(confidence))
-    value = confidence[:, None]
-    is_below = (value <= ((edge + 1.0) / bins)[None, :]) | (number == bins - 1)[None, :]
-    return (value > (edge / bins)[None, :]) & is_below
-
-
-def _by_group(ops: Backend, member: Float[Array, "batch groups"], x: Array) -> Array:
-    """Return the sum of the rows of each group."""
-    return ops.sum(member * x[:, None], 0)

@@ -189,6 +189,12 @@ for _similarity in ("probability", "pearson", "cosine", "dot"):  # plainly, and 
         )
         TABLE["mcld_loss"] += [dict(ROWS, **TERMS, config=Config(**_settings)), _all]
 CASES = {f"{name}-{i}": (name, x) for name, given in TABLE.items() for i, x in enumerate(given)}
+_SUMS = ("entropy", "bin_rows", "bin_confidence", "bin_correct")
+GONE = {
+    *(f"quality-0/value/sums/{x}" for x in _SUMS),
+    *(f"quality-0/value/{x}" for x in ("confidence", "mean_entropy", "calibration_error")),
+}
+"""Values of 0.2 that nothing gives any more."""
 
 
 def outcome(case: str, backend: Framework, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

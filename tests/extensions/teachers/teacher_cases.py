@@ -9,7 +9,7 @@ from tests.cases import logits, soft_labels
 from tests.extensions.teachers import teacher_oracles
 from tests.frameworks import Framework
 
-ROWS, CLASSES, BINS = 12, 4, 5
+ROWS, CLASSES = 12, 4
 RNG = np.random.default_rng(7)
 TEACHER = logits(RNG, ROWS, CLASSES)
 LABELS = np.where(RNG.random(ROWS) < 0.6, TEACHER.argmax(1), RNG.integers(0, CLASSES, ROWS))
@@ -18,10 +18,10 @@ SOFT = soft_labels(RNG, ROWS, CLASSES)
 SOFT[:, 1] += 1 / 32  # no two largest weights alike
 SOFT /= SOFT.sum(1, keepdims=True)
 LABELS[4] = -100
-COUNTS = teacher_oracles.counts_of(TEACHER, LABELS, WHERE, BINS)
+COUNTS = teacher_oracles.counts_of(TEACHER, LABELS, WHERE)
 
 
 def measured(backend: Framework, dtype: str = "float64") -> TeacherQuality:
     return TeacherQuality.from_logits(
-        backend.array(TEACHER, dtype), backend.array(LABELS), where=backend.array(WHERE), bins=BINS
+        backend.array(TEACHER, dtype), backend.array(LABELS), where=backend.array(WHERE)
     )

@@ -15,12 +15,10 @@ from tests.oracles.terms import target_class
 Rows = Sequence[Sequence[float]]
 
 
-def counts_of(teacher: Any, labels: Any, where: Any, bins: int) -> dict[str, Any]:
+def counts_of(teacher: Any, labels: Any, where: Any) -> dict[str, Any]:
     """The sums that `TeacherQuality` holds, one row after the other."""
     classes = len(teacher[0])
     rows, correct = np.zeros(classes), np.zeros(classes)
-    bin_rows, bin_confidence, bin_correct = np.zeros(bins), np.zeros(bins), np.zeros(bins)
-    entropy = 0.0
     for i in range(len(teacher)):
         label = _label(labels, i)
         if not where[i] or label == -100:
@@ -30,30 +28,7 @@ def counts_of(teacher: Any, labels: Any, where: Any, bins: int) -> dict[str, Any
         is_correct = float(max(range(classes), key=lambda c, p=p: p[c]) == target)
         rows[target] += 1
         correct[target] += is_correct
-        entropy -= math.fsum(x * math.log(x) for x in p if x > 0)
-        place = min(b for b in range(bins) if max(p) <= (b + 1) / bins or b == bins - 1)
-        bin_rows[place] += 1
-        bin_confidence[place] += max(p)
-        bin_correct[place] += is_correct
-    return {
-        "rows": rows,
-        "correct": correct,
-        "entropy": entropy,
-        "bin_rows": bin_rows,
-        "bin_confidence": bin_confidence,
-        "bin_correct": bin_correct,
-    }
-
-
-def calibration_error(counts: dict[str, Any]) -> float:
-    """Σ over bins of (rows of the bin / rows) · |accuracy of the bin − confidence of the bin|."""
-    error = 0.0
-    for n, confidence, correct in zip(
-        counts["bin_rows"], counts["bin_confidence"], counts["bin_correct"], strict=True
-    ):
-        if n:
-            error += n / counts["rows"].sum() * abs(correct / n - confidence / n)
-    return error
+    return {"rows": rows, "correct": correct}
 
 
 def competence(accuracy: float, classes: int) -> float:

@@ -279,7 +279,7 @@ def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
         (lambda: ensemble([teacher, teacher[:, :3]]), "arrays of one shape"),
         (lambda: quality_weights([quality], power=-1), "power needs a finite number ≥ 0; got -1"),
         (lambda: quality.update(teacher[:, :3], labels), "needs 4 classes, as this quality counts"),
-        (lambda: quality.merge(TeacherQuality.empty(3)), "the same classes and bins; got 4 and 3"),
+        (lambda: quality.merge(TeacherQuality.empty(3)), "the same classes; got 4 and 3"),
         (lambda: TeacherQuality.empty(0), "classes needs an int ≥ 1; got 0"),
         (lambda: reliability_weights(teacher[:, :3], labels, quality), "counts 4 classes and"),
         (

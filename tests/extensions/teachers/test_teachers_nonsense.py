@@ -203,9 +203,6 @@ KINDS: dict[str, Case] = {
         lambda g: g.quality.merge(None), TypeError, "merge: other needs a TeacherQuality"),
     "TeacherQuality.empty": (
         lambda g: TeacherQuality.empty(True), TypeError, "classes needs an int ≥ 1; got True"),
-    "TeacherQuality, bins": (
-        lambda g: TeacherQuality.from_logits(g.t, g.y, bins=2.5), TypeError,
-        "bins needs an int ≥ 1; got 2.5"),
     "ensemble, None": (
         lambda g: ensemble(None), TypeError, "ensemble: logits_list needs a list"),
     "ensemble, an entry": (
