@@ -4,31 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.arguments import (
-    Arguments,
-    Checks,
-    both_kept,
-    ratio,
-    reduce_rows,
-    sizes_differ,
-    wide_dtype,
-)
-from mcld_core.extensions._modalities import (
-    Pair,
-    PairRows,
-    check_pairs,
-    check_side,
-    modalities,
-    pair_rows,
-)
+from mcld_core.arguments import Arguments, both_kept, fits, ratio, reduce_rows, wide_dtype
 from mcld_core.extensions._terms import is_zero, log_of, weighing
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
+Pair = tuple[str, str]
+"""A modality of the student and one of the teacher."""
+
 RowLoss = Callable[[Array, Array], Array]
 """``function(student_rows, teacher_rows)`` → (batch,) losses."""
+
+
+class Modality(NamedTuple):
+    """One modality of one side."""
+
+    rows: Float[Array, "batch width"] | Float[Array, "batch parts width"]
+    present: Bool[Array, " batch"]
 
 
 def embedding_contrast(
@@ -74,12 +68,12 @@ def embedding_contrast(
         A. Radford et al., "Learning Transferable Visual Models From Natural Language
         Supervision", ICML 2021.
     """
-    function = "embedding_contrast"
-    Checks(function).settings(config, MCLDConfig)
     beside = (labels, temperature, logit_scale, sample_weight, where)
-    arguments = Arguments(function, student, teacher, *beside)
+    arguments = Arguments("embedding_contrast", student, teacher, *beside)
+    arguments.settings(config, MCLDConfig)
     ops = arguments.ops
-    student, teacher = _rows_of_one_width(arguments, ("student", "teacher"), (student, teacher))
+    arguments.names = "student", "teacher"
+    student, teacher = arguments.pair(student, teacher)
     dtype = wide_dtype(ops.dtype(student))
     tau = arguments.scalar("temperature", temperature, student, dtype, above=0.0)
     if logit_scale is not None:
@@ -187,35 +181,34 @@ def multimodal_mcld_loss(
         Empirical Study of CLIP Model Distillation", CVPR 2024.
     """
     function = "multimodal_mcld_loss"
-    checks = Checks(function)
-    checks.reduction(reduction)
-    checks.flag("return_terms", return_terms)
-    checks.settings(config, MCLDConfig)
-    checks.choice("kind", kind, ("logits", "embeddings"))
-    checks.number("weight_local", weight_local, minimum=0.0)
-    _check_kind(function, kind, logit_scale, class_prior)
     our_masks = {} if student_where is None else student_where
     their_masks = {} if teacher_where is None else teacher_where
-    check_side(function, "student", student, our_masks)
-    check_side(function, "teacher", teacher, their_masks)
     pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     others = {} if other_losses is None else other_losses
-    check_pairs(function, pairs, others, student, teacher)
     given = (*student.values(), *teacher.values(), *our_masks.values(), *their_masks.values())
     arguments = Arguments(function, *given, labels, sample_weight, logit_scale)
+    arguments.reduction(reduction)
+    arguments.flag("return_terms", return_terms)
+    arguments.settings(config, MCLDConfig)
+    arguments.choice("kind", kind, ("logits", "embeddings"))
+    _check_kind(function, kind, logit_scale, class_prior)
+    if not pairs and not others:
+        raise ValueError(f"{function}: pairs needs at least one pair of modalities; got none")
+    _check_names(function, "student", student, [*our_masks, *(a for a, _ in (*pairs, *others))])
+    _check_names(function, "teacher", teacher, [*their_masks, *(b for _, b in (*pairs, *others))])
     ops = arguments.ops
-    our_rows = modalities(arguments, "student", student, our_masks)
-    their_rows = modalities(arguments, "teacher", teacher, their_masks)
+    our_rows = _modalities(arguments, "student", student, our_masks)
+    their_rows = _modalities(arguments, "teacher", teacher, their_masks)
     first = next(iter(our_rows.values())).rows
     dtype = wide_dtype(*(ops.dtype(one.rows) for one in our_rows.values()))
     labelled = None
     if labels is not None and len(arguments.array("labels", labels, first).shape) == 1:
         labels = arguments.ids("labels", labels, first)
         labelled = labels >= 0 if kind == "embeddings" else labels != config.ignore_index
-    rows = {
-        (a, b): pair_rows(function, (a, b), our_rows[a], their_rows[b], labelled)
-        for a, b in (*pairs, *others)
-    }
+    both = {}
+    for a, b in (*pairs, *others):
+        _check_shapes(function, (a, b), our_rows[a].rows, their_rows[b].rows)
+        both[a, b] = both_kept(our_rows[a].present & their_rows[b].present, labelled)
     local = arguments.scalar("weight_local", weight_local, first, dtype)
 
     def contrast(student: Array, teacher: Array, labels: Any, where: Array) -> Array:
@@ -225,39 +218,47 @@ def multimodal_mcld_loss(
             return mcld_loss(student, teacher, labels, class_prior=class_prior, **settings)
         return embedding_contrast(student, teacher, labels, logit_scale=logit_scale, **settings)
 
-    def levels(pair: PairRows) -> Float[Array, " batch"]:
+    def levels(pair: Pair) -> Float[Array, " batch"]:
         """Return the losses of one pair: of samples, or of their means and of their parts."""
-        if len(pair.student.shape) == 2:
-            return ops.astype(contrast(pair.student, pair.teacher, labels, pair.both), dtype)
-        student, teacher = (ops.astype(x, dtype) for x in (pair.student, pair.teacher))
+        student, teacher = our_rows[pair[0]].rows, their_rows[pair[1]].rows
+        if len(student.shape) == 2:
+            return ops.astype(contrast(student, teacher, labels, both[pair]), dtype)
+        student, teacher = (ops.astype(x, dtype) for x in (student, teacher))
         count, parts = ops.size(student, 0), ops.size(student, 1)
         divisor = ops.maximum(ops.astype(ops.asarray(parts, student), dtype), 1.0)
         probabilities = ops.softmax(teacher, 2) if kind == "logits" else teacher
         mean = ops.sum(probabilities, 1) / divisor
         mean = log_of(ops, mean) if kind == "logits" else mean
-        losses = contrast(ops.sum(student, 1) / divisor, mean, labels, pair.both)
+        losses = contrast(ops.sum(student, 1) / divisor, mean, labels, both[pair])
         if is_zero(weight_local):
             return losses
         sample = ops.arange(count * parts, student) // parts
         of_parts = None if labels is None else ops.take(ops.asarray(labels, student), sample)
         student, teacher = (ops.reshape(x, (-1, x.shape[2])) for x in (student, teacher))
-        found = contrast(student, teacher, of_parts, ops.take(pair.both, sample))
+        found = contrast(student, teacher, of_parts, ops.take(both[pair], sample))
         return losses + local * ops.sum(ops.reshape(found, (count, parts)), 1) / divisor
 
-    found = {pair: levels(rows[pair]) for pair in pairs}
+    found = {pair: levels(pair) for pair in pairs}
     total = share = 0.0 * ops.astype(ops.arange(ops.size(first, 0), first), dtype)
     for pair, weight in pairs.items():
         weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
         total = total + weight * found[pair]
-        share = share + weight * ops.astype(rows[pair].both, dtype)
+        share = share + weight * ops.astype(both[pair], dtype)
     total, counted = ratio(ops, total, share), share > 0
     for pair, (weight, loss) in others.items():
         weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
-        total = total + weight * _other_loss(arguments, pair, rows[pair], loss, dtype)
-        counted = counted | rows[pair].both
+        kept = ops.reshape(both[pair], (-1, *(1 for _ in our_rows[pair[0]].rows.shape[1:])))
+        student, teacher = (
+            ops.where(kept, x.rows, 0.0) for x in (our_rows[pair[0]], their_rows[pair[1]])
+        )
+        name = f"the result of other_losses[{pair!r}]"
+        losses = arguments.array(name, loss(student, ops.stop_gradient(teacher)), student)
+        arguments.vector(name, losses, student.shape[0])
+        total = total + weight * ops.where(both[pair], ops.astype(losses, dtype), 0.0)
+        counted = counted | both[pair]
     every = counted
     for pair in found:  # a pair of weight 0 has a term, too
-        every = every | rows[pair].both
+        every = every | both[pair]
     weights = arguments.weight(sample_weight, every, total, dtype, "the student")
 
     def reduced(losses: Array, counts: Array) -> Array:
@@ -266,7 +267,7 @@ def multimodal_mcld_loss(
     value = reduced(total, counted)
     if not return_terms:
         return value
-    terms = {pair: reduced(losses, rows[pair].both) for pair, losses in found.items()}
+    terms = {pair: reduced(losses, both[pair]) for pair, losses in found.items()}
     return value, {pair: ops.stop_gradient(term) for pair, term in terms.items()}
 
 
@@ -291,46 +292,11 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batc
     """
     arguments = Arguments("feature_mse", student_rows, teacher_rows)
     ops = arguments.ops
-    names = ("student_rows", "teacher_rows")
-    student, teacher = _rows_of_one_width(arguments, names, (student_rows, teacher_rows))
+    arguments.names = "student_rows", "teacher_rows"
+    student, teacher = arguments.pair(student_rows, teacher_rows)
     dtype = wide_dtype(ops.dtype(student))
     difference = ops.astype(student, dtype) - ops.stop_gradient(ops.astype(teacher, dtype))
     return ops.sum(difference * difference, 1) / float(student.shape[1])
-
-
-def _other_loss(
-    arguments: Arguments, pair: Pair, rows: PairRows, loss: RowLoss, dtype: str
-) -> Float[Array, " batch"]:
-    """Return another loss of a pair, a value a sample, 0 where the sample lacks one of them."""
-    ops, both = arguments.ops, rows.both
-    keep = ops.reshape(both, (-1, *(1 for _ in rows.student.shape[1:])))
-    student, teacher = (ops.where(keep, x, 0.0) for x in (rows.student, rows.teacher))
-    name = f"the result of other_losses[{pair!r}]"
-    losses = arguments.array(name, loss(student, ops.stop_gradient(teacher)), student)
-    arguments.vector(name, losses, student.shape[0])
-    return ops.where(both, ops.astype(losses, dtype), 0.0)
-
-
-def _rows_of_one_width(
-    arguments: Arguments, names: tuple[str, str], given: tuple[Any, Any]
-) -> tuple[Float[Array, "batch width"], Float[Array, "batch width"]]:
-    """Return both rows, converted; raise unless they are floats of one batch and one width."""
-    function, ops = arguments.function, arguments.ops
-    student = arguments.array(names[0], given[0], arguments.like)
-    teacher = arguments.array(names[1], given[1], student)
-    ours, theirs = tuple(student.shape), tuple(teacher.shape)
-    one_batch = len(ours) == 2 and len(theirs) == 2 and not sizes_differ(ours[0], theirs[0])
-    if not one_batch or not ours[1] or sizes_differ(ours[1], theirs[1]):
-        raise ValueError(
-            f"{function}: {' and '.join(names)} need shape (batch, width), one batch and one "
-            f"width; got {ours} and {theirs}. Project one of them in the model: the loss has no "
-            "projector"
-        )
-    for name, x in zip(names, (student, teacher), strict=True):
-        if "float" not in ops.dtype(x):
-            raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")
-    arguments.device(names[1], teacher, student, names[0])
-    return student, teacher
 
 
 def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) -> None:
@@ -345,3 +311,49 @@ def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) ->
             f"{function}: class_prior is for kind='logits'; got it with embeddings, which have no "
             "entry a class. Leave it out"
         )
+
+
+def _check_names(function: str, side: str, arrays: Mapping[str, Any], names: list[str]) -> None:
+    """Raise ValueError for the name of a modality that is not there."""
+    for name in names:
+        if name not in arrays:
+            has = ", ".join(sorted(map(repr, arrays))) or "none"
+            raise ValueError(f"{function}: {side} has no modality {name!r}; it has {has}")
+
+
+def _check_shapes(function: str, pair: Pair, student: Array, teacher: Array) -> None:
+    """Raise ValueError unless the rows of a pair have one batch, one width, and as many parts."""
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    if not fits(ours, theirs):
+        raise ValueError(
+            f"{function}: student[{pair[0]!r}] and teacher[{pair[1]!r}] need the same batch (rows "
+            f"that miss a modality are marked by its where) and width; got {ours} and {theirs}. "
+            "Bring one to the other's width first: a projection in the model, or select_classes"
+        )
+
+
+def _modalities(
+    arguments: Arguments, side: str, arrays: Mapping[str, Any], masks: Mapping[str, Any]
+) -> dict[str, Modality]:
+    """Return the modalities of one side, converted; raise for arrays or masks that do not fit.
+
+    One without any part is missing in every row.
+    """
+    ops, like, found = arguments.ops, arguments.like, {}
+    for modality, x in arrays.items():
+        name = f"{side}[{modality!r}]"
+        rows = arguments.array(name, x, like)
+        shape = tuple(rows.shape)
+        if len(shape) not in (2, 3) or not shape[-1] or "float" not in ops.dtype(rows):
+            raise ValueError(
+                f"{arguments.function}: {name} needs shape (batch, width) or (batch, parts, "
+                f"width), the width known and not 0, and a float dtype; got shape {shape}, "
+                f"{ops.dtype(rows)}"
+            )
+        if like is not None:
+            arguments.device(name, rows, like, "another argument")
+        parts = 1 if len(shape) == 2 else ops.size(rows, 1)
+        has_parts = 0 * ops.arange(ops.size(rows, 0), rows) < parts
+        mask = arguments.mask(f"where of {name}", masks.get(modality), rows, name)
+        found[modality] = Modality(rows, both_kept(has_parts, mask))
+    return found

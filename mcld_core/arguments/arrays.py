@@ -29,6 +29,9 @@ class ArrayArguments(Checks):
         values: what decides the backend: the tensors among them; None counts for nothing.
     """
 
+    names = "student_logits", "teacher_logits"
+    """What a call names its two sides."""
+
     def __init__(self, function: str, *values: Any) -> None:
         self.function, self.ops = function, backend_for(function, *values)
         self.like: Array | None = None
@@ -300,36 +303,36 @@ class ArrayArguments(Checks):
 
     def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
         """Convert both logits, each beside the other where only that one is a tensor."""
-        student = self.array("student_logits", student_logits, self.like)
-        return student, self.array("teacher_logits", teacher_logits, student)
+        student = self.array(self.names[0], student_logits, self.like)
+        return student, self.array(self.names[1], teacher_logits, student)
 
     def pair(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
         """Return both logits, converted; raise unless they are float rows of the same classes."""
         student, teacher = self.tensors(student_logits, teacher_logits)
-        self.logits("student_logits", student)
-        self.logits("teacher_logits", teacher)
+        self.logits(self.names[0], student)
+        self.logits(self.names[1], teacher)
         ours, theirs = tuple(student.shape), tuple(teacher.shape)
         if ours != theirs or not ours[1]:
             self._sizes(ours, theirs)
-        self.device("teacher_logits", teacher, student)
+        self.device(self.names[1], teacher, student, self.names[0])
         return student, teacher
 
     def _sizes(self, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
         """Raise unless the shapes of both logits fit; what TensorFlow does not know fits."""
+        both, got = " and ".join(self.names), f"; got {ours} and {theirs}. "
         if ours[1] is None or sizes_differ(ours[1], theirs[1]):
             raise ValueError(
-                f"{self.function}: student_logits and teacher_logits need the same number of "
-                f"classes, known when traced; got {ours} and {theirs}. Map the teacher's classes "
-                "first: mcld_core.select_classes"
+                f"{self.function}: {both} need the same number of classes, known when traced{got}"
+                "Map the teacher's classes first: mcld_core.select_classes"
             )
         if ours[1] == 0:
             raise ValueError(
-                f"{self.function}: student_logits needs at least one class; got shape {ours}"
+                f"{self.function}: {self.names[0]} needs at least one class; got shape {ours}"
             )
         if sizes_differ(ours[0], theirs[0]):
             raise ValueError(
-                f"{self.function}: student_logits and teacher_logits need the same batch size; "
-                f"got {ours} and {theirs}. More teacher rows to contrast with go into keys="
+                f"{self.function}: {both} need the same batch size{got}More teacher rows to "
+                "contrast with go into keys="
             )
 
     def batch(
