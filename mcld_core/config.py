@@ -20,8 +20,8 @@ class MCLDConfig:
 
     Args:
         weight_instance: weight of the instance-wise term; a weight of 0 skips its term.
-        weight_sample: weight of the sample-wise term.
-        weight_category: weight of the category-wise term, before the ramp.
+        weight_sample: weight of the sample-wise term, the loss of DKD.
+        weight_category: weight of the category-wise term, before its warm-up.
         weight_ce: weight of the cross-entropy with the labels (off by default).
         similarity: ``"probability"`` (raw student logits against teacher probabilities),
             ``"pearson"``, ``"cosine"`` or ``"dot"``.

@@ -83,7 +83,7 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     - instance-wise: InfoNCE whose positive is the teacher's row of the same sample; rows of the
       same label do not push (the target mask);
     - category-wise: one student's row is compared with all keys; those of its label pull;
-    - sample-wise: the decoupled divergence within one row of logits, times T².
+    - sample-wise: DKD's decoupled divergence within one row of logits, times T².
 
     Both are logits, before any softmax, which is not checked here: probabilities give a loss too,
     and a poor one. `mcld_core.check_finite` warns of them, as the adapters do at their first step.
@@ -100,14 +100,15 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         keys: all teacher rows to contrast with; None: the batch's own.
         class_prior: (classes,) ≥ 0, how often each class stands among the keys, as counts or
             probabilities π. The contrasts whose keys are rows then see ``s - log π``, so that
-            they estimate the same classifier as the other terms where classes are uneven. The
+            they estimate the same classifier as the other terms under class imbalance. The
             prototypes and columns of ``config.category_contrast`` need no correction and get none.
-            None: no correction, right for even classes.
+            None: no correction, right for balanced classes.
         pairs: (batch, keys) bool, True = the row is compared with the key, as an attention mask
             says it; as wide as ``keys`` (or the batch). A key that a row is not compared with
             neither pulls nor pushes it. The own key always counts. Prototypes and columns, which
-            are no rows, take no notice. None: each row is compared with all keys.
-        progress: the part of the training that is done, 0 to 1; drives the ramp.
+            are not rows, take no notice. None: each row is compared with all keys.
+        progress: the part of the training that is done, 0 to 1; drives the warm-up of the
+            category-wise term.
         sample_weight: (batch,) ≥ 0.
         where: (batch,) bool, True = keep. A dropped row is compared with nothing.
         reduction: ``"mean"`` (Σ v L / Σ v), ``"sum"`` or ``"none"`` ((batch,) of v L), with v
@@ -132,7 +133,7 @@ def mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         Q. Wang, J. Zhou, "Multi-perspective Contrastive Logit Distillation", arXiv:2411.10693,
         2024. B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022 (sample-wise term).
     """
-    if progress is None:  # which `evaluate` takes for no ramp
+    if progress is None:  # which `evaluate` takes for no warm-up
         Checks("mcld_loss").number("progress", progress, minimum=0.0, maximum=1.0)
     weights = {name: getattr(config, f"weight_{name}", 0.0) for name in TERMS}
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
@@ -158,7 +159,7 @@ def evaluate(
     """Check the rows and compute the weighted terms: the one path of all losses of logits.
 
     ``rows`` are student logits, teacher logits, labels, sample weight and ``where``; ``weights``
-    those of the terms, by name. Without ``progress`` the category-wise term has no ramp.
+    those of the terms, by name. Without ``progress`` the category-wise term has no warm-up.
     """
     if not isinstance(config, MCLDConfig):
         check_config(function, config)

@@ -37,7 +37,7 @@ class Tokens(NamedTuple):
     """The tokens of a call, one after the other."""
 
     labels: Int[Array, " rows"] | None
-    """-1 where a label is no class."""
+    """-1 where a label is not a class."""
     kept: Bool[Array, " rows"] | None
     """Which count; None: all."""
     weight: Float[Array, " rows"] | None

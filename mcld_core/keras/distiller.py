@@ -1,4 +1,4 @@
-"""`MCLDDistiller`: MCLD with Keras' ``fit``, with labels, weights, the ramp and a bank."""
+"""`MCLDDistiller`: MCLD with Keras' ``fit``, with labels, weights, the warm-up and a bank."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         config: the settings; None: ``MCLDConfig()``.
         total_steps: training steps (batches) of the whole training; the category-wise term ramps
             up over the part ``config.category_warmup`` of them. The steps done are a variable of
-            the model, saved with it. None: no ramp.
+            the model, saved with it. None: no warm-up.
         bank_size: teacher rows of earlier batches to contrast with as well, in a `TeacherBank`
             that is saved with the model. 0: the batch's own rows only. A `TeacherBank`: its rows,
             such as those of the whole training set (`TeacherBank.from_logits`), and they stay.

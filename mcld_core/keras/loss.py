@@ -29,13 +29,13 @@ class MCLDLoss(keras.losses.Loss):
     reduction is ``Σ v L / Σ v`` with v the sample weight. The terms are a reconstruction from the
     description of the method.
 
-    A Keras loss has no state, so ``progress`` is a constant: use `MCLDDistiller` for the ramp of
+    A Keras loss has no state, so ``progress`` is a constant: use `MCLDDistiller` for the warm-up of
     the category-wise term, and for a bank. ``class_weight`` of ``fit`` cannot read such targets
     (Keras takes their arg max for the class): pass ``sample_weight``.
 
     Args:
         config: the settings; None: ``MCLDConfig()``.
-        progress: the part of the training that is done, 0 to 1; drives the ramp.
+        progress: the part of the training that is done, 0 to 1; drives the warm-up.
         class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
         balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
         reduction: as in every Keras loss; ``"mean_with_sample_weight"`` is Σ v L / Σ v.

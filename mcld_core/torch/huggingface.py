@@ -33,8 +33,8 @@ class MCLDTrainer(Trainer):
 
     The loss is normalised as the Trainer asks for, by ``num_items_in_batch``, the labels of all
     batches that are accumulated for a step (and of all ranks): how a step is split into batches
-    changes its keys, but no sample's weight. The ramp follows the Trainer's own step counter, so a
-    resume from a checkpoint needs nothing more. Several ranks contrast with each other's rows.
+    changes its keys, but no sample's weight. The warm-up follows the Trainer's own step counter, so
+    a resume from a checkpoint needs nothing more. Several ranks contrast with each other's rows.
 
     Args:
         teacher: a model that answers the student's inputs; None if the data brings its logits. It

@@ -33,7 +33,7 @@ class MCLDLoss(nn.Module):
 
     - **Steps.** Call `step` after ``optimizer.step()``, as you do for a learning rate scheduler:
       once per optimiser step, however many batches were accumulated. With ``total_steps`` it
-      drives the ramp of the category-wise term, ``progress = steps / total_steps``.
+      drives the warm-up of the category-wise term, ``progress = steps / total_steps``.
     - **Bank.** With ``bank_size`` the batch is also contrasted with the last ``bank_size`` rows
       of the teacher; in train mode each batch's rows then take the place of the oldest.
     - **Ranks.** Where ``torch.distributed`` runs with more than one rank, every batch is contrasted
@@ -52,7 +52,7 @@ class MCLDLoss(nn.Module):
     Args:
         config: the settings.
         total_steps: the optimiser steps of the whole training. None: progress is 1, that is, no
-            ramp, unless `forward` is given a progress.
+            warm-up, unless `forward` is given a progress.
         bank_size: how many teacher rows the bank holds; 0: no bank. A `TeacherBank`: its rows, such
             as those of the whole training set (`TeacherBank.from_logits`), and they stay.
         classes: the width of a row; a bank and class means need it.
