@@ -45,12 +45,6 @@ def test_the_class_prior_reaches_the_contrasts(differentiable: Framework, name: 
     assert_gradient(found[1], expected[1], scale=16.0)
 
 
-def test_embeddings_have_no_class_prior(backend: Framework) -> None:
-    rows = {"image": backend.array(STUDENT, "float64")}
-    with pytest.raises(ValueError, match="class_prior is for kind='logits'; got it with embedd"):
-        multimodal_mcld_loss(rows, rows, kind="embeddings", class_prior=PRIOR)
-
-
 def adaptive(backend: Framework, settings: dict[str, Any]) -> Any:
     student, teacher, trust = (backend.array(x, "float64") for x in (STUDENT, TEACHER, TRUST))
     labels, config = backend.array(LABELS), MCLDConfig(**settings)

@@ -11,8 +11,6 @@ from mcld_core.extensions.multimodal import multimodal_mcld_loss
 from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
 from mcld_core.extensions.timeseries import window_mcld_loss
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
-from tests.extensions.teachers.teacher_cases import TEACHER, WHERE
-from tests.extensions.teachers.test_teachers import COMPILED
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_value
 
@@ -78,25 +76,6 @@ def test_top_k_of_unknown_batch(backend: Framework) -> None:
         [(None, TIME, CLASSES), (BATCH, None, 2), (None, TIME, 2), (BATCH, TIME)],
     )
     assert_value(found, token_kd_loss(case.student, stored), scale=10.0)
-
-
-@pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
-@pytest.mark.parametrize("call", COMPILED.values(), ids=list(COMPILED))
-@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
-def test_teachers_of_unknown_batch(backend: Framework, xla: bool, call: Any) -> None:
-    import tensorflow as tf
-
-    def first(*arguments: Any) -> Any:
-        found = call(*arguments)
-        return found[0] if isinstance(found, tuple) else found
-
-    rows = len(TEACHER)
-    arrays = [TEACHER, np.arange(rows) % 4, np.linspace(0.0, 1.0, rows), WHERE]
-    if xla:
-        found = tf.function(first, jit_compile=True, autograph=False)(*map(tf.constant, arrays))
-    else:
-        found = traced(first, arrays, [(None, 4), (None,), (None,), (None,)])
-    assert_value(np.asarray(found), np.asarray(first(*arrays)), scale=16.0)
 
 
 @pytest.mark.parametrize("backend", only("jax"), indirect=True)

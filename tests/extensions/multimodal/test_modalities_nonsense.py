@@ -36,94 +36,68 @@ class Given:
         return multimodal_mcld_loss(options.pop("student"), options.pop("teacher"), **options)
 
 
-Case = tuple[Callable[[Given], Any], type[Exception], str]
-
-
 def soft(**changes: float) -> np.ndarray:
     rows = np.eye(3)[LABELS]
     rows[1] = [changes.get("first", 0.0), changes.get("second", 1.0), 0.0]
     return rows
 
 
-CASES: dict[str, Case] = {
-    "features, one row": (
-        lambda g: feature_mse(g.s[:1], g.t), ValueError,
-        "feature_mse: student_rows and teacher_rows need the same batch size; got (1, 3)"),
-    "features, one teacher": (lambda g: feature_mse(g.s, g.t[:1]), ValueError, "the same batch"),
-    "features, a vector": (lambda g: feature_mse(g.s, g.t[0]), ValueError, "_rows needs two"),
-    "features, no width": (
-        lambda g: feature_mse(g.s[:, :0], g.t[:, :0]), ValueError, "at least one class"),
-    "features, None": (
-        lambda g: feature_mse(g.s, None), TypeError, "feature_mse: teacher_rows needs an array"),
-    "features, ints": (
-        lambda g: feature_mse(g.array(np.eye(3, dtype=int)), g.t[:3]), TypeError,
-        "feature_mse: student_rows needs a float dtype; got int"),
-    "soft labels above 1": (
-        lambda g: g.contrast(g.array(soft(first=0.5))), ValueError,
-        "labels needs soft labels that are ≥ 0 and sum to 1 in each row"),
-    "soft labels below 0": (
-        lambda g: g.contrast(g.array(soft(first=-0.5, second=1.5))), ValueError, "in row 1"),
-    "soft labels of NaN": (
-        lambda g: g.contrast(g.array(soft(first=np.nan))), ValueError, "in row 1"),
-    "soft labels of another batch": (
-        lambda g: g.contrast(g.array(np.eye(3))), ValueError,
-        "labels need shape (4,) for int labels or (4, any) for soft labels"),
-    "student None": (
-        lambda g: embedding_contrast(None, g.t), TypeError,
-        "student needs an array of numbers; got None"),
-    "no width": (
-        lambda g: embedding_contrast(g.s[:, :0], g.t[:, :0]), ValueError, "at least one class"),
-    "embeddings, config": (
-        lambda g: g.contrast(config={}), TypeError,
-        "embedding_contrast: config needs an MCLDConfig"),
-    "embeddings, NaN weight": (
-        lambda g: g.contrast(sample_weight=g.array([1.0, np.nan, 1.0, 1.0])), ValueError,
-        "sample_weight needs finite numbers ≥ 0; got nan in row 1"),
-    "pair weight inf": (
-        lambda g: g.modal(pairs={PAIR: np.inf}), ValueError,
-        "the weight of ('image', 'image') needs a finite number ≥ 0; got inf"),
-    "pair weight text": (
-        lambda g: g.modal(pairs={PAIR: "1"}), TypeError,
-        "the weight of ('image', 'image') needs a finite number ≥ 0; got '1'"),
-    "pair weight vector": (
-        lambda g: g.modal(pairs={PAIR: g.array([1.0, 2.0])}), ValueError, "needs one number"),
-    "pair weight array": (
-        lambda g: g.modal(pairs={PAIR: g.array(-1.0)}), ValueError,
-        "the weight of ('image', 'image') needs a finite number ≥ 0; got -1.0"),
-    "other losses, a mean": (
-        lambda g: g.modal(other_losses={PAIR: (1.0, lambda s, t: 0.0)}), ValueError,
-        "the result of other_losses[('image', 'image')] needs shape (4,)"),
-    "other losses, None": (
-        lambda g: g.modal(other_losses={PAIR: (1.0, lambda s, t: None)}), TypeError,
-        "the result of other_losses[('image', 'image')] needs an array of numbers; got None"),
-    "a modality None": (
-        lambda g: g.modal(student={"image": None}), TypeError, "student['image'] needs an array"),
-    "a mask of floats": (
-        lambda g: g.modal(student_where={"image": g.array(np.ones(4))}), TypeError,
-        "where of student['image'] needs dtype bool"),
-    "weight_local": (
-        lambda g: g.modal(weight_local=None), TypeError, "weight_local needs a finite number ≥ 0"),
-    "modalities, config": (
-        lambda g: g.modal(config=None), TypeError,
-        "multimodal_mcld_loss: config needs an MCLDConfig; got None"),
-    "modalities, labels": (
-        lambda g: g.modal(labels=g.array(np.array([0, 1, 9, 0]))), ValueError,
-        "labels needs labels in 0 … 2"),
-    "modalities, progress": (
-        lambda g: g.modal(progress=3.0), ValueError,
-        "progress needs a finite number in 0 … 1; got 3.0"),
-    "modalities, soft labels": (
-        lambda g: g.modal(labels=g.array(soft(first=0.5)), kind="embeddings"), ValueError,
-        "labels needs soft labels"),
-}  # fmt: skip
+CASES: list[tuple[Callable[[Given], Any], str]] = [
+    (lambda g: feature_mse(g.s[:1], g.t),
+     "feature_mse: student_rows and teacher_rows need the same batch size; got (1, 3)"),
+    (lambda g: feature_mse(g.s, g.t[:, :2]), "got (4, 3) and (4, 2)"),
+    (lambda g: feature_mse(g.s, g.t[0]), "_rows needs two"),
+    (lambda g: feature_mse(g.s[:, :0], g.t[:, :0]), "at least one class"),
+    (lambda g: feature_mse(g.s, None), "feature_mse: teacher_rows needs an array"),
+    (lambda g: feature_mse(g.array(np.eye(3, dtype=int)), g.t[:3]), "student_rows needs a float d"),
+    (lambda g: embedding_contrast(None, g.t), "student needs an array of numbers; got None"),
+    (lambda g: embedding_contrast(g.s[:, :0], g.t[:, :0]), "at least one class"),
+    (lambda g: embedding_contrast(g.s[:2], g.t), "the same batch size"),
+    (lambda g: embedding_contrast(g.s, g.t[:, :2]), "student and teacher need the same"),
+    (lambda g: g.contrast(g.array(soft(first=0.5))), "labels needs soft labels that are ≥ 0 and s"),
+    (lambda g: g.contrast(g.array(soft(first=-0.5, second=1.5))), "sum to 1 in each row; got"),
+    (lambda g: g.contrast(g.array(soft(first=np.nan))), "in row 1"),
+    (lambda g: g.contrast(g.array(np.eye(3))), "shape (4,) for int labels or (4, any) for soft"),
+    (lambda g: g.contrast(g.array(LABELS / 1.0)), "labels needs an integer dtype; got float"),
+    (lambda g: g.contrast(config={}), "embedding_contrast: config needs an MCLDConfig"),
+    (lambda g: g.contrast(where=g.array(np.ones(4))), "where needs dtype bool (True = keep)"),
+    (lambda g: g.contrast(sample_weight=g.array([1, np.nan, 1, 1.0])), "got nan in row 1"),
+    (lambda g: g.contrast(sample_weight=g.array(np.arange(4) - 1.0)), "≥ 0; got -1.0"),
+    (lambda g: g.contrast(sample_weight=g.array(np.ones(3))), "sample_weight"),
+    (lambda g: g.modal(pairs={}), "at least one pair"),
+    (lambda g: g.modal(pairs={("smell", "image"): 1.0}), "no modality 'smell'; it has 'image'"),
+    (lambda g: g.modal(teacher_where={"taste": None}), "teacher has no modality 'taste'"),
+    (lambda g: g.modal(pairs={PAIR: np.inf}),
+     "the weight of ('image', 'image') needs a finite number ≥ 0; got inf"),
+    (lambda g: g.modal(pairs={PAIR: "1"}), "the weight of ('image', 'image') needs a finite"),
+    (lambda g: g.modal(pairs={PAIR: g.array([1.0, 2.0])}), "needs one number"),
+    (lambda g: g.modal(pairs={PAIR: g.array(-1.0)}), "needs a finite number ≥ 0; got -1.0"),
+    (lambda g: g.modal(other_losses={PAIR: (-0.5, feature_mse)}), "finite number ≥ 0; got -0.5"),
+    (lambda g: g.modal(other_losses={PAIR: (1.0, lambda s, t: 0.0)}),
+     "the result of other_losses[('image', 'image')] needs shape (4,)"),
+    (lambda g: g.modal(other_losses={PAIR: (1.0, lambda s, t: None)}),
+     "the result of other_losses[('image', 'image')] needs an array of numbers; got None"),
+    (lambda g: g.modal(student={"image": None}), "student['image'] needs an array"),
+    (lambda g: g.modal(student={"image": g.s[0]}), "needs shape (batch, width) or (batch, parts"),
+    (lambda g: g.modal(student={"image": g.s[:2]}), "the same batch"),
+    (lambda g: g.modal(student={"image": g.s[:, :2]}), "need the same batch"),
+    (lambda g: g.modal(student_where={"image": g.array(np.ones(4))}), "where of student['image']"),
+    (lambda g: g.modal(weight_local=None), "weight_local needs a finite number ≥ 0"),
+    (lambda g: g.modal(weight_local=-1.0), "weight_local needs a finite number ≥ 0; got -1.0"),
+    (lambda g: g.modal(kind="rows"), "embeddings; got 'rows'"),
+    (lambda g: g.modal(logit_scale=2.0), "is for kind='embeddings'"),
+    (lambda g: g.modal(kind="embeddings", class_prior=np.ones(3)), "is for kind='logits'; got it"),
+    (lambda g: g.modal(config=None), "multimodal_mcld_loss: config needs an MCLDConfig"),
+    (lambda g: g.modal(labels=g.array(LABELS + 7)), "labels needs labels in 0 … 2"),
+    (lambda g: g.modal(labels=g.array(soft(first=0.5)), kind="embeddings"), "labels needs soft"),
+    (lambda g: g.modal(progress=3.0), "progress needs a finite number in 0 … 1; got 3.0"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_nonsense_is_refused(backend: Framework, name: str) -> None:
-    call, error, text = CASES[name]
-    given = Given(backend)
-    with pytest.raises(error, match=re.escape(text)):
-        call(given)
+@pytest.mark.parametrize(("call", "text"), CASES, ids=[text for _, text in CASES])
+def test_nonsense_is_refused(backend: Framework, call: Any, text: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(text)):
+        call(Given(backend))
 
 
 SCALES: dict[str, Callable[[Given, Any], Any]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcld_core import MCLDConfig, kd_loss, mcld_loss
-from mcld_core.extensions.multimodal import embedding_contrast, feature_mse, multimodal_mcld_loss
+from mcld_core.extensions.multimodal import feature_mse, multimodal_mcld_loss
 from tests import oracles
 from tests.cases import logits
 from tests.core.formulas.test_gradients import differences
@@ -319,85 +318,3 @@ def test_parts_are_contrasted_as_means_and_one_by_one(backend: Framework, weight
     )
     reference = reference + weight * oracles.mcld_loss(local, "none").reshape(BATCH, PARTS).mean(1)
     assert_value(backend.to_numpy(found), reference, scale=SCALE)
-
-
-def test_it_compiles(differentiable: Framework) -> None:
-    backend, labels = differentiable, differentiable.array(np.abs(LABELS) % 3)
-    text = backend.array(TEACHER["text"], "float64")
-
-    def loss(image: Any, sound: Any, has: Any) -> Any:
-        return multimodal_mcld_loss(
-            {"image": image, "sound": sound},
-            {"text": text},
-            labels,
-            student_where={"sound": has},
-        )
-
-    arguments = (*arrays(backend, STUDENT).values(), backend.array(HAS_SOUND))
-    compiled = backend.jit(loss)(*arguments)
-    assert_value(backend.to_numpy(compiled), backend.to_numpy(loss(*arguments)), scale=SCALE)
-
-
-def test_errors_say_what_came_and_what_to_do(backend: Framework) -> None:
-    student, teacher = arrays(backend, STUDENT), arrays(backend, TEACHER)
-    short, narrow = student["image"][:3], {"text": teacher["text"][:, :3]}
-    image = {"image": student["image"]}
-    for function, text in [
-        (lambda: multimodal_mcld_loss(student, teacher, pairs={}), "at least one pair"),
-        (
-            lambda: multimodal_mcld_loss(student, teacher, pairs={("smell", "text"): 1.0}),
-            "student has no modality 'smell'; it has 'image', 'sound'",
-        ),
-        (
-            lambda: multimodal_mcld_loss(image, teacher, teacher_where={"taste": None}),
-            "teacher has no modality 'taste'",
-        ),
-        (lambda: multimodal_mcld_loss(image, narrow), "need the same batch"),
-        (lambda: multimodal_mcld_loss(student | {"sound": short}, teacher), "the same batch"),
-        (lambda: multimodal_mcld_loss(image, teacher, kind="rows"), "embeddings; got 'rows'"),
-        (lambda: multimodal_mcld_loss(image, teacher, logit_scale=2.0), "is for kind='embeddings'"),
-        (lambda: multimodal_mcld_loss({"image": student["image"][0]}, teacher), "needs shape"),
-        (
-            lambda: embedding_contrast(student["image"], narrow["text"]),
-            "student and teacher need the same",
-        ),
-        (lambda: embedding_contrast(short, teacher["text"]), "the same batch size"),
-        (
-            lambda: embedding_contrast(student["image"], teacher["text"], temperature=0.0),
-            "temperature needs a finite number > 0; got 0.0",
-        ),
-        (lambda: feature_mse(student["image"], narrow["text"]), "got (6, 4) and (6, 3)"),
-        (
-            lambda: multimodal_mcld_loss(image, teacher, pairs={("image", "text"): -1}),
-            "the weight of ('image', 'text') needs a finite number ≥ 0; got -1",
-        ),
-        (
-            lambda: multimodal_mcld_loss(
-                image, teacher, other_losses={("image", "text"): (-0.5, feature_mse)}
-            ),
-            "the weight of ('image', 'text') needs a finite number ≥ 0; got -0.5",
-        ),
-        (
-            lambda: multimodal_mcld_loss(image, teacher, weight_local=-1.0),
-            "weight_local needs a finite number ≥ 0",
-        ),
-        (
-            lambda: multimodal_mcld_loss(
-                image, teacher, sample_weight=backend.array(WEIGHT - 1.0, "float64")
-            ),
-            "sample_weight needs finite numbers ≥ 0; got -0.75 in row 0",
-        ),
-    ]:
-        with pytest.raises(ValueError, match=re.escape(text)):
-            function()
-
-
-def test_the_weights_of_the_settings_reach_every_pair(backend: Framework) -> None:
-    config = MCLDConfig(weight_instance=0.0, weight_category=0.0, weight_sample=2.0)
-    student, teacher = arrays(backend, STUDENT), arrays(backend, TEACHER)
-    labels = np.abs(LABELS) % 3
-    found = multimodal_mcld_loss(
-        student, teacher, backend.array(labels), config=config, pairs={("image", "text"): 1.0}
-    )
-    case = Case(STUDENT["image"], TEACHER["text"], labels)
-    assert_value(backend.to_numpy(found), 2.0 * oracles.sample_wise(case), scale=SCALE)

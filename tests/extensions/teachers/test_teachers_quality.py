@@ -13,7 +13,6 @@ from mcld_core.extensions.teachers import (
     ensemble,
     quality_weights,
 )
-from tests.cases import logits
 from tests.extensions.teachers import teacher_oracles
 from tests.extensions.teachers.teacher_cases import (
     CLASSES,
@@ -115,48 +114,6 @@ def test_quality_update_compiles(differentiable: Framework) -> None:
 
 
 # ---- ensembles ----
-
-TEACHERS = [TEACHER, *(logits(np.random.default_rng(seed), ROWS, CLASSES) for seed in (3, 4))]
-ROW_WEIGHTS = np.arange(ROWS) / 8
-MISSING = [None, WHERE, np.arange(ROWS) % 2 == 0]
-NOBODY = [WHERE, WHERE, WHERE]
-ENSEMBLES: list[tuple[list[Any], list[Any], list[float]]] = [
-    ([1.0, 1.0, 1.0], [None, None, None], [1.0, 1.0, 1.0]),
-    ([1.0, ROW_WEIGHTS, 0.0], MISSING, [1.0, 2.0, 0.5]),
-    ([0.5, np.asarray(2.0), ROW_WEIGHTS], NOBODY, [4.0, 1.0, 1.0]),
-]
-
-
-@pytest.mark.parametrize("space", ["probability", "logits"])
-@pytest.mark.parametrize(
-    ("weights", "where", "temperatures"), ENSEMBLES, ids=["equal", "rows", "none"]
-)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_ensemble_is_the_weighted_mean_of_the_teachers_present(
-    backend: Framework,
-    weights: list[Any],
-    where: list[Any],
-    temperatures: list[float],
-    space: str,
-    dtype: str,
-) -> None:
-    content = [t.copy() for t in TEACHERS]
-    for teacher, mask in zip(content, where, strict=True):
-        if mask is not None:
-            teacher[~mask] = np.nan  # what is missing cannot matter
-    found, present = ensemble(
-        [backend.array(t, dtype) for t in content],
-        weights=[w if isinstance(w, float) else backend.array(w, dtype) for w in weights],
-        where=[backend.array(mask) for mask in where],
-        temperatures=temperatures,
-        space=space,
-        return_where=True,
-    )
-    expected = teacher_oracles.ensemble(TEACHERS, weights, where, temperatures, space)
-    assert backend.dtype(found) == dtype
-    assert_value(backend.to_numpy(found), expected, dtype, scale=16.0)
-    nobody = np.ones(ROWS, bool) if where is not NOBODY else WHERE
-    assert (backend.to_numpy(present) == nobody).all()
 
 
 def test_ensemble_with_a_class_that_no_teacher_gives_stays_finite(backend: Framework) -> None:

@@ -172,20 +172,6 @@ def test_gradient_equals_central_differences(
     assert_central((gradient * direction).sum(), np.asarray(slope), SCALE)
 
 
-@pytest.mark.parametrize("axes", [2, 3])
-def test_compiled_equals_eager(differentiable: Framework, axes: int) -> None:
-    case = make_case(26)
-    if axes == 2:
-        case = case.but(
-            student=case.student[:, 0], teacher=case.teacher[:, 0], mask=case.mask[:, 0]
-        )
-    step = bind(differentiable, case)
-    found, gradient = differentiable.value_and_grad(differentiable.jit(step), case.student)
-    value, reference = differentiable.value_and_grad(step, case.student)
-    assert_value(found, value, scale=SCALE)
-    assert_gradient(gradient, reference, scale=SCALE)
-
-
 def rows_expected(
     student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, places: dict[str, Any]
 ) -> float:
