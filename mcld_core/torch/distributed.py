@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -81,18 +82,18 @@ def gather_with_index(
     rows: int | None,
     group: dist.ProcessGroup | None = None,
     *,
-    student: Logits | None = None,
-    check: Callable[[torch.Tensor], Any] | None = None,
+    student_and_progress: tuple[Any, Any] | None = None,
 ) -> tuple[TeacherKeys, torch.Tensor | None]:
     """Return `gather_keys` and the sample ids of its rows.
 
-    ``beside`` are labels, sample weight and ``where``. ``check(teacher)`` may raise for what else
-    is wrong on this rank, such as its ``student``; then every rank raises.
+    ``beside`` are labels, sample weight and ``where``. The student's logits and the progress are
+    what the loss gets on this rank: if they do not fit, every rank raises.
     """
+    student, progress = student_and_progress or (None, None)
     given = (teacher_logits, student, *beside)
     like = next((x for x in given if isinstance(x, torch.Tensor)), None)
     ranks, rank = _place(group)
-    try:
+    with raising_on_every_rank(like, group):
         arguments = Arguments("gather_keys", *given, index)
         teacher = arguments.array("teacher_logits", teacher_logits, like).detach()
         checked = arguments.teacher_batch(teacher, beside, ignore_index)
@@ -104,12 +105,10 @@ def gather_with_index(
                 f"gather_keys: rows needs the largest batch of a rank; got {rows} and a batch of "
                 f"{batch}"
             )
-        if check is not None:
-            check(teacher)
-    except Exception:
-        if ranks > 1:
-            _exchange(torch.zeros((), device=_device(like, group)), 0, _UNFIT, group)
-        raise
+        if student_and_progress is not None:
+            arguments = Arguments("mcld_loss", student, teacher)
+            logits, _ = arguments.pair(student, teacher)
+            arguments.scalar("progress", progress, logits, "float32", maximum=1.0)
     of_labels, of_index = (
         -1 if x is None else _DTYPES.index(str(x.dtype)) for x in (checked.labels, index)
     )
@@ -128,6 +127,19 @@ def gather_with_index(
         normalizer=table[:, 1].mean().to(checked.weight.dtype),
     )
     return keys, None if index is None else others[-1]
+
+
+@contextmanager
+def raising_on_every_rank(
+    like: Any = None, group: dist.ProcessGroup | None = None
+) -> Iterator[None]:
+    """Tell the ranks that wait in `gather_keys` of an error in here, so that they raise too."""
+    try:
+        yield
+    except Exception:
+        if world_size(group) > 1:
+            _exchange(torch.zeros((), device=_device(like, group)), 0, _UNFIT, group)
+        raise
 
 
 _DTYPES = tuple(sorted(str(x) for x in vars(torch).values() if isinstance(x, torch.dtype)))

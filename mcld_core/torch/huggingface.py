@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits, checked_prior
 from mcld_core.losses import mcld_loss
 from mcld_core.running_means import ClassMeans
-from mcld_core.torch.distributed import gather_keys, world_size
+from mcld_core.torch.distributed import gather_with_index, raising_on_every_rank, world_size
 
 CLASS_MEANS = "class_means.pt"
 """The file of a checkpoint that holds the class means."""
@@ -148,8 +149,10 @@ class MCLDTrainer(Trainer):
         """
         given = {k: v for k, v in inputs.items() if k not in self._ours}
         outputs = model(**given)
-        student = self._logits(outputs, "model")
-        teacher = self._answers(inputs, given)
+        # in the evaluation no rank waits for another
+        with raising_on_every_rank() if model.training else nullcontext():
+            student = self._logits(outputs, "model")
+            teacher = self._answers(inputs, given)
         items = None
         if num_items_in_batch is not None:
             # 0 where nothing of the step has a label: so is the sum
@@ -188,7 +191,15 @@ class MCLDTrainer(Trainer):
         """Return the loss of a batch: its sum over ``items``, or its mean."""
         labels, keys, updated = inputs.get("labels"), None, self.class_means
         if training and world_size() > 1:
-            keys = gather_keys(teacher, labels, ignore_index=self.mcld_config.ignore_index)
+            ignored, progress = self.mcld_config.ignore_index, self._progress(training)
+            keys, _ = gather_with_index(
+                teacher,
+                (labels, None, None),
+                None,
+                ignored,
+                None,
+                student_and_progress=(student, progress),
+            )
         if self.has_class_means:
             rows = TeacherKeys(teacher, labels) if keys is None else keys
             means = self.class_means or ClassMeans.empty(teacher.shape[1], like=teacher)

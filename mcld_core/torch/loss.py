@@ -16,7 +16,7 @@ from mcld_core.adapters import (
     check_steps,
     step_keys,
 )
-from mcld_core.arguments import Arguments, Checks
+from mcld_core.arguments import Checks
 from mcld_core.backends.torch import asarray
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig, check_config
@@ -253,11 +253,6 @@ class MCLDLoss(nn.Module):
         order: torch.Tensor | None = None
         labels, _, where = beside
 
-        def check(teacher: torch.Tensor) -> None:
-            arguments = Arguments("mcld_loss", student, teacher)
-            logits, _ = arguments.pair(student, teacher)
-            arguments.scalar("progress", progress, logits, "float32", maximum=1.0)
-
         if world_size() > 1:
             keys, index = gather_with_index(
                 teacher,
@@ -265,8 +260,7 @@ class MCLDLoss(nn.Module):
                 index if self.bank_size else None,
                 ignore_index=self.config.ignore_index,
                 rows=self.rows_per_rank,
-                student=student,
-                check=check,
+                student_and_progress=(student, progress),
             )
             if self.bank_size and self.dealt_in_turn:
                 logits: Any = keys.logits

@@ -131,5 +131,6 @@ def test_plain_arrays_go_to_the_device_of_the_tensors(backend: Framework) -> Non
     assert gather_keys(logits, labels).logits.device.type == "meta"
     beside = None, None, None
     student = torch.ones(3, 4, device="meta")
-    keys, _ = distributed.gather_with_index(logits, beside, None, -100, None, student=student)
+    given = {"student_and_progress": (student, 1.0)}
+    keys, _ = distributed.gather_with_index(logits, beside, None, -100, None, **given)
     assert keys.logits.device.type == "meta"

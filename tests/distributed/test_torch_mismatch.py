@@ -39,6 +39,9 @@ OF_ONE = {
     "a list with a hole": "ValueError: gather_keys: teacher_logits needs an array of numbers: ",
     "progress": "ValueError: mcld_loss: progress needs a finite number in 0 … 1; got 7",
     "a text for progress": "TypeError: mcld_loss: progress needs a finite number in 0 … 1; got ''",
+    "a Trainer's student": "ValueError: mcld_loss: student_logits and teacher_logits need the same",
+    "a Trainer's model": "ValueError: MCLDTrainer: the logits of the model need shape (batch, cla",
+    "a Trainer without a teacher": "ValueError: MCLDTrainer: teacher needs a model, or the data ",
     "many rows": "ValueError: gather_keys: rows needs the largest batch of a rank; got 3",
 }
 

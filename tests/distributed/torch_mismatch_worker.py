@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from transformers import TrainingArguments
 
 from examples.recipes.processes.torch import leave_group
 from mcld_core.torch import MCLDLoss, distributed, gather_keys
+from mcld_core.torch.huggingface import MCLDTrainer
 
 ROWS, CLASSES = 3, 4
 Calls = dict[str, tuple[Callable[[], Any], Callable[[], Any]]]
@@ -66,8 +68,32 @@ def mismatches() -> Calls:
         "a list with a hole": (keys(), keys([[1.0, None]])),
         "progress": (bare, partial(MCLDLoss(), logits(), logits(), labels, progress=7)),
         "a text for progress": (bare, partial(MCLDLoss(), logits(), logits(), labels, progress="")),
+        "a Trainer's student": (training(), training(student=5)),
+        "a Trainer's model": (training(), training(axes=1)),
+        "a Trainer without a teacher": (training(), training(teacher=None)),
         "many rows": (keys(rows=3), keys(logits().repeat(2, 1), None, rows=3)),
     }
+
+
+class Model(torch.nn.Linear):
+    """A model as the Trainer knows them; ``axes`` of its logits are kept."""
+
+    def __init__(self, classes: int = CLASSES, axes: int = 2) -> None:
+        super().__init__(1, classes)
+        self.axes = axes
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = super().forward(x)
+        return {"logits": logits if self.axes == 2 else logits[:, 0]}
+
+
+def training(student: int = CLASSES, axes: int = 2, teacher: Any = CLASSES) -> Any:
+    """Return a call of `MCLDTrainer.compute_loss`."""
+    model = Model(student, axes)
+    options = TrainingArguments("out", use_cpu=True, report_to="none")
+    trainer = MCLDTrainer(model, options, teacher=None if teacher is None else Model(teacher))
+    inputs = {"x": torch.ones(ROWS, 1), "labels": torch.arange(ROWS)}
+    return partial(trainer.compute_loss, model, inputs)
 
 
 def error_of(call: Callable[[], Any]) -> str:
