@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from mcld_core import __version__
-from mcld_core.export.graph import check_metadata, check_opset, check_path, finish
+from mcld_core.export.graph import as_texts, check_opset, check_path, finish
 from mcld_core.export.inputs import (
     ExportRequest,
     example_inputs,
     free_axes,
-    logits_among,
     names_of,
     require,
 )
@@ -27,7 +26,7 @@ from mcld_core.export.student import (
     run_student,
     write_graph,
 )
-from mcld_core.export.verify import ExportReport, as_probabilities, check_rows, verify
+from mcld_core.export.verify import ExportReport, check_rows, verify
 from mcld_core.files import replacement
 
 __all__ = ["ExportReport", "export_onnx"]
@@ -46,7 +45,6 @@ def export_onnx(
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
     opset: int | None = None,
     metadata: Mapping[str, Any] | None = None,
-    softmax: bool = False,
     tolerance: float = 1e-4,
 ) -> ExportReport:
     """Write a student as an ONNX file that is shown to compute the same.
@@ -81,7 +79,6 @@ def export_onnx(
         metadata: what a reader of the file needs: ``classes`` (names), the pixels' normalisation,
             teacher, accuracy, anything that JSON holds; texts stay as they are. Library,
             framework and exporter are added.
-        softmax: append a softmax, so that the outputs are probabilities. Default False.
         tolerance: the largest relative error. Default 1e-4; float32 gives about 1e-6.
 
     Returns:
@@ -111,7 +108,7 @@ def export_onnx(
     if dynamic_batch:  # exporters take a size of 1 for a constant
         example = {n: np.concatenate([a, a]) if len(a) == 1 else a for n, a in example.items()}
     request = ExportRequest(example, by_keyword, axes, names_of(output_names), opset)
-    properties = check_metadata(metadata or {})
+    properties = as_texts(metadata or {})
     inputs = list(request.check_inputs())
     with exporter.evaluation(model) as inference:
         # The student runs before its exporter, so that one that changes it is found out as well.
@@ -121,13 +118,9 @@ def export_onnx(
         names = list(expected[0])
         graph = write_graph(inference, exporter, request, names)
     properties |= {
-        "mcld_version": __version__, "framework": exporter.FRAMEWORK, "exporter": exporter.TOOL,
-        "softmax": str(softmax).lower(),
+        "mcld_version": __version__, "framework": exporter.FRAMEWORK, "exporter": exporter.TOOL
     }  # fmt: skip
-    content, opset = finish(graph, request, expected[0], softmax, properties)
-    if softmax:
-        for found in expected:
-            found |= {name: as_probabilities(found[name]) for name in logits_among(found)}
+    content, opset = finish(graph, request, names, properties)
     error = verify(content, request, inputs, expected, tolerance)
     with replacement(target) as file:
         file.write(content)

@@ -40,7 +40,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--input-shape", type=_shape, help="sizes without the batch axis, such as 3,32,32")
     add("--opset", type=int, help="ONNX operator set (default: the exporter's own)")
-    add("--softmax", action="store_true", help="probabilities instead of logits")
     add("--tolerance", type=float, default=1e-4, help="largest relative error (default: 1e-4)")
     return parser
 
@@ -57,7 +56,7 @@ def _export(options: argparse.Namespace) -> None:
     shape = options.input_shape or shape
     if shape is None:
         raise ValueError("export: --input-shape is needed where the checkpoint does not say it.")
-    settings = {name: getattr(options, name) for name in ("opset", "softmax", "tolerance")}
+    settings = {name: getattr(options, name) for name in ("opset", "tolerance")}
     print(export_onnx(student, options.out, input_shape=shape, metadata=metadata, **settings))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcld_core.export.inputs import Arrays, ExportRequest, logits_among
+from mcld_core.export.inputs import ExportRequest
 
 LARGEST = 2**31 - 1
 """Bytes that a protobuf message, and so an ONNX file without a second one, can hold."""
@@ -58,44 +58,28 @@ def check_opset(opset: Any) -> None:
         )
 
 
-def check_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+def as_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The metadata as strings: texts as they are, all else as JSON; None is left out."""
-    known = {str(key): _encode(key, x) for key, x in metadata.items() if x is not None}
-    classes = metadata.get("classes")
-    if "classes" in known and (isinstance(classes, str) or known["classes"][0] != "["):
-        raise ValueError(
-            f"export_onnx: metadata classes needs a list of names; got {classes!r}; leave it out "
-            "where there are none."
-        )
-    return known
-
-
-def _encode(key: Any, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, default=lambda array: array.tolist())  # of NumPy, or any framework
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"export_onnx: metadata needs what JSON holds; got {key!r} of type "
-            f"{type(value).__name__}; give texts, numbers, or lists and dicts of them."
-        ) from error
+    found = {}
+    for key, value in metadata.items():
+        if value is not None:  # arrays of any framework are lists
+            is_text = isinstance(value, str)
+            found[str(key)] = value if is_text else json.dumps(value, default=lambda x: x.tolist())
+    return found
 
 
 def finish(
     model: Any,
     request: ExportRequest,
-    outputs: Arrays,
-    softmax: bool,
+    outputs: Sequence[str],
     metadata: Mapping[str, str],
 ) -> tuple[bytes, int]:
-    """Name inputs, outputs and axes, add softmax and metadata; return the file and its opset.
+    """Name inputs, outputs and axes, add metadata; return the file and its opset.
 
     Args:
         model: an ``onnx_ir.Model`` as the exporter wrote it; changed.
         request: what was asked for.
-        outputs: the student's, by the names that the file shall have.
-        softmax: whether to append one to the logits.
+        outputs: the names that the file shall have.
         metadata: of the file.
     """
     import onnx_ir as ir
@@ -107,19 +91,10 @@ def finish(
             f"export_onnx: opset {request.opset} is not what the exporter wrote; got {opset}; no "
             "file was written. Ask for that one, or leave opset out."
         )
-    widths = {name: array.shape[-1] for name, array in outputs.items()}
-    logits, classes = logits_among(outputs), metadata.get("classes")
-    if classes is not None and len(json.loads(classes)) not in [widths[name] for name in logits]:
-        raise ValueError(
-            f"export_onnx: metadata classes needs one name for each logit; got "
-            f"{len(json.loads(classes))} names, the last axes of the outputs are {widths}."
-        )
     _name_inputs(model.graph, list(request.example))
     _name_axes(model.graph, request)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
-    if softmax:
-        _append_softmax(model.graph, logits)
     NameFixPass()(model)  # what lies inside gives way to the new names
     ClearMetadataAndDocStringPass()(model)  # stack traces, with local paths
     model.metadata_props.clear()
@@ -173,16 +148,3 @@ def _name_axes(graph: Any, request: ExportRequest) -> None:
         if request.free_batch and not isinstance(sizes[0], int):
             sizes[0] = "batch"
         value.shape = ir.Shape(sizes)
-
-
-def _append_softmax(graph: Any, names: Sequence[str]) -> None:
-    import onnx_ir as ir
-
-    for place, logits in enumerate(graph.outputs):
-        if logits.name in names:
-            node = ir.node("Softmax", [logits], {"axis": -1}, name=f"{logits.name}/softmax")
-            (output,) = node.outputs
-            output.name, output.type, output.shape = logits.name, logits.type, logits.shape
-            logits.name = f"{logits.name}/logits"
-            graph.append(node)
-            graph.outputs[place] = output

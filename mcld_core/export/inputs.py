@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -216,12 +216,6 @@ def named_outputs(result: Any) -> dict[str, Any]:
             return {LOGITS: result[0]}
         return {f"output_{i}": value for i, value in enumerate(result)}
     return {LOGITS: result}
-
-
-def logits_among(names: Iterable[str]) -> list[str]:
-    """The names of the outputs that are logits: ``logits``, else all."""
-    names = list(names)
-    return [LOGITS] if LOGITS in names else names
 
 
 def call(student: Any, request: ExportRequest, values: Sequence[Any]) -> dict[str, Any]:

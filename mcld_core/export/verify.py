@@ -65,11 +65,6 @@ def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.nan_to_num(error, nan=np.inf).max())
 
 
-def as_probabilities(logits: NDArray[Any]) -> NDArray[Any]:
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
-
-
 def verify(
     content: bytes,
     request: ExportRequest,

@@ -5,46 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from mcld_core.export import export_onnx
-
-FEATURES, CLASSES = 24, 5
-ROWS = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
-
-
-class WithFeatures(nn.Module):
-    """Features come first, as in many feature extractors."""
-
-    def __init__(self, *names: str) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.body, self.head = nn.Linear(6, FEATURES), nn.Linear(FEATURES, CLASSES)
-        self.names = names
-
-    def forward(self, rows: torch.Tensor) -> Any:
-        features = self.body(rows).relu()
-        outputs = features, self.head(features)
-        return dict(zip(self.names, outputs, strict=True)) if self.names else outputs
-
-
-def test_probabilities_and_class_names_are_of_the_logits_alone(tmp_path: Path) -> None:
-    student, path = WithFeatures("features", "logits"), tmp_path / "a.onnx"
-    metadata = {"classes": list("abcde")}
-    export_onnx(student, path, input_shape=(6,), softmax=True, metadata=metadata)
-    features, shares = onnxruntime.InferenceSession(path).run(
-        ["features", "logits"], {"input": ROWS}
-    )
-    with torch.no_grad():
-        expected = student(torch.from_numpy(ROWS))
-    np.testing.assert_allclose(features, expected["features"], atol=1e-5)
-    np.testing.assert_allclose(shares, expected["logits"].softmax(1), atol=1e-5)
-    with pytest.raises(ValueError, match="one name for each logit; got 24 names"):
-        export_onnx(student, path, input_shape=(6,), metadata={"classes": ["x"] * FEATURES})
 
 
 @pytest.mark.parametrize(

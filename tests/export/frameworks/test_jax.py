@@ -49,7 +49,7 @@ def test_a_function(compiled: bool, tmp_path: Path) -> None:
         return jnp.tanh(values @ weights["in"]) @ weights["out"]
 
     student = jax.jit(forward) if compiled else forward
-    report = export_onnx(student, tmp_path / "a.onnx", input_shape=(6,), opset=20, softmax=True)
+    report = export_onnx(student, tmp_path / "a.onnx", input_shape=(6,), opset=20)
     assert report.framework == "jax"
     assert report.opset == 20
     assert report.max_relative_error < 1e-5
