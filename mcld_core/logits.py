@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def check_finite(
         >>> check_finite(2 * np.eye(2), np.array([[0.0, np.nan], [1.0, 0.0]]))
         Traceback (most recent call last):
         ...
-        ValueError: check_finite: teacher_logits has nan in row 0, class 1; fix what makes them
+        ValueError: check_finite: teacher_logits has nan in row 0, class 1. Mend what makes it
     """
     arguments = Arguments("check_finite", student_logits, teacher_logits, labels)
     arguments.choice("similarity", similarity, tuple(SIMILARITIES))
@@ -57,20 +57,12 @@ def check_finite(
     if labels is not None:
         labels = arguments.ops.asarray(labels, student)
         arguments.label_kind("labels", labels, *student.shape)
-        labels = _to_numpy(labels)
-    ours, theirs = _to_numpy(student), _to_numpy(teacher)
-    absent = _absent_classes(theirs, labels) & SIMILARITIES[similarity].of_distributions
-    for argument, values in (("student_logits", ours), ("teacher_logits", theirs)):
-        bad = _first_bad(argument, values, absent)
-        if bad is not None:
-            raise ValueError(f"check_finite: {bad}; fix what makes them")
-        if _are_probabilities(values, 1e-3):
-            warnings.warn(
-                f"check_finite: every row of {argument} is ≥ 0 and sums to 1, like "
-                "probabilities; the losses take logits (pass log-probabilities at least)",
-                UserWarning,
-                stacklevel=2,
-            )
+        labels = to_numpy(labels)
+    sides = {"student_logits": to_numpy(student), "teacher_logits": to_numpy(teacher)}
+    for is_finite, text in _doubts(sides, labels, None, SIMILARITIES[similarity].of_distributions):
+        if not is_finite:
+            raise ValueError(f"check_finite: {text}")
+        warnings.warn(f"check_finite: {text}", UserWarning, stacklevel=2)
 
 
 def batch_warnings(
@@ -88,23 +80,15 @@ def batch_warnings(
     is traced alone, as by ``jax.grad``, is left out.)
     """
     ops = backend_for("batch_warnings", student_logits, teacher_logits, labels, where)
-    sides = {"student_logits": student_logits, "teacher_logits": teacher_logits}
-    found = {argument: _readable(ops, x) for argument, x in sides.items()}
-    theirs = found["teacher_logits"]
-    if theirs is None:
+    given = student_logits, teacher_logits, labels, where
+    student, teacher, labels, kept = (_readable(ops, x) for x in given)
+    if teacher is None:
         return None
-    labels, where = _readable(ops, labels), _readable(ops, where)
-    kept = np.ones(len(theirs), bool) if where is None else where
     if labels is not None and labels.ndim == 1:
-        kept = kept & (labels != config.ignore_index)
-    absent = _absent_classes(theirs, labels) & config.compares_distributions
-    texts = []
-    for argument, values in found.items():
-        if values is not None:
-            half = "float16" in str(getattr(sides[argument], "dtype", ""))  # bfloat16 too
-            tolerance = 1e-2 if half else 1e-3
-            texts += _warnings_of(argument, values.astype("float64"), kept, absent, tolerance)
-    return texts
+        named = labels != config.ignore_index
+        kept = named if kept is None else kept & named
+    sides = {"student_logits": student, "teacher_logits": teacher}
+    return [text for _, text in _doubts(sides, labels, kept, config.compares_distributions)]
 
 
 def select_classes(
@@ -229,7 +213,7 @@ def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any
                 "training labels"
             )
         return None
-    values = _to_numpy(class_prior)
+    values = to_numpy(class_prior).astype("float64")
     arguments.log_prior(values, values.size, values, "float64")  # for its checks
     return values.astype("float32")
 
@@ -240,45 +224,14 @@ def _checked_mapping(mapping: Any, classes: int) -> NDArray[Any]:
         raise TypeError(
             f"select_classes: mapping needs a list of int classes; got {index.tolist()!r}"
         )
-    if index.ndim != 1 or index.size == 0 or index.min() < 0 or index.max() >= classes:
+    is_list = index.ndim == 1 and index.size > 0
+    known = is_list and index.min() >= 0 and index.max() < classes
+    if not known or len(np.unique(index)) < len(index):
         raise ValueError(
-            f"select_classes: mapping needs a list of classes in 0 … {classes - 1}; "
+            f"select_classes: mapping needs a list of classes in 0 … {classes - 1}, each once; "
             f"got {index.tolist()!r}"
         )
-    values, counts = np.unique(index, return_counts=True)
-    if counts.max() > 1:
-        raise ValueError(
-            f"select_classes: mapping needs each class once; got {values[counts.argmax()]} "
-            f"{counts.max()} times, which would count its probability as often"
-        )
     return index.astype("int32")
-
-
-def _absent_classes(teacher: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[Any]:
-    """Return where a logit of -inf says that a class has probability 0."""
-    absent = np.isneginf(teacher) & np.isfinite(teacher).any(1, keepdims=True)
-    if labels is not None:
-        targets = labels if labels.ndim == 1 else labels.argmax(1)
-        absent &= np.arange(teacher.shape[1]) != targets[:, None]
-    return absent
-
-
-def _warnings_of(
-    argument: str, values: NDArray[Any], kept: NDArray[Any], absent: NDArray[Any], tolerance: float
-) -> list[str]:
-    bad = _first_bad(argument, np.where(kept[:, None], values, 0.0), absent)
-    if bad is not None:
-        return [
-            f"{bad}: the loss is not a number to learn from. Mend what makes it; "
-            "mcld_core.check_finite finds the first such row"
-        ]
-    if _are_probabilities(values[kept], tolerance):
-        return [
-            f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss takes "
-            "logits. Leave out the softmax at the model's end (keras.applications: "
-            "classifier_activation=None), or pass the logarithm of the probabilities"
-        ]
-    return []
 
 
 def _readable(ops: Backend, x: Any) -> NDArray[Any] | None:
@@ -288,21 +241,40 @@ def _readable(ops: Backend, x: Any) -> NDArray[Any] | None:
     return ops.host_values(x) if ops.is_tensor(x) else np.asarray(x)
 
 
-def _first_bad(argument: str, values: NDArray[Any], allowed: NDArray[Any]) -> str | None:
-    """Say where the first entry is that is not finite and not an allowed -inf."""
-    bad = np.argwhere(~np.isfinite(values) & ~(allowed & np.isneginf(values)))
-    if not len(bad):
-        return None
-    row, column = bad[0]
-    return f"{argument} has {values[row, column]} in row {row}, class {column}"
+def _doubts(
+    sides: dict[str, Any], labels: Any, kept: Any, allows_absent: bool
+) -> Iterator[tuple[bool, str]]:
+    """Say what looks wrong about the kept rows of each side, and whether all is finite there.
+
+    With ``allows_absent`` a teacher's logit of -inf, but at the label, is a class of probability 0.
+    """
+    teacher = sides["teacher_logits"]
+    absent = np.isneginf(teacher) & np.isfinite(teacher).any(1, keepdims=True) & allows_absent
+    if labels is not None:
+        targets = labels if labels.ndim == 1 else labels.argmax(1)
+        absent &= np.arange(teacher.shape[1]) != targets[:, None]
+    kept = np.ones(len(teacher), bool) if kept is None else kept
+    for argument, x in sides.items():
+        if x is None:
+            continue
+        values = x.astype("float64")
+        bad = ~np.isfinite(values) & ~(absent & np.isneginf(values)) & kept[:, None]
+        rows = values[kept]
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            where = f"{values[row, column]} in row {row}, class {column}"
+            yield False, f"{argument} has {where}. Mend what makes it"
+        elif rows.size and rows.shape[1] > 1 and (rows >= 0).all() and _all_ones(rows.sum(1)):
+            yield (
+                True,
+                (
+                    f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss "
+                    "takes logits. Leave out the softmax at the model's end (keras.applications: "
+                    "classifier_activation=None), or pass the logarithm of the probabilities"
+                ),
+            )
 
 
-def _are_probabilities(values: NDArray[Any], tolerance: float) -> bool:
-    """Whether every row is ≥ 0 and sums to 1."""
-    if not values.size or values.shape[1] < 2 or (values < 0).any():
-        return False
-    return bool(np.abs(values.sum(1) - 1).max() <= tolerance)
-
-
-def _to_numpy(x: Array) -> NDArray[Any]:
-    return to_numpy(x).astype("float64")
+def _all_ones(sums: NDArray[Any]) -> bool:
+    """Whether all are 1, as far as half precision can tell."""
+    return bool(np.abs(sums - 1).max() <= 1e-2)
