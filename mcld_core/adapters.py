@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from mcld_core.arguments.checks import Checks, plain_number
+from mcld_core.arguments.checks import Checks
 from mcld_core.bank import ReadyBank, TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
@@ -95,16 +95,13 @@ def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | N
         )
     if isinstance(bank_size, TeacherBank):
         return int(bank_size.vectors.shape[0]), bank_size
-    bank_size = plain_number(bank_size)
-    Checks(function).integer("bank_size", bank_size, minimum=0)
-    return bank_size, None
+    return Checks(function).integer("bank_size", bank_size, minimum=0), None
 
 
 def check_steps(function: str, name: str, value: Any) -> None:
-    """Raise ValueError unless a number of steps, or of rows, is an int above 0 or None."""
-    value = plain_number(value)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError(f"{function}: {name} needs an int > 0 or None; got {value!r}")
+    """Raise unless a number of steps, or of rows, is an int above 0 or None."""
+    if value is not None:
+        Checks(function).integer(name, value, minimum=1)
 
 
 def check_class_means(function: str, class_means: Any, config: MCLDConfig) -> None:

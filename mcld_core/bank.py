@@ -8,7 +8,7 @@ import numpy as np
 
 from mcld_core.arguments import Arguments, keep_rows, wide_dtype
 from mcld_core.backends import Backend
-from mcld_core.bank_rows import entries, in_dtype, is_among, narrowed, places
+from mcld_core.bank_rows import entries, is_among, narrowed, places
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import NEGLIGIBLE, KeySet, one_hot
 from mcld_core.keys import TeacherKeys, as_keys, check_ready, class_means
@@ -64,7 +64,6 @@ class TeacherBank(NamedTuple):
         classes: int,
         like: Array | None = None,
         *,
-        dtype: str | None = None,
         soft_labels: bool = False,
     ) -> TeacherBank:
         """Return a bank without rows: it adds no key until something is pushed.
@@ -72,23 +71,22 @@ class TeacherBank(NamedTuple):
         Args:
             capacity: how many rows it holds.
             classes: the width of a row.
-            like: an array whose framework, device and (without ``dtype``) dtype the bank takes;
-                None: those of plain arrays, in float32.
-            dtype: of the stored logits: ``"float16"`` (larger finite logits are stored as
-                ±65504) or ``"bfloat16"`` for half the memory, ``"float32"`` or ``"float64"``.
+            like: a float array whose framework, device and dtype the bank takes, half precision
+                for half the memory (float16 stores larger finite logits as ±65504); None: those
+                of plain arrays, in float32.
             soft_labels: whether labels are stored as (capacity, classes), for mixed labels.
 
         Raises:
-            ValueError, TypeError: a size below 1, or a dtype that is none of those.
+            ValueError, TypeError: a size that is not an int above 0.
         """
         arguments = Arguments("TeacherBank.empty", like)
         arguments.flag("soft_labels", soft_labels)
-        capacity, classes = arguments.size("capacity", capacity), arguments.size("classes", classes)
+        capacity = arguments.integer("capacity", capacity, minimum=1)
+        classes = arguments.integer("classes", classes, minimum=1)
         ops = arguments.ops
-        if dtype is None:
-            dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
+        dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
         zeros = np.zeros((capacity, classes), "float32")
-        vectors = in_dtype(arguments.function, ops, ops.asarray(zeros, like), dtype)
+        vectors = ops.astype(ops.asarray(zeros, like), dtype)
         if soft_labels:  # an array of its own: the fields may be updated in place or donated
             labels = ops.astype(ops.asarray(zeros.copy(), vectors), wide_dtype(ops.dtype(vectors)))
         else:
@@ -109,7 +107,6 @@ class TeacherBank(NamedTuple):
         index: Int[Array, " batch"] | None = None,
         *,
         like: Array | None = None,
-        dtype: str | None = None,
         ignore_index: int = -100,
     ) -> TeacherBank:
         """Return a full bank, such as the teacher's logits of a whole training set, copied.
@@ -120,7 +117,6 @@ class TeacherBank(NamedTuple):
             index: (rows,) int sample ids ≥ 0; None: the row numbers 0, 1, ….
             like: an array whose framework and device the bank takes where ``logits`` is a NumPy
                 array; without it each `keys` would convert the whole bank.
-            dtype: of the stored logits; None keeps that of ``logits``.
             ignore_index: rows with this int label hold no sample.
 
         Raises:
@@ -133,11 +129,9 @@ class TeacherBank(NamedTuple):
         beside = labels, None, index
         batch = TeacherBank(**entries(arguments, "logits", rows, beside, ignore_index))
         batch = cls._as_stored(ops, batch)
-        stored = in_dtype(function, ops, batch.vectors, dtype or ops.dtype(rows))
-        if ops.dtype(stored) == ops.dtype(rows):
-            stored = ops.concat([stored])  # a copy, which no later change of the caller's reaches
         return cls(
-            vectors=stored,
+            # copies, which no later change of the caller's reaches
+            vectors=ops.concat([ops.astype(batch.vectors, ops.dtype(rows))]),
             labels=ops.concat([batch.labels]),
             where=batch.where,
             ids=ops.arange(ops.size(rows, 0), rows) if index is None else batch.ids,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Checks, wide_dtype
+from mcld_core.arguments import Arguments, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.typing import Array
 
@@ -16,7 +16,6 @@ _LARGEST = {
     "float32": float(np.finfo("float32").max),
     "float64": float(np.finfo("float64").max),
 }
-DTYPES = tuple(_LARGEST)
 _HASHED = 2**31 - 1
 
 
@@ -37,31 +36,15 @@ def entries(
     if index is None:
         ids = ops.minimum(ops.arange(ops.size(rows, 0), rows), -1)
     else:
-        ids = ops.asarray(index, rows)
-        arguments.vector("index", ids, rows.shape[0])
-        if not ops.dtype(ids).startswith(("int", "uint")):
-            raise TypeError(
-                f"{arguments.function}: index needs an integer dtype; got {ops.dtype(ids)}"
-            )
-        arguments.device("index", ids, rows, name)
-        ids = ops.where(given.kept, _narrow_ids(ops, ids), -1)
+        ids = ops.maximum(arguments.ids("index", index, rows), -1)
+        if ops.dtype(ids) == "int64":  # those that do not fit are hashed into 31 bits
+            hashed = (ids % _HASHED + (ids // 2**31) * 1540483477) % _HASHED
+            ids = ops.astype(ops.where(ids < 2**31, ids, hashed), "int32")
+        ids = ops.where(given.kept, ids, -1)
     cursor = ops.asarray(np.asarray(0, "int32"), rows)
     return {
         "vectors": given.logits, "labels": labels, "where": given.kept, "ids": ids, "cursor": cursor
     }  # fmt: skip
-
-
-def _narrow_ids(ops: Backend, ids: Array) -> Array:
-    """Return ids as int32: those of 64 bits that do not fit are hashed into 31."""
-    unsigned = ops.dtype(ids).startswith("uint")
-    if ops.dtype(ids) in ("uint32", "uint64"):
-        ids = ops.astype(ids, "int64")  # from 2**63 on it wraps to a negative number
-    if ops.dtype(ids) == "int64":
-        hashed = (ids % _HASHED + (ids // 2**31) * 1540483477) % _HASHED
-        fits = ids < 2**31
-        fits = fits & (ids >= 0) if unsigned else fits
-        ids = ops.where(fits, ops.maximum(ids, -1), hashed)
-    return ops.astype(ids, "int32")
 
 
 def places(
@@ -87,18 +70,6 @@ def is_among(ops: Backend, ids: Array, others: Array) -> Array:
     others = ops.sort(ops.concat([others, unknown]))
     place = ops.minimum(ops.searchsorted(others, ids), ops.size(others, 0) - 1)
     return (ops.take(others, place) == ids) & (ids >= 0)
-
-
-def in_dtype(function: str, ops: Backend, logits: Array, dtype: str) -> Array:
-    """Return rows in the bank's dtype; raise for one that is unknown, or that a framework lacks."""
-    Checks(function).choice("dtype", dtype, DTYPES)
-    try:
-        return narrowed(ops, logits, dtype)
-    except TypeError as error:
-        raise TypeError(
-            f"{function}: dtype {dtype!r} does not exist in {ops.name}; choose another of "
-            f"{', '.join(DTYPES)}"
-        ) from error
 
 
 def narrowed(ops: Backend, x: Array, dtype: str) -> Array:

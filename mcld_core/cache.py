@@ -85,7 +85,8 @@ class TeacherCache:
         """
         checks = Checks("TeacherCache.write")
         checks.choice("dtype", dtype, DTYPES)
-        count, classes = checks.size("count", count), checks.size("classes", classes)
+        count = checks.integer("count", count, minimum=1)
+        classes = checks.integer("classes", classes, minimum=1)
         if not isinstance(fingerprint, str):
             raise TypeError(
                 f"TeacherCache.write: fingerprint needs a text; got {type(fingerprint).__name__}. "

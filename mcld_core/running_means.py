@@ -55,7 +55,7 @@ class ClassMeans(NamedTuple):
             ValueError: ``classes`` is not an int above 0.
         """
         arguments = Arguments("ClassMeans.empty", like)
-        classes = arguments.size("classes", classes)
+        classes = arguments.integer("classes", classes, minimum=1)
         return cls(*arguments.sums(like, (classes, classes), (classes,)))
 
     def update(

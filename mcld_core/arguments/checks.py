@@ -64,8 +64,9 @@ class Checks:
 
     def integer(
         self, name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None
-    ) -> None:
-        """Raise TypeError unless the value is an int, ValueError where it is out of its range."""
+    ) -> int:
+        """Return an int; raise TypeError for anything else, ValueError out of its range."""
+        value = plain_number(value)
         bound = "" if minimum is None else f" ≥ {minimum}"
         bound = bound if maximum is None else f" in {minimum} … {maximum}"
         if not isinstance(value, int) or isinstance(value, bool):
@@ -73,6 +74,7 @@ class Checks:
         too_small = minimum is not None and value < minimum
         if too_small or (maximum is not None and value > maximum):
             raise ValueError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
+        return value
 
     def settings(self, config: Any, kind: type) -> None:
         """Raise TypeError unless the settings are of their kind, `MCLDConfig`."""
@@ -83,19 +85,9 @@ class Checks:
                 f"{kind.__name__}(…), or leave it out for the defaults"
             )
 
-    def size(self, name: str, value: Any) -> Any:
-        """Return an int above 0; raise ValueError for anything else."""
-        value = plain_number(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{self.function}: {name} needs an int > 0; got {value!r}")
-        return value
-
     def reduction(self, reduction: Any) -> None:
         """Raise ValueError unless the reduction is one of the three."""
-        if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-            raise ValueError(
-                f"{self.function}: reduction needs one of 'mean', 'sum', 'none'; got {reduction!r}"
-            )
+        self.choice("reduction", reduction, REDUCTIONS)
 
 
 def range_text(minimum: float | None, above: float | None, maximum: float | None) -> str:

@@ -150,7 +150,7 @@ def test_the_prior_enters_the_contrasts_of_windows(backend: Framework) -> None:
 
 
 BAD = [
-    ({"reduction": "average"}, "reduction needs one of 'mean', 'sum', 'none'; got 'average'"),
+    ({"reduction": "average"}, "reduction needs one of mean, sum, none; got 'average'"),
     ({"normalizer": -1.0}, r"normalizer needs a finite number ≥ 0; got -1\.0"),
     ({"normalizer": float("nan")}, "normalizer needs a finite number ≥ 0; got nan"),
     ({"normalizer": np.ones(4)}, r"normalizer needs one number; got shape \(4,\)"),

@@ -262,7 +262,7 @@ def test_a_float32_teacher_teaches_a_mixed_float16_student() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="MCLDDistiller: total_steps needs an int > 0 or None"):
+    with pytest.raises(ValueError, match="MCLDDistiller: total_steps needs an int ≥ 1"):
         MCLDDistiller(dense(8), dense(3), total_steps=0)
     with pytest.raises(TypeError, match="MCLDDistiller: show_terms needs True or False; got 'all'"):
         MCLDDistiller(dense(8), dense(3), show_terms="all")

@@ -79,7 +79,7 @@ LOGITS: list[Refusal] = [
     (TypeError, (None, np.zeros((5, 4), int)), {}, ("teacher_logits", "int64", "float")),
     (ValueError, (np.zeros((5, 0)), np.zeros((5, 0)), np.zeros(5, int)), {},
      ("student_logits", "(5, 0)", "one class")),
-    (ValueError, (), {"reduction": "avg"}, ("reduction", "'mean'", "'sum'", "'none'", "'avg'")),
+    (ValueError, (), {"reduction": "avg"}, ("reduction", "one of mean, sum, none", "'avg'")),
     (ValueError, (), {"sample_weight": np.ones(3)}, ("sample_weight", "(5,)", "(3,)")),
     (ValueError, (), {"sample_weight": np.ones((5, 1))}, ("sample_weight", "(5,)", "(5, 1)")),
     *((ValueError, (), {"sample_weight": np.array([1, 1, bad, 1.0, 1])},

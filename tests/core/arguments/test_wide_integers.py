@@ -84,13 +84,3 @@ def test_jax_without_64_bits_says_so(backend: Framework) -> None:
             bank.push(rows, index=np.array([1, WIDE + 1]))
         with pytest.raises(ValueError, match="jax_enable_x64"):
             mcld_loss(rows, rows, np.array([1, WIDE + 1]))
-
-
-@pytest.mark.parametrize("backend", only("numpy", "torch"), indirect=True)
-def test_ids_beyond_63_bits_are_known(backend: Framework) -> None:
-    """They became "unknown", and a sample its own negative."""
-    rows = backend.array(np.zeros((2, 3)))
-    ids = backend.array(np.array([2**63 + 5, 7], "uint64"))
-    bank = TeacherBank.from_logits(rows, index=ids)
-    found = backend.to_numpy(bank.keys(rows, index=ids).where)
-    np.testing.assert_array_equal(found, [True, True, False, False])

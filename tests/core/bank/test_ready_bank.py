@@ -16,7 +16,7 @@ from tests.tolerance import assert_gradient, assert_value
 
 def filled(backend: Framework, kind: type[TeacherBank], dtype: str = "float32") -> TeacherBank:
     """Return a bank after some batches; the rows that are dropped hold no numbers."""
-    bank = kind.empty(9, CLASSES, like=backend.array(np.zeros(1), "float32"), dtype=dtype)
+    bank = kind.empty(9, CLASSES, like=backend.array(np.zeros(1), dtype))
     for rows, labels, keep, ids in batches(81, (4, 5, 3)):
         rows[~keep | (labels == -100)] = np.nan
         given = arrays(backend, (rows, labels, keep, ids))
@@ -70,7 +70,7 @@ def test_rows_are_probabilities_of_kept_rows(backend: Framework) -> None:
 
 def test_a_whole_training_set(backend: Framework) -> None:
     rows, labels = arrays(backend, (np.log([[1.0, 3.0], [1.0, 1.0]]), np.array([1, 0])))
-    bank = ReadyBank.from_logits(rows, labels, dtype="float64")
+    bank = ReadyBank.from_logits(rows, labels)
     np.testing.assert_allclose(backend.to_numpy(bank.vectors), [[0.25, 0.75], [0.5, 0.5]], 1e-6)
     keys = bank.keys(rows, labels)
     assert keys.logits is None

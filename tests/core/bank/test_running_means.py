@@ -135,5 +135,5 @@ def test_errors(backend: Framework, change: dict[str, Any], text: str) -> None:
     arguments = {"teacher_logits": np.zeros((2, 4)), "labels": np.zeros(2, int), **change}
     with pytest.raises((ValueError, TypeError), match=f"ClassMeans.update: .*{text}"):
         empty(backend).update(**arguments)
-    with pytest.raises(ValueError, match=r"ClassMeans.empty: classes needs an int > 0; got 0"):
+    with pytest.raises(ValueError, match=r"ClassMeans.empty: classes needs an int ≥ 1; got 0"):
         ClassMeans.empty(0)

@@ -116,8 +116,8 @@ def test_errors(tmp_path: Path) -> None:
     big[2, 1], broken[4, 0] = 70000.0, np.nan
     cases: list[tuple[str, Any]] = [
         ("dtype needs one of float16, float32; got 'int8'", lambda: write(path, dtype="int8")),
-        ("count needs an int > 0; got 0", lambda: write(path, count=0)),
-        ("classes needs an int > 0; got True", lambda: write(path, classes=True)),
+        ("count needs an int ≥ 1; got 0", lambda: write(path, count=0)),
+        ("classes needs an int ≥ 1; got -1", lambda: write(path, classes=-1)),
         ("index needs sample indices in 0 … 10; got 11", lambda: write(path, [(index + 1, rows)])),
         ("index needs sample indices in 0 … 10; got -1", lambda: write(path, [(index - 1, rows)])),
         (r"logits \(batch, 5\); got int64 \(11,\) and \(11, 4\)",
