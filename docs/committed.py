@@ -10,27 +10,34 @@ import itertools
 import json
 import math
 import re
+import statistics
 import sys
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
 import class_imbalance  # noqa: E402
 import defaults  # noqa: E402
+import gains  # noqa: E402
 import performance  # noqa: E402
+import records  # noqa: E402
 from drawing import Drawing, write  # noqa: E402
+
+from benchmarks.pages.numbers import interval  # noqa: E402
 
 RESULTS = DOCS.parent / "benchmarks" / "results"
 CHARTS = DOCS / "assets" / "charts"
+SHAPE = "512,512,1000"
+"""Of the chart of speed."""
 PICTURES = (".svg", ".png")
-DEFAULT = "all (the default)"
-RETUNED = "Ablation with one tuning seed"
-LAST = "test % (last epoch)"
-WITHOUT_UNIT = ("perplexity", "slope")
 SPREAD = re.compile(r"([\d.]+) ± ([\d.]+)$")
+
+
+Mark = tuple[float, float, float]
+"""A number, and the two ends of its line."""
 
 
 class Spread(NamedTuple):
@@ -43,12 +50,6 @@ class Spread(NamedTuple):
 def title(text: str) -> str:
     """Return a page's first heading."""
     found = re.search(r"^# (.+)$", text, re.MULTILINE)
-    return found[1] if found else ""
-
-
-def section(text: str, heading: str) -> str:
-    """Return what stands under a second-level heading, "" if there is none."""
-    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.M)
     return found[1] if found else ""
 
 
@@ -71,114 +72,108 @@ def table(text: str, column: str | None = None) -> tuple[str, dict[str, Spread]]
     return "", {}
 
 
-def tables(heading: str, folder: Path = RESULTS) -> dict[Path, dict[str, Spread]]:
-    """Return that section's numbers of each accuracy file that has them."""
-    files = {
-        path: table(section(path.read_text("utf-8"), heading), LAST)[1]
-        for path in sorted(folder.glob("accuracy_*.md"))
-    }
-    return {path: numbers for path, numbers in files.items() if numbers}
+def chart(what: str, rows: dict[str, Mark], zero: bool = False) -> Drawing:
+    """Draw a dot and a line a row.
 
-
-def differences(folder: Path = RESULTS) -> str:
-    """Return one table of all ablations: what each switch did, in points, on each data set.
-
-    After ± stands the root of the two variances over seeds; what is more than twice that is bold,
-    unless the row at the learning rate of another tuning is nearer.
+    Args:
+        what: the rows' numbers are.
+        rows: each with its number, and the ends of its line.
+        zero: the numbers are differences: a line stands at 0, and colours say on which side a
+            whole interval is; otherwise MCLD's rows are coloured.
     """
-    found, again = tables("Ablation", folder), tables(RETUNED, folder)
-    found = {path: numbers for path, numbers in found.items() if DEFAULT in numbers}
-    names = dict.fromkeys(name for numbers in found.values() for name in numbers if name != DEFAULT)
-    heads = [
-        f"[{title(path.read_text('utf-8')).removeprefix('Accuracy on ')}]"
-        f"(../benchmarks/results/{path.name})"
-        for path in found
-    ]
-    lines = [f"| setting | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    base = [f"{n[DEFAULT].mean:.2f} ± {n[DEFAULT].deviation:.2f} %" for n in found.values()]
-    lines.append(f"| {DEFAULT} | {' | '.join(base)} |")
-    for name in names:
-        cells = [_difference(numbers, name, again.get(path, {})) for path, numbers in found.items()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _difference(numbers: dict[str, Spread], name: str, again: dict[str, Spread]) -> str:
-    if name not in numbers:
-        return "–"
-    default = numbers[DEFAULT]
-
-    def less(other: Spread) -> tuple[float, float]:
-        return other.mean - default.mean, math.hypot(other.deviation, default.deviation)
-
-    difference, spread = less(numbers[name])
-    cell = f"{difference:+.2f} ± {spread:.2f}"
-    measured = (less(rows[name]) for rows in (numbers, again) if name in rows)
-    return f"**{cell}**" if all(abs(d) > 2 * s for d, s in measured) else cell
-
-
-def chart(what: str, numbers: dict[str, Spread]) -> Drawing:
-    """Draw the numbers: a dot a method, and a line of ± one deviation."""
-    names = {name: textwrap.wrap(name.replace("`", ""), 26) for name in numbers}
-    low = math.floor(min(mean - deviation for mean, deviation in numbers.values()))
-    high = max(low + 1, math.ceil(max(mean + deviation for mean, deviation in numbers.values())))
+    names = {name: textwrap.wrap(name.replace("`", ""), 26) for name in rows}
+    values = [value for value, _, _ in rows.values()]
+    middle = statistics.median(values)  # a row far from all others would make them one dot
+    reach = 6 * max(1.0, statistics.median(abs(value - middle) for value in values))
+    low = math.floor(max(middle - reach, min(start for _, start, _ in rows.values())))
+    high = math.ceil(min(middle + reach, max(end for _, _, end in rows.values())))
+    if zero:
+        low, high = min(0, low), max(0, high)
+    high = max(low + 1, high)
     left = 26 + 6.6 * max(len(line) for lines in names.values() for line in lines)
     right = left + 230
     bottom = 12 + sum(10 + 14 * len(lines) for lines in names.values())
-    picture = Drawing(right + 28, bottom + 26, f"{what}: means and standard deviations")
+    picture = Drawing(max(right + 28, 7 * len(what) + 40), bottom + 44, what)
 
     def x(value: float) -> float:
-        return round(left + (right - left) * (value - low) / (high - low), 1)
+        inside = min(max(value, low), high)
+        return round(left + (right - left) * (inside - low) / (high - low), 1)
 
-    for tick in sorted({low, high, *range(low, high, max(1, math.ceil((high - low) / 4)))}):
-        picture.line((x(tick), 8), (x(tick), bottom), "faint")
-        if tick == high or high - tick >= (high - low) / 6:
-            unit = "" if what in WITHOUT_UNIT else " %"
-            picture.text(x(tick), bottom + 17, f"{tick}{unit}", "ink middle")
+    step = max(1, math.ceil((high - low) / 4))
+    for tick in sorted({low, high, *range(low + -low % step, high, step)}):
+        picture.line((x(tick), 8), (x(tick), bottom), "other" if zero and not tick else "faint")
+        if tick in (0, high) or high - tick >= (high - low) / 6:
+            picture.text(x(tick), bottom + 17, f"{tick:+d}" if zero and tick else str(tick),
+                         "ink middle")  # fmt: skip
     y = 12.0
-    for name, (mean, deviation) in numbers.items():
+    for name, (value, start, end) in rows.items():
         middle = y + 5 + 7 * len(names[name])
         for i, line in enumerate(names[name]):
             picture.text(left - 12, y + 16 + 14 * i, line, "ink end")
         kind = "pull" if name.lower().startswith("mcld") else "other"
-        picture.line((x(mean - deviation), middle), (x(mean + deviation), middle), kind)
-        picture.dot(x(mean), middle, kind)
+        if zero:
+            kind = "pull" if start > 0 else "push" if end < 0 else "other"
+        picture.line((x(start), middle), (x(end), middle), kind)
+        if low <= value <= high:
+            picture.dot(x(value), middle, kind)
+        else:
+            picture.text(right, middle + 4, f"at {value:.0f}", "ink end")
         y += 10 + 14 * len(names[name])
+    picture.text(12, bottom + 36, what)
     return picture
 
 
+def gained(record: Any) -> dict[str, Mark]:
+    """Return what each row has above CE, with its interval; of perplexities, below it."""
+    found = {}
+    for row in records.tests(record):
+        if row not in ("CE", "teacher") and (gap := records.difference(record, row, "CE")):
+            found[row] = gap
+    if records.falls(record):
+        found = {row: (-mean, -high, -low) for row, (mean, low, high) in found.items()}
+    return found
+
+
 def charts(folder: Path = RESULTS) -> dict[str, Drawing]:
-    """Return a chart for each page of results that has a table of spreads and no picture."""
+    """Return a chart for each page of results that has numbers: from its JSON, or its table.
+
+    The JSON is that of the page's name; its rows are shown less CE, paired by seed.
+    """
     found = {}
     for path in sorted(folder.glob("*.md")):
-        text = path.read_text("utf-8")
-        head, numbers = table(section(text, "Comparison") or text)
-        if len(numbers) > 1 and not pictures_of(path):
-            found[path.stem] = chart(head, numbers)
+        text, json_file = path.read_text("utf-8"), path.with_suffix(".json")
+        record = json.loads(json_file.read_text("utf-8")) if json_file.is_file() else {}
+        if marks := gained(record):
+            unit = "perplexity below" if records.falls(record) else "points of accuracy above"
+            found[path.stem] = chart(f"{unit} CE (95 % interval)", marks, zero=True)
+            continue
+        head, numbers = table(text)
+        if len(numbers) > 1 and path.stem != "long_tail":
+            rows = {row: (m, m - sd, m + sd) for row, (m, sd) in numbers.items()}
+            found[path.stem] = chart(f"{head} (± standard deviation)", rows)
+    if (folder / "defaults.md").is_file():
+        marks = {
+            name: interval(values) for name, values in defaults.gaps(defaults.read(folder)).items()
+        }
+        found["defaults"] = chart("points of validation above the default", marks, zero=True)
+    if (file := folder / "speed-torch.json").is_file():
+        rows = json.loads(file.read_text("utf-8"))["rows"]
+        ratios = {row["name"]: 3 * (row["ratio_min"],) for row in rows if row["shape"] == SHAPE}
+        found["performance"] = chart(f"× LIMIT, PyTorch, {SHAPE} (rows, keys, classes)", ratios)
     return found
 
 
 def gallery(folder: Path = RESULTS) -> str:
-    """Return a card for each page of results: its title, and its first picture or a chart."""
+    """Return a card for each page of results: its title and its chart."""
     drawn, cards = charts(folder), []
     for path in sorted(folder.glob("*.md")):
         text, name = path.read_text("utf-8"), path.stem
         lines = [f"-   **[{title(text)}](../../benchmarks/results/{path.name})**"]
-        if pictures := sorted(pictures_of(path), key=lambda picture: shown_at(picture, text)):
-            lines.append(f"![{title(text)}](../../benchmarks/results/{pictures[0].name})")
-        elif name in drawn:
-            head, _ = table(section(text, "Comparison") or text)
-            lines += [head, f"![{title(text)}](../assets/charts/{name}.svg)"]
-        else:
-            lines += re.findall(r"`python \S+\.py`", text)[:1]
+        if name in drawn or name == "long_tail":
+            chart = f"charts/{name}" if name in drawn else class_imbalance.ASSET.stem
+            lines.append(f"![{title(text)}](../assets/{chart}.svg)")
         cards.append("\n\n    ".join(lines))
     return '<div class="grid cards" markdown>\n\n' + "\n\n".join(cards) + "\n\n</div>"
-
-
-def shown_at(picture: Path, text: str) -> float:
-    """Return where a page shows a picture, infinity if it does not."""
-    at = text.find(f"]({picture.name})")
-    return at if at >= 0 else math.inf
 
 
 def filled(page: str, name: str, content: str) -> str:
@@ -196,8 +191,8 @@ def pages() -> dict[Path, str]:
     made = {CHARTS / f"{name}.svg": str(picture) for name, picture in charts().items()}
     uneven = json.loads(class_imbalance.RESULTS.read_text("utf-8"))
     made[class_imbalance.ASSET] = str(class_imbalance.picture(uneven))
+    made[DOCS / "assets" / "gains.svg"] = str(gains.picture())
     for page, name, content in (
-        (DOCS / "hyperparameters.md", "differences", differences()),
         (DOCS / "results/index.md", "gallery", gallery()),
         (RESULTS / "defaults.md", "validation", defaults.table(defaults.read(RESULTS))),
         (RESULTS / "long_tail.md", "tables", class_imbalance.tables(uneven)),

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from benchmarks.pages.numbers import interval
 
 DEFAULT = "MCLD"
 SETTINGS = {
@@ -39,9 +40,6 @@ COMPARISONS = {
 """File → the set, and its validation rows."""
 UNEVEN = {"udhr": ("200 uneven languages", 1200), "fashion_mnist": ("uneven Fashion-MNIST", 1000),
           "digits": ("uneven digits", 300)}  # fmt: skip
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""The 97.5 % point of Student's t with 1, 2 … degrees of freedom."""
-
 Found = dict[str, tuple[float, float | None]]
 """Setting → validation score in percent, and the chosen weight of the sample-wise term."""
 
@@ -94,16 +92,16 @@ def table(found: Mapping[str, tuple[Found, int]]) -> str:
     others = [name for name in SETTINGS if name != DEFAULT]
     heads = ["validation rows", f"{DEFAULT}, %", *others]
     lines = [f"| set | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    gaps: dict[str, list[float]] = {name: [] for name in others}
     for name, (scores, rows) in found.items():
         default = scores[DEFAULT][0]
         cells = [f"{rows:,}", f"{default:.2f} ({math.sqrt(default * (100 - default) / rows):.2f})"]
         for other in others:
-            if other in scores:
-                gaps[other].append(scores[other][0] - default)
-            cells.append(f"{gaps[other][-1]:+.2f}" if other in scores else "–")
+            cells.append(f"{scores[other][0] - default:+.2f}" if other in scores else "–")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    means = [interval(values) for values in gaps.values()]
+    means = []
+    for values in gaps(found).values():
+        mean, low, high = interval(values)
+        means.append(f"{mean:+.2f} ({low:+.2f} to {high:+.2f})")
     lines.append(f"| mean over the sets (95 % interval) | | | {' | '.join(means)} |")
     lines += ["", f"| weight of the sample-wise term | {' | '.join(SETTINGS)} |"]
     lines.append("|---" * (len(SETTINGS) + 1) + "|")
@@ -114,8 +112,12 @@ def table(found: Mapping[str, tuple[Found, int]]) -> str:
     return "\n".join(lines)
 
 
-def interval(values: list[float]) -> str:
-    """Return the mean of sets with its 95 % interval (Student's t)."""
-    mean = statistics.fmean(values)
-    half = T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+def gaps(found: Mapping[str, tuple[Found, int]]) -> dict[str, list[float]]:
+    """Return each setting's differences to the default, a number a set."""
+    return {
+        name: [
+            scores[name][0] - scores[DEFAULT][0] for scores, _ in found.values() if name in scores
+        ]
+        for name in SETTINGS
+        if name != DEFAULT
+    }
