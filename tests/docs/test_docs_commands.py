@@ -79,7 +79,7 @@ def faults(command: str) -> list[str]:
     if arguments == ["-m", "mcld_core"]:
         finished = run(arguments)
         return [finished.stderr] if finished.returncode else []
-    count = 3 if arguments[0] == "-m" else 1
+    count = 3 if arguments[:2] == ["-m", "mcld_core"] else 2 if arguments[0] == "-m" else 1
     return faults_of_script(arguments[:count], arguments[count:])
 
 
