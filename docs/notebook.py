@@ -2,13 +2,16 @@
 
     python docs/notebook.py
 
-A test compares the committed outputs with those of a run of its own.
+A test compares the committed outputs with those of a run of its own. Where pyproject.toml names the
+repository's address (``urls``, ``Repository``), the first cell opens the notebook in Colab.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -24,8 +27,21 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     client.execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+def head(text: str, address: str | None) -> str:
+    """Return the first cell, with a line that opens the notebook in Colab, or without it."""
+    text = re.sub(r"\n\n\[Open in Colab\].*?$", "", text, flags=re.DOTALL)
+    if address is None:
+        return text
+    place = address.removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{place}/blob/main/examples/{NOTEBOOK.name}"
+    install = f"`%pip install 'mcld[torch,onnx,examples] @ git+{address}'`"
+    return f"{text}\n\n[Open in Colab]({colab}) and put {install} into its first cell."
+
+
 if __name__ == "__main__":
     found = nbformat.read(NOTEBOOK, 4)
+    project = tomllib.loads((NOTEBOOK.parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+    found.cells[0].source = head(found.cells[0].source, project["urls"].get("Repository"))
     with tempfile.TemporaryDirectory() as folder:
         run(found, Path(folder))
     found.metadata = {

@@ -215,7 +215,7 @@ class MCLDLoss(nn.Module):
                 if self._uncounted == min(max(self.total_steps, 100), 1000):
                     warnings.warn(
                         "MCLDLoss: step() needs a call after each optimizer.step(); got none in "
-                        f"{self._uncounted} training batches, so the ramp of the category-wise "
+                        f"{self._uncounted} training batches, so the warm-up of the category-wise "
                         "term stands still",
                         UserWarning,
                         stacklevel=4,
