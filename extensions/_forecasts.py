@@ -108,7 +108,8 @@ def forecast_to_logits(
         scale: c > 0, the width of the logistic: a number, or of the forecast's shape where the
             model tells its spread (by softplus or exp of an output, so that it is > 0: traced
             values and those on an accelerator are not checked). None: half the median width of
-            the inner bins, so that a forecast in the middle of a bin leaves half of the mass to
+            the inner bins (so two edges at least): a forecast in the middle of a bin leaves half of
+            the mass to
             the others.
 
     Returns:
@@ -131,12 +132,7 @@ def forecast_to_logits(
     x = _floating(ops, x)
     inner = _checked_edges("forecast_to_logits", edges)
     if scale is None:
-        if inner.size < 2:
-            raise ValueError(
-                "forecast_to_logits: one edge makes no bin with two ends to take a scale from; "
-                "pass scale"
-            )
-        scale = float(np.median(np.diff(inner))) / 2.0
+        scale = float(np.median(np.diff(inner))) / 2.0 if inner.size > 1 else 0.0
     scale = _checked_scale(ops, scale, x)
     # An open end has no edge: it stands at the last one, and what it would add is left out.
     ends = np.arange(inner.size + 1)

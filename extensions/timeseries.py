@@ -87,8 +87,6 @@ def cut_windows(
             values.append(np.pad(cut, ((0, length - len(cut)), (0, 0))))
             starts.append((start, len(cut)))
             numbers.append(number)
-    if not values:
-        raise ValueError("cut_windows: series need one array at least; got none")
     places = np.asarray(starts, "int32").reshape(-1, 2)
     mask = np.arange(length)[None, :] < places[:, 1:]
     return Windows(np.stack(values), mask, places[:, 0], places[:, 1], np.asarray(numbers, "int32"))

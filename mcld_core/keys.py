@@ -195,15 +195,10 @@ def _own_start(arguments: Arguments, keys: TeacherKeys, batch: Batch, logits: Ar
     rows, count = batch.student.shape[0], logits.shape[0]
     start = plain_number(keys.own_start)
     found = start
-    if start is None or isinstance(start, (bool, str, bytes, dict, set)):
-        raise TypeError(f"{function}: keys.own_start needs one int; got {start!r}")
-    if not isinstance(start, int):
-        start = ops.asarray(start, batch.student)
+    if not isinstance(start, int) or isinstance(start, bool):
+        start = arguments.array("keys.own_start", start, batch.student)
         if len(start.shape) or not ops.dtype(start).startswith(("int", "uint")):
-            raise TypeError(
-                f"{function}: keys.own_start needs one int; got {keys.own_start!r} (shape "
-                f"{tuple(start.shape)}, {ops.dtype(start)})"
-            )
+            raise TypeError(f"{function}: keys.own_start needs one int; got {keys.own_start!r}")
         values = ops.host_values(start)
         found = None if values is None else int(values)
         start = ops.astype(start, "int32")

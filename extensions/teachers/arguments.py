@@ -18,16 +18,12 @@ class TeacherArguments(Arguments):
 
     def entries(self, name: str, values: Any, count: int | None = None) -> Sequence[Any]:
         """Return a list with one entry a teacher; raise for another length, or none at all."""
-        is_array = len(getattr(values, "shape", ())) > 0
-        if not (is_array or isinstance(values, (list, tuple))):
-            raise TypeError(
-                f"{self.function}: {name} needs a list with one entry a teacher; got {values!r}"
-            )
-        if count is None and not len(values):
-            raise ValueError(f"{self.function}: {name} needs at least one teacher; got none")
-        if count is not None and len(values) != count:
+        found = len(values) if hasattr(values, "__len__") else values
+        if found != (count or found) or not found or isinstance(values, (str, dict)):
+            wanted = "one at least" if count is None else count
             raise ValueError(
-                f"{self.function}: {name} needs one entry a teacher, {count}; got {len(values)}"
+                f"{self.function}: {name} needs a list, one entry a teacher, {wanted}; got "
+                f"{found!r}"
             )
         return values
 

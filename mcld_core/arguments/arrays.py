@@ -160,8 +160,7 @@ class ArrayArguments(Checks):
     def ids(self, name: str, ids: Any, logits: Array, single: bool = False) -> Int[Array, " batch"]:
         """Return ids or places, one a row, signed: int64 where they come so, else int32.
 
-        They are only compared. ``single``: one number for all rows will do. Numbers beyond 32 bits
-        raise where the framework has no more.
+        They are only compared. ``single``: one number for all rows will do.
         """
         ops = self.ops
         found = self.array(name, ids, logits)
@@ -171,17 +170,7 @@ class ArrayArguments(Checks):
         dtype = ops.dtype(found)
         if not dtype.startswith(("int", "uint")):
             raise TypeError(f"{self.function}: {name} needs an integer dtype; got {dtype}")
-        values = ops.host_values(found) if ops.is_tensor(ids) else np.asarray(ids)
-        found = ops.astype(found, "int64" if dtype in ("int64", "uint32", "uint64") else "int32")
-        if values is not None and values.size:
-            limits, lowest, highest = np.iinfo(ops.dtype(found)), values.min(), values.max()
-            if lowest < limits.min or highest > limits.max:
-                raise ValueError(
-                    f"{self.function}: {name} needs numbers of {limits.bits} bits here; got "
-                    f"{lowest} … {highest}. Number them anew, or have JAX use 64 bits "
-                    "(jax_enable_x64)"
-                )
-        return found
+        return ops.astype(found, "int64" if dtype in ("int64", "uint32", "uint64") else "int32")
 
     # labels
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,22 +73,15 @@ def _load(path: Path, load: str | None) -> tuple[Any, tuple[int, ...] | None, di
         shape: Any = getattr(student, "input_shape", None)  # that of Keras, with the batch axis
         known = isinstance(shape, tuple) and all(isinstance(size, int) for size in shape[1:])
         return student, shape[1:] if known else None, {}
-    module, _, function = load.partition(":")
     try:
-        read = getattr(importlib.import_module(module), function)
+        read = pkgutil.resolve_name(load)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"export: --load needs package.module:function; {load!r} cannot be imported: {error}; "
-            "run where it can be imported, or give another function."
+            f"export: --load needs package.module:function; {load!r} cannot be imported: {error}"
         ) from error
     found = read(path)
     if not isinstance(found, tuple):
         return found, None, {}
-    if len(found) != 3:
-        raise ValueError(
-            f"export: --load needs the student, or (student, input shape, metadata); {load} "
-            f"returned a tuple of {len(found)}."
-        )
     student, shape, metadata = found
     return student, shape, dict(metadata)
 

@@ -10,9 +10,6 @@ from typing import Any
 
 from mcld_core.export.inputs import ExportRequest
 
-LARGEST = 2**31 - 1
-"""Bytes that a protobuf message, and so an ONNX file without a second one, can hold."""
-
 
 def check_path(path: Path) -> None:
     """Raise where no ONNX file can be written, or where a file of another kind would be lost."""
@@ -21,8 +18,6 @@ def check_path(path: Path) -> None:
             f"export_onnx: path needs a name that ends in .onnx; got {path}; write "
             f"{path.with_suffix('.onnx') if path.name else 'student.onnx'}."
         )
-    if path.is_dir():
-        raise IsADirectoryError(f"export_onnx: path needs a file; got {path}, a folder.")
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -99,14 +94,7 @@ def finish(
     ClearMetadataAndDocStringPass()(model)  # stack traces, with local paths
     model.metadata_props.clear()
     model.metadata_props.update(metadata)
-    written = ir.to_proto(model)
-    size = written.ByteSize()
-    if size > LARGEST:
-        raise ValueError(
-            f"export_onnx: one ONNX file holds {LARGEST} bytes; got a student of {size}; no file "
-            "was written. Export a smaller student, or one of half precision."
-        )
-    return written.SerializeToString(), opset
+    return ir.to_proto(model).SerializeToString(), opset
 
 
 def _name_inputs(graph: Any, names: Sequence[str]) -> None:

@@ -100,7 +100,12 @@ def example_inputs(
         names = ["input"] if len(values) == 1 else [f"input_{i}" for i in range(len(values))]
     wanted = names_of(input_names)
     if wanted is not None:
-        names = _renamed(names, wanted, by_keyword)
+        if len(set(wanted)) != len(names) or (by_keyword and list(wanted) != names):
+            raise ValueError(
+                f"export_onnx: input_names needs {len(names)} different names, one an input (the "
+                f"keys, where the inputs have any: {names}); got {list(wanted)}."
+            )
+        names = list(wanted)
     example = dict(zip(names, map(_as_numpy, names, values), strict=True))
     if len({array.shape[0] for array in example.values()}) > 1:
         shapes = {name: array.shape for name, array in example.items()}
@@ -116,42 +121,23 @@ def names_of(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
     return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
-def _renamed(names: Sequence[str], wanted: Sequence[str], by_keyword: bool) -> list[str]:
-    wanted = list(wanted)
-    if len(wanted) != len(names) or len(set(wanted)) != len(wanted):
-        raise ValueError(
-            f"export_onnx: input_names needs {len(names)} different names, one an input; "
-            f"got {wanted}."
-        )
-    if by_keyword and wanted != list(names):
-        raise ValueError(
-            f"export_onnx: input_names and the keys of the inputs differ; got {wanted} and "
-            f"{list(names)}; leave input_names out, the keys are the names."
-        )
-    return wanted
-
-
 def _examples(input_shape: Any, dtype: Any) -> Any:
     """An example for each shape, in the same order or by the same names."""
     if isinstance(input_shape, Mapping):
         pairs = enumerate(input_shape.items())
         return {name: _example(shape, dtype, seed) for seed, (name, shape) in pairs}
-    if not isinstance(input_shape, (tuple, list)):
-        raise TypeError(
-            "export_onnx: input_shape is a tuple of sizes without the batch axis (several inputs: "
-            f"a tuple or dict of them); got {input_shape!r}; write (3, 32, 32)."
-        )
-    if input_shape and all(isinstance(shape, (tuple, list)) for shape in input_shape):
+    if isinstance(input_shape, (tuple, list)) and isinstance(input_shape[0], (tuple, list)):
         return [_example(shape, dtype, seed) for seed, shape in enumerate(input_shape)]
     return _example(input_shape, dtype, 0)
 
 
-def _example(shape: Sequence[int], dtype: Any, seed: int) -> NDArray[Any]:
+def _example(shape: Any, dtype: Any, seed: int) -> NDArray[Any]:
     """Rows that look like signals: noise, and its sums along every axis."""
-    if not all(isinstance(size, int) and size > 0 for size in shape):
+    is_shape = isinstance(shape, (tuple, list))
+    if not is_shape or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(
-            f"export_onnx: input_shape needs sizes above 0, without the batch axis; got "
-            f"{tuple(shape)}; give the largest size of a dynamic axis and name it in dynamic_axes."
+            f"export_onnx: input_shape needs a tuple of sizes above 0, without the batch axis; got "
+            f"{shape!r}; give the largest size of a dynamic axis and name it in dynamic_axes."
         )
     kind = np.dtype(dtype)
     if not np.issubdtype(kind, np.floating):
@@ -181,7 +167,6 @@ def free_axes(
 ) -> dict[str, dict[int, str]]:
     """For each input the axes of free size and their names."""
     axes: dict[str, dict[int, str]] = {n: {0: "batch"} if dynamic_batch else {} for n in example}
-    sizes: dict[str, int] = {}
     for name, named in wanted.items():
         if name not in example or not isinstance(named, Mapping):
             raise ValueError(
@@ -195,11 +180,6 @@ def free_axes(
                 raise ValueError(
                     f"export_onnx: dynamic_axes needs axes from 1 (0 is the batch) of a size of 2 "
                     f"or more; got axis {axis} of {name!r}, whose shape is {shape}."
-                )
-            if sizes.setdefault(label, shape[axis]) != shape[axis]:
-                raise ValueError(
-                    f"export_onnx: dynamic_axes names axes of two sizes {label!r}; got "
-                    f"{sizes[label]} and {shape[axis]}; name them differently."
                 )
             axes[name][axis] = label
     return axes

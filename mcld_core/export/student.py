@@ -50,11 +50,6 @@ def resolve_student(student: Any) -> Any:
         student = student["student"]
     elif hasattr(student, "student"):
         student = student.student
-    if isinstance(student, Mapping):
-        raise TypeError(
-            "export_onnx: student needs a model; got weights without the model they belong to; "
-            "build it and load them into it."
-        )
     return _unwrapped(student)
 
 

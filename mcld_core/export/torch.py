@@ -14,35 +14,16 @@ from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of, qui
 FRAMEWORK, TOOL = "torch", "torch.onnx.export"
 PACKAGES: tuple[str, ...] = ("onnxscript",)
 
-QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-"""Where modules with int8 weights come from, which the exporter cannot read."""
-
 
 @contextmanager
 def evaluation(student: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """The student in eval mode and on the CPU."""
-    _check(student)
     tensors = [*student.parameters(), *student.buffers()]
     if any(tensor.device.type != "cpu" for tensor in tensors):
         # A copy: onnxruntime compares on the CPU, and the student stays where it is.
         student = copy.deepcopy(student).cpu()
     with eval_mode(student):
         yield student
-
-
-def _check(student: torch.nn.Module) -> None:
-    """Refuse what torch.export does not take, with the way round."""
-    traced = isinstance(student, torch.jit.TopLevelTracedModule)
-    for name, module in student.named_modules():
-        said = "pass the module that it was made from"
-        if type(module).__module__.startswith(QUANTISED):
-            said = "export the module before its quantisation, then quantise the file"
-        elif traced or not isinstance(module, torch.jit.ScriptModule):
-            continue
-        raise TypeError(
-            "export_onnx: student needs torch modules that are neither scripted nor quantised; got "
-            f"a {type(module).__name__} as {name or 'the student'!r}; {said}."
-        )
 
 
 @contextmanager

@@ -49,7 +49,6 @@ def test_such_a_function_may_say_shape_and_metadata(checkpoint: Path, tmp_path: 
     ("more", "load", "text"),
     [
         ((), "from_npz", "--input-shape is needed"),
-        ((), "from_npz_without_metadata", ":from_npz_without_metadata returned a tuple of 2"),
         ((), "no_such_function", "no_such_function' cannot be imported"),
         ((), "", "a.npz, which is neither a .keras file nor a SavedModel; give package.module:fu"),
         (("--input-shape", "6", "--tolerance", "1e-12"), "from_npz", "the tolerance is 1.0e-12"),

@@ -51,7 +51,7 @@ def test_any_path(name: str, tmp_path: Path) -> None:
     ("name", "kind", "text"),
     [
         ("no/a.onnx", FileNotFoundError, "path needs a folder that exists; got .*a.onnx; create"),
-        ("folder.onnx", IsADirectoryError, r"path needs a file; got .*folder.onnx, a folder"),
+        ("folder.onnx", ValueError, ".*which is there and is not an ONNX file; remove it, or"),
         (
             "a.json",
             ValueError,

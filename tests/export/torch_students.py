@@ -100,8 +100,3 @@ def from_npz(path: Path) -> nn.Module:
 def from_npz_described(path: Path) -> tuple[nn.Module, tuple[int], dict[str, Any]]:
     """The same with what the file says of its student."""
     return from_npz(path), (6,), {"teacher": "wide", "classes": ["a", "b", "c"]}
-
-
-def from_npz_without_metadata(path: Path) -> tuple[nn.Module, tuple[int]]:
-    """What ``--load`` does not take."""
-    return from_npz(path), (6,)

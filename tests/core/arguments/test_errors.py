@@ -158,7 +158,7 @@ WRONG_KEYS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (ValueError, {"own_start": -1}, ("own_start", "-1", "9")),
     (ValueError, {"own_start": 5}, ("own_start", "5", "9")),
     (TypeError, {"own_start": 1.5}, ("keys.own_start needs one int; got 1.5",)),
-    (TypeError, {"own_start": "a"}, ("keys.own_start needs one int; got 'a'",)),
+    (TypeError, {"own_start": "a"}, ("keys.own_start needs an array of numbers; got 'a'",)),
     (TypeError, {"own_start": [0, 0]}, ("keys.own_start needs one int; got [0, 0]",)),
     (ValueError, {"logits": np.zeros((3, 4)), "labels": np.zeros(3, int)}, ("keys", "5", "3")),
     (ValueError, {"normalizer": NAN}, ("keys.normalizer needs a finite number ≥ 0; got nan",)),

@@ -133,7 +133,7 @@ def test_errors(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     cache = write(path)
     for wrong in (np.array([0, COUNT]), -1, np.array([True]), 1.0):
-        with pytest.raises(IndexError, match="TeacherCache: index needs"):
+        with pytest.raises(IndexError):
             cache[wrong]
     with pytest.raises(TypeError, match="fingerprint: parts need to be texts"):
         fingerprint({"a": 1})

@@ -43,23 +43,6 @@ def test_a_planted_symlink_is_not_followed(tmp_path: Path) -> None:
     assert not path.is_symlink()
 
 
-@pytest.mark.parametrize(
-    ("rows", "found"),
-    [
-        (np.zeros((COUNT, CLASSES), "int64"), "int64"),
-        (np.zeros((COUNT, CLASSES), bool), "bool"),
-        (np.zeros((COUNT, CLASSES), "complex64"), "complex64"),
-        (np.zeros((COUNT, CLASSES), [("a", "f4")]), r"\[\('a', '<f4'\)\]"),
-        (np.zeros((COUNT, CLASSES), object), "object"),
-    ],
-    ids=["int", "bool", "complex", "structured", "object"],
-)
-def test_logits_of_another_dtype_are_refused(tmp_path: Path, rows: Any, found: str) -> None:
-    with pytest.raises(TypeError, match=f"write: logits need a float dtype; got {found}"):
-        write(tmp_path / "t", [(np.arange(COUNT), rows)])
-    assert list(tmp_path.iterdir()) == []
-
-
 def zipped() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,33 +118,6 @@ def compiled(module: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecation
         return torch.compile(module)
-
-
-def quantised() -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecation
-        return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(6, 3)), {nn.Linear})
-
-
-def scripted() -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecation
-        return torch.jit.script(nn.Sequential(nn.Linear(6, 3)))
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (scripted, "got a RecursiveScriptModule as 'the student'; pass the module"),
-        (quantised, "got a Linear as '0'; export the module before its quantisation, then"),
-    ],
-)
-def test_scripted_and_quantised_modules_are_refused_in_one_line(
-    make: Callable[[], nn.Module], said: str, tmp_path: Path
-) -> None:
-    with pytest.raises(TypeError, match=f"^export_onnx: student needs .*{said}"):
-        export_onnx(make(), tmp_path / "a.onnx", input_shape=(6,))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_exporters_error_is_one_line_without_colours(tmp_path: Path) -> None:

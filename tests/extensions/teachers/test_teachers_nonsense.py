@@ -130,13 +130,13 @@ def test_a_loss_of_zero_may_be_rounded_below_it(differentiable: Framework) -> No
 
 
 CASES: list[tuple[Callable[[Given], Any], str]] = [
-    (lambda g: ensemble([]), "at least one teacher; got none"),
+    (lambda g: ensemble([]), "one entry a teacher, one at least; got 0"),
     (lambda g: ensemble(None), "ensemble: logits_list needs a list"),
     (lambda g: ensemble([g.t, None]), "logits_list[1] needs an array of numbers; got None"),
     (lambda g: ensemble([g.t[:, :0]]), "logits_list[0] needs at least one class"),
     (lambda g: ensemble([g.t, g.t[:, :3]]), "arrays of one shape"),
     (lambda g: ensemble([g.t], space="log"), "probability, logits; got 'log'"),
-    (lambda g: ensemble([g.t], weights=2.0), "weights needs a list with one entry a tea"),
+    (lambda g: ensemble([g.t], weights=2.0), "weights needs a list, one entry a teacher"),
     (lambda g: ensemble([g.t], weights=[1, 2]), "one entry a teacher, 1; got 2"),
     (lambda g: ensemble([g.t], weights=[-1]), "weights[0] needs a finite number ≥ 0; got -1"),
     (lambda g: ensemble([g.t], weights=[g.array([1, 1, np.inf, 1, 1, 1.0])]),
@@ -144,7 +144,7 @@ CASES: list[tuple[Callable[[Given], Any], str]] = [
     (lambda g: ensemble([g.t], weights=[g.array([1.0, 1.0])]), "weights[0] needs shape (6,)"),
     (lambda g: quality_weights([g.quality], power=-1), "power needs a finite number ≥ 0; got -1"),
     (lambda g: quality_weights([0.5]), "qualities[0] needs a TeacherQuality; got float"),
-    (lambda g: quality_weights(None), "qualities needs a list with one entry a teacher"),
+    (lambda g: quality_weights(None), "qualities needs a list, one entry a teacher"),
     (lambda g: g.quality.update(g.t[:, :3], 0 * g.y), "needs 4 classes, as this quality counts"),
     (lambda g: g.quality.merge(TeacherQuality.empty(3)), "the same classes; got 4 and 3"),
     (lambda g: g.quality.merge(None), "merge: other needs a TeacherQuality"),

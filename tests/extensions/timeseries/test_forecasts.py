@@ -160,5 +160,5 @@ def test_errors_say_what_came() -> None:
         forecast_bins([1.0, 1.0])
     with pytest.raises(ValueError, match=r"edges need shape \(bins - 1,\), increasing"):
         forecast_to_logits(np.zeros((1, 1)), [1.0, 0.0])
-    with pytest.raises(ValueError, match="pass scale"):
+    with pytest.raises(ValueError, match="scale needs numbers > 0; got 0"):
         forecast_to_logits(np.zeros((1, 1)), [1.0])
