@@ -31,6 +31,14 @@ def test_the_citation_is_of_this_version() -> None:
     assert all(author["name"] in licence for author in PROJECT["authors"])
 
 
+def test_the_readme_says_it_in_its_third_line() -> None:
+    line = (ROOT / "README.md").read_text("utf-8").splitlines()[2]
+    python = PROJECT["requires-python"].replace(">=", "≥ ")
+    assert (
+        line == f"Version {mcld_core.__version__} · Python {python} · {PROJECT['license']} licence"
+    )
+
+
 def test_the_newest_release_of_the_changelog_is_this_version() -> None:
     releases = re.findall(r"^## (\d\S*) - (\d{4}-\d\d-\d\d)$", CHANGELOG, re.MULTILINE)
     assert releases[0] == (mcld_core.__version__, cited("date-released"))
