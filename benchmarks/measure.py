@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,23 +53,6 @@ SHAPES = [
     Shape(2048, 2048, 32000),
 ]
 QUICK_SHAPES = [Shape(8, 8, 10), Shape(256, 256, 100)]
-
-
-@dataclass
-class Row:
-    """One candidate at one shape."""
-
-    framework: str
-    device: str
-    shape: str
-    name: str
-    seconds_min: float
-    seconds_median: float
-    spread: float
-    """Interquartile range over median."""
-    ratio_min: float
-    """Of minima, to the limit at the same shape in the same process."""
-    ratio_median: float
 
 
 def timing_arguments(description: str) -> argparse.ArgumentParser:
@@ -132,43 +114,37 @@ def timed(
     packages: list[str],
 ) -> Iterator[dict[str, list[float]]]:
     """Yield the times of each shape's candidates, print them, and write them all where asked."""
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     for shape in options.shapes or (QUICK_SHAPES if options.quick else shapes):
         found, quick = candidates(shape), options.quick
         repetitions, seconds = (3, 0.0) if quick else (options.repetitions, options.seconds)
         times = interleaved(found, repetitions, seconds)
-        rows += to_rows(options.framework, options.device, shape, times)
+        about = {"framework": options.framework, "device": options.device, "shape": str(shape)}
+        rows += summary(times, about)
         print(f"\n{options.framework}, {shape} (batch, keys, classes)")
         for row in rows[-len(times) :]:
             print(
-                f"  {row.name:<42}{row.ratio_min:7.2f} x LIMIT (median {row.ratio_median:6.2f},"
-                f" spread {row.spread:4.0%})  {row.seconds_min * 1e3:9.3f} ms"
+                f"  {row['name']:<42}{row['ratio_min']:7.2f} x LIMIT (median"
+                f" {row['ratio_median']:6.2f}, spread {row['spread']:4.0%})"
+                f"  {row['seconds_min'] * 1e3:9.3f} ms"
             )
         yield times
     if options.json:
         write_rows(options.json, options, packages, rows)
 
 
-def to_rows(framework: str, device: str, shape: Shape, times: dict[str, list[float]]) -> list[Row]:
-    """Summarise the times of one shape."""
-    limit = times[LIMIT]
-    rows = []
+def summary(times: dict[str, list[float]], about: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the times of one shape, a candidate a row; ratios are to the limit beside it.
+
+    ``spread`` is the interquartile range over the median.
+    """
+    limit, rows = times[LIMIT], []
     for name, values in times.items():
-        quartiles = statistics.quantiles(values, n=4)
-        median = statistics.median(values)
-        rows.append(
-            Row(
-                framework,
-                device,
-                str(shape),
-                name,
-                min(values),
-                median,
-                (quartiles[2] - quartiles[0]) / median,
-                min(values) / min(limit),
-                median / statistics.median(limit),
-            )
-        )
+        quartiles, median = statistics.quantiles(values, n=4), statistics.median(values)
+        least = {"seconds_min": min(values), "ratio_min": min(values) / min(limit)}
+        middle = {"seconds_median": median, "ratio_median": median / statistics.median(limit)}
+        spread = {"spread": (quartiles[2] - quartiles[0]) / median}
+        rows.append(about | {"name": name} | least | middle | spread)
     return rows
 
 
@@ -188,12 +164,12 @@ def environment(threads: int, packages: list[str]) -> dict[str, str]:
 
 
 def write_rows(path: Path, options: argparse.Namespace, packages: list[str], rows: Any) -> None:
-    """Write what a script found, a dataclass a row, with its command, machine and versions."""
+    """Write what a script found, with its command, machine and versions."""
     script = f"benchmarks/{Path(sys.argv[0]).name}"
     content = {
         "command": shlex.join(["python", script, *sys.argv[1:]]),
         "environment": environment(options.threads, packages),
-        "rows": [asdict(row) for row in rows],
+        "rows": rows,
     }
     write_json(path, content)
 
