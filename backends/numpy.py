@@ -47,6 +47,7 @@ def host_values(x: Array) -> Array:
 
 where = np.where
 exp = np.exp
+expm1 = np.expm1
 tanh = np.tanh
 log = np.log
 sqrt = np.sqrt
@@ -59,7 +60,6 @@ matrix_transpose = np.transpose
 sum = np.sum
 max = np.max
 all = np.all
-sort = np.sort
 concat = np.concatenate
 reshape = np.reshape
 take_along_axis = np.take_along_axis

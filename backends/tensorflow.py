@@ -52,6 +52,7 @@ def host_values(x: Array) -> np.ndarray[Any, Any] | None:
 
 
 exp = tf.exp
+expm1 = tf.math.expm1
 tanh = tf.tanh
 log = tf.math.log
 sqrt = tf.sqrt
@@ -68,7 +69,6 @@ all = tf.reduce_all
 logsumexp = tf.reduce_logsumexp
 log_softmax = tf.nn.log_softmax
 cumulative_sum = tf.cumsum
-sort = tf.sort
 reshape = tf.reshape
 searchsorted = tf.searchsorted
 stop_gradient = tf.stop_gradient

@@ -88,6 +88,7 @@ def host_values(x: Array) -> np.ndarray[Any, Any] | None:
 
 
 exp = torch.exp
+expm1 = torch.expm1
 tanh = torch.tanh
 log = torch.log
 sqrt = torch.sqrt
@@ -164,10 +165,6 @@ def argmax(x: Array, axis: int) -> Array:
 
 def cumulative_sum(x: Array) -> Array:
     return torch.cumsum(x, dim=0, dtype=x.dtype)
-
-
-def sort(x: Array) -> Array:
-    return torch.sort(x).values
 
 
 def searchsorted(x: Array, values: Array) -> Array:

@@ -109,8 +109,7 @@ def forecast_to_logits(
             model tells its spread (by softplus or exp of an output, so that it is > 0: traced
             values and those on an accelerator are not checked). None: half the median width of
             the inner bins (so two edges at least): a forecast in the middle of a bin leaves half of
-            the mass to
-            the others.
+            the mass to the others.
 
     Returns:
         (batch, time, bins) log-probabilities: logits that sum to 1 after exp.
@@ -142,7 +141,7 @@ def forecast_to_logits(
     width = _beside(ops, np.concatenate([[1.0], np.diff(inner), [1.0]]), x)
     below_upper = ops.where(last, 0.0, ops.log_sigmoid((upper - x[..., None]) / scale))
     above_lower = ops.where(first, 0.0, ops.log_sigmoid((x[..., None] - lower) / scale))
-    between = ops.where(first | last, 0.0, _log_one_minus_exp(ops, width / scale))
+    between = ops.where(first | last, 0.0, ops.log(-ops.expm1(-width / scale)))
     return below_upper + above_lower + between
 
 
@@ -177,13 +176,3 @@ def _beside(ops: Backend, edges: Any, x: Array, dtype: str | None = None) -> Arr
     """Return the edges, in the dtype of x, with one axis for each of x and one of their own."""
     edges = ops.astype(ops.asarray(np.asarray(edges), x), dtype or ops.dtype(x))
     return ops.reshape(edges, (*(1 for _ in x.shape), -1))
-
-
-def _log_one_minus_exp(ops: Backend, d: Array) -> Array:
-    """Return log(1 - exp(-d)) for d > 0; by its series where d is small, free of cancellation."""
-    small = d < 0.1
-    near = ops.where(small, d, 0.1)
-    square = near * near
-    series = ops.log(near) - near / 2.0 + square / 24.0 - square * square / 2880.0
-    series = series + square * square * square / 181440.0
-    return ops.where(small, series, ops.log(1.0 - ops.exp(-ops.where(small, 1.0, d))))

@@ -8,7 +8,7 @@ import numpy as np
 
 from mcld_core.arguments import Arguments, keep_rows, wide_dtype
 from mcld_core.backends import Backend
-from mcld_core.bank_rows import entries, is_among, narrowed, places
+from mcld_core.bank_rows import entries, narrowed, places
 from mcld_core.config import MCLDConfig, check_config
 from mcld_core.formulas.objective import NEGLIGIBLE, KeySet, one_hot
 from mcld_core.keys import TeacherKeys, as_keys, check_ready, class_means
@@ -179,7 +179,8 @@ class TeacherBank(NamedTuple):
             )
         others = bank.where
         if index is not None:
-            others = others & ~is_among(ops, bank.ids, batch.ids)
+            differs = bank.ids[:, None] != batch.ids[None, :]
+            others = others & ops.all(differs | (bank.ids < 0)[:, None], 1)
         joined = ops.concat([ops.astype(x, dtype) for x in (rows, bank.vectors)])
         given = given._replace(
             logits=None, labels=ops.concat([ours, theirs]), where=ops.concat([batch.where, others])

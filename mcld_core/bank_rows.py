@@ -64,14 +64,6 @@ def places(
     return (cursor + slot) % capacity, ops.minimum(source, last), slot < count, count
 
 
-def is_among(ops: Backend, ids: Array, others: Array) -> Array:
-    """Return which ids are known and among the others."""
-    unknown = ops.asarray(np.asarray([-1], "int32"), ids)  # so that there is one, always
-    others = ops.sort(ops.concat([others, unknown]))
-    place = ops.minimum(ops.searchsorted(others, ids), ops.size(others, 0) - 1)
-    return (ops.take(others, place) == ids) & (ids >= 0)
-
-
 def narrowed(ops: Backend, x: Array, dtype: str) -> Array:
     """Convert; a finite number that the dtype cannot hold becomes the largest one that it can."""
     largest = _LARGEST.get(dtype)

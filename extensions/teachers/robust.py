@@ -12,9 +12,6 @@ from mcld_core.extensions._terms import one_hot
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
-SERIES = 12
-"""Terms of the series of (1 − e^−x)/x for x < 1/4: the rest is below 1e-16."""
-
 ROUNDING = 1e-3
 """How far below 0 a loss may come out by rounding."""
 
@@ -117,19 +114,10 @@ def outlier_weights(
 
 
 def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
-    """Return ``(1 − e^−qL) / q``; near 0, where the difference cancels, L times its series.
-
-    Below 0, where rounding may bring a loss, it is L.
-    """
-    x = q * ops.where(q > 0, rows, 0.0)  # at q = 0 an infinite loss too is itself
-    divisor = ops.where(q > 0, q, 1.0)
-    near = x < 0.25
-    close = ops.where(near & (x > 0), x, 0.0)
-    series = 0.0 * close + 1.0
-    for n in range(SERIES, 1, -1):
-        series = 1.0 - close / float(n) * series
-    far = (1.0 - ops.exp(-ops.where(near, 1.0, x))) / divisor
-    return ops.where(near, rows * series, far)
+    """Return ``(1 − e^−qL) / q``; L at q = 0, and below 0, where rounding may bring a loss."""
+    bounded = (q > 0) & (rows > 0)
+    x = ops.where(bounded, q * ops.where(q > 0, rows, 0.0), 0.0)
+    return ops.where(bounded, -ops.expm1(-x) / ops.where(q > 0, q, 1.0), rows)
 
 
 def _check_not_negative(arguments: Arguments, rows: Float[Array, " batch"]) -> None:
