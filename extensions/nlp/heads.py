@@ -58,12 +58,18 @@ def product(layer: LastLayer) -> torch.Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
+def whole(layer: LastLayer) -> LastLayer:
+    """Return a layer with what ranks share of it (FSDP2) gathered."""
+    parts = {name: getattr(layer, name) for name in ("weight", "bias")}
+    parts = {name: x.full_tensor() for name, x in parts.items() if hasattr(x, "full_tensor")}
+    return layer._replace(**parts)
+
+
+@torch.no_grad()
 def is_like(layer: LastLayer, logits: torch.Tensor) -> bool:
     """Whether the first token's logits are those of the layer."""
-    if hasattr(layer.weight, "full_tensor"):  # of ranks (FSDP2)
-        layer = layer._replace(weight=layer.weight.full_tensor())
-    with torch.no_grad():
-        ours, theirs = product(layer._replace(hidden=layer.hidden[:, :1])).float(), logits.float()
-        return ours.shape == theirs.shape and bool(
-            (ours - theirs).abs().max() <= 0.02 * theirs.abs().max()
-        )
+    layer = whole(layer)
+    ours, theirs = product(layer._replace(hidden=layer.hidden[:, :1])).float(), logits.float()
+    return ours.shape == theirs.shape and bool(
+        (ours - theirs).abs().max() <= 0.02 * theirs.abs().max()
+    )

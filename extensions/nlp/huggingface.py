@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -12,12 +13,22 @@ from torch.nn import functional
 from transformers import Trainer
 
 from mcld_core.arguments import Checks
-from mcld_core.extensions.nlp.columns import TEACHER_COLUMNS
-from mcld_core.extensions.nlp.heads import cut_before, is_like, last_layer, plain_head, product
+from mcld_core.extensions.nlp.columns import IDS, TEACHER_COLUMNS, TeacherCollator
+from mcld_core.extensions.nlp.heads import (
+    cut_before,
+    is_like,
+    last_layer,
+    plain_head,
+    product,
+    whole,
+)
 from mcld_core.extensions.nlp.kd import token_kd_loss
 from mcld_core.extensions.nlp.layers import LastLayer
 from mcld_core.extensions.nlp.linear import linear_token_kd_loss
 from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn
+
+_TOKENS = 64
+"""So many tokens have logits at a time in an evaluation."""
 
 
 class TokenKDTrainer(Trainer):
@@ -28,10 +39,12 @@ class TokenKDTrainer(Trainer):
     be packed. The loss is divided by ``num_items_in_batch``, the tokens that count in all batches
     and ranks of a step: a step has one gradient however it was split.
 
-    In training no logits are held (`linear_token_kd_loss`) where the model's head is a plain
+    No logits are held (`linear_token_kd_loss`) where the model's head is a plain
     ``torch.nn.Linear``, with or without a softcap or a scale; the first batch is compared with the
-    model's own logits. Of other heads, such as one with an adapter, the logits are taken. The
-    evaluation takes the logits.
+    model's own logits. They are taken of other heads, such as one with an adapter, and where
+    somebody asks for them (``predict``, ``compute_metrics``).
+
+    It is also a mixin: ``class KDTrainer(TokenKDTrainer, trl.SFTTrainer): pass``.
 
     ``evaluate`` reports ``eval_perplexity``; ``eval_agreement``, the share of tokens whose most
     probable successor is the teacher's; and ``eval_acceptance``, ``Σ min(p, q)`` at temperature
@@ -43,12 +56,14 @@ class TokenKDTrainer(Trainer):
         teacher: a model that reads the same tokens, which is frozen, set to eval mode, and
             prepared by the Trainer's accelerator (with a device map it stays where it is); a
             function of a batch's inputs that returns logits, `TopKLogits` or a `LastLayer`; or
-            None: the batches hold it as ``"teacher"``, by `TeacherCollator`.
+            None: the data has the columns of `teacher_columns`, which the Trainer's collator then
+            leaves to a `TeacherCollator` (pass one yourself, with a fingerprint that is checked).
         divergence, mix, temperature, ce_weight: as in `token_kd_loss`.
         fused: whether the last layer may be a part of the loss.
         loss_function: another loss, called ``(student_logits, teacher, labels, attention_mask=…,
-            shift=…, normalizer=…)``; the settings above are then not used. `token_mcld_loss` with
-            its settings: ``functools.partial``.
+            shift=…, normalizer=…)``, and with ``progress=``, the part of the training that is
+            done, if it takes it; the settings above are then not used. `token_mcld_loss` with its
+            settings: ``functools.partial``.
         causal: whether the logits of a token are of the token after it. False: of the token
             itself, as in masked language models. Encoder-decoder models need no setting.
         vocabulary: how many tokens there are, ``len(tokenizer)``, where the models pad their
@@ -58,7 +73,8 @@ class TokenKDTrainer(Trainer):
 
     Raises:
         ValueError: ``compute_loss_func``, or in the arguments a ``label_smoothing_factor`` or
-            ``label_names`` without ``"labels"``: the loss would not heed them; no teacher.
+            ``label_names`` without ``"labels"``: the loss would not heed them; no teacher; teacher
+            columns that TRL is to pack.
 
     Warns:
         UserWarning: a plain head whose product is not the model's logits: they are then taken.
@@ -91,8 +107,16 @@ class TokenKDTrainer(Trainer):
         checks.flag("fused", fused)
         if vocabulary is not None:
             checks.integer("vocabulary", vocabulary, minimum=1)
+        stored = IDS in (getattr(kwargs.get("train_dataset"), "column_names", None) or ())
+        if stored and getattr(kwargs.get("args"), "packing", False):
+            raise ValueError(
+                "TokenKDTrainer: teacher columns need packing=False; got True, and TRL packs the "
+                "tokens of samples without them"
+            )
         super().__init__(*args, **kwargs)
         self._refuse_what_it_does_not_heed()
+        if stored and not isinstance(self.data_collator, TeacherCollator):
+            self.data_collator = TeacherCollator(self.data_collator)
         self.settings: dict[str, Any] = {"divergence": divergence, "mix": mix}
         self.settings |= {"temperature": temperature, "ce_weight": ce_weight}
         self.loss_function = loss_function
@@ -104,6 +128,7 @@ class TokenKDTrainer(Trainer):
         self._unlike: set[str] = set()  # of the models: whose head cannot be taken
         self._compared: set[str] = set()
         self._sums: list[torch.Tensor] = []
+        self._loss_only = False  # nobody looks at the outputs of a prediction
         self._loss_shifts_labels = False  # what it counts is shifted already
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
@@ -173,7 +198,7 @@ class TokenKDTrainer(Trainer):
         if self.is_encoder_decoder and "decoder_input_ids" not in given:
             whole: Any = self.accelerator.unwrap_model(model)
             given["decoder_input_ids"] = whole.prepare_decoder_input_ids_from_labels(labels)
-        fused = self.fused and model.training and not return_outputs
+        fused = self.fused and (self._loss_only or not return_outputs)
         outputs, student = self._answer("model", model, given, fused)
         teacher = self._said(inputs, given, isinstance(student, LastLayer))
         options: dict[str, Any] = {"attention_mask": where, "shift": self.causal}
@@ -187,12 +212,15 @@ class TokenKDTrainer(Trainer):
                 hidden, weight, teacher, labels, **(self.settings | options)
             )
         elif self.loss_function is not None:
+            if "progress" in signature(self.loss_function).parameters:
+                steps = self.state.max_steps
+                options["progress"] = self.state.global_step / steps if steps > 0 else 1.0
             loss = self.loss_function(student, teacher, labels, **options)
         else:
             loss = token_kd_loss(student, teacher, labels, **(self.settings | options))
         if not model.training and labels is not None:
             counted = _counted(labels, where, self.causal)
-            self._sums.append(_sums(student.detach(), teacher, *counted))
+            self._sums.append(_sums(student, teacher, *counted))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # the mean over the ranks is yet to come
         return (loss, outputs) if return_outputs else loss
@@ -252,10 +280,13 @@ class TokenKDTrainer(Trainer):
         bias = None if layer.bias is None else layer.bias[: self.vocabulary]
         return layer._replace(weight=layer.weight[: self.vocabulary], bias=bias)
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
         """Return what ``Trainer.prediction_step`` does, and keep the sums of all ranks' batch."""
-        before = len(self._sums)
-        result = super().prediction_step(*args, **kwargs)
+        before, self._loss_only = len(self._sums), prediction_loss_only
+        result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        self._loss_only = False
         self._sums[before:] = map(self.accelerator.gather_for_metrics, self._sums[before:])
         return result
 
@@ -288,26 +319,35 @@ def _counted(
     return labels, counts
 
 
-def _sums(
-    student: torch.Tensor, teacher: Any, labels: torch.Tensor, counts: torch.Tensor
-) -> torch.Tensor:
+@torch.no_grad()
+def _sums(student: Any, teacher: Any, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Return for each row its labels' nats, how many agree, the share accepted, how many count."""
-    log_q = student[counts].float().log_softmax(-1)
-    nats = -log_q.gather(1, labels[counts][:, None])[:, 0]
-    if is_drawn(teacher):
-        agrees = accepted = torch.full_like(nats, torch.nan)
-    elif isinstance(teacher, TopKLogits):
-        values, ids = teacher.values[counts].float(), teacher.indices[counts].long()
-        agrees = log_q.argmax(-1) == ids.gather(1, values.argmax(-1, keepdim=True))[:, 0]
-        p = values.softmax(-1) if teacher.tail is None else values.exp()
-        q = torch.where(values > -torch.inf, log_q.gather(1, ids).exp(), 0.0)
-        accepted = torch.minimum(p, q).sum(-1)
-        accepted = accepted + torch.minimum(1.0 - p.sum(-1), 1.0 - q.sum(-1)).clamp(min=0.0)
-    else:
-        rows = teacher[counts].float()
-        agrees = log_q.argmax(-1) == rows.argmax(-1)
-        accepted = torch.minimum(log_q.exp(), rows.softmax(-1)).sum(-1)
-    found = torch.zeros(*counts.shape, 4, dtype=torch.float64, device=student.device)
-    ones = torch.ones_like(nats)
-    found[counts] = torch.stack([x.double() for x in (nats, agrees, accepted, ones)], 1)
+    student, teacher = (whole(x) if isinstance(x, LastLayer) else x for x in (student, teacher))
+    found = torch.zeros(*counts.shape, 4, dtype=torch.float64, device=labels.device)
+    for places in counts.nonzero().split(_TOKENS):
+        at = places.unbind(1)
+        log_q = _logits(student, at).log_softmax(-1)
+        if is_drawn(teacher):
+            agrees = accepted = torch.full_like(log_q[:, 0], torch.nan)
+        elif isinstance(teacher, TopKLogits):
+            values, ids = teacher.values[at].float(), teacher.indices[at].long()
+            agrees = log_q.argmax(-1) == ids.gather(1, values.argmax(-1, keepdim=True))[:, 0]
+            p = values.softmax(-1) if teacher.tail is None else values.exp()
+            q = torch.where(values > -torch.inf, log_q.gather(1, ids).exp(), 0.0)
+            rest = torch.minimum(1.0 - p.sum(-1), 1.0 - q.sum(-1)).clamp(min=0.0)
+            accepted = torch.minimum(p, q).sum(-1) + rest
+        else:
+            rows = _logits(teacher, at)
+            agrees = log_q.argmax(-1) == rows.argmax(-1)
+            accepted = torch.minimum(log_q.exp(), rows.softmax(-1)).sum(-1)
+        nats = -log_q.gather(1, labels[at][:, None])[:, 0]
+        of_one = nats, agrees, accepted, torch.ones_like(nats)
+        found[at] = torch.stack([x.double() for x in of_one], 1)
     return found.sum(1)
+
+
+def _logits(given: Any, at: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Return the logits of some tokens."""
+    if isinstance(given, LastLayer):
+        return product(given._replace(hidden=given.hidden[at])).float()
+    return given[at].float()

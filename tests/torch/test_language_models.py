@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional
@@ -26,13 +25,7 @@ from transformers import (
 )
 
 from mcld_core import MCLDConfig
-from mcld_core.extensions.nlp import (
-    TeacherCollator,
-    TopKLogits,
-    teacher_columns,
-    token_kd_loss,
-    token_mcld_loss,
-)
+from mcld_core.extensions.nlp import token_kd_loss, token_mcld_loss
 from tests.torch.tiny_language_model import (
     LONGEST,
     VOCABULARY,
@@ -73,10 +66,10 @@ FLAT = DataCollatorWithFlattening()
 @pytest.mark.parametrize(
     ("batch", "accumulate", "collator"),
     [
-        (6, 1, Padding("right")),
-        (2, 3, Padding("left")),
-        (1, 6, Padding("right")),
-        (3, 2, FLAT),
+        (8, 1, Padding("right")),
+        (2, 4, Padding("left")),
+        (1, 8, Padding("right")),
+        (4, 2, FLAT),
     ],
     ids=["whole", "left", "one by one", "packed"],
 )
@@ -93,7 +86,7 @@ def test_a_step_has_one_gradient_however_it_is_split(
     before = weights(trainer.model)
     trainer.train()
     assert (weights(trainer.model) - before).abs().max() > 1e-2
-    expected = weights(by_hand(6))
+    expected = weights(by_hand(8))
     torch.testing.assert_close(weights(trainer.model), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -114,19 +107,31 @@ def measured(model: nn.Module, data: list[dict[str, Any]]) -> dict[str, float]:
     return found | {"perplexity": float(np.exp(np.mean(nats)))}
 
 
-def test_evaluation_counts_every_token_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_evaluation_counts_every_token_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fused: bool
+) -> None:
+    monkeypatch.setattr("mcld_core.extensions.nlp.huggingface._TOKENS", 5)
     expected = measured(make_model(8, seed=0), make_data(7))
     assert 0.0 < expected["agreement"] < 1.0
     for batch, side in ((2, "left"), (5, "right")):
         trainer = make_trainer(
-            tmp_path, batch=batch, teacher=make_teacher(), data_collator=Padding(side)
+            tmp_path, batch=batch, teacher=make_teacher(), data_collator=Padding(side), fused=fused
         )
-        found = trainer.evaluate()
+        with recorded_products(trainer.model) as seen:
+            found = trainer.evaluate()
+        assert (max(seen) == 1) == fused
         for name, value in expected.items():
             assert found[f"eval_{name}"] == pytest.approx(value, rel=1e-5)
-        assert (
-            trainer.evaluate(metric_key_prefix="test")["test_agreement"] == found["eval_agreement"]
-        )
+    test = trainer.evaluate(metric_key_prefix="test")
+    assert test["test_agreement"] == found["eval_agreement"]
+
+
+def test_predictions_are_the_logits(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, batch=2, teacher=make_teacher())
+    found, ids = trainer.predict(make_data(2)).predictions, make_data(1)[0]["input_ids"]
+    expected = make_model(8, seed=0)(torch.tensor([ids])).logits[0].detach()
+    torch.testing.assert_close(torch.from_numpy(found[0]), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -184,12 +189,14 @@ def test_a_loss_of_ones_own_and_a_teacher_that_is_a_function(tmp_path: Path) -> 
     )
     batch = Padding("right")(make_data(4))
     given = {name: x for name, x in batch.items() if name != "labels"}
-    model, mask = trainer.model, batch["attention_mask"]
-    with torch.no_grad():
-        found = float(trainer.compute_loss(model.train(), dict(batch)))
-        rows = model(**given).logits, teacher(**given).logits, batch["labels"]
-        expected = token_mcld_loss(*rows, attention_mask=mask, shift=True, config=config)
-    assert found == pytest.approx(float(expected), rel=1e-5)
+    model, options = trainer.model, {"attention_mask": batch["attention_mask"], "shift": True}
+    for step, steps, progress in ((0, 0, 1.0), (1, 4, 0.25)):
+        trainer.state.global_step, trainer.state.max_steps = step, steps
+        with torch.no_grad():
+            found = float(trainer.compute_loss(model.train(), dict(batch)))
+            rows = model(**given).logits, teacher(**given).logits, batch["labels"]
+            expected = token_mcld_loss(*rows, config=config, progress=progress, **options)
+        assert found == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -242,26 +249,39 @@ def make_family(family: str, width: int, seed: int) -> nn.Module:
     return model
 
 
+def collate(family: str) -> Any:
+    """Return a collator; an encoder-decoder's labels are of another length."""
+    if family != "t5":
+        return Padding("right")
+    return lambda rows: {k: x[:, :5] if k == "labels" else x for k, x in pad(rows).items()}
+
+
+pad = Padding("right")
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma", "granite", "t5", "adapter on the head"])
 def test_fused_equals_unfused_equals_a_loop(tmp_path: Path, family: str) -> None:
-    batch, found = Padding("right")(make_data(3)), []
-    if family == "t5":  # whose labels are of the decoder, of another length
-        batch["labels"] = batch["labels"][:, :5]
+    batch, found = collate(family)(make_data(3)), []
     for fused in (True, False):
         model = make_family(family, 8, seed=0)
         teacher = make_family("llama" if "adapter" in family else family, 16, seed=1)
-        trainer = make_trainer(tmp_path, batch=3, model=model, teacher=teacher, fused=fused)
+        trainer = make_trainer(
+            tmp_path, batch=3, model=model, teacher=teacher, fused=fused,
+            data_collator=collate(family),
+        )  # fmt: skip
         with recorded_products(model) as seen:
             loss = trainer.compute_loss(model.train(), dict(batch))
+            metrics = trainer.evaluate(eval_dataset=make_data(3))
         loss.backward()
-        found.append((loss.item(), [p.grad for p in model.parameters() if p.requires_grad]))
+        slopes = [p.grad for p in model.parameters() if p.requires_grad]
+        found.append((loss.item(), slopes, metrics))
         is_fused = fused and "adapter" not in family
-        assert seen == [1 if is_fused else batch["labels"].shape[1]]
+        assert seen == [1 if is_fused else batch["labels"].shape[1]] * 2
     model, teacher = make_family(family, 8, seed=0), teacher.eval()
     given = {name: x for name, x in batch.items() if name != "labels"}
     if family == "t5":
         given["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch["labels"])
-    own, losses = model.train()(**given).logits, []
+    own, losses, of_tokens = model.train()(**given).logits, [], []
     with torch.no_grad():
         theirs = teacher(**given).logits
     shift = int(family != "t5")
@@ -272,13 +292,21 @@ def test_fused_equals_unfused_equals_a_loop(tmp_path: Path, family: str) -> None
                 log_q, log_p = ((x[b, i] / 2.0).log_softmax(0) for x in (own, theirs))
                 nats = -own[b, i].log_softmax(0)[label]
                 losses.append(4.0 * (log_p.exp() * (log_p - log_q)).sum() + 2.0 * nats)
+                agrees = own[b, i].argmax() == theirs[b, i].argmax()
+                accepted = torch.minimum(own[b, i].softmax(0), theirs[b, i].softmax(0)).sum()
+                of_tokens.append([x.item() for x in (nats, agrees, accepted)])
     expected = sum(losses) / len(losses)
     expected.backward()
     slopes = [p.grad for p in model.parameters() if p.requires_grad]
-    for value, gradients in found:
+    nats, agreement, acceptance = np.mean(of_tokens, 0)
+    for value, gradients, metrics in found:
         assert value == pytest.approx(expected.item(), rel=1e-5)
         for x, y in zip(gradients, slopes, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+        assert metrics["eval_loss"] == pytest.approx(value, rel=1e-5)
+        assert metrics["eval_perplexity"] == pytest.approx(np.exp(nats), rel=1e-4)
+        assert metrics["eval_agreement"] == pytest.approx(agreement)
+        assert metrics["eval_acceptance"] == pytest.approx(acceptance, rel=1e-4)
 
 
 @contextmanager
@@ -309,36 +337,6 @@ def test_a_head_that_does_more_than_the_configuration_says(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="the head of the model is a linear layer, but its produ"):
         found = trainer.compute_loss(model.train(), dict(batch)).item()
     assert found == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_teacher_of_columns(tmp_path: Path) -> None:
-    """All of the vocabulary is stored, so that a step is that of the teacher itself."""
-
-    def columns(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        names = ("input_ids", "labels")
-        batch = Padding("left")(
-            [dict(zip(names, x, strict=True)) for x in zip(*map(rows.get, names), strict=True)]
-        )
-        mask = batch["attention_mask"]
-        with torch.no_grad():
-            logits = make_teacher()(batch["input_ids"], attention_mask=mask).logits
-        return teacher_columns(TopKLogits.from_logits(logits, VOCABULARY), mask, fingerprint="a")
-
-    data = Dataset.from_list(make_data()).map(columns, batched=True, batch_size=5)
-    trainer = make_trainer(
-        tmp_path,
-        batch=3,
-        accumulate=2,
-        data=data,
-        data_collator=TeacherCollator(Padding("left"), "a"),
-    )
-    trainer.eval_dataset = data.select(range(7))
-    trainer.train()
-    model = by_hand(6)
-    torch.testing.assert_close(weights(trainer.model), weights(model), rtol=2e-3, atol=1e-3)
-    found = trainer.evaluate()
-    for name, value in measured(model, make_data(7)).items():
-        assert found[f"eval_{name}"] == pytest.approx(value, rel=1e-2)
 
 
 def test_a_teacher_with_a_device_map_stays_where_it_is(tmp_path: Path) -> None:

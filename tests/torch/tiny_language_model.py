@@ -18,8 +18,8 @@ from transformers import (
 
 from mcld_core.extensions.nlp.huggingface import TokenKDTrainer
 
-VOCABULARY, LONGEST, COUNT = 23, 9, 12
-LENGTHS = (9, 4, 6, 3, 8, 5, 7, 3, 9, 4, 6, 5)
+VOCABULARY, LONGEST, COUNT = 23, 9, 16
+LENGTHS = (9, 4, 6, 3, 8, 5, 7, 3, 9, 4, 6, 5, 3, 7, 8, 4)
 # T² KL + 2 CE: each a mean over tokens
 MEANS = {"temperature": 2.0, "ce_weight": 2.0}
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from examples.recipes.processes.torch import leave_group
 from tests.torch import tiny_language_model, tiny_trainer
@@ -34,7 +36,30 @@ def _train(folder: Path) -> dict[str, Any]:
         trainer = tiny.make_trainer(folder / "ranks", batch=batch, teacher=tiny.make_teacher())
         trainer.train()
         found[tiny.__name__.rpartition(".")[2]] = tiny.weights(trainer.model)
-    return found | {"metrics": trainer.evaluate()}
+    return found | {"metrics": trainer.evaluate(), "sharded": _sharded(folder)}
+
+
+def _sharded(folder: Path) -> list[torch.Tensor]:
+    """Return the weights after a step under FSDP2: fused, also with the head alone, and not."""
+    tiny, rank = tiny_language_model, torch.distributed.get_rank()
+    mesh, found = torch.distributed.init_device_mesh("cpu", (2,)), []
+    for fused, units in ((True, ("lm_head",)), (True, ()), (False, ())):
+        model = tiny.make_model(8, seed=0)
+        for part in (*(getattr(model, name) for name in units), model):
+            fully_shard(part, mesh=mesh)
+        trainer = tiny.make_trainer(
+            folder / "sharded", batch=3, model=model, teacher=tiny.make_teacher(), fused=fused
+        )
+        assert trainer.fused == fused
+        assert all(isinstance(p, DTensor) for p in model.parameters())
+        batch = tiny.Padding("left")(tiny.make_data()[3 * rank : 3 * rank + 3])
+        items = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+        trainer.compute_loss(model.train(), batch, num_items_in_batch=items).backward()
+        assert all(isinstance(p.grad, DTensor) for p in model.parameters())
+        trainer.optimizer.step()
+        whole = [p.full_tensor().detach().ravel() for p in model.parameters()]
+        found.append(torch.cat(whole))
+    return found
 
 
 if __name__ == "__main__":
