@@ -40,12 +40,13 @@ def _train(folder: Path) -> dict[str, Any]:
 
 
 def _sharded(folder: Path) -> list[torch.Tensor]:
-    """Return the weights after a step under FSDP2: fused, also with the head alone, and not."""
+    """Return the weights after a step under FSDP2, whose units also hold layers or the head."""
     tiny, rank = tiny_language_model, torch.distributed.get_rank()
     mesh, found = torch.distributed.init_device_mesh("cpu", (2,)), []
-    for fused, units in ((True, ("lm_head",)), (True, ()), (False, ())):
+    for units, fused in (("head", True), ("layers", True), ("model", True), ("model", False)):
         model = tiny.make_model(8, seed=0)
-        for part in (*(getattr(model, name) for name in units), model):
+        parts = {"head": [model.lm_head], "layers": model.model.layers}
+        for part in (*parts.get(units, ()), model):
             fully_shard(part, mesh=mesh)
         trainer = tiny.make_trainer(
             folder / "sharded", batch=3, model=model, teacher=tiny.make_teacher(), fused=fused
