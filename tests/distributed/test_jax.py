@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.jax import distributed, gather_keys
+from mcld_core import mcld_loss
+from mcld_core.jax import gather_keys
 from tests import processes
 from tests.distributed.replicas import (
     RTOL,
@@ -69,16 +68,6 @@ def test_equals_one_process(
 
 
 @JAX
-def test_columns_raise(backend: Framework) -> None:
-    def loss(logits: jax.Array) -> jax.Array:
-        keys = gather_keys(logits, axis_name="data")
-        return mcld_loss(logits, logits, config=MCLDConfig(category_contrast="columns"), keys=keys)
-
-    with pytest.raises(ValueError, match="'columns' cannot be used with gathered keys"):
-        jax.vmap(loss, axis_name="data")(jnp.ones((2, 3, 4)))
-
-
-@JAX
 def test_small_integer_labels(backend: Framework) -> None:
     """In uint8 the -100 of ignore_index is 156."""
     keys = jax.vmap(partial(gather_keys, axis_name="data"), axis_name="data")(
@@ -108,10 +97,3 @@ def test_float64_without_weights_and_labels(backend: Framework) -> None:
     expected = mcld_loss(student.reshape(15, 4), teacher.reshape(15, 4))
     assert found.dtype == "float64"
     np.testing.assert_allclose(found, np.full(3, expected), rtol=1e-12)
-
-
-@JAX
-def test_example_of_the_docstring(backend: Framework) -> None:
-    tried = doctest.testmod(distributed)
-    assert tried.attempted
-    assert not tried.failed

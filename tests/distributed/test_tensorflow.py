@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mcld_core import MCLDConfig, TeacherBank, mcld_loss
-from mcld_core.tensorflow import distributed, gather_keys
+from mcld_core.tensorflow import gather_keys
 from tests import processes
 from tests.distributed.replicas import (
     RTOL,
@@ -87,14 +86,6 @@ def test_without_a_strategy(backend: Framework) -> None:
 
 
 @TENSORFLOW
-def test_columns_raise(backend: Framework) -> None:
-    logits = tf.ones((3, 4))
-    config = MCLDConfig(category_contrast="columns")
-    with pytest.raises(ValueError, match="'columns' cannot be used with gathered keys"):
-        mcld_loss(logits, logits, config=config, keys=gather_keys(logits))
-
-
-@TENSORFLOW
 def test_small_integer_labels(backend: Framework) -> None:
     """In uint8 the -100 of ignore_index is 156; TensorFlow does not compare the two at all."""
     keys = gather_keys(tf.zeros((2, 200)), tf.constant([156, 1], tf.uint8))
@@ -115,10 +106,3 @@ def test_outside_of_a_replica(backend: Framework) -> None:
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope(), pytest.raises(RuntimeError, match=r"inside the function given to str"):
         gather_keys(tf.ones((3, 4)))
-
-
-@TENSORFLOW
-def test_example_of_the_docstring(backend: Framework) -> None:
-    tried = doctest.testmod(distributed)
-    assert tried.attempted
-    assert not tried.failed

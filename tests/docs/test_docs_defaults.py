@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from tests.docs.test_docs_made import load
 
 defaults = load("defaults")
-TUNED = {
-    "mcld": {"best": {"lr": 0.1, "weight_sample": 0.3}, "validation": 0.80},
-    "mcld-ce": {"best": {"lr": 0.2, "weight_sample": 0.5}, "validation": 0.81},
-    "ce": {"best": {"lr": 0.2}, "validation": 0.99},
-}
-
-
-def test_the_best_trials_of_each_kind_of_file() -> None:
-    found = defaults.comparison({"tuning": {"methods": TUNED}})
-    assert found == {"MCLD": (80.0, 0.3), "CE": (81.0, 0.5)}
-    percent = {name: tuned | {"validation": 70.0} for name, tuned in TUNED.items()}
-    assert defaults.comparison({"tuning": {"methods": percent}})["CE"] == (70.0, 0.5)
-    chosen = {"digits|50|MCLD": TUNED["mcld"], "digits|10|MCLD + CE": TUNED["mcld-ce"]}
-    assert defaults.uneven({"chosen": chosen}, "digits") == {"MCLD": (80.0, 0.3)}
-    trials = {"MCLD|0.1|0.25|0": 16.0, "MCLD|0.3|0.1|0": 17.0, "MCLD|0.9|1|0": 5.0, "CE|1|0|0": 9.0}
-    assert defaults.tiny_imagenet({"trials": trials}) == {"MCLD": (17.0, 0.1)}
 
 
 def test_differences_are_those_of_the_default_with_their_mean_over_the_sets() -> None:
@@ -47,9 +30,3 @@ def test_differences_are_those_of_the_default_with_their_mean_over_the_sets() ->
         "| one | 0.25 | – | 0.5 | 0.25 | 0.25 |",
         "| two | 0.1 | 1 | – | 0.1 | 0.1 |",
     ]
-
-
-@pytest.mark.parametrize("name", [*defaults.SETTINGS])
-def test_each_setting_is_a_method_and_a_row(name: str) -> None:
-    assert defaults.SETTINGS[name].startswith("mcld")
-    assert name in defaults.ROWS

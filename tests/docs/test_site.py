@@ -7,7 +7,6 @@ import functools
 import http.server
 import os
 import re
-import struct
 import subprocess
 import sys
 import threading
@@ -271,29 +270,11 @@ def test_sums_and_brackets_are_stretched(browser: Browser, address: str) -> None
     assert min(heights) > 1.3
 
 
-def test_pages_lead_on_to_the_next_one(browser: Browser, address: str) -> None:
-    browser.open(address + "guides/torch.html", DESKTOP)
-    links = """(kind) => document.querySelector(`.md-footer__link--${kind}`).getAttribute("href")"""
-    found = [browser.evaluate(f"() => ({links})('{kind}')") for kind in ("prev", "next")]
-    assert found == ["../comparison.html", "tensorflow.html"]
-
-
 def test_drawings_follow_the_scheme_of_the_page(browser: Browser, address: str) -> None:
     picture = "docs/assets/pairs_instance.svg"
     assert "prefers-color-scheme:dark" in (ROOT / picture).read_text("utf-8")
     browser.open(address + "method.html", DESKTOP, scheme="dark")
     assert browser.evaluate("() => getComputedStyle(document.body).colorScheme") == "dark"
-
-
-def test_a_screenshot_shows_the_whole_page(browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "long.html").write_text('<body style="margin: 0; height: 3000px">', "utf-8")
-    server = serve(tmp_path)
-    browser.open(f"http://127.0.0.1:{server.server_port}/long.html", DESKTOP)
-    browser.screenshot(tmp_path / "long.png")
-    server.shutdown()
-    server.server_close()
-    size = struct.unpack(">II", (tmp_path / "long.png").read_bytes()[16:24])
-    assert size == (DESKTOP, 3000)
 
 
 def test_a_bad_page_is_seen(browser: Browser, tmp_path: Path) -> None:

@@ -168,11 +168,3 @@ def test_a_loaded_distiller_has_its_class_means(tmp_path: Path) -> None:
 def test_class_means_need_prototypes() -> None:
     with pytest.raises(ValueError, match=r"MCLDDistiller: class_means needs a config.*'labels'"):
         MCLDDistiller(dense(16), dense(3), class_means=True)
-
-
-def test_the_student_is_saved_alone(tmp_path: Path) -> None:
-    model = distiller(soft=False)
-    x, _ = data(4)
-    model.student.save(tmp_path / "student.keras")
-    student = keras.models.load_model(tmp_path / "student.keras")
-    np.testing.assert_array_equal(student.predict(x, verbose=0), model.predict(x, verbose=0))

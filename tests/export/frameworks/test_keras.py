@@ -44,4 +44,4 @@ def test_the_suite_passes_on(
 ) -> None:
     done = runs[backend].result()
     assert done.returncode == 0, f"keras on {backend}:\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
-    assert re.search(r"^17 passed in", done.stdout, re.M), done.stdout  # nothing skipped
+    assert re.search(r"^15 passed in", done.stdout, re.M), done.stdout  # nothing skipped

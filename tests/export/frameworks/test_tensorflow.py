@@ -74,17 +74,6 @@ def test_a_tensor_from_outside_the_function_becomes_a_weight(tmp_path: Path) -> 
     assert report.max_relative_error < 1e-5
 
 
-def test_statistics_of_the_batch_are_refused(tmp_path: Path) -> None:
-    @tf.function
-    def student(images: tf.Tensor) -> tf.Tensor:
-        mean, variance = tf.nn.moments(images, (0, 1, 2))
-        values = tf.nn.batch_normalization(images, mean, variance, None, None, 1e-3)
-        return tf.reduce_max(values, (1, 2))
-
-    with pytest.raises(ValueError, match="a row's output 'logits' needs to be the same alone"):
-        export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE)
-
-
 def test_a_function_compiled_by_xla_within_the_student(tmp_path: Path) -> None:
     """As Keras makes one of each grouped convolution."""
     function = tf.function

@@ -19,7 +19,6 @@ from tests.export.families import (
     FAMILIES,
     SIZE,
     assert_exports,
-    assert_names_its_exporter,
     token_rows,
 )
 from tests.export.torch_students import build
@@ -43,11 +42,6 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     assert_exports(
         export_onnx, student, forward, family, tmp_path, channels_last=False, token_dtype="int64"
     )
-
-
-def test_a_missing_exporter_says_what_to_install(tmp_path: Path) -> None:
-    student = build("cnn")
-    assert_names_its_exporter(export_onnx, student, "onnxscript", tmp_path, channels_last=False)
 
 
 def test_each_modules_mode_comes_back(tmp_path: Path) -> None:
