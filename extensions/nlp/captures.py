@@ -37,111 +37,106 @@ def read_distillkit(
     Example::
 
         settings = yaml.safe_load(open("captures/compression_config.yaml"))
-        data = load_dataset("parquet", data_files="captures/*.parquet", split="train")
-
-        def convert(rows):
-            stored = read_distillkit(rows, settings)
-            lengths = np.array([len(ids) for ids in rows["input_ids"]])
-            return teacher_columns(stored, np.arange(lengths.max()) < lengths[:, None])
-
-        data = data.map(convert, batched=True, remove_columns=["compressed_logprobs", …])
+        lengths = np.array([len(ids) for ids in rows["input_ids"]])  # rows: of Dataset.map
+        stored = read_distillkit(rows, settings)
+        return teacher_columns(stored, np.arange(lengths.max()) < lengths[:, None])
     """
-    names = ("compressed_logprobs", "bytepacked_indices", "packed_indices")
-    first = next((x for x in (names[0], names[2]) if x in rows), None)
+    first = next((x for x in ("compressed_logprobs", "packed_indices") if x in rows), None)
     if first is None:
         raise ValueError(
-            f"read_distillkit: rows need the columns {names[:2]}, or {names[2]!r}, 'exact_values' "
-            f"and 'coeffs'; got {sorted(rows)}"
+            "read_distillkit: rows need 'compressed_logprobs' and 'bytepacked_indices', "
+            f"or 'packed_indices', 'exact_values' and 'coeffs'; got {sorted(rows)}"
         )
-    k, read = int(settings["k"]), _quantised if first == names[0] else _older
-    shape = (len(rows["input_ids"]), max(map(len, rows["input_ids"]), default=0), k)
+    read, name = (_quantised, "d") if first == "compressed_logprobs" else (_older, "vocab_size")
+    shape = (len(rows["input_ids"]), max(map(len, rows["input_ids"]), default=0), settings["k"])
     values, indices = np.zeros(shape, "float32"), np.zeros(shape, "int32")
     for b, packed in enumerate(rows[first]):
-        if len(packed):
-            ids, logprobs = read({x: rows[x][b] for x in rows}, settings)
-            size = int(settings["d" if first == names[0] else "vocab_size"])
-            if ids.max() >= size or (not logits and np.exp(logprobs).sum(-1).max() > 1.1):
-                raise ValueError(
-                    f"read_distillkit: settings need to be those of the capture; got ids up to "
-                    f"{ids.max()} of {size}, and probabilities that sum to "
-                    f"{np.exp(logprobs).sum(-1).max():.3g} in sample {b}. Captured logits: "
-                    "logits=True"
-                )
-            values[b, : len(ids)], indices[b, : len(ids)] = logprobs, ids
+        if not len(packed):
+            continue
+        bits = int(settings[name] - 1).bit_length()
+        ids, found = read({x: rows[x][b] for x in rows}, settings, bits)
+        mass = np.exp(found).sum(-1).max()
+        if ids.max() >= settings[name] or (mass > 1.1 and not logits):
+            raise ValueError(
+                f"read_distillkit: settings need to be those of the capture; got ids up to "
+                f"{ids.max()} of {settings[name]}, and probabilities that sum to {mass:.3g} in "
+                f"sample {b}. Captured logits: logits=True"
+            )
+        values[b, : len(ids)], indices[b, : len(ids)] = found, ids
     if logits:
-        peak = values.max(-1, keepdims=True)
-        values = values - peak - np.log(np.exp(values - peak).sum(-1, keepdims=True))
+        values = values - np.logaddexp.reduce(values, -1, keepdims=True)
     return with_rest(values, indices)
 
 
-def _quantised(row: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Any, Any]:
+def _quantised(row: Mapping[str, Any], settings: Mapping[str, Any], bits: int) -> tuple[Any, Any]:
     """Return ids and values of a sample's rows."""
     import torch
 
-    k, exact, terms = settings["k"], settings["exact_k"], settings["polynomial_terms"] or []
-    bins, bits = settings["residual_bins"], int(settings["d"] - 1).bit_length()
-    packed = torch.as_tensor(np.asarray(row["compressed_logprobs"], "uint8"))
-    dtype, of_terms = (getattr(torch, settings[x]) for x in ("exact_dtype", "term_dtype"))
-    scales = [getattr(torch, x["scale_dtype"]) for x in bins]
-    sizes = [exact * dtype.itemsize, len(terms) * of_terms.itemsize]
-    for scale, x in zip(scales, bins, strict=True):
-        sizes += [scale.itemsize, -(-x["element_bits"] * x["num_elements"] // 8)]
-    ids = np.asarray(row["bytepacked_indices"], "uint8")
-    if packed.shape[1] != sum(sizes) or ids.shape != (len(packed), -(-k * bits // 8)):
-        raise ValueError(
-            f"read_distillkit: settings need {packed.shape[1]} and {ids.shape[-1]} bytes a token; "
-            f"got settings of {sum(sizes)} and {-(-k * bits // 8)}. They are those that the capture"
-            " was made with"
-        )
-    first, coefficients, *rest = (x.contiguous() for x in packed.split(sizes, 1))
+    k, exact = settings["k"], settings["exact_k"]
+    terms, bins = settings["polynomial_terms"] or [], settings["residual_bins"]
+    parts = [(settings["exact_dtype"], exact), (settings["term_dtype"], len(terms))]
+    for x in bins:
+        parts.append((x["scale_dtype"], 1))
+        parts.append(("uint8", -(-x["element_bits"] * x["num_elements"] // 8)))
+    dtypes = [getattr(torch, name) for name, _ in parts]
+    sizes = [n * dtype.itemsize for (_, n), dtype in zip(parts, dtypes, strict=True)]
+    ids, packed = (
+        np.asarray(row[x], "uint8") for x in ("bytepacked_indices", "compressed_logprobs")
+    )
+    _compare("bytes of ids and values", _widths(ids, packed), (-(-k * bits // 8), sum(sizes)))
+    cut = zip(torch.as_tensor(packed).split(sizes, 1), dtypes, strict=True)
+    values, coefficients, *rest = (x.contiguous().view(dtype) for x, dtype in cut)
     residual, start = torch.zeros(len(packed), k - exact), 0
-    for i, (scale, x) in enumerate(zip(scales, bins, strict=True)):
+    for x, scale, numbers in zip(bins, rest[::2], rest[1::2], strict=True):
         end, width = start + x["num_elements"], x["element_bits"]
-        number = torch.as_tensor(_unpacked(rest[2 * i + 1].numpy(), width, end - start)).float()
+        number = torch.as_tensor(_unpacked(numbers.numpy(), width, end - start)).float()
         number = 2 * number - 1 if width == 1 else number - 2 ** (width - 1)
-        residual[:, start:end] = number * rest[2 * i].view(scale)
+        residual[:, start:end] = number * scale
         start = end
-    values = residual.to(dtype)
+    fit = residual.to(dtypes[0])
     if terms:
-        place = torch.arange(k - exact, dtype=of_terms)
-        if settings.get("normalize_t", False):
-            place = torch.linspace(0, 1, k - exact, dtype=of_terms)
+        place = torch.arange(k - exact, dtype=dtypes[1])
+        if settings.get("normalize_t"):
+            place = torch.linspace(0, 1, k - exact, dtype=dtypes[1])
         powers = [place**x if isinstance(x, int) else getattr(torch, x)(place) for x in terms]
-        fit = (torch.stack(powers, -1) * coefficients.view(of_terms)[:, None]).sum(-1)
-        values = fit + values
-    values = torch.cat([first.view(dtype), values], 1)
+        fit = (torch.stack(powers, -1) * coefficients[:, None]).sum(-1) + fit
+    values = torch.cat([values, fit], 1)
     if settings["delta_encoding"]:
-        values = values.float().cumsum(1).to(dtype)
+        values = values.float().cumsum(1).to(dtypes[0])
     return _unpacked(ids, bits, k), values.float().numpy()
 
 
-def _older(row: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Any, Any]:
+def _older(row: Mapping[str, Any], settings: Mapping[str, Any], bits: int) -> tuple[Any, Any]:
     """Return ids and values of a sample's rows, of the older format."""
     import torch
 
-    k, bits = settings["k"], int(settings["vocab_size"] - 1).bit_length()
-    each = 64 // bits  # ids in a word of 64 bits, the first in the lowest
-    exact, coefficients = (
-        torch.as_tensor(np.asarray(row[x], "float32")) for x in ("exact_values", "coeffs")
-    )
-    place = torch.arange(1.0, k - settings["exact_k"] + 1)
-    sign = -1 if settings.get("invert_polynomial", True) else 1
+    k, exact, each = settings["k"], settings["exact_k"], 64 // bits  # so many ids in a word
+    values, coefficients = (np.asarray(row[x], "float32") for x in ("exact_values", "coeffs"))
+    place, sign = torch.arange(1.0, k - exact + 1), -1 if settings["invert_polynomial"] else 1
     powers = [place ** (sign * i) for i in range(settings["polynomial_degree"] + 1)]
-    powers += [place.sqrt()] if settings.get("with_sqrt_term") else []
+    powers += [place.sqrt()] if settings["with_sqrt_term"] else []
+    powers = powers if exact < k else []
     words = np.asarray(row["packed_indices"]).astype("uint64")
-    came = exact.shape[1], coefficients.shape[1], words.shape[1]
-    needed = settings["exact_k"], len(powers) * (len(place) > 0), -(-k // each)
+    came, needed = _widths(values, coefficients, words), (exact, len(powers), -(-k // each))
+    _compare("exact values, coefficients and words of ids", came, needed)
+    if powers:
+        fit = (torch.stack(powers, -1) * torch.as_tensor(coefficients)[:, None]).sum(-1)
+        values = np.concatenate([values, fit.numpy()], 1)
+    ids = words[..., None] >> np.arange(0, each * bits, bits, dtype="uint64")  # lowest bits first
+    ids = ids & np.uint64((1 << bits) - 1)
+    return ids.reshape(len(words), -1)[:, :k].astype("int64"), values
+
+
+def _widths(*arrays: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    return tuple(x.shape[-1] for x in arrays)
+
+
+def _compare(what: str, came: tuple[int, ...], needed: tuple[int, ...]) -> None:
     if came != needed:
         raise ValueError(
-            f"read_distillkit: settings need {came} exact values, coefficients and words a token; "
-            f"got settings of {needed}"
+            f"read_distillkit: settings need to be those of the capture, {came} {what} a token; got"
+            f" settings of {needed}"
         )
-    if len(place):
-        fit = (torch.stack(powers, -1) * coefficients[:, None]).sum(-1)
-        exact = torch.cat([exact, fit], 1)
-    ids = words[..., None] >> np.arange(0, each * bits, bits, dtype="uint64")
-    ids = ids & np.uint64((1 << bits) - 1)
-    return ids.reshape(len(words), -1)[:, :k].astype("int64"), exact.numpy()
 
 
 def _unpacked(packed: np.ndarray[Any, Any], bits: int, count: int) -> np.ndarray[Any, Any]:

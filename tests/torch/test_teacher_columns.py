@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset
 import pytest
 import torch
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from pyarrow import parquet
 from torch.utils.data import DataLoader
 
 from mcld_core.extensions.nlp import TopKLogits, sample_teacher, token_kd_loss
@@ -53,8 +56,8 @@ def test_written_streamed_and_padded_the_loss_is_that_of_the_teacher(
     mapped, streamed = read(cache_dir=str(tmp_path / "cache")), read(streaming=True)
     collate = TeacherCollator(Padding(side), "a teacher")
     batches = [
-        next(iter(DataLoader(data, batch_size=7, collate_fn=collate)))
-        for data in (stored, mapped, streamed)
+        next(iter(DataLoader(data, batch_size=7, collate_fn=collate, num_workers=workers)))
+        for data, workers in ((stored, 0), (mapped, 2), (streamed, 1))
     ]
     batch = batches[0]
     for other in batches[1:]:
@@ -129,3 +132,56 @@ def test_errors() -> None:
         TeacherCollator(Padding("left"))(make_data(2))
     with pytest.raises(ValueError, match="teacher needs a tail and values"):
         teacher_columns(TopKLogits(np.zeros((1, 2, 3)), np.zeros((1, 2, 3), int)), np.ones((1, 2)))
+
+
+CHECKED = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+
+
+def numbers(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Answer from the ids alone: what processes of their own can do."""
+    longest = max(map(len, rows["input_ids"]))
+    ids = np.asarray([x + [0] * (longest - len(x)) for x in rows["input_ids"]])
+    teacher = TopKLogits.from_logits(np.sin(ids[..., None] * np.arange(1.0, 9.0)), 4)
+    return teacher_columns(teacher, ids != 0, fingerprint="numbers")
+
+
+def read(*paths: object) -> list[dict[str, Any]]:
+    """Stream files with their checksums."""
+    files = list(map(str, paths))
+    options: Any = {"streaming": True, "fragment_scan_options": CHECKED}
+    return list(load_dataset("parquet", data_files=files, split="train", **options))
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_written_by_processes_to_any_path(tmp_path: Path, scheme: str) -> None:
+    texts = Dataset.from_list([{"input_ids": row["input_ids"]} for row in make_data()])
+    expected = list(texts.map(numbers, batched=True, batch_size=2))
+    files = [f"{scheme}://{tmp_path}/{i}.parquet" for i in range(3)]
+    for i, file in enumerate(files):  # each machine of an array has such a part
+        part = texts.shard(3, i, contiguous=True).map(numbers, batched=True, num_proc=2)
+        part.to_parquet(file, write_page_checksum=True)
+    assert read(*files) == expected
+
+
+def test_what_a_stored_teacher_may_suffer(tmp_path: Path) -> None:
+    """A flipped bit, a cut file, wrong lengths, an address: errors that cost no memory or time."""
+    stored, path = written("top"), tmp_path / "whole.parquet"
+    stored.to_parquet(str(path), write_page_checksum=True)
+    whole, chunks = path.read_bytes(), parquet.read_metadata(path).row_group(0)
+    for i in range(chunks.num_columns):
+        chunk = chunks.column(i)
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        broken = bytearray(whole)
+        broken[start + chunk.total_compressed_size - 1] ^= 4
+        path.with_name(f"{i}.parquet").write_bytes(broken)
+        with pytest.raises((OSError, DatasetGenerationError), match="CRC"):
+            read(path.with_name(f"{i}.parquet"))
+    path.with_name("cut.parquet").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"[Pp]arquet"):
+        read(path.with_name("cut.parquet"))
+    row = stored[0] | {"teacher_offsets": [0] * len(stored[0]["input_ids"]) + [20_000_000]}
+    with pytest.raises(ValueError, match="sample 0 needs teacher columns of its 9 tokens"):
+        TeacherCollator(Padding("left"))([row])
+    with pytest.raises(ImportError, match="s3fs"):
+        stored.to_parquet("s3://bucket/x")
+    assert not Path("s3:").exists()
