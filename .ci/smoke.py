@@ -5,7 +5,9 @@ Run away from the repository, so that the installed wheel is what is imported.
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import mcld_core
 
 ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
 LOGITS, LABELS = 5 * np.eye(3, dtype="float32"), np.arange(3)
 EXPECTED = float(mcld_core.mcld_loss(np.eye(3), LOGITS.astype("float64"), LABELS))
 
@@ -56,36 +59,18 @@ def jax() -> None:
     check(float(loss), np.asarray(gradient))
 
 
-def keras() -> None:
-    """A model that is compiled and fitted."""
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    import keras
-
-    from mcld_core.keras import MCLDLoss
-
-    targets = np.concatenate([LOGITS, LABELS[:, None]], axis=-1).astype("float32")
-    layer = keras.layers.Dense(3, kernel_initializer="identity")
-    model = keras.Sequential([keras.Input((3,)), layer])
-    model.compile(keras.optimizers.SGD(0.1), loss=MCLDLoss())
-    first, last = model.fit(LOGITS / 5, targets, epochs=2, verbose=0).history["loss"]
-    np.testing.assert_allclose(first, EXPECTED, rtol=1e-5)
-    assert last < first
-
-
-def onnx() -> None:
-    """A student's verified file, with its metadata."""
-    import onnxruntime
-    import torch
-
-    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
-    metadata = {"teacher": "wide"}
-    print(mcld_core.export_onnx(student, "s.onnx", input_shape=(1, 8, 8), metadata=metadata))
-    known = onnxruntime.InferenceSession("s.onnx").get_modelmeta().custom_metadata_map
-    assert known["teacher"] == "wide"
+def readme(need: str, **environment: str) -> None:
+    """README's block for this need, or its command, as a reader runs it."""
+    if environment:
+        (code,) = re.findall(r'^MCLD_BACKEND=torch python -c "(.+)"$', README, re.MULTILINE)
+    else:
+        (code,) = re.findall(f"<!-- test: {need} -->\n```python\n(.*?)```", README, re.DOTALL)
+    subprocess.run([sys.executable, "-c", code], env=os.environ | environment, check=True)
 
 
 def examples() -> None:
-    """One that takes nothing but the extra, for an epoch."""
+    """README's digits, and a script that takes nothing but the extra, for an epoch."""
+    readme("torch")
     script = ROOT / "examples" / "noisy_teacher.py"
     small = ["--seeds", "0", "--epochs", "1", "--teacher-epochs", "1"]
     subprocess.run([sys.executable, script, *small, "--out", "run"], check=True)
@@ -101,17 +86,19 @@ def docs() -> None:
     assert (site / "index.html").is_file()
 
 
-def everything() -> None:
-    """All of them in one environment."""
-    for part in (torch, tensorflow, jax, keras, onnx, examples, docs):
-        part()
-
-
 if __name__ == "__main__":
     extra, folder = sys.argv[1:]
     os.chdir(folder)
     assert ROOT / "mcld_core" not in Path(mcld_core.__file__).parents
     subprocess.run([sys.executable, "-m", "mcld_core"], check=True)
-    print(f"extra {extra}: loss {EXPECTED:.4f}")
-    parts = {part.__name__: part for part in (torch, tensorflow, jax, keras, onnx, examples, docs)}
-    (parts | {"all": everything, "none": lambda: None})[extra]()
+    print(f"extra {extra}: loss {EXPECTED:.4f}", flush=True)
+    parts = {
+        **{each.__name__: each for each in (torch, tensorflow, jax, examples, docs)},
+        "keras": functools.partial(readme, "keras"),
+        "onnx": functools.partial(readme, "export"),
+    }
+    for name in parts if extra == "all" else [extra]:
+        if name in ("torch", "tensorflow", "jax"):
+            readme(name, MCLD_BACKEND=name)
+        if name != "none":
+            parts[name]()
