@@ -109,12 +109,6 @@ def cumulative_sum(x: Array) -> Array:
     return jnp.cumsum(x, dtype=x.dtype)
 
 
-def searchsorted(x: Array, values: Array) -> Array:
-    if not isinstance(x.shape[0], int):  # JAX 0.10 needs it where a batch is symbolic
-        return jnp.sum(x[:, None] < values[None, :], 0).astype("int32")
-    return jnp.searchsorted(x, values).astype("int32")
-
-
 def arange(n: int, like: Array) -> Array:
     return jnp.arange(n, dtype="int32")
 

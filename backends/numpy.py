@@ -97,10 +97,6 @@ def cumulative_sum(x: Array) -> Array:
     return np.cumsum(x, dtype=x.dtype)
 
 
-def searchsorted(x: Array, values: Array) -> Array:
-    return np.searchsorted(x, values).astype("int32")
-
-
 def arange(n: int, like: Array) -> Array:
     return np.arange(n, dtype="int32")
 

@@ -70,7 +70,6 @@ logsumexp = tf.reduce_logsumexp
 log_softmax = tf.nn.log_softmax
 cumulative_sum = tf.cumsum
 reshape = tf.reshape
-searchsorted = tf.searchsorted
 stop_gradient = tf.stop_gradient
 
 

@@ -167,10 +167,6 @@ def cumulative_sum(x: Array) -> Array:
     return torch.cumsum(x, dim=0, dtype=x.dtype)
 
 
-def searchsorted(x: Array, values: Array) -> Array:
-    return torch.searchsorted(x, values, out_int32=True)
-
-
 def arange(n: int, like: Array) -> Array:
     return torch.arange(n, dtype=torch.int32, device=like.device)
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from mcld_core import MCLDConfig
 from mcld_core.arguments import is_number
 from mcld_core.backends import Backend
-from mcld_core.typing import Array, Float, Int, Labels, Scalar
+from mcld_core.typing import Array, Scalar
 
 LEAST = -1e30
 """Stands for the logarithm of 0: finite, so that times a probability of 0 it is 0."""
@@ -28,15 +28,3 @@ def log_of(ops: Backend, x: Array) -> Array:
     """Return the logarithm of x ≥ 0, `LEAST` where it is 0."""
     positive = x > 0
     return ops.where(positive, ops.log(ops.where(positive, x, 1.0)), LEAST)
-
-
-def one_hot(ops: Backend, labels: Labels, classes: int, dtype: str) -> Float[Array, "rows classes"]:
-    """Return int labels as rows of 0 and 1 (zeros where they name no class), soft ones cast."""
-    if len(labels.shape) == 2:
-        return ops.astype(labels, dtype)
-    return ops.astype(ops.arange(classes, labels)[None, :] == labels[:, None], dtype)
-
-
-def target_class(ops: Backend, labels: Labels) -> Int[Array, " rows"]:
-    """Return int labels as they are and the arg max of soft ones."""
-    return labels if len(labels.shape) == 1 else ops.argmax(labels, 1)

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, keep_rows, wide_dtype
+from mcld_core.arguments import Arguments, keep_rows, one_hot, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.bank_rows import entries, narrowed, places
 from mcld_core.config import MCLDConfig, check_config
-from mcld_core.formulas.objective import NEGLIGIBLE, KeySet, one_hot
+from mcld_core.formulas.objective import NEGLIGIBLE, KeySet
 from mcld_core.keys import TeacherKeys, as_keys, check_ready, class_means
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 

@@ -55,13 +55,14 @@ def places(
     Returns ``target, source, is_new, count``: bank row ``target[k]`` takes batch row ``source[k]``
     if ``is_new[k]``, and else keeps its content. So no target repeats or lies out of range.
     """
-    rank = ops.cumulative_sum(ops.astype(kept, "int32"))
-    kept_rows = ops.astype(ops.sum(ops.astype(kept, "int32"), None), "int32")
+    row, is_kept = ops.arange(ops.size(kept, 0), kept), ops.astype(kept, "int32")
+    rank = ops.cumulative_sum(is_kept)
+    kept_rows = ops.astype(ops.sum(is_kept, None), "int32")
     count = ops.minimum(kept_rows, capacity)
-    slot = ops.arange(ops.size(kept, 0), kept)[:capacity]
-    source = ops.searchsorted(rank, slot + (kept_rows - count + 1))  # the first row of that rank
-    last = ops.size(kept, 0) - 1
-    return (cursor + slot) % capacity, ops.minimum(source, last), slot < count, count
+    in_order = ops.put(row, ops.where(kept, rank - 1, kept_rows + row - rank), row)
+    slot = row[:capacity]
+    source = ops.minimum(slot + (kept_rows - count), ops.size(kept, 0) - 1)
+    return (cursor + slot) % capacity, ops.take(in_order, source), slot < count, count
 
 
 def narrowed(ops: Backend, x: Array, dtype: str) -> Array:

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, plain_number
+from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, one_hot, plain_number
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.objective import NEGLIGIBLE, KeySet, key_vectors, one_hot
+from mcld_core.formulas.objective import NEGLIGIBLE, KeySet, key_vectors
 from mcld_core.typing import Array, Bool, Float, Labels, Scalar
 
 

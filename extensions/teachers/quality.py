@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import TeacherBatch, ratio
+from mcld_core.arguments import TeacherBatch, one_hot, ratio, target_class
 from mcld_core.backends import Backend, backend_for
-from mcld_core.extensions._terms import one_hot, target_class
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
-from mcld_core.arguments import reduce_rows
-from mcld_core.extensions._terms import LEAST, log_of, one_hot, target_class, weighing
+from mcld_core.arguments import one_hot, reduce_rows, target_class
+from mcld_core.extensions._terms import LEAST, log_of, weighing
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, log_sum
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar, Tensor

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, both_kept, reduce_rows, wide_dtype
+from mcld_core.arguments import Arguments, both_kept, one_hot, reduce_rows, wide_dtype
 from mcld_core.backends import Backend
-from mcld_core.extensions._terms import one_hot
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 

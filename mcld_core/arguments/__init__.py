@@ -18,7 +18,9 @@ from mcld_core.arguments.rows import both_kept as both_kept
 from mcld_core.arguments.rows import class_labels as class_labels
 from mcld_core.arguments.rows import fits as fits
 from mcld_core.arguments.rows import keep_rows as keep_rows
+from mcld_core.arguments.rows import one_hot as one_hot
 from mcld_core.arguments.rows import ratio as ratio
 from mcld_core.arguments.rows import sizes_differ as sizes_differ
+from mcld_core.arguments.rows import target_class as target_class
 from mcld_core.arguments.rows import to_numpy as to_numpy
 from mcld_core.arguments.rows import wide_dtype as wide_dtype

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mcld_core.arguments.checks import is_number
 from mcld_core.backends import Backend
-from mcld_core.typing import Array, Bool, Float, Int, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Places, Scalar
 
 
 class Batch(NamedTuple):
@@ -72,6 +72,19 @@ def class_labels(
         labels = ops.astype(labels, "int64" if dtype == "uint64" else "int32")
     named = ops.where((labels >= 0) & (labels < classes), labels, -1)
     return ops.astype(named, "int32"), labels != ignore_index
+
+
+def target_class(ops: Backend, labels: Labels) -> Places:
+    """Return int labels as they are and the arg max of soft ones."""
+    return labels if labels.ndim == 1 else ops.argmax(labels, 1)
+
+
+def one_hot(ops: Backend, labels: Array, classes: int, dtype: str) -> Float[Array, "rows classes"]:
+    """Return int labels as one-hot rows (zeros where out of range); soft labels unchanged."""
+    if labels.ndim == 2:
+        return labels
+    places = ops.astype(ops.arange(classes, labels), ops.dtype(labels))
+    return ops.astype(places[None, :] == labels[:, None], dtype)
 
 
 def both_kept(kept: Array | None, counts: Array | None) -> Array | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.arguments import Arguments
+from mcld_core.arguments import Arguments, target_class
 from mcld_core.baselines.evaluation import reduced
 from mcld_core.formulas.divergence import (
     MASKED,
@@ -14,7 +14,6 @@ from mcld_core.formulas.divergence import (
     divide,
     log_odds,
     raised,
-    target_class,
 )
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
 

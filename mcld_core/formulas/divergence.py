@@ -45,12 +45,6 @@ def softened(ops: Backend, logits: Array, temperature: Scalar) -> Array:
     return ops.where(low, MASKED, ops.where(low, 0.0, logits) / temperature)
 
 
-def masked_log(ops: Backend, x: Array) -> Array:
-    """Return log x, and `MASKED` where x, which is ≥ 0, is 0."""
-    positive = x > 0
-    return ops.where(positive, ops.log(ops.where(positive, x, 1.0)), MASKED)
-
-
 def log_sum_exp(ops: Backend, z: Array) -> Values:
     """Return ``log Σ exp z`` of each row; its derivative needs no second pass of exp."""
     peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
@@ -116,11 +110,6 @@ def whole_divergence(
     log_q = ops.log_softmax(divide(student, temperature), 1)
     log_p = ops.log_softmax(softened(ops, teacher, temperature), 1)
     return squared(name, temperature) * divergence(ops, log_p, log_q, name, mix)
-
-
-def target_class(ops: Backend, labels: Labels) -> Places:
-    """Return int labels as they are and the arg max of soft ones."""
-    return labels if labels.ndim == 1 else ops.argmax(labels, 1)
 
 
 class Target(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+from mcld_core.arguments.rows import one_hot
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.divergence import (
@@ -22,7 +23,6 @@ from mcld_core.formulas.divergence import (
     log_sum_exp,
     raised,
     softened,
-    target_class,
     whole_divergence,
 )
 from mcld_core.formulas.similarity import SIMILARITIES
@@ -222,7 +222,7 @@ def sample_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Valu
         return 0.0 * student[:, 0]
     if not setup.config.sample_target_mask:
         return whole_divergence(ops, student, teacher, temperature, "forward")
-    target = target_class(ops, block.labels)
+    target = block.labels if block.labels.ndim == 1 else ops.argmax(block.labels, 1)
     return decoupled_divergence(ops, student, teacher, target, temperature, 1.0, setup.beta)
 
 
@@ -336,14 +336,6 @@ def affinity(ops: Backend, labels: Labels, key_labels: Labels, dtype: str) -> Pa
     labels, key_labels = (one_hot(ops, y, classes, dtype) for y in (labels, key_labels))
     inner = ops.matmul(labels, ops.matrix_transpose(key_labels))
     return ops.minimum(ops.maximum(inner, 0.0), 1.0)
-
-
-def one_hot(ops: Backend, labels: Array, classes: int, dtype: str) -> Float[Array, "rows classes"]:
-    """Return int labels as one-hot rows (zeros where out of range); soft labels unchanged."""
-    if labels.ndim == 2:
-        return labels
-    places = ops.astype(ops.arange(classes, labels), ops.dtype(labels))
-    return ops.astype(places[None, :] == labels[:, None], dtype)
 
 
 def without(ops: Backend, similarity: Pairs, removed: Pairs, is_hard: bool) -> Negatives:
