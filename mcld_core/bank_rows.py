@@ -36,7 +36,7 @@ def entries(
     if index is None:
         ids = ops.minimum(ops.arange(ops.size(rows, 0), rows), -1)
     else:
-        ids = ops.maximum(arguments.ids("index", index, rows), -1)
+        ids = ops.maximum(arguments.ids("index", index, rows, name), -1)
         if ops.dtype(ids) == "int64":  # those that do not fit are hashed into 31 bits
             hashed = (ids % _HASHED + (ids // 2**31) * 1540483477) % _HASHED
             ids = ops.astype(ops.where(ids < 2**31, ids, hashed), "int32")

@@ -157,7 +157,15 @@ class ArrayArguments(Checks):
                 f"got {values[row]} in row {row}"
             )
 
-    def ids(self, name: str, ids: Any, logits: Array, single: bool = False) -> Int[Array, " batch"]:
+    def ids(
+        self,
+        name: str,
+        ids: Any,
+        logits: Array,
+        like_name: str = "student_logits",
+        *,
+        single: bool = False,
+    ) -> Int[Array, " batch"]:
         """Return ids or places, one a row, signed: int64 where they come so, else int32.
 
         They are only compared. ``single``: one number for all rows will do.
@@ -166,7 +174,7 @@ class ArrayArguments(Checks):
         found = self.array(name, ids, logits)
         if not single or len(found.shape):
             self.vector(name, found, logits.shape[0])
-        self.device(name, found, logits)
+        self.device(name, found, logits, like_name)
         dtype = ops.dtype(found)
         if not dtype.startswith(("int", "uint")):
             raise TypeError(f"{self.function}: {name} needs an integer dtype; got {dtype}")
