@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.backends import Backend, backend_for
+from mcld_core.arguments import Arguments, to_numpy
+from mcld_core.backends import Backend
 from mcld_core.typing import Array, Float, Int, Scalar
 
 
@@ -37,12 +38,10 @@ def forecast_bins(
         >>> forecast_bins([1.0, 2.0, 3.0, 10.0], bins=2).tolist()
         [2.5]
     """
-    if bins < 2 or kind not in ("quantile", "uniform"):
-        raise ValueError(
-            "forecast_bins: bins needs a number ≥ 2 and kind 'quantile' or 'uniform'; got "
-            f"{bins} and {kind!r}"
-        )
-    values = np.asarray(targets, "float64").ravel()
+    arguments = Arguments("forecast_bins", targets)
+    bins = arguments.integer("bins", bins, minimum=2)
+    arguments.choice("kind", kind, ("quantile", "uniform"))
+    values = to_numpy(arguments.array("targets", targets)).astype("float64").ravel()
     values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max():
         raise ValueError(
@@ -82,9 +81,10 @@ def bin_labels(
         >>> bin_labels([[0.2, 5.0, float("nan")]], [0.0, 1.0]).tolist()
         [[1, 2, -100]]
     """
-    ops = backend_for("bin_labels", targets)
+    arguments = Arguments("bin_labels", targets)
+    ops, ignore_index = arguments.ops, arguments.integer("ignore_index", ignore_index)
     edges = _checked_edges("bin_labels", edges)
-    targets = _floating(ops, ops.asarray(targets))
+    targets = _floating(ops, arguments.array("targets", targets))
     above = targets[..., None] > _beside(ops, edges, targets)
     number = ops.sum(ops.astype(above, "int32"), -1)
     return ops.where(ops.isfinite(targets), ops.astype(number, "int32"), ignore_index)
@@ -126,13 +126,14 @@ def forecast_to_logits(
     References:
         T. Salimans et al., "PixelCNN++", ICLR 2017 (the discretised logistic distribution).
     """
-    ops = backend_for("forecast_to_logits", forecast, scale)
-    x = ops.asarray(forecast, scale if ops.is_tensor(scale) else None)
+    arguments = Arguments("forecast_to_logits", forecast, scale)
+    ops = arguments.ops
+    x = arguments.array("forecast", forecast, scale if ops.is_tensor(scale) else None)
     x = _floating(ops, x)
     inner = _checked_edges("forecast_to_logits", edges)
     if scale is None:
         scale = float(np.median(np.diff(inner))) / 2.0 if inner.size > 1 else 0.0
-    scale = _checked_scale(ops, scale, x)
+    scale = _checked_scale(arguments, scale, x)
     # An open end has no edge: it stands at the last one, and what it would add is left out.
     ends = np.arange(inner.size + 1)
     first, last = (_beside(ops, ends == end, x, "bool") for end in (0, inner.size))
@@ -146,7 +147,7 @@ def forecast_to_logits(
 
 
 def _checked_edges(function: str, edges: Any) -> np.ndarray[Any, Any]:
-    values = np.asarray(edges, "float64")
+    values = to_numpy(Arguments(function, edges).array("edges", edges)).astype("float64")
     increase = values.ndim == 1 and bool((np.diff(values) > 0).all())
     if not increase or values.size == 0 or not np.isfinite(values).all():
         raise ValueError(
@@ -156,11 +157,11 @@ def _checked_edges(function: str, edges: Any) -> np.ndarray[Any, Any]:
     return values
 
 
-def _checked_scale(ops: Backend, scale: Any, x: Array) -> Any:
+def _checked_scale(arguments: Arguments, scale: Any, x: Array) -> Any:
     """Return a number as it is, an array in the dtype of x with an axis for the bins."""
-    is_number = isinstance(scale, (int, float))
+    ops, is_number = arguments.ops, isinstance(scale, (int, float))
     if not is_number:
-        scale = ops.astype(ops.asarray(scale, x), ops.dtype(x))
+        scale = ops.astype(arguments.array("scale", scale, x), ops.dtype(x))
     values = scale if is_number else ops.host_values(scale)
     if values is not None and not np.all(values > 0):
         raise ValueError(f"forecast_to_logits: scale needs numbers > 0; got {values}")

@@ -47,7 +47,7 @@ class SequenceArguments(Arguments):
         """Return a mask, bool or of 0 and 1, flat; raise for another shape, dtype or device."""
         if mask is None:
             return None
-        mask = self.ops.asarray(mask, logits)
+        mask = self.array(name, mask, logits)
         self.device(name, mask, logits)
         if not fits(mask.shape, logits.shape[:axes]):
             raise ValueError(
@@ -68,7 +68,7 @@ class SequenceArguments(Arguments):
         self, name: str, labels: Any, logits: Array
     ) -> Int[Array, " rows"] | Float[Array, "rows classes"]:
         """Return int or soft labels, flat; raise for a shape that the logits do not have."""
-        labels = self.ops.asarray(labels, logits)
+        labels = self.array(name, labels, logits)
         ours, shape = tuple(labels.shape), tuple(logits.shape)
         if not fits(ours, shape[:2]) and not fits(ours, shape):
             raise ValueError(

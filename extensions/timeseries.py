@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from mcld_core import MCLDConfig
-from mcld_core.arguments import both_kept, fits
+from mcld_core.arguments import Checks, both_kept, fits
 from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
@@ -67,11 +67,11 @@ def cut_windows(
         >>> windows.starts.tolist(), windows.lengths.tolist()
         ([0, 2], [4, 3])
     """
-    stride = length if stride is None else stride
-    if not 1 <= stride <= length:
-        raise ValueError(
-            f"cut_windows: stride needs 1 ≤ stride ≤ length; got stride {stride}, length {length}"
-        )
+    checks = Checks("cut_windows")
+    length = checks.integer("length", length, minimum=1)
+    stride = checks.integer(
+        "stride", length if stride is None else stride, minimum=1, maximum=length
+    )
     values, starts, numbers = [], [], []
     for number, one in enumerate(series):
         steps = np.asarray(one)

@@ -84,7 +84,7 @@ class TeacherBank(NamedTuple):
         capacity = arguments.integer("capacity", capacity, minimum=1)
         classes = arguments.integer("classes", classes, minimum=1)
         ops = arguments.ops
-        dtype = "float32" if like is None else ops.dtype(ops.asarray(like))
+        dtype = "float32" if like is None else ops.dtype(arguments.array("like", like))
         zeros = np.zeros((capacity, classes), "float32")
         vectors = ops.astype(ops.asarray(zeros, like), dtype)
         if soft_labels:  # an array of its own: the fields may be updated in place or donated
@@ -125,7 +125,7 @@ class TeacherBank(NamedTuple):
         function = "TeacherBank.from_logits"
         arguments = Arguments(function, logits, labels, index, like)
         ops = arguments.ops
-        rows = ops.asarray(logits, like)
+        rows = arguments.array("logits", logits, like)
         beside = labels, None, index
         batch = TeacherBank(**entries(arguments, "logits", rows, beside, ignore_index))
         batch = cls._as_stored(ops, batch)

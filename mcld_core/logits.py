@@ -55,7 +55,7 @@ def check_finite(
     arguments.choice("similarity", similarity, tuple(SIMILARITIES))
     student, teacher = arguments.pair(student_logits, teacher_logits)
     if labels is not None:
-        labels = arguments.ops.asarray(labels, student)
+        labels = arguments.array("labels", labels, student)
         arguments.label_kind("labels", labels, *student.shape)
         labels = to_numpy(labels)
     sides = {"student_logits": to_numpy(student), "teacher_logits": to_numpy(teacher)}
@@ -116,9 +116,9 @@ def select_classes(
     """
     arguments = Arguments("select_classes", logits)
     ops = arguments.ops
-    rows = ops.asarray(logits)
+    rows = arguments.array("logits", logits)
     arguments.logits("logits", rows)
-    index = _checked_mapping(mapping, rows.shape[1])
+    index = _checked_mapping(to_numpy(arguments.array("mapping", mapping)), rows.shape[1])
     columns = ops.asarray(index, rows)
     return ops.matrix_transpose(ops.take(ops.matrix_transpose(rows), columns))
 
@@ -192,7 +192,8 @@ def _with_prior(function: str, logits: Any, class_prior: Any) -> tuple[Any, Any]
     """Return logits and ``log π`` (1, classes), checked, in the dtype that is computed in."""
     arguments = Arguments(function, logits)
     ops = arguments.ops
-    rows = ops.asarray(logits, class_prior if ops.is_tensor(class_prior) else None)
+    like = class_prior if ops.is_tensor(class_prior) else None
+    rows = arguments.array("logits", logits, like)
     arguments.logits("logits", rows)
     dtype = wide_dtype(ops.dtype(rows))
     prior = arguments.log_prior(class_prior, rows.shape[1], rows, dtype)
@@ -218,8 +219,7 @@ def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any
     return values.astype("float32")
 
 
-def _checked_mapping(mapping: Any, classes: int) -> NDArray[Any]:
-    index = np.asarray(mapping.tolist() if hasattr(mapping, "tolist") else mapping)
+def _checked_mapping(index: NDArray[Any], classes: int) -> NDArray[Any]:
     if index.size and index.dtype.kind not in "iu":
         raise TypeError(
             f"select_classes: mapping needs a list of int classes; got {index.tolist()!r}"

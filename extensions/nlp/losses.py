@@ -156,7 +156,7 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         ("token_contrast", token_contrast),
         ("sequence_contrast", sequence_contrast),
     ):
-        if value is not None:
+        if value is not None or name == "sequence_contrast":
             arguments.number(name, value, minimum=0.0)
     for name, flag in (("shift", shift), ("return_terms", return_terms)):
         arguments.flag(name, flag)

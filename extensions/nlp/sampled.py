@@ -76,7 +76,7 @@ def sampled_token_kd_loss(
     )
     scores = []
     for name, given in (("teacher_logprobs", teacher_logprobs), ("old_logprobs", old_logprobs)):
-        if given is None:
+        if given is None and name == "old_logprobs":
             continue
         found = ops.stop_gradient(arguments.array(name, given, student))
         if tuple(found.shape) != tuple(student.shape[:2]):

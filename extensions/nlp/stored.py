@@ -59,7 +59,8 @@ class TopKLogits(NamedTuple):
         Raises:
             ValueError, TypeError: k is not an int in 1 … vocabulary.
         """
-        Checks("TopKLogits.from_logits").integer("k", k, minimum=1, maximum=logits.shape[-1])
+        checks = _checked_logits("TopKLogits.from_logits", logits)
+        checks.integer("k", k, minimum=1, maximum=logits.shape[-1])
         top = _top_of_torch if hasattr(logits, "topk") else _top
         parts = zip(*(top(block, k) for block in _blocks(logits)), strict=True)
         values, indices, tail = (np.concatenate(part) for part in parts)
@@ -95,8 +96,10 @@ class TopKLogits(NamedTuple):
             A. Anshumann et al., "Sparse Logit Sampling: Accelerating Knowledge Distillation in
             LLMs", ACL 2025, arXiv:2503.16870.
         """
-        function, ids = "TopKLogits.from_samples", to_numpy(ids)
-        count = np.ones_like(ids) if count is None else to_numpy(count)
+        function = "TopKLogits.from_samples"
+        arguments = Arguments(function, ids, count)
+        ids = to_numpy(arguments.array("ids", ids))
+        count = np.ones_like(ids) if count is None else to_numpy(arguments.array("count", count))
         for name, x in (("ids", ids), ("count", count)):
             if x.ndim != 3 or x.shape != ids.shape or x.dtype.kind not in "iu" or (x < 0).any():
                 raise ValueError(
@@ -130,8 +133,15 @@ def sample_teacher(
         >>> int(count.sum())
         4
     """
-    Checks("sample_teacher").integer("draws", draws, minimum=1)
-    draw = _draw_of_torch if hasattr(logits, "topk") else _draw
+    _checked_logits("sample_teacher", logits).integer("draws", draws, minimum=1)
+    draw, draws_by = _draw, "random"
+    if hasattr(logits, "topk"):
+        draw, draws_by = _draw_of_torch, "initial_seed"
+    if not hasattr(generator, draws_by):
+        raise TypeError(
+            "sample_teacher: generator needs a torch.Generator for tensors of PyTorch, else a "
+            f"numpy.random.Generator; got {type(generator).__name__}"
+        )
     ids = np.concatenate([draw(block, draws, generator) for block in _blocks(logits)])
     ids = ids.reshape(*logits.shape[:-1], draws).astype("int32")
     ids, count = _summed(ids, np.ones_like(ids))
@@ -257,6 +267,17 @@ def _check(
             "ce_weight > 0 it was not, and a few draws (TopKLogits.from_samples) were better",
             stacklevel=5,
         )
+
+
+def _checked_logits(function: str, logits: Any) -> Checks:
+    """Raise TypeError unless the logits are an array of floats with three axes."""
+    if "float" not in str(getattr(logits, "dtype", "")) or len(logits.shape) != 3:
+        came = getattr(logits, "dtype", type(logits).__name__), getattr(logits, "shape", "no shape")
+        raise TypeError(
+            f"{function}: logits needs floats of shape (batch, tokens, vocab); got {came[0]}, "
+            f"{came[1]}"
+        )
+    return Checks(function)
 
 
 def _blocks(logits: Any) -> Any:

@@ -54,6 +54,8 @@ class ArrayArguments(Checks):
             raise ValueError(f"{needs}: {error}") from error
         except TypeError as error:
             raise TypeError(f"{needs}: {error}") from error
+        if getattr(found, "is_sparse", False):  # of torch
+            raise TypeError(f"{needs}, a dense one; got a sparse tensor")
         dtype = self.ops.dtype(found)
         if not dtype.startswith(("float", "bfloat", "int", "uint", "bool")):
             raise TypeError(f"{needs}, real ones; got dtype {dtype}")

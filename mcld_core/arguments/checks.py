@@ -35,7 +35,7 @@ class Checks:
             low = value >= minimum if minimum is not None else above is None or value > above
             high = maximum is None or value <= maximum
             # math.isfinite would make a compiler trace each number anew
-            if not (-math.inf < value < math.inf and low and high):
+            if not (-math.inf < value < math.inf and low and high) or is_huge(value):
                 raise ValueError(
                     f"{self.function}: {name} needs a finite number{bound}; got {value!r}"
                 )
@@ -72,7 +72,7 @@ class Checks:
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
         too_small = minimum is not None and value < minimum
-        if too_small or (maximum is not None and value > maximum):
+        if too_small or is_huge(value) or (maximum is not None and value > maximum):
             raise ValueError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
         return value
 
@@ -104,6 +104,11 @@ def plain_number(value: Any) -> Any:
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     return value
+
+
+def is_huge(value: float) -> bool:
+    """Whether an int has more than the 64 bits that an array can hold."""
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def is_number(value: Any) -> bool:

@@ -57,7 +57,8 @@ def dkd_loss(
     arguments.number("temperature", temperature, above=0.0)
     arguments.number("alpha", alpha, minimum=0.0)
     arguments.number("beta", beta, minimum=0.0)
-    ops, batch = arguments.ops, arguments.batch(rows, ignore_index)
+    ignored = arguments.integer("ignore_index", ignore_index)
+    ops, batch = arguments.ops, arguments.batch(rows, ignored)
 
     def values(
         student: Array, teacher: Array, labels: Array, t: Scalar, a: Scalar, b: Scalar
@@ -105,7 +106,8 @@ def nkd_loss(
     arguments = Arguments("nkd_loss", *rows)
     arguments.number("gamma", gamma, minimum=0.0)
     arguments.number("temperature", temperature, above=0.0)
-    ops, batch = arguments.ops, arguments.batch(rows, ignore_index)
+    ignored = arguments.integer("ignore_index", ignore_index)
+    ops, batch = arguments.ops, arguments.batch(rows, ignored)
 
     def values(student: Array, teacher: Array, labels: Array, g: Scalar, t: Scalar) -> Array:
         teacher = raised(ops, teacher)
@@ -167,7 +169,8 @@ def rld_loss(
         arguments.number(name, weight, minimum=0.0)
     for name, t in (("temperature", temperature), ("alpha_temperature", alpha_temperature)):
         arguments.number(name, t, above=0.0)
-    ops, batch = arguments.ops, arguments.batch(rows, ignore_index)
+    ignored = arguments.integer("ignore_index", ignore_index)
+    ops, batch = arguments.ops, arguments.batch(rows, ignored)
 
     def values(student: Array, teacher: Array, labels: Array, *numbers: Scalar) -> Array:
         weight, weight_below, t, t_confidence = numbers
