@@ -183,8 +183,13 @@ def multimodal_mcld_loss(
     function = "multimodal_mcld_loss"
     our_masks = {} if student_where is None else student_where
     their_masks = {} if teacher_where is None else teacher_where
-    pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     others = {} if other_losses is None else other_losses
+    dicts = {"student": student, "teacher": teacher, "pairs": {} if pairs is None else pairs}
+    dicts |= {"student_where": our_masks, "teacher_where": their_masks, "other_losses": others}
+    for name, x in dicts.items():
+        if not isinstance(x, Mapping):
+            raise TypeError(f"{function}: {name} needs a dict; got {type(x).__name__}")
+    pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     given = (*student.values(), *teacher.values(), *our_masks.values(), *their_masks.values())
     arguments = Arguments(function, *given, labels, sample_weight, logit_scale)
     arguments.reduction(reduction)
