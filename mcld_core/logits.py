@@ -118,7 +118,7 @@ def select_classes(
     ops = arguments.ops
     rows = arguments.array("logits", logits)
     arguments.logits("logits", rows)
-    index = _checked_mapping(to_numpy(arguments.array("mapping", mapping)), rows.shape[1])
+    index = _checked_mapping(mapping, rows.shape[1])
     columns = ops.asarray(index, rows)
     return ops.matrix_transpose(ops.take(ops.matrix_transpose(rows), columns))
 
@@ -219,7 +219,8 @@ def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any
     return values.astype("float32")
 
 
-def _checked_mapping(index: NDArray[Any], classes: int) -> NDArray[Any]:
+def _checked_mapping(mapping: Any, classes: int) -> NDArray[Any]:
+    index = np.asarray(mapping.tolist() if hasattr(mapping, "tolist") else mapping)
     if index.size and index.dtype.kind not in "iu":
         raise TypeError(
             f"select_classes: mapping needs a list of int classes; got {index.tolist()!r}"

@@ -154,7 +154,7 @@ def test_no_quantile_bin_is_empty(values: list[int], bins: int) -> None:
 
 
 def test_errors_say_what_came() -> None:
-    with pytest.raises(ValueError, match="bins needs a number ≥ 2"):
+    with pytest.raises(ValueError, match="bins needs an int ≥ 2"):
         forecast_bins([1.0, 2.0], 1)
     with pytest.raises(ValueError, match="without a spread"):
         forecast_bins([1.0, 1.0])
