@@ -29,7 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "vit": {"epochs": 100, "batch_size": 128, "lr": 1e-3, "weight_decay": 0.05, "warmup": 5,
             "student": "vit-192", "teacher": "resnet32x4"},
 }  # fmt: skip
-SMALL = {"cifar": {"epochs": 15, "student": "resnet8w4", "teacher": "resnet8"},
+SMALL = {"cifar": {"epochs": 15, "student": "resnet8w8", "teacher": "resnet8"},
          "vit": {"epochs": 30, "student": "vit-32", "teacher": "resnet8"}}  # fmt: skip
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SAVED = "the state is saved; go on with the same command and --resume"
@@ -65,7 +65,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def run(parser: Any, train: Callable[..., Any], argv: Sequence[str] | None = None) -> int:
+def run(parser: Any, train: Any, argv: Sequence[str] | None = None, load: Any = None) -> int:
     """Call ``train(options, data)``; return 0, 2 after bad input (one line), 130 when stopped."""
     options = parser().parse_args(argv)
     recipe = RECIPES[options.recipe]
@@ -79,7 +79,7 @@ def run(parser: Any, train: Callable[..., Any], argv: Sequence[str] | None = Non
         if min(options.epochs, options.batch_size) < 1:
             raise InputError("--epochs and --batch-size need at least 1")
         begin(options)
-        data = pictures.load(options)
+        data = (load or pictures.load)(options)
         sizes = "{:,} training, {:,} validation, {:,} test pictures of {}×{}×{}, {} classes"
         count = map(len, (data.train, data.validation or (), data.test))
         say(f"{options.dataset}: " + sizes.format(*count, *data.shape, len(data.classes)))

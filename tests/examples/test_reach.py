@@ -10,7 +10,7 @@ import pytest
 
 from tests.examples.conftest import EXAMPLES
 
-IMAGES = ("torch_cifar100", "jax_cifar100", "language_model")
+IMAGES = ("torch_cifar100", "jax_cifar100", "keras_cifar100", "tf_imagenet", "language_model")
 SHORT = ("nlp_newsgroups", "timeseries_vowels", "multimodal_emoji", "noisy_teacher")
 
 
