@@ -167,7 +167,7 @@ def train(options: argparse.Namespace, data: Data, strategy: Any = None) -> None
     views = keras_networks.Views(options.recipe, mirrored=data.shape[0] > 8)
     batches = iter(batches_of(data, data.train, size, views, options.seed, rank, machines))
 
-    def replica(pixels: Any, labels: Any, progress: Any, stops: Any) -> Any:
+    def replica(pixels: Any, labels: Any, part: Any, stops: Any) -> Any:
         """Train on a device's part of a batch, by the loss that this script is about."""
         context, rows = tf.distribute.get_replica_context(), size // replicas
         with tf.device("CPU:0"):
@@ -180,11 +180,9 @@ def train(options: argparse.Namespace, data: Data, strategy: Any = None) -> None
             if answers is None:
                 loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
             else:
-                more = {"config": CONFIG, "keys": keys, "progress": progress}
-                loss = mcld_loss(logits, answers, labels, **more)
+                loss = mcld_loss(logits, answers, labels, config=CONFIG, keys=keys, progress=part)
             loss = loss / replicas  # the optimizer adds the replicas up
-        variables = student.trainable_variables
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        optimizer.apply(tape.gradient(loss, student.trainable_variables))
         return loss, stops
 
     @tf.function(autograph=False)
@@ -194,14 +192,13 @@ def train(options: argparse.Namespace, data: Data, strategy: Any = None) -> None
 
     kept = [x.value for x in (*student.variables, *optimizer.variables)]
     checkpoint = tf.train.Checkpoint(variables=kept, batches=batches)
-    folder, number = options.out / "state", lambda x: tf.constant(x, tf.float32)
+    folder, losses, number = options.out / "state", 0.0, lambda x: tf.constant(x, tf.float32)
     manager = tf.train.CheckpointManager(checkpoint, str(folder / str(rank)), 2)
     states = [tf.train.get_checkpoint_state(str(folder / str(other))) for other in range(machines)]
     saved = [{int(path.rpartition("-")[2]) for path in state.all_model_checkpoint_paths}
              if state else set() for state in states]  # fmt: skip
     if done := max(set.intersection(*saved), default=0):  # what every machine has
         checkpoint.restore(f"{manager.directory}/ckpt-{done}").assert_consumed()
-    losses = 0.0
     with common.signals() as heard, common.progress(options, total, done) as bar:
         while done < total:
             optimizer.learning_rate.assign(options.lr * common.rate(options, done / total))

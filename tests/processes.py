@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,3 +61,15 @@ def torchrun(
         env=os.environ | QUIET | environment, capture_output=True, text=True, timeout=timeout,
         check=False,
     )  # fmt: skip
+
+
+def leave_group() -> None:
+    """End PyTorch's process group before Python ends.
+
+    A thread of gloo that still frees the last rows it gathered aborts a process that is ending
+    (``terminate called without an active exception``): the pause lets it finish.
+    """
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
+    time.sleep(0.5)

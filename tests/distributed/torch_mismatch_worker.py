@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from transformers import TrainingArguments
 
-from examples.recipes.processes.torch import leave_group
 from mcld_core.torch import MCLDLoss, distributed, gather_keys
 from mcld_core.torch.huggingface import MCLDTrainer
+from tests.processes import leave_group
 
 ROWS, CLASSES = 3, 4
 Calls = dict[str, tuple[Callable[[], Any], Callable[[], Any]]]

@@ -17,7 +17,6 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from examples.recipes.processes.torch import leave_group
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.torch import MCLDLoss, gather_keys
 from tests.distributed.replicas import Joined, joined_batches
@@ -32,6 +31,7 @@ from tests.distributed.steps import (
     measured,
 )
 from tests.oracles import Case
+from tests.processes import leave_group
 
 
 class Shift(nn.Module):

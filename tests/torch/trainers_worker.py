@@ -15,7 +15,7 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from examples.recipes.processes.torch import leave_group
+from tests.processes import leave_group
 from tests.torch import tiny_language_model, tiny_trainer
 
 

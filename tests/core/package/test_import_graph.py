@@ -94,11 +94,6 @@ MAY_IMPORT = {
     "examples": (None, *ADAPTERS, "mcld_core.extensions"),
     "benchmarks": (None, *ADAPTERS, "mcld_core.extensions"),
 }
-# They import more today; a file that no longer does must leave the list.
-NOT_YET = {
-    "examples/recipes/methods.py",
-    "examples/recipes/teachers/cache.py",
-}
 
 
 def foreign(path: Path) -> set[str]:
@@ -121,10 +116,7 @@ def test_each_folder_imports_what_it_may(folder: str) -> None:
     found = {
         str(path.relative_to(ROOT)): foreign(path) for path in sorted((ROOT / folder).rglob("*.py"))
     }
-    offenders = {name for name, names in found.items() if names}
-    assert offenders == {name for name in NOT_YET if name.startswith(f"{folder}/")}, {
-        name: found[name] for name in offenders - NOT_YET
-    }
+    assert {name: names for name, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize("name", sorted(GRAPH))

@@ -1,1 +1,0 @@
-"""Several processes and devices that train together, a module a framework."""
