@@ -139,7 +139,7 @@ def test_the_commands_of_a_page_name_what_exists(page: Path) -> None:
         "pip install onnx2torch",
         "python examples/none.py",
         "python examples/nlp_newsgroups.py --dataset digits",  # an option of other scripts
-        "KERAS_BACKEND=jax python examples/keras_cifar100.py --dataset mnist",
+        "KERAS_BACKEND=jax python examples/keras_cifar100.py --crop 1",
         "torchrun --nproc-per-node 2 examples/torch_cifar100.py --quick",
         "python -m benchmarks.comparison --quick",
         "python -m mcld_core export --checkpoints a.pt",
