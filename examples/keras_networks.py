@@ -96,6 +96,7 @@ def load_teacher(options: argparse.Namespace, data: Data, train: Any, batch: Any
         weights = options.out / "teacher" / WEIGHTS
         if not weights.is_file():
             train(common.of_teacher(options), data)
+    keras.utils.set_random_seed(options.seed)  # a resumed run has the same teacher
     model, *found, size = build(options.teacher, "--teacher", data, weights, options.teacher_size)
     own = options.teacher_mean or found[0], options.teacher_std or found[1]
     made = lambda *values: from_pixels(model, *values, size, data)  # noqa: E731
@@ -165,8 +166,7 @@ class Views(keras.Model):
 def convolve(x: Any, width: int, size: int, stride: int = 1) -> Any:
     """Return a "same" convolution and its batch norm."""
     x = layers.ZeroPadding2D(size // 2)(x)
-    more = {"use_bias": False, "kernel_initializer": "he_normal"}
-    x = layers.Conv2D(width, size, stride, **more)(x)
+    x = layers.Conv2D(width, size, stride, use_bias=False, kernel_initializer="he_normal")(x)
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
 
