@@ -170,6 +170,9 @@ def write_records(folder: Path) -> None:
 def test_folders_and_records_are_learned_and_exports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     still = lambda self, inputs: (inputs[0] / 255, inputs[1])  # noqa: E731 (a mirror moves corners)
     monkeypatch.setattr(keras_networks.Views, "call", still)
     write_folders(tmp_path / "folders", ("train", "val"), rows=32)
