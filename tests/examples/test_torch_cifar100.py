@@ -31,7 +31,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),  # accelerate's and torch's own
 ]
 SMALL = ["--dataset", "digits", "--train-size", "96", "--batch-size", "16", "--epochs", "3",
-         "--student", "resnet8w4", "--teacher", "resnet8w4", "--teacher-epochs", "1", "--cpu"]  # fmt: skip
+         "--student", "resnet8w4", "--teacher", "resnet8w4", "--teacher-epochs", "1",
+         "--cpu"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
