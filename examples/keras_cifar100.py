@@ -18,6 +18,7 @@ import argparse
 import os
 import sys
 from functools import partial
+from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 
@@ -37,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the options: those of every image script, and Keras' own."""
     made = common.parser(__doc__.splitlines()[0])
     add = made.add_argument_group("Keras").add_argument
-    add("--policy", default="float32", help="or mixed_bfloat16, mixed_float16: the precision")
+    kinds = ("float32", "mixed_bfloat16", "mixed_float16")
+    add("--policy", choices=kinds, default="float32", help="precision")
     add("--tensorboard", action="store_true", help="by keras.callbacks (it needs tensorflow)")
     return made
 
@@ -95,8 +97,7 @@ class Watch(callbacks.Callback):
         self.bar.update()
         if self.heard:
             done = self.batches.epoch
-            said = f"the state after it is saved; {common.SAVED.partition('; ')[2]}"
-            raise KeyboardInterrupt(f"stopped after {done} whole epochs: {said}")
+            raise KeyboardInterrupt(f"stopped after {done} whole epochs: {common.SAVED}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Show the numbers."""
@@ -109,8 +110,8 @@ def train(options: argparse.Namespace, data: Data) -> None:
     if not isinstance(data.train, Pictures):
         raise InputError("--stream: Keras' script reads pictures by number, as Parquet or folders")
     keras.config.set_dtype_policy(options.policy)
-    if keras.backend.backend() == "jax" and len(keras.distribution.list_devices()) > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    if options.tensorboard and not find_spec("tensorflow"):
+        raise InputError("--tensorboard: Keras writes it by tensorflow, which is not installed")
     classes, accuracies = len(data.classes), dict[str, float]()
     test = Batches(data.test, options, classes)
     if options.method != "ce":

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the options: those of every image script, and TensorFlow's own."""
     made = common.parser(__doc__.splitlines()[0])
     add = made.add_argument_group("TensorFlow").add_argument
-    add("--policy", default="float32", help="or mixed_bfloat16: the precision")
+    add("--policy", choices=("float32", "mixed_bfloat16"), default="float32", help="precision")
     add("--first-label", type=int, default=1, help="the first class's number in TFRecords")
     return made
 
