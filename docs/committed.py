@@ -30,6 +30,8 @@ from benchmarks.pages.numbers import interval  # noqa: E402
 
 RESULTS = DOCS.parent / "benchmarks" / "results"
 CHARTS = DOCS / "assets" / "charts"
+RECOMMENDED = "all (recommended)"
+"""The row of an ablation that the others are compared with."""
 SHAPE = "512,512,1000"
 """Of the chart of speed."""
 PICTURES = (".svg", ".png")
@@ -123,11 +125,11 @@ def chart(what: str, rows: dict[str, Mark], zero: bool = False) -> Drawing:
     return picture
 
 
-def gained(record: Any) -> dict[str, Mark]:
-    """Return what each row has above CE, with its interval; of perplexities, below it."""
+def gained(record: Any, other: str = "CE") -> dict[str, Mark]:
+    """Return what each row has above another, with its interval; of perplexities, below it."""
     found = {}
     for row in records.tests(record):
-        if row not in ("CE", "teacher") and (gap := records.difference(record, row, "CE")):
+        if row not in (other, "teacher") and (gap := records.difference(record, row, other)):
             found[row] = gap
     if records.falls(record):
         found = {row: (-mean, -high, -low) for row, (mean, low, high) in found.items()}
@@ -146,6 +148,10 @@ def charts(folder: Path = RESULTS) -> dict[str, Drawing]:
         if marks := gained(record):
             unit = "perplexity below" if records.falls(record) else "points of accuracy above"
             found[path.stem] = chart(f"{unit} CE (95 % interval)", marks, zero=True)
+            continue
+        if marks := gained(record, RECOMMENDED):
+            what = "points of accuracy above the recommended setting (95 % interval)"
+            found[path.stem] = chart(what, marks, zero=True)
             continue
         head, numbers = table(text)
         if len(numbers) > 1 and path.stem != "long_tail":
