@@ -101,12 +101,11 @@ def chart(what: str, rows: dict[str, Mark], zero: bool = False) -> Drawing:
         inside = min(max(value, low), high)
         return round(left + (right - left) * (inside - low) / (high - low), 1)
 
-    step = max(1, math.ceil((high - low) / 4))
-    for tick in sorted({low, high, *range(low + -low % step, high, step)}):
+    step = next(n * 10**k for k in range(9) for n in (1, 2, 5) if 5 * n * 10**k >= high - low)
+    for tick in range(math.ceil(low / step) * step, high + 1, step):
         picture.line((x(tick), 8), (x(tick), bottom), "other" if zero and not tick else "faint")
-        if tick in (0, high) or high - tick >= (high - low) / 6:
-            picture.text(x(tick), bottom + 17, f"{tick:+d}" if zero and tick else str(tick),
-                         "ink middle")  # fmt: skip
+        words = f"{tick:+d}" if zero and tick else str(tick)
+        picture.text(x(tick), bottom + 17, words, "ink middle")
     y = 12.0
     for name, (value, start, end) in rows.items():
         middle = y + 5 + 7 * len(names[name])
@@ -118,8 +117,10 @@ def chart(what: str, rows: dict[str, Mark], zero: bool = False) -> Drawing:
         picture.line((x(start), middle), (x(end), middle), kind)
         if low <= value <= high:
             picture.dot(x(value), middle, kind)
+        elif value < low:
+            picture.text(left, middle - 3, f"‹ {value:.0f}", "ink")
         else:
-            picture.text(right, middle + 4, f"at {value:.0f}", "ink end")
+            picture.text(right, middle - 3, f"{value:.0f} ›", "ink end")
         y += 10 + 14 * len(names[name])
     picture.text(12, bottom + 36, what)
     return picture

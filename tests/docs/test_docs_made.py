@@ -89,7 +89,7 @@ def test_a_chart_of_differences_says_on_which_side_of_0_they_are() -> None:
     rows = {"a": (1.0, 0.5, 1.5), "b": (-1.0, -1.5, -0.5), "c": (0.2, -0.5, 0.9)}
     chart = str(committed.chart("points", rows | {"far": (-50.0, -90.0, -10.0)}, zero=True))
     assert re.findall(r'<circle class="(\w+)"', chart) == ["pull", "push", "other"]
-    assert ">at -50<" in chart
+    assert ">‹ -50<" in chart
 
 
 def test_rows_are_shown_less_ce_and_perplexities_the_other_way_round() -> None:
