@@ -1,47 +1,64 @@
-"""Measure README's install lines, each in a new environment: ``python .ci/sizes.py``.
+"""Write what README's install lines put on the disk: ``python .ci/sizes.py``.
 
-Writes benchmarks/results/install.json: MB on the disk, and seconds of computing by pip, to which
-the download is added. The first line takes the PyTorch that pip finds first, the second the one
-of the suites, which is a build for CPUs where such a one can be had.
+Run in an environment that holds every framework, such as ``.nox/frameworks``: the size of an extra
+is that of the files of its packages and of all that they need, in MB. A row of another build of
+PyTorch stays in benchmarks/results/install.json.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import tomllib
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).resolve().parents[1]
-PINS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]["torch"]
-LINES = (("torch", ()), ("torch", PINS), ("jax", ()), ("tensorflow", ()), ("keras,jax", ()))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+FILE = ROOT / "benchmarks" / "results" / "install.json"
+LINES = ("torch", "jax", "tensorflow", "keras,jax")
+
+
+def needed(names: list[str]) -> dict[str, Distribution]:
+    """Return the distributions of these requirements and of all that they require."""
+    found: dict[str, Distribution] = {}
+    seen: set[str] = set()
+    while names:
+        wanted = Requirement(names.pop())
+        if str(wanted) in seen:
+            continue
+        seen.add(str(wanted))
+        found[wanted.name] = distribution(wanted.name)
+        for text in found[wanted.name].requires or ():
+            marker, extras = Requirement(text).marker, wanted.extras or {""}
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+                names.append(text)
+    return {each.metadata["Name"].lower(): each for each in found.values()}
 
 
 def main() -> None:
-    """Install, measure, write."""
-    rows = []
-    for extras, more in LINES:
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-            pip = [f"{folder}/bin/python", "-m", "pip"]
-            before = os.times()
-            command = [*pip, "install", "--quiet", f".[{extras}]", *more]
-            subprocess.run(command, cwd=ROOT, check=True)
-            after = os.times()
-            used = sum(after[2:4]) - sum(before[2:4])
-            size = sum(path.lstat().st_size for path in Path(folder).rglob("*"))
-            listed = subprocess.run([*pip, "freeze"], capture_output=True, text=True, check=True)
-            names = [f"{name}==" for name in (*extras.split(","), "nvidia-cudnn-cu13")]
-            found = [line for line in listed.stdout.split() if line.startswith(tuple(names))]
-        rows.append({"extras": extras, "mb": round(size / 1e6), "pip_cpu_seconds": round(used)})
-        rows[-1]["packages"] = found
-        print(rows[-1], flush=True)
-    content = {"command": "python .ci/sizes.py", "python": sys.version.split()[0], "rows": rows}
-    path = ROOT / "benchmarks" / "results" / "install.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    """Measure and write."""
+    rows = {row["build"]: row for row in (json.loads(FILE.read_text()) if FILE.is_file() else [])}
+    for extras in LINES:
+        names = [
+            name for each in extras.split(",") for name in PROJECT["optional-dependencies"][each]
+        ]
+        held = needed([*PROJECT["dependencies"], *names])
+        files = {
+            Path(file.locate()).resolve() for each in held.values() for file in each.files or ()
+        }
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        build = ", ".join(f"{each} {held[each].version}" for each in extras.split(","))
+        command = "python .ci/sizes.py"
+        rows[build] = {
+            "extras": extras,
+            "build": build,
+            "mb": round(size / 1e6),
+            "command": command,
+        }
+    FILE.write_text(json.dumps(list(rows.values()), indent=1) + "\n", "utf-8")
+    print(FILE.read_text("utf-8"))
 
 
 if __name__ == "__main__":
