@@ -16,15 +16,8 @@ Array = Any
 name = "torch"
 least_rows = 128
 
-_DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "bool": torch.bool,
-}
+_NAMES = ("float16", "bfloat16", "float32", "float64", "int32", "int64", "bool")
+_DTYPES = {dtype: getattr(torch, dtype) for dtype in _NAMES}
 _WITHOUT_FLOAT64 = ("mps",)
 
 
