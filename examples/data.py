@@ -113,7 +113,7 @@ class Data:
 def decode(cell: Any, shape: tuple[int, int, int]) -> np.ndarray:
     """Return a picture as ``shape`` (height, width, channels) uint8, scaled, cut at its long side.
 
-    Transparency lies on white. Raises InputError where it cannot be decoded.
+    Transparent pixels become white. Raises InputError where it cannot be decoded.
     """
     if isinstance(cell, np.ndarray) and cell.shape == shape:
         return cell

@@ -1,4 +1,4 @@
-"""Distil a language model of your own text: teacher, its stored answers, student, a sample.
+"""Distil a language model of your own text: teacher, its cached logits, student, a sample.
 
     pip install '.[torch,examples]' transformers accelerate datasets tokenizers
     python examples/language_model.py                          # the text of Python's help()

@@ -1,4 +1,4 @@
-"""A student whose rows depend on the batch is refused: in use they come in other company."""
+"""A student whose rows depend on the batch is refused: in use other rows stand beside them."""
 
 from __future__ import annotations
 
