@@ -388,10 +388,10 @@ def _blocks(
             slopes[0].add_(z.mT @ block)
         if len(slopes) > 1 and slopes[1] is not None:
             slopes[1].add_(z.sum(0, dtype=wide))
+    slopes = [of_x, *slopes]
     if layer and rows.scale is not None:
-        slopes = [None if y is None else y.mul_(scale) for y in (of_x, *slopes)]
-        return values, slopes
-    return values, [of_x, *slopes]
+        slopes = [None if y is None else y.mul_(scale) for y in slopes]
+    return values, slopes
 
 
 def _rows(x: Array, some: Any) -> Array:

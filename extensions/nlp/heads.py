@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mcld_core.backends import torch as backend
 from mcld_core.extensions.nlp.layers import LastLayer
+from mcld_core.extensions.nlp.tokens import Head
 
 
 def plain_head(model: Any) -> nn.Linear | None:
@@ -54,15 +56,13 @@ def product(layer: LastLayer) -> torch.Tensor:
     """Return the logits of a layer."""
     hidden, weight, bias, softcap, scale = layer
     bias = None if bias is None else bias.to(hidden.dtype)
-    logits = scale * functional.linear(hidden, weight.to(hidden.dtype), bias)
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    logits = functional.linear(hidden, weight.to(hidden.dtype), bias)
+    return Head(scale, softcap).logits(backend, logits)
 
 
 def whole(layer: LastLayer) -> LastLayer:
     """Return a layer with what ranks share of it (FSDP2) gathered."""
-    parts = {name: getattr(layer, name) for name in ("weight", "bias")}
-    parts = {name: x.full_tensor() for name, x in parts.items() if hasattr(x, "full_tensor")}
-    return layer._replace(**parts)
+    return LastLayer(*(x.full_tensor() if hasattr(x, "full_tensor") else x for x in layer))
 
 
 @torch.no_grad()

@@ -35,23 +35,21 @@ _TOKENS = 64
 class TokenKDTrainer(Trainer):
     """A ``transformers.Trainer`` whose loss is `token_kd_loss` with a teacher.
 
-    For causal, masked and encoder-decoder language models. Tokens with the label -100, and those
-    that the attention mask leaves out, do not count: padding may be on either side, and samples may
-    be packed. The loss is divided by ``num_items_in_batch``, the tokens that count in all batches
-    and ranks of a step: a step has one gradient however it was split.
+    For causal, masked and encoder-decoder language models, and a mixin: ``class KDTrainer(
+    TokenKDTrainer, trl.SFTTrainer): pass``. Tokens with the label -100, and those that the
+    attention mask leaves out, do not count: padding may be on either side, samples may be packed.
+    The loss is divided by ``num_items_in_batch``, the tokens that count in all batches and ranks of
+    a step: a step has one gradient however it was split.
 
     No logits are held (`linear_token_kd_loss`) where the model's head is a plain
     ``torch.nn.Linear``, with or without a softcap or a scale; the first batch is compared with the
     model's own logits. They are taken of other heads, such as one with an adapter, and where
     somebody asks for them (``predict``, ``compute_metrics``).
 
-    It is also a mixin: ``class KDTrainer(TokenKDTrainer, trl.SFTTrainer): pass``.
-
     ``evaluate`` reports ``eval_perplexity``; ``eval_agreement``, the share of tokens whose most
     probable successor is the teacher's; and ``eval_acceptance``, ``Σ min(p, q)`` at temperature
-    1, the share of a draft's tokens that speculative decoding accepts. Each is over all tokens that
-    count. Of a stored teacher the acceptance is that on its k classes and the class of all others;
-    of draws neither it nor the agreement is reported.
+    1, the share of a draft's tokens that speculative decoding accepts. Of a stored teacher the
+    acceptance is that on its k classes and the class of all others; of draws there is neither.
 
     Args:
         teacher: a model that reads the same tokens, which is frozen, set to eval mode, and
@@ -69,8 +67,7 @@ class TokenKDTrainer(Trainer):
             itself, as in masked language models. Encoder-decoder models need no setting.
         vocabulary: how many tokens there are, ``len(tokenizer)``, where the models pad their
             logits to different widths: what is beyond is left out.
-        *args: as ``Trainer``.
-        **kwargs: as ``Trainer``.
+        *args, **kwargs: as ``Trainer``.
 
     Raises:
         ValueError: ``compute_loss_func``, or in the arguments a ``label_smoothing_factor`` or
@@ -138,12 +135,11 @@ class TokenKDTrainer(Trainer):
     def _refuse_what_it_does_not_heed(self) -> None:
         """Raise for settings of the Trainer's own loss."""
         names = self.args.label_names
-        refused = {
-            "compute_loss_func": (self.compute_loss_func, "None"),
-            "label_smoothing_factor": (self.args.label_smoothing_factor, "0"),
-            "label_names": (None if names is None or "labels" in names else names, "'labels'"),
-        }
-        for name, (came, needed) in refused.items():
+        for name, came, needed in (
+            ("compute_loss_func", self.compute_loss_func, "None"),
+            ("label_smoothing_factor", self.args.label_smoothing_factor, "0"),
+            ("label_names", "labels" not in (names or ["labels"]) and names, "'labels'"),
+        ):
             if came:
                 raise ValueError(
                     f"TokenKDTrainer: {name} needs {needed}; got {came!r}. The loss is "
@@ -157,15 +153,13 @@ class TokenKDTrainer(Trainer):
         if hasattr(settings, "use_cache"):
             # As the Trainer does with the student: with it, packed samples see each other.
             settings.use_cache = self.args.use_cache
-        if getattr(teacher, "hf_device_map", None):
-            return teacher
-        prepared: nn.Module = self.accelerator.prepare_model(teacher, evaluation_mode=True)
-        return prepared
+        if not getattr(teacher, "hf_device_map", None):
+            teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+        return teacher
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        missing = [x for x in TEACHER_COLUMNS if x not in self._signature_columns]
-        self._signature_columns += missing
+        self._signature_columns = [*dict.fromkeys((*self._signature_columns, *TEACHER_COLUMNS))]
 
     def _prepare_input(self, data: Any) -> Any:
         if isinstance(data, TopKLogits):  # a tuple with names, which takes no generator

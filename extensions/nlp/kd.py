@@ -9,7 +9,7 @@ import numpy as np
 from mcld_core.arguments import as_number, fits
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat
-from mcld_core.extensions.nlp.layers import LastLayer, as_layer, checked_layer
+from mcld_core.extensions.nlp.layers import LastLayer, checked_layer
 from mcld_core.extensions.nlp.stored import TopKLogits, arrays_of, is_drawn, top_rows
 from mcld_core.extensions.nlp.tokens import (
     Head,
@@ -89,31 +89,22 @@ def token_kd_loss(
         JSD). Y. Leviathan, M. Kalman, Y. Matias, "Fast Inference from Transformers via Speculative
         Decoding", ICML 2023 (total variation: one less the share of accepted drafts).
     """
-    settings = (divergence, mix, temperature, ce_weight)
     arguments = SequenceArguments(
         *("token_kd_loss", student_logits, *arrays_of(teacher)),
         *(labels, attention_mask, sample_weight),
     )
     student = arguments.array("student_logits", student_logits, arguments.like)
     check_token_logits(arguments, "student_logits", student)
-    loss = settled(arguments, settings, labels, shift, ignore_index, reduction, teacher)
-    vocabulary = student.shape[2]
-    tokens = token_rows(
-        *(arguments, student, (labels, attention_mask, sample_weight)),
-        *(shift, ignore_index, vocabulary),
-    )
     rows = KeptRows(flat(arguments.ops, student), ())
-    return distil(arguments, tokens, loss, rows, (student, teacher), reduction, normalizer)
+    of_tokens = labels, attention_mask, sample_weight, shift, ignore_index
+    settings = divergence, mix, temperature, ce_weight
+    return distil(
+        arguments, rows, (student, teacher), of_tokens, settings, Head(), reduction, normalizer
+    )
 
 
-def settled(
-    arguments: SequenceArguments,
-    settings: tuple[str, Scalar, Scalar, Scalar],
-    labels: Any,
-    shift: bool,
-    ignore_index: int,
-    reduction: str,
-    teacher: Any,
+def _settled(
+    arguments: SequenceArguments, settings: tuple[str, Any, Any, Any], labels: Any, teacher: Any
 ) -> TokenLoss:
     """Return the loss with its settings, checked: divergence, μ, temperature, weight of the CE."""
     divergence, mix, temperature, ce_weight = settings
@@ -124,9 +115,6 @@ def settled(
         raise ValueError(f"{function}: mix needs a number in (0, 1), ends left out; got {mix!r}")
     arguments.number("temperature", temperature, above=0.0)
     arguments.number("ce_weight", ce_weight, minimum=0.0)
-    arguments.flag("shift", shift)
-    arguments.integer("ignore_index", ignore_index)
-    arguments.reduction(reduction)
     has_ce = not (isinstance(ce_weight, (int, float)) and ce_weight == 0)
     if has_ce and labels is None:
         raise ValueError(f"{function}: ce_weight={ce_weight!r} needs labels; got None")
@@ -142,23 +130,27 @@ def settled(
 
 def distil(
     arguments: SequenceArguments,
-    tokens: Tokens,
-    loss: TokenLoss,
     rows: KeptRows,
     given: tuple[Any, Any],
+    of_tokens: tuple[Any, Any, Any, bool, int],
+    settings: tuple[str, Scalar, Scalar, Scalar],
+    head: Head,
     reduction: Reduction,
     normalizer: Scalar | None,
 ) -> Any:
     """Return the loss of the student's rows and a teacher of any kind; ``given`` are both."""
-    ops, (like, teacher), dtype = arguments.ops, given, tokens.dtype
+    ops, (like, teacher) = arguments.ops, given
+    loss = _settled(arguments, settings, of_tokens[0], teacher)._replace(head=head)
     vocabulary = rows.layer[0].shape[0] if rows.layer else like.shape[2]
+    tokens = token_rows(arguments, like, *of_tokens, vocabulary)
+    dtype = tokens.dtype
     shared: tuple[Any, ...] = ()
     if isinstance(teacher, TopKLogits):
         top = top_rows(arguments, teacher, like, vocabulary, tokens.kept, dtype)
         _check_tail(arguments, loss, top, tokens, vocabulary)
         beside = tuple(x for x in top if x is not None)
     elif isinstance(teacher, tuple):
-        layer = checked_layer(arguments, "the teacher's ", as_layer(arguments.function, teacher))
+        layer = checked_layer(arguments, "the teacher's ", LastLayer(*teacher))
         beside = (ops.stop_gradient(flat(ops, layer.hidden)),)
         shared = tuple(ops.stop_gradient(x) for x in (layer.weight, layer.bias) if x is not None)
         loss = loss._replace(teacher_head=Head(layer.scale, layer.softcap))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mcld_core.arguments import fits
 from mcld_core.extensions._sequences import SequenceArguments
@@ -25,16 +25,6 @@ class LastLayer(NamedTuple):
     bias: Float[Array, " vocab"] | None = None
     softcap: float | None = None
     scale: Scalar = 1.0
-
-
-def as_layer(function: str, teacher: Any) -> LastLayer:
-    """Return a tuple as the layer that it is; raise TypeError for another one."""
-    if not isinstance(teacher, LastLayer) and len(teacher) not in (2, 3):
-        raise TypeError(
-            f"{function}: teacher needs logits, TopKLogits, or its last layer, (hidden, weight) or "
-            f"(hidden, weight, bias); got a tuple of {len(teacher)}"
-        )
-    return LastLayer(*teacher)
 
 
 def checked_layer(arguments: SequenceArguments, of: str, layer: LastLayer) -> LastLayer:

@@ -6,10 +6,10 @@ from typing import Any
 
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat
-from mcld_core.extensions.nlp.kd import distil, settled
+from mcld_core.extensions.nlp.kd import distil
 from mcld_core.extensions.nlp.layers import LastLayer, checked_layer
 from mcld_core.extensions.nlp.stored import TopKLogits, arrays_of
-from mcld_core.extensions.nlp.tokens import Head, token_rows
+from mcld_core.extensions.nlp.tokens import Head
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
 
 
@@ -63,18 +63,14 @@ def linear_token_kd_loss(
         >>> round(float(linear_token_kd_loss(hidden, weight, (hidden, 2 * weight))), 4)
         0.0
     """
-    settings = (divergence, mix, temperature, ce_weight)
     arguments = SequenceArguments(
         *("linear_token_kd_loss", hidden, weight, bias, labels, attention_mask, sample_weight),
         *arrays_of(teacher),
     )
-    loss = settled(arguments, settings, labels, shift, ignore_index, reduction, teacher)
     layer = checked_layer(arguments, "", LastLayer(hidden, weight, bias, softcap, scale))
-    tokens = token_rows(
-        *(arguments, layer.hidden, (labels, attention_mask, sample_weight)),
-        *(shift, ignore_index, layer.weight.shape[0]),
-    )
     parameters = tuple(x for x in (layer.weight, layer.bias) if x is not None)
     rows = KeptRows(flat(arguments.ops, layer.hidden), (), layer=parameters)
-    loss = loss._replace(head=Head(scale, softcap))
-    return distil(arguments, tokens, loss, rows, (layer.hidden, teacher), reduction, normalizer)
+    given, head = (layer.hidden, teacher), Head(scale, softcap)
+    of_tokens = labels, attention_mask, sample_weight, shift, ignore_index
+    settings = divergence, mix, temperature, ce_weight
+    return distil(arguments, rows, given, of_tokens, settings, head, reduction, normalizer)

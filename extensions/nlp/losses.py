@@ -119,10 +119,7 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         reduction: with n tokens that count, and each term that is one value of the batch counted
             once a token: ``"sum"``, ``"mean"`` (the sum over ``normalizer``, else over n) or
             ``"none"``: (batch, tokens).
-        normalizer: what ``"mean"`` divides by, such as the number of tokens that count in all
-            micro-batches and ranks of a step (``num_items_in_batch`` of a trainer). Their sum
-            then has the gradient of the joined batch in every term that is a mean over tokens;
-            each contrast stays within its micro-batch.
+        normalizer: as in `token_kd_loss`; each contrast stays within its micro-batch.
         return_terms: also return the parts.
 
     Returns:

@@ -67,13 +67,8 @@ def sampled_token_kd_loss(
     ops = arguments.ops
     student = arguments.array("student_logits", student_logits, arguments.like)
     check_token_logits(arguments, "student_logits", student)
-    arguments.flag("shift", shift)
-    arguments.integer("ignore_index", ignore_index)
-    arguments.reduction(reduction)
-    drawn = token_rows(
-        *(arguments, student, (tokens, attention_mask, sample_weight)),
-        *(shift, ignore_index, student.shape[2]),
-    )
+    of_tokens = tokens, attention_mask, sample_weight, shift, ignore_index
+    drawn = token_rows(arguments, student, *of_tokens, student.shape[2])
     scores = []
     for name, given in (("teacher_logprobs", teacher_logprobs), ("old_logprobs", old_logprobs)):
         if given is None and name == "old_logprobs":

@@ -260,16 +260,17 @@ def check_token_logits(arguments: SequenceArguments, name: str, logits: Array) -
 def token_rows(
     arguments: SequenceArguments,
     like: Float[Array, "batch tokens _"],
-    beside: tuple[Any, Any, Any],
+    labels: Any,
+    attention_mask: Any,
+    sample_weight: Any,
     shift: bool,
     ignore_index: int,
     vocabulary: int,
 ) -> Tokens:
-    """Return which tokens count, with their labels and weights, checked.
-
-    ``beside`` are labels, attention mask and sample weight.
-    """
-    ops, (labels, attention_mask, sample_weight) = arguments.ops, beside
+    """Return which tokens count, with their labels and weights, checked."""
+    ops = arguments.ops
+    arguments.flag("shift", shift)
+    arguments.integer("ignore_index", ignore_index)
     kept = arguments.flat_mask("attention_mask", attention_mask, like)
     if labels is not None:
         labels = arguments.array("labels", labels, like)
@@ -311,6 +312,7 @@ def reduced_loss(
 ) -> Any:
     """Return the loss of the tokens that count, reduced; ``numbers`` are those it is made of."""
     ops, dtype = arguments.ops, tokens.dtype
+    arguments.reduction(reduction)
     scale: Any = None
     if reduction == "sum":
         scale = 1.0

@@ -241,7 +241,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"weight": np.ones((5, 3))}, r"hidden and weight need shapes .*got \(4, 3, 4\) and \(5, 3\)"),
     ({"bias": np.ones(4)}, r"bias needs shape \(5,\).*got \(4,\)"),
     ({"weight": np.ones((5, 4), int)}, "weight needs a float dtype; got int64"),
-    ({"teacher": (1,)}, "got a tuple of 1"),
+    ({"teacher": (1,)}, "missing 1 required positional argument: 'weight'"),
     ({"teacher": (np.ones((4, 3, 2)), np.ones((6, 2)))}, r"vocabulary of the student, \(4, 3, 5\)"),
     ({"teacher": (np.ones((4, 2, 2)), np.ones((5, 2)))}, r"got \(4, 2, 5\)"),
     ({"labels": np.ones((4, 3, 5))}, r"labels need shape \(4, 3\) and an integer dtype"),

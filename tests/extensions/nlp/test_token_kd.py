@@ -314,7 +314,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"teacher": np.ones((4, 3, 6))}, "needs the tokens and the vocabulary of the student"),
     ({"teacher": np.ones((4, 3))}, "teacher needs three axes"),
     ({"teacher": np.ones((4, 3, 5), int)}, "teacher needs a float dtype"),
-    ({"teacher": (1,)}, "got a tuple of 1"),
+    ({"teacher": (1,)}, "missing 1 required positional argument: 'weight'"),
 ]
 
 
