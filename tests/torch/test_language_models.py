@@ -340,11 +340,12 @@ def test_a_head_that_does_more_than_the_configuration_says(tmp_path: Path) -> No
 
 
 def test_a_teacher_with_a_device_map_stays_where_it_is(tmp_path: Path) -> None:
-    teacher = make_teacher()
+    teacher = make_teacher().train()
     teacher.hf_device_map = {"": "cpu"}
     forward = teacher.forward
     trainer = make_trainer(tmp_path, batch=6, teacher=teacher, bf16=True)
     assert trainer.teacher is teacher
+    assert not teacher.training
     assert teacher.forward == forward
     found = trainer.compute_loss(trainer.model.train(), Padding("left")(make_data(3)))
     assert bool(found.isfinite())
