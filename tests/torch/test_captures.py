@@ -64,5 +64,5 @@ def test_other_settings_are_an_error(name: str, change: dict[str, Any], text: st
 
 
 def test_other_columns_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"rows need the columns .* got \['input_ids'\]"):
+    with pytest.raises(ValueError, match=r"rows need 'compressed_logprobs' .* got \['input_ids'\]"):
         read_distillkit({"input_ids": [[1]]}, SETTINGS["legacy"])
