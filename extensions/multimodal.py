@@ -252,13 +252,12 @@ def multimodal_mcld_loss(
     total, counted = ratio(ops, total, share), share > 0
     for pair, (weight, loss) in others.items():
         weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
-        kept = ops.reshape(both[pair], (-1, *(1 for _ in our_rows[pair[0]].rows.shape[1:])))
-        student, teacher = (
-            ops.where(kept, x.rows, 0.0) for x in (our_rows[pair[0]], their_rows[pair[1]])
-        )
+        ours, theirs = our_rows[pair[0]].rows, their_rows[pair[1]].rows
+        kept = ops.reshape(both[pair], (-1, *(1 for _ in ours.shape[1:])))
+        ours, theirs = (ops.where(kept, x, 0.0) for x in (ours, theirs))
         name = f"the result of other_losses[{pair!r}]"
-        losses = arguments.array(name, loss(student, ops.stop_gradient(teacher)), student)
-        arguments.vector(name, losses, student.shape[0])
+        losses = arguments.array(name, loss(ours, ops.stop_gradient(theirs)), ours)
+        arguments.vector(name, losses, ours.shape[0])
         total = total + weight * ops.where(both[pair], ops.astype(losses, dtype), 0.0)
         counted = counted | both[pair]
     every = counted
