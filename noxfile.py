@@ -36,7 +36,7 @@ SUITES = ["numpy", *FRAMEWORKS, *(f"keras-{name}" for name in FRAMEWORKS), "dist
 WITH_NUMPY = (
     *(f"tests/core/{name}.py" for name in ("cache/test_files", "package/test_import_graph")),
     *(f"tests/docs/test_docs_{name}.py" for name in ("defaults", "evidence", "made", "release")),
-    *(f"tests/core/package/test_{name}.py" for name in ("clone", "autograph_syntax")),
+    *(f"tests/core/package/test_{name}.py" for name in ("autograph_syntax", "import")),
     "tests/docs/test_docs_class_imbalance.py",
 )
 WITH_ALL = "tests/core/package/test_several_frameworks.py"

@@ -7,11 +7,10 @@ is all that are installed. A framework asked for but missing fails the run, it n
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +60,6 @@ COMPILES = not {"numpy", "torch"}.issuperset(ARRAY_BACKENDS)
 def only(*names: str) -> list[str]:
     """Return those of the names that this run tests: for parametrisation."""
     return [name for name in names if name in REQUESTED]
-
-
-def crossed(first: Iterable[Any], second: Iterable[Any]) -> list[tuple[Any, Any]]:
-    """Return all pairs for NumPy and PyTorch, and half of them where each one is compiled.
-
-    That half has each of the first in turn with one of the second.
-    """
-    pairs = itertools.product(enumerate(first), enumerate(second))
-    return [(a, b) for (i, a), (j, b) in pairs if not COMPILES or (i + j) % 2 == 0]
 
 
 def run_without(missing: str, action: str, **environment: str) -> str:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mcld_core import mcld_loss
 from mcld_core.jax import gather_keys
 from tests import processes
 from tests.distributed.replicas import (
@@ -82,18 +81,3 @@ def test_errors(backend: Framework) -> None:
     for error, text, arguments in wrong_arguments(jnp.asarray):
         with pytest.raises(error, match=f"gather_keys: {text}"):
             gather_keys(**arguments, axis_name="data")
-
-
-@JAX
-def test_float64_without_weights_and_labels(backend: Framework) -> None:
-    rng = np.random.default_rng(0)
-    student, teacher = jnp.asarray(rng.normal(size=(2, 3, 5, 4)))
-
-    def loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-        keys = gather_keys(teacher, axis_name="data")
-        return jax.lax.pmean(mcld_loss(student, teacher, keys=keys), "data")
-
-    found = jax.jit(jax.vmap(loss, axis_name="data"))(student, teacher)
-    expected = mcld_loss(student.reshape(15, 4), teacher.reshape(15, 4))
-    assert found.dtype == "float64"
-    np.testing.assert_allclose(found, np.full(3, expected), rtol=1e-12)

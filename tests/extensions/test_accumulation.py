@@ -13,8 +13,6 @@ from mcld_core.extensions.timeseries import window_mcld_loss
 from tests.cases import logits
 from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, make_case
 from tests.extensions.nlp.token_cases import SCALE, bind, expected
-from tests.extensions.timeseries.test_timeseries import bind as bind_windows
-from tests.extensions.timeseries.test_timeseries import expected as expected_windows
 from tests.frameworks import Framework
 from tests.tolerance import assert_gradient, assert_value
 
@@ -99,30 +97,6 @@ def test_micro_batches_of_unequal_size_give_the_gradient_of_the_joined_batch(
     assert np.abs(averaged / joined - 1).max() > 0.1
 
 
-@pytest.mark.parametrize("axes", [2, 3])
-def test_reductions_of_windows(backend: Framework, axes: int) -> None:
-    case = make_case(72)
-    if axes == 2:
-        case = case.but(
-            student=case.student[:, 0], teacher=case.teacher[:, 0], mask=case.mask[:, 0]
-        )
-    student = backend.array(case.student, "float64")
-    mean, total, rows, fifth = (
-        backend.to_numpy(bind_windows(backend, case, **options)(student))
-        for options in (
-            {},
-            {"reduction": "sum"},
-            {"reduction": "none"},
-            {"normalizer": backend.array(np.asarray(5))},
-        )
-    )
-    assert rows.shape == case.mask.shape
-    assert not rows[~case.mask].any()
-    assert_value(rows.sum(), total, scale=SCALE)
-    assert_value(total, mean * case.mask.sum(), scale=SCALE)
-    assert_value(fifth, total / 5, scale=SCALE)
-
-
 @pytest.mark.parametrize("category", ["token", "sequence"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_prior_enters_the_contrasts_of_tokens(
@@ -140,13 +114,6 @@ def test_the_prior_enters_the_contrasts_of_tokens(
         assert_value(backend.to_numpy(term), reference[name], dtype, SCALE)
     without = expected(case, settings, category=category)
     assert abs(reference["total"] - without["total"]) > 0.01
-
-
-def test_the_prior_enters_the_contrasts_of_windows(backend: Framework) -> None:
-    case = make_case(74)
-    found = bind_windows(backend, case, class_prior=PRIOR)(backend.array(case.student, "float64"))
-    reference = expected_windows(case, {}, class_prior=PRIOR)["total"]
-    assert_value(backend.to_numpy(found), reference, scale=SCALE)
 
 
 BAD = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mcld_core.extensions.multimodal import multimodal_mcld_loss
-from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
+from mcld_core.extensions.nlp import token_mcld_loss
 from mcld_core.extensions.timeseries import window_mcld_loss
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
 from tests.frameworks import Framework, only
@@ -64,18 +64,6 @@ def test_sizes_that_one_argument_knows(
     )
     reference = multimodal_mcld_loss({"image": case.student}, {"image": case.teacher})
     assert_value(found, reference, scale=10.0)
-
-
-@pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
-def test_top_k_of_unknown_batch(backend: Framework) -> None:
-    case = make_case(41)
-    stored = TopKLogits.from_logits(case.teacher, 2)
-    found = traced(
-        lambda s, values, indices, tail: token_kd_loss(s, TopKLogits(values, indices, tail)),
-        [case.student, *stored],
-        [(None, TIME, CLASSES), (BATCH, None, 2), (None, TIME, 2), (BATCH, TIME)],
-    )
-    assert_value(found, token_kd_loss(case.student, stored), scale=10.0)
 
 
 @pytest.mark.parametrize("backend", only("jax"), indirect=True)

@@ -12,7 +12,6 @@ from mcld_core.extensions.nlp import TopKLogits, align_vocabulary, token_mcld_lo
 from mcld_core.extensions.timeseries import bin_labels, window_mcld_loss
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
 from tests.extensions.nlp.token_cases import bind
-from tests.extensions.timeseries.test_timeseries import bind as bind_windows
 from tests.frameworks import Framework
 from tests.tolerance import assert_value
 
@@ -26,19 +25,6 @@ def test_negative_ids_of_sequences_are_shared_with_no_other(
     apart = bind(backend, case, sequence_labels=np.arange(BATCH))(student)
     found = bind(backend, case, sequence_labels=np.full(BATCH, number))(student)
     assert_value(backend.to_numpy(found), backend.to_numpy(apart))
-
-
-@pytest.mark.parametrize("number", [-1, -2, -3])
-def test_negative_labels_of_windows_are_shared_with_no_other(
-    backend: Framework, number: int
-) -> None:
-    case = make_case(51)
-    student = backend.array(case.student, "float64")
-    settings = {"weight_category": 0.0}
-    options = {"step_labels": case.labels}
-    apart = bind_windows(backend, case, settings=settings, labels=np.arange(BATCH), **options)
-    found = bind_windows(backend, case, settings=settings, labels=np.full(BATCH, number), **options)
-    assert_value(backend.to_numpy(found(student)), backend.to_numpy(apart(student)))
 
 
 @pytest.mark.parametrize("shift", [False, True])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,7 @@ import pytest
 
 from mcld_core import (
     MCLDConfig,
-    TeacherBank,
-    TeacherCache,
     TeacherKeys,
-    dkd_loss,
     instance_wise,
     kd_loss,
 )
@@ -51,13 +47,6 @@ def test_out_of_range(backend: Framework, value: float, number: Any) -> None:
         kd_loss(*arrays, temperature=number(value))
 
 
-def test_numbers_in_calls(backend: Framework) -> None:
-    case = make_case(172)
-    for loss in (kd_loss, dkd_loss):
-        found = value(backend, loss, case, "float32", temperature=np.float32(2))
-        assert found == value(backend, loss, case, "float32", temperature=2)
-
-
 @pytest.mark.parametrize("number", [np.int64, np.int32, np.uint8, np.asarray])
 def test_own_start_is_a_number_of_numpy(backend: Framework, number: Any) -> None:
     case = make_case(173)
@@ -71,12 +60,3 @@ def test_own_start_is_a_number_of_numpy(backend: Framework, number: Any) -> None
     arrays = (backend.array(x) for x in (case.student, case.teacher, case.labels))
     with pytest.raises(ValueError, match=r"keys.own_start .*got own_start 5 with batch 5"):
         instance_wise(*arrays, keys=keys)
-
-
-def test_sizes(backend: Framework, tmp_path: Path) -> None:
-    like = backend.array(np.zeros(1, "float32"))
-    assert tuple(TeacherBank.empty(np.int64(3), np.int32(2), like).vectors.shape) == (3, 2)
-    batches = [(np.arange(3), np.zeros((3, 2), "float32"))]
-    sizes = {"count": np.int64(3), "classes": np.int64(2)}
-    cache = TeacherCache.write(tmp_path / "cache", batches, **sizes, fingerprint="")
-    assert cache[:].shape == (3, 2)

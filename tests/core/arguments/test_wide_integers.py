@@ -32,13 +32,6 @@ def test_bank_ids(backend: Framework, kind: str) -> None:
         assert int(pushed.ids[0]) == int(bank.ids[row])
 
 
-def test_ids_with_shards_in_the_upper_bits_stay_apart(backend: Framework) -> None:
-    ids = (np.arange(50)[:, None] * WIDE + np.arange(200)).ravel()
-    rows = backend.array(np.zeros((len(ids), 1)))
-    bank = TeacherBank.from_logits(rows, index=backend.array(ids))
-    assert len(np.unique(backend.to_numpy(bank.ids))) == len(ids)
-
-
 def test_negative_ids_are_unknown(backend: Framework) -> None:
     rows = backend.array(np.zeros((2, 3)))
     ids = backend.array(np.array([-WIDE + 1, 1]))

@@ -152,15 +152,6 @@ def test_the_content_of_a_dropped_key_changes_nothing(
     assert_gradient(gradient, reference)
 
 
-def test_dropped_soft_labels_may_hold_anything(backend: Framework) -> None:
-    case = make_case(55, labels="soft", where=True)
-    assert case.where is not None
-    labels = case.labels.copy()
-    labels[~case.where] = np.nan
-    found = value(backend, mcld_loss, case.but(labels=labels), reduction="none")
-    assert_value(found, oracles.mcld_loss(case, "none"))
-
-
 @pytest.mark.parametrize("similarity", ["probability", "pearson", "dot"])
 def test_given_prototypes(backend: Framework, similarity: str) -> None:
     rng = np.random.default_rng(4)

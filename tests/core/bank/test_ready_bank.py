@@ -68,15 +68,6 @@ def test_rows_are_probabilities_of_kept_rows(backend: Framework) -> None:
     np.testing.assert_allclose(*(backend.to_numpy(x) for x in means), rtol=1e-5)
 
 
-def test_a_whole_training_set(backend: Framework) -> None:
-    rows, labels = arrays(backend, (np.log([[1.0, 3.0], [1.0, 1.0]]), np.array([1, 0])))
-    bank = ReadyBank.from_logits(rows, labels)
-    np.testing.assert_allclose(backend.to_numpy(bank.vectors), [[0.25, 0.75], [0.5, 0.5]], 1e-6)
-    keys = bank.keys(rows, labels)
-    assert keys.logits is None
-    assert backend.to_numpy(keys.probabilities).shape == (4, 2)
-
-
 @pytest.mark.parametrize("backend", only("jax", "tensorflow", "torch"), indirect=True)
 def test_a_pytree_of_its_own_kind(backend: Framework) -> None:
     bank = filled(backend, ReadyBank)

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.backends import backend_for
-from mcld_core.formulas.objective import rows_of_a_block
 from tests import oracles
 from tests.cases import bind, make_case, make_keys, value, value_and_grad
 from tests.frameworks import Framework, only
@@ -119,22 +117,3 @@ def test_ragged_blocks_of_an_unknown_batch(backend: Framework, xla: bool) -> Non
         _, reference = value_and_grad(backend, mcld_loss, case, reduction="sum")
         assert_gradient(backend.to_numpy(gradient), reference, floor=1e-3)
     assert step.experimental_get_tracing_count() == 1
-
-
-@pytest.mark.parametrize(
-    ("rows", "keys", "expected"),
-    [
-        (512, 512, 2**20 // 1000),  # below 4 MB: more than there are rows, the plain form
-        (1024, 1024, 256),
-        (4096, 4096, 256),
-        (4096, 6000, 174),
-        (256, 16640, 128),
-    ],
-)
-def test_few_rows_are_one_block_and_many_are_blocks_of_256(
-    backend: Framework, rows: int, keys: int, expected: int
-) -> None:
-    ops = backend_for("test", backend.array(np.zeros(1)))
-    assert rows_of_a_block(ops, rows, keys, 1000, 128) == expected
-    unknown = backend.array(np.int32(rows)), backend.array(np.int32(keys))  # as in a tf.function
-    assert int(backend.to_numpy(rows_of_a_block(ops, *unknown, 1000, 128))) == expected

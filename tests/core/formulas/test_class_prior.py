@@ -19,7 +19,7 @@ from mcld_core import (
 )
 from tests import oracles
 from tests.cases import make_case, make_keys, value, value_and_grad
-from tests.frameworks import Framework, only
+from tests.frameworks import Framework
 from tests.tolerance import assert_gradient, assert_value
 
 COUNTS = np.array([8.0, 4.0, 0.0, 2.0])
@@ -42,17 +42,6 @@ def test_the_contrasts_see_the_logits_less_the_prior(
         return
     expected = oracles.instance_wise(shifted, "none") + oracles.category_wise(shifted, "none")
     assert_value(found, expected + 0.25 * oracles.sample_wise(case, "none"))
-
-
-@pytest.mark.parametrize("contrast", ["prototypes", "columns"])
-def test_other_readings_of_the_category_see_the_logits_themselves(
-    backend: Framework, contrast: str
-) -> None:
-    case = make_case(242)
-    settings = {"category_contrast": contrast}
-    expected = value(backend, category_wise, case, settings=settings)
-    found = value(backend, category_wise, case, settings=settings, class_prior=COUNTS)
-    assert_value(found, expected)
 
 
 def test_a_uniform_prior_and_the_scale_of_counts_change_no_gradient(
@@ -149,63 +138,3 @@ def test_errors(backend: Framework, prior: np.ndarray, text: str) -> None:
     for function in (adjust_logits, balance_logits):
         with pytest.raises(ValueError, match=f"{function.__name__}: .*{text}"):
             function(backend.array(case.student), prior)
-
-
-@pytest.mark.parametrize("backend", only("torch"), indirect=True)
-def test_what_a_training_finds(backend: Framework) -> None:
-    """A Zipf problem with a known posterior: the slope of ``s - log p(y|x)`` on ``log π``.
-
-    0 is the posterior, -1 the balanced classifier. The batch's rows as keys lead to the latter
-    and, with the prior, to the former.
-    """
-    import torch
-
-    classes, width, steps = 20, 10, 700
-    generator = torch.Generator().manual_seed(0)
-    means = 1.2 * torch.randn(classes, width, generator=generator)
-    prior = 1.0 / torch.arange(1, classes + 1)
-    prior = prior / prior.sum()
-
-    def draw(rows: int, generator: Any) -> tuple[Any, Any, Any]:
-        y = torch.multinomial(prior, rows, True, generator=generator)
-        x = means[y] + torch.randn(rows, width, generator=generator)
-        joint = x @ means.T - 0.5 * (means**2).sum(1) + prior.log()
-        return x, y, torch.log_softmax(joint, 1)
-
-    def trained(loss: Callable[..., Any]) -> tuple[float, float]:
-        """Return the slope and the balanced accuracy."""
-        generator = torch.Generator().manual_seed(1)
-        weight = torch.zeros(width, classes, requires_grad=True)
-        bias = torch.zeros(classes, requires_grad=True)
-        optimizer = torch.optim.Adam([weight, bias], lr=0.1)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
-            x, y, log_posterior = draw(256, generator)
-            optimizer.zero_grad()
-            loss(x @ weight + bias, log_posterior, y).backward()
-            optimizer.step()
-            schedule.step()
-        x, y, log_posterior = draw(20_000, torch.Generator().manual_seed(2))
-        with torch.no_grad():
-            logits = x @ weight + bias
-        off = (logits - log_posterior).mean(0)
-        log_prior = prior.log() - prior.log().mean()
-        right = logits.argmax(1) == y
-        balanced = torch.stack([right[y == c].float().mean() for c in range(classes)]).mean()
-        return float((off * log_prior).sum() / (log_prior**2).sum()), float(balanced)
-
-    def one_hot(y: Any) -> Any:
-        return 50.0 * torch.nn.functional.one_hot(y, classes)
-
-    cross_entropy = torch.nn.functional.cross_entropy
-    ce, ce_balanced = trained(lambda s, t, y: cross_entropy(s, y))
-    without, _ = trained(lambda s, t, y: category_wise(s, one_hot(y), y))
-    with_prior, _ = trained(lambda s, t, y: category_wise(s, one_hot(y), y, class_prior=prior))
-    assert abs(with_prior - ce) < 0.15
-    assert without < ce - 0.6
-    whole, _ = trained(lambda s, t, y: mcld_loss(s, t, y, class_prior=prior))
-    assert abs(whole) < max(abs(ce), 0.15)
-    _, balanced = trained(
-        lambda s, t, y: mcld_loss(adjust_logits(s, prior), t, y, class_prior=prior)
-    )
-    assert balanced > ce_balanced + 0.01

@@ -107,15 +107,6 @@ def test_a_class_that_the_teacher_rules_out(differentiable: Framework) -> None:
         assert np.abs(gradient).max() > 0.01
 
 
-def test_labels_and_target_mask_play_no_part(backend: Framework) -> None:
-    case = make_case(226)
-    expected = value(backend, instance_wise, case, settings=SOFT, reduction="none")
-    others = case.but(labels=(case.labels + np.arange(5)) % 4)
-    settings = SOFT | {"target_mask": False}
-    found = value(backend, instance_wise, others, settings=settings, reduction="none")
-    np.testing.assert_array_equal(found, expected)
-
-
 def test_the_class_prior_is_for_the_category_wise_term_alone(backend: Framework) -> None:
     case, counts = make_case(227), np.array([6.0, 3.0, 2.0, 1.0])
     shifted = case.but(student=case.student - np.log(counts / 12.0))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import mcld_core
-from tests.frameworks import ARRAY_BACKENDS
+from tests.frameworks import run_without
 
 HEAVY = [
     "torch",
@@ -27,11 +27,12 @@ HEAVY = [
     "transformers",
     "pooch",
     "tqdm",
+    "mcld_core.export.verify",
 ]
 
 
 def imported_by(statement: str) -> set[str]:
-    """Return which heavy packages a fresh interpreter has after the statement."""
+    """Return which heavy packages, or exporter, a fresh interpreter has after the statement."""
     program = f"import sys\n{statement}\nprint(*(n for n in {HEAVY} if n in sys.modules))"
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -39,38 +40,19 @@ def imported_by(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import mcld_core",
-        "import mcld_core.backends, mcld_core.extensions",
-        "from mcld_core import *",
-        "from mcld_core import MCLDConfig, TeacherKeys, mcld_loss, kd_loss, dkd_loss",
-    ],
-)
-def test_the_import_is_light(statement: str) -> None:
-    assert imported_by(statement) == set()
-
-
-def exporter_of(statement: str) -> set[str]:
-    """Return which modules of the exporter a fresh interpreter has after the statement."""
-    program = f"import sys\n{statement}\nprint(*(n for n in sys.modules if '.export' in n))"
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+def test_the_import_is_light() -> None:
+    everything = (
+        "from mcld_core import *; import mcld_core, mcld_core.backends, mcld_core.extensions"
     )
-    return {name for name in run.stdout.split() if name.startswith("mcld_core")}
-
-
-def test_the_exporter_is_loaded_when_it_is_first_used() -> None:
-    assert exporter_of("import mcld_core; from mcld_core import *") == set()
-    assert exporter_of("import mcld_core; 'export_onnx' in dir(mcld_core)") == set()
+    loss = "import numpy; mcld_core.mcld_loss(numpy.eye(3), numpy.eye(3)); dir(mcld_core)"
+    assert imported_by(f"{everything}; {loss}") == set()
 
 
 @pytest.mark.parametrize(
     "statement", ["from mcld_core import export_onnx", "import mcld_core; mcld_core.export_onnx"]
 )
-def test_so_the_exporter_can_be_seen(statement: str) -> None:
-    assert "mcld_core.export.verify" in exporter_of(statement)
+def test_the_exporter_is_loaded_when_it_is_first_used(statement: str) -> None:
+    assert imported_by(statement) == {"mcld_core.export.verify"}
 
 
 def test_a_name_that_is_not_there() -> None:
@@ -80,18 +62,14 @@ def test_a_name_that_is_not_there() -> None:
         exec("from mcld_core import export_tflite")
 
 
-def test_a_loss_of_numpy_arrays_imports_no_framework() -> None:
-    call = "import numpy, mcld_core; mcld_core.mcld_loss(numpy.eye(3), numpy.eye(3))"
-    assert imported_by(call) == set()
-
-
-@pytest.mark.parametrize("name", [name for name in ARRAY_BACKENDS if name != "numpy"])
-def test_a_backend_imports_its_framework_and_no_other(name: str) -> None:
-    """And so a heavy import is seen. (TensorFlow may bring Keras, and Keras JAX, by itself.)"""
-    by_itself = imported_by(f"import {name}")
-    assert name in by_itself
-    found = imported_by(f"import mcld_core; mcld_core.set_backend({name!r})")
-    assert found == by_itself
+@pytest.mark.parametrize("missing", ["torch", "tensorflow", "jax"])
+@pytest.mark.parametrize("how", ["set_backend", "MCLD_BACKEND"])
+def test_a_framework_that_is_not_installed_says_what_to_install(missing: str, how: str) -> None:
+    call = "mcld_core.kd_loss(numpy.zeros((2, 2)), numpy.zeros((2, 2)))"
+    action = f"mcld_core.set_backend({missing!r})" if how == "set_backend" else call
+    said = run_without(missing, action, **({how: missing} if how == "MCLD_BACKEND" else {}))
+    assert f"in a clone of MCLD, pip install '.[{missing}]'" in said
+    assert f"needs {missing}" in said
 
 
 def test_the_public_names() -> None:

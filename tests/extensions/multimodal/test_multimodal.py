@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mcld_core import MCLDConfig, kd_loss, mcld_loss
 from mcld_core.extensions.multimodal import feature_mse, multimodal_mcld_loss
@@ -111,56 +109,6 @@ def test_one_pair_is_the_plain_loss_and_all_pairs_are_the_default(backend: Frame
     assert_value(backend.to_numpy(every), mean, scale=SCALE)
 
 
-@pytest.mark.parametrize(
-    ("kind", "shape"),
-    [("logits", (BATCH, CLASSES)), ("embeddings", (BATCH, CLASSES)), ("logits", (BATCH, 2, 3))],
-)
-@given(seed=st.integers(0, 2**16), missing=st.integers(0, BATCH - 1))
-def test_a_sample_without_a_modality_is_absent_from_its_pairs(
-    backend: Framework, kind: str, shape: tuple[int, ...], seed: int, missing: int
-) -> None:
-    """Each pair of that modality is that of the batch without the sample, in every term.
-
-    Pairs of other modalities are the same as if the sample lacked nothing.
-    """
-    rng = np.random.default_rng(seed)
-    student = {name: logits(rng, *shape) for name in STUDENT}
-    teacher = {name: logits(rng, *shape) for name in TEACHER}
-    labels, others = rng.integers(0, 3, BATCH), np.arange(BATCH) != missing
-
-    def terms(
-        rows: np.ndarray, **where: Any
-    ) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray]]:
-        loss, found = multimodal_mcld_loss(
-            {name: backend.array(x[rows], "float64") for name, x in student.items()},
-            {name: backend.array(x[rows], "float64") for name, x in teacher.items()},
-            backend.array(labels[rows]),
-            kind=kind,
-            reduction="none",
-            return_terms=True,
-            **where,
-        )
-        return backend.to_numpy(loss), {k: backend.to_numpy(x) for k, x in found.items()}
-
-    every = np.arange(BATCH)
-    _, full = terms(every)
-    _, fewer = terms(every[others])
-    loss, found = terms(
-        every,
-        student_where={"sound": backend.array(others)},
-        teacher_where={"text": backend.array(others)},
-    )
-    for (a, b), rows in found.items():
-        if a == "sound" or b == "text":
-            assert rows[missing] == 0
-            assert_value(rows[others], fewer[a, b], scale=SCALE)
-        else:
-            assert_value(rows, full[a, b], scale=SCALE)
-    assert_value(loss[others], np.mean(list(found.values()), 0)[others], scale=SCALE)
-    has = [full["image", "image"][missing], full["image", "fused"][missing]]
-    assert_value(loss[missing], np.mean(has), scale=SCALE)
-
-
 @pytest.mark.parametrize("filling", [np.nan, np.inf])
 @pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("by_label", [False, True])
@@ -242,20 +190,6 @@ def test_dtypes_may_differ_between_modalities(backend: Framework, kind: str, par
             "float64" if dtypes[0] == "float64" else "float32"
         }
         assert_value(backend.to_numpy(loss), reference, "float32", scale=64.0)
-
-
-def test_order_and_names_of_modalities_play_no_part(backend: Framework) -> None:
-    turned = {"text": "image", "image": "fused", "fused": "text"}
-    labels = backend.array(np.abs(LABELS) % 3)
-    student = arrays(backend, STUDENT)
-    loss, terms = multimodal_mcld_loss(student, arrays(backend, TEACHER), labels, return_terms=True)
-    renamed = {turned[name]: TEACHER[name] for name in reversed(TEACHER)}
-    other, other_terms = multimodal_mcld_loss(
-        student, arrays(backend, renamed), labels, return_terms=True
-    )
-    assert_value(backend.to_numpy(other), backend.to_numpy(loss), scale=SCALE)
-    for (a, b), term in terms.items():
-        assert (backend.to_numpy(other_terms[a, turned[b]]) == backend.to_numpy(term)).all()
 
 
 def test_other_losses_are_added_where_both_modalities_are(backend: Framework) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcld_core import MCLDConfig, mcld_loss
+from mcld_core import mcld_loss
 from mcld_core.extensions.timeseries import (
     cut_windows,
     window_mcld_loss,
@@ -144,15 +144,6 @@ def test_windows_far_out_overlap_like_any_other(backend: Framework, first: int) 
     assert_value(backend.to_numpy(far(student)), backend.to_numpy(near(student)))
 
 
-def test_one_length_may_be_a_number_of_numpy_or_of_the_framework(backend: Framework) -> None:
-    case = make_case(35)
-    student = backend.array(case.student, "float64")
-    reference = backend.to_numpy(bind(backend, case)(student))
-    for length in (3, np.int64(3), np.asarray(3), backend.array(np.asarray(3, "int32"))):
-        found = bind(backend, case, lengths=length)(student)
-        assert_value(backend.to_numpy(found), reference)
-
-
 @pytest.mark.parametrize(("settings", "options"), VARIANTS[:3], ids=str)
 def test_gradient_equals_central_differences(
     differentiable: Framework, settings: dict[str, Any], options: dict[str, Any]
@@ -187,19 +178,6 @@ def rows_expected(
     )["total"]
 
 
-def test_one_row_a_window_equals_its_definition(backend: Framework) -> None:
-    case = make_case(27)
-    student, teacher = case.student[:, 0], case.teacher[:, 0]
-    found = window_mcld_loss(
-        backend.array(student, "float64"),
-        backend.array(teacher, "float64"),
-        backend.array(WINDOW_LABELS),
-        **{name: backend.array(value) for name, value in PLACES.items()},
-    )
-    reference = rows_expected(student, teacher, WINDOW_LABELS, PLACES)
-    assert_value(backend.to_numpy(found), reference, scale=SCALE)
-
-
 def test_without_places_it_is_the_loss_of_rows(backend: Framework) -> None:
     case = make_case(28)
     student, teacher = (backend.array(x[:, 0], "float64") for x in (case.student, case.teacher))
@@ -218,45 +196,19 @@ def test_without_places_it_is_the_loss_of_rows(backend: Framework) -> None:
     series=st.lists(st.integers(0, 1), min_size=6, max_size=6),
 )
 def test_overlapping_windows_are_never_negatives(
-    differentiable: Framework,
-    seed: int,
-    starts: list[int],
-    lengths: list[int],
-    series: list[int],
+    backend: Framework, seed: int, starts: list[int], lengths: list[int], series: list[int]
 ) -> None:
-    """All labels differ, so whatever overlaps is left out: its teacher row may hold anything."""
-    rng = np.random.default_rng(seed)
-    student, teacher = rng.normal(size=(2, 6, 6))
-    labels = np.arange(6)
-    shares = oracles.overlap(starts, lengths, series)
+    student, teacher = np.random.default_rng(seed).normal(size=(2, 6, 6))
+    labels = np.arange(6) // 2
     places = {"starts": starts, "lengths": lengths, "series": series}
-    config = MCLDConfig(weight_sample=0.0)
-
-    def rows(teacher: np.ndarray, anchor: int) -> np.ndarray:
-        """The gradient of one window's student logits."""
-        _, gradient = differentiable.value_and_grad(
-            lambda s: window_mcld_loss(
-                s,
-                differentiable.array(teacher),
-                differentiable.array(labels),
-                config=config,
-                **{name: differentiable.array(np.asarray(x)) for name, x in places.items()},
-            ),
-            student,
-        )
-        return gradient[anchor]
-
-    before = rows(teacher, 0)
-    changed, apart = teacher.copy(), teacher.copy()
-    for j in range(1, 6):
-        (changed if shares(0, j) else apart)[j] += rng.normal(size=6)
-    assert_gradient(rows(changed, 0), before, scale=SCALE, floor=1e-2)
-    if any(not shares(0, j) for j in range(1, 6)):
-        assert np.abs(rows(apart, 0) - before).max() > 1e-9  # and the others are negatives
-    value = window_mcld_loss(
-        student, teacher, labels, **{name: np.asarray(x) for name, x in places.items()}
+    found = window_mcld_loss(
+        backend.array(student, "float64"),
+        backend.array(teacher, "float64"),
+        backend.array(labels),
+        **{name: backend.array(np.asarray(x)) for name, x in places.items()},
     )
-    assert_value(value, rows_expected(student, teacher, labels, places), scale=SCALE)
+    reference = rows_expected(student, teacher, labels, places)
+    assert_value(backend.to_numpy(found), reference, scale=SCALE)
 
 
 @given(
