@@ -18,8 +18,10 @@ class TeacherArguments(Arguments):
 
     def entries(self, name: str, values: Any, count: int | None = None) -> Sequence[Any]:
         """Return a list with one entry a teacher; raise for another length, or none at all."""
-        found = len(values) if hasattr(values, "__len__") else values
-        if found != (count or found) or not found or isinstance(values, (str, dict)):
+        is_list = hasattr(values, "__len__") and not isinstance(values, (str, dict))
+        is_list = is_list and getattr(values, "shape", None) != ()
+        found = len(values) if is_list else values
+        if not is_list or not found or found != (count or found):
             wanted = "one at least" if count is None else count
             raise ValueError(
                 f"{self.function}: {name} needs a list, one entry a teacher, {wanted}; got "

@@ -91,10 +91,10 @@ def calls(backend: Framework) -> dict[str, Call]:
              "temperatures": [1.0, 2.0], "space": "logits", "return_where": False}),
         "quality_weights": (quality_weights, {"qualities": [quality], "power": 1.0}),
         "TeacherQuality.from_logits": (
-            TeacherQuality.from_logits, {**rows, "teacher_logits": t, "bins": 5}),
+            TeacherQuality.from_logits, {**rows, "teacher_logits": t}),
         "TeacherQuality.update": (quality.update, {**teacher, "decay": 1.0}),
         "TeacherQuality.empty": (
-            TeacherQuality.empty, {"classes": CLASSES, "bins": 5, "like": t}),
+            TeacherQuality.empty, {"classes": CLASSES, "like": t}),
         "TeacherQuality.merge": (quality.merge, {"other": quality}),
         "embedding_contrast": (
             embedding_contrast,
