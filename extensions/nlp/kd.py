@@ -47,8 +47,9 @@ def token_kd_loss(
     ``"reverse"`` (``KL(q ‖ p)``), ``"jsd"`` (``μ KL(p ‖ m) + (1 - μ) KL(q ‖ m)``,
     ``m = μ p + (1 - μ) q``) or ``"tv"`` (``½ Σ |p - q|``, without T²).
 
-    Tokens that do not count are never computed. The gradient is formed with the value, in one array
-    as large as the logits, which the backward pass gives away: a second one raises.
+    Tokens that do not count are never computed (but in a graph that PyTorch compiles). The gradient
+    is formed with the value, in one array as large as the logits, which the backward pass gives
+    away: a second one raises.
 
     Args:
         student_logits: (batch, tokens, vocab), any float dtype.
