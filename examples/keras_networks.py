@@ -53,7 +53,7 @@ def build(name: str, option: str, data: Data, weights: Path | None = None,
         images = keras.Input(shape)
         model = keras.Model(images, make(images, classes))
     elif name.startswith("keras.applications:"):
-        model, *found = application(name, option, classes, weights, size)
+        (model, *found), weights = application(name, option, classes, weights, size), None
     else:
         known = {"image_shape": shape, "classes": classes, "num_classes": classes}
         model = common.call(name, option, **known)
@@ -75,7 +75,7 @@ def application(name: str, option: str, classes: int, weights: Path | None,
     try:
         make = getattr(keras.applications, name.partition(":")[2])
         shape = {"input_shape": (size, size, 3)} if size else {}
-        more = {"weights": "imagenet"} if weights is None else {"weights": None, "classes": classes}
+        more = {"weights": weights or "imagenet"} | ({"classes": classes} if weights else {})
         model = make(classifier_activation=None, **shape, **more)
     except Exception as error:  # of the download, too
         raise InputError(f"{option} {name} cannot be built: {str(error)[:300]}") from error
