@@ -127,8 +127,8 @@ class MCLDLoss(nn.Module):
         self.rows_per_rank = rows_per_rank
         Checks("MCLDLoss").flag("dealt_in_turn", dealt_in_turn)
         self.dealt_in_turn = dealt_in_turn
-        self._uncounted = 0
-        """Training batches since the last `step`."""
+        self._uncounted: int | None = 0
+        """Training batches before the first `step`; None after it."""
         self._first_look = FirstLook("MCLDLoss")
         self.balanced = balanced
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -158,7 +158,7 @@ class MCLDLoss(nn.Module):
         """Count an optimiser step (in train mode; in eval mode it does nothing)."""
         if self.training:
             self.steps += 1
-            self._uncounted = 0
+            self._uncounted = None
 
     def forward(
         self,
@@ -210,7 +210,7 @@ class MCLDLoss(nn.Module):
             for name, value in states.items():
                 getattr(self, name).copy_(value)
         if self.training and not torch.compiler.is_compiling():
-            if self.total_steps is not None:
+            if self.total_steps is not None and self._uncounted is not None:
                 self._uncounted += 1
                 if self._uncounted == min(max(self.total_steps, 100), 1000):
                     warnings.warn(
