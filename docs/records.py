@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ PAGE = {text: name for name, text in WORDS.items()}
 Seeds = dict[int, float]
 
 
+@functools.cache
 def read(name: str) -> Any:
     """Return what a file of results holds; None where there is none."""
     path = RESULTS / name

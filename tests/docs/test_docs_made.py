@@ -110,11 +110,14 @@ def test_every_page_of_results_opens_with_its_chart() -> None:
         assert second.startswith("![") or page.stem.startswith("regime_"), page.name
 
 
-@pytest.mark.parametrize("path", committed.pages(), ids=lambda path: path.name)
+MADE = committed.pages()
+
+
+@pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
 def test_what_is_made_of_results_is_committed_as_it_is_made(path: Path) -> None:
     """If not: python docs/committed.py."""
-    assert path.read_text("utf-8") == committed.pages()[path]
+    assert path.read_text("utf-8") == MADE[path]
 
 
 def test_no_chart_is_left_over() -> None:
-    assert set(committed.CHARTS.glob("*.svg")) <= set(committed.pages())
+    assert set(committed.CHARTS.glob("*.svg")) <= set(MADE)
