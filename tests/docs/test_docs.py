@@ -137,14 +137,6 @@ def test_a_page_is_written_as_github_shows_it(page: Path) -> None:
     assert re.findall(r"^ *(?:===|!!!|\?\?\?\+?) .*|<!-- insert.*|^\$\$", text, re.MULTILINE) == []
 
 
-def test_pages_that_keras_runs() -> None:
-    assert [place for place, need, _ in BLOCKS if need == "keras"] == [
-        "docs/index.md:4",
-        "docs/migrating.md:5",
-        "docs/migrating.md:6",
-    ]
-
-
 @pytest.mark.parametrize("_", only("torch"))
 def test_plain_kd_and_its_replacement_are_equal(_: str) -> None:
     import torch

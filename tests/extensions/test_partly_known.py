@@ -64,15 +64,3 @@ def test_sizes_that_one_argument_knows(
     )
     reference = multimodal_mcld_loss({"image": case.student}, {"image": case.teacher})
     assert_value(found, reference, scale=10.0)
-
-
-@pytest.mark.parametrize("backend", only("jax"), indirect=True)
-def test_ids_beyond_the_bits_that_jax_has_are_refused(backend: Framework) -> None:
-    import jax
-
-    case = make_case(42)
-    student, teacher = (x.astype("float32") for x in (case.student, case.teacher))
-    with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
-        token_mcld_loss(
-            jax.numpy.asarray(student), teacher, sequence_labels=case.groups + 3_000_000_000
-        )

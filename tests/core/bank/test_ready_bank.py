@@ -99,16 +99,6 @@ def test_probabilities_serve_the_default_keys_alone(backend: Framework) -> None:
         mcld_loss(student, teacher, labels, keys=narrow)
 
 
-def test_without_labels_the_most_likely_class_stands_for_them(backend: Framework) -> None:
-    case = make_case(84)
-    student, teacher, p = arrays(backend, (case.student, case.teacher, np.exp(case.teacher)))
-    p = p / backend.array(np.exp(case.teacher).sum(1, keepdims=True), "float32")
-    keys = TeacherKeys(None, probabilities=p)
-    found = mcld_loss(student, teacher, keys=keys)
-    expected = mcld_loss(student, teacher)
-    assert_value(backend.to_numpy(found), backend.to_numpy(expected), "float32")
-
-
 def test_an_empty_ready_bank_adds_no_key(backend: Framework) -> None:
     case = make_case(85)
     student, teacher, labels = arrays(backend, (case.student, case.teacher, case.labels))

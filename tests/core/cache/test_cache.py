@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core import TeacherBank
 from mcld_core.cache import TeacherCache, fingerprint
 from tests.cases import logits
 from tests.frameworks import Framework
@@ -168,22 +167,6 @@ def test_fingerprint_sees_order_dtype_and_bounds() -> None:
     ]
     assert ordered not in others
     assert len(set(others)) == len(others)
-
-
-def test_as_keys(backend: Framework, tmp_path: Path) -> None:
-    cache = write(tmp_path / "t", dtype="float16")
-    labels, like = np.arange(COUNT) % CLASSES, backend.array(ROWS[:1])
-    bank = TeacherBank.from_logits(cache[:], labels, like=like)
-    index = np.array([4, 9])
-    keys = bank.keys(
-        backend.array(cache[index]), backend.array(labels[index]), index=backend.array(index)
-    )
-    np.testing.assert_array_equal(
-        backend.to_numpy(keys.logits), np.concatenate([ROWS[index], ROWS])
-    )
-    expected = np.ones(2 + COUNT, bool)
-    expected[2 + index] = False
-    np.testing.assert_array_equal(backend.to_numpy(keys.where), expected)
 
 
 def test_no_rows_are_asked_for(tmp_path: Path) -> None:

@@ -140,22 +140,6 @@ def test_integer_weights_are_repeated_rows_for_the_sample_term(
         assert_value(found, expected, scale=64.0)
 
 
-@given(case=cases(), settings=SETTINGS, data=st.data())
-def test_sum_is_linear_in_the_weights(
-    backend: Framework, case: Case, settings: dict[str, Any], data: st.DataObject
-) -> None:
-    shape = len(case.student)
-    first, second = (
-        data.draw(arrays(np.int8, shape, elements=st.integers(0, 4))).astype(np.float64)
-        for _ in range(2)
-    )
-    sums = [
-        value(backend, mcld_loss, case.but(sample_weight=w), settings=settings, reduction="sum")
-        for w in (first, second, first + 3 * second)
-    ]
-    assert_value(sums[2], sums[0] + 3 * sums[1], scale=20 * scale_of(case, settings))
-
-
 @given(case=cases(), settings=SETTINGS)
 def test_the_batch_as_keys_is_no_keys(
     differentiable: Framework, case: Case, settings: dict[str, Any]

@@ -50,17 +50,6 @@ def test_term_equals_its_definition(
     assert_value(found, expected, dtype, oracles.scale(case, **settings))
 
 
-def test_no_positive_key_means_no_category_term(backend: Framework) -> None:
-    """Keys without labels take their arg max, so a row may find no key of its own label."""
-    teacher = np.array([[4.0, 0, 0], [0, 4.0, 0], [4.0, 0, 0]])
-    labels = np.array([2, 1, 0])
-    case = Case(teacher / 2, teacher, labels, keys=oracles.Keys(teacher))
-    for settings in ({}, {"category_contrast": "prototypes"}):
-        found = value(backend, category_wise, case, settings=settings, reduction="none")
-        assert found[0] == 0.0
-        assert_value(found, oracles.category_wise(case, "none", **settings))
-
-
 @pytest.mark.parametrize("kind", ["int64", "int32", "uint8", "bool"])
 def test_label_dtypes(backend: Framework, kind: str) -> None:
     """Class numbers of any integer dtype; a 2-D one-hot of ints or bools counts as soft."""

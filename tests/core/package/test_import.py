@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,9 +122,3 @@ def test_the_loss_does_not_change_its_arguments() -> None:
     mcld_core.mcld_loss(student, teacher, labels, where=where)
     for old, new in zip(before, (student, teacher, labels, where), strict=True):
         np.testing.assert_array_equal(old, new)
-
-
-def test_the_library_names_no_example() -> None:
-    files = list(Path(mcld_core.__file__).parent.rglob("*.py"))
-    assert len(files) > 20
-    assert [path for path in files if re.search(r"\bexamples\b", path.read_text("utf-8"))] == []
