@@ -62,7 +62,8 @@ def product(layer: LastLayer) -> torch.Tensor:
 
 def whole(layer: LastLayer) -> LastLayer:
     """Return a layer with what ranks share of it (FSDP2) gathered."""
-    return LastLayer(*(x.full_tensor() if hasattr(x, "full_tensor") else x for x in layer))
+    parts: Any = layer
+    return LastLayer(*(x.full_tensor() if hasattr(x, "full_tensor") else x for x in parts))
 
 
 @torch.no_grad()

@@ -113,8 +113,9 @@ class TokenKDTrainer(Trainer):
             )
         super().__init__(*args, **kwargs)
         self._refuse_what_it_does_not_heed()
-        if stored and not isinstance(self.data_collator, TeacherCollator):
-            self.data_collator = TeacherCollator(self.data_collator)
+        collator: Any = self.data_collator
+        if stored and not isinstance(collator, TeacherCollator):
+            self.data_collator: Any = TeacherCollator(collator)
         self.settings: dict[str, Any] = {"divergence": divergence, "mix": mix}
         self.settings |= {"temperature": temperature, "ce_weight": ce_weight}
         self.loss_function = loss_function
@@ -159,7 +160,9 @@ class TokenKDTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = [*dict.fromkeys((*self._signature_columns, *TEACHER_COLUMNS))]
+        self._signature_columns: Any = [
+            *dict.fromkeys((*self._signature_columns, *TEACHER_COLUMNS))
+        ]
 
     def _prepare_input(self, data: Any) -> Any:
         if isinstance(data, TopKLogits):  # a tuple with names, which takes no generator

@@ -93,7 +93,8 @@ class SampledLoss(NamedTuple):
 
     ops: Backend
     dtype: str
-    is_top = True  # as there, a block makes one array of logits
+    is_top: bool = True
+    """As there, a block makes one array of logits."""
 
     def prepare(self, beside: tuple[Array, ...], shared: tuple[Array, ...]) -> tuple[Array, ...]:
         """Return what is beside the rows as it is."""

@@ -151,8 +151,9 @@ class TokenLoss(NamedTuple):
         ops, t = self.ops, self.temperature
         x, y = (z, teacher) if is_one(t) else (z / t, teacher / t)
         (slope, log_q), (p, log_p) = softmax_and_sum(ops, x, out), softmax_and_sum(ops, y)
-        near = None if ops.host_values(log_q) is None else ops.sum(p * (y - x), 1)
-        if near is None or not np.isfinite(ops.host_values(near)).all():  # 0 · (-inf), if readable
+        near = ops.sum(p * (y - x), 1) if ops.host_values(log_q) is not None else None
+        seen: Any = None if near is None else ops.host_values(near)
+        if seen is None or not np.isfinite(seen).all():  # 0 · (-inf), if readable
             near = ops.sum(p * (raised(ops, y) - raised(ops, x)), 1)
         value = near - log_p + log_q
         if labels is None or not is_one(t):
