@@ -192,6 +192,7 @@ def test_docstrings_are_laid_out(site: Path) -> None:
     docstring = page.split('id="mcld_core.mcld_loss"')[1].split('id="mcld_core.')[0]
     signature = docstring.split("</pre>")[0]
     assert signature.count("\n") > 10, "a line for each argument"
+    assert "Literal" not in docstring, "the signature that a person calls, no overload"
     returned = docstring.split("Returns:")[1].split("Raises:")[0]
     assert returned.count("<li") == 1, "one text, not an item a line"
 
@@ -224,6 +225,15 @@ def test_pages_are_drawn_without_fault(
             browser.open(address + page, width, scheme=each)
             browser.screenshot(pictures / f"{name}-{width}-{each}.png")
     assert faults == {}
+
+
+def test_the_first_screen_has_picture_install_and_code(browser: Browser, address: str) -> None:
+    browser.open(address + "index.html", DESKTOP)
+    below = "(e) => document.querySelector(e).getBoundingClientRect().bottom"
+    picture, code = (browser.evaluate(f"({below})('article {e}')") for e in ("img", "pre"))
+    assert 200 < picture < code < 720
+    words = browser.evaluate("() => document.querySelector('article').innerText")
+    assert "pip install" in words.split("mcld_loss(")[0]
 
 
 def test_formulas_are_drawn(browser: Browser, address: str) -> None:
