@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add("--teacher", help="a causal model with its tokenizer; default: one is trained")
     add("--vocabulary", type=int, default=512, help="of the tokenizer that is trained")
     add("--length", type=int, default=48, help="tokens in a window of text")
-    add("--keep", type=int, default=50, help="probabilities that are stored of each token")
-    add("--draws", type=int, default=0, help="store so many draws instead, such as 12")
+    add("--draws", type=int, default=12, help="of the teacher, stored for each token")
+    add("--keep", type=int, default=0, help="store so many of its largest probabilities instead")
     add("--divergence", choices=("forward", "reverse", "jsd", "tv"), default="forward")
     add("--temperature", type=float, default=1.0)
     add("--ce-weight", type=float, default=0.0, help="of the labels' cross-entropy beside it")
@@ -158,7 +158,6 @@ def store(teacher: Any, data: Any, collate: Any, mark: str, options: Any) -> Any
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher, files = teacher.to(device).eval(), []
-    keep = min(options.keep, teacher.config.vocab_size)
     for number, start in enumerate(range(0, len(data), ROWS)):
         draws = torch.Generator(device).manual_seed(options.seed + number)
 
@@ -167,10 +166,10 @@ def store(teacher: Any, data: Any, collate: Any, mark: str, options: Any) -> Any
             batch = collate([{"input_ids": ids} for ids in rows["input_ids"]])
             mask = batch["attention_mask"]
             logits = teacher(batch["input_ids"].to(device), attention_mask=mask.to(device)).logits
-            if options.draws:
-                said = TopKLogits.from_samples(*sample_teacher(logits, options.draws, draws))
+            if options.keep:
+                said = TopKLogits.from_logits(logits, min(options.keep, logits.shape[-1]))
             else:
-                said = TopKLogits.from_logits(logits, keep)
+                said = TopKLogits.from_samples(*sample_teacher(logits, options.draws, draws))
             return teacher_columns(said, mask, fingerprint=mark)
 
         files.append(options.out / "stored" / f"{number:05}.parquet")
@@ -235,7 +234,7 @@ def run(options: Any) -> None:
         tokenizer.save_pretrained(options.out / "teacher")
 
     # The text that TeacherCollator compares: of this teacher, tokenizer and kind of storage.
-    kind = f"{options.teacher or 'trained'}, {options.draws or options.keep}, seed {options.seed}"
+    kind = f"{options.teacher or 'trained'}, {options.keep or -options.draws}, seed {options.seed}"
     words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     mark = f"{kind}, {hashlib.sha256(words.encode()).hexdigest()}"
     read = train.select(range(min(len(train), options.steps * options.batch_size)))
@@ -279,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run; return 0, 2 after bad input (one line), 130 when stopped."""
     options = parser().parse_args(argv)
     try:
-        names = ("vocabulary", "keep", "width", "steps", "teacher_steps", "batch_size", "words")
+        names = ("vocabulary", "draws", "width", "steps", "teacher_steps", "batch_size", "words")
         wrong = [f"--{x.replace('_', '-')}" for x in names if getattr(options, x) < 1]
         if wrong or options.width % 8:
             raise InputError(f"{wrong[0]} needs at least 1" if wrong else "--width: multiples of 8")

@@ -17,8 +17,7 @@ import torch
 from tests.examples.conftest import EXAMPLES
 
 SMALL = (
-    "--vocabulary 300 --keep 300 --length 16 --width 8 --teacher-steps 4 --steps 6 --save-steps 2"
-    " --words 4"
+    "--vocabulary 300 --length 16 --width 8 --teacher-steps 4 --steps 6 --save-steps 2 --words 4"
 )
 
 
@@ -90,10 +89,10 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(
     assert (torn / "stored" / "00000.parquet").stat().st_mtime_ns == first
 
 
-def test_a_teacher_of_ones_own_and_draws(text: Path, tmp_path: Path) -> None:
+def test_a_teacher_of_ones_own_and_the_largest(text: Path, tmp_path: Path) -> None:
     assert run(text, tmp_path / "first", "--steps", 2) == 0
     teacher = tmp_path / "first" / "teacher"
-    options = ("--teacher", teacher, "--draws", 12, "--ce-weight", 0.5)
+    options = ("--teacher", teacher, "--keep", 500, "--ce-weight", 0.5)
     assert run(text, tmp_path / "second", *options) == 0
     first, second = (results(tmp_path / x)["test"]["teacher"] for x in ("first", "second"))
     assert first == second
