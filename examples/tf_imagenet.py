@@ -183,7 +183,7 @@ def train(options: argparse.Namespace, data: Data, strategy: Any = None) -> None
                 loss = mcld_loss(logits, answers, labels, config=CONFIG, keys=keys, progress=part)
             loss = loss / replicas  # the optimizer adds the replicas up
         optimizer.apply(tape.gradient(loss, student.trainable_variables))
-        return loss, stops
+        return loss, tf.identity(stops)  # a value of this replica
 
     @tf.function(autograph=False)
     def step(*arguments: Any) -> Any:
