@@ -84,7 +84,7 @@ def application(name: str, option: str, classes: int, weights: Path | None,
     slopes = np.array(others) - black
     if not slopes[0, 0]:  # it takes blue first
         images = keras.Input(model.input_shape[1:])
-        model, black = keras.Model(images, model(images[..., ::-1])), black[::-1]
+        model, black = keras.Model(images, model(ops.flip(images, -1))), black[::-1]
         slopes = slopes[:, ::-1]
     return model, -black / np.diag(slopes), 1 / np.diag(slopes), model.input_shape[1]
 
