@@ -67,7 +67,6 @@ def script(options: argparse.Namespace, data: Data) -> float:
 def bare(options: argparse.Namespace, data: Data) -> float:
     """Return the seconds of an epoch of a plain loop."""
     student, teacher = (torch_cifar100.build(x, "", data) for x in (STUDENT, TEACHER))
-    student.train()
     loader = torch_cifar100.make_loader(data.train, options, trains=True)
     criterion = MCLDLoss(MCLDConfig(weight_ce=1.0), total_steps=len(loader))
     optimizer = torch.optim.SGD(student.parameters(), 0.05, 0.9, weight_decay=5e-4)
@@ -76,7 +75,7 @@ def bare(options: argparse.Namespace, data: Data) -> float:
         pixels = pixels / 255
         with torch.no_grad():
             answers = teacher(pixels)
-        criterion(student(pixels), answers, labels).backward()
+        criterion(student.train()(pixels), answers, labels).backward()
         optimizer.step()
         optimizer.zero_grad()
         criterion.step()

@@ -7,9 +7,9 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,13 +32,7 @@ class Shape(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Shape:
         """Read ``batch,keys,classes``."""
-        try:
-            batch, keys, classes = (int(part) for part in text.split(","))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"a shape is batch,keys,classes, such as 512,512,1000; got {text!r}"
-            ) from error
-        return cls(batch, keys, classes)
+        return cls(*map(int, text.split(",")))
 
     def __str__(self) -> str:
         return ",".join(str(n) for n in self)
@@ -116,9 +110,8 @@ def timed(
     """Yield the times of each shape's candidates, print them, and write them all where asked."""
     rows: list[dict[str, Any]] = []
     for shape in options.shapes or (QUICK_SHAPES if options.quick else shapes):
-        found, quick = candidates(shape), options.quick
-        repetitions, seconds = (3, 0.0) if quick else (options.repetitions, options.seconds)
-        times = interleaved(found, repetitions, seconds)
+        effort = (3, 0.0) if options.quick else (options.repetitions, options.seconds)
+        times = interleaved(candidates(shape), *effort)
         about = {"framework": options.framework, "device": options.device, "shape": str(shape)}
         rows += summary(times, about)
         print(f"\n{options.framework}, {shape} (batch, keys, classes)")
@@ -152,12 +145,14 @@ def environment(threads: int, packages: list[str]) -> dict[str, str]:
     """Describe the machine and the versions."""
     import mcld_core  # and so NumPy, after `limit_threads`
 
+    about = Path("/proc/cpuinfo")  # Linux
+    named = re.search(r"model name\s*: (.*)", about.read_text() if about.is_file() else "")
     versions = {name: importlib.metadata.version(name) for name in ["numpy", *packages]}
     return {
-        "processor": _processor(),
+        "processor": named[1] if named else platform.machine(),
         "python": platform.python_version(),
         "threads": str(threads),
-        "load": _load(),
+        "load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
         "mcld": mcld_core.__version__,
         **versions,
     }
@@ -172,18 +167,6 @@ def write_rows(path: Path, options: argparse.Namespace, packages: list[str], row
         "rows": rows,
     }
     write_json(path, content)
-
-
-def in_own_process(script: str, *words: object, **variables: str) -> str:
-    """Run a script with one thread, JAX on the CPU; return the last line that it prints."""
-    limits = {
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-        "JAX_PLATFORMS": "cpu",
-    }
-    command = [sys.executable, script, *map(str, words)]
-    found = os.environ | limits | variables
-    done = subprocess.run(command, env=found, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout.splitlines()[-1]
 
 
 def growth(call: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -201,20 +184,3 @@ def growth(call: Callable[[], Any]) -> tuple[Any, float, float]:
     found = call()
     seconds = time.process_time() - start
     return found, seconds, (status("VmHWM") - before) / 2**10
-
-
-def _load() -> str:
-    """Return how many processes wanted a core, and whether this one had to wait for them."""
-    if not hasattr(os, "getloadavg"):
-        return "unknown"
-    load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    ahead = hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) == os.SCHED_RR
-    return f"{load}, this process before all others" if ahead else load
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

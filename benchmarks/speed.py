@@ -33,8 +33,7 @@ def main() -> None:
         names = (measure.LIMIT, *(options.names or found))
         return {name: found[name] for name in names if name in found}
 
-    for _ in measure.timed(options, measure.SHAPES, candidates, cases.PACKAGES):
-        pass
+    list(measure.timed(options, measure.SHAPES, candidates, cases.PACKAGES))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,7 @@ TEXTS, LENGTH, FILES = 64, 128, 100_000
 
 def rate(call: Callable[[], Any]) -> int:
     """Return tokens a CPU second, the most of three calls."""
-    took = []
-    for _ in range(3):
-        start = time.process_time()
-        call()
-        took.append(time.process_time() - start)
-    return round(TEXTS * LENGTH / min(took))
+    return round(TEXTS * LENGTH / min(timeit.repeat(call, time.process_time, number=1, repeat=3)))
 
 
 torch.set_num_threads(1)

@@ -24,17 +24,6 @@ Place = tuple[int, int]
 """A sequence and a token in it."""
 
 
-def top_k_logits(values: Any, indices: Any, tail: float | None, classes: int) -> list[float]:
-    """Log-probabilities of one token: the top k hold 1 − tail, the others share the tail."""
-    kept = 1.0 if tail is None else 1.0 - tail
-    log_p = [-math.inf] * classes
-    if tail:
-        log_p = [math.log(tail / (classes - len(values)))] * classes
-    for value, index in zip(log_softmax([float(v) for v in values]), indices, strict=True):
-        log_p[int(index)] = math.log(kept) + value
-    return log_p
-
-
 def valid_places(mask: Any, labels: Any, shift: bool, ignore_index: int = -100) -> list[Place]:
     """The tokens that count; with the shift, those that have a token after them to predict."""
     places = []

@@ -1,1 +1,0 @@
-"""What speed.py, memory.py and against.py measure, a module a framework."""

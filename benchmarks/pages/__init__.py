@@ -1,1 +1,0 @@
-"""Pages of results: a Markdown text with places for the numbers, and what fills them in."""
