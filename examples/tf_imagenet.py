@@ -222,9 +222,9 @@ def train(options: argparse.Namespace, data: Data, strategy: Any = None) -> None
     strategy.reduce("SUM", strategy.run(lambda: tf.ones([])), axis=None)  # wait for the file
 
 
+if "TF_CONFIG" in os.environ:  # of several machines the first alone speaks and exports
+    os.environ["RANK"] = str(tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id)
 main = partial(common.run, parser, train, load=load)
 
 if __name__ == "__main__":
-    if "TF_CONFIG" in os.environ:
-        os.environ["RANK"] = str(tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id)
     sys.exit(main())
