@@ -150,7 +150,7 @@ class MCLDTrainer(Trainer):
         given = {k: v for k, v in inputs.items() if k not in self._ours}
         outputs = model(**given)
         # in the evaluation no rank waits for another
-        with raising_on_every_rank() if model.training else nullcontext():
+        with raising_on_every_rank() if getattr(model, "training", False) else nullcontext():
             student = self._logits(outputs, "model")
             teacher = self._answers(inputs, given)
         items = None
