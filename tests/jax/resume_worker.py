@@ -42,7 +42,7 @@ def step(state: dict, number: int) -> tuple[dict, jax.Array]:
 def train(folder: Path, steps: int, kill_after: int | None = None) -> list[str]:
     """Train on from the last checkpoint in the folder; return the losses, exactly."""
     params = jnp.zeros((6, 4), "float32")
-    bank = TeacherBank.empty(capacity=20, classes=4, like=params, dtype="bfloat16")
+    bank = TeacherBank.empty(capacity=20, classes=4, like=params.astype("bfloat16"))
     state = {"params": params, "moments": optimizer.init(params), "bank": bank}
     losses = []
     with ocp.StandardCheckpointer() as checkpointer:

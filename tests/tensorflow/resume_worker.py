@@ -22,7 +22,7 @@ def train(folder: str, steps: int, kill_after: int | None = None) -> list[str]:
     weights = tf.Variable(tf.zeros([6, 4]))
     optimizer = tf.keras.optimizers.Adam(1e-2)
     optimizer.build([weights])
-    empty = TeacherBank.empty(capacity=20, classes=4, like=tf.zeros([]), dtype="bfloat16")
+    empty = TeacherBank.empty(capacity=20, classes=4, like=tf.zeros([], "bfloat16"))
     bank = TeacherBank(*map(tf.Variable, empty))
 
     @partial(tf.function, autograph=False)  # tracing is half as long
