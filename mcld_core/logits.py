@@ -263,17 +263,15 @@ def _doubts(
         rows = values[kept]
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            where = f"{values[row, column]} in row {row}, class {column}"
-            yield False, f"{argument} has {where}. Mend what makes it"
+            place = f"{values[row, column]} in row {row}, class {column}"
+            yield False, f"{argument} has {place}. Mend what makes it"
         elif rows.size and rows.shape[1] > 1 and (rows >= 0).all() and _all_ones(rows.sum(1)):
-            text = f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss"
-            yield (
-                True,
-                (
-                    f"{text} takes logits. Leave out the softmax at the model's end (keras."
-                    "applications: classifier_activation=None), or pass the logarithm of them"
-                ),
+            text = (
+                f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss "
+                "takes logits. Leave out the softmax at the model's end (keras.applications: "
+                "classifier_activation=None), or pass the logarithm of them"
             )
+            yield True, text
 
 
 def _all_ones(sums: NDArray[Any]) -> bool:

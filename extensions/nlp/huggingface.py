@@ -194,8 +194,8 @@ class TokenKDTrainer(Trainer):
         labels, where = inputs.get("labels"), self._attended(inputs)
         given = {k: v for k, v in inputs.items() if k not in ("labels", "teacher")}
         if self.is_encoder_decoder and "decoder_input_ids" not in given:
-            whole: Any = self.accelerator.unwrap_model(model)
-            given["decoder_input_ids"] = whole.prepare_decoder_input_ids_from_labels(labels)
+            bare: Any = self.accelerator.unwrap_model(model)
+            given["decoder_input_ids"] = bare.prepare_decoder_input_ids_from_labels(labels)
         fused = self.fused and (self._loss_only or not return_outputs)
         outputs, student = self._answer("model", model, given, fused)
         teacher = self._said(inputs, given, isinstance(student, LastLayer))
@@ -250,13 +250,13 @@ class TokenKDTrainer(Trainer):
 
     def _answer(self, name: str, model: nn.Module, given: Any, fused: bool) -> tuple[Any, Any]:
         """Return a model's outputs, and its logits or, fused, its last layer."""
-        whole: Any = self.accelerator.unwrap_model(model)
-        head = plain_head(whole) if fused and name not in self._unlike else None
+        bare: Any = self.accelerator.unwrap_model(model)
+        head = plain_head(bare) if fused and name not in self._unlike else None
         if head is not None:
             with cut_before(head) as found:
                 outputs = model(**given)
             first = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-            layer = last_layer(head, found, whole.config)
+            layer = last_layer(head, found, bare.config)
             if name in self._compared or is_like(layer, first):
                 self._compared.add(name)
                 return outputs, self._narrowed(layer)

@@ -67,6 +67,7 @@ def sampled_token_kd_loss(
     ops = arguments.ops
     student = arguments.array("student_logits", student_logits, arguments.like)
     check_token_logits(arguments, "student_logits", student)
+    tokens = arguments.array("tokens", tokens, student)
     of_tokens = tokens, attention_mask, sample_weight, shift, ignore_index
     drawn = token_rows(arguments, student, *of_tokens, student.shape[2])
     scores = []
@@ -94,7 +95,7 @@ class SampledLoss(NamedTuple):
     ops: Backend
     dtype: str
     is_top: bool = True
-    """As there, a block makes one array of logits."""
+    """A block holds one array of logits, as with a teacher of the top k."""
 
     def prepare(self, beside: tuple[Array, ...], shared: tuple[Array, ...]) -> tuple[Array, ...]:
         """Return what is beside the rows as it is."""

@@ -56,11 +56,18 @@ def check_opset(opset: Any) -> None:
 def as_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The metadata as strings: texts as they are, all else as JSON; None is left out."""
     found = {}
-    for key, value in metadata.items():
-        if value is not None:  # arrays of any framework are lists
-            is_text = isinstance(value, str)
-            found[str(key)] = value if is_text else json.dumps(value, default=lambda x: x.tolist())
-    return found
+    for key, value in dict(metadata).items():
+        if value is None or isinstance(value, str):
+            found[str(key)] = value
+            continue
+        try:  # arrays of any framework are lists
+            found[str(key)] = json.dumps(value, default=lambda x: x.tolist())
+        except (AttributeError, TypeError, ValueError) as error:
+            raise TypeError(
+                f"export_onnx: metadata needs texts, or what JSON holds; got {key!r} of type "
+                f"{type(value).__name__}."
+            ) from error
+    return {key: text for key, text in found.items() if text is not None}
 
 
 def finish(

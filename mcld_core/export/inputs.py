@@ -126,7 +126,8 @@ def _examples(input_shape: Any, dtype: Any) -> Any:
     if isinstance(input_shape, Mapping):
         pairs = enumerate(input_shape.items())
         return {name: _example(shape, dtype, seed) for seed, (name, shape) in pairs}
-    if isinstance(input_shape, (tuple, list)) and isinstance(input_shape[0], (tuple, list)):
+    several = input_shape if isinstance(input_shape, (tuple, list)) else ()
+    if any(isinstance(shape, (tuple, list)) for shape in several):
         return [_example(shape, dtype, seed) for seed, shape in enumerate(input_shape)]
     return _example(input_shape, dtype, 0)
 

@@ -28,7 +28,7 @@ def gather_keys(
     the plain mean over the R replicas, ``lax.pmean``, of loss and gradient is that of the joined
     batch on one device. Only the teacher's side crosses replicas, hence no gradient does.
 
-    All replicas have the same number of rows; fill an shorter last batch up with rows that
+    All replicas have the same number of rows; fill a shorter last batch up with rows that
     ``where`` drops. A replica without a kept row contributes 0 and breaks nothing.
 
     Several processes run one program, as JAX demands of all that they do together: the number of

@@ -191,14 +191,13 @@ class MCLDTrainer(Trainer):
         """Return the loss of a batch: its sum over ``items``, or its mean."""
         labels, keys, updated = inputs.get("labels"), None, self.class_means
         if training and world_size() > 1:
-            ignored, progress = self.mcld_config.ignore_index, self._progress(training)
             keys, _ = gather_with_index(
                 teacher,
                 (labels, None, None),
-                None,
-                ignored,
-                None,
-                student_and_progress=(student, progress),
+                index=None,
+                ignore_index=self.mcld_config.ignore_index,
+                rows=None,
+                student_and_progress=(student, self._progress(training)),
             )
         if self.has_class_means:
             rows = TeacherKeys(teacher, labels) if keys is None else keys

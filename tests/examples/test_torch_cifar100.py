@@ -107,7 +107,10 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
 
     (out / "state-9-9.tmp").mkdir()  # as a kill in the middle of saving leaves behind
     command = [sys.executable, "-c", KILLED, "6", *SMALL, *words, "--resume", "--out", str(out)]
-    killed = subprocess.run(command, cwd=processes.ROOT, capture_output=True, text=True)
+    same_threads = os.environ | processes.QUIET
+    killed = subprocess.run(
+        command, cwd=processes.ROOT, env=same_threads, capture_output=True, text=True
+    )
     assert killed.returncode == -9, killed.stderr
     assert [path.name for path in torch_cifar100.states(out)] == ["state-2-0"]
     assert not list(out.glob("*.tmp"))

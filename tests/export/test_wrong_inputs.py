@@ -35,6 +35,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input_shape": (1,), "dynamic_axes": {"input": {1: "t"}}}, "a size of 2 or more"),
     ({"input_shape": (3, 12, 12), "tolerance": 0.0}, "to be above 0, below 1; got 0.0"),
     ({"input_shape": (3, 12, 12), "tolerance": np.inf}, "above 0, below 1; got inf"),
+    ({"input_shape": (3, 12, 12), "metadata": {"x": {1}}}, "JSON holds; got 'x' of type set"),
+    ({"input_shape": (3, 12, 12), "metadata": {"x": [Path()]}}, "JSON holds; got 'x' of type list"),
     ({"input_shape": (3, 12, 12), "opset": 999}, r"opset needs a number from 1 to \d\d.*got 999;"),
     ({"input_shape": (3, 12, 12), "opset": 0}, "got 0; leave it out for the exporter's own"),
     ({"input_shape": (3, 12, 12), "opset": "18"}, "got '18'; leave it out"),

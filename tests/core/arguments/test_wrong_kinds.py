@@ -31,6 +31,7 @@ WRONG: list[tuple[str, Callable[[], Any]]] = [
         "teacher_logprobs",
         lambda: nlp.sampled_token_kd_loss(TOKENS, TOKENS[..., 0].astype(int), None),
     ),
+    ("tokens", lambda: nlp.sampled_token_kd_loss(TOKENS, None, TOKENS[..., 0])),
     ("logits", lambda: nlp.TopKLogits.from_logits([1, 2], 1)),
     ("ids", lambda: nlp.TopKLogits.from_samples("drawn")),
     ("generator", lambda: nlp.sample_teacher(TOKENS, 2, 0)),

@@ -188,6 +188,17 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
     assert onnxruntime.InferenceSession(str(path)).get_inputs()[0].shape == [2, *SHAPE]
 
 
+def test_rows_of_one_number(tmp_path: Path) -> None:
+    """``input_shape=()``: nothing is left of it without the batch axis."""
+
+    class Line(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x[:, None])
+
+    report = export_onnx(Line(1, 3), tmp_path / "a.onnx", input_shape=())
+    assert report.max_relative_error < 1e-5
+
+
 def test_float64(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     student = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
