@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from mcld_core.arguments.rows import one_hot, target_class
+from mcld_core.arguments.rows import one_hot
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.divergence import (
@@ -222,7 +222,7 @@ def sample_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Valu
         return 0.0 * student[:, 0]
     if not setup.config.sample_target_mask:
         return whole_divergence(ops, student, teacher, temperature, "forward")
-    target = target_class(ops, block.labels)
+    target = block.labels if block.labels.ndim == 1 else ops.argmax(block.labels, 1)
     return decoupled_divergence(ops, student, teacher, target, temperature, 1.0, setup.beta)
 
 
