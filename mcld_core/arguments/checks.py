@@ -16,6 +16,14 @@ class Checks:
     def __init__(self, function: str) -> None:
         self.function = function
 
+    def wrong(self, needs: str, came: object, cure: str = "") -> ValueError:
+        """Return the error of an argument: what it needs, what came, and what to do."""
+        return ValueError(f"{self.function}: {needs}; got {came}{cure and '. '}{cure}")
+
+    def wrong_type(self, needs: str, came: object, cure: str = "") -> TypeError:
+        """Return the same for a value of another type."""
+        return TypeError(*self.wrong(needs, came, cure).args)
+
     def number(
         self,
         name: str,
