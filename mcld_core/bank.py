@@ -217,11 +217,10 @@ class TeacherBank(NamedTuple):
         )
         ops, labels = arguments.ops, batch.labels
         if labels.ndim == 2 and bank.labels.ndim == 1:
-            raise TypeError(
-                f"{arguments.function}: labels need to be int, as this bank stores them; got soft "
-                f"labels of shape {tuple(labels.shape)}. Make it with "
-                "TeacherBank.empty(…, soft_labels=True)"
-            )
+            needs = "labels need to be int, as this bank stores them"
+            came = f"soft labels of shape {tuple(labels.shape)}"
+            cure = "Make it with TeacherBank.empty(…, soft_labels=True)"
+            raise arguments.wrong_type(needs, came, cure)
         if bank.labels.ndim == 2:
             labels = one_hot(ops, labels, bank.vectors.shape[1], ops.dtype(bank.labels))
         batch, capacity = batch._replace(labels=labels), int(bank.vectors.shape[0])

@@ -88,10 +88,8 @@ class TeacherCache:
         count = checks.integer("count", count, minimum=1)
         classes = checks.integer("classes", classes, minimum=1)
         if not isinstance(fingerprint, str):
-            raise TypeError(
-                f"TeacherCache.write: fingerprint needs a text; got {type(fingerprint).__name__}. "
-                "mcld_core.cache.fingerprint makes one of texts, numbers and arrays"
-            )
+            cure = "mcld_core.cache.fingerprint makes one of texts, numbers and arrays"
+            raise checks.wrong_type("fingerprint needs a text", type(fingerprint).__name__, cure)
         with replacement(path) as file:
             header = {"descr": np.dtype(dtype).str, "fortran_order": False}
             np.lib.format.write_array_header_1_0(file, header | {"shape": (count, classes)})
@@ -113,28 +111,23 @@ class TeacherCache:
             FileNotFoundError, IsADirectoryError: no such file.
             ValueError: the file is cut off or of another kind, or carries another fingerprint.
         """
-        path = Path(path)
+        path, wrong = Path(path), Checks("TeacherCache.open").wrong
         try:
             logits = np.lib.format.open_memmap(path, mode="r")
         except ValueError as error:  # of NumPy, for a file that is cut off too
-            raise ValueError(
-                f"TeacherCache.open: path needs a complete teacher cache; got {path}, which is cut "
-                f"off, damaged or another kind of file ({str(error)[:200]}). Write it again"
-            ) from error
+            came = f"{path}, which is cut off, damaged or another kind of file ({str(error)[:200]})"
+            needs = "path needs a complete teacher cache"
+            raise wrong(needs, came, "Write it again") from error
         if logits.dtype not in map(np.dtype, DTYPES) or logits.ndim != 2:
-            raise ValueError(
-                f"TeacherCache.open: path needs rows of {' or '.join(DTYPES)}; got {path} of "
-                f"{logits.dtype} {logits.shape}"
-            )
+            came = f"{path} of {logits.dtype} {logits.shape}"
+            raise wrong(f"path needs rows of {' or '.join(DTYPES)}", came)
         with open(path, "rb") as file:
             file.seek(logits.offset + logits.nbytes)
             found = file.read().decode(errors="replace")
         if fingerprint not in (None, found):
-            raise ValueError(
-                f"TeacherCache.open: the fingerprint of {path} needs to be {fingerprint!r}; got "
-                f"{found!r}: it was made from other data, in another order, or by another "
-                "teacher. Write it again"
-            )
+            needs = f"the fingerprint of {path} needs to be {fingerprint!r}"
+            why = "it was made from other data, in another order, or by another teacher"
+            raise wrong(needs, f"{found!r}: {why}", "Write it again")
         return cls(path, logits, found)
 
     @property
@@ -189,9 +182,8 @@ def fingerprint(*parts: Any) -> str:
             if array.dtype.kind not in "biufcSU" and not beside_numpy:
                 raise ValueError
         except ValueError:  # NumPy's own for lists in which the lengths differ
-            raise TypeError(
-                f"fingerprint: parts need to be texts, numbers or arrays; got {type(part).__name__}"
-            ) from None
+            needs, came = "parts need to be texts, numbers or arrays", type(part).__name__
+            raise Checks("fingerprint").wrong_type(needs, came) from None
         array = np.ascontiguousarray(array)
         dtype = array.dtype.name if array.dtype.kind == "V" else array.dtype.str
         digest.update(f"{dtype}{array.shape}".encode())
@@ -203,11 +195,15 @@ def _write_rows(
     file: BinaryIO, start: int, batches: Any, count: int, classes: int, dtype: str
 ) -> None:
     """Write each row to its place in the file, by writes that can fail: no memory map can."""
-    written = np.zeros(count, "bool")
+    checks, written = Checks("TeacherCache.write"), np.zeros(count, "bool")
     for index, logits in batches:
         index, logits = to_numpy(index), to_numpy(logits)
-        _check_batch(index, logits, count, classes)
-        stored = _stored(index, logits, dtype)
+        is_index = index.ndim == 1 and index.dtype.kind in "iu"
+        if not is_index or logits.shape != (len(index), classes):
+            needs = f"batches need int indices (batch,) and logits (batch, {classes})"
+            raise checks.wrong(needs, f"{index.dtype} {index.shape} and {logits.shape}")
+        check_range("TeacherCache.write: index", index, count, ValueError)
+        stored = _stored(checks, index, logits, dtype)
         order = np.argsort(index, kind="stable")  # of a sample that comes twice the last row stays
         for run in np.split(order, np.flatnonzero(np.diff(index[order]) != 1) + 1):
             if len(run):
@@ -215,33 +211,20 @@ def _write_rows(
                 file.write(stored[run].tobytes())
         written[index] = True
     if not written.all():
-        raise ValueError(
-            f"TeacherCache.write: batches need all {count} samples; got {int(written.sum())}, "
-            f"sample {int(np.argmin(written))} is the first that is missing. No file was written"
-        )
+        came = f"{written.sum()}, sample {np.argmin(written)} is the first that is missing"
+        raise checks.wrong(f"batches need all {count} samples", came, "No file was written")
 
 
-def _check_batch(index: NDArray[Any], logits: NDArray[Any], count: int, classes: int) -> None:
-    if index.ndim != 1 or index.dtype.kind not in "iu" or logits.shape != (len(index), classes):
-        raise ValueError(
-            "TeacherCache.write: batches need int indices (batch,) and logits "
-            f"(batch, {classes}); got {index.dtype} {index.shape} and {logits.shape}"
-        )
-    check_range("TeacherCache.write: index", index, count, ValueError)
-
-
-def _stored(index: NDArray[Any], logits: NDArray[Any], dtype: str) -> NDArray[Any]:
+def _stored(checks: Checks, index: NDArray[Any], logits: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Return the logits in the dtype of the file; raise for NaN and for what it cannot hold."""
     with np.errstate(over="ignore"):
         stored = logits.astype(dtype)
     bad = np.isnan(stored) | (np.isinf(stored) & ~np.isinf(logits))
     if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"TeacherCache.write: logits need numbers that {dtype} can hold; got "
-            f"{logits[row, column]} for sample {index[row]}, class {column}. "
-            "Mend the teacher, or write float32"
-        )
+        row, column = np.argwhere(bad)[0]
+        came = f"{logits[row, column]} for sample {index[row]}, class {column}"
+        cure = "Mend the teacher, or write float32"
+        raise checks.wrong(f"logits need numbers that {dtype} can hold", came, cure)
     return stored
 
 

@@ -86,9 +86,7 @@ class MCLDConfig:
         size = self.block_size
         rows = isinstance(size, int) and not isinstance(size, bool) and size > 0
         if size != "auto" and size is not None and not rows:
-            raise ValueError(
-                f"MCLDConfig: block_size needs 'auto', None or an int > 0; got {size!r}"
-            )
+            raise checks.wrong("block_size needs 'auto', None or an int > 0", repr(size))
 
     @property
     def compares_distributions(self) -> bool:

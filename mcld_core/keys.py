@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Batch, is_number, keep_rows, one_hot, plain_number
+from mcld_core.arguments import (
+    MAP_CLASSES,
+    Arguments,
+    Batch,
+    Checks,
+    is_number,
+    keep_rows,
+    one_hot,
+    plain_number,
+)
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import NEGLIGIBLE, KeySet, key_vectors
@@ -50,10 +59,8 @@ def as_keys(function: str, teacher_logits: Any, labels: Any, where: Any) -> Teac
     if not isinstance(teacher_logits, TeacherKeys):
         return TeacherKeys(teacher_logits, labels, where)
     if labels is not None or where is not None:
-        raise ValueError(
-            f"{function}: labels and where come with the TeacherKeys; got them twice. Leave them "
-            "out"
-        )
+        needs = "labels and where come with the TeacherKeys"
+        raise Checks(function).wrong(needs, "them twice", "Leave them out")
     return teacher_logits
 
 
@@ -68,10 +75,10 @@ def check_keys(function: str, keys: Any) -> None:
     """Raise TypeError unless the keys are `TeacherKeys`, or None."""
     if keys is None or isinstance(keys, TeacherKeys):
         return
-    hint = "TeacherKeys(logits, labels)"
+    cure = "Pass TeacherKeys(logits, labels)"
     if hasattr(keys, "push"):  # a TeacherBank, which does not know the batch's own rows
-        hint = "keys=bank.keys(teacher_logits, labels)"
-    raise TypeError(f"{function}: keys needs TeacherKeys; got {type(keys).__name__}. Pass {hint}")
+        cure = "Pass keys=bank.keys(teacher_logits, labels)"
+    raise Checks(function).wrong_type("keys needs TeacherKeys", type(keys).__name__, cure)
 
 
 def prepare_keys(
@@ -99,10 +106,9 @@ def prepare_keys(
             kept = arguments.none_if_all_kept(kept, counts)
     of_batch: Any = batch.labels
     if labels.ndim == 2 and of_batch.ndim == 2 and labels.shape[1] != of_batch.shape[1]:
-        raise ValueError(
-            f"{arguments.function}: labels and keys.labels need the same width where both are "
-            f"soft; got {tuple(of_batch.shape)} and {tuple(labels.shape)}"
-        )
+        came = f"{tuple(of_batch.shape)} and {tuple(labels.shape)}"
+        needs = "labels and keys.labels need the same width where both are soft"
+        raise arguments.wrong(needs, came)
     labels = _as_wide(ops, labels, of_batch)
     own_start = _own_start(arguments, keys, batch, vectors)
     if kept is not None or batch.kept is not None:
@@ -122,10 +128,8 @@ def prototype_keys(
     if keys is not None and keys.prototypes is not None:
         means = arguments.array("keys.prototypes", keys.prototypes, batch.student)
         if tuple(means.shape) != (classes, classes):
-            raise ValueError(
-                f"{arguments.function}: keys.prototypes needs shape (classes, classes) = "
-                f"({classes}, {classes}), one row a class; got {tuple(means.shape)}"
-            )
+            needs = f"keys.prototypes needs shape (classes, classes) = ({classes}, {classes})"
+            raise arguments.wrong(f"{needs}, one row a class", tuple(means.shape))
         arguments.device("keys.prototypes", means, batch.student)
         means = ops.stop_gradient(ops.astype(means, batch.dtype))
         present = ops.all(ops.isfinite(means), 1)
@@ -161,19 +165,17 @@ def _key_vectors(
     is_ready = keys.probabilities is not None
     name = "keys.probabilities" if is_ready else "keys.logits"
     if is_ready and keys.logits is not None:
-        raise ValueError(f"{arguments.function}: keys need logits or probabilities; got both")
+        raise arguments.wrong("keys need logits or probabilities", "both")
     if is_ready:
         check_ready(arguments.function, config)
     vectors = arguments.array(name, keys.probabilities if is_ready else keys.logits, student)
     shape, classes = tuple(vectors.shape), student.shape[1]
     if len(shape) != 2 or shape[1] != classes:
-        raise ValueError(
-            f"{arguments.function}: {name} need shape (keys, {classes}), with the classes of "
-            f"the student; got {shape}. Map the teacher's classes first: mcld_core.select_classes"
-        )
+        needs = f"{name} need shape (keys, {classes}), with the classes of the student"
+        raise arguments.wrong(needs, shape, MAP_CLASSES)
     dtype = arguments.ops.dtype(vectors)
     if "float" not in dtype:
-        raise TypeError(f"{arguments.function}: {name} need a float dtype; got {dtype}")
+        raise arguments.wrong_type(f"{name} need a float dtype", dtype)
     arguments.device(name, vectors, student)
     return arguments.ops.stop_gradient(vectors), is_ready
 
@@ -183,31 +185,27 @@ def check_ready(function: str, config: MCLDConfig) -> None:
     temperature = config.key_temperature
     is_one = is_number(temperature) and temperature == 1
     if not config.compares_distributions or not is_one:
-        raise ValueError(
-            f"{function}: probabilities serve similarity 'probability' at key_temperature 1; got "
-            f"{config.similarity!r} at {config.key_temperature}. Pass, or store, the logits"
-        )
+        came = f"{config.similarity!r} at {temperature}"
+        needs = "probabilities serve similarity 'probability' at key_temperature 1"
+        raise Checks(function).wrong(needs, came, "Pass, or store, the logits")
 
 
 def _own_start(arguments: Arguments, keys: TeacherKeys, batch: Batch, logits: Array) -> Any:
     """Return where the batch's own rows begin: an int, or an array that may be traced."""
-    ops, function = arguments.ops, arguments.function
-    rows, count = batch.student.shape[0], logits.shape[0]
+    ops, rows, count = arguments.ops, batch.student.shape[0], logits.shape[0]
     start = plain_number(keys.own_start)
     found = start
     if not isinstance(start, int) or isinstance(start, bool):
         start = arguments.array("keys.own_start", start, batch.student)
         if len(start.shape) or not ops.dtype(start).startswith(("int", "uint")):
-            raise TypeError(f"{function}: keys.own_start needs one int; got {keys.own_start!r}")
+            raise arguments.wrong_type("keys.own_start needs one int", repr(keys.own_start))
         values = ops.host_values(start)
         found = None if values is None else int(values)
         start = ops.astype(start, "int32")
     known = isinstance(rows, int) and isinstance(count, int)
     if known and found is not None and not 0 <= found <= count - rows:
-        raise ValueError(
-            f"{function}: keys.own_start needs own_start + batch ≤ keys; got own_start "
-            f"{found} with batch {rows} and {count} keys"
-        )
+        came = f"own_start {found} with batch {rows} and {count} keys"
+        raise arguments.wrong("keys.own_start needs own_start + batch ≤ keys", came)
     return start
 
 

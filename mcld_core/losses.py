@@ -173,19 +173,16 @@ def evaluate(
     # a weight of 0 leaves its term out, but NumPy's float64 (a ramp, say) does not
     weights = {k: w for k, w in weights.items() if type(w) not in (int, float) or w != 0}
     if rows[2] is None and "ce" in weights:
-        raise ValueError(
-            f"{function}: labels are needed where config.weight_ce is above 0; got None. Pass "
-            "them, or leave weight_ce at 0"
-        )
+        needs = "labels are needed where config.weight_ce is above 0"
+        raise arguments.wrong(needs, None, "Pass them, or leave weight_ce at 0")
     category = config.category_contrast if "category" in weights else None
     is_compared = CONTRASTS.issuperset(weights) and category != "prototypes"
     batch = arguments.batch(rows, config.ignore_index, is_compared)
     ramp = category_ramp(arguments, config, progress, batch)
     if pairs is not None and "instance" not in weights and category != "labels":
-        raise ValueError(
-            f"{function}: pairs need a term that compares rows (the instance-wise one, or the "
-            "category-wise one by category_contrast='labels'); got none. Leave them out"
-        )
+        needs = "pairs need a term that compares rows (the instance-wise one, or the category-wise"
+        needs += " one by category_contrast='labels')"
+        raise arguments.wrong(needs, "none", "Leave them out")
     normalizer = None if keys is None else keys.normalizer
     if normalizer is not None:
         if category == "columns":
@@ -259,7 +256,7 @@ def _setup(
     if category == "prototypes":
         prototypes = prototype_keys(arguments, batch, keys, key_set, config)
     if pairs is not None:
-        pairs = arguments.pairs("pairs", pairs, student, key_set.labels.shape[0])
+        pairs = arguments.pairs(pairs, student, key_set.labels.shape[0])
     if class_prior is not None:
         log_prior = arguments.log_prior(class_prior, student.shape[1], student, batch.dtype)
     temperature = config.temperature

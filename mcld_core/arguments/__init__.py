@@ -5,6 +5,7 @@ looks at arrays. Each error says which argument, what came, and what to do. Valu
 read only where that costs no wait for a device: eager, on the CPU (``ops.host_values``).
 """
 
+from mcld_core.arguments.arrays import MAP_CLASSES as MAP_CLASSES
 from mcld_core.arguments.arrays import reduce_rows as reduce_rows
 from mcld_core.arguments.checks import REDUCTIONS as REDUCTIONS
 from mcld_core.arguments.checks import Checks as Checks

@@ -12,6 +12,7 @@ from mcld_core.arguments.rows import (
     Batch,
     both_kept,
     class_labels,
+    fits,
     keep_rows,
     ratio,
     sizes_differ,
@@ -19,6 +20,9 @@ from mcld_core.arguments.rows import (
 )
 from mcld_core.backends import Backend, backend_for
 from mcld_core.typing import Array, Bool, Float, Int, Reduction
+
+MAP_CLASSES = "Map the teacher's classes first: mcld_core.select_classes"
+"""What to do about class spaces that differ."""
 
 
 class ArrayArguments(Checks):
@@ -50,10 +54,9 @@ class ArrayArguments(Checks):
             raise TypeError(f"{needs}; got {came}")
         try:
             found = self.ops.asarray(value, like)
-        except (ValueError, RuntimeError) as error:  # the latter of torch for a list with a None
-            raise ValueError(f"{needs}: {error}") from error
-        except TypeError as error:
-            raise TypeError(f"{needs}: {error}") from error
+        except (TypeError, ValueError, RuntimeError) as error:  # of torch for a list with a None
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{needs}: {error}") from error
         if getattr(found, "is_sparse", False):  # of torch
             raise TypeError(f"{needs}, a dense one; got a sparse tensor")
         dtype = self.ops.dtype(found)
@@ -67,10 +70,7 @@ class ArrayArguments(Checks):
         """Raise ValueError unless ``x`` has one axis with one entry a row."""
         shape = tuple(x.shape)
         if len(shape) != 1 or sizes_differ(shape[0], rows):
-            raise ValueError(
-                f"{self.function}: {name} needs shape ({rows},), one entry a row of the logits; "
-                f"got {shape}"
-            )
+            raise self.wrong(f"{name} needs shape ({rows},), one entry a row of the logits", shape)
 
     def device(self, name: str, x: Array, other: Array, other_name: str = "student_logits") -> None:
         """Raise ValueError where two tensors lie on different devices."""
@@ -91,32 +91,20 @@ class ArrayArguments(Checks):
         kept = self.array(name, where, like)
         self.vector(name, kept, like.shape[0])
         if self.ops.dtype(kept) != "bool":
-            raise TypeError(
-                f"{self.function}: {name} needs dtype bool (True = keep); got "
-                f"{self.ops.dtype(kept)}"
-            )
+            raise self.wrong_type(f"{name} needs dtype bool (True = keep)", self.ops.dtype(kept))
         self.device(name, kept, like, like_name)
         return kept
 
-    def pairs(
-        self, name: str, pairs: Any, like: Array, keys: Any
-    ) -> Bool[Array, "batch keys"] | None:
-        """Return who is compared with whom, or None; raise for another shape, dtype or device."""
-        if pairs is None:
-            return None
-        found, rows = self.array(name, pairs, like), like.shape[0]
-        shape = tuple(found.shape)
-        if len(shape) != 2 or sizes_differ(shape[0], rows) or sizes_differ(shape[1], keys):
-            raise ValueError(
-                f"{self.function}: {name} needs shape (batch, keys) = ({rows}, {keys}), one entry "
-                f"for each row and key; got {shape}"
-            )
+    def pairs(self, pairs: Any, like: Array, keys: Any) -> Bool[Array, "batch keys"]:
+        """Return who is compared with whom; raise for another shape, dtype or device."""
+        found, shape = self.array("pairs", pairs, like), (like.shape[0], keys)
+        if not fits(found.shape, shape):
+            needs = f"pairs needs shape (batch, keys) = {shape}, one entry for each row and key"
+            raise self.wrong(needs, tuple(found.shape))
         if self.ops.dtype(found) != "bool":
-            raise TypeError(
-                f"{self.function}: {name} needs dtype bool (True = the row is compared with the "
-                f"key); got {self.ops.dtype(found)}"
-            )
-        self.device(name, found, like)
+            needs = "pairs needs dtype bool (True = the row is compared with the key)"
+            raise self.wrong_type(needs, self.ops.dtype(found))
+        self.device("pairs", found, like)
         return found
 
     def weight(
@@ -153,11 +141,8 @@ class ArrayArguments(Checks):
         least = -np.inf if minimum is None else minimum
         bad = mask & ~(np.isfinite(values) & (values >= least))
         if bad.any():
-            row = int(np.argmax(bad))
-            raise ValueError(
-                f"{self.function}: {name} needs finite numbers{range_text(minimum, None, None)}; "
-                f"got {values[row]} in row {row}"
-            )
+            row, bound = int(np.argmax(bad)), range_text(minimum, None, None)
+            raise self.wrong(f"{name} needs finite numbers{bound}", f"{values[row]} in row {row}")
 
     def ids(
         self,
@@ -179,7 +164,7 @@ class ArrayArguments(Checks):
         self.device(name, found, logits, like_name)
         dtype = ops.dtype(found)
         if not dtype.startswith(("int", "uint")):
-            raise TypeError(f"{self.function}: {name} needs an integer dtype; got {dtype}")
+            raise self.wrong_type(f"{name} needs an integer dtype", dtype)
         return ops.astype(found, "int64" if dtype in ("int64", "uint32", "uint64") else "int32")
 
     # labels
@@ -191,18 +176,14 @@ class ArrayArguments(Checks):
         is_integer = dtype.startswith(("int", "uint"))
         if len(shape) == 1:
             if not is_integer:
-                raise TypeError(
-                    f"{self.function}: {name} of shape {shape} need an integer dtype; got "
-                    f"{dtype}. Soft labels have shape (rows, classes) = ({rows}, {width})"
-                )
+                soft = f"Soft labels have shape (rows, classes) = ({rows}, {width})"
+                raise self.wrong_type(f"{name} of shape {shape} need an integer dtype", dtype, soft)
             if shape != (rows,):
                 self.vector(name, labels, rows)
             return "int"
-        if len(shape) != 2 or sizes_differ(shape[0], rows) or sizes_differ(shape[1], classes):
-            raise ValueError(
-                f"{self.function}: {name} need shape ({rows},) for int labels or "
-                f"({rows}, {width}) for soft labels; got {shape}"
-            )
+        if not fits(shape, (rows, classes)):
+            needs = f"{name} need shape ({rows},) for int labels"
+            raise self.wrong(f"{needs} or ({rows}, {width}) for soft labels", shape)
         return "soft"
 
     def labels(
@@ -266,7 +247,7 @@ class ArrayArguments(Checks):
         bad = False if mask is None else bad & mask
         if np.any(bad):
             row = int(np.argmax(bad))
-            raise ValueError(f"{self.function}: {name} {wrong}; got {values[row]} in row {row}")
+            raise self.wrong(f"{name} {wrong}", f"{values[row]} in row {row}")
         return False
 
     def readable(self, x: Array, kept: Bool[Array, " rows"] | None) -> tuple[Any, Any]:
@@ -290,15 +271,11 @@ class ArrayArguments(Checks):
     def logits(self, name: str, x: Array) -> None:
         """Raise unless ``x`` has two axes and a float dtype."""
         if len(x.shape) != 2:
-            raise ValueError(
-                f"{self.function}: {name} needs two axes (batch, classes); got shape "
-                f"{tuple(x.shape)}. Flatten positions into rows first"
-            )
+            came, cure = f"shape {tuple(x.shape)}", "Flatten positions into rows first"
+            raise self.wrong(f"{name} needs two axes (batch, classes)", came, cure)
         if "float" not in self.ops.dtype(x):
-            raise TypeError(
-                f"{self.function}: {name} needs a float dtype; got {self.ops.dtype(x)}. "
-                "Pass logits, not labels or token ids"
-            )
+            cure = "Pass logits, not labels or token ids"
+            raise self.wrong_type(f"{name} needs a float dtype", self.ops.dtype(x), cure)
 
     def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
         """Convert both logits, each beside the other where only that one is a tensor."""
@@ -318,21 +295,15 @@ class ArrayArguments(Checks):
 
     def _sizes(self, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
         """Raise unless the shapes of both logits fit; what TensorFlow does not know fits."""
-        both, got = " and ".join(self.names), f"; got {ours} and {theirs}. "
+        both, came = " and ".join(self.names), f"{ours} and {theirs}"
         if ours[1] is None or sizes_differ(ours[1], theirs[1]):
-            raise ValueError(
-                f"{self.function}: {both} need the same number of classes, known when traced{got}"
-                "Map the teacher's classes first: mcld_core.select_classes"
-            )
+            needs = f"{both} need the same number of classes, known when traced"
+            raise self.wrong(needs, came, MAP_CLASSES)
         if ours[1] == 0:
-            raise ValueError(
-                f"{self.function}: {self.names[0]} needs at least one class; got shape {ours}"
-            )
+            raise self.wrong(f"{self.names[0]} needs at least one class", f"shape {ours}")
         if sizes_differ(ours[0], theirs[0]):
-            raise ValueError(
-                f"{self.function}: {both} need the same batch size{got}More teacher rows to "
-                "contrast with go into keys="
-            )
+            cure = "More teacher rows to contrast with go into keys="
+            raise self.wrong(f"{both} need the same batch size", came, cure)
 
     def batch(
         self,

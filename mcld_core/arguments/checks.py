@@ -44,31 +44,23 @@ class Checks:
             high = maximum is None or value <= maximum
             # math.isfinite would make a compiler trace each number anew
             if not (-math.inf < value < math.inf and low and high) or is_huge(value):
-                raise ValueError(
-                    f"{self.function}: {name} needs a finite number{bound}; got {value!r}"
-                )
+                raise self.wrong(f"{name} needs a finite number{bound}", repr(value))
         elif not (hasattr(value, "shape") and hasattr(value, "dtype")):
-            raise TypeError(f"{self.function}: {name} needs a finite number{bound}; got {value!r}")
+            raise self.wrong_type(f"{name} needs a finite number{bound}", repr(value))
         elif len(value.shape) > 0:
-            raise ValueError(
-                f"{self.function}: {name} needs one number; got shape {tuple(value.shape)}"
-            )
+            raise self.wrong(f"{name} needs one number", f"shape {tuple(value.shape)}")
         elif "complex" in str(value.dtype) or "bool" in str(value.dtype):
-            raise TypeError(
-                f"{self.function}: {name} needs a real number{bound}; got dtype {value.dtype}"
-            )
+            raise self.wrong_type(f"{name} needs a real number{bound}", f"dtype {value.dtype}")
 
     def choice(self, name: str, value: Any, choices: tuple[str, ...]) -> None:
         """Raise ValueError for a name that is none of the choices."""
         if not isinstance(value, str) or value not in choices:
-            raise ValueError(
-                f"{self.function}: {name} needs one of {', '.join(choices)}; got {value!r}"
-            )
+            raise self.wrong(f"{name} needs one of {', '.join(choices)}", repr(value))
 
     def flag(self, name: str, value: Any) -> None:
         """Raise TypeError unless the value is a bool."""
         if not isinstance(value, bool):
-            raise TypeError(f"{self.function}: {name} needs True or False; got {value!r}")
+            raise self.wrong_type(f"{name} needs True or False", repr(value))
 
     def integer(
         self, name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None
@@ -78,20 +70,18 @@ class Checks:
         bound = "" if minimum is None else f" ≥ {minimum}"
         bound = bound if maximum is None else f" in {minimum} … {maximum}"
         if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
+            raise self.wrong_type(f"{name} needs an int{bound}", repr(value))
         too_small = minimum is not None and value < minimum
         if too_small or is_huge(value) or (maximum is not None and value > maximum):
-            raise ValueError(f"{self.function}: {name} needs an int{bound}; got {value!r}")
+            raise self.wrong(f"{name} needs an int{bound}", repr(value))
         return value
 
     def settings(self, config: Any, kind: type) -> None:
         """Raise TypeError unless the settings are of their kind, `MCLDConfig`."""
         if not isinstance(config, kind):
             came = f"the class {config.__name__}" if isinstance(config, type) else repr(config)
-            raise TypeError(
-                f"{self.function}: config needs an {kind.__name__}; got {came}. Pass "
-                f"{kind.__name__}(…), or leave it out for the defaults"
-            )
+            cure = f"Pass {kind.__name__}(…), or leave it out for the defaults"
+            raise self.wrong_type(f"config needs an {kind.__name__}", came, cure)
 
     def reduction(self, reduction: Any) -> None:
         """Raise ValueError unless the reduction is one of the three."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments.arrays import ArrayArguments
+from mcld_core.arguments.arrays import MAP_CLASSES, ArrayArguments
 from mcld_core.arguments.checks import plain_number
 from mcld_core.arguments.rows import TeacherBatch, both_kept, wide_dtype
 from mcld_core.typing import Array, Float, Scalar
@@ -52,25 +52,18 @@ class Arguments(ArrayArguments):
         ops = self.ops
         prior = ops.stop_gradient(ops.astype(self.array("class_prior", class_prior, like), dtype))
         if tuple(prior.shape) != (classes,):
-            raise ValueError(
-                f"{self.function}: class_prior needs shape ({classes},), one count or probability "
-                f"a class; got {tuple(prior.shape)}"
-            )
+            needs = f"class_prior needs shape ({classes},), one count or probability a class"
+            raise self.wrong(needs, tuple(prior.shape))
         self.device("class_prior", prior, like)
         values = ops.host_values(prior)
         if values is not None:
             bad = ~((values >= 0) & np.isfinite(values))
             if bad.any():
-                c = int(np.argmax(bad))
-                raise ValueError(
-                    f"{self.function}: class_prior needs finite numbers ≥ 0; got {values[c]} for "
-                    f"class {c}"
-                )
+                came = f"{values[np.argmax(bad)]} for class {np.argmax(bad)}"
+                raise self.wrong("class_prior needs finite numbers ≥ 0", came)
             if not (values > 0).any():
-                raise ValueError(
-                    f"{self.function}: class_prior needs a positive entry; got zeros alone. Pass "
-                    "the counts of the training labels"
-                )
+                cure = "Pass the counts of the training labels"
+                raise self.wrong("class_prior needs a positive entry", "zeros alone", cure)
         present = prior > 0
         least = -ops.max(ops.where(present, -prior, -float(np.finfo(dtype).max)), 0)
         counts = ops.where(present, prior, 0.5 * least)
@@ -81,10 +74,8 @@ class Arguments(ArrayArguments):
         rows = self.array("teacher_logits", teacher_logits, stored)
         self.logits("teacher_logits", rows)
         if rows.shape[1] != stored.shape[1]:
-            raise ValueError(
-                f"{self.function}: teacher_logits need shape (batch, {stored.shape[1]}); got "
-                f"{tuple(rows.shape)}. Map the teacher's classes first: mcld_core.select_classes"
-            )
+            needs = f"teacher_logits need shape (batch, {stored.shape[1]})"
+            raise self.wrong(needs, tuple(rows.shape), MAP_CLASSES)
         self.device("teacher_logits", rows, stored, what)
         return rows
 

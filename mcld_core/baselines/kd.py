@@ -74,9 +74,7 @@ def check_divergence(
     arguments.choice("divergence", divergence, ("forward", "reverse", "jsd"))
     arguments.number("mix", mix, above=0.0, maximum=1.0)
     if isinstance(mix, (int, float)) and mix == 1:
-        raise ValueError(
-            f"{arguments.function}: mix needs a number in (0, 1), ends left out; got {mix!r}"
-        )
+        raise arguments.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
 
 
 def standardized(ops: Backend, z: Float[Array, "rows classes"]) -> Float[Array, "rows classes"]:
