@@ -44,10 +44,8 @@ def forecast_bins(
     values = to_numpy(arguments.array("targets", targets)).astype("float64").ravel()
     values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max():
-        raise ValueError(
-            f"forecast_bins: targets need two different finite values at least; got {values.size} "
-            "values without a spread"
-        )
+        needs = "targets need two different finite values at least"
+        raise arguments.wrong(needs, f"{values.size} values without a spread")
     inner = np.linspace(0.0, 1.0, bins + 1)[1:-1]
     if kind == "uniform":
         return np.asarray(values.min() + inner * (values.max() - values.min()))
@@ -147,13 +145,12 @@ def forecast_to_logits(
 
 
 def _checked_edges(function: str, edges: Any) -> np.ndarray[Any, Any]:
-    values = to_numpy(Arguments(function, edges).array("edges", edges)).astype("float64")
+    arguments = Arguments(function, edges)
+    values = to_numpy(arguments.array("edges", edges)).astype("float64")
     increase = values.ndim == 1 and bool((np.diff(values) > 0).all())
     if not increase or values.size == 0 or not np.isfinite(values).all():
-        raise ValueError(
-            f"{function}: edges need shape (bins - 1,), increasing and finite; got "
-            f"{values.tolist()}. Choose them with forecast_bins"
-        )
+        needs = "edges need shape (bins - 1,), increasing and finite"
+        raise arguments.wrong(needs, values.tolist(), "Choose them with forecast_bins")
     return values
 
 

@@ -27,17 +27,6 @@ class Sequences(NamedTuple):
     """The number of rows of each, padding included; None where a sequence is one row."""
 
 
-class Groups(NamedTuple):
-    """What sequences have in common with one another."""
-
-    labels: Labels
-    keys: Labels
-    """The labels of the sequences as keys: as above, but where a sequence has a label of its own
-    that no anchor has."""
-    overlapping: Bool[Array, "batch batch"] | None = None
-    """Which never push each other away."""
-
-
 class SequenceArguments(Arguments):
     """The arrays of one call, whose logits have three axes (batch, time, classes)."""
 
@@ -47,22 +36,12 @@ class SequenceArguments(Arguments):
         """Return a mask, bool or of 0 and 1, flat; raise for another shape, dtype or device."""
         if mask is None:
             return None
-        mask = self.array(name, mask, logits)
-        self.device(name, mask, logits)
-        if not fits(mask.shape, logits.shape[:axes]):
-            raise ValueError(
-                f"{self.function}: {name} needs shape {tuple(logits.shape[:axes])}, one entry a "
-                f"row of the logits; got {tuple(mask.shape)}"
-            )
+        each = "one entry a row of the logits"
+        mask = self.shaped(name, mask, logits, logits.shape[:axes], each)
         dtype = self.ops.dtype(mask)
-        if dtype != "bool":
-            if "int" not in dtype:
-                raise TypeError(
-                    f"{self.function}: {name} needs dtype bool or int (True or 1 = keep); got "
-                    f"{dtype}"
-                )
-            mask = mask != 0
-        return self.ops.reshape(mask, (-1,))
+        if "int" not in dtype and dtype != "bool":
+            raise self.wrong_type(f"{name} needs dtype bool or int (True or 1 = keep)", dtype)
+        return self.ops.reshape(self.ops.astype(mask, "bool"), (-1,))
 
     def flat_labels(
         self, name: str, labels: Any, logits: Array
@@ -71,10 +50,10 @@ class SequenceArguments(Arguments):
         labels = self.array(name, labels, logits)
         ours, shape = tuple(labels.shape), tuple(logits.shape)
         if not fits(ours, shape[:2]) and not fits(ours, shape):
-            raise ValueError(
-                f"{self.function}: {name} need shape {shape[:2]}, one a row of the logits, or "
-                f"soft labels {shape}; got {ours}"
+            needs = (
+                f"{name} need shape {shape[:2]}, one a row of the logits, or soft labels {shape}"
             )
+            raise self.wrong(needs, ours)
         return flat(self.ops, labels)
 
     def sequences(
@@ -87,10 +66,8 @@ class SequenceArguments(Arguments):
     ) -> Sequences:
         """Return the logits row by row, checked, with the rows' labels and mask."""
         if labels is None and not is_zero(config.weight_ce):
-            raise ValueError(
-                f"{self.function}: weight_ce needs labels to take the cross-entropy of; got None. "
-                "Pass labels, or leave weight_ce at 0"
-            )
+            needs = "weight_ce needs labels to take the cross-entropy of"
+            raise self.wrong(needs, "None", "Pass labels, or leave weight_ce at 0")
         ops = self.ops
         rows = (flat(ops, student), flat(ops, teacher), labels, None, kept)
         batch = self.batch(rows, config.ignore_index)
@@ -131,9 +108,10 @@ def following(
 def contrast_sequences(
     ops: Backend,
     sequences: Sequences,
-    groups: Groups,
+    labels: Labels | None,
     row_contrast: Scalar | None,
     category_by_sequence: bool,
+    overlapping: Bool[Array, "batch batch"] | None = None,
     *,
     config: MCLDConfig,
     **given: Any,
@@ -143,7 +121,9 @@ def contrast_sequences(
     ``w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; keys of the same
     sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
     What is one value of the batch is added to each row that counts, and then reduced with it. γ is
-    ``row_contrast``, None: 1/T². ``given`` are arguments of every call of `mcld_core.mcld_loss`.
+    ``row_contrast``, None: 1/T². ``labels`` are of the sequences, as in `own_labels`; those that
+    overlap never push each other away. ``given`` are arguments of every call of
+    `mcld_core.mcld_loss`.
     """
     rows = sequences.rows
     of_rows = {"where": rows.kept, "reduction": "none", "return_terms": True, **given}
@@ -164,12 +144,15 @@ def contrast_sequences(
         contrast, of_contrast = mcld_loss(*logits, config=within, pairs=pairs, **of_rows)
         values, terms["token"] = values + contrast, of_contrast["instance"]
     if not (is_zero(at_sequences.weight_instance) and is_zero(at_sequences.weight_category)):
-        means = mean_rows(ops, sequences, config)
+        labels, key_labels = own_labels(ops, labels, sequences.count, rows.student)
+        means = mean_rows(ops, sequences, config)._replace(labels=labels)
         if config.compares_distributions:  # the means are at that temperature already
             at_sequences = replace(at_sequences, key_temperature=1.0)
-        keys = TeacherKeys(means.teacher, groups.keys, means.kept)
-        found = contrast_apart(ops, means, groups, config=at_sequences, keys=keys, **given)
-        whole, of_whole = found
+        given |= {
+            "config": at_sequences,
+            "keys": TeacherKeys(means.teacher, key_labels, means.kept),
+        }
+        whole, of_whole = contrast_apart(ops, means, overlapping, **given)
         values, terms["instance"] = values + whole, terms["instance"] + of_whole["instance"]
         if category_by_sequence:
             terms["category"] = terms["category"] + of_whole["category"]
@@ -177,45 +160,48 @@ def contrast_sequences(
 
 
 def contrast_apart(
-    ops: Backend, rows: Means | Batch, groups: Groups, *, config: MCLDConfig, **given: Any
+    ops: Backend,
+    rows: Batch,
+    overlapping: Bool[Array, "batch batch"] | None,
+    *,
+    config: MCLDConfig,
+    keys: TeacherKeys | None = None,
+    **given: Any,
 ) -> tuple[Array, dict[str, Array]]:
     """Return `mcld_loss` and its terms, in which rows that overlap do not push each other away.
 
     In the category-wise term a row that overlaps pulls where it shares the label, hence two calls.
     """
-    given |= {"where": rows.kept, "return_terms": True}
-    logits = rows.student, rows.teacher, groups.labels
-    if groups.overlapping is None:
+    given |= {"keys": keys, "where": rows.kept, "return_terms": True}
+    logits = rows.student, rows.teacher, rows.labels
+    if overlapping is None:
         return mcld_loss(*logits, config=config, **given)
-    pushes = None if is_zero(config.weight_instance) else ~groups.overlapping
+    pushes = None if is_zero(config.weight_instance) else ~overlapping
     others = replace(config, weight_category=0.0)
     loss, terms = mcld_loss(*logits, config=others, pairs=pushes, **given)
     if is_zero(config.weight_category):
         return loss, terms
-    compared = None
+    compared: Any = None
     if config.category_contrast == "labels":
-        compared = ~groups.overlapping | shared(ops, groups.labels, groups.keys)
+        ours, theirs = rows.labels, rows.labels if keys is None else keys.labels
+        if len(ours.shape) == 1:
+            compared = ~overlapping | (ours[:, None] == theirs[None, :])
+        else:  # soft ones that agree at all
+            compared = ~overlapping | (ops.matmul(ours, ops.matrix_transpose(theirs)) > 0)
     category = weighing(config, category=config.weight_category)
     more, of_category = mcld_loss(*logits, config=category, pairs=compared, **given)
     return loss + more, terms | {"category": of_category["category"]}
 
 
-def shared(ops: Backend, labels: Labels, keys: Labels) -> Bool[Array, "batch keys"]:
-    """Return which labels are the same; of soft ones, which agree at all."""
-    if len(labels.shape) == 1:
-        return labels[:, None] == keys[None, :]
-    return ops.matmul(labels, ops.matrix_transpose(keys)) > 0
-
-
 def reduce_terms(
     arguments: SequenceArguments,
     sequences: Sequences,
-    loss: Float[Array, " rows"],
-    terms: dict[str, Array],
+    found: tuple[Float[Array, " rows"], dict[str, Array]],
     reduction: Reduction,
     normalizer: Scalar | None,
-) -> tuple[Array, dict[str, Array]]:
-    """Reduce a loss and its terms, of which the ramp is one number.
+    return_terms: bool,
+) -> Any:
+    """Reduce a loss and, if they are to be returned, its terms, of which the ramp is one number.
 
     ``"none"`` gives (batch, time), 0 where a row does not count.
     """
@@ -229,23 +215,18 @@ def reduce_terms(
             return ops.reshape(values, (sequences.count, sequences.length))
         return values
 
+    loss, terms = found
+    if not return_terms:
+        return reduced(loss)
     return reduced(loss), {name: x if name == "ramp" else reduced(x) for name, x in terms.items()}
 
 
-class Means(NamedTuple):
-    """One row a sequence."""
-
-    student: Float[Array, "batch classes"]
-    teacher: Float[Array, "batch classes"]
-    kept: Bool[Array, " batch"]
-    """Which sequences have a row that counts."""
-
-
-def mean_rows(ops: Backend, sequences: Sequences, config: MCLDConfig) -> Means:
+def mean_rows(ops: Backend, sequences: Sequences, config: MCLDConfig) -> Batch:
     """Return the mean student logits and the mean key of the kept rows of each sequence.
 
-    Where keys are distributions the teacher's row is the logarithm of its mean probabilities at
-    the key temperature, so that its softmax is that mean; otherwise it is the mean of its logits.
+    Sequences without such a row are not kept, and none has a label. Where keys are distributions
+    the teacher's row is the logarithm of its mean probabilities at the key temperature, so that its
+    softmax is that mean; otherwise it is the mean of its logits.
     """
     rows, (count, length) = sequences.rows, (sequences.count, sequences.length)
     kept = ops.arange(count * length, rows.student) >= 0 if rows.kept is None else rows.kept
@@ -263,21 +244,24 @@ def mean_rows(ops: Backend, sequences: Sequences, config: MCLDConfig) -> Means:
         teacher = log_of(ops, mean(ops.softmax(teacher / tau, 1)))
     else:
         teacher = mean(teacher)
-    return Means(mean(ops.astype(rows.student, rows.dtype)), teacher, valid)
+    student = mean(ops.astype(rows.student, rows.dtype))
+    return Batch(student, teacher, rows.dtype, None, valid, None)
 
 
-def group(ops: Backend, labels: Labels | None, count: Any, like: Array) -> Groups:
-    """Return which sequences share a label: int ids of any kind, or soft labels.
+def own_labels(
+    ops: Backend, labels: Labels | None, count: Any, like: Array
+) -> tuple[Labels, Labels]:
+    """Return the labels of sequences, int ids of any kind or soft ones, and the same as keys.
 
     Ids become the place of the last sequence that has them; a negative one is shared with no other
-    and has no positive. None: each has its own.
+    and has no positive, so that as a key it has a label that no anchor has. None: each its own.
     """
     place = ops.arange(count, like)
     if labels is None or (isinstance(count, int) and not count):
-        return Groups(place, place)
+        return place, place
     if len(labels.shape) == 2:
-        return Groups(labels, labels)
+        return labels, labels
     same = (labels[:, None] == labels[None, :]) & (labels >= 0)[None, :]
     last = ops.max(ops.where(same, place[None, :], -1), 1)
     named = last >= 0
-    return Groups(ops.where(named, last, count), ops.where(named, last, place))
+    return ops.where(named, last, count), ops.where(named, last, place)

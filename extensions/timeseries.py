@@ -13,19 +13,15 @@ from mcld_core.extensions._forecasts import bin_labels as bin_labels
 from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
 from mcld_core.extensions._sequences import (
-    Groups,
     SequenceArguments,
     Sequences,
     contrast_apart,
     contrast_sequences,
-    group,
     mean_rows,
     reduce_terms,
     sequence_of_row,
 )
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar, Tensor
-
-CATEGORIES = ("window", "step")
 
 
 class Windows(NamedTuple):
@@ -117,9 +113,7 @@ def window_mcld_loss(
 @overload
 def window_mcld_loss(
     student_logits: list[Any] | Float[Tensor, "batch *time classes"],
-    teacher_logits: Float[Array, "batch *time classes"],
-    labels: Labels | None = None,
-    *,
+    *rows: Any,
     return_terms: Literal[True],
     **settings: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]: ...
@@ -207,24 +201,28 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     beside = (labels, starts, lengths, series, mask, step_labels)
     arguments = SequenceArguments("window_mcld_loss", student_logits, teacher_logits, *beside)
     arguments.settings(config, MCLDConfig)
-    arguments.choice("category", category, CATEGORIES)
+    arguments.choice("category", category, ("window", "step"))
     arguments.flag("return_terms", return_terms)
     if step_contrast is not None:
         arguments.number("step_contrast", step_contrast, minimum=0.0)
     arguments.reduction(reduction)
     student, teacher = arguments.tensors(student_logits, teacher_logits)
-    _check_logits(arguments, tuple(student.shape), tuple(teacher.shape), step_labels)
+    ours, theirs = tuple(student.shape), tuple(teacher.shape)
+    if len(ours) not in (2, 3) or not fits(ours, theirs):
+        forms = "(batch, classes) or (batch, time, classes)"
+        needs = f"student_logits and teacher_logits need one shape, {forms}"
+        raise arguments.wrong(needs, f"{ours} and {theirs}")
+    if len(ours) == 2 and step_labels is not None:
+        raise arguments.wrong("step_labels need logits (batch, time, classes)", ours)
     overlapping = _overlapping(arguments, student, starts, lengths, series)
     ops = arguments.ops
     contrast = {"config": config, "class_prior": class_prior, "progress": progress}
     if len(student.shape) == 2:
         kept = arguments.flat_mask("mask", mask, student, 1)
         rows = arguments.batch((student, teacher, labels, None, kept), config.ignore_index)
-        groups = Groups(rows.labels, rows.labels, overlapping)
-        found = contrast_apart(ops, rows, groups, reduction="none", **contrast)
+        found = contrast_apart(ops, rows, overlapping, reduction="none", **contrast)
         windows = Sequences(rows, ops.size(student, 0), None)
-        loss, terms = reduce_terms(arguments, windows, *found, reduction, normalizer)
-        return (loss, terms) if return_terms else loss
+        return reduce_terms(arguments, windows, found, reduction, normalizer, return_terms)
     window = sequence_of_row(ops, ops.size(student, 0), ops.size(student, 1), student)
     kept = arguments.flat_mask("mask", mask, student)
     if labels is not None:
@@ -242,25 +240,11 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         labels = ops.argmax(mean_rows(ops, steps, config).teacher, 1)
     elif len(labels.shape) == 2:
         labels = ops.stop_gradient(ops.astype(labels, steps.rows.dtype))
-    groups = group(ops, labels, steps.count, student)._replace(overlapping=overlapping)
     by_window = category == "window"
-    found = contrast_sequences(ops, steps, groups, step_contrast, by_window, **contrast)
-    loss, terms = reduce_terms(arguments, steps, *found, reduction, normalizer)
-    return (loss, terms) if return_terms else loss
-
-
-def _check_logits(
-    arguments: SequenceArguments, ours: tuple[Any, ...], theirs: tuple[Any, ...], step_labels: Any
-) -> None:
-    if len(ours) not in (2, 3) or not fits(ours, theirs):
-        raise ValueError(
-            f"{arguments.function}: student_logits and teacher_logits need one shape, (batch, "
-            f"classes) or (batch, time, classes); got {ours} and {theirs}"
-        )
-    if len(ours) == 2 and step_labels is not None:
-        raise ValueError(
-            f"{arguments.function}: step_labels need logits (batch, time, classes); got {ours}"
-        )
+    found = contrast_sequences(
+        ops, steps, labels, step_contrast, by_window, overlapping, **contrast
+    )
+    return reduce_terms(arguments, steps, found, reduction, normalizer, return_terms)
 
 
 def _overlapping(
@@ -273,19 +257,18 @@ def _overlapping(
     if starts is None and lengths is None and series is None:
         return None
     if starts is None or lengths is None:
-        raise ValueError(
-            f"{arguments.function}: starts and lengths are needed together (series alone does not "
-            f"say which windows overlap); got starts {'None' if starts is None else 'given'}, "
-            f"lengths {'None' if lengths is None else 'given'}"
+        ours, theirs = ("None" if x is None else "given" for x in (starts, lengths))
+        raise arguments.wrong(
+            "starts and lengths are needed together (series alone does not say which windows "
+            "overlap)",
+            f"starts {ours}, lengths {theirs}",
         )
     ops = arguments.ops
     start = arguments.ids("starts", starts, student)
     length = arguments.ids("lengths", lengths, student, single=True)
     spans = ops.host_values(length)
     if spans is not None and (spans <= 0).any():
-        raise ValueError(
-            f"{arguments.function}: lengths needs numbers of steps > 0; got {spans.min()}"
-        )
+        raise arguments.wrong("lengths needs numbers of steps > 0", spans.min())
     dtype = "int64" if "int64" in (ops.dtype(start), ops.dtype(length)) else "int32"
     start, length = ops.astype(start, dtype), ops.astype(length, dtype)
     number = 0 * start if series is None else arguments.ids("series", series, student)

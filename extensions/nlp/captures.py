@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mcld_core.arguments import Checks
 from mcld_core.extensions.nlp.stored import TopKLogits, with_rest
 
 
@@ -133,10 +134,8 @@ def _widths(*arrays: np.ndarray[Any, Any]) -> tuple[int, ...]:
 
 def _compare(what: str, came: tuple[int, ...], needed: tuple[int, ...]) -> None:
     if came != needed:
-        raise ValueError(
-            f"read_distillkit: settings need to be those of the capture, {came} {what} a token; got"
-            f" settings of {needed}"
-        )
+        needs = f"settings need to be those of the capture, {came} {what} a token"
+        raise Checks("read_distillkit").wrong(needs, f"settings of {needed}")
 
 
 def _unpacked(packed: np.ndarray[Any, Any], bits: int, count: int) -> np.ndarray[Any, Any]:

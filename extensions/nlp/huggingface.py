@@ -142,10 +142,8 @@ class TokenKDTrainer(Trainer):
             ("label_names", "labels" not in (names or ["labels"]) and names, "'labels'"),
         ):
             if came:
-                raise ValueError(
-                    f"TokenKDTrainer: {name} needs {needed}; got {came!r}. The loss is "
-                    "token_kd_loss, or loss_function=, of the column 'labels'"
-                )
+                cure = "The loss is token_kd_loss, or loss_function=, of the column 'labels'"
+                raise Checks("TokenKDTrainer").wrong(f"{name} needs {needed}", repr(came), cure)
 
     def _prepared(self, teacher: nn.Module) -> nn.Module:
         """Return the teacher as the accelerator has it, or where its device map put it."""

@@ -43,10 +43,8 @@ def checked_layer(arguments: SequenceArguments, of: str, layer: LastLayer) -> La
     if bias is not None:
         bias = _gathered(arguments, names[2], arguments.array(names[2], bias, hidden))
         if not fits(bias.shape, theirs[:1]):
-            raise ValueError(
-                f"{function}: {names[2]} needs shape {theirs[:1]}, one entry a row of {names[1]}; "
-                f"got {tuple(bias.shape)}"
-            )
+            needs = f"{names[2]} needs shape {theirs[:1]}, one entry a row of {names[1]}"
+            raise arguments.wrong(needs, tuple(bias.shape))
     for name, x in zip(names, (hidden, weight, bias), strict=True):
         if x is not None and "float" not in ops.dtype(x):
             raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")

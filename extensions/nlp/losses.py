@@ -11,14 +11,11 @@ from mcld_core.extensions._sequences import (
     SequenceArguments,
     contrast_sequences,
     following,
-    group,
     reduce_terms,
 )
 from mcld_core.extensions._terms import is_zero
 from mcld_core.extensions.nlp.tokens import check_token_logits
 from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar, Tensor
-
-CATEGORIES = ("token", "sequence")
 
 
 @overload
@@ -45,9 +42,7 @@ def token_mcld_loss(
 @overload
 def token_mcld_loss(
     student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
-    teacher_logits: Float[Array, "batch tokens vocab"],
-    labels: Num[Array, "batch tokens"] | None = None,
-    *,
+    *rows: Any,
     return_terms: Literal[True],
     **settings: Any,
 ) -> tuple[Tensor, dict[str, Tensor]]: ...
@@ -140,33 +135,36 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     References:
         Q. Wang, J. Zhou, arXiv:2411.10693, 2024 (the three contrasts, on images).
     """
-    function = "token_mcld_loss"
-    if hasattr(teacher_logits, "_fields"):
-        raise TypeError(
-            f"{function}: teacher_logits needs all logits, (batch, tokens, vocab); got "
-            f"{type(teacher_logits).__name__}. A teacher of the top k is for token_kd_loss"
-        )
     arrays = (student_logits, teacher_logits, labels, attention_mask, sequence_labels)
-    arguments = SequenceArguments(function, *arrays)
-    _check_settings(arguments, config, category, sequence_labels)
-    for name, value in (
-        ("token_contrast", token_contrast),
-        ("sequence_contrast", sequence_contrast),
-    ):
-        if value is not None or name == "sequence_contrast":
-            arguments.number(name, value, minimum=0.0)
-    for name, flag in (("shift", shift), ("return_terms", return_terms)):
-        arguments.flag(name, flag)
+    arguments = SequenceArguments("token_mcld_loss", *arrays)
+    if hasattr(teacher_logits, "_fields"):
+        needs = "teacher_logits needs all logits, (batch, tokens, vocab)"
+        cure = "A teacher of the top k is for token_kd_loss"
+        raise arguments.wrong_type(needs, type(teacher_logits).__name__, cure)
+    arguments.settings(config, MCLDConfig)
+    arguments.choice("category", category, ("token", "sequence"))
+    by_sequence = category == "sequence"
+    if by_sequence and sequence_labels is None:
+        raise arguments.wrong("category='sequence' needs sequence_labels, (batch,) int", "None")
+    if by_sequence and config.category_contrast == "prototypes":
+        raise ValueError(
+            "token_mcld_loss: category='sequence' has no prototypes, which are one a token of the "
+            "vocabulary; use category='token' or category_contrast='labels'"
+        )
+    if token_contrast is not None:
+        arguments.number("token_contrast", token_contrast, minimum=0.0)
+    arguments.number("sequence_contrast", sequence_contrast, minimum=0.0)
+    arguments.flag("shift", shift)
+    arguments.flag("return_terms", return_terms)
     arguments.reduction(reduction)
     student, teacher = arguments.tensors(student_logits, teacher_logits)
     for name, x in (("student_logits", student), ("teacher_logits", teacher)):
         check_token_logits(arguments, name, x)
     ours, theirs = tuple(student.shape), tuple(teacher.shape)
     if not fits(ours, theirs):
-        raise ValueError(
-            f"{function}: student_logits and teacher_logits need the same shape; got {ours} and "
-            f"{theirs}. Map another vocabulary first: mcld_core.extensions.nlp.align_vocabulary"
-        )
+        needs = "student_logits and teacher_logits need the same shape"
+        cure = "Map another vocabulary first: mcld_core.extensions.nlp.align_vocabulary"
+        raise arguments.wrong(needs, f"{ours} and {theirs}", cure)
     if labels is not None:
         labels = arguments.flat_labels("labels", labels, student)
     kept = arguments.flat_mask("attention_mask", attention_mask, student)
@@ -175,30 +173,10 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     tokens = arguments.sequences(student, teacher, labels, kept, config)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
-    groups = group(arguments.ops, sequence_labels, tokens.count, student)
     of_sequences = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast
     found = contrast_sequences(
-        arguments.ops, tokens, groups, token_contrast, category == "sequence",
+        arguments.ops, tokens, sequence_labels, token_contrast, by_sequence,
         config=replace(config, weight_instance=of_sequences),
         class_prior=class_prior, progress=progress,
     )  # fmt: skip
-    loss, terms = reduce_terms(arguments, tokens, *found, reduction, normalizer)
-    return (loss, terms) if return_terms else loss
-
-
-def _check_settings(
-    arguments: SequenceArguments, config: Any, category: Any, sequence_labels: Any
-) -> None:
-    """Raise for a config, a category or sequence labels that do not fit."""
-    function = arguments.function
-    arguments.settings(config, MCLDConfig)
-    arguments.choice("category", category, CATEGORIES)
-    if category == "sequence" and sequence_labels is None:
-        raise ValueError(
-            f"{function}: category='sequence' needs sequence_labels, (batch,) int; got None"
-        )
-    if category == "sequence" and config.category_contrast == "prototypes":
-        raise ValueError(
-            f"{function}: category='sequence' has no prototypes, which are one a token of the "
-            "vocabulary; use category='token' or category_contrast='labels'"
-        )
+    return reduce_terms(arguments, tokens, found, reduction, normalizer, return_terms)

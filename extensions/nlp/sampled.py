@@ -76,9 +76,8 @@ def sampled_token_kd_loss(
             continue
         found = ops.stop_gradient(arguments.array(name, given, student))
         if tuple(found.shape) != tuple(student.shape[:2]):
-            raise ValueError(
-                f"{arguments.function}: {name} needs shape {tuple(student.shape[:2])}, one a token;"
-                f" got {tuple(found.shape)}"
+            raise arguments.wrong(
+                f"{name} needs shape {tuple(student.shape[:2])}, one a token", tuple(found.shape)
             )
         found = ops.astype(flat(ops, found), drawn.dtype)
         found = following(ops, student, found, None)[0] if shift else found

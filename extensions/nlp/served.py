@@ -159,9 +159,8 @@ def read_token_logprobs(
 def _starts(function: str, prompt_lengths: Sequence[int] | None, count: int) -> list[int]:
     starts = [0] * count if prompt_lengths is None else [int(n) for n in prompt_lengths]
     if len(starts) != count or min(starts, default=0) < 0:
-        raise ValueError(
-            f"{function}: prompt_lengths need a number ≥ 0 for each of the {count} sequences; "
-            f"got {starts}"
+        raise Checks(function).wrong(
+            f"prompt_lengths need a number ≥ 0 for each of the {count} sequences", starts
         )
     return starts
 
@@ -218,9 +217,8 @@ def _entries(function: str, entries: Any, k: int, place: str) -> tuple[list[int]
     if not isinstance(entries, Mapping) or len(entries) < k:
         came = len(entries) if isinstance(entries, Mapping) else repr(entries)
         option = function.removeprefix("read_")
-        raise ValueError(
-            f"{function}: {place} needs at least k = {k} entries; got {came}. Ask the server for "
-            f"{option}={k}"
+        raise Checks(function).wrong(
+            f"{place} needs at least k = {k} entries", came, f"Ask the server for {option}={k}"
         )
     try:
         found = sorted(((_logprob(x), int(token)) for token, x in entries.items()), reverse=True)

@@ -163,15 +163,11 @@ def top_rows(
     indices = arguments.array("teacher.indices", stored.indices, values)
     ours, shape = tuple(like.shape[:2]), tuple(values.shape)
     if len(shape) != 3 or not fits(shape, indices.shape) or not fits(ours, shape[:2]):
-        raise ValueError(
-            f"{arguments.function}: TopKLogits: values and indices need shape (*{ours}, k); got "
-            f"{shape} and {tuple(indices.shape)}"
-        )
+        needs = f"TopKLogits: values and indices need shape (*{ours}, k)"
+        raise arguments.wrong(needs, f"{shape} and {tuple(indices.shape)}")
     if not ops.dtype(indices).startswith(("int", "uint")) or not shape[2]:
-        raise TypeError(
-            f"{arguments.function}: TopKLogits: indices need an integer dtype, and k ≥ 1 that is "
-            f"known when traced; got {ops.dtype(indices)}, {shape}"
-        )
+        needs = "TopKLogits: indices need an integer dtype, and k ≥ 1 that is known when traced"
+        raise arguments.wrong_type(needs, f"{ops.dtype(indices)}, {shape}")
     rows = ops.size(values, 0) * ops.size(values, 1)
     values = ops.astype(ops.reshape(ops.stop_gradient(values), (rows, shape[2])), dtype)
     indices = ops.reshape(indices, (rows, shape[2]))
@@ -181,9 +177,8 @@ def top_rows(
         if len(tail.shape) == 0:
             tail = 0.0 * ops.astype(indices[:, 0], dtype) + MASKED
         elif not fits(tail.shape, shape[:2]):
-            raise ValueError(
-                f"{arguments.function}: TopKLogits: tail needs shape {shape[:2]}, one a token; got "
-                f"{tuple(tail.shape)}"
+            raise arguments.wrong(
+                f"TopKLogits: tail needs shape {shape[:2]}, one a token", tuple(tail.shape)
             )
         tail = ops.reshape(tail, (rows, 1))
     _check(arguments, values, indices, tail, kept, vocabulary)
@@ -240,10 +235,8 @@ def _check(
     twice = (ordered[:, 1:] == ordered[:, :-1]).any()
     if twice or (is_class & (ids < 0)).any() or ids.max(initial=0) >= vocabulary:
         came = "one twice" if twice else f"{ids[is_class].min()} … {ids.max()}"
-        raise ValueError(
-            f"{arguments.function}: TopKLogits: indices need ids in 0 … {vocabulary - 1}, each at "
-            f"most once a token; got {came}. Align vocabularies that differ: align_vocabulary"
-        )
+        needs = f"TopKLogits: indices need ids in 0 … {vocabulary - 1}, each at most once a token"
+        raise arguments.wrong(needs, came, "Align vocabularies that differ: align_vocabulary")
     if tail is None or not len(ids):
         return
     mass = np.exp(np.minimum(log_p, 1e2).astype("float64")).sum(1)
@@ -273,9 +266,8 @@ def _checked_logits(function: str, logits: Any) -> Checks:
     """Raise TypeError unless the logits are an array of floats with three axes."""
     if "float" not in str(getattr(logits, "dtype", "")) or len(logits.shape) != 3:
         came = getattr(logits, "dtype", type(logits).__name__), getattr(logits, "shape", "no shape")
-        raise TypeError(
-            f"{function}: logits needs floats of shape (batch, tokens, vocab); got {came[0]}, "
-            f"{came[1]}"
+        raise Checks(function).wrong_type(
+            "logits needs floats of shape (batch, tokens, vocab)", f"{came[0]}, {came[1]}"
         )
     return Checks(function)
 

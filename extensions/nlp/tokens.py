@@ -250,10 +250,8 @@ def check_token_logits(arguments: SequenceArguments, name: str, logits: Array) -
             "got a DTensor. Pass logits.full_tensor(), or local rows of tokens"
         )
     if len(shape) != 3 or not shape[2]:
-        raise ValueError(
-            f"{arguments.function}: {name} needs three axes (batch, tokens, vocab), the last one "
-            f"known when traced; got {shape}. For one row of logits a text: mcld_core.kd_loss"
-        )
+        needs = f"{name} needs three axes (batch, tokens, vocab), the last one known when traced"
+        raise arguments.wrong(needs, shape, "For one row of logits a text: mcld_core.kd_loss")
     if "float" not in dtype:
         raise TypeError(f"{arguments.function}: {name} needs a float dtype; got {dtype}")
 
@@ -276,10 +274,8 @@ def token_rows(
     if labels is not None:
         labels = arguments.array("labels", labels, like)
         if not fits(labels.shape, like.shape[:2]) or "int" not in ops.dtype(labels):
-            raise ValueError(
-                f"{arguments.function}: labels need shape {tuple(like.shape[:2])} and an integer "
-                f"dtype, one a token; got {tuple(labels.shape)}, {ops.dtype(labels)}"
-            )
+            needs = f"labels need shape {tuple(like.shape[:2])} and an integer dtype, one a token"
+            raise arguments.wrong(needs, f"{tuple(labels.shape)}, {ops.dtype(labels)}")
         labels = flat(ops, labels)
     if shift:
         labels, kept = following(ops, like, labels, kept)
@@ -293,10 +289,8 @@ def token_rows(
     if sample_weight is not None:
         sample_weight = arguments.array("sample_weight", sample_weight, like)
         if not fits(sample_weight.shape, like.shape[:2]):
-            raise ValueError(
-                f"{arguments.function}: sample_weight needs shape {tuple(like.shape[:2])}, one a "
-                f"token; got {tuple(sample_weight.shape)}"
-            )
+            needs = f"sample_weight needs shape {tuple(like.shape[:2])}, one a token"
+            raise arguments.wrong(needs, tuple(sample_weight.shape))
         sample_weight = ops.reshape(sample_weight, (rows,))
         weight = arguments.weight(sample_weight, kept, ops.reshape(like, (rows, -1)), dtype)
     return Tokens(labels, kept, weight, dtype, (ops.size(like, 0), ops.size(like, 1)))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import to_numpy
+from mcld_core.arguments import Checks, to_numpy
 from mcld_core.backends import backend_for
 from mcld_core.extensions.nlp.stored import TopKLogits
 from mcld_core.typing import Array, Float, Int
@@ -149,8 +149,7 @@ def _ids(
         )
     needed = max(ids.values(), default=-1) + 1
     if size is not None and size < needed:
-        raise ValueError(
-            f"align_vocabulary: {side}_size needs at least {needed}, the largest id plus 1; got "
-            f"{size}"
+        raise Checks("align_vocabulary").wrong(
+            f"{side}_size needs at least {needed}, the largest id plus 1", size
         )
     return ids, needed if size is None else size

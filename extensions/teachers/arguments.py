@@ -23,10 +23,7 @@ class TeacherArguments(Arguments):
         found = len(values) if is_list else values
         if not is_list or not found or found != (count or found):
             wanted = "one at least" if count is None else count
-            raise ValueError(
-                f"{self.function}: {name} needs a list, one entry a teacher, {wanted}; got "
-                f"{found!r}"
-            )
+            raise self.wrong(f"{name} needs a list, one entry a teacher, {wanted}", repr(found))
         return values
 
     def labelled_teacher(
@@ -65,10 +62,8 @@ class TeacherArguments(Arguments):
         given = self.array(name, logits, self.like)
         self.logits(name, given)
         if not given.shape[1]:
-            raise ValueError(
-                f"{self.function}: {name} needs at least one class, their number known when "
-                f"traced; got shape {tuple(given.shape)}"
-            )
+            needs = f"{name} needs at least one class, their number known when traced"
+            raise self.wrong(needs, f"shape {tuple(given.shape)}")
         if self.like is not None:
             self.device(name, given, self.like, "another argument")
         batch = self.teacher_batch(given, (labels, None, where), ignore_index, name)
@@ -85,10 +80,8 @@ class TeacherArguments(Arguments):
         shapes = [tuple(logits.shape) for logits in logits_list]
         for shape in shapes:
             if not fits(shape, shapes[0]):
-                raise ValueError(
-                    f"{self.function}: {name} needs arrays of one shape; got {shapes}. Map the "
-                    "classes first: mcld_core.select_classes"
-                )
+                needs = f"{name} needs arrays of one shape"
+                raise self.wrong(needs, shapes, "Map the classes first: mcld_core.select_classes")
 
     def one_a_row(
         self,

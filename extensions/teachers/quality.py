@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import TeacherBatch, one_hot, ratio, target_class
+from mcld_core.arguments import Checks, TeacherBatch, one_hot, ratio, target_class
 from mcld_core.backends import Backend, backend_for
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
@@ -97,10 +97,8 @@ class TeacherQuality(NamedTuple):
         batch = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index, dtype)
         classes = int(old.rows.shape[0])
         if batch.logits.shape[1] != classes:
-            raise ValueError(
-                f"{function}: teacher_logits needs {classes} classes, as this quality counts; got "
-                f"shape {tuple(batch.logits.shape)}"
-            )
+            needs = f"teacher_logits needs {classes} classes, as this quality counts"
+            raise arguments.wrong(needs, f"shape {tuple(batch.logits.shape)}")
         decay = arguments.scalar("decay", decay, old.rows, dtype, maximum=1.0)
         return _counted(arguments, TeacherQuality(*(decay * x for x in old)), batch)
 
@@ -112,9 +110,8 @@ class TeacherQuality(NamedTuple):
         """
         check_quality("TeacherQuality.merge", "other", other)
         if self.rows.shape[0] != other.rows.shape[0]:
-            raise ValueError(
-                "TeacherQuality.merge: both need the same classes; got "
-                f"{self.rows.shape[0]} and {other.rows.shape[0]}"
+            raise Checks("TeacherQuality.merge").wrong(
+                "both need the same classes", f"{self.rows.shape[0]} and {other.rows.shape[0]}"
             )
         return TeacherQuality(self.rows + other.rows, self.correct + other.correct)
 

@@ -138,10 +138,8 @@ def _losses(
     ops = arguments.ops
     rows = arguments.array("rows", rows, arguments.like)
     if len(rows.shape) != 1 or "float" not in ops.dtype(rows):
-        raise ValueError(
-            f"{arguments.function}: rows needs shape (batch,) and a float dtype, a loss with "
-            f"reduction='none'; got shape {tuple(rows.shape)}, {ops.dtype(rows)}"
-        )
+        needs = "rows needs shape (batch,) and a float dtype, a loss with reduction='none'"
+        raise arguments.wrong(needs, f"shape {tuple(rows.shape)}, {ops.dtype(rows)}")
     dtype = wide_dtype(ops.dtype(rows))
     rows = ops.astype(rows, dtype)
     every = ops.arange(ops.size(rows, 0), rows) >= 0

@@ -72,6 +72,17 @@ class ArrayArguments(Checks):
         if len(shape) != 1 or sizes_differ(shape[0], rows):
             raise self.wrong(f"{name} needs shape ({rows},), one entry a row of the logits", shape)
 
+    def shaped(self, name: str, value: Any, like: Array, shape: Any, each: str) -> Array:
+        """Return an array, converted; raise for another shape, or another device than ``like``'s.
+
+        A size of None fits any; ``each`` says what an entry stands for.
+        """
+        found = self.array(name, value, like)
+        self.device(name, found, like)
+        if not fits(found.shape, shape):
+            raise self.wrong(f"{name} needs shape {tuple(shape)}, {each}", tuple(found.shape))
+        return found
+
     def device(self, name: str, x: Array, other: Array, other_name: str = "student_logits") -> None:
         """Raise ValueError where two tensors lie on different devices."""
         there = self.ops.device(x)
