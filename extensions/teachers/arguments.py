@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Sequence
 from typing import Any
 
-from mcld_core.arguments import Arguments, TeacherBatch, fits, is_number, keep_rows, wide_dtype
+from mcld_core.arguments import Arguments, TeacherBatch, is_number, keep_rows, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.extensions._terms import LEAST
 from mcld_core.typing import Array, Bool, Float
@@ -60,13 +58,12 @@ class TeacherArguments(Arguments):
         """
         ops = self.ops
         given = self.array(name, logits, self.like)
-        self.logits(name, given)
+        batch = self.teacher_batch(given, (labels, None, where), ignore_index, name)
         if not given.shape[1]:
             needs = f"{name} needs at least one class, their number known when traced"
             raise self.wrong(needs, f"shape {tuple(given.shape)}")
         if self.like is not None:
             self.device(name, given, self.like, "another argument")
-        batch = self.teacher_batch(given, (labels, None, where), ignore_index, name)
         dtype = wide_dtype(ops.dtype(given)) if dtype is None else dtype
         rows = keep_rows(ops, ops.astype(batch.logits, dtype), batch.kept)
         labels = batch.labels
@@ -74,14 +71,6 @@ class TeacherArguments(Arguments):
             labels = keep_rows(ops, ops.astype(labels, dtype), batch.kept)
         kept = ops.astype(batch.kept, dtype)
         return TeacherBatch(ops.at_least(rows, LEAST), labels, batch.kept, kept)
-
-    def same_shape(self, name: str, logits_list: Sequence[Float[Array, "batch classes"]]) -> None:
-        """Raise ValueError unless all logits have as many rows and classes."""
-        shapes = [tuple(logits.shape) for logits in logits_list]
-        for shape in shapes:
-            if not fits(shape, shapes[0]):
-                needs = f"{name} needs arrays of one shape"
-                raise self.wrong(needs, shapes, "Map the classes first: mcld_core.select_classes")
 
     def one_a_row(
         self,
@@ -114,5 +103,4 @@ def clip01(ops: Backend, x: Array) -> Array:
 
 def log_sum(ops: Backend, logs: Sequence[Array]) -> Array:
     """Return the logarithm of the sum of numbers by their logarithms."""
-    peak = functools.reduce(ops.maximum, logs)
-    return ops.log(functools.reduce(operator.add, [ops.exp(x - peak) for x in logs])) + peak
+    return ops.logsumexp(ops.concat([x[None] for x in logs]), 0)

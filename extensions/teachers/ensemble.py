@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mcld_core.arguments import ratio, wide_dtype
+from mcld_core.arguments import fits, ratio, wide_dtype
 from mcld_core.extensions._terms import LEAST, log_of
 from mcld_core.extensions.teachers.arguments import TeacherArguments, log_sum
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
@@ -59,45 +59,43 @@ def ensemble(
     References:
         S. You et al., "Learning from Multiple Teacher Networks", KDD 2017.
     """
-    function = "ensemble"
-    checks = TeacherArguments(function)
+    checks = TeacherArguments("ensemble")
     logits_list = checks.entries("logits_list", logits_list)
     count = len(logits_list)
-    weights = [1.0] * count if weights is None else checks.entries("weights", weights, count)
-    masks = [None] * count if where is None else checks.entries("where", where, count)
-    if temperatures is None:
-        temperatures = [1.0] * count
+    weights = checks.entries("weights", [1.0] * count if weights is None else weights, count)
+    masks = checks.entries("where", [None] * count if where is None else where, count)
+    temperatures = [1.0] * count if temperatures is None else temperatures
     temperatures = checks.entries("temperatures", temperatures, count)
     checks.flag("return_where", return_where)
     checks.choice("space", space, ("probability", "logits"))
 
-    arguments = TeacherArguments(function, *logits_list, *weights, *masks, *temperatures)
+    arguments = TeacherArguments("ensemble", *logits_list, *weights, *masks, *temperatures)
     ops, like = arguments.ops, arguments.like
-    names = [f"logits_list[{m}]" for m in range(count)]
-    given = [arguments.array(*x, like) for x in zip(names, logits_list, strict=True)]
+    given = [arguments.array(f"logits_list[{m}]", x, like) for m, x in enumerate(logits_list)]
+    shapes = [tuple(x.shape) for x in given]
+    if not all(fits(shape, shapes[0]) for shape in shapes):
+        cure = "Map the classes first: mcld_core.select_classes"
+        raise arguments.wrong("logits_list needs arrays of one shape", shapes, cure)
     dtype = wide_dtype(*(ops.dtype(x) for x in given))
-    teachers = [arguments.teacher(*x, dtype) for x in zip(names, given, masks, strict=True)]
-    arguments.same_shape("logits_list", given)
     shares, scaled = [], []
-    for m, (teacher, weight, temperature) in enumerate(
-        zip(teachers, weights, temperatures, strict=True)
-    ):
-        share = arguments.one_a_row(f"weights[{m}]", weight, teacher.kept, dtype, minimum=0.0)
-        tau = arguments.scalar(f"temperatures[{m}]", temperature, teacher.logits, dtype, above=0.0)
+    for m, x in enumerate(given):
+        teacher = arguments.teacher(f"logits_list[{m}]", x, masks[m], dtype)
+        tau = arguments.scalar(f"temperatures[{m}]", temperatures[m], x, dtype, above=0.0)
+        share = arguments.one_a_row(f"weights[{m}]", weights[m], teacher.kept, dtype, minimum=0.0)
         shares.append(share)
         scaled.append(teacher.logits / ops.stop_gradient(tau))
     total: Any = sum(shares)
-    present = total > 0
-    parts = []
-    if space == "logits":
-        for share, z in zip(shares, scaled, strict=True):
+    present, parts = total > 0, []
+    for share, z in zip(shares, scaled, strict=True):
+        if space == "logits":
             parts.append(ops.where((share > 0)[:, None], share[:, None] * z, 0.0))
+        else:
+            log_p = ops.at_least(ops.log_softmax(ops.at_least(z, LEAST), 1), LEAST)
+            log_p = log_p + log_of(ops, share)[:, None]
+            parts.append(ops.where((share > 0)[:, None], log_p, LEAST))
+    if space == "logits":
         mean = ratio(ops, sum(parts), total[:, None])
     else:
-        for share, z in zip(shares, scaled, strict=True):
-            log_p = ops.at_least(ops.log_softmax(ops.at_least(z, LEAST), 1), LEAST)
-            log_share = log_of(ops, share)[:, None]
-            parts.append(ops.where(log_share > LEAST / 2, log_p + log_share, LEAST))
         mean = log_sum(ops, parts) - log_of(ops, total)[:, None]
         mean = ops.where(present[:, None], mean, 0.0)
     return (mean, present) if return_where else mean

@@ -72,7 +72,13 @@ def reliability_weights(
     margin = own - ops.max(ops.where(is_label > 0, LEAST, rows.logits), 1)  # far, without a rival
     trust = ops.exp(ops.log_sigmoid(margin / tau))
     if quality is not None:
-        competence = _class_competence(arguments, quality, rows.logits)
+        if quality.rows.shape[0] != rows.logits.shape[1]:
+            raise ValueError(
+                f"{function}: quality counts {quality.rows.shape[0]} classes and teacher_logits "
+                f"have {rows.logits.shape[1]}; measure the quality on logits of these classes"
+            )
+        quality = TeacherQuality(*(ops.asarray(x, rows.logits) for x in quality))
+        competence = ops.astype(quality.class_competence, dtype)
         trust = trust * ops.sum(is_label * competence[None, :], 1)
     has_label = ops.astype(rows.kept & (target >= 0), dtype)
     return ops.stop_gradient(has_label * (1.0 - kappa * (1.0 - trust)))
@@ -200,17 +206,3 @@ def adaptive_mcld_loss(
     if normalizer is not None:
         normalizer = ops.astype(ops.asarray(normalizer, batch.student), dtype)
     return reduce_rows(ops, found, batch.weight, reduction, normalizer)
-
-
-def _class_competence(
-    arguments: TeacherArguments, quality: TeacherQuality, logits: Float[Array, "batch classes"]
-) -> Float[Array, " classes"]:
-    """Return the competence in each class, beside the logits; raise for other classes."""
-    if quality.rows.shape[0] != logits.shape[1]:
-        raise ValueError(
-            f"{arguments.function}: quality counts {quality.rows.shape[0]} classes and "
-            f"teacher_logits have {logits.shape[1]}; measure the quality on logits of these classes"
-        )
-    ops = arguments.ops
-    quality = TeacherQuality(*(ops.asarray(x, logits) for x in quality))
-    return ops.astype(quality.class_competence, ops.dtype(logits))

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, both_kept, one_hot, reduce_rows, wide_dtype
-from mcld_core.backends import Backend
+from mcld_core.arguments import Arguments, one_hot, reduce_rows, wide_dtype
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
@@ -52,10 +51,29 @@ def bounded_loss(
     arguments = Arguments("bounded_loss", rows, sample_weight, where, q)
     arguments.reduction(reduction)
     ops = arguments.ops
-    rows, weight = _losses(arguments, rows, sample_weight, where)
-    _check_not_negative(arguments, rows)
-    q = ops.stop_gradient(arguments.scalar("q", q, rows, ops.dtype(rows)))
-    return reduce_rows(ops, _bound(ops, rows, q), weight, reduction)
+    rows = arguments.array("rows", rows, arguments.like)
+    if len(rows.shape) != 1 or "float" not in ops.dtype(rows):
+        needs = "rows needs shape (batch,) and a float dtype, a loss with reduction='none'"
+        raise arguments.wrong(needs, f"shape {tuple(rows.shape)}, {ops.dtype(rows)}")
+    dtype = wide_dtype(ops.dtype(rows))
+    kept = arguments.mask("where", where, rows, "rows")
+    weight = arguments.weight(sample_weight, kept, rows, dtype, "rows")
+    rows = ops.astype(rows, dtype)
+    rows = rows if kept is None else ops.where(kept, rows, 0.0)
+    values = ops.host_values(rows)
+    if values is not None and (values < -ROUNDING).any():
+        row = int(np.argmax(values < -ROUNDING))
+        raise arguments.wrong(
+            "rows needs losses ≥ 0",
+            f"{values[row]} in row {row}",
+            "Check its sign. (With category_contrast='columns' a row may be below 0: bound the "
+            "other terms.)",
+        )
+    q = ops.stop_gradient(arguments.scalar("q", q, rows, dtype))
+    bounded = (q > 0) & (rows > 0)  # L itself at q = 0, and below 0, where rounding may bring it
+    x = ops.where(bounded, q * ops.where(q > 0, rows, 0.0), 0.0)
+    rows = ops.where(bounded, -ops.expm1(-x) / ops.where(q > 0, q, 1.0), rows)
+    return reduce_rows(ops, rows, weight, reduction)
 
 
 def outlier_weights(
@@ -110,39 +128,3 @@ def outlier_weights(
     cosine = ops.sum(p * others, 1) / ops.where(alone, 1.0, length)
     weights = rows.weight * ops.where(alone, 1.0, clip01(ops, cosine / cutoff))
     return ops.stop_gradient(weights)
-
-
-def _bound(ops: Backend, rows: Array, q: Scalar) -> Array:
-    """Return ``(1 − e^−qL) / q``; L at q = 0, and below 0, where rounding may bring a loss."""
-    bounded = (q > 0) & (rows > 0)
-    x = ops.where(bounded, q * ops.where(q > 0, rows, 0.0), 0.0)
-    return ops.where(bounded, -ops.expm1(-x) / ops.where(q > 0, q, 1.0), rows)
-
-
-def _check_not_negative(arguments: Arguments, rows: Float[Array, " batch"]) -> None:
-    """Raise ValueError for a loss below 0, where it can be read."""
-    values = arguments.ops.host_values(rows)
-    if values is None or not (values < -ROUNDING).any():
-        return
-    row = int(np.argmax(values < -ROUNDING))
-    raise ValueError(
-        f"{arguments.function}: rows needs losses ≥ 0; got {values[row]} in row {row}. Check "
-        "its sign. (With category_contrast='columns' a row may be below 0: bound the other terms.)"
-    )
-
-
-def _losses(
-    arguments: Arguments, rows: Any, sample_weight: Any, where: Any
-) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-    """Return the losses, 0 where dropped, in the dtype computed in, and their weights."""
-    ops = arguments.ops
-    rows = arguments.array("rows", rows, arguments.like)
-    if len(rows.shape) != 1 or "float" not in ops.dtype(rows):
-        needs = "rows needs shape (batch,) and a float dtype, a loss with reduction='none'"
-        raise arguments.wrong(needs, f"shape {tuple(rows.shape)}, {ops.dtype(rows)}")
-    dtype = wide_dtype(ops.dtype(rows))
-    rows = ops.astype(rows, dtype)
-    every = ops.arange(ops.size(rows, 0), rows) >= 0
-    kept = both_kept(every, arguments.mask("where", where, rows, "rows"))
-    rows = ops.where(kept, rows, 0.0)
-    return rows, arguments.weight(sample_weight, kept, rows, dtype, "rows")
