@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.arguments import Arguments, both_kept, fits, ratio, reduce_rows, wide_dtype
@@ -16,13 +16,6 @@ Pair = tuple[str, str]
 
 RowLoss = Callable[[Array, Array], Array]
 """``function(student_rows, teacher_rows)`` → (batch,) losses."""
-
-
-class Modality(NamedTuple):
-    """One modality of one side."""
-
-    rows: Float[Array, "batch width"] | Float[Array, "batch parts width"]
-    present: Bool[Array, " batch"]
 
 
 def embedding_contrast(
@@ -196,24 +189,33 @@ def multimodal_mcld_loss(
     arguments.flag("return_terms", return_terms)
     arguments.settings(config, MCLDConfig)
     arguments.choice("kind", kind, ("logits", "embeddings"))
-    _check_kind(function, kind, logit_scale, class_prior)
+    for name, value, its_kind in (
+        ("logit_scale", logit_scale, "embeddings"),
+        ("class_prior", class_prior, "logits"),
+    ):
+        if value is not None and kind != its_kind:
+            cure = "Leave it out: logits have config.temperature, embeddings no entry a class"
+            raise arguments.wrong(f"{name} is for kind={its_kind!r}", f"it with {kind}", cure)
     if not pairs and not others:
-        raise ValueError(f"{function}: pairs needs at least one pair of modalities; got none")
-    _check_names(function, "student", student, [*our_masks, *(a for a, _ in (*pairs, *others))])
-    _check_names(function, "teacher", teacher, [*their_masks, *(b for _, b in (*pairs, *others))])
-    ops = arguments.ops
-    our_rows = _modalities(arguments, "student", student, our_masks)
-    their_rows = _modalities(arguments, "teacher", teacher, their_masks)
-    first = next(iter(our_rows.values())).rows
-    dtype = wide_dtype(*(ops.dtype(one.rows) for one in our_rows.values()))
+        raise arguments.wrong("pairs needs at least one pair of modalities", "none")
+    named = list(zip(*pairs, *others, strict=True))
+    ours, our_presence = _modalities(arguments, "student", student, our_masks, named[0])
+    theirs, their_presence = _modalities(arguments, "teacher", teacher, their_masks, named[1])
+    ops, first = arguments.ops, next(iter(ours.values()))
+    dtype = wide_dtype(*(ops.dtype(rows) for rows in ours.values()))
     labelled = None
     if labels is not None and len(arguments.array("labels", labels, first).shape) == 1:
         labels = arguments.ids("labels", labels, first)
         labelled = labels >= 0 if kind == "embeddings" else labels != config.ignore_index
     both = {}
     for a, b in (*pairs, *others):
-        _check_shapes(function, (a, b), our_rows[a].rows, their_rows[b].rows)
-        both[a, b] = both_kept(our_rows[a].present & their_rows[b].present, labelled)
+        shapes = tuple(ours[a].shape), tuple(theirs[b].shape)
+        if not fits(*shapes):
+            needs = "the same batch (rows that miss a modality are marked by its where) and width"
+            needs = f"student[{a!r}] and teacher[{b!r}] need {needs}"
+            cure = "Bring both to one width first: a projection in the model, or select_classes"
+            raise arguments.wrong(needs, " and ".join(map(str, shapes)), cure)
+        both[a, b] = both_kept(our_presence[a] & their_presence[b], labelled)
     local = arguments.scalar("weight_local", weight_local, first, dtype)
 
     def contrast(student: Array, teacher: Array, labels: Any, where: Array) -> Array:
@@ -225,14 +227,13 @@ def multimodal_mcld_loss(
 
     def levels(pair: Pair) -> Float[Array, " batch"]:
         """Return the losses of one pair: of samples, or of their means and of their parts."""
-        student, teacher = our_rows[pair[0]].rows, their_rows[pair[1]].rows
+        student, teacher = ours[pair[0]], theirs[pair[1]]
         if len(student.shape) == 2:
             return ops.astype(contrast(student, teacher, labels, both[pair]), dtype)
         student, teacher = (ops.astype(x, dtype) for x in (student, teacher))
         count, parts = ops.size(student, 0), ops.size(student, 1)
         divisor = ops.maximum(ops.astype(ops.asarray(parts, student), dtype), 1.0)
-        probabilities = ops.softmax(teacher, 2) if kind == "logits" else teacher
-        mean = ops.sum(probabilities, 1) / divisor
+        mean = ops.sum(ops.softmax(teacher, 2) if kind == "logits" else teacher, 1) / divisor
         mean = log_of(ops, mean) if kind == "logits" else mean
         losses = contrast(ops.sum(student, 1) / divisor, mean, labels, both[pair])
         if is_zero(weight_local):
@@ -252,12 +253,12 @@ def multimodal_mcld_loss(
     total, counted = ratio(ops, total, share), share > 0
     for pair, (weight, loss) in others.items():
         weight = arguments.scalar(f"the weight of {pair!r}", weight, first, dtype)
-        ours, theirs = our_rows[pair[0]].rows, their_rows[pair[1]].rows
-        kept = ops.reshape(both[pair], (-1, *(1 for _ in ours.shape[1:])))
-        ours, theirs = (ops.where(kept, x, 0.0) for x in (ours, theirs))
+        given = ours[pair[0]], ops.stop_gradient(theirs[pair[1]])
+        kept = ops.reshape(both[pair], (-1, *(1 for _ in given[0].shape[1:])))
+        rows = (ops.where(kept, x, 0.0) for x in given)
         name = f"the result of other_losses[{pair!r}]"
-        losses = arguments.array(name, loss(ours, ops.stop_gradient(theirs)), ours)
-        arguments.vector(name, losses, ours.shape[0])
+        losses = arguments.array(name, loss(*rows), first)
+        arguments.vector(name, losses, first.shape[0])
         total = total + weight * ops.where(both[pair], ops.astype(losses, dtype), 0.0)
         counted = counted | both[pair]
     every = counted
@@ -303,61 +304,35 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batc
     return ops.sum(difference * difference, 1) / float(student.shape[1])
 
 
-def _check_kind(function: str, kind: str, logit_scale: Any, class_prior: Any) -> None:
-    """Raise ValueError for an argument that is for the other kind."""
-    if kind == "logits" and logit_scale is not None:
-        raise ValueError(
-            f"{function}: logit_scale is for kind='embeddings'; got it with logits, whose scale is "
-            "their own (config.temperature divides S)"
-        )
-    if kind == "embeddings" and class_prior is not None:
-        raise ValueError(
-            f"{function}: class_prior is for kind='logits'; got it with embeddings, which have no "
-            "entry a class. Leave it out"
-        )
+def _modalities(
+    arguments: Arguments,
+    side: str,
+    arrays: Mapping[str, Any],
+    masks: Mapping[str, Any],
+    named: Iterable[str],
+) -> tuple[dict[str, Array], dict[str, Bool[Array, " batch"]]]:
+    """Return the rows of each modality of one side, converted, and who has them.
 
-
-def _check_names(function: str, side: str, arrays: Mapping[str, Any], names: list[str]) -> None:
-    """Raise ValueError for the name of a modality that is not there."""
-    for name in names:
+    Raise for arrays or masks that do not fit, and for the name of a modality that is not there. One
+    without any part is missing in every row.
+    """
+    for name in (*masks, *named):
         if name not in arrays:
             has = ", ".join(sorted(map(repr, arrays))) or "none"
-            raise ValueError(f"{function}: {side} has no modality {name!r}; it has {has}")
-
-
-def _check_shapes(function: str, pair: Pair, student: Array, teacher: Array) -> None:
-    """Raise ValueError unless the rows of a pair have one batch, one width, and as many parts."""
-    ours, theirs = tuple(student.shape), tuple(teacher.shape)
-    if not fits(ours, theirs):
-        raise ValueError(
-            f"{function}: student[{pair[0]!r}] and teacher[{pair[1]!r}] need the same batch (rows "
-            f"that miss a modality are marked by its where) and width; got {ours} and {theirs}. "
-            "Bring one to the other's width first: a projection in the model, or select_classes"
-        )
-
-
-def _modalities(
-    arguments: Arguments, side: str, arrays: Mapping[str, Any], masks: Mapping[str, Any]
-) -> dict[str, Modality]:
-    """Return the modalities of one side, converted; raise for arrays or masks that do not fit.
-
-    One without any part is missing in every row.
-    """
-    ops, like, found = arguments.ops, arguments.like, {}
+            raise ValueError(f"{arguments.function}: {side} has no modality {name!r}; it has {has}")
+    ops, found, presence = arguments.ops, {}, {}
     for modality, x in arrays.items():
         name = f"{side}[{modality!r}]"
-        rows = arguments.array(name, x, like)
-        shape = tuple(rows.shape)
-        if len(shape) not in (2, 3) or not shape[-1] or "float" not in ops.dtype(rows):
-            raise ValueError(
-                f"{arguments.function}: {name} needs shape (batch, width) or (batch, parts, "
-                f"width), the width known and not 0, and a float dtype; got shape {shape}, "
-                f"{ops.dtype(rows)}"
-            )
-        if like is not None:
-            arguments.device(name, rows, like, "another argument")
+        rows = arguments.array(name, x, arguments.like)
+        shape, dtype = tuple(rows.shape), ops.dtype(rows)
+        if len(shape) not in (2, 3) or not shape[-1] or "float" not in dtype:
+            forms = "(batch, width) or (batch, parts, width), the width known and not 0"
+            needs = f"{name} needs shape {forms}, and a float dtype"
+            raise arguments.wrong(needs, f"shape {shape}, {dtype}")
+        if arguments.like is not None:
+            arguments.device(name, rows, arguments.like, "another argument")
         parts = 1 if len(shape) == 2 else ops.size(rows, 1)
         has_parts = 0 * ops.arange(ops.size(rows, 0), rows) < parts
         mask = arguments.mask(f"where of {name}", masks.get(modality), rows, name)
-        found[modality] = Modality(rows, both_kept(has_parts, mask))
-    return found
+        found[modality], presence[modality] = rows, both_kept(has_parts, mask)
+    return found, presence
