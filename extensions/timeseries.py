@@ -68,7 +68,7 @@ def cut_windows(
     stride = checks.integer(
         "stride", length if stride is None else stride, minimum=1, maximum=length
     )
-    values, starts, numbers = [], [], []
+    values, places = [], []
     for number, one in enumerate(series):
         steps = np.asarray(one)
         steps = steps[:, None] if steps.ndim == 1 else steps
@@ -77,15 +77,14 @@ def cut_windows(
                 f"cut_windows: series need shape (time, channels) with a step at least; series "
                 f"{number} has {np.shape(one)}"
             )
-        count = 1 + max(0, -(-(len(steps) - length) // stride))
-        for start in range(0, count * stride, stride):
-            cut = steps[start : start + length]
-            values.append(np.pad(cut, ((0, length - len(cut)), (0, 0))))
-            starts.append((start, len(cut)))
-            numbers.append(number)
-    places = np.asarray(starts, "int32").reshape(-1, 2)
-    mask = np.arange(length)[None, :] < places[:, 1:]
-    return Windows(np.stack(values), mask, places[:, 0], places[:, 1], np.asarray(numbers, "int32"))
+        starts = np.arange(0, max(len(steps) - length, 0) + stride, stride)
+        lengths = np.minimum(len(steps) - starts, length)
+        steps = np.pad(steps, ((0, starts[-1] + length - len(steps)), (0, 0)))
+        values.append(steps[starts[:, None] + np.arange(length)])
+        places.append(np.stack([starts, lengths, np.full_like(starts, number)]))
+    cut = np.concatenate(values)
+    starts, lengths, numbers = np.concatenate(places, 1).astype("int32")
+    return Windows(cut, np.arange(length) < lengths[:, None], starts, lengths, numbers)
 
 
 @overload

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from mcld_core.backends import torch as backend
 from mcld_core.extensions.nlp.layers import LastLayer
 from mcld_core.extensions.nlp.tokens import Head
+from mcld_core.extensions.nlp.tokens import product as linear
 
 
 def plain_head(model: Any) -> nn.Linear | None:
@@ -55,9 +55,7 @@ def last_layer(head: nn.Linear, found: list[torch.Tensor], config: Any) -> LastL
 def product(layer: LastLayer) -> torch.Tensor:
     """Return the logits of a layer."""
     hidden, weight, bias, softcap, scale = layer
-    bias = None if bias is None else bias.to(hidden.dtype)
-    logits = functional.linear(hidden, weight.to(hidden.dtype), bias)
-    return Head(scale, softcap).logits(backend, logits)
+    return Head(scale, softcap).logits(backend, linear(backend, hidden, weight, bias))
 
 
 def whole(layer: LastLayer) -> LastLayer:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Checks, fits, to_numpy
+from mcld_core.arguments import Arguments, Checks, fits, to_numpy, wide_dtype
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.vocabulary import TopRows
 from mcld_core.typing import Array, Bool, Float, Int
@@ -181,7 +181,7 @@ def top_rows(
                 f"TopKLogits: tail needs shape {shape[:2]}, one a token", tuple(tail.shape)
             )
         tail = ops.reshape(tail, (rows, 1))
-    _check(arguments, values, indices, tail, kept, vocabulary)
+    _check(arguments, TopRows(values, indices, tail), kept, vocabulary)
     if kept is not None:
         values = ops.where(kept[:, None], values, 0.0)
         tail = None if tail is None else ops.where(kept[:, None], tail, 0.0)
@@ -215,20 +215,14 @@ def arrays_of(teacher: Any) -> tuple[Any, ...]:
     return tuple(teacher) if isinstance(teacher, tuple) else (teacher,)
 
 
-def _check(
-    arguments: Arguments,
-    values: Array,
-    indices: Array,
-    tail: Array | None,
-    kept: Array | None,
-    vocabulary: int,
-) -> None:
+def _check(arguments: Arguments, top: TopRows, kept: Array | None, vocabulary: int) -> None:
     """Raise for ids and masses that are none, where they can be read; warn where little is kept."""
-    ids, mask = arguments.readable(indices, kept)
-    log_p = arguments.ops.host_values(values)
+    ids, mask = arguments.readable(top.indices, kept)
+    log_p = arguments.ops.host_values(top.values)
     if ids is None or log_p is None:
         return
-    ids, log_p = (x if mask is np.True_ else x[mask] for x in (ids, log_p))
+    counts = slice(None) if mask is np.True_ else mask
+    ids, log_p = ids[counts], log_p[counts]
     is_class = log_p > MASKED / 2
     ids = np.where(is_class, ids, -1 - np.arange(ids.shape[1]))
     ordered = np.sort(ids, 1)
@@ -237,12 +231,11 @@ def _check(
         came = "one twice" if twice else f"{ids[is_class].min()} … {ids.max()}"
         needs = f"TopKLogits: indices need ids in 0 … {vocabulary - 1}, each at most once a token"
         raise arguments.wrong(needs, came, "Align vocabularies that differ: align_vocabulary")
-    if tail is None or not len(ids):
+    if top.tail is None or not len(ids):
         return
     mass = np.exp(np.minimum(log_p, 1e2).astype("float64")).sum(1)
-    rest: Any = arguments.ops.host_values(tail)
-    rest = rest[:, 0]
-    rest = np.exp((rest if mask is np.True_ else rest[mask]).astype("float64"))
+    rest: Any = arguments.ops.host_values(top.tail)
+    rest = np.exp(rest[counts, 0].astype("float64"))
     bad = ~(np.abs(mass + rest - 1.0) <= 0.1)
     if bad.any():
         row = int(np.argmax(bad))
@@ -273,19 +266,20 @@ def _checked_logits(function: str, logits: Any) -> Checks:
 
 
 def _blocks(logits: Any) -> Any:
-    """Yield rows of logits in pieces."""
-    logits = logits.detach() if hasattr(logits, "topk") else np.asarray(logits)
+    """Yield rows of logits in pieces, in float64 where they are and else in float32."""
+    of_torch, dtype = hasattr(logits, "topk"), str(logits.dtype).removeprefix("torch.")
+    logits = logits.detach() if of_torch else np.asarray(logits)
     rows = logits.reshape(-1, logits.shape[-1])
     size = max(_ENTRIES // rows.shape[1], 1)
-    return (rows[start : start + size] for start in range(0, max(len(rows), 1), size))
-
-
-def _is_double(logits: Any) -> bool:
-    return "float64" in str(logits.dtype)
+    for start in range(0, max(len(rows), 1), size):
+        block = rows[start : start + size]
+        if of_torch:
+            yield block if dtype == "float64" else block.float()
+        else:
+            yield block.astype(wide_dtype(dtype))
 
 
 def _top_of_torch(rows: Any, k: int) -> tuple[np.ndarray[Any, Any], ...]:
-    rows = rows if _is_double(rows) else rows.float()
     values, indices = rows.topk(k, -1)
     rest = rows.scatter(-1, indices, -math.inf).logsumexp(-1)
     total = values.logsumexp(-1).logaddexp(rest)
@@ -294,7 +288,6 @@ def _top_of_torch(rows: Any, k: int) -> tuple[np.ndarray[Any, Any], ...]:
 
 
 def _top(rows: np.ndarray[Any, Any], k: int) -> tuple[np.ndarray[Any, Any], ...]:
-    rows = rows.astype("float64" if _is_double(rows) else "float32")
     indices = np.argpartition(-rows, k - 1, axis=-1)[:, :k]
     values = np.take_along_axis(rows, indices, -1)
     order = np.argsort(-values, axis=-1, kind="stable")
@@ -308,8 +301,7 @@ def _top(rows: np.ndarray[Any, Any], k: int) -> tuple[np.ndarray[Any, Any], ...]
 
 
 def _draw_of_torch(rows: Any, draws: int, generator: Any) -> np.ndarray[Any, Any]:
-    p = (rows if _is_double(rows) else rows.float()).softmax(-1)
-    return to_numpy(p.multinomial(draws, replacement=True, generator=generator))
+    return to_numpy(rows.softmax(-1).multinomial(draws, replacement=True, generator=generator))
 
 
 def _draw(rows: np.ndarray[Any, Any], draws: int, generator: Any) -> np.ndarray[Any, Any]:
