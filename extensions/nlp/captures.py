@@ -84,7 +84,7 @@ def _quantised(row: Mapping[str, Any], settings: Mapping[str, Any], bits: int) -
     ids, packed = (
         np.asarray(row[x], "uint8") for x in ("bytepacked_indices", "compressed_logprobs")
     )
-    _compare("bytes of ids and values", _widths(ids, packed), (-(-k * bits // 8), sum(sizes)))
+    _compare("bytes of ids and values", (ids, packed), (-(-k * bits // 8), sum(sizes)))
     cut = zip(torch.as_tensor(packed).split(sizes, 1), dtypes, strict=True)
     values, coefficients, *rest = (x.contiguous().view(dtype) for x, dtype in cut)
     residual, start = torch.zeros(len(packed), k - exact), 0
@@ -118,7 +118,7 @@ def _older(row: Mapping[str, Any], settings: Mapping[str, Any], bits: int) -> tu
     powers += [place.sqrt()] if settings["with_sqrt_term"] else []
     powers = powers if exact < k else []
     words = np.asarray(row["packed_indices"]).astype("uint64")
-    came, needed = _widths(values, coefficients, words), (exact, len(powers), -(-k // each))
+    came, needed = (values, coefficients, words), (exact, len(powers), -(-k // each))
     _compare("exact values, coefficients and words of ids", came, needed)
     if powers:
         fit = (torch.stack(powers, -1) * torch.as_tensor(coefficients)[:, None]).sum(-1)
@@ -128,11 +128,8 @@ def _older(row: Mapping[str, Any], settings: Mapping[str, Any], bits: int) -> tu
     return ids.reshape(len(words), -1)[:, :k].astype("int64"), values
 
 
-def _widths(*arrays: np.ndarray[Any, Any]) -> tuple[int, ...]:
-    return tuple(x.shape[-1] for x in arrays)
-
-
-def _compare(what: str, came: tuple[int, ...], needed: tuple[int, ...]) -> None:
+def _compare(what: str, arrays: Sequence[Any], needed: tuple[int, ...]) -> None:
+    came = tuple(x.shape[-1] for x in arrays)
     if came != needed:
         needs = f"settings need to be those of the capture, {came} {what} a token"
         raise Checks("read_distillkit").wrong(needs, f"settings of {needed}")

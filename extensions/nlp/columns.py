@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import to_numpy
+from mcld_core.arguments import Checks, to_numpy
 from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn
 
 IDS, LOGPROBS, TAIL, OFFSETS, FINGERPRINT = TEACHER_COLUMNS = (
@@ -104,22 +104,10 @@ class TeacherCollator:
         """Return a batch of samples."""
         import torch
 
-        self._check(rows)
-        plain = [{k: v for k, v in row.items() if k not in TEACHER_COLUMNS} for row in rows]
-        batch = dict(self.collator(plain))
-        mask = batch.get("attention_mask")
-        if mask is None or tuple(mask.shape) != (len(rows), batch["input_ids"].shape[1]):
-            came = None if mask is None else tuple(mask.shape)
-            raise ValueError(
-                "TeacherCollator: the collator needs to return an attention_mask of one row a "
-                f"sample; got {came} for {len(rows)} samples. One that packs samples in a row "
-                "cannot place the teacher's rows: pad instead"
-            )
-        batch["teacher"] = pad_teacher(rows, to_numpy(mask) != 0)
-        return batch | {"teacher": TopKLogits(*(_tensor(torch, x) for x in batch["teacher"]))}
-
-    def _check(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        missing = [x for x in (IDS, LOGPROBS) if x not in rows[0]]
+        checks, missing = (
+            Checks("TeacherCollator"),
+            [x for x in (IDS, LOGPROBS) if x not in rows[0]],
+        )
         if missing:
             raise ValueError(
                 f"TeacherCollator: samples need the columns of teacher_columns; {missing} not among"
@@ -127,11 +115,20 @@ class TeacherCollator:
             )
         found = {row.get(FINGERPRINT) for row in rows}
         if len(found) > 1 or (self.fingerprint is not None and found != {self.fingerprint}):
-            raise ValueError(
-                f"TeacherCollator: {FINGERPRINT} needs to be {self.fingerprint or 'one for all'!r};"
-                f" got {sorted(map(str, found))}. The columns are of another teacher or tokenizer: "
-                "write them again"
-            )
+            needs = f"{FINGERPRINT} needs to be {self.fingerprint or 'one for all'!r}"
+            cure = "The columns are of another teacher or tokenizer: write them again"
+            raise checks.wrong(needs, sorted(map(str, found)), cure)
+        plain = [{k: v for k, v in row.items() if k not in TEACHER_COLUMNS} for row in rows]
+        batch = dict(self.collator(plain))
+        mask = batch.get("attention_mask")
+        if mask is None or tuple(mask.shape) != (len(rows), batch["input_ids"].shape[1]):
+            came = None if mask is None else tuple(mask.shape)
+            needs = "the collator needs to return an attention_mask of one row a sample"
+            cure = "One that packs samples in a row cannot place the teacher's rows: pad instead"
+            raise checks.wrong(needs, f"{came} for {len(rows)} samples", cure)
+        padded: Any = pad_teacher(rows, to_numpy(mask) != 0)
+        padded = (torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in padded)
+        return batch | {"teacher": TopKLogits(*padded)}
 
 
 def pad_teacher(rows: Sequence[Mapping[str, Any]], where: np.ndarray[Any, Any]) -> TopKLogits:
@@ -149,12 +146,9 @@ def pad_teacher(rows: Sequence[Mapping[str, Any]], where: np.ndarray[Any, Any]) 
     values = np.full((*where.shape, k), -np.inf, "float32")
     indices, tail = np.zeros(values.shape, "int32"), np.full(where.shape, -np.inf, "float32")
     for b, row in enumerate(rows):
-        counts = np.diff(starts[b])
-        stands = np.arange(k) < counts[:, None]
-        for x, name in ((values, LOGPROBS), (indices, IDS)):
-            own = x[b, where[b]]
-            own[stands] = np.asarray(row[name])
-            x[b, where[b]] = own
+        token, column = np.nonzero(np.arange(k) < np.diff(starts[b])[:, None])
+        at = b, np.flatnonzero(where[b])[token], column
+        values[at], indices[at] = row[LOGPROBS], row[IDS]
         if row.get(TAIL) is not None:
             tail[b, where[b]] = np.asarray(row[TAIL])
     has_tail = rows[0].get(TAIL) is not None
@@ -163,21 +157,13 @@ def pad_teacher(rows: Sequence[Mapping[str, Any]], where: np.ndarray[Any, Any]) 
 
 def _starts(row: Mapping[str, Any], tokens: int, b: int) -> np.ndarray[Any, Any]:
     """Return where the entries of each token begin, and the end."""
-    entries, tail = len(row[IDS]), row.get(TAIL)
-    if row.get(OFFSETS) is not None:
-        starts = np.asarray(row[OFFSETS], "int64")
-        fits = starts.size == tokens + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all()
-    else:
-        starts = np.arange(tokens + 1) * (entries // max(tokens, 1))
-        fits = True
+    entries, tail, offsets = len(row[IDS]), row.get(TAIL), row.get(OFFSETS)
+    starts = np.arange(tokens + 1) * (entries // max(tokens, 1))
+    starts = starts if offsets is None else np.asarray(offsets, "int64")
+    fits = starts.size == tokens + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all()
     lengths = {LOGPROBS: len(row[LOGPROBS]), TAIL: tokens if tail is None else len(tail)}
     if not fits or starts[-1] != entries or lengths != {LOGPROBS: entries, TAIL: tokens}:
-        raise ValueError(
-            f"TeacherCollator: sample {b} needs teacher columns of its {tokens} tokens; got "
-            f"{entries} ids, lengths {lengths}. Cut the text before the teacher reads it, not after"
-        )
+        needs = f"sample {b} needs teacher columns of its {tokens} tokens"
+        cure = "Cut the text before the teacher reads it, not after"
+        raise Checks("TeacherCollator").wrong(needs, f"{entries} ids, lengths {lengths}", cure)
     return starts
-
-
-def _tensor(torch: Any, x: Any) -> Any:
-    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x

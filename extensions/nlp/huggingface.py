@@ -100,17 +100,15 @@ class TokenKDTrainer(Trainer):
         vocabulary: int | None = None,
         **kwargs: Any,
     ) -> None:
-        checks = Checks("TokenKDTrainer")
+        self.checks = checks = Checks("TokenKDTrainer")
         checks.flag("causal", causal)
         checks.flag("fused", fused)
         if vocabulary is not None:
             checks.integer("vocabulary", vocabulary, minimum=1)
         stored = IDS in (getattr(kwargs.get("train_dataset"), "column_names", None) or ())
         if stored and getattr(kwargs.get("args"), "packing", False):
-            raise ValueError(
-                "TokenKDTrainer: teacher columns need packing=False; got True, and TRL packs the "
-                "tokens of samples without them"
-            )
+            came = "True, and TRL packs the tokens of samples without them"
+            raise checks.wrong("teacher columns need packing=False", came)
         super().__init__(*args, **kwargs)
         self._refuse_what_it_does_not_heed()
         collator: Any = self.data_collator
@@ -143,7 +141,7 @@ class TokenKDTrainer(Trainer):
         ):
             if came:
                 cure = "The loss is token_kd_loss, or loss_function=, of the column 'labels'"
-                raise Checks("TokenKDTrainer").wrong(f"{name} needs {needed}", repr(came), cure)
+                raise self.checks.wrong(f"{name} needs {needed}", repr(came), cure)
 
     def _prepared(self, teacher: nn.Module) -> nn.Module:
         """Return the teacher as the accelerator has it, or where its device map put it."""
@@ -235,9 +233,10 @@ class TokenKDTrainer(Trainer):
         if inputs.get("teacher") is not None:
             return inputs["teacher"]
         if self.teacher is None:
-            raise ValueError(
-                "TokenKDTrainer: teacher needs a model or a function, or batches with a 'teacher', "
-                f"as TeacherCollator makes them; got None and {sorted(inputs)}"
+            raise self.checks.wrong(
+                "teacher needs a model or a function, or batches with a 'teacher', as "
+                "TeacherCollator makes them",
+                f"None and {sorted(inputs)}",
             )
         with torch.no_grad():
             if isinstance(self.teacher, nn.Module):
@@ -267,10 +266,9 @@ class TokenKDTrainer(Trainer):
         outputs = model(**given)
         logits: torch.Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         if logits.ndim != 3:
-            raise ValueError(
-                f"TokenKDTrainer: the logits of the {name} need shape (batch, tokens, vocabulary); "
-                f"got {tuple(logits.shape)}. For classifiers there is MCLDTrainer"
-            )
+            needs = f"the logits of the {name} need shape (batch, tokens, vocabulary)"
+            cure = "For classifiers there is MCLDTrainer"
+            raise self.checks.wrong(needs, tuple(logits.shape), cure)
         return outputs, logits if self.vocabulary is None else logits[..., : self.vocabulary]
 
     def _narrowed(self, layer: LastLayer) -> LastLayer:

@@ -47,7 +47,7 @@ def read_prompt_logprobs(
         ([[5], [0]], -0.933)
     """
     spoken = [[None, *prompt[1:]][: len(prompt)] for prompt in prompts]
-    return _read("read_prompt_logprobs", "prompt", [0] * len(spoken), spoken, k)
+    return _read(Checks("read_prompt_logprobs"), "prompt", [0] * len(spoken), spoken, k)
 
 
 def read_top_logprobs(
@@ -90,16 +90,16 @@ def read_top_logprobs(
         >>> read_top_logprobs([answer], k=1).indices[0].tolist()
         [[5], [0]]
     """
-    function = "read_top_logprobs"
-    starts = _starts(function, prompt_lengths, len(choices))
+    checks = Checks("read_top_logprobs")
+    starts = _starts(checks, prompt_lengths, len(choices))
     spoken = [
         [
-            {_id(f"token {i} of sequence {b}", x, token_ids): p for x, p in (entries or {}).items()}
-            for i, entries in enumerate(_by_token(answer))
+            {_id(checks, f"token {i} of sequence {b}", x, token_ids): p for x, p in entries.items()}
+            for i, entries in enumerate(_by_token(checks, answer))
         ]
         for b, answer in enumerate(choices)
     ]
-    return _read(function, "sequence", starts, spoken, k)
+    return _read(checks, "sequence", starts, spoken, k)
 
 
 def read_token_logprobs(
@@ -130,25 +130,25 @@ def read_token_logprobs(
         >>> read_token_logprobs([{"token_logprobs": [-0.5, -2.0]}], prompt_lengths=[1])
         array([[ 0. , -0.5, -2. ]], dtype=float32)
     """
-    function = "read_token_logprobs"
-    starts = _starts(function, prompt_lengths, len(answers))
+    checks = Checks("read_token_logprobs")
+    starts = _starts(checks, prompt_lengths, len(answers))
     found: list[Any] = []
     for b, answer in enumerate(answers):
         if prompts is not None:
             if len(prompts) != len(answers) or len(prompts[b]) != len(answer):
-                raise ValueError(f"{function}: prompts need the ids of each token of each answer")
-            pairs = list(zip(answer, prompts[b], strict=True))[1:]
-            own = [entries.get(i, entries.get(str(i))) for entries, i in pairs]
-            own = [None, *own] if answer else own
+                came = f"{len(prompts)} prompts for {len(answers)} answers"
+                raise checks.wrong("prompts need the ids of each token of each answer", came)
+            said = [entries or {} for entries in answer]
+            own = [x.get(i, x.get(str(i))) for x, i in zip(said, prompts[b], strict=True)]
+            own[:1] = [None] * len(own[:1])
         elif isinstance(answer, Mapping) and answer.get("content") is not None:
-            own = list(answer["content"])
+            own = answer["content"]
         else:
-            own = list(answer["token_logprobs"])
+            own = answer["token_logprobs"]
         if any(x is None for x in own[1 if starts[b] == 0 else 0 :]):
-            raise ValueError(
-                f"{function}: answer {b} needs a log-probability of each of its tokens; got {own}. "
-                "Ask the server for logprobs, and pass prompts in the order of the answers"
-            )
+            needs = f"answer {b} needs a log-probability of each of its tokens"
+            cure = "Ask the server for logprobs, and pass prompts in the order of the answers"
+            raise checks.wrong(needs, own, cure)
         found.append([0.0] * starts[b] + [0.0 if x is None else _logprob(x) for x in own])
     values = np.zeros((len(found), max(map(len, found), default=0)), "float32")
     for row, own in zip(values, found, strict=True):
@@ -156,20 +156,19 @@ def read_token_logprobs(
     return values
 
 
-def _starts(function: str, prompt_lengths: Sequence[int] | None, count: int) -> list[int]:
+def _starts(checks: Checks, prompt_lengths: Sequence[int] | None, count: int) -> list[int]:
     starts = [0] * count if prompt_lengths is None else [int(n) for n in prompt_lengths]
     if len(starts) != count or min(starts, default=0) < 0:
-        raise Checks(function).wrong(
-            f"prompt_lengths need a number ≥ 0 for each of the {count} sequences", starts
-        )
+        needs = f"prompt_lengths need a number ≥ 0 for each of the {count} sequences"
+        raise checks.wrong(needs, starts)
     return starts
 
 
 def _read(
-    function: str, sequence: str, starts: Sequence[int], spoken: Sequence[Sequence[Any]], k: int
+    checks: Checks, sequence: str, starts: Sequence[int], spoken: Sequence[Sequence[Any]], k: int
 ) -> TopKLogits:
     """Return what is spoken of each token of each sequence, at the place before the token."""
-    Checks(function).integer("k", k, minimum=1)
+    checks.integer("k", k, minimum=1)
     longest = max((n + len(tokens) for n, tokens in zip(starts, spoken, strict=True)), default=0)
     values = np.zeros((len(spoken), longest, k), "float32")
     indices = np.zeros(values.shape, "int32")
@@ -177,60 +176,51 @@ def _read(
         for i, entries in enumerate(tokens, start - 1):
             place = f"token {i - start + 1} of {sequence} {b}"
             if i >= 0:
-                indices[b, i], values[b, i] = _entries(function, entries, k, place)
+                indices[b, i], values[b, i] = _entries(checks, entries, k, place)
             elif entries:
-                raise ValueError(
-                    f"{function}: {place} needs no entries where nothing stands before "
-                    f"it; got {len(entries)}. Pass prompt_lengths, or ask for echo=true"
-                )
+                needs = f"{place} needs no entries where nothing stands before it"
+                cure = "Pass prompt_lengths, or ask for echo=true"
+                raise checks.wrong(needs, len(entries), cure)
     return with_rest(values, indices)
 
 
-def _by_token(answer: Mapping[str, Any]) -> list[Mapping[str, float] | None]:
+def _by_token(checks: Checks, answer: Mapping[str, Any]) -> list[Mapping[str, float]]:
     """Return for each token its text → log-probability, of both forms."""
     if answer.get("content") is not None:
-        return [
-            {x["token"]: x["logprob"] for x in token["top_logprobs"]} for token in answer["content"]
-        ]
+        content = [token["top_logprobs"] for token in answer["content"]]
+        return [{x["token"]: x["logprob"] for x in entries} for entries in content]
     if answer.get("top_logprobs") is None:
-        raise TypeError(
-            "read_top_logprobs: choices need 'content' or 'top_logprobs', as at "
-            f"choices[i].logprobs of an answer; got {sorted(answer)}. Ask the server for logprobs"
-        )
-    return list(answer["top_logprobs"])
+        needs = "choices need 'content' or 'top_logprobs', as at choices[i].logprobs of an answer"
+        raise checks.wrong_type(needs, sorted(answer), "Ask the server for logprobs")
+    return [entries or {} for entries in answer["top_logprobs"]]
 
 
-def _id(place: str, token: str, token_ids: Mapping[str, int] | None) -> int:
+def _id(checks: Checks, place: str, token: str, token_ids: Mapping[str, int] | None) -> int:
     name, _, number = token.partition(":")
     if name == "token_id" and number.isdecimal():
         return int(number)
     if token_ids is None or token not in token_ids:
-        raise ValueError(
-            f"read_top_logprobs: {place} needs tokens that token_ids names; got {token!r}. Ask "
-            "vLLM for return_tokens_as_token_ids=true, or pass token_ids={text: id}"
-        )
+        needs = f"{place} needs tokens that token_ids names"
+        cure = "Ask vLLM for return_tokens_as_token_ids=true, or pass token_ids={text: id}"
+        raise checks.wrong(needs, repr(token), cure)
     return token_ids[token]
 
 
-def _entries(function: str, entries: Any, k: int, place: str) -> tuple[list[int], list[float]]:
+def _entries(checks: Checks, entries: Any, k: int, place: str) -> tuple[Any, Any]:
     """Return the ids and log-probabilities of the k most probable, in their order."""
     if not isinstance(entries, Mapping) or len(entries) < k:
         came = len(entries) if isinstance(entries, Mapping) else repr(entries)
-        option = function.removeprefix("read_")
-        raise Checks(function).wrong(
-            f"{place} needs at least k = {k} entries", came, f"Ask the server for {option}={k}"
-        )
+        cure = f"Ask the server for {checks.function.removeprefix('read_')}={k}"
+        raise checks.wrong(f"{place} needs at least k = {k} entries", came, cure)
     try:
         found = sorted(((_logprob(x), int(token)) for token, x in entries.items()), reverse=True)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise TypeError(
-            f"{function}: {place} needs token id → log-probability; got {entries!r}"
-        ) from error
-    logprobs, ids = [x for x, _ in found[:k]], [token for _, token in found[:k]]
+        needs = f"{place} needs token id → log-probability"
+        raise checks.wrong_type(needs, repr(entries)) from error
+    logprobs, ids = zip(*found[:k], strict=True)
     if not all(-np.inf < x <= 1e-3 for x in logprobs) or min(ids) < 0:
-        raise ValueError(
-            f"{function}: {place} needs finite log-probabilities ≤ 0 of ids ≥ 0; got {entries!r}"
-        )
+        needs = f"{place} needs finite log-probabilities ≤ 0 of ids ≥ 0"
+        raise checks.wrong(needs, repr(entries))
     return ids, logprobs
 
 

@@ -102,10 +102,9 @@ class TopKLogits(NamedTuple):
         count = np.ones_like(ids) if count is None else to_numpy(arguments.array("count", count))
         for name, x in (("ids", ids), ("count", count)):
             if x.ndim != 3 or x.shape != ids.shape or x.dtype.kind not in "iu" or (x < 0).any():
-                raise ValueError(
-                    f"{function}: {name} needs ints ≥ 0 of one shape (batch, tokens, draws); got "
-                    f"{x.shape}, {x.dtype}, {x.min(initial=0)} … {x.max(initial=0)}"
-                )
+                needs = f"{name} needs ints ≥ 0 of one shape (batch, tokens, draws)"
+                came = f"{x.shape}, {x.dtype}, {x.min(initial=0)} … {x.max(initial=0)}"
+                raise arguments.wrong(needs, came)
         ids, count = _summed(ids, count)
         total = np.maximum(count.sum(-1, keepdims=True), 1)
         with np.errstate(divide="ignore"):

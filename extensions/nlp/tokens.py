@@ -245,10 +245,9 @@ def check_token_logits(arguments: SequenceArguments, name: str, logits: Array) -
     """Raise unless logits have three axes, a float dtype, and are of one process."""
     shape, dtype = tuple(logits.shape), arguments.ops.dtype(logits)
     if hasattr(logits, "full_tensor"):
-        raise TypeError(
-            f"{arguments.function}: {name} needs the logits of the whole vocabulary on each rank; "
-            "got a DTensor. Pass logits.full_tensor(), or local rows of tokens"
-        )
+        needs = f"{name} needs the logits of the whole vocabulary on each rank"
+        cure = "Pass logits.full_tensor(), or local rows of tokens"
+        raise arguments.wrong_type(needs, "a DTensor", cure)
     if len(shape) != 3 or not shape[2]:
         needs = f"{name} needs three axes (batch, tokens, vocab), the last one known when traced"
         raise arguments.wrong(needs, shape, "For one row of logits a text: mcld_core.kd_loss")

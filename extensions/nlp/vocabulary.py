@@ -110,10 +110,9 @@ def _align_stored(alignment: VocabularyAlignment, stored: TopKLogits) -> TopKLog
     values, ids = to_numpy(stored.values).astype("float64"), to_numpy(stored.indices)
     size, stands = alignment.teacher_size, np.isfinite(values)
     if (stands & ((ids < 0) | (ids >= size))).any():
-        raise ValueError(
-            f"VocabularyAlignment: TopKLogits need ids in 0 … {size - 1}, the teacher's vocabulary;"
-            f" got {ids[stands].min()} … {ids[stands].max()}"
-        )
+        needs = f"TopKLogits need ids in 0 … {size - 1}, the teacher's vocabulary"
+        came = f"{ids[stands].min()} … {ids[stands].max()}"
+        raise Checks("VocabularyAlignment").wrong(needs, came)
     students = np.full(size, -1, "int32")
     students[alignment.mapping[alignment.mapping >= 0]] = np.flatnonzero(alignment.mapping >= 0)
     ids = students[np.where(stands, ids, 0)]
@@ -134,22 +133,19 @@ def _align_stored(alignment: VocabularyAlignment, stored: TopKLogits) -> TopKLog
 def _ids(
     side: str, vocab: Mapping[str, int] | Sequence[str], size: int | None
 ) -> tuple[dict[str, int], int]:
+    checks = Checks("align_vocabulary")
     ids = dict(vocab) if isinstance(vocab, Mapping) else {t: i for i, t in enumerate(vocab)}
     found = np.asarray(list(ids.values()))
     if found.size and found.dtype.kind not in "iu":
-        raise TypeError(f"align_vocabulary: {side}_vocab needs int ids; got {found.dtype}")
+        raise checks.wrong_type(f"{side}_vocab needs int ids", found.dtype)
     if found.size and found.min() < 0:
-        raise ValueError(f"align_vocabulary: {side}_vocab needs ids ≥ 0; got {found.min()}")
+        raise checks.wrong(f"{side}_vocab needs ids ≥ 0", found.min())
     distinct = np.unique(found).size
     if distinct < len(vocab):
-        raise ValueError(
-            f"align_vocabulary: {side}_vocab needs one id a token and one token an id; got "
-            f"{len(vocab)} entries with {distinct} ids of their own. Name the tokens that stand "
-            "twice apart, or drop them"
-        )
+        needs = f"{side}_vocab needs one id a token and one token an id"
+        came = f"{len(vocab)} entries with {distinct} ids of their own"
+        raise checks.wrong(needs, came, "Name the tokens that stand twice apart, or drop them")
     needed = max(ids.values(), default=-1) + 1
     if size is not None and size < needed:
-        raise Checks("align_vocabulary").wrong(
-            f"{side}_size needs at least {needed}, the largest id plus 1", size
-        )
+        raise checks.wrong(f"{side}_size needs at least {needed}, the largest id plus 1", size)
     return ids, needed if size is None else size

@@ -37,10 +37,9 @@ class TeacherArguments(Arguments):
     def required_labels(self, labels: Any) -> None:
         """Raise TypeError for None."""
         if labels is None:
-            raise TypeError(
-                f"{self.function}: labels needs (batch,) int or (batch, classes) soft labels; got "
-                "None. Pass the true labels: the teacher's own arg max cannot stand for them here"
-            )
+            needs = "labels needs (batch,) int or (batch, classes) soft labels"
+            cure = "Pass the true labels: the teacher's own arg max cannot stand for them here"
+            raise self.wrong_type(needs, "None", cure)
 
     def teacher(
         self,

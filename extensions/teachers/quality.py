@@ -158,10 +158,9 @@ def _counted(
 def check_quality(function: str, name: str, quality: Any) -> None:
     """Raise TypeError unless it is a `TeacherQuality`."""
     if not isinstance(quality, TeacherQuality):
-        raise TypeError(
-            f"{function}: {name} needs a TeacherQuality; got {type(quality).__name__}. "
-            "TeacherQuality.from_logits(teacher_logits, labels) measures it"
-        )
+        needs = f"{name} needs a TeacherQuality"
+        cure = "TeacherQuality.from_logits(teacher_logits, labels) measures it"
+        raise Checks(function).wrong_type(needs, type(quality).__name__, cure)
 
 
 def _above_chance(ops: Backend, accuracy: Array, classes: int) -> Array:
