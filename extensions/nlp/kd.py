@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mcld_core.arguments import as_number, fits
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat
+from mcld_core.extensions._terms import is_zero
 from mcld_core.extensions.nlp.layers import LastLayer, checked_layer
 from mcld_core.extensions.nlp.stored import TopKLogits, arrays_of, is_drawn, top_rows
 from mcld_core.extensions.nlp.tokens import (
     Head,
     TokenLoss,
-    Tokens,
     check_token_logits,
     reduced_loss,
     token_rows,
@@ -104,31 +102,6 @@ def token_kd_loss(
     )
 
 
-def _settled(
-    arguments: SequenceArguments, settings: tuple[str, Any, Any, Any], labels: Any, teacher: Any
-) -> TokenLoss:
-    """Return the loss with its settings, checked: divergence, μ, temperature, weight of the CE."""
-    divergence, mix, temperature, ce_weight = settings
-    function = arguments.function
-    arguments.choice("divergence", divergence, DIVERGENCES)
-    arguments.number("mix", mix, above=0.0, maximum=1.0)
-    if isinstance(mix, (int, float)) and mix == 1:
-        raise ValueError(f"{function}: mix needs a number in (0, 1), ends left out; got {mix!r}")
-    arguments.number("temperature", temperature, above=0.0)
-    arguments.number("ce_weight", ce_weight, minimum=0.0)
-    has_ce = not (isinstance(ce_weight, (int, float)) and ce_weight == 0)
-    if has_ce and labels is None:
-        raise ValueError(f"{function}: ce_weight={ce_weight!r} needs labels; got None")
-    if is_drawn(teacher) and (divergence != "forward" or not is_one(temperature)):
-        raise ValueError(
-            f"{function}: a teacher of draws (TopKLogits.from_samples) needs divergence='forward' "
-            f"and temperature=1, whose gradient alone is unbiased; got {divergence!r}, "
-            f"{temperature!r}"
-        )
-    loss = TokenLoss(arguments.ops, "", divergence, is_top=isinstance(teacher, TopKLogits))
-    return loss._replace(temperature=temperature, mix=mix, ce_weight=ce_weight, has_labels=has_ce)
-
-
 def distil(
     arguments: SequenceArguments,
     rows: KeptRows,
@@ -140,65 +113,87 @@ def distil(
     normalizer: Scalar | None,
 ) -> Any:
     """Return the loss of the student's rows and a teacher of any kind; ``given`` are both."""
-    ops, (like, teacher) = arguments.ops, given
-    loss = _settled(arguments, settings, of_tokens[0], teacher)._replace(head=head)
+    ops, (like, teacher), (divergence, *numbers) = arguments.ops, given, settings
+    has_ce = _check_settings(arguments, settings, of_tokens[0], teacher)
+    is_top, teacher_head = isinstance(teacher, TopKLogits), Head()
     vocabulary = rows.layer[0].shape[0] if rows.layer else like.shape[2]
     tokens = token_rows(arguments, like, *of_tokens, vocabulary)
-    dtype = tokens.dtype
+    theirs = needed = (*like.shape[:2], vocabulary)
     shared: tuple[Any, ...] = ()
-    if isinstance(teacher, TopKLogits):
-        top = top_rows(arguments, teacher, like, vocabulary, tokens.kept, dtype)
-        _check_tail(arguments, loss, top, tokens, vocabulary)
+    if is_top:
+        top = top_rows(arguments, teacher, like, vocabulary, tokens.kept, tokens.dtype)
+        _check_tail(arguments, divergence, top, tokens.kept, vocabulary)
         beside = tuple(x for x in top if x is not None)
     elif isinstance(teacher, tuple):
         layer = checked_layer(arguments, "the teacher's ", LastLayer(*teacher))
         beside = (ops.stop_gradient(flat(ops, layer.hidden)),)
         shared = tuple(ops.stop_gradient(x) for x in (layer.weight, layer.bias) if x is not None)
-        loss = loss._replace(teacher_head=Head(layer.scale, layer.softcap))
+        teacher_head = Head(layer.scale, layer.softcap)
         theirs = (*layer.hidden.shape[:2], layer.weight.shape[0])
     else:
         logits = arguments.array("teacher", teacher, like)
         check_token_logits(arguments, "teacher", logits)
         beside, theirs = (ops.stop_gradient(flat(ops, logits)),), tuple(logits.shape)
-    if not loss.is_top and not fits(theirs, (*like.shape[:2], vocabulary)):
-        raise ValueError(
-            f"{arguments.function}: the teacher needs the tokens and the vocabulary of the student,"
-            f" {(*like.shape[:2], vocabulary)}; got {theirs}. Map a vocabulary that differs first: "
-            "mcld_core.extensions.nlp.align_vocabulary"
-        )
+    if not fits(theirs, needed):
+        needs = f"the teacher needs the tokens and the vocabulary of the student, {needed}"
+        cure = "Map a vocabulary that differs first: mcld_core.extensions.nlp.align_vocabulary"
+        raise arguments.wrong(needs, theirs, cure)
     arguments.device("the teacher", beside[0], like)
-    if loss.has_labels:
-        beside = (*beside, tokens.labels)
-    numbers = (loss.temperature, loss.mix, loss.ce_weight, loss.head.scale, loss.teacher_head.scale)
-    temperature, mix, ce_weight, scale, _ = (as_number(ops, x, like, dtype) for x in numbers)
-    loss = loss._replace(
-        dtype=dtype, temperature=temperature, mix=mix, ce_weight=ce_weight,
-        head=loss.head._replace(scale=scale),
-    )  # fmt: skip
-    rows = rows._replace(beside=beside, shared=shared)
-    found = reduced_loss(
-        arguments, tokens, loss, rows, (temperature, mix, ce_weight, scale), reduction, normalizer
+    numbers = [as_number(ops, x, like, tokens.dtype) for x in (*numbers, head.scale)]
+    mix, temperature, ce_weight, scale = numbers
+    loss = TokenLoss(
+        ops, tokens.dtype, divergence, temperature, mix, ce_weight, is_top=is_top, has_labels=has_ce
     )
-    if loss.divergence == "reverse":
+    loss = loss._replace(head=head._replace(scale=scale), teacher_head=teacher_head)
+    rows = rows._replace(beside=(*beside, tokens.labels) if has_ce else beside, shared=shared)
+    found = reduced_loss(arguments, tokens, loss, rows, tuple(numbers), reduction, normalizer)
+    if divergence == "reverse":
         _check_finite(arguments, found)
     return found
 
 
+def _check_settings(
+    arguments: SequenceArguments, settings: tuple[str, Any, Any, Any], labels: Any, teacher: Any
+) -> bool:
+    """Raise for a divergence, μ, temperature or weight of the CE that do not fit.
+
+    Returns whether there is a cross-entropy.
+    """
+    divergence, mix, temperature, ce_weight = settings
+    arguments.choice("divergence", divergence, DIVERGENCES)
+    arguments.number("mix", mix, above=0.0, maximum=1.0)
+    if isinstance(mix, (int, float)) and mix == 1:
+        raise arguments.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.number("ce_weight", ce_weight, minimum=0.0)
+    if labels is None and not is_zero(ce_weight):
+        raise arguments.wrong(f"ce_weight={ce_weight!r} needs labels", "None")
+    if is_drawn(teacher) and (divergence != "forward" or not is_one(temperature)):
+        raise arguments.wrong(
+            "a teacher of draws (TopKLogits.from_samples) needs divergence='forward' and "
+            "temperature=1, whose gradient alone is unbiased",
+            f"{divergence!r}, {temperature!r}",
+        )
+    return not is_zero(ce_weight)
+
+
 def _check_tail(
-    arguments: SequenceArguments, loss: TokenLoss, top: TopRows, tokens: Tokens, vocabulary: int
+    arguments: SequenceArguments, divergence: str, top: TopRows, kept: Any, vocabulary: int
 ) -> None:
     """Raise where the teacher is 0 beyond its k, where that can be read, and it must not be."""
-    if top.tail is None or loss.divergence not in ("reverse", "jsd"):
+    k = top.values.shape[1]
+    if top.tail is None or divergence not in ("reverse", "jsd") or k == vocabulary:
         return
-    tail, mask = arguments.readable(top.tail[:, 0], tokens.kept)
-    if tail is None or top.values.shape[1] == vocabulary:
-        return
-    tail = tail if mask is np.True_ else tail[mask]
-    if tail.size and (tail < MASKED / 2).all():
+    tail, mask = arguments.readable(top.tail[:, 0], kept)
+    if (
+        tail is not None
+        and (mask & (tail < MASKED / 2)).any()
+        and not (mask & (tail >= MASKED / 2)).any()
+    ):
         raise ValueError(
-            f"{arguments.function}: divergence={loss.divergence!r} needs a teacher of all classes, "
-            f"or one with a tail; got tails of -inf beside {top.values.shape[1]} of {vocabulary} "
-            "classes. Take 'forward', or tail=None, which renormalises both sides over the k"
+            f"{arguments.function}: divergence={divergence!r} needs a teacher of all classes, or "
+            f"one with a tail; got tails of -inf beside {k} of {vocabulary} classes. Take "
+            "'forward', or tail=None, which renormalises both sides over the k"
         )
 
 

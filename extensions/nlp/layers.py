@@ -41,10 +41,9 @@ def checked_layer(arguments: SequenceArguments, of: str, layer: LastLayer) -> La
         )
     bias = layer.bias
     if bias is not None:
-        bias = _gathered(arguments, names[2], arguments.array(names[2], bias, hidden))
-        if not fits(bias.shape, theirs[:1]):
-            needs = f"{names[2]} needs shape {theirs[:1]}, one entry a row of {names[1]}"
-            raise arguments.wrong(needs, tuple(bias.shape))
+        each = f"one entry a row of {names[1]}"
+        bias = arguments.shaped(names[2], bias, hidden, theirs[:1], each)
+        bias = _gathered(arguments, names[2], bias)
     for name, x in zip(names, (hidden, weight, bias), strict=True):
         if x is not None and "float" not in ops.dtype(x):
             raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")

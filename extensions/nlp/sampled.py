@@ -74,12 +74,8 @@ def sampled_token_kd_loss(
     for name, given in (("teacher_logprobs", teacher_logprobs), ("old_logprobs", old_logprobs)):
         if given is None and name == "old_logprobs":
             continue
-        found = ops.stop_gradient(arguments.array(name, given, student))
-        if tuple(found.shape) != tuple(student.shape[:2]):
-            raise arguments.wrong(
-                f"{name} needs shape {tuple(student.shape[:2])}, one a token", tuple(found.shape)
-            )
-        found = ops.astype(flat(ops, found), drawn.dtype)
+        found = arguments.shaped(name, given, student, student.shape[:2], "one a token")
+        found = ops.astype(flat(ops, ops.stop_gradient(found)), drawn.dtype)
         found = following(ops, student, found, None)[0] if shift else found
         arguments.finite(name, found, drawn.kept)
         scores.append(found if drawn.kept is None else ops.where(drawn.kept, found, 0.0))

@@ -171,14 +171,11 @@ def top_rows(
     values = ops.astype(ops.reshape(ops.stop_gradient(values), (rows, shape[2])), dtype)
     indices = ops.reshape(indices, (rows, shape[2]))
     tail = None
-    if stored.tail is not None:
-        tail = ops.stop_gradient(ops.astype(ops.asarray(stored.tail, values), dtype))
-        if len(tail.shape) == 0:
-            tail = 0.0 * ops.astype(indices[:, 0], dtype) + MASKED
-        elif not fits(tail.shape, shape[:2]):
-            raise arguments.wrong(
-                f"TopKLogits: tail needs shape {shape[:2]}, one a token", tuple(tail.shape)
-            )
+    if is_drawn(stored):
+        tail = 0.0 * ops.astype(indices[:, :1], dtype) + MASKED
+    elif stored.tail is not None:
+        tail = arguments.shaped("TopKLogits: tail", stored.tail, values, ours, "one a token")
+        tail = ops.astype(ops.stop_gradient(tail), dtype)
         tail = ops.reshape(tail, (rows, 1))
     _check(arguments, TopRows(values, indices, tail), kept, vocabulary)
     if kept is not None:

@@ -286,10 +286,8 @@ def token_rows(
     rows, dtype = ops.size(like, 0) * ops.size(like, 1), wide_dtype(ops.dtype(like))
     weight = None
     if sample_weight is not None:
-        sample_weight = arguments.array("sample_weight", sample_weight, like)
-        if not fits(sample_weight.shape, like.shape[:2]):
-            needs = f"sample_weight needs shape {tuple(like.shape[:2])}, one a token"
-            raise arguments.wrong(needs, tuple(sample_weight.shape))
+        shape = like.shape[:2]
+        sample_weight = arguments.shaped("sample_weight", sample_weight, like, shape, "one a token")
         sample_weight = ops.reshape(sample_weight, (rows,))
         weight = arguments.weight(sample_weight, kept, ops.reshape(like, (rows, -1)), dtype)
     return Tokens(labels, kept, weight, dtype, (ops.size(like, 0), ops.size(like, 1)))
