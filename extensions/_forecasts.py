@@ -131,16 +131,23 @@ def forecast_to_logits(
     inner = _checked_edges("forecast_to_logits", edges)
     if scale is None:
         scale = float(np.median(np.diff(inner))) / 2.0 if inner.size > 1 else 0.0
-    scale = _checked_scale(arguments, scale, x)
+    spread: Any = scale
+    is_number = isinstance(spread, (int, float))
+    if not is_number:
+        spread = ops.astype(arguments.array("scale", spread, x), ops.dtype(x))
+    values = spread if is_number else ops.host_values(spread)
+    if values is not None and not np.all(values > 0):
+        raise arguments.wrong("scale needs numbers > 0", values)
+    spread = spread if is_number or not len(spread.shape) else spread[..., None]
     # An open end has no edge: it stands at the last one, and what it would add is left out.
     ends = np.arange(inner.size + 1)
     first, last = (_beside(ops, ends == end, x, "bool") for end in (0, inner.size))
     upper = _beside(ops, np.append(inner, inner[-1]), x)
     lower = _beside(ops, np.append(inner[0], inner), x)
     width = _beside(ops, np.concatenate([[1.0], np.diff(inner), [1.0]]), x)
-    below_upper = ops.where(last, 0.0, ops.log_sigmoid((upper - x[..., None]) / scale))
-    above_lower = ops.where(first, 0.0, ops.log_sigmoid((x[..., None] - lower) / scale))
-    between = ops.where(first | last, 0.0, ops.log(-ops.expm1(-width / scale)))
+    below_upper = ops.where(last, 0.0, ops.log_sigmoid((upper - x[..., None]) / spread))
+    above_lower = ops.where(first, 0.0, ops.log_sigmoid((x[..., None] - lower) / spread))
+    between = ops.where(first | last, 0.0, ops.log(-ops.expm1(-width / spread)))
     return below_upper + above_lower + between
 
 
@@ -152,17 +159,6 @@ def _checked_edges(function: str, edges: Any) -> np.ndarray[Any, Any]:
         needs = "edges need shape (bins - 1,), increasing and finite"
         raise arguments.wrong(needs, values.tolist(), "Choose them with forecast_bins")
     return values
-
-
-def _checked_scale(arguments: Arguments, scale: Any, x: Array) -> Any:
-    """Return a number as it is, an array in the dtype of x with an axis for the bins."""
-    ops, is_number = arguments.ops, isinstance(scale, (int, float))
-    if not is_number:
-        scale = ops.astype(arguments.array("scale", scale, x), ops.dtype(x))
-    values = scale if is_number else ops.host_values(scale)
-    if values is not None and not np.all(values > 0):
-        raise ValueError(f"forecast_to_logits: scale needs numbers > 0; got {values}")
-    return scale if is_number or not len(scale.shape) else scale[..., None]
 
 
 def _floating(ops: Backend, x: Array) -> Array:

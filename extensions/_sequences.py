@@ -183,7 +183,8 @@ def contrast_apart(
         return loss, terms
     compared: Any = None
     if config.category_contrast == "labels":
-        ours, theirs = rows.labels, rows.labels if keys is None else keys.labels
+        ours: Any = rows.labels
+        theirs: Any = ours if keys is None else keys.labels
         if len(ours.shape) == 1:
             compared = ~overlapping | (ours[:, None] == theirs[None, :])
         else:  # soft ones that agree at all

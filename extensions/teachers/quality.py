@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mcld_core.arguments import Checks, TeacherBatch, one_hot, ratio, target_class
-from mcld_core.backends import Backend, backend_for
+from mcld_core.backends import backend_for
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
 
@@ -118,7 +118,7 @@ class TeacherQuality(NamedTuple):
     @property
     def accuracy(self) -> Float[Array, ""]:
         """The part of the rows whose arg max is the label; chance (1 / classes) before any row."""
-        ops = self._ops()
+        ops = backend_for("TeacherQuality", self.rows)
         total = ops.sum(self.rows, None)
         accuracy = ratio(ops, ops.sum(self.correct, None), total)
         return ops.where(total > 0, accuracy, 1.0 / self.rows.shape[0])
@@ -131,15 +131,19 @@ class TeacherQuality(NamedTuple):
     @property
     def competence(self) -> Float[Array, ""]:
         """How far the accuracy a is above chance: ``clip((a − 1/C) / (1 − 1/C), 0, 1)``."""
-        return _above_chance(self._ops(), self.accuracy, int(self.rows.shape[0]))
+        return self._above_chance(self.accuracy)
 
     @property
     def class_competence(self) -> Float[Array, " classes"]:
         """The same of each class's accuracy."""
-        return _above_chance(self._ops(), self.class_accuracy, int(self.rows.shape[0]))
+        return self._above_chance(self.class_accuracy)
 
-    def _ops(self) -> Backend:
-        return backend_for("TeacherQuality", self.rows)
+    def _above_chance(self, accuracy: Array) -> Array:
+        classes = int(self.rows.shape[0])
+        if classes == 1:
+            return 0.0 * accuracy + 1.0
+        above = (accuracy - 1.0 / classes) / (1.0 - 1.0 / classes)
+        return clip01(backend_for("TeacherQuality", self.rows), above)
 
 
 def _counted(
@@ -161,9 +165,3 @@ def check_quality(function: str, name: str, quality: Any) -> None:
         needs = f"{name} needs a TeacherQuality"
         cure = "TeacherQuality.from_logits(teacher_logits, labels) measures it"
         raise Checks(function).wrong_type(needs, type(quality).__name__, cure)
-
-
-def _above_chance(ops: Backend, accuracy: Array, classes: int) -> Array:
-    if classes == 1:
-        return 0.0 * accuracy + 1.0
-    return clip01(ops, (accuracy - 1.0 / classes) / (1.0 - 1.0 / classes))

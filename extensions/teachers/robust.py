@@ -51,29 +51,27 @@ def bounded_loss(
     arguments = Arguments("bounded_loss", rows, sample_weight, where, q)
     arguments.reduction(reduction)
     ops = arguments.ops
-    rows = arguments.array("rows", rows, arguments.like)
-    if len(rows.shape) != 1 or "float" not in ops.dtype(rows):
+    losses: Any = arguments.array("rows", rows, arguments.like)
+    if len(losses.shape) != 1 or "float" not in ops.dtype(losses):
         needs = "rows needs shape (batch,) and a float dtype, a loss with reduction='none'"
-        raise arguments.wrong(needs, f"shape {tuple(rows.shape)}, {ops.dtype(rows)}")
-    dtype = wide_dtype(ops.dtype(rows))
-    kept = arguments.mask("where", where, rows, "rows")
-    weight = arguments.weight(sample_weight, kept, rows, dtype, "rows")
-    rows = ops.astype(rows, dtype)
-    rows = rows if kept is None else ops.where(kept, rows, 0.0)
-    values = ops.host_values(rows)
+        raise arguments.wrong(needs, f"shape {tuple(losses.shape)}, {ops.dtype(losses)}")
+    dtype = wide_dtype(ops.dtype(losses))
+    kept = arguments.mask("where", where, losses, "rows")
+    weight = arguments.weight(sample_weight, kept, losses, dtype, "rows")
+    losses = ops.astype(losses, dtype)
+    losses = losses if kept is None else ops.where(kept, losses, 0.0)
+    values = ops.host_values(losses)
     if values is not None and (values < -ROUNDING).any():
         row = int(np.argmax(values < -ROUNDING))
-        raise arguments.wrong(
-            "rows needs losses ≥ 0",
-            f"{values[row]} in row {row}",
-            "Check its sign. (With category_contrast='columns' a row may be below 0: bound the "
-            "other terms.)",
+        raise ValueError(
+            f"bounded_loss: rows needs losses ≥ 0; got {values[row]} in row {row}. Check its sign. "
+            "(With category_contrast='columns' a row may be below 0: bound the other terms.)"
         )
-    q = ops.stop_gradient(arguments.scalar("q", q, rows, dtype))
-    bounded = (q > 0) & (rows > 0)  # L itself at q = 0, and below 0, where rounding may bring it
-    x = ops.where(bounded, q * ops.where(q > 0, rows, 0.0), 0.0)
-    rows = ops.where(bounded, -ops.expm1(-x) / ops.where(q > 0, q, 1.0), rows)
-    return reduce_rows(ops, rows, weight, reduction)
+    q = ops.stop_gradient(arguments.scalar("q", q, losses, dtype))
+    bounded = (q > 0) & (losses > 0)  # L itself at q = 0, and below 0, where rounding may bring it
+    x = ops.where(bounded, q * ops.where(q > 0, losses, 0.0), 0.0)
+    losses = ops.where(bounded, -ops.expm1(-x) / ops.where(q > 0, q, 1.0), losses)
+    return reduce_rows(ops, losses, weight, reduction)
 
 
 def outlier_weights(
