@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import importlib.util
@@ -10,34 +11,22 @@ import sys
 
 from mcld_core import __version__, get_backend
 from mcld_core.backends import how_to_install
-
-USAGE = """usage: python -m mcld_core [export ... | --help | --version]
-
-Without a command: versions, devices and backends.
-export   write a student as an ONNX file that is verified
-It has a --help of its own."""
+from mcld_core.export.cli import add_command
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print what is installed, or run a sub-command."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments:
-        _report()
-        return 0
-    command, *rest = arguments
-    if command in ("-h", "--help", "--version"):
-        print(f"mcld {__version__}" if command == "--version" else USAGE)
-        return 0
-    if command == "export":
-        from mcld_core.export import cli
-
-        return cli.main(rest)
-    print(
-        f"mcld_core: the command is 'export'; got {command!r}. "
-        "Without a command it prints versions, devices and backends",
-        file=sys.stderr,
+    parser = argparse.ArgumentParser(
+        prog="python -m mcld_core",
+        description="Without a command: versions, devices and backends.",
     )
-    return 2
+    parser.add_argument("--version", action="version", version=f"mcld {__version__}")
+    add_command(parser.add_subparsers())
+    options = parser.parse_args(arguments)
+    if "run" in options:
+        return int(options.run(options))
+    _report()
+    return 0
 
 
 def _report() -> None:

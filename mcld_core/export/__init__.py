@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from mcld_core import __version__
-from mcld_core.export.graph import as_texts, check_opset, check_path, finish
+from mcld_core.export.graph import as_texts, check_path, finish
 from mcld_core.export.inputs import (
+    EXPORT,
     ExportRequest,
     example_inputs,
     free_axes,
     names_of,
     require,
+    rows_of,
 )
 from mcld_core.export.student import (
     find_exporter,
@@ -96,13 +98,16 @@ def export_onnx(
         ```
     """
     if not 0 < tolerance < 1:
-        raise ValueError(f"export_onnx: tolerance needs to be above 0, below 1; got {tolerance}.")
+        raise EXPORT.wrong("tolerance needs to be above 0, below 1", tolerance)
     model = resolve_student(student)
     exporter = find_exporter(model)
     require("onnx", "onnx_ir", "onnxruntime", *exporter.PACKAGES)
+    from onnx.defs import onnx_opset_version
+
     target = Path(path)
     check_path(target)
-    check_opset(opset)
+    if opset is not None:
+        opset = EXPORT.integer("opset", opset, minimum=1, maximum=onnx_opset_version())
     example, by_keyword = example_inputs(input_shape, example_input, dtype, input_names)
     axes = free_axes(example, dynamic_batch, dynamic_axes or {})
     if dynamic_batch:  # exporters take a size of 1 for a constant
@@ -112,8 +117,8 @@ def export_onnx(
     inputs = list(request.check_inputs())
     with exporter.evaluation(model) as inference:
         # The student runs before its exporter, so that one that changes it is found out as well.
-        expected = references(inference, exporter, request, inputs)
         run = partial(run_student, inference, exporter, request)
+        expected = references(run, request.output_names, inputs)
         check_rows(run, request, inputs[-1], expected[-1], tolerance, "student")
         names = list(expected[0])
         graph = write_graph(inference, exporter, request, names)
@@ -131,7 +136,7 @@ def export_onnx(
         opset=opset,
         size=len(content),
         max_relative_error=error,
-        batch_sizes=tuple(next(iter(feeds.values())).shape[0] for feeds in inputs),
+        batch_sizes=tuple(map(rows_of, inputs)),
         inputs=tuple(request.example),
         outputs=tuple(names),
     )

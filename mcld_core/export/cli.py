@@ -5,30 +5,24 @@ from __future__ import annotations
 import argparse
 import pkgutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mcld_core.arguments import Checks
 from mcld_core.export import export_onnx
 from mcld_core.export.student import load_saved
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; return the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        _export(options)
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+EXPORT = Checks("export")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mcld_core export",
+def add_command(commands: Any) -> None:
+    """Add ``export`` to the sub-commands of a parser."""
+    parser = commands.add_parser(
+        "export",
+        help="write a student as an ONNX file that is verified",
         description="Write a checkpoint's student as an ONNX file, verified before it appears.",
     )
+    parser.set_defaults(run=run)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, help="a .keras file, a SavedModel; see --load")
     add("--out", type=Path, required=True, help="the ONNX file to write")
@@ -41,17 +35,25 @@ def _parser() -> argparse.ArgumentParser:
     add("--input-shape", type=_shape, help="sizes without the batch axis, such as 3,32,32")
     add("--opset", type=int, help="ONNX operator set (default: the exporter's own)")
     add("--tolerance", type=float, default=1e-4, help="largest relative error (default: 1e-4)")
-    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Export and return the exit status; an error is one line."""
+    try:
+        _export(options)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _export(options: argparse.Namespace) -> None:
     if not options.checkpoint.exists():
         raise FileNotFoundError(f"export: the checkpoint {options.checkpoint} does not exist.")
     if options.out.exists() and options.out.samefile(options.checkpoint):
-        raise ValueError(
-            f"export: --out needs another file than --checkpoint; got {options.out} for both; "
-            f"write {options.checkpoint.with_suffix('.onnx')}, or another name."
-        )
+        cure = f"Write {options.checkpoint.with_suffix('.onnx')}, or another name"
+        needs = "--out needs another file than --checkpoint"
+        raise EXPORT.wrong(needs, f"{options.out} for both", cure)
     student, shape, metadata = _load(options.checkpoint, options.load)
     shape = options.input_shape or shape
     if shape is None:
@@ -64,11 +66,9 @@ def _load(path: Path, load: str | None) -> tuple[Any, tuple[int, ...] | None, di
     """The student of a checkpoint, its input's shape where known, and its metadata."""
     if load is None:
         if not path.is_dir() and path.suffix not in {".keras", ".h5"}:
-            raise ValueError(
-                f"export: --load is needed for {path}, which is neither a .keras file nor a "
-                "SavedModel; give package.module:function, which is called with the path and "
-                "returns the student with its weights."
-            )
+            came = f"{path}, which is neither a .keras file nor a SavedModel"
+            cure = "Give package.module:function, which is called with the path and returns the"
+            raise EXPORT.wrong("--load is needed", came, f"{cure} student with its weights")
         student = load_saved(path)
         shape: Any = getattr(student, "input_shape", None)  # that of Keras, with the batch axis
         known = isinstance(shape, tuple) and all(isinstance(size, int) for size in shape[1:])
@@ -76,9 +76,8 @@ def _load(path: Path, load: str | None) -> tuple[Any, tuple[int, ...] | None, di
     try:
         read = pkgutil.resolve_name(load)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"export: --load needs package.module:function; {load!r} cannot be imported: {error}"
-        ) from error
+        came = f"{load!r}, which cannot be imported: {error}"
+        raise EXPORT.wrong("--load needs package.module:function", came) from error
     found = read(path)
     if not isinstance(found, tuple):
         return found, None, {}

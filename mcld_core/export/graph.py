@@ -8,26 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcld_core.export.inputs import ExportRequest
+from mcld_core.export.inputs import EXPORT, ExportRequest, refused
 
 
 def check_path(path: Path) -> None:
     """Raise where no ONNX file can be written, or where a file of another kind would be lost."""
     if path.suffix != ".onnx":
-        raise ValueError(
-            f"export_onnx: path needs a name that ends in .onnx; got {path}; write "
-            f"{path.with_suffix('.onnx') if path.name else 'student.onnx'}."
-        )
+        cure = f"Write {path.with_suffix('.onnx') if path.name else 'student.onnx'}"
+        raise EXPORT.wrong("path needs a name that ends in .onnx", path, cure)
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"export_onnx: path needs a folder that exists; got {path}; create {folder}."
-        )
+        error = EXPORT.wrong("path needs a folder that exists", path, f"Create {folder}")
+        raise FileNotFoundError(str(error))
     if path.exists() and path.stat().st_size and not _is_onnx(path):
-        raise ValueError(
-            f"export_onnx: path needs a new name or an ONNX file to replace; got {path}, which is "
-            "there and is not an ONNX file; remove it, or choose another name."
-        )
+        came = f"{path}, which is there and is not an ONNX file"
+        cure = "Remove it, or choose another name"
+        raise EXPORT.wrong("path needs a new name or an ONNX file to replace", came, cure)
 
 
 def _is_onnx(path: Path) -> bool:
@@ -40,19 +36,6 @@ def _is_onnx(path: Path) -> bool:
     return model.ir_version > 0 and model.HasField("graph")
 
 
-def check_opset(opset: Any) -> None:
-    """Raise for an operator set that the installed onnx does not know."""
-    from onnx.defs import onnx_opset_version
-
-    newest = onnx_opset_version()
-    known = isinstance(opset, int) and not isinstance(opset, bool) and 1 <= opset <= newest
-    if opset is not None and not known:
-        raise ValueError(
-            f"export_onnx: opset needs a number from 1 to {newest}, the newest that the installed "
-            f"onnx knows; got {opset!r}; leave it out for the exporter's own."
-        )
-
-
 def as_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The metadata as strings: texts as they are, all else as JSON; None is left out."""
     found = {}
@@ -63,10 +46,8 @@ def as_texts(metadata: Mapping[str, Any]) -> dict[str, str]:
         try:  # arrays of any framework are lists
             found[str(key)] = json.dumps(value, default=lambda x: x.tolist())
         except (AttributeError, TypeError, ValueError) as error:
-            raise TypeError(
-                f"export_onnx: metadata needs texts, or what JSON holds; got {key!r} of type "
-                f"{type(value).__name__}."
-            ) from error
+            came = f"{key!r} of type {type(value).__name__}"
+            raise EXPORT.wrong_type("metadata needs texts, or what JSON holds", came) from error
     return {key: text for key, text in found.items() if text is not None}
 
 
@@ -89,10 +70,9 @@ def finish(
 
     opset = int(model.opset_imports[""])
     if request.opset not in (None, opset):
-        raise ValueError(
-            f"export_onnx: opset {request.opset} is not what the exporter wrote; got {opset}; no "
-            "file was written. Ask for that one, or leave opset out."
-        )
+        needs = f"opset {request.opset} is not what the exporter wrote"
+        cure = "Ask for that one, or leave opset out"
+        raise refused(needs, opset, cure)
     _name_inputs(model.graph, list(request.example))
     _name_axes(model.graph, request)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
@@ -107,13 +87,11 @@ def finish(
 def _name_inputs(graph: Any, names: Sequence[str]) -> None:
     present = [value.name for value in graph.inputs]
     if len(present) != len(names):
-        cure = "The student ignores an input: leave it out."
+        cure = "The student ignores an input: leave it out"
         if len(present) > len(names):
-            cure = "The student captures a tensor: make it a variable, or a constant inside."
-        raise ValueError(
-            f"export_onnx: the graph has the inputs {present} where the student takes {list(names)}"
-            f"; no file was written. {cure}"
-        )
+            cure = "The student captures a tensor: make it a variable, or a constant inside"
+        needs = f"the graph needs the inputs {list(names)}, which the student takes"
+        raise refused(needs, present, cure)
     if set(present) != set(names):  # the exporter kept the order, not the names
         for value, name in zip(graph.inputs, names, strict=True):
             value.name = name

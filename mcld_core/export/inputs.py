@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.arguments import to_numpy
+from mcld_core.arguments import Checks, to_numpy
+
+EXPORT = Checks("export_onnx")
+
+
+def refused(needs: str, came: object, cure: str = "") -> ValueError:
+    """Return the error of an export that was under way."""
+    return EXPORT.wrong(needs, f"{came}; no file was written", cure)
+
 
 Arrays = dict[str, NDArray[Any]]
 """One array for each input or output, by name."""
@@ -45,7 +53,7 @@ class ExportRequest:
     @property
     def batch(self) -> int:
         """Rows of the example."""
-        return int(next(iter(self.example.values())).shape[0])
+        return rows_of(self.example)
 
     @property
     def free_batch(self) -> bool:
@@ -81,38 +89,42 @@ class ExportRequest:
             yield feeds
 
 
+def rows_of(feeds: Arrays) -> int:
+    """How many rows each input has."""
+    return int(next(iter(feeds.values())).shape[0])
+
+
 def example_inputs(
     input_shape: Any, example_input: Any, dtype: Any, input_names: Sequence[str] | str | None
 ) -> tuple[Arrays, bool]:
     """An array for each input, by name, and whether the student takes them by name."""
     if (input_shape is None) == (example_input is None):
-        raise ValueError(
-            "export_onnx: exactly one of input_shape and example_input is needed; got "
-            f"{'neither' if input_shape is None else 'both'}; give the shape without the batch "
-            "axis, such as (3, 32, 32), or arrays with it."
-        )
-    given = example_input if input_shape is None else _examples(input_shape, dtype)
+        cure = "Give the shape without the batch axis, such as (3, 32, 32), or arrays with it"
+        came = "neither" if input_shape is None else "both"
+        raise EXPORT.wrong("exactly one of input_shape and example_input is needed", came, cure)
+    given = example_input if input_shape is None else input_shape
     by_keyword = isinstance(given, Mapping)
     if by_keyword:
         names, values = [str(name) for name in given], list(given.values())
     else:
-        values = list(given) if isinstance(given, (tuple, list)) else [given]
+        several = isinstance(given, (tuple, list))
+        if several and input_shape is not None:  # a shape is a tuple itself
+            several = any(isinstance(shape, (tuple, list)) for shape in given)
+        values = list(given) if several else [given]
         names = ["input"] if len(values) == 1 else [f"input_{i}" for i in range(len(values))]
+    if input_shape is not None:
+        values = [_example(shape, dtype, seed) for seed, shape in enumerate(values)]
     wanted = names_of(input_names)
     if wanted is not None:
         if len(set(wanted)) != len(names) or (by_keyword and list(wanted) != names):
-            raise ValueError(
-                f"export_onnx: input_names needs {len(names)} different names, one an input (the "
-                f"keys, where the inputs have any: {names}); got {list(wanted)}."
-            )
+            needs = f"input_names needs {len(names)} different names, one an input (the keys, where"
+            raise EXPORT.wrong(f"{needs} the inputs have any: {names})", list(wanted))
         names = list(wanted)
     example = dict(zip(names, map(_as_numpy, names, values), strict=True))
     if len({array.shape[0] for array in example.values()}) > 1:
         shapes = {name: array.shape for name, array in example.items()}
-        raise ValueError(
-            "export_onnx: example_input needs the same number of rows in each input; got "
-            f"{shapes}; the first axis is the batch."
-        )
+        needs = "example_input needs the same number of rows in each input"
+        raise EXPORT.wrong(needs, shapes, "The first axis is the batch")
     return example, by_keyword
 
 
@@ -121,31 +133,18 @@ def names_of(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
     return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
-def _examples(input_shape: Any, dtype: Any) -> Any:
-    """An example for each shape, in the same order or by the same names."""
-    if isinstance(input_shape, Mapping):
-        pairs = enumerate(input_shape.items())
-        return {name: _example(shape, dtype, seed) for seed, (name, shape) in pairs}
-    several = input_shape if isinstance(input_shape, (tuple, list)) else ()
-    if any(isinstance(shape, (tuple, list)) for shape in several):
-        return [_example(shape, dtype, seed) for seed, shape in enumerate(input_shape)]
-    return _example(input_shape, dtype, 0)
-
-
 def _example(shape: Any, dtype: Any, seed: int) -> NDArray[Any]:
     """Rows that look like signals: noise, and its sums along every axis."""
     is_shape = isinstance(shape, (tuple, list))
     if not is_shape or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(
-            f"export_onnx: input_shape needs a tuple of sizes above 0, without the batch axis; got "
-            f"{shape!r}; give the largest size of a dynamic axis and name it in dynamic_axes."
-        )
+        cure = "Give the largest size of a dynamic axis and name it in dynamic_axes"
+        needs = "input_shape needs a tuple of sizes above 0, without the batch axis"
+        raise EXPORT.wrong(needs, repr(shape), cure)
     kind = np.dtype(dtype)
     if not np.issubdtype(kind, np.floating):
-        raise ValueError(
-            f"export_onnx: inputs of dtype {kind} need example_input; got input_shape={shape}; "
-            "give some real rows, whose values show the range (of token ids, of a mask)."
-        )
+        cure = "Give some real rows, whose values show the range (of token ids, of a mask)"
+        needs = f"inputs of dtype {kind} need example_input"
+        raise EXPORT.wrong(needs, f"input_shape={shape}", cure)
     noise = np.random.default_rng(seed).standard_normal((4, *shape))
     rows = noise + sum(noise.cumsum(axis) for axis in range(1, noise.ndim))
     return np.asarray(rows / rows.std(), dtype=kind)
@@ -155,11 +154,10 @@ def _as_numpy(name: str, value: Any) -> NDArray[Any]:
     if not hasattr(value, "dtype"):
         value = np.asarray(value)
     if not value.shape or value.shape[0] == 0 or not NUMBERS.search(str(value.dtype)):
-        raise ValueError(
-            f"export_onnx: example_input needs arrays of numbers, of one row or more; got {name} "
-            f"of shape {tuple(value.shape)} and dtype {value.dtype}; give it with the batch axis "
-            "first, in a type that NumPy holds."
-        )
+        came = f"{name} of shape {tuple(value.shape)} and dtype {value.dtype}"
+        cure = "Give it with the batch axis first, in a type that NumPy holds"
+        needs = "example_input needs arrays of numbers, of one row or more"
+        raise EXPORT.wrong(needs, came, cure)
     return to_numpy(value)
 
 
@@ -170,18 +168,14 @@ def free_axes(
     axes: dict[str, dict[int, str]] = {n: {0: "batch"} if dynamic_batch else {} for n in example}
     for name, named in wanted.items():
         if name not in example or not isinstance(named, Mapping):
-            raise ValueError(
-                "export_onnx: dynamic_axes needs, for some of the inputs "
-                f"{list(example)}, their axes and names; got {{{name!r}: {named!r}}}; write "
-                f'{{{next(iter(example))!r}: {{1: "time"}}}}.'
-            )
+            needs = f"dynamic_axes needs, for some of the inputs {list(example)}, their axes and"
+            cure = f"Write {{{next(iter(example))!r}: {{1: 'time'}}}}"
+            raise EXPORT.wrong(f"{needs} names", {name: named}, cure)
         for axis, label in named.items():
             shape = example[name].shape
             if not 0 < axis < len(shape) or shape[axis] < 2:
-                raise ValueError(
-                    f"export_onnx: dynamic_axes needs axes from 1 (0 is the batch) of a size of 2 "
-                    f"or more; got axis {axis} of {name!r}, whose shape is {shape}."
-                )
+                needs = "dynamic_axes needs axes from 1 (0 is the batch) of a size of 2 or more"
+                raise EXPORT.wrong(needs, f"axis {axis} of {name!r}, whose shape is {shape}")
             axes[name][axis] = label
     return axes
 
@@ -213,16 +207,13 @@ def outputs_of(student: Any, request: ExportRequest, values: Sequence[Any]) -> A
         shape = None if not hasattr(value, "shape") else tuple(value.shape)
         if not shape or shape[0] != len(values[0]):
             kind = type(value).__name__ + ("" if shape is None else f" of shape {shape}")
-            raise ValueError(
-                "export_onnx: the student needs to give a tensor, a tuple or a dict of tensors, "
-                f"with the batch as their first axis; got {name!r}, a {kind}, for a batch of "
-                f"{len(values[0])}; wrap the student so that it gives the logits alone."
-            )
+            needs = "the student needs to give a tensor, a tuple or a dict of tensors, with the"
+            came = f"{name!r}, a {kind}, for a batch of {len(values[0])}"
+            cure = "Wrap the student so that it gives the logits alone"
+            raise EXPORT.wrong(f"{needs} batch as their first axis", came, cure)
         if not NUMBERS.search(str(value.dtype)):
-            raise ValueError(
-                f"export_onnx: the student's outputs need a type that NumPy holds; got {name!r} of "
-                f"{value.dtype}; convert the student to float32."
-            )
+            came, cure = f"{name!r} of {value.dtype}", "Convert the student to float32"
+            raise EXPORT.wrong("the student's outputs need a type that NumPy holds", came, cure)
         found[name] = to_numpy(value)
     return found
 
@@ -231,10 +222,8 @@ def require(*packages: str) -> None:
     """Raise an ImportError that names all that are missing, and how to install them."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise ImportError(
-            f"export_onnx: packages are needed that are not installed: {', '.join(missing)}; run "
-            f"`pip install {' '.join(missing)}`."
-        )
+        needs = f"packages are needed that are not installed: {', '.join(missing)}"
+        raise ImportError(f"export_onnx: {needs}; run `pip install {' '.join(missing)}`.")
 
 
 @contextmanager

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.export.inputs import Arrays, ExportRequest, call, named_outputs, outputs_of, quiet
+from mcld_core.export.inputs import EXPORT, ExportRequest, call, named_outputs, quiet
 
 FRAMEWORK, TOOL = "jax", "jax2onnx"
 PACKAGES: tuple[str, ...] = ("jax2onnx",)
+as_tensor = jnp.asarray
 
 POOLING = {"flax.nnx": ("max_pool", "avg_pool"), "flax.linen": ("max_pool", "avg_pool"),
            "flax.linen.pooling": ("pool",)}  # fmt: skip
@@ -43,11 +44,6 @@ def evaluation(student: Any) -> Iterator[Any]:
             student = nnx.clone(student)  # of the same arrays; the student's own modes stay
             student.eval()
     yield compiled(student)
-
-
-def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
-    """The student's own outputs."""
-    return outputs_of(student, request, [*map(jnp.asarray, inputs.values())])
 
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
@@ -118,10 +114,8 @@ def free_the_batch(model: Any) -> None:
         squeeze: Any = next((node for node, _ in pool.outputs[0].uses()), None)
         found = [None if node is None else node.op_type for node in (first, second, squeeze)]
         if found != AROUND:
-            raise ValueError(
-                f"export_onnx: around a pooling over more than {POOLED_AXES} axes the known "
-                f"jax2onnx writes {', '.join(AROUND)}; got {found}. Install jax2onnx 0.17"
-            )
+            needs = f"around a pooling over more than {POOLED_AXES} axes the known jax2onnx writes"
+            raise EXPORT.wrong(f"{needs} {', '.join(AROUND)}", found, "Install jax2onnx 0.17")
         for name in {"kernel_shape", "strides", "dilations", "pads"} & set(pool.attributes):
             sizes = list(pool.attributes[name].as_ints())
             if name == "pads":  # at the starts of all axes, then at their ends

@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 
-from mcld_core.export.inputs import Arrays, ExportRequest, outputs_of
+from mcld_core.export.inputs import ExportRequest
 
 BACKEND = keras.backend.backend()
 exporter: Any = importlib.import_module(f"mcld_core.export.{BACKEND}")
 FRAMEWORK, TOOL = f"keras on {BACKEND}", exporter.TOOL
 PACKAGES: tuple[str, ...] = exporter.PACKAGES
+as_tensor = keras.ops.convert_to_tensor
 
 
 class Inference:
@@ -34,12 +35,6 @@ def evaluation(student: Any) -> Iterator[Any]:
     with exporter.eval_mode(student) if BACKEND == "torch" else nullcontext():
         inference = Inference(student)
         yield exporter.compiled(inference) if BACKEND == "jax" else inference
-
-
-def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
-    """The model's own outputs, with ``training=False``."""
-    values = [keras.ops.convert_to_tensor(array) for array in inputs.values()]
-    return outputs_of(student, request, values)
 
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:

@@ -5,35 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 
-from mcld_core.export.inputs import Arrays, ExportRequest, brief
+from mcld_core.export.inputs import EXPORT, Arrays, ExportRequest, brief, outputs_of, refused
 
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module",
             "OptimizedModule": "_orig_mod"}  # fmt: skip
 """Where torch's wrappers keep the module: of several processes or devices, or compiled."""
-
-
-class Exporter(Protocol):
-    """What each framework's module of this folder offers."""
-
-    FRAMEWORK: str  # its name in reports and errors
-    TOOL: str  # its exporter's
-    PACKAGES: tuple[str, ...]  # that the exporter is made of
-
-    def evaluation(self, student: Any) -> AbstractContextManager[Any]:
-        """The student with batch norm and dropout in evaluation mode; its mode is restored."""
-
-    def run(self, student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
-        """The framework's own outputs, by name."""
-
-    def write(self, student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
-        """Call the framework's exporter; return its graph, an ``onnx_ir.Model``."""
 
 
 def resolve_student(student: Any) -> Any:
@@ -80,18 +62,20 @@ def load_saved(path: Path) -> Any:
     except ImportError:
         raise
     except Exception as error:  # a dozen types for a damaged file
-        raise ValueError(
-            f"export_onnx: student is the path {path}, which cannot be read; got {brief(error)}; "
-            "save the model again, or load it and pass it."
-        ) from error
-    raise ValueError(
-        f"export_onnx: student is a path; got {path}, which is neither a .keras file nor a "
-        "SavedModel folder; load the model and pass it."
-    )
+        needs = f"student is the path {path}, which cannot be read"
+        cure = "Save the model again, or load it and pass it"
+        raise EXPORT.wrong(needs, brief(error), cure) from error
+    came = f"{path}, which is neither a .keras file nor a SavedModel folder"
+    raise EXPORT.wrong("student is a path", came, "Load the model and pass it")
 
 
-def find_exporter(student: Any) -> Exporter:
+def find_exporter(student: Any) -> Any:
     """The module of the student's framework.
+
+    Each has ``FRAMEWORK`` and ``TOOL`` (names for reports and errors), ``PACKAGES`` (that its
+    exporter is made of), ``evaluation(student)`` (a context with the student as it is called, batch
+    norm and dropout in evaluation mode), ``as_tensor(array)``, and ``write(student, request,
+    output_names)``, which gives the exporter's graph, an ``onnx_ir.Model``.
 
     Keras comes first: a Keras model is also a torch module or a TensorFlow object, by backend.
     A function without a framework's mark is JAX's.
@@ -106,12 +90,11 @@ def find_exporter(student: Any) -> Exporter:
     elif callable(student) and "jax" in loaded:
         framework = "jax"
     if framework is None:
-        raise TypeError(
-            "export_onnx: student needs a torch module, a Keras model, a tf.function, tf.Module or "
-            "SavedModel, a JAX function or a flax nnx module; got "
-            f"{type(student).__module__}.{type(student).__name__}; wrap it in one of these."
-        )
-    return cast(Exporter, importlib.import_module(f"mcld_core.export.{framework}"))
+        needs = "student needs a torch module, a Keras model, a tf.function, tf.Module or"
+        needs += " SavedModel, a JAX function or a flax nnx module"
+        came = f"{type(student).__module__}.{type(student).__name__}"
+        raise EXPORT.wrong_type(needs, came, "Wrap it in one of these")
+    return importlib.import_module(f"mcld_core.export.{framework}")
 
 
 def _kinds(tf: Any) -> tuple[type, ...]:
@@ -119,50 +102,41 @@ def _kinds(tf: Any) -> tuple[type, ...]:
 
 
 def references(
-    student: Any, exporter: Exporter, request: ExportRequest, inputs: Sequence[Arrays]
+    run: Callable[[Arrays], Arrays], wanted: tuple[str, ...] | None, inputs: Sequence[Arrays]
 ) -> list[Arrays]:
     """The student's own outputs under the names that the file shall have."""
-    found = [run_student(student, exporter, request, feeds) for feeds in inputs]
-    names = tuple(found[0]) if request.output_names is None else request.output_names
+    found = [run(feeds) for feeds in inputs]
+    names = tuple(found[0]) if wanted is None else wanted
     if len(names) != len(found[0]) or len(set(names)) < len(names):
-        raise ValueError(
-            f"export_onnx: output_names needs {len(found[0])} names, one an output of the student "
-            f"({list(found[0])}), all different; got {list(names)}."
-        )
+        needs = f"output_names needs {len(found[0])} names, one an output of the student"
+        raise EXPORT.wrong(f"{needs} ({list(found[0])}), all different", list(names))
     for name, reference in ((n, a) for outputs in found for n, a in outputs.items()):
         if not np.isfinite(reference).all():
-            raise ValueError(
-                f"export_onnx: the student's own output {name!r} is not finite; nothing can be "
-                "verified and no file was written. Give real rows as example_input."
-            )
+            needs = f"the student's own output {name!r} is not finite"
+            raise refused(needs, "NaN or infinity", "Give real rows as example_input")
     return [dict(zip(names, outputs.values(), strict=True)) for outputs in found]
 
 
-def run_student(student: Any, exporter: Exporter, request: ExportRequest, feeds: Arrays) -> Arrays:
+def run_student(student: Any, exporter: Any, request: ExportRequest, feeds: Arrays) -> Arrays:
     """The student's outputs; its own failure is told with the inputs that it had."""
     try:
-        return exporter.run(student, request, feeds)
+        return outputs_of(student, request, [*map(exporter.as_tensor, feeds.values())])
     except Exception as error:
         if str(error).startswith("export_onnx: "):
             raise
         given = {name: (str(array.dtype), array.shape) for name, array in feeds.items()}
-        raise ValueError(
-            f"export_onnx: the student itself fails on the inputs {given}; got {brief(error)}; "
-            "give example_input, or dtype, as it takes them, and let it take a batch of any size."
-        ) from error
+        cure = "Give example_input, or dtype, as it takes them, and let it take a batch of any size"
+        needs = f"the student itself fails on the inputs {given}"
+        raise EXPORT.wrong(needs, brief(error), cure) from error
 
 
-def write_graph(
-    student: Any, exporter: Exporter, request: ExportRequest, names: Sequence[str]
-) -> Any:
+def write_graph(student: Any, exporter: Any, request: ExportRequest, names: Sequence[str]) -> Any:
     """The exporter's graph; its own failure is told in one line."""
     try:
         return exporter.write(student, request, names)
     except ImportError:
         raise
     except Exception as error:
-        raise RuntimeError(
-            f"export_onnx: the exporter of {exporter.FRAMEWORK} fails on the student; got "
-            f"{brief(error)}; no file was written. Try another opset, rewrite the layer that it "
-            "names, or see the known gaps in the guide on export."
-        ) from error
+        needs = f"the exporter of {exporter.FRAMEWORK} fails on the student"
+        cure = "Try another opset, rewrite the layer that it names, or see the guide's known gaps"
+        raise RuntimeError(*refused(needs, brief(error), cure).args) from error

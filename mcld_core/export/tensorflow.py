@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of, quiet
+from mcld_core.export.inputs import EXPORT, ExportRequest, call, quiet
 
 FRAMEWORK, TOOL = "tensorflow", "tf2onnx"
 PACKAGES: tuple[str, ...] = ("tf2onnx",)
+as_tensor = tf.constant
 
 SIGNATURE = "serving_default"
 
@@ -28,10 +29,9 @@ def evaluation(student: Any) -> Iterator[Callable[..., Any]]:
         return
     signatures = getattr(student, "signatures", {})
     if SIGNATURE not in signatures:
-        raise TypeError(
-            f"export_onnx: a TensorFlow student needs to be callable or to have a signature "
-            f"{SIGNATURE!r}; got one with the signatures {list(signatures)}; pass the function."
-        )
+        needs = f"a TensorFlow student needs to be callable or to have a signature {SIGNATURE!r}"
+        came = f"one with the signatures {list(signatures)}"
+        raise EXPORT.wrong_type(needs, came, "Pass the function")
     yield _positional(signatures[SIGNATURE])
 
 
@@ -44,12 +44,6 @@ def _positional(signature: Any) -> Callable[..., Any]:
         return next(iter(found.values())) if len(found) == 1 else found
 
     return forward
-
-
-def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
-    """The student's own outputs."""
-    values = [tf.constant(array) for array in inputs.values()]
-    return outputs_of(student, request, values)
 
 
 @contextmanager

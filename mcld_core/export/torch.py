@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from mcld_core.export.inputs import Arrays, ExportRequest, call, outputs_of, quiet
+from mcld_core.export.inputs import ExportRequest, call, quiet
 
 FRAMEWORK, TOOL = "torch", "torch.onnx.export"
 PACKAGES: tuple[str, ...] = ("onnxscript",)
+as_tensor = torch.from_numpy
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def evaluation(student: torch.nn.Module) -> Iterator[torch.nn.Module]:
     if any(tensor.device.type != "cpu" for tensor in tensors):
         # A copy: onnxruntime compares on the CPU, and the student stays where it is.
         student = copy.deepcopy(student).cpu()
-    with eval_mode(student):
+    with eval_mode(student), torch.no_grad():
         yield student
 
 
@@ -36,13 +37,6 @@ def eval_mode(student: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def run(student: Any, request: ExportRequest, inputs: Arrays) -> Arrays:
-    """The student's own outputs."""
-    values = [torch.from_numpy(array) for array in inputs.values()]
-    with torch.no_grad():
-        return outputs_of(student, request, values)
 
 
 class _Traced(torch.nn.Module):

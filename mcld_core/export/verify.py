@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.export.inputs import Arrays, ExportRequest, brief
+from mcld_core.export.inputs import Arrays, ExportRequest, brief, refused, rows_of
 
 SMALL_ROW = 1e-3
 """A row's scale is at least this share of the batch's, so that a row of zeros can be compared."""
+
+CONSTANT = "An axis was exported as a constant: see dynamic_batch and dynamic_axes"
 
 
 @dataclass(frozen=True)
@@ -88,27 +90,21 @@ def verify(
         onnx.checker.check_model(content, full_check=True)
         runner = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
     except Exception as error:  # types of their own
-        raise ValueError(
-            "export_onnx: the exported file is not valid ONNX, or onnxruntime cannot load it; got "
-            f"{brief(error)}; no file was written. Try another opset, or float32 (onnxruntime "
-            "lacks some operators of other types), or rewrite the layer that it names."
-        ) from error
+        needs = "the exported file is not valid ONNX, or onnxruntime cannot load it"
+        cure = "Try another opset, rewrite the layer that it names, or export float32 (onnxruntime"
+        cure += " lacks some operators of other types)"
+        raise refused(needs, brief(error), cure) from error
     worst = 0.0
     for feeds, wanted in zip(inputs, expected, strict=True):
-        batch = next(iter(feeds.values())).shape[0]
-        outputs = _run(runner, list(wanted), feeds)
+        batch, outputs = rows_of(feeds), _run(runner, list(wanted), feeds)
         for name, reference in wanted.items():
             got = outputs[name]
             if got.shape != reference.shape:
-                raise ValueError(
-                    f"export_onnx: output {name!r} has another shape in ONNX; got {got.shape} "
-                    f"where the student gives {reference.shape}, at a batch of {batch}; no file "
-                    "was written. An axis was exported as a constant: see dynamic_batch and "
-                    "dynamic_axes."
-                )
+                needs = f"output {name!r} has another shape in ONNX"
+                came = f"{got.shape} for {reference.shape} at a batch of {batch}"
+                raise refused(needs, came, CONSTANT)
             worst = max(worst, _compare(name, got, reference, batch, tolerance))
-    last = list(expected[-1])
-    run = partial(_run, runner, last)
+    run = partial(_run, runner, list(outputs))
     check_rows(run, request, inputs[-1], outputs, tolerance, "ONNX file")
     return worst
 
@@ -126,7 +122,7 @@ def check_rows(
     Rows alone are compared with the same rows in the batch ``feeds``, for which ``run`` gives
     ``outputs``. In a batch of fixed size, copies of the row are its company.
     """
-    batch = len(next(iter(feeds.values())))
+    batch = rows_of(feeds)
     rows = sorted({0, batch // 2, batch - 1})
     copies = 1 if request.free_batch else batch
     alone = []
@@ -136,38 +132,29 @@ def check_rows(
     for index, (name, together) in enumerate(outputs.items()):
         error = relative_error(np.stack([found[index][0] for found in alone]), together[rows])
         if error > tolerance:
-            raise ValueError(
-                f"export_onnx: a row's output {name!r} needs to be the same alone as in a batch; "
-                f"the {what} gives a relative error of {error:.2e} in a batch of {batch}, the "
-                f"tolerance is {tolerance:.1e}; no file was written. It uses statistics of the "
-                "batch (such as batch norm in training), its size, or chance: use those of "
-                "training, in evaluation mode."
-            )
+            needs = f"a row's output {name!r} needs to be the same alone as in a batch"
+            came = f"{_error(error, tolerance, batch)}, of the {what}"
+            cure = "It uses statistics of the batch (such as batch norm in training), its size, or"
+            cure += " chance: use those of training, in evaluation mode"
+            raise refused(needs, came, cure)
 
 
 def _run(runner: Any, names: list[str], feeds: Arrays) -> Arrays:
-    batch = next(iter(feeds.values())).shape[0]
     try:
         return dict(zip(names, runner.run(names, feeds), strict=True))
     except Exception as error:
         shapes = {name: array.shape for name, array in feeds.items()}
-        raise ValueError(
-            f"export_onnx: onnxruntime fails at a batch of {batch} with inputs {shapes}; got "
-            f"{brief(error)}; no file was written. An axis was exported as a constant: see "
-            "dynamic_batch and dynamic_axes."
-        ) from error
+        raise refused(f"onnxruntime fails with inputs {shapes}", brief(error), CONSTANT) from error
 
 
 def _compare(
     name: str, got: NDArray[Any], reference: NDArray[Any], batch: int, tolerance: float
 ) -> float:
+    needs = f"output {name!r} of {reference.dtype} differs between ONNX and the student"
     if reference.dtype.kind != "f":
         if not np.array_equal(got, reference):
-            raise ValueError(
-                f"export_onnx: output {name!r} of {reference.dtype} differs between ONNX and the "
-                f"student in {int((got != reference).sum())} places at a batch of {batch}; no file "
-                "was written. Leave it out: it can be made of the logits."
-            )
+            came = f"{int((got != reference).sum())} such places at a batch of {batch}"
+            raise refused(needs, came, "Leave it out: it can be made of the logits")
         return 0.0
     if reference.ndim == 1:  # a number a row
         got, reference = got[:, None], reference[:, None]
@@ -175,18 +162,17 @@ def _compare(
     if error > tolerance:
         cure = "Is the student deterministic in evaluation mode?"
         if reference.dtype == np.float16:
-            cure = "float16 holds three digits: give tolerance=0.01, or export float32."
-        raise ValueError(
-            f"export_onnx: output {name!r} differs between ONNX and the student; got a relative "
-            f"error of {error:.2e} at a batch of {batch}, the tolerance is {tolerance:.1e}; no "
-            f"file was written. {cure}"
-        )
+            cure = "float16 holds three digits: give tolerance=0.01, or export float32"
+        raise refused(needs, _error(error, tolerance, batch), cure)
     chosen = np.take_along_axis(reference, got.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     allowed = tolerance * np.abs(reference).max(axis=-1)  # two logits may be as good as equal
     differing = int((reference.max(axis=-1) - chosen > allowed).sum())
     if differing:
-        raise ValueError(
-            f"export_onnx: the arg max of output {name!r} differs in {differing} rows at a batch "
-            f"of {batch}, with a relative error of {error:.2e}; no file was written."
-        )
+        needs = f"the arg max of output {name!r} differs in {differing} rows"
+        raise refused(needs, _error(error, tolerance, batch))
     return error
+
+
+def _error(error: float, tolerance: float, batch: int) -> str:
+    text = f"a relative error of {error:.2e} at a batch of {batch}"
+    return f"{text}, the tolerance is {tolerance:.1e}"

@@ -11,14 +11,14 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from mcld_core.export import cli
+from mcld_core.__main__ import main
 
 STUDENTS = "tests.export.torch_students"
 
 
 def export(checkpoint: Path, out: Path, *more: str, load: str = "from_npz") -> int:
-    command = ["--checkpoint", str(checkpoint), "--out", str(out), *more]
-    return cli.main([*command, "--load", f"{STUDENTS}:{load}"] if load else command)
+    command = ["export", "--checkpoint", str(checkpoint), "--out", str(out), *more]
+    return main([*command, "--load", f"{STUDENTS}:{load}"] if load else command)
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def test_such_a_function_may_say_shape_and_metadata(checkpoint: Path, tmp_path: 
     ("more", "load", "text"),
     [
         ((), "from_npz", "--input-shape is needed"),
-        ((), "no_such_function", "no_such_function' cannot be imported"),
-        ((), "", "a.npz, which is neither a .keras file nor a SavedModel; give package.module:fu"),
+        ((), "no_such_function", "no_such_function', which cannot be imported"),
+        ((), "", "a.npz, which is neither a .keras file nor a SavedModel. Give package.module:fu"),
         (("--input-shape", "6", "--tolerance", "1e-12"), "from_npz", "the tolerance is 1.0e-12"),
-        (("--input-shape", "6", "--opset", "999"), "from_npz", "opset needs a number from 1 to "),
+        (("--input-shape", "6", "--opset", "999"), "from_npz", "opset needs an int in 1 … "),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
@@ -90,7 +90,7 @@ def test_the_checkpoint_is_never_overwritten(
     torch.save(torch.nn.Linear(6, 3).state_dict(), path)
     before = path.read_bytes()
     assert export(path, name, "--input-shape", "6") == 2
-    assert f"--out needs another file than --checkpoint; got {Path(name)} for both; write" in (
+    assert f"--out needs another file than --checkpoint; got {Path(name)} for both. Write" in (
         capsys.readouterr().err
     )
     Path("link.onnx").symlink_to(path)

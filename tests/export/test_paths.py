@@ -50,18 +50,18 @@ def test_any_path(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "text"),
     [
-        ("no/a.onnx", FileNotFoundError, "path needs a folder that exists; got .*a.onnx; create"),
-        ("folder.onnx", ValueError, ".*which is there and is not an ONNX file; remove it, or"),
+        ("no/a.onnx", FileNotFoundError, "path needs a folder that exists; got .*a.onnx. Create"),
+        ("folder.onnx", ValueError, ".*which is there and is not an ONNX file. Remove it, or"),
         (
             "a.json",
             ValueError,
-            r"path needs a name that ends in .onnx; got .*a.json; write .*a.onn",
+            r"path needs a name that ends in .onnx; got .*a.json. Write .*a.onn",
         ),
         ("weights.pt", ValueError, r"path needs a name that ends in .onnx; got .*weights.pt"),
-        ("a", ValueError, r"path needs a name that ends in .onnx; got .*a; write .*a.onnx"),
-        ("weights.onnx", ValueError, ".*which is there and is not an ONNX file; remove it, or"),
-        ("cut.onnx", ValueError, ".*which is there and is not an ONNX file; remove it, or"),
-        ("link.onnx", ValueError, ".*which is there and is not an ONNX file; remove it, or"),
+        ("a", ValueError, r"path needs a name that ends in .onnx; got .*a. Write .*a.onnx"),
+        ("weights.onnx", ValueError, ".*which is there and is not an ONNX file. Remove it, or"),
+        ("cut.onnx", ValueError, ".*which is there and is not an ONNX file. Remove it, or"),
+        ("link.onnx", ValueError, ".*which is there and is not an ONNX file. Remove it, or"),
     ],
 )
 def test_a_file_of_another_kind_is_never_replaced(
@@ -96,7 +96,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
         onnx.checker.check_model(real.read_bytes())
     link.unlink()
     link.symlink_to(tmp_path / "missing" / "a.onnx")
-    with pytest.raises(FileNotFoundError, match=r"create .*missing"):
+    with pytest.raises(FileNotFoundError, match=r"Create .*missing"):
         export(link)
 
 

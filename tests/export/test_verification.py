@@ -201,5 +201,5 @@ def test_another_bool_or_int_is_a_difference(kind: type) -> None:
     got = wanted.copy()
     assert _compare("first", got, wanted, 3, 1e-4) == 0.0
     got[-1, 0] = 0
-    with pytest.raises(ValueError, match=r"'first' of \w+ differs .* in 1 places at a batch"):
+    with pytest.raises(ValueError, match=r"'first' of \w+ differs .* 1 such places at a batch"):
         _compare("first", got, wanted, 3, 2.0)
