@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from numpy.typing import NDArray
+
 from mcld_core.arguments.checks import Checks
 from mcld_core.bank import ReadyBank, TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
-from mcld_core.logits import batch_warnings
+from mcld_core.logits import batch_warnings, checked_prior
 from mcld_core.running_means import ClassMeans
 
 SWAPPED = (
@@ -83,32 +85,34 @@ def step_keys(
     return keys._replace(prototypes=prototypes), bank, means
 
 
-def bank_of_adapter(function: str, bank_size: Any) -> tuple[int, TeacherBank | None]:
-    """Return how many rows the bank of an adapter has, and the bank that it was given, or None.
+def adapter_settings(
+    function: str,
+    config: Any,
+    class_prior: Any,
+    balanced: Any,
+    *,
+    total_steps: Any = None,
+    bank_size: Any = 0,
+    class_means: Any = False,
+) -> tuple[NDArray[Any] | None, int, TeacherBank | None]:
+    """Return the class prior in NumPy, how many rows the bank has, and the bank that was given.
 
-    Raise for what is not an int ≥ 0, and for a `ReadyBank`: an adapter's bank holds logits.
+    Raise for what is not of its kind or range, for class means that the settings would not use, and
+    for a `ReadyBank`: an adapter's bank holds logits.
     """
-    if isinstance(bank_size, ReadyBank):
-        raise TypeError(
-            f"{function}: bank_size needs an int or a TeacherBank of logits; got a ReadyBank of "
-            "probabilities. Use TeacherBank.from_logits, or pass its keys to mcld_loss"
-        )
-    if isinstance(bank_size, TeacherBank):
-        return int(bank_size.vectors.shape[0]), bank_size
-    return Checks(function).integer("bank_size", bank_size, minimum=0), None
-
-
-def check_steps(function: str, name: str, value: Any) -> None:
-    """Raise unless a number of steps, or of rows, is an int above 0 or None."""
-    if value is not None:
-        Checks(function).integer(name, value, minimum=1)
-
-
-def check_class_means(function: str, class_means: Any, config: MCLDConfig) -> None:
-    """Raise ValueError where class means are asked for and the settings would not use them."""
-    Checks(function).flag("class_means", class_means)
+    checks = Checks(function)
+    checks.settings(config, MCLDConfig)
+    checks.flag("class_means", class_means)
     if class_means and config.category_contrast != "prototypes":
-        raise ValueError(
-            f'{function}: class_means needs a config with category_contrast="prototypes"; got '
-            f"{config.category_contrast!r}"
-        )
+        needs = 'class_means needs a config with category_contrast="prototypes"'
+        raise checks.wrong(needs, repr(config.category_contrast))
+    if total_steps is not None:
+        checks.integer("total_steps", total_steps, minimum=1)
+    if isinstance(bank_size, ReadyBank):
+        cure = "Use TeacherBank.from_logits, or pass its keys to mcld_loss"
+        needs = "bank_size needs an int or a TeacherBank of logits"
+        raise checks.wrong_type(needs, "a ReadyBank of probabilities", cure)
+    whole = bank_size if isinstance(bank_size, TeacherBank) else None
+    rows = int(bank_size.vectors.shape[0]) if whole else bank_size
+    rows = checks.integer("bank_size", rows, minimum=0)
+    return checked_prior(function, class_prior, balanced), rows, whole

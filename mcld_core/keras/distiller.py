@@ -9,21 +9,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.adapters import (
-    FirstLook,
-    bank_of_adapter,
-    check_class_means,
-    check_steps,
-    step_keys,
-)
+from mcld_core.adapters import FirstLook, adapter_settings, step_keys
 from mcld_core.arguments.checks import Checks, is_number
 from mcld_core.bank import TeacherBank
-from mcld_core.config import MCLDConfig, check_config
+from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import TERMS
 from mcld_core.keras.bank import State
 from mcld_core.keras.loss import as_rows, prior_config
 from mcld_core.keys import TeacherKeys
-from mcld_core.logits import adjust_logits, checked_prior
+from mcld_core.logits import adjust_logits
 from mcld_core.losses import mcld_loss
 from mcld_core.running_means import ClassMeans
 from mcld_core.typing import Array, Float, Labels, Logits
@@ -125,22 +119,20 @@ class MCLDDistiller(keras.distillation.Distiller):
         name: str = "mcld_distiller",
         **kwargs: Any,
     ) -> None:
-        check_steps("MCLDDistiller", "total_steps", total_steps)
         checks = Checks("MCLDDistiller")
         checks.flag("show_terms", show_terms)
         checks.flag("evaluate_distillation", evaluate_distillation)
-        bank_size, whole = bank_of_adapter("MCLDDistiller", bank_size)
+        config = MCLDConfig() if config is None else config
+        prior, bank_size, whole = adapter_settings(
+            "MCLDDistiller", config, class_prior, balanced,
+            total_steps=total_steps, bank_size=bank_size, class_means=class_means,
+        )  # fmt: skip
         if whole is not None:
             soft_labels = len(whole.labels.shape) == 2
             if whole.vectors.shape[1] != _classes(student):
-                raise ValueError(
-                    f"MCLDDistiller: bank_size needs a bank of {_classes(student)} classes, the "
-                    f"student's; got {whole.vectors.shape[1]}. Map its rows: select_classes"
-                )
-        config = MCLDConfig() if config is None else config
-        check_config("MCLDDistiller", config)
-        check_class_means("MCLDDistiller", class_means, config)
-        prior = checked_prior("MCLDDistiller", class_prior, balanced)
+                needs = f"bank_size needs a bank of {_classes(student)} classes, the student's"
+                cure = "Map its rows: select_classes"
+                raise checks.wrong(needs, whole.vectors.shape[1], cure)
         for side, model in (("teacher", teacher), ("student", student)):
             if _ends_in_softmax(model):
                 warnings.warn(
@@ -215,28 +207,26 @@ class MCLDDistiller(keras.distillation.Distiller):
             sample_weight = as_rows(ops.convert_to_tensor(sample_weight))
         rows = ops.shape(y_pred)[0]
 
-        loss = None
-        left_out = []
-        if y is None:
-            left_out.append("student_loss")
-        else:
-            loss = self._student_loss_of(x, y, y_pred, labels, sample_weight, training)
-        has_teacher = training or self.evaluate_distillation or y is None
-        if has_teacher:
-            given = (x, y_pred, labels, sample_weight, training)
-            distillation_loss = self._distillation_loss_of(*given)
-        if loss is not None:
+        if y is not None:
+            if self.loss is not None:
+                given = (x, y, y_pred, sample_weight, training)
+                loss = keras.Model.compute_loss(self, *given) * replicas()
+            else:
+                config = replace(_CROSS_ENTROPY, ignore_index=self.config.ignore_index)
+                # no teacher: its terms weigh nothing
+                loss = mcld_loss(y_pred, y_pred, labels, config=config, sample_weight=sample_weight)
+                loss = _add_losses(loss, regularisers)
             self.student_loss_tracker.update_state(loss, rows)
-            loss = loss / replicas()  # Keras adds the replicas up
-        if not has_teacher:
-            terms = (tracker.name for tracker in self.term_trackers.values())
-            self._not_computed = ("distillation_loss", "total_loss", *terms)
-            return loss
+            if not (training or self.evaluate_distillation):
+                terms = (tracker.name for tracker in self.term_trackers.values())
+                self._not_computed = ("distillation_loss", "total_loss", *terms)
+                return loss / replicas()  # Keras adds the replicas up
+        self._not_computed = ("student_loss",) if y is None else ()
+        distillation_loss = self._distillation_loss_of(x, y_pred, labels, sample_weight, training)
         total_loss = _add_losses(distillation_loss, regularisers)
         rows = _mean_over_replicas(rows)  # as each loss is a part of their mean
         self.distillation_loss_tracker.update_state(distillation_loss, rows)
         self.total_loss_tracker.update_state(total_loss, rows)
-        self._not_computed = tuple(left_out)
         return total_loss / replicas()
 
     def get_metrics_result(self) -> dict[str, Any]:
@@ -275,21 +265,6 @@ class MCLDDistiller(keras.distillation.Distiller):
         distiller.bank_moves = moves
         return distiller
 
-    def _student_loss_of(
-        self, x: Any, y: Any, y_pred: Logits, labels: Labels, weight: Array | None, training: bool
-    ) -> Array:
-        if self.loss is not None:
-            scaled = keras.Model.compute_loss(self, x, y, y_pred, weight, training)
-            return scaled * replicas()
-        cross_entropy = mcld_loss(
-            y_pred,
-            y_pred,  # no teacher: its terms weigh nothing
-            labels,
-            config=replace(_CROSS_ENTROPY, ignore_index=self.config.ignore_index),
-            sample_weight=weight,
-        )
-        return _add_losses(cross_entropy, self.losses)
-
     def _distillation_loss_of(
         self, x: Any, y_pred: Logits, labels: Labels | None, weight: Array | None, training: bool
     ) -> Array:
@@ -298,18 +273,17 @@ class MCLDDistiller(keras.distillation.Distiller):
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
             progress = ops.minimum(progress, 1.0)
-        keys = self._gathered(teacher_logits, labels, weight)
-        moved: list[tuple[Any, Any]] = []
+        keys: Any = None
+        if replicas() > 1:
+            from mcld_core.tensorflow.distributed import gather_keys
+
+            ignored = self.config.ignore_index
+            keys = gather_keys(teacher_logits, labels, sample_weight=weight, ignore_index=ignored)
         states: list[Any] = [self.bank, self.class_means]
-        if any(state is not None for state in states):
+        before = after = [None if state is None else state.value for state in states]
+        if any(states):
             rows = TeacherKeys(teacher_logits, labels) if keys is None else keys
-            bank, means = (None if state is None else state.value for state in states)
-            keys, *after = step_keys(rows, bank, means, self.config, training, self.bank_moves)
-            moved = [
-                (state, new)
-                for state, old, new in zip(states, (bank, means), after, strict=True)
-                if new is not old
-            ]
+            keys, *after = step_keys(rows, *before, self.config, training, self.bank_moves)
         loss, terms = mcld_loss(
             adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
             teacher_logits,
@@ -321,8 +295,10 @@ class MCLDDistiller(keras.distillation.Distiller):
             sample_weight=weight,
             return_terms=True,
         )
-        for state, new in moved:  # only now, so that a call that raises leaves nothing behind
-            state.assign(new)  # all replicas hold the same
+        # only now, so that a call that raises leaves nothing behind; all replicas hold the same
+        for state, old, new in zip(states, before, after, strict=True):
+            if new is not old:
+                state.assign(new)
         rows = _mean_over_replicas(ops.shape(y_pred)[0])
         for name, tracker in self.term_trackers.items():
             tracker.update_state(terms[name], rows)
@@ -331,21 +307,6 @@ class MCLDDistiller(keras.distillation.Distiller):
             self._first_look.look(*logits, labels, None, self.config, stacklevel=2)
             self.steps_done.assign_add(1)
         return loss
-
-    def _gathered(
-        self, teacher_logits: Logits, labels: Labels | None, sample_weight: Array | None
-    ) -> TeacherKeys | None:
-        """The teacher's rows of all replicas; None where there is one."""
-        if replicas() == 1:
-            return None
-        from mcld_core.tensorflow.distributed import gather_keys
-
-        return gather_keys(
-            teacher_logits,
-            labels,
-            sample_weight=sample_weight,
-            ignore_index=self.config.ignore_index,
-        )
 
     def _validate_dtype_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
         """Accept models of two dtypes (Keras refuses them): the loss converts to float32."""
@@ -378,10 +339,9 @@ def _mean_over_replicas(rows: Any) -> Any:
 def _classes(student: keras.Model) -> int:
     outputs = getattr(student, "outputs", None)
     if not outputs:
-        raise ValueError(
-            "MCLDDistiller: a bank or class means need a student whose output shape is known; got "
-            "one that is not built. Make it of the functional or sequential kind with an Input"
-        )
+        needs = "a bank or class means need a student whose output shape is known"
+        cure = "Make it of the functional or sequential kind with an Input"
+        raise Checks("MCLDDistiller").wrong(needs, "one that is not built", cure)
     return int(outputs[0].shape[-1])
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.config import MCLDConfig, check_config
-from mcld_core.logits import adjust_logits, checked_prior
+from mcld_core.adapters import adapter_settings
+from mcld_core.arguments import Checks
+from mcld_core.config import MCLDConfig
+from mcld_core.logits import adjust_logits
 from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
 
@@ -70,14 +72,12 @@ class MCLDLoss(keras.losses.Loss):
             dtype = "float64" if keras.config.floatx() == "float64" else "float32"
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if self.dtype not in ("float32", "float64"):
-            raise ValueError(
-                f"MCLDLoss: dtype needs 'float32' or 'float64'; got {self.dtype!r}, which cannot "
-                "hold the labels in y_true. Half-precision predictions need no setting"
-            )
+            came = f"{self.dtype!r}, which cannot hold the labels in y_true"
+            cure = "Half-precision predictions need no setting"
+            raise Checks("MCLDLoss").wrong("dtype needs 'float32' or 'float64'", came, cure)
         self.config = MCLDConfig() if config is None else config
-        check_config("MCLDLoss", self.config)
+        self.class_prior = adapter_settings("MCLDLoss", self.config, class_prior, balanced)[0]
         self.progress = progress
-        self.class_prior = checked_prior("MCLDLoss", class_prior, balanced)
         self.balanced = balanced
 
     def __call__(
@@ -122,11 +122,10 @@ class MCLDLoss(keras.losses.Loss):
     def _split(self, y_true: Array, y_pred: Array) -> tuple[Logits, Labels | None]:
         width, classes = y_true.shape[-1], y_pred.shape[-1]
         if len(y_true.shape) != 2 or width not in (classes, classes + 1, 2 * classes):
-            raise ValueError(
-                "MCLDLoss: y_true needs shape (batch, classes) for teacher logits, (batch, "
-                "classes + 1) with an int label behind them, or (batch, 2 · classes) with soft "
-                f"labels; got {tuple(y_true.shape)} for {classes} classes"
-            )
+            needs = "y_true needs shape (batch, classes) for teacher logits, (batch, classes + 1)"
+            needs += " with an int label behind them, or (batch, 2 · classes) with soft labels"
+            came = f"{tuple(y_true.shape)} for {classes} classes"
+            raise Checks("MCLDLoss").wrong(needs, came)
         teacher = y_true[:, :classes]
         if width == classes:
             return teacher, None

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from mcld_core.arguments import Arguments
+from mcld_core.arguments import Arguments, Checks
 from mcld_core.keys import TeacherKeys
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
@@ -101,10 +101,8 @@ def gather_with_index(
         if index is not None:
             index = arguments.ids("index", index, teacher)
         if ranks > 1 and rows is not None and batch > rows:
-            raise ValueError(
-                f"gather_keys: rows needs the largest batch of a rank; got {rows} and a batch of "
-                f"{batch}"
-            )
+            came = f"{rows} and a batch of {batch}"
+            raise arguments.wrong("rows needs the largest batch of a rank", came)
         if student_and_progress is not None:
             arguments = Arguments("mcld_loss", student, teacher)
             logits, _ = arguments.pair(student, teacher)
@@ -185,19 +183,18 @@ def _largest(
 
 def _check_agreement(kinds: list[tuple[int, ...]]) -> None:
     """Raise the same error on every rank unless all have arguments of one kind."""
+    checks = Checks("gather_keys")
     if _UNFIT in kinds:
-        raise ValueError(
-            "gather_keys: the arguments need to fit on every rank; got some that do not on rank "
-            f"{kinds.index(_UNFIT)}, whose own error says which. No rows were exchanged"
-        )
+        came = f"some that do not on rank {kinds.index(_UNFIT)}, whose own error says which"
+        needs = "the arguments need to fit on every rank"
+        raise checks.wrong(needs, came, "No rows were exchanged")
     for name, values in zip(_KIND, zip(*kinds, strict=True), strict=True):
         for rank, value in enumerate(values):
             if value != values[0]:
                 first, other = (_text(name, x) for x in (values[0], value))
-                raise ValueError(
-                    f"gather_keys: {name} need to be alike on every rank; got {first} on rank 0 "
-                    f"and {other} on rank {rank}. Pass the same kind of arguments on all ranks"
-                )
+                came = f"{first} on rank 0 and {other} on rank {rank}"
+                cure = "Pass the same kind of arguments on all ranks"
+                raise checks.wrong(f"{name} need to be alike on every rank", came, cure)
 
 
 def _text(name: str, value: int) -> str:

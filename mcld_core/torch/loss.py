@@ -9,23 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mcld_core.adapters import (
-    FirstLook,
-    bank_of_adapter,
-    check_class_means,
-    check_steps,
-    step_keys,
-)
+from mcld_core.adapters import FirstLook, adapter_settings, step_keys
 from mcld_core.arguments import Checks
 from mcld_core.backends.torch import asarray
 from mcld_core.bank import TeacherBank
-from mcld_core.config import MCLDConfig, check_config
+from mcld_core.config import MCLDConfig
 from mcld_core.keys import TeacherKeys
-from mcld_core.logits import adjust_logits, checked_prior
+from mcld_core.logits import adjust_logits
 from mcld_core.losses import mcld_loss
 from mcld_core.running_means import ClassMeans
 from mcld_core.torch.distributed import gather_with_index, world_size
-from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar
 
 
 class MCLDLoss(nn.Module):
@@ -85,6 +79,8 @@ class MCLDLoss(nn.Module):
         (1, 8)
     """
 
+    gathers = True
+    """Whether other ranks' rows are keys too."""
     steps: torch.Tensor
     class_prior: torch.Tensor | None
 
@@ -103,33 +99,33 @@ class MCLDLoss(nn.Module):
         dealt_in_turn: bool = True,
     ) -> None:
         super().__init__()
-        check_config("MCLDLoss", config)
-        prior = checked_prior("MCLDLoss", class_prior, balanced)
-        for name, value in (("total_steps", total_steps), ("rows_per_rank", rows_per_rank)):
-            check_steps("MCLDLoss", name, value)
-        bank_size, whole = bank_of_adapter("MCLDLoss", bank_size)
+        checks = Checks("MCLDLoss")
+        prior, bank_size, whole = adapter_settings(
+            "MCLDLoss", config, class_prior, balanced,
+            total_steps=total_steps, bank_size=bank_size, class_means=class_means,
+        )  # fmt: skip
+        if rows_per_rank is not None:
+            checks.integer("rows_per_rank", rows_per_rank, minimum=1)
+        checks.flag("dealt_in_turn", dealt_in_turn)
         if whole is not None:
             width = int(whole.vectors.shape[1])
             if classes not in (None, width):
-                raise ValueError(f"MCLDLoss: classes needs {width}, as the bank has; got {classes}")
+                raise checks.wrong(f"classes needs {width}, as the bank has", classes)
             classes = width
         if (bank_size or class_means) and classes is None:
-            raise ValueError(
-                f"MCLDLoss: classes needs the width of the logits where there is a bank or class "
-                f"means; got None with bank_size={bank_size}, class_means={class_means}"
-            )
-        check_class_means("MCLDLoss", class_means, config)
+            came = f"None with bank_size={bank_size}, class_means={class_means}"
+            needs = "classes needs the width of the logits where there is a bank or class means"
+            raise checks.wrong(needs, came)
         self.config = config
         self.total_steps = total_steps
         self.bank_size = bank_size
         self.bank_moves = whole is None
         self.has_class_means = class_means
         self.rows_per_rank = rows_per_rank
-        Checks("MCLDLoss").flag("dealt_in_turn", dealt_in_turn)
         self.dealt_in_turn = dealt_in_turn
         self._uncounted: int | None = 0
         """Training batches before the first `step`; None after it."""
-        self._first_look = FirstLook("MCLDLoss")
+        self.first_look = FirstLook("MCLDLoss")
         self.balanced = balanced
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_prior", None if prior is None else torch.from_numpy(prior))
@@ -171,8 +167,9 @@ class MCLDLoss(nn.Module):
         progress: Scalar | None = None,
         index: Int[Array, " batch"] | None = None,
         pairs: Bool[Array, "batch batch"] | None = None,
+        reduction: Reduction = "mean",
     ) -> torch.Tensor:
-        """Return the mean loss of the batch, a float32 (or float64) scalar.
+        """Return the loss of the batch, float32 (or float64).
 
         Args:
             student: (batch, classes), any float dtype.
@@ -184,6 +181,7 @@ class MCLDLoss(nn.Module):
             index: (batch,) int sample ids; rows of the same sample in the bank are then left out.
             pairs: (batch, batch) bool, True = this row is compared with that one, see
                 `mcld_core.mcld_loss`. All are compared with the rows of the bank and other ranks.
+            reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
         Raises:
             ValueError, TypeError: as `mcld_core.mcld_loss`.
@@ -205,6 +203,7 @@ class MCLDLoss(nn.Module):
             sample_weight=sample_weight,
             where=where,
             pairs=_pairs_of_all(pairs, keys),
+            reduction=reduction,
         )
         with torch.no_grad():  # only now, so that a call that raises leaves nothing behind
             for name, value in states.items():
@@ -221,7 +220,7 @@ class MCLDLoss(nn.Module):
                         stacklevel=4,
                     )
             if torch.is_grad_enabled():
-                self._first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
+                self.first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
         return result
 
     if TYPE_CHECKING:  # a module's says Any
@@ -253,7 +252,7 @@ class MCLDLoss(nn.Module):
         order: torch.Tensor | None = None
         labels, _, where = beside
 
-        if world_size() > 1:
+        if self.gathers and world_size() > 1:
             keys, index = gather_with_index(
                 teacher,
                 beside,
