@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.arguments import Arguments, target_class
-from mcld_core.baselines.evaluation import reduced
+from mcld_core.arguments import target_class
+from mcld_core.backends import Backend
+from mcld_core.baselines.evaluation import evaluate
 from mcld_core.formulas.divergence import (
     MASKED,
     Target,
@@ -15,6 +16,7 @@ from mcld_core.formulas.divergence import (
     log_odds,
     raised,
 )
+from mcld_core.formulas.objective import Block
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
@@ -52,20 +54,14 @@ def dkd_loss(
     References:
         B. Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
     """
+
+    def values(ops: Backend, block: Block, **numbers: Scalar) -> Array:
+        target = target_class(ops, block.labels)
+        return decoupled_divergence(ops, block.student, block.teacher, target, **numbers)
+
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    arguments = Arguments("dkd_loss", *rows)
-    arguments.number("temperature", temperature, above=0.0)
-    arguments.number("alpha", alpha, minimum=0.0)
-    arguments.number("beta", beta, minimum=0.0)
-    ignored = arguments.integer("ignore_index", ignore_index)
-    ops, batch = arguments.ops, arguments.batch(rows, ignored)
-
-    def values(
-        student: Array, teacher: Array, labels: Array, t: Scalar, a: Scalar, b: Scalar
-    ) -> Array:
-        return decoupled_divergence(ops, student, teacher, target_class(ops, labels), t, a, b)
-
-    return reduced(arguments, batch, values, (temperature, alpha, beta), reduction)
+    numbers = {"temperature": temperature, "alpha": alpha, "beta": beta}
+    return evaluate("dkd_loss", rows, values, reduction, ignore_index=ignore_index, **numbers)
 
 
 def nkd_loss(
@@ -102,27 +98,26 @@ def nkd_loss(
         Z. Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
         Approach with Normalized Loss and Customized Soft Labels", ICCV 2023.
     """
-    rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    arguments = Arguments("nkd_loss", *rows)
-    arguments.number("gamma", gamma, minimum=0.0)
-    arguments.number("temperature", temperature, above=0.0)
-    ignored = arguments.integer("ignore_index", ignore_index)
-    ops, batch = arguments.ops, arguments.batch(rows, ignored)
 
-    def values(student: Array, teacher: Array, labels: Array, g: Scalar, t: Scalar) -> Array:
-        teacher = raised(ops, teacher)
-        target = Target.of(ops, target_class(ops, labels), student.shape[1])
+    def values(ops: Backend, block: Block, gamma: Scalar, temperature: Scalar) -> Array:
+        student, teacher = block.student, raised(ops, block.teacher)
+        target = Target.of(ops, target_class(ops, block.labels), student.shape[1])
         p_target = ops.exp(ops.take_along_axis(ops.log_softmax(teacher, 1), target.index, 1)[:, 0])
         log_q_target = ops.take_along_axis(ops.log_softmax(student, 1), target.index, 1)[:, 0]
-        rest, teacher_rest = (target.split(ops, divide(z, t))[1] for z in (student, teacher))
+        rest, teacher_rest = (
+            target.split(ops, divide(z, temperature))[1] for z in (student, teacher)
+        )
         log_q = ops.log_softmax(rest, 1)
         p = ops.exp(ops.log_softmax(teacher_rest, 1))
         has_rest = ops.astype(ops.max(teacher_rest, 1) > MASKED / 2, ops.dtype(student))
-        others = ops.sum(p * log_q, 1)
+        others = has_rest * ops.sum(p * log_q, 1)
         has_target = ops.astype(target.is_class, ops.dtype(student))[:, 0]
-        return -has_target * p_target * log_q_target - g * t * t * has_rest * others
+        at_target = has_target * p_target * log_q_target
+        return -at_target - gamma * temperature * temperature * others
 
-    return reduced(arguments, batch, values, (gamma, temperature), reduction)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    numbers = {"gamma": gamma, "temperature": temperature}
+    return evaluate("nkd_loss", rows, values, reduction, ignore_index=ignore_index, **numbers)
 
 
 def rld_loss(
@@ -163,36 +158,35 @@ def rld_loss(
     References:
         W. Sun et al., "Knowledge Distillation with Refined Logits", ICCV 2025.
     """
-    rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    arguments = Arguments("rld_loss", *rows)
-    for name, weight in (("alpha", alpha), ("beta", beta)):
-        arguments.number(name, weight, minimum=0.0)
-    for name, t in (("temperature", temperature), ("alpha_temperature", alpha_temperature)):
-        arguments.number(name, t, above=0.0)
-    ignored = arguments.integer("ignore_index", ignore_index)
-    ops, batch = arguments.ops, arguments.batch(rows, ignored)
 
-    def values(student: Array, teacher: Array, labels: Array, *numbers: Scalar) -> Array:
-        weight, weight_below, t, t_confidence = numbers
-        teacher = raised(ops, teacher)
-        classes = student.shape[1]
-        label = Target.of(ops, target_class(ops, labels), classes)
-        best = Target.of(ops, ops.argmax(teacher, 1), classes)
+    def values(
+        ops: Backend,
+        block: Block,
+        alpha: Scalar,
+        beta: Scalar,
+        temperature: Scalar,
+        alpha_temperature: Scalar,
+    ) -> Array:
+        student, teacher = block.student, raised(ops, block.teacher)
+        label = Target.of(ops, target_class(ops, block.labels), student.shape[1])
+        best = Target.of(ops, ops.argmax(teacher, 1), student.shape[1])
         confidence = binary_divergence(
             ops,
-            log_odds(ops, divide(teacher, t_confidence), best)[0],
-            log_odds(ops, divide(student, t_confidence), label)[0],
+            log_odds(ops, divide(teacher, alpha_temperature), best)[0],
+            log_odds(ops, divide(student, alpha_temperature), label)[0],
         )
         at_label = ops.take_along_axis(teacher, label.index, 1)
-        limit = ops.where(label.is_class, at_label, MASKED)
-        below = teacher < limit
+        below = teacher < ops.where(label.is_class, at_label, MASKED)
         log_q, log_p = (
-            ops.log_softmax(ops.where(below, divide(z, t), MASKED), 1) for z in (student, teacher)
+            ops.log_softmax(ops.where(below, divide(z, temperature), MASKED), 1)
+            for z in (student, teacher)
         )
         lower = ops.where(below & (teacher > MASKED / 2), ops.exp(log_p) * (log_p - log_q), 0.0)
         has_target = ops.astype(label.is_class, ops.dtype(student))[:, 0]
-        value = weight * t_confidence * t_confidence * has_target * confidence
-        return value + weight_below * t * t * ops.sum(lower, 1)
+        value = alpha * alpha_temperature * alpha_temperature * has_target * confidence
+        return value + beta * temperature * temperature * ops.sum(lower, 1)
 
-    numbers = (alpha, beta, temperature, alpha_temperature)
-    return reduced(arguments, batch, values, numbers, reduction)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    numbers = {"alpha": alpha, "beta": beta, "temperature": temperature}
+    numbers |= {"alpha_temperature": alpha_temperature, "ignore_index": ignore_index}
+    return evaluate("rld_loss", rows, values, reduction, **numbers)

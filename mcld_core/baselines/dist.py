@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments
 from mcld_core.backends import Backend
-from mcld_core.baselines.evaluation import reduced
+from mcld_core.baselines.evaluation import evaluate
 from mcld_core.formulas.divergence import MASKED, divide, raised
+from mcld_core.formulas.objective import Block
 from mcld_core.typing import Array, Bool, Float, Logits, Reduction, Scalar, Tensor
 
 
@@ -46,25 +46,23 @@ def dist_loss(
     References:
         T. Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022.
     """
-    rows = (student_logits, teacher_logits, None, sample_weight, where)
-    arguments = Arguments("dist_loss", *rows)
-    for name, weight in (("beta", beta), ("gamma", gamma)):
-        arguments.number(name, weight, minimum=0.0)
-    arguments.number("temperature", temperature, above=0.0)
-    ops, batch = arguments.ops, arguments.batch(rows, None)
 
-    def values(student: Array, teacher: Array, _: None, *numbers: Scalar) -> Array:
-        weight_rows, weight_columns, t = numbers
+    def values(
+        ops: Backend, block: Block, beta: Scalar, gamma: Scalar, temperature: Scalar
+    ) -> Array:
+        student, teacher = block.student, raised(ops, block.teacher)
         if student.shape[0] == 0:  # a column has no maximum
             return 0.0 * student[:, 0]
-        log_q, log_p = (ops.log_softmax(divide(z, t), 1) for z in (student, raised(ops, teacher)))
+        log_q, log_p = (ops.log_softmax(divide(z, temperature), 1) for z in (student, teacher))
         of_rows = correlation(ops, log_q, log_p, 1)
-        of_columns = correlation(ops, log_q, log_p, 0, batch.kept)
+        of_columns = correlation(ops, log_q, log_p, 0, block.kept)
         of_columns = ops.sum(of_columns, 0) / float(student.shape[1])
-        return t * t * (weight_rows * (1.0 - of_rows) + weight_columns * (1.0 - of_columns))
+        value = beta * (1.0 - of_rows) + gamma * (1.0 - of_columns)
+        return temperature * temperature * value
 
-    numbers = (beta, gamma, temperature)
-    return reduced(arguments, batch, values, numbers, reduction, in_blocks=False)
+    rows = (student_logits, teacher_logits, None, sample_weight, where)
+    numbers = {"beta": beta, "gamma": gamma, "temperature": temperature}
+    return evaluate("dist_loss", rows, values, reduction, in_blocks=False, **numbers)
 
 
 def correlation(

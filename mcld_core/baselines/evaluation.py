@@ -5,34 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mcld_core.arguments import Arguments, Batch, as_number, reduce_rows
+from mcld_core.arguments import Arguments, as_number, reduce_rows
 from mcld_core.formulas.objective import Block, by_block, rows_without_keys
 from mcld_core.typing import Array, Reduction, Scalar
 
 
-def reduced(
-    arguments: Arguments,
-    batch: Batch,
+def evaluate(
+    function: str,
+    rows: tuple[Any, Any, Any, Any, Any],
     values_of: Callable[..., Array],
-    numbers: tuple[Scalar, ...],
     reduction: Reduction,
     *,
     in_blocks: bool = True,
+    **numbers: Scalar,
 ) -> Any:
-    """Evaluate ``values_of(student, teacher, labels, *numbers)``, a value a row, and reduce it.
+    """Check the rows, evaluate ``values_of(ops, block, **numbers)``, a value a row, and reduce it.
 
+    ``rows`` are student logits, teacher logits, labels, sample weight and ``where``. The numbers
+    are ≥ 0, temperatures above 0; ``ignore_index`` among them says that there are labels.
     ``in_blocks=False`` for values that depend on other rows too. One class gives 0.
     """
+    arguments, ignored = Arguments(function, *rows), None
     arguments.reduction(reduction)
-    ops, like, dtype = arguments.ops, batch.student, batch.dtype
+    if "ignore_index" in numbers:
+        ignored = arguments.integer("ignore_index", numbers.pop("ignore_index"))
+    for name, x in numbers.items():
+        limit = "above" if name.endswith("temperature") else "minimum"
+        arguments.number(name, x, **{limit: 0.0})
+    ops, batch = arguments.ops, arguments.batch(rows, ignored)
+    like, dtype = batch.student, batch.dtype
 
-    def values(block: Block, numbers: tuple[Scalar, ...]) -> tuple[Array]:
+    def values(block: Block, numbers: dict[str, Scalar]) -> tuple[Array]:
         if block.student.shape[1] == 1:
             return (0.0 * block.student[:, 0],)
-        return (values_of(block.student, block.teacher, block.labels, *numbers),)
+        return (values_of(ops, block, **numbers),)
 
-    numbers = tuple(as_number(ops, n, like, dtype) for n in numbers)
-    is_trained = any(map(ops.is_trained, numbers))
+    numbers = {name: as_number(ops, x, like, dtype) for name, x in numbers.items()}
+    is_trained = any(map(ops.is_trained, numbers.values()))
     size = rows_without_keys(like.shape[1]) if in_blocks and not is_trained else None
     block = Block(like, batch.teacher, batch.labels, kept=batch.kept)
     (total,) = by_block(ops, values, lambda numbers: numbers, block, dtype, numbers, size)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.arguments import Arguments
+from mcld_core.arguments import Checks
 from mcld_core.backends import Backend
-from mcld_core.baselines.evaluation import reduced
+from mcld_core.baselines.evaluation import evaluate
 from mcld_core.formulas.divergence import MASKED, raised, whole_divergence
+from mcld_core.formulas.objective import Block
 from mcld_core.typing import Array, Float, Logits, Reduction, Scalar, Tensor
 
 
@@ -52,29 +53,21 @@ def kd_loss(
         S. Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024. R. Agarwal et
         al., "On-Policy Distillation of Language Models", ICLR 2024 (the generalised JSD).
     """
-    rows = (student_logits, teacher_logits, None, sample_weight, where)
-    arguments = Arguments("kd_loss", *rows)
-    arguments.flag("standardize", standardize)
-    check_divergence(arguments, temperature, divergence, mix)
-    ops, batch = arguments.ops, arguments.batch(rows, None)
+    checks = Checks("kd_loss")
+    checks.flag("standardize", standardize)
+    checks.choice("divergence", divergence, ("forward", "reverse", "jsd"))
+    checks.number("mix", mix, above=0.0, maximum=1.0)
+    if isinstance(mix, (int, float)) and mix == 1:
+        raise checks.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
 
-    def values(student: Array, teacher: Array, _: None, t: Scalar, mu: Scalar) -> Array:
+    def values(ops: Backend, block: Block, temperature: Scalar, mix: Scalar) -> Array:
+        student, teacher = block.student, block.teacher
         if standardize:
             student, teacher = (standardized(ops, raised(ops, z)) for z in (student, teacher))
-        return whole_divergence(ops, student, teacher, t, divergence, mu)
+        return whole_divergence(ops, student, teacher, temperature, divergence, mix)
 
-    return reduced(arguments, batch, values, (temperature, mix), reduction)
-
-
-def check_divergence(
-    arguments: Arguments, temperature: Scalar, divergence: str, mix: Scalar
-) -> None:
-    """Raise for a temperature, a name or a μ that does not fit, where it is a Python number."""
-    arguments.number("temperature", temperature, above=0.0)
-    arguments.choice("divergence", divergence, ("forward", "reverse", "jsd"))
-    arguments.number("mix", mix, above=0.0, maximum=1.0)
-    if isinstance(mix, (int, float)) and mix == 1:
-        raise arguments.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
+    rows = (student_logits, teacher_logits, None, sample_weight, where)
+    return evaluate("kd_loss", rows, values, reduction, temperature=temperature, mix=mix)
 
 
 def standardized(ops: Backend, z: Float[Array, "rows classes"]) -> Float[Array, "rows classes"]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.arguments import Arguments
-from mcld_core.baselines.evaluation import reduced
+from mcld_core.arguments import Checks
+from mcld_core.backends import Backend
+from mcld_core.baselines.evaluation import evaluate
 from mcld_core.formulas.divergence import Softmax, raised
+from mcld_core.formulas.objective import Block
 from mcld_core.typing import Array, Float, Logits, Reduction, Scalar, Tensor
 
 
@@ -40,20 +42,19 @@ def ttm_loss(
         K. Zheng, E.-H. Yang, "Knowledge Distillation Based on Transformed Teacher Matching",
         ICLR 2024.
     """
-    rows = (student_logits, teacher_logits, None, sample_weight, where)
-    arguments = Arguments("ttm_loss", *rows)
-    arguments.number("gamma", gamma, above=0.0)
-    arguments.flag("weighted", weighted)
-    ops, batch = arguments.ops, arguments.batch(rows, None)
+    checks = Checks("ttm_loss")
+    checks.number("gamma", gamma, above=0.0)
+    checks.flag("weighted", weighted)
 
-    def values(student: Array, teacher: Array, _: None, g: Scalar) -> Array:
-        teacher = raised(ops, teacher)
-        flat = Softmax.of(ops, raised(ops, g * teacher))
-        value = flat.kl_to(ops, Softmax.of(ops, student))
+    def values(ops: Backend, block: Block, gamma: Scalar) -> Array:
+        teacher = raised(ops, block.teacher)
+        flat = Softmax.of(ops, raised(ops, gamma * teacher))
+        value = flat.kl_to(ops, Softmax.of(ops, block.student))
         if not weighted:
             return value
         whole = Softmax.of(ops, teacher)
-        log_power = flat.log_total + flat.peak - g * (whole.log_total + whole.peak)
+        log_power = flat.log_total + flat.peak - gamma * (whole.log_total + whole.peak)
         return ops.exp(log_power) * value
 
-    return reduced(arguments, batch, values, (gamma,), reduction)
+    rows = (student_logits, teacher_logits, None, sample_weight, where)
+    return evaluate("ttm_loss", rows, values, reduction, gamma=gamma)

@@ -69,20 +69,17 @@ TERMS: dict[""",
         (
             None,
             """
-from mcld_core.arguments import Arguments
-from mcld_core.baselines.evaluation import reduced
+from mcld_core.baselines.evaluation import evaluate
 
 
 def gap_loss(student_logits, teacher_logits, *, scale=1.0, sample_weight=None, where=None,
              reduction="mean"):
+    def values(ops, block, scale):
+        gap = block.student - block.teacher
+        return scale * ops.sum(gap * gap, 1)
+
     rows = (student_logits, teacher_logits, None, sample_weight, where)
-    arguments = Arguments("gap_loss", *rows)
-    ops, batch = arguments.ops, arguments.batch(rows, None)
-
-    def values(student, teacher, labels, scale):
-        return scale * ops.sum((student - teacher) * (student - teacher), 1)
-
-    return reduced(arguments, batch, values, (scale,), reduction)
+    return evaluate("gap_loss", rows, values, reduction, scale=scale)
 """,
         ),
     ],
