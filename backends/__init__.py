@@ -112,18 +112,13 @@ def _load(name: str) -> Backend:
         raise ImportError(
             f"the {name!r} backend needs {name}, which is not installed: {how_to_install(name)}"
         )
+    ops: Any
     if name == "torch":
-        from mcld_core.backends import torch as torch_ops
-
-        return cast(Backend, torch_ops)
-    if name == "tensorflow":
-        from mcld_core.backends import tensorflow as tensorflow_ops
-
-        return cast(Backend, tensorflow_ops)
-    if name == "jax":
-        from mcld_core.backends import jax as jax_ops
-
-        return cast(Backend, jax_ops)
-    from mcld_core.backends import numpy as numpy_ops
-
-    return cast(Backend, numpy_ops)
+        from mcld_core.backends import torch as ops
+    elif name == "tensorflow":
+        from mcld_core.backends import tensorflow as ops
+    elif name == "jax":
+        from mcld_core.backends import jax as ops
+    else:
+        from mcld_core.backends import numpy as ops
+    return cast(Backend, ops)
