@@ -63,10 +63,10 @@ def _devices(framework: str) -> str:
 
         return ", ".join(str(device) for device in jax.devices())
     if framework == "keras":
-        from mcld_core.keras import import_keras
-
         try:
-            return f"on {import_keras().backend.backend()} (KERAS_BACKEND)"
+            from mcld_core.keras import keras
+
+            return f"on {keras.backend.backend()} (KERAS_BACKEND)"
         except ImportError as error:
             return str(error)
     return ""

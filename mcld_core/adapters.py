@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from mcld_core.arguments.checks import Checks
 from mcld_core.bank import ReadyBank, TeacherBank
 from mcld_core.config import MCLDConfig
-from mcld_core.keys import TeacherKeys
+from mcld_core.keys import ClassMeans, TeacherKeys
 from mcld_core.logits import batch_warnings, checked_prior
-from mcld_core.running_means import ClassMeans
 
 SWAPPED = (
     "the student needs no gradient and the teacher does, as if the two were swapped. {} (or "

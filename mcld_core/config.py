@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 from mcld_core.arguments import Checks, plain_number
 from mcld_core.formulas.similarity import SIMILARITIES
@@ -92,8 +91,3 @@ class MCLDConfig:
     def compares_distributions(self) -> bool:
         """Whether the keys are distributions, ``softmax(t / T_key)``: the similarity says it."""
         return SIMILARITIES[self.similarity].of_distributions
-
-
-def check_config(function: str, config: Any) -> None:
-    """Raise TypeError unless the settings are an `MCLDConfig`."""
-    Checks(function).settings(config, MCLDConfig)

@@ -15,6 +15,12 @@ from mcld_core.config import MCLDConfig
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Float, Logits, Tensor
 
+PROBABILITIES = (
+    "every row of {} is ≥ 0 and sums to 1, like probabilities, and the loss takes logits. Leave "
+    "out the softmax at the model's end (keras.applications: classifier_activation=None), or pass "
+    "the logarithm of them"
+)
+
 
 def check_finite(
     student_logits: Logits,
@@ -259,15 +265,8 @@ def _doubts(
             row, column = np.argwhere(bad)[0]
             place = f"{values[row, column]} in row {row}, class {column}"
             yield False, f"{argument} has {place}. Mend what makes it"
-        elif rows.size and rows.shape[1] > 1 and (rows >= 0).all() and _all_ones(rows.sum(1)):
-            text = (
-                f"every row of {argument} is ≥ 0 and sums to 1, like probabilities, and the loss "
-                "takes logits. Leave out the softmax at the model's end (keras.applications: "
-                "classifier_activation=None), or pass the logarithm of them"
-            )
-            yield True, text
-
-
-def _all_ones(sums: NDArray[Any]) -> bool:
-    """Whether all are 1, as far as half precision can tell."""
-    return bool(np.abs(sums - 1).max() <= 1e-2)
+            continue
+        # as far as half precision can tell
+        sums_to_one = rows.size and np.abs(rows.sum(1) - 1).max() <= 1e-2
+        if rows.shape[1] > 1 and sums_to_one and (rows >= 0).all():
+            yield True, PROBABILITIES.format(argument)

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 from mcld_core.arguments import REDUCTIONS, Arguments, Batch, Checks, reduce_rows
 from mcld_core.backends import Backend
-from mcld_core.config import MCLDConfig, check_config
+from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import (
     CONTRASTS,
     TERMS,
@@ -162,7 +162,7 @@ def evaluate(
     those of the terms, by name. Without ``progress`` the category-wise term has no warm-up.
     """
     if not isinstance(config, MCLDConfig):
-        check_config(function, config)
+        Checks(function).settings(config, MCLDConfig)
     if keys is not None:
         check_keys(function, keys)
     arguments = Arguments(function, *rows, pairs, *(() if keys is None else key_arrays(keys)))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import keras
-
-from mcld_core.export.inputs import ExportRequest
 
 BACKEND = keras.backend.backend()
 exporter: Any = importlib.import_module(f"mcld_core.export.{BACKEND}")
 FRAMEWORK, TOOL = f"keras on {BACKEND}", exporter.TOOL
 PACKAGES: tuple[str, ...] = exporter.PACKAGES
 as_tensor = keras.ops.convert_to_tensor
+write = exporter.write
+"""As Keras 3.15's ``model.export`` does; but with a free batch axis that hands torch to the old
+TorchScript exporter, which fails on attention, to JAX it gives each input's time axis a size of its
+own, so that tokens and their mask no longer fit, and of TensorFlow's captures it makes inputs."""
 
 
 class Inference:
@@ -35,13 +37,3 @@ def evaluation(student: Any) -> Iterator[Any]:
     with exporter.eval_mode(student) if BACKEND == "torch" else nullcontext():
         inference = Inference(student)
         yield exporter.compiled(inference) if BACKEND == "jax" else inference
-
-
-def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
-    """Call the exporter of the backend.
-
-    So does Keras 3.15's ``model.export``, but with a free batch axis it hands torch to the old
-    TorchScript one, which fails on attention, to JAX it gives each input's time axis a size of its
-    own, so that tokens and their mask no longer fit, and of TensorFlow's captures it makes inputs.
-    """
-    return exporter.write(student, request, output_names)

@@ -172,8 +172,7 @@ def decoupled_divergence(
 def cross_entropy(ops: Backend, student: Logits, labels: Labels) -> Values:
     """Cross-entropy with the labels, ``-Σ_c y_c log softmax(s)_c``; 0 of a label of no class."""
     if labels.ndim == 1:
-        has_label = (labels >= 0) & (labels < student.shape[1])
-        index = ops.where(has_label, labels, 0)[:, None]
-        at_label = ops.take_along_axis(student, index, 1)[:, 0]
-        return ops.where(has_label, ops.logsumexp(student, 1) - at_label, 0.0)
+        target = Target.of(ops, labels, student.shape[1])
+        at_label = ops.take_along_axis(student, target.index, 1)[:, 0]
+        return ops.where(target.is_class[:, 0], ops.logsumexp(student, 1) - at_label, 0.0)
     return -ops.sum(labels * ops.log_softmax(student, 1), 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mcld_core.backends import Backend
-from mcld_core.formulas.divergence import MASKED, divergence, divide, raised, squared
+from mcld_core.formulas.divergence import MASKED, Target, divergence, divide, raised, squared
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar, Values
 
 
@@ -87,8 +87,7 @@ def at_label(
     ops: Backend, student: Logits, labels: Labels
 ) -> tuple[Float[Array, "rows 1"], Int[Array, "rows 1"], Bool[Array, "rows 1"]]:
     """Return each row's logit at its label, the label, and whether it is a class (else 0)."""
-    is_class = ((labels >= 0) & (labels < student.shape[1]))[:, None]
-    index = ops.where(is_class, labels[:, None], 0)
+    index, is_class = Target.of(ops, labels, student.shape[1])
     return raised(ops, ops.take_along_axis(student, index, 1)), index, is_class
 
 

@@ -14,12 +14,10 @@ from mcld_core.arguments.checks import Checks, is_number
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import TERMS
-from mcld_core.keras.bank import State
 from mcld_core.keras.loss import as_rows, prior_config
-from mcld_core.keys import TeacherKeys
+from mcld_core.keys import ClassMeans, TeacherKeys
 from mcld_core.logits import adjust_logits
 from mcld_core.losses import mcld_loss
-from mcld_core.running_means import ClassMeans
 from mcld_core.typing import Array, Float, Labels, Logits
 
 _CROSS_ENTROPY = MCLDConfig(
@@ -310,6 +308,41 @@ class MCLDDistiller(keras.distillation.Distiller):
 
     def _validate_dtype_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
         """Accept models of two dtypes (Keras refuses them): the loss converts to float32."""
+
+
+class State(keras.layers.Layer):
+    """Variables that are neither trained nor cast, and are the same on every replica.
+
+    Args:
+        start: the `TeacherBank` or the `ClassMeans` that they hold at first.
+    """
+
+    def __init__(self, start: Any) -> None:
+        super().__init__(name=type(start).__name__.lower(), trainable=False)
+        self._kind = type(start)
+        self._fields = [
+            self.add_weight(
+                shape=value.shape,
+                initializer=lambda shape, dtype, value=value: ops.cast(value, dtype),
+                dtype=keras.backend.standardize_dtype(value.dtype),
+                trainable=False,
+                autocast=False,
+                aggregation="only_first_replica",
+                name=name,
+            )
+            for name, value in start._asdict().items()
+        ]
+        self.built = True
+
+    @property
+    def value(self) -> Any:
+        """The bank or the means, in tensors of Keras' backend, in TensorFlow's graphs too."""
+        return self._kind(*(ops.convert_to_tensor(field.value) for field in self._fields))
+
+    def assign(self, state: Any) -> None:
+        """Take over a bank or means of the same shape."""
+        for field, new in zip(self._fields, state, strict=True):
+            field.assign(new)
 
 
 def _add_losses(loss: Array, more: list[Array]) -> Array:

@@ -14,10 +14,9 @@ from mcld_core.arguments import Checks
 from mcld_core.backends.torch import asarray
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
-from mcld_core.keys import TeacherKeys
+from mcld_core.keys import ClassMeans, TeacherKeys
 from mcld_core.logits import adjust_logits
 from mcld_core.losses import mcld_loss
-from mcld_core.running_means import ClassMeans
 from mcld_core.torch.distributed import gather_with_index, world_size
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar
 
