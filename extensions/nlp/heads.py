@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mcld_core.backends import torch as backend
-from mcld_core.extensions.nlp.layers import LastLayer
+from mcld_core.extensions.nlp.kd import LastLayer
 from mcld_core.extensions.nlp.tokens import Head
 from mcld_core.extensions.nlp.tokens import product as linear
 

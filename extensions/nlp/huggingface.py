@@ -23,9 +23,7 @@ from mcld_core.extensions.nlp.heads import (
     product,
     whole,
 )
-from mcld_core.extensions.nlp.kd import token_kd_loss
-from mcld_core.extensions.nlp.layers import LastLayer
-from mcld_core.extensions.nlp.linear import linear_token_kd_loss
+from mcld_core.extensions.nlp.kd import LastLayer, linear_token_kd_loss, token_kd_loss
 from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn
 
 _TOKENS = 64

@@ -1,14 +1,13 @@
-"""Distillation of language models token by token, from all logits or from the stored ones."""
+"""Distillation of language models token by token: from logits, stored ones, or a last layer."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcld_core.arguments import as_number, fits
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat
 from mcld_core.extensions._terms import is_zero
-from mcld_core.extensions.nlp.layers import LastLayer, checked_layer
 from mcld_core.extensions.nlp.stored import TopKLogits, arrays_of, is_drawn, top_rows
 from mcld_core.extensions.nlp.tokens import (
     Head,
@@ -20,6 +19,24 @@ from mcld_core.extensions.nlp.tokens import (
 from mcld_core.formulas.divergence import DIVERGENCES, MASKED
 from mcld_core.formulas.vocabulary import TopRows, is_one
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar, Tensor
+
+
+class LastLayer(NamedTuple):
+    """Hidden states and the layer of which they make logits: ``c tanh(a (W h + b) / c)``.
+
+    Args:
+        hidden: (batch, tokens, width), what the layer takes.
+        weight: (vocab, width), as a linear layer of torch has it.
+        bias: (vocab,).
+        softcap: c, as in Gemma 2; None: none.
+        scale: a, as in Cohere; Granite's ``logits_scaling`` is 1/a.
+    """
+
+    hidden: Float[Array, "batch tokens width"]
+    weight: Float[Array, "vocab width"]
+    bias: Float[Array, " vocab"] | None = None
+    softcap: float | None = None
+    scale: Scalar = 1.0
 
 
 def token_kd_loss(
@@ -97,12 +114,75 @@ def token_kd_loss(
     rows = KeptRows(flat(arguments.ops, student), ())
     of_tokens = labels, attention_mask, sample_weight, shift, ignore_index
     settings = divergence, mix, temperature, ce_weight
-    return distil(
+    return _distil(
         arguments, rows, (student, teacher), of_tokens, settings, Head(), reduction, normalizer
     )
 
 
-def distil(
+def linear_token_kd_loss(
+    hidden: Float[Array, "batch tokens width"],
+    weight: Float[Array, "vocab width"],
+    teacher: Float[Array, "batch tokens vocab"] | TopKLogits | LastLayer | tuple[Any, ...],
+    labels: Int[Array, "batch tokens"] | None = None,
+    *,
+    bias: Float[Array, " vocab"] | None = None,
+    softcap: float | None = None,
+    scale: Scalar = 1.0,
+    divergence: str = "forward",
+    mix: Scalar = 0.5,
+    temperature: Scalar = 1.0,
+    ce_weight: Scalar = 0.0,
+    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
+    shift: bool = False,
+    ignore_index: int = -100,
+    sample_weight: Float[Array, "batch tokens"] | None = None,
+    reduction: Reduction = "mean",
+    normalizer: Scalar | None = None,
+) -> Any:
+    """Return `token_kd_loss` of ``softcap · tanh(scale (hidden @ weightᵀ + bias) / softcap)``.
+
+    These logits are never held as a whole: they exist for a block of tokens at a time, and are
+    formed once. Beyond the arguments and their gradients the memory is that of one block. With
+    ``reduction="none"``, and in a graph that PyTorch compiles, all logits are held.
+
+    Args:
+        hidden: (batch, tokens, width), what the last layer of the student takes. The product is
+            formed in its dtype: under mixed precision give it in half precision.
+        weight: (vocab, width), that layer's weight, as a linear layer of torch has it; tied to the
+            embeddings or not. Frozen, it costs no gradient. With an adapter on it (LoRA) the
+            merged one. A DTensor on a mesh of one axis (FSDP2) is gathered, and its gradient is the
+            ranks' mean, as FSDP's.
+        teacher: logits, `TopKLogits`, or the teacher's own `LastLayer` (also as a tuple ``(hidden,
+            weight)`` or ``(hidden, weight, bias)``), of any width.
+        labels: (batch, tokens) int, as in `token_kd_loss`.
+        bias: (vocab,), the layer's bias.
+        softcap: as in Gemma 2; None: none.
+        scale: of the logits, as in Cohere; 1/``logits_scaling`` of Granite.
+        divergence, mix, temperature, ce_weight: as in `token_kd_loss`.
+        attention_mask, shift, ignore_index, sample_weight: as there.
+        reduction, normalizer: as there; so are result and errors. ``hidden``, ``weight`` and
+            ``bias`` receive a gradient.
+
+    Example:
+        >>> import numpy as np
+        >>> hidden, weight = np.ones((1, 2, 3)), np.eye(3)
+        >>> round(float(linear_token_kd_loss(hidden, weight, (hidden, 2 * weight))), 4)
+        0.0
+    """
+    arguments = SequenceArguments(
+        *("linear_token_kd_loss", hidden, weight, bias, labels, attention_mask, sample_weight),
+        *arrays_of(teacher),
+    )
+    layer = _checked_layer(arguments, "", LastLayer(hidden, weight, bias, softcap, scale))
+    parameters = tuple(x for x in (layer.weight, layer.bias) if x is not None)
+    rows = KeptRows(flat(arguments.ops, layer.hidden), (), layer=parameters)
+    given, head = (layer.hidden, teacher), Head(scale, softcap)
+    of_tokens = labels, attention_mask, sample_weight, shift, ignore_index
+    settings = divergence, mix, temperature, ce_weight
+    return _distil(arguments, rows, given, of_tokens, settings, head, reduction, normalizer)
+
+
+def _distil(
     arguments: SequenceArguments,
     rows: KeptRows,
     given: tuple[Any, Any],
@@ -125,7 +205,7 @@ def distil(
         _check_tail(arguments, divergence, top, tokens.kept, vocabulary)
         beside = tuple(x for x in top if x is not None)
     elif isinstance(teacher, tuple):
-        layer = checked_layer(arguments, "the teacher's ", LastLayer(*teacher))
+        layer = _checked_layer(arguments, "the teacher's ", LastLayer(*teacher))
         beside = (ops.stop_gradient(flat(ops, layer.hidden)),)
         shared = tuple(ops.stop_gradient(x) for x in (layer.weight, layer.bias) if x is not None)
         teacher_head = Head(layer.scale, layer.softcap)
@@ -206,3 +286,48 @@ def _check_finite(arguments: SequenceArguments, found: Array) -> None:
             "probability 0 (a logit of -inf, or nothing beyond its k) to a token that the student "
             "does not. Set the student's logits there to -inf too, or take 'jsd', 'tv' or 'forward'"
         )
+
+
+def _checked_layer(arguments: SequenceArguments, of: str, layer: LastLayer) -> LastLayer:
+    """Return a layer, converted; raise unless shapes, dtypes, devices and numbers fit."""
+    function, ops = arguments.function, arguments.ops
+    names = [f"{of}{name}" for name in ("hidden", "weight", "bias")]
+    hidden = arguments.array(names[0], layer.hidden, arguments.like)
+    weight = _gathered(arguments, names[1], arguments.array(names[1], layer.weight, hidden))
+    ours, theirs = tuple(hidden.shape), tuple(weight.shape)
+    if len(ours) != 3 or len(theirs) != 2 or not theirs[0] or not fits(ours[2:], theirs[1:]):
+        raise ValueError(
+            f"{function}: {names[0]} and {names[1]} need shapes (batch, tokens, width) and (vocab, "
+            f"width), as a linear layer of torch has them; got {ours} and {theirs}"
+        )
+    bias = layer.bias
+    if bias is not None:
+        each = f"one entry a row of {names[1]}"
+        bias = arguments.shaped(names[2], bias, hidden, theirs[:1], each)
+        bias = _gathered(arguments, names[2], bias)
+    for name, x in zip(names, (hidden, weight, bias), strict=True):
+        if x is not None and "float" not in ops.dtype(x):
+            raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")
+        if x is not None:
+            arguments.device(name, x, hidden, names[0])
+    if layer.softcap is not None:
+        arguments.number(f"{of}softcap", layer.softcap, above=0.0)
+    arguments.number(f"{of}scale", layer.scale)
+    return LastLayer(hidden, weight, bias, layer.softcap, layer.scale)
+
+
+def _gathered(arguments: SequenceArguments, name: str, x: Array) -> Array:
+    """Return a parameter that ranks share (FSDP2) as a whole, its gradient the ranks' mean."""
+    if not hasattr(x, "full_tensor"):
+        return x
+    from torch.distributed.tensor import Partial
+
+    if x.device_mesh.ndim != 1:
+        raise TypeError(
+            f"{arguments.function}: {name} is a DTensor on a mesh of {x.device_mesh.ndim} axes; "
+            "pass its full_tensor(), with the grad_placements that the mesh needs"
+        )
+    whole, ranks = x.full_tensor(grad_placements=[Partial()]), x.device_mesh.size()
+    if whole.requires_grad:
+        whole.register_hook(lambda gradient: gradient / ranks)
+    return whole
