@@ -1,7 +1,7 @@
 """Tokens: the three contrasts on the logits of language models, and teachers stored as top k."""
 
-from mcld_core.extensions.nlp.captures import read_distillkit as read_distillkit
 from mcld_core.extensions.nlp.columns import TeacherCollator as TeacherCollator
+from mcld_core.extensions.nlp.columns import read_distillkit as read_distillkit
 from mcld_core.extensions.nlp.columns import teacher_columns as teacher_columns
 from mcld_core.extensions.nlp.kd import LastLayer as LastLayer
 from mcld_core.extensions.nlp.kd import linear_token_kd_loss as linear_token_kd_loss

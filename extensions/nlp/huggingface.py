@@ -14,15 +14,8 @@ from torch.nn import functional
 from transformers import Trainer
 
 from mcld_core.arguments import Checks
+from mcld_core.extensions.nlp import heads
 from mcld_core.extensions.nlp.columns import IDS, TEACHER_COLUMNS, TeacherCollator
-from mcld_core.extensions.nlp.heads import (
-    cut_before,
-    is_like,
-    last_layer,
-    plain_head,
-    product,
-    whole,
-)
 from mcld_core.extensions.nlp.kd import LastLayer, linear_token_kd_loss, token_kd_loss
 from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn
 
@@ -154,9 +147,7 @@ class TokenKDTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns: Any = [
-            *dict.fromkeys((*self._signature_columns, *TEACHER_COLUMNS))
-        ]
+        self._signature_columns: Any = list({*self._signature_columns, *TEACHER_COLUMNS})
 
     def _prepare_input(self, data: Any) -> Any:
         if isinstance(data, TopKLogits):  # a tuple with names, which takes no generator
@@ -241,18 +232,18 @@ class TokenKDTrainer(Trainer):
                 mapped = bool(getattr(self.teacher, "hf_device_map", None))
                 return self._answer("teacher", self.teacher, given, fused and not mapped)[1]
             said = self.teacher(given)
-            return product(said) if isinstance(said, LastLayer) and not fused else said
+            return heads.product(said) if isinstance(said, LastLayer) and not fused else said
 
     def _answer(self, name: str, model: nn.Module, given: Any, fused: bool) -> tuple[Any, Any]:
         """Return a model's outputs, and its logits or, fused, its last layer."""
         bare: Any = self.accelerator.unwrap_model(model)
-        head = plain_head(bare) if fused and name not in self._unlike else None
+        head = heads.plain_head(bare) if fused and name not in self._unlike else None
         if head is not None:
-            with cut_before(head) as found:
+            with heads.cut_before(head) as found:
                 outputs = model(**given)
             first = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-            layer = last_layer(head, found, bare.config)
-            if name in self._compared or is_like(layer, first):
+            layer = heads.last_layer(head, found, bare.config)
+            if name in self._compared or heads.is_like(layer, first):
                 self._compared.add(name)
                 return outputs, self._narrowed(layer)
             self._unlike.add(name)
@@ -317,7 +308,9 @@ def _counted(
 @torch.no_grad()
 def _sums(student: Any, teacher: Any, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Return for each row its labels' nats, how many agree, the share accepted, how many count."""
-    student, teacher = (whole(x) if isinstance(x, LastLayer) else x for x in (student, teacher))
+    student, teacher = (
+        heads.whole(x) if isinstance(x, LastLayer) else x for x in (student, teacher)
+    )
     found = torch.zeros(*counts.shape, 4, dtype=torch.float64, device=labels.device)
     for places in counts.nonzero().split(_TOKENS):
         at = places.unbind(1)
@@ -344,5 +337,5 @@ def _sums(student: Any, teacher: Any, labels: torch.Tensor, counts: torch.Tensor
 def _logits(given: Any, at: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Return the logits of some tokens."""
     if isinstance(given, LastLayer):
-        return product(given._replace(hidden=given.hidden[at])).float()
+        return heads.product(given._replace(hidden=given.hidden[at])).float()
     return given[at].float()

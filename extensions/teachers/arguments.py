@@ -82,14 +82,11 @@ class TeacherArguments(Arguments):
     ) -> Float[Array, " batch"]:
         """Return (batch,) finite numbers, or one for all rows, 0 in rows that do not count."""
         ops = self.ops
-        if is_number(value):
-            self.number(name, value, minimum=minimum)
         numbers = self.array(name, value, kept)
         self.device(name, numbers, kept, "the logits")
-        whole = 0.0 * ops.astype(kept, dtype)
         if not len(numbers.shape):
-            self.number(name, numbers)
-            numbers = whole + ops.astype(numbers, dtype)
+            self.number(name, value if is_number(value) else numbers, minimum=minimum)
+            numbers = ops.astype(numbers, dtype) + 0.0 * ops.astype(kept, dtype)
         self.vector(name, numbers, kept.shape[0])
         self.finite(name, numbers, kept, minimum=minimum)
         return ops.where(kept, ops.stop_gradient(ops.astype(numbers, dtype)), 0.0)

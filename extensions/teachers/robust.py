@@ -1,17 +1,216 @@
-"""Robust contrast: a bounded loss, and outliers weighed down."""
+"""Teachers that are not reliable: weights, repaired rows, weighed terms, bounded losses."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, one_hot, reduce_rows, wide_dtype
-from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01
-from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
+from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
+from mcld_core.arguments import Arguments, one_hot, reduce_rows, target_class, wide_dtype
+from mcld_core.extensions._terms import LEAST, log_of, weighing
+from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, log_sum
+from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
+from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 ROUNDING = 1e-3
 """How far below 0 a loss may come out by rounding."""
+
+
+def reliability_weights(
+    teacher_logits: list[Any] | Float[Tensor, "batch classes"],
+    labels: Labels,
+    quality: TeacherQuality | None = None,
+    *,
+    temperature: Scalar = 0.25,
+    strength: Scalar = 1.0,
+    where: Bool[Array, " batch"] | None = None,
+    ignore_index: int = -100,
+) -> Tensor:
+    """Return how far each row of a teacher can be trusted, 0 … 1, as the labels judge it.
+
+    ``r_i = 1 − κ (1 − Q_y σ( (t_iy − max_{c≠y} t_ic) / τ ))`` with y the label of row i.
+
+    - The margin of the label over its best rival says whether the teacher agrees with the label
+      on this row. Where τ → 0 the sigmoid is 1 or 0.
+    - ``Q_y = clip((a_y − 1/C) / (1 − 1/C), 0, 1)``, with a_y the measured accuracy in class y,
+      says how often the teacher is right there. Without ``quality`` it is 1.
+    - κ is a schedule: at 0 every row is trusted, r = 1.
+
+    Args:
+        teacher_logits: (batch, classes), any float dtype.
+        labels: (batch,) int, or (batch, classes) soft, whose arg max counts. They must be more
+            reliable than the teacher, for r measures how far it disagrees with them.
+        quality: of this teacher; measure it on a validation set.
+        temperature: τ > 0, in units of a logit.
+        strength: κ in 0 … 1, perhaps the training's progress.
+        where: (batch,) bool, True = keep.
+        ignore_index: rows with this int label have no label to be measured against.
+
+    Returns:
+        (batch,), float32 (float64 for float64 logits), without a gradient; 0 in dropped rows.
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> teacher = np.array([[4.0, 0.0], [4.0, 0.0], [1.0, 1.0]])
+        >>> reliability_weights(teacher, np.array([0, 1, 0])).round(3)
+        array([1. , 0. , 0.5])
+    """
+    function = "reliability_weights"
+    if quality is not None:
+        check_quality(function, "quality", quality)
+    arguments = TeacherArguments(
+        function, teacher_logits, labels, where, *(quality or ()), temperature, strength
+    )
+    ops = arguments.ops
+    rows = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
+    dtype = ops.dtype(rows.logits)
+    tau = arguments.scalar("temperature", temperature, rows.logits, dtype, above=0.0)
+    kappa = arguments.scalar("strength", strength, rows.logits, dtype, maximum=1.0)
+    target = target_class(ops, rows.labels)
+    is_label = one_hot(ops, target, rows.logits.shape[1], dtype)
+    own = ops.sum(is_label * rows.logits, 1)
+    margin = own - ops.max(ops.where(is_label > 0, LEAST, rows.logits), 1)  # far, without a rival
+    trust = ops.exp(ops.log_sigmoid(margin / tau))
+    if quality is not None:
+        if quality.rows.shape[0] != rows.logits.shape[1]:
+            raise ValueError(
+                f"{function}: quality counts {quality.rows.shape[0]} classes and teacher_logits "
+                f"have {rows.logits.shape[1]}; measure the quality on logits of these classes"
+            )
+        quality = TeacherQuality(*(ops.asarray(x, rows.logits) for x in quality))
+        competence = ops.astype(quality.class_competence, dtype)
+        trust = trust * ops.sum(is_label * competence[None, :], 1)
+    has_label = ops.astype(rows.kept & (target >= 0), dtype)
+    return ops.stop_gradient(has_label * (1.0 - kappa * (1.0 - trust)))
+
+
+def repair_rows(
+    teacher_logits: list[Any] | Float[Tensor, "batch classes"],
+    labels: Labels,
+    reliability: Float[Array, " batch"],
+    *,
+    smoothing: Scalar = 0.1,
+    where: Bool[Array, " batch"] | None = None,
+    ignore_index: int = -100,
+) -> Tensor:
+    """Return a teacher's logits with the untrusted part of each row replaced by its label.
+
+    ``log( r_i softmax(t_i) + (1 − r_i) ((1 − ε) y_i + ε / C) )``. A trusted row (r = 1) keeps its
+    distribution. An untrusted row (r = 0) becomes the smoothed one-hot of its label; with such
+    rows the contrasts are a cross-entropy with the label. This repairs the keys too: with a weight
+    on the loss the wrong rows would stay among the keys of all others.
+
+    Args:
+        teacher_logits: (batch, classes), any float dtype.
+        labels: (batch,) int, or (batch, classes) soft.
+        reliability: (batch,) in 0 … 1, such as `reliability_weights`; clipped to that.
+        smoothing: ε in 0 … 1.
+        where: (batch,) bool, True = keep; other rows come out uniform, whatever they hold.
+        ignore_index: rows with this int label keep the teacher's distribution.
+
+    Returns:
+        (batch, classes) log probabilities, float32 (float64 for float64 logits), without a
+        gradient: the ``teacher_logits`` of `mcld_core.mcld_loss`, a bank or `kd_loss`.
+
+    Raises:
+        ValueError, TypeError: what does not fit, what came, and what to do.
+
+    Example:
+        >>> import numpy as np
+        >>> wrong = np.log(np.array([[0.8, 0.2]]))
+        >>> np.exp(repair_rows(wrong, np.array([1]), np.array([0.25]))).round(4)
+        array([[0.2375, 0.7625]])
+
+    References:
+        S. Reed et al., "Training Deep Neural Networks on Noisy Labels with Bootstrapping", 2014
+        (it mixes label and prediction, too, but to mend the label).
+    """
+    arguments = TeacherArguments(
+        "repair_rows", teacher_logits, labels, reliability, where, smoothing
+    )
+    ops = arguments.ops
+    labelled = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
+    logits = arguments.teacher("teacher_logits", teacher_logits, where).logits
+    classes, dtype = logits.shape[1], ops.dtype(logits)
+    eps = arguments.scalar("smoothing", smoothing, logits, dtype, maximum=1.0)
+    has_label = labelled.kept & (target_class(ops, labelled.labels) >= 0)
+    trust = arguments.one_a_row("reliability", reliability, has_label, dtype)
+    trust = ops.where(has_label, clip01(ops, trust), 1.0)[:, None]
+    soft = one_hot(ops, labelled.labels, classes, dtype)
+    soft = (1.0 - eps) * soft + eps / classes
+    own = log_of(ops, trust) + ops.at_least(ops.log_softmax(logits, 1), LEAST)
+    label = log_of(ops, 1.0 - trust) + log_of(ops, soft)
+    repaired = log_sum(ops, [ops.at_least(x, LEAST) for x in (own, label)])
+    return ops.stop_gradient(repaired)
+
+
+def adaptive_mcld_loss(
+    student_logits: list[Any] | Float[Tensor, "batch classes"],
+    teacher_logits: Logits,
+    labels: Labels,
+    *,
+    reliability: Float[Array, " batch"],
+    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
+    keys: TeacherKeys | None = None,
+    class_prior: Float[Array, " classes"] | None = None,
+    progress: Scalar = 1.0,
+    sample_weight: Float[Array, " batch"] | None = None,
+    where: Bool[Array, " batch"] | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Weigh, row by row, the terms that rest on the teacher against those that rest on labels.
+
+    ``L_i = r_i (w_ins L_ins,i + w_sam L_sam,i) + ramp w_cat L_cat,i
+    + (w_ce + (1 − r_i) w_ins) L_ce,i``: a sum of `mcld_core.mcld_loss` with r and 1 − r as sample
+    weights. Where r = 1 it is `mcld_core.mcld_loss`. The keys stay as they are: `repair_rows` mends
+    those too.
+
+    Args:
+        student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
+        labels: (batch,) int, or (batch, classes) soft; never None.
+        reliability: (batch,) r in 0 … 1, such as `reliability_weights`; clipped to that.
+        config, keys, class_prior, progress, sample_weight, where, reduction: as there; so are
+            result and errors.
+
+    Example:
+        >>> import numpy as np
+        >>> student, teacher, labels = np.eye(3), 5 * np.eye(3), np.arange(3)
+        >>> r = reliability_weights(teacher, labels)
+        >>> round(float(adaptive_mcld_loss(student, teacher, labels, reliability=r)), 4)
+        1.6071
+    """
+    function = "adaptive_mcld_loss"
+    arrays = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
+    arguments = TeacherArguments(function, *arrays, getattr(keys, "logits", None))
+    arguments.settings(config, MCLDConfig)
+    arguments.reduction(reduction)
+    arguments.required_labels(labels)
+    rows = (student_logits, teacher_logits, labels, sample_weight, where)
+    batch = arguments.batch(rows, config.ignore_index)
+    ops, dtype = arguments.ops, batch.dtype
+    every = ops.arange(ops.size(batch.student, 0), batch.student) >= 0
+    kept = every if batch.kept is None else batch.kept
+    trust = clip01(ops, arguments.one_a_row("reliability", reliability, kept, dtype))
+    given = {"keys": keys, "class_prior": class_prior, "progress": progress, "where": where}
+
+    def weighed(config: MCLDConfig, weight: Array | None) -> Float[Array, " batch"]:
+        logits = student_logits, teacher_logits, labels
+        given["sample_weight"] = weight
+        return mcld_loss(*logits, config=config, reduction="none", **given)
+
+    found = weighed(replace(config, weight_category=0.0, weight_ce=0.0), trust)
+    found = found + weighed(weighing(config, ce=config.weight_instance), 1.0 - trust)
+    by_label = {"category": config.weight_category, "ce": config.weight_ce}
+    found = found + weighed(weighing(config, **by_label), None)
+    normalizer = None if keys is None else keys.normalizer
+    if normalizer is not None:
+        normalizer = ops.astype(ops.asarray(normalizer, batch.student), dtype)
+    return reduce_rows(ops, found, batch.weight, reduction, normalizer)
 
 
 def bounded_loss(
