@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch.nn import functional
 from transformers import Trainer
 
 from mcld_core.arguments import Checks
-from mcld_core.extensions.nlp import heads
+from mcld_core.backends import torch as backend
+from mcld_core.extensions.nlp import tokens
 from mcld_core.extensions.nlp.columns import IDS, TEACHER_COLUMNS, TeacherCollator
 from mcld_core.extensions.nlp.kd import LastLayer, linear_token_kd_loss, token_kd_loss
 from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn
@@ -101,7 +103,15 @@ class TokenKDTrainer(Trainer):
             came = "True, and TRL packs the tokens of samples without them"
             raise checks.wrong("teacher columns need packing=False", came)
         super().__init__(*args, **kwargs)
-        self._refuse_what_it_does_not_heed()
+        names = self.args.label_names
+        for name, came, needed in (
+            ("compute_loss_func", self.compute_loss_func, "None"),
+            ("label_smoothing_factor", self.args.label_smoothing_factor, "0"),
+            ("label_names", "labels" not in (names or ["labels"]) and names, "'labels'"),
+        ):
+            if came:
+                cure = "The loss is token_kd_loss, or loss_function=, of the column 'labels'"
+                raise self.checks.wrong(f"{name} needs {needed}", repr(came), cure)
         collator: Any = self.data_collator
         if stored and not isinstance(collator, TeacherCollator):
             self.data_collator: Any = TeacherCollator(collator)
@@ -121,18 +131,6 @@ class TokenKDTrainer(Trainer):
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
         self.teacher = self._prepared(teacher) if isinstance(teacher, nn.Module) else teacher
-
-    def _refuse_what_it_does_not_heed(self) -> None:
-        """Raise for settings of the Trainer's own loss."""
-        names = self.args.label_names
-        for name, came, needed in (
-            ("compute_loss_func", self.compute_loss_func, "None"),
-            ("label_smoothing_factor", self.args.label_smoothing_factor, "0"),
-            ("label_names", "labels" not in (names or ["labels"]) and names, "'labels'"),
-        ):
-            if came:
-                cure = "The loss is token_kd_loss, or loss_function=, of the column 'labels'"
-                raise self.checks.wrong(f"{name} needs {needed}", repr(came), cure)
 
     def _prepared(self, teacher: nn.Module) -> nn.Module:
         """Return the teacher as the accelerator has it, or where its device map put it."""
@@ -232,18 +230,18 @@ class TokenKDTrainer(Trainer):
                 mapped = bool(getattr(self.teacher, "hf_device_map", None))
                 return self._answer("teacher", self.teacher, given, fused and not mapped)[1]
             said = self.teacher(given)
-            return heads.product(said) if isinstance(said, LastLayer) and not fused else said
+            return _product(said) if isinstance(said, LastLayer) and not fused else said
 
     def _answer(self, name: str, model: nn.Module, given: Any, fused: bool) -> tuple[Any, Any]:
         """Return a model's outputs, and its logits or, fused, its last layer."""
         bare: Any = self.accelerator.unwrap_model(model)
-        head = heads.plain_head(bare) if fused and name not in self._unlike else None
+        head = _plain_head(bare) if fused and name not in self._unlike else None
         if head is not None:
-            with heads.cut_before(head) as found:
+            with _cut_before(head) as found:
                 outputs = model(**given)
             first = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-            layer = heads.last_layer(head, found, bare.config)
-            if name in self._compared or heads.is_like(layer, first):
+            layer = _last_layer(head, found, bare.config)
+            if name in self._compared or _is_like(layer, first):
                 self._compared.add(name)
                 return outputs, self._narrowed(layer)
             self._unlike.add(name)
@@ -308,9 +306,7 @@ def _counted(
 @torch.no_grad()
 def _sums(student: Any, teacher: Any, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Return for each row its labels' nats, how many agree, the share accepted, how many count."""
-    student, teacher = (
-        heads.whole(x) if isinstance(x, LastLayer) else x for x in (student, teacher)
-    )
+    student, teacher = (_whole(x) if isinstance(x, LastLayer) else x for x in (student, teacher))
     found = torch.zeros(*counts.shape, 4, dtype=torch.float64, device=labels.device)
     for places in counts.nonzero().split(_TOKENS):
         at = places.unbind(1)
@@ -337,5 +333,65 @@ def _sums(student: Any, teacher: Any, labels: torch.Tensor, counts: torch.Tensor
 def _logits(given: Any, at: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Return the logits of some tokens."""
     if isinstance(given, LastLayer):
-        return heads.product(given._replace(hidden=given.hidden[at])).float()
+        return _product(given._replace(hidden=given.hidden[at])).float()
     return given[at].float()
+
+
+def _plain_head(model: Any) -> nn.Linear | None:
+    """Return the layer that makes logits; None where it is more than a product."""
+    try:
+        head = model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return head if type(head) is nn.Linear else None  # adapters and quantised layers are others
+
+
+@contextmanager
+def _cut_before(head: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collect what goes into a layer, and let the layer see the first token alone."""
+    found = list[torch.Tensor]()
+
+    def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = args[0]
+        device = hidden.device.type
+        if torch.is_autocast_enabled(device):
+            hidden = hidden.to(torch.get_autocast_dtype(device))
+        found.append(hidden)
+        return (hidden[:, :1], *args[1:])
+
+    handle = head.register_forward_pre_hook(cut)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _last_layer(head: nn.Linear, found: list[torch.Tensor], config: Any) -> LastLayer:
+    """Return the last layer with what the configuration says of the logits."""
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    return LastLayer(found[0], head.weight, head.bias, softcap, scale)
+
+
+def _product(layer: LastLayer) -> torch.Tensor:
+    """Return the logits of a layer."""
+    hidden, weight, bias, softcap, scale = layer
+    logits = tokens.product(backend, hidden, weight, bias)
+    return tokens.Head(scale, softcap).logits(backend, logits)
+
+
+def _whole(layer: LastLayer) -> LastLayer:
+    """Return a layer with what ranks share of it (FSDP2) gathered."""
+    parts: Any = layer
+    return LastLayer(*(x.full_tensor() if hasattr(x, "full_tensor") else x for x in parts))
+
+
+@torch.no_grad()
+def _is_like(layer: LastLayer, logits: torch.Tensor) -> bool:
+    """Whether the first token's logits are those of the layer."""
+    layer = _whole(layer)
+    ours, theirs = _product(layer._replace(hidden=layer.hidden[:, :1])).float(), logits.float()
+    return ours.shape == theirs.shape and bool(
+        (ours - theirs).abs().max() <= 0.02 * theirs.abs().max()
+    )

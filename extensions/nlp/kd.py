@@ -8,7 +8,7 @@ from mcld_core.arguments import as_number, fits
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat
 from mcld_core.extensions._terms import is_zero
-from mcld_core.extensions.nlp.stored import TopKLogits, arrays_of, is_drawn, top_rows
+from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn, top_rows
 from mcld_core.extensions.nlp.tokens import (
     Head,
     TokenLoss,
@@ -106,8 +106,8 @@ def token_kd_loss(
         Decoding", ICML 2023 (total variation: one less the share of accepted drafts).
     """
     arguments = SequenceArguments(
-        *("token_kd_loss", student_logits, *arrays_of(teacher)),
-        *(labels, attention_mask, sample_weight),
+        *("token_kd_loss", student_logits, labels, attention_mask, sample_weight),
+        *(teacher if isinstance(teacher, tuple) else (teacher,)),
     )
     student = arguments.array("student_logits", student_logits, arguments.like)
     check_token_logits(arguments, "student_logits", student)
@@ -171,7 +171,7 @@ def linear_token_kd_loss(
     """
     arguments = SequenceArguments(
         *("linear_token_kd_loss", hidden, weight, bias, labels, attention_mask, sample_weight),
-        *arrays_of(teacher),
+        *(teacher if isinstance(teacher, tuple) else (teacher,)),
     )
     layer = _checked_layer(arguments, "", LastLayer(hidden, weight, bias, softcap, scale))
     parameters = tuple(x for x in (layer.weight, layer.bias) if x is not None)
@@ -227,8 +227,13 @@ def _distil(
     loss = loss._replace(head=head._replace(scale=scale), teacher_head=teacher_head)
     rows = rows._replace(beside=(*beside, tokens.labels) if has_ce else beside, shared=shared)
     found = reduced_loss(arguments, tokens, loss, rows, tuple(numbers), reduction, normalizer)
-    if divergence == "reverse":
-        _check_finite(arguments, found)
+    values = ops.host_values(found) if divergence == "reverse" else None
+    if values is not None and bool((values == float("inf")).any()):  # no step comes of its gradient
+        raise ValueError(
+            f"{arguments.function}: divergence='reverse' is infinite, for the teacher gives "
+            "probability 0 (a logit of -inf, or nothing beyond its k) to a token that the student "
+            "does not. Set the student's logits there to -inf too, or take 'jsd', 'tv' or 'forward'"
+        )
     return found
 
 
@@ -274,17 +279,6 @@ def _check_tail(
             f"{arguments.function}: divergence={divergence!r} needs a teacher of all classes, or "
             f"one with a tail; got tails of -inf beside {k} of {vocabulary} classes. Take "
             "'forward', or tail=None, which renormalises both sides over the k"
-        )
-
-
-def _check_finite(arguments: SequenceArguments, found: Array) -> None:
-    """Raise for an infinite divergence, where it can be read: no step comes of its gradient."""
-    values = arguments.ops.host_values(found)
-    if values is not None and bool((values == float("inf")).any()):
-        raise ValueError(
-            f"{arguments.function}: divergence='reverse' is infinite, for the teacher gives "
-            "probability 0 (a logit of -inf, or nothing beyond its k) to a token that the student "
-            "does not. Set the student's logits there to -inf too, or take 'jsd', 'tv' or 'forward'"
         )
 
 

@@ -206,11 +206,6 @@ def is_drawn(teacher: Any) -> bool:
     return len(getattr(teacher.tail, "shape", ())) == 0
 
 
-def arrays_of(teacher: Any) -> tuple[Any, ...]:
-    """Return the arrays that a teacher consists of."""
-    return tuple(teacher) if isinstance(teacher, tuple) else (teacher,)
-
-
 def _check(arguments: Arguments, top: TopRows, kept: Array | None, vocabulary: int) -> None:
     """Raise for ids and masses that are none, where they can be read; warn where little is kept."""
     ids, mask = arguments.readable(top.indices, kept)
