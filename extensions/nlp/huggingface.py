@@ -100,8 +100,8 @@ class TokenKDTrainer(Trainer):
             checks.integer("vocabulary", vocabulary, minimum=1)
         stored = IDS in (getattr(kwargs.get("train_dataset"), "column_names", None) or ())
         if stored and getattr(kwargs.get("args"), "packing", False):
-            came = "True, and TRL packs the tokens of samples without them"
-            raise checks.wrong("teacher columns need packing=False", came)
+            packed = "True, and TRL packs the tokens of samples without them"
+            raise checks.wrong("teacher columns need packing=False", packed)
         super().__init__(*args, **kwargs)
         names = self.args.label_names
         for name, came, needed in (
