@@ -50,10 +50,7 @@ class SequenceArguments(Arguments):
         labels = self.array(name, labels, logits)
         ours, shape = tuple(labels.shape), tuple(logits.shape)
         if not fits(ours, shape[:2]) and not fits(ours, shape):
-            needs = (
-                f"{name} need shape {shape[:2]}, one a row of the logits, or soft labels {shape}"
-            )
-            raise self.wrong(needs, ours)
+            raise self.wrong(f"{name} need shape {shape[:2]}, or soft labels {shape}", ours)
         return flat(self.ops, labels)
 
     def sequences(
@@ -148,10 +145,8 @@ def contrast_sequences(
         means = mean_rows(ops, sequences, config)._replace(labels=labels)
         if config.compares_distributions:  # the means are at that temperature already
             at_sequences = replace(at_sequences, key_temperature=1.0)
-        given |= {
-            "config": at_sequences,
-            "keys": TeacherKeys(means.teacher, key_labels, means.kept),
-        }
+        keys = TeacherKeys(means.teacher, key_labels, means.kept)
+        given |= {"config": at_sequences, "keys": keys}
         whole, of_whole = contrast_apart(ops, means, overlapping, **given)
         values, terms["instance"] = values + whole, terms["instance"] + of_whole["instance"]
         if category_by_sequence:

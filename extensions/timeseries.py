@@ -65,9 +65,8 @@ def cut_windows(
     """
     checks = Checks("cut_windows")
     length = checks.integer("length", length, minimum=1)
-    stride = checks.integer(
-        "stride", length if stride is None else stride, minimum=1, maximum=length
-    )
+    stride = length if stride is None else stride
+    stride = checks.integer("stride", stride, minimum=1, maximum=length)
     values, places = [], []
     for number, one in enumerate(series):
         steps = np.asarray(one)
@@ -215,11 +214,11 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         raise arguments.wrong("step_labels need logits (batch, time, classes)", ours)
     overlapping = _overlapping(arguments, student, starts, lengths, series)
     ops = arguments.ops
-    contrast = {"config": config, "class_prior": class_prior, "progress": progress}
+    given = {"config": config, "class_prior": class_prior, "progress": progress}
     if len(student.shape) == 2:
         kept = arguments.flat_mask("mask", mask, student, 1)
         rows = arguments.batch((student, teacher, labels, None, kept), config.ignore_index)
-        found = contrast_apart(ops, rows, overlapping, reduction="none", **contrast)
+        found = contrast_apart(ops, rows, overlapping, reduction="none", **given)
         windows = Sequences(rows, ops.size(student, 0), None)
         return reduce_terms(arguments, windows, found, reduction, normalizer, return_terms)
     window = sequence_of_row(ops, ops.size(student, 0), ops.size(student, 1), student)
@@ -240,9 +239,7 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     elif len(labels.shape) == 2:
         labels = ops.stop_gradient(ops.astype(labels, steps.rows.dtype))
     by_window = category == "window"
-    found = contrast_sequences(
-        ops, steps, labels, step_contrast, by_window, overlapping, **contrast
-    )
+    found = contrast_sequences(ops, steps, labels, step_contrast, by_window, overlapping, **given)
     return reduce_terms(arguments, steps, found, reduction, normalizer, return_terms)
 
 
@@ -257,11 +254,8 @@ def _overlapping(
         return None
     if starts is None or lengths is None:
         ours, theirs = ("None" if x is None else "given" for x in (starts, lengths))
-        raise arguments.wrong(
-            "starts and lengths are needed together (series alone does not say which windows "
-            "overlap)",
-            f"starts {ours}, lengths {theirs}",
-        )
+        needs = "starts and lengths are needed together (series alone does not say what overlaps)"
+        raise arguments.wrong(needs, f"starts {ours}, lengths {theirs}")
     ops = arguments.ops
     start = arguments.ids("starts", starts, student)
     length = arguments.ids("lengths", lengths, student, single=True)

@@ -189,9 +189,7 @@ class TokenKDTrainer(Trainer):
         if isinstance(student, LastLayer):
             hidden, weight, *head = student
             options |= dict(zip(("bias", "softcap", "scale"), head, strict=True))
-            loss = linear_token_kd_loss(
-                hidden, weight, teacher, labels, **(self.settings | options)
-            )
+            loss = linear_token_kd_loss(hidden, weight, teacher, labels, **self.settings, **options)
             if isinstance(model, FSDPModule):  # whose gradients are shared where outputs have one
                 first = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
                 loss = loss + 0.0 * first.sum()
@@ -201,7 +199,7 @@ class TokenKDTrainer(Trainer):
                 options["progress"] = self.state.global_step / steps if steps > 0 else 1.0
             loss = self.loss_function(student, teacher, labels, **options)
         else:
-            loss = token_kd_loss(student, teacher, labels, **(self.settings | options))
+            loss = token_kd_loss(student, teacher, labels, **self.settings, **options)
         if not model.training and labels is not None:
             counted = _counted(labels, where, self.causal)
             self._sums.append(_sums(student, teacher, *counted))
@@ -392,6 +390,6 @@ def _is_like(layer: LastLayer, logits: torch.Tensor) -> bool:
     """Whether the first token's logits are those of the layer."""
     layer = _whole(layer)
     ours, theirs = _product(layer._replace(hidden=layer.hidden[:, :1])).float(), logits.float()
-    return ours.shape == theirs.shape and bool(
-        (ours - theirs).abs().max() <= 0.02 * theirs.abs().max()
-    )
+    if ours.shape != theirs.shape:
+        return False
+    return bool((ours - theirs).abs().max() <= 0.02 * theirs.abs().max())

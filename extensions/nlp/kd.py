@@ -111,12 +111,10 @@ def token_kd_loss(
     )
     student = arguments.array("student_logits", student_logits, arguments.like)
     check_token_logits(arguments, "student_logits", student)
-    rows = KeptRows(flat(arguments.ops, student), ())
+    given, rows = (student, teacher), KeptRows(flat(arguments.ops, student), ())
     of_tokens = labels, attention_mask, sample_weight, shift, ignore_index
     settings = divergence, mix, temperature, ce_weight
-    return _distil(
-        arguments, rows, (student, teacher), of_tokens, settings, Head(), reduction, normalizer
-    )
+    return _distil(arguments, rows, given, of_tokens, settings, Head(), reduction, normalizer)
 
 
 def linear_token_kd_loss(
@@ -221,9 +219,7 @@ def _distil(
     arguments.device("the teacher", beside[0], like)
     numbers = [as_number(ops, x, like, tokens.dtype) for x in (*numbers, head.scale)]
     mix, temperature, ce_weight, scale = numbers
-    loss = TokenLoss(
-        ops, tokens.dtype, divergence, temperature, mix, ce_weight, is_top=is_top, has_labels=has_ce
-    )
+    loss = TokenLoss(ops, tokens.dtype, divergence, temperature, mix, ce_weight, is_top, has_ce)
     loss = loss._replace(head=head._replace(scale=scale), teacher_head=teacher_head)
     rows = rows._replace(beside=(*beside, tokens.labels) if has_ce else beside, shared=shared)
     found = reduced_loss(arguments, tokens, loss, rows, tuple(numbers), reduction, normalizer)

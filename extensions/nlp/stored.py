@@ -250,9 +250,8 @@ def _checked_logits(function: str, logits: Any) -> Checks:
     """Raise TypeError unless the logits are an array of floats with three axes."""
     if "float" not in str(getattr(logits, "dtype", "")) or len(logits.shape) != 3:
         came = getattr(logits, "dtype", type(logits).__name__), getattr(logits, "shape", "no shape")
-        raise Checks(function).wrong_type(
-            "logits needs floats of shape (batch, tokens, vocab)", f"{came[0]}, {came[1]}"
-        )
+        needs = "logits needs floats of shape (batch, tokens, vocab)"
+        raise Checks(function).wrong_type(needs, f"{came[0]}, {came[1]}")
     return Checks(function)
 
 

@@ -111,10 +111,10 @@ class TeacherQuality(NamedTuple):
             ValueError, TypeError: other classes, or what is not a quality.
         """
         check_quality("TeacherQuality.merge", "other", other)
-        if self.rows.shape[0] != other.rows.shape[0]:
-            raise Checks("TeacherQuality.merge").wrong(
-                "both need the same classes", f"{self.rows.shape[0]} and {other.rows.shape[0]}"
-            )
+        ours, theirs = self.rows.shape[0], other.rows.shape[0]
+        if ours != theirs:
+            checks = Checks("TeacherQuality.merge")
+            raise checks.wrong("both need the same classes", f"{ours} and {theirs}")
         return TeacherQuality(self.rows + other.rows, self.correct + other.correct)
 
     @property

@@ -63,9 +63,8 @@ def reliability_weights(
     function = "reliability_weights"
     if quality is not None:
         check_quality(function, "quality", quality)
-    arguments = TeacherArguments(
-        function, teacher_logits, labels, where, *(quality or ()), temperature, strength
-    )
+    given = teacher_logits, labels, where, *(quality or ()), temperature, strength
+    arguments = TeacherArguments(function, *given)
     ops = arguments.ops
     rows = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
     dtype = ops.dtype(rows.logits)
@@ -130,9 +129,8 @@ def repair_rows(
         S. Reed et al., "Training Deep Neural Networks on Noisy Labels with Bootstrapping", 2014
         (it mixes label and prediction, too, but to mend the label).
     """
-    arguments = TeacherArguments(
-        "repair_rows", teacher_logits, labels, reliability, where, smoothing
-    )
+    given = teacher_logits, labels, reliability, where, smoothing
+    arguments = TeacherArguments("repair_rows", *given)
     ops = arguments.ops
     labelled = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
     logits = arguments.teacher("teacher_logits", teacher_logits, where).logits
