@@ -130,18 +130,15 @@ class TokenKDTrainer(Trainer):
         self._loss_shifts_labels = False  # what it counts is shifted already
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
-        self.teacher = self._prepared(teacher) if isinstance(teacher, nn.Module) else teacher
-
-    def _prepared(self, teacher: nn.Module) -> nn.Module:
-        """Return the teacher as the accelerator has it, or where its device map put it."""
-        teacher.requires_grad_(False).eval()
-        settings: Any = getattr(teacher, "config", None)
-        if hasattr(settings, "use_cache"):
-            # As the Trainer does with the student: with it, packed samples see each other.
-            settings.use_cache = self.args.use_cache
-        if not getattr(teacher, "hf_device_map", None):
-            teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True)
-        return teacher
+        if isinstance(teacher, nn.Module):
+            teacher.requires_grad_(False).eval()
+            settings: Any = getattr(teacher, "config", None)
+            if hasattr(settings, "use_cache"):
+                # As the Trainer does with the student: with it, packed samples see each other.
+                settings.use_cache = self.args.use_cache
+            if not getattr(teacher, "hf_device_map", None):
+                teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True)
+        self.teacher = teacher
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

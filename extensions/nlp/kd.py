@@ -191,8 +191,23 @@ def _distil(
     normalizer: Scalar | None,
 ) -> Any:
     """Return the loss of the student's rows and a teacher of any kind; ``given`` are both."""
-    ops, (like, teacher), (divergence, *numbers) = arguments.ops, given, settings
-    has_ce = _check_settings(arguments, settings, of_tokens[0], teacher)
+    ops, (like, teacher) = arguments.ops, given
+    divergence, mix, temperature, ce_weight = settings
+    arguments.choice("divergence", divergence, DIVERGENCES)
+    arguments.number("mix", mix, above=0.0, maximum=1.0)
+    if isinstance(mix, (int, float)) and mix == 1:
+        raise arguments.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.number("ce_weight", ce_weight, minimum=0.0)
+    has_ce = not is_zero(ce_weight)
+    if has_ce and of_tokens[0] is None:
+        raise arguments.wrong(f"ce_weight={ce_weight!r} needs labels", "None")
+    if is_drawn(teacher) and (divergence != "forward" or not is_one(temperature)):
+        raise arguments.wrong(
+            "a teacher of draws (TopKLogits.from_samples) needs divergence='forward' and "
+            "temperature=1, whose gradient alone is unbiased",
+            f"{divergence!r}, {temperature!r}",
+        )
     is_top, teacher_head = isinstance(teacher, TopKLogits), Head()
     vocabulary = rows.layer[0].shape[0] if rows.layer else like.shape[2]
     tokens = token_rows(arguments, like, *of_tokens, vocabulary)
@@ -217,12 +232,13 @@ def _distil(
         cure = "Map a vocabulary that differs first: mcld_core.extensions.nlp.align_vocabulary"
         raise arguments.wrong(needs, theirs, cure)
     arguments.device("the teacher", beside[0], like)
-    numbers = [as_number(ops, x, like, tokens.dtype) for x in (*numbers, head.scale)]
+    numbers = (mix, temperature, ce_weight, head.scale)
+    numbers = tuple(as_number(ops, x, like, tokens.dtype) for x in numbers)
     mix, temperature, ce_weight, scale = numbers
     loss = TokenLoss(ops, tokens.dtype, divergence, temperature, mix, ce_weight, is_top, has_ce)
     loss = loss._replace(head=head._replace(scale=scale), teacher_head=teacher_head)
     rows = rows._replace(beside=(*beside, tokens.labels) if has_ce else beside, shared=shared)
-    found = reduced_loss(arguments, tokens, loss, rows, tuple(numbers), reduction, normalizer)
+    found = reduced_loss(arguments, tokens, loss, rows, numbers, reduction, normalizer)
     values = ops.host_values(found) if divergence == "reverse" else None
     if values is not None and bool((values == float("inf")).any()):  # no step comes of its gradient
         raise ValueError(
@@ -231,31 +247,6 @@ def _distil(
             "does not. Set the student's logits there to -inf too, or take 'jsd', 'tv' or 'forward'"
         )
     return found
-
-
-def _check_settings(
-    arguments: SequenceArguments, settings: tuple[str, Any, Any, Any], labels: Any, teacher: Any
-) -> bool:
-    """Raise for a divergence, μ, temperature or weight of the CE that do not fit.
-
-    Returns whether there is a cross-entropy.
-    """
-    divergence, mix, temperature, ce_weight = settings
-    arguments.choice("divergence", divergence, DIVERGENCES)
-    arguments.number("mix", mix, above=0.0, maximum=1.0)
-    if isinstance(mix, (int, float)) and mix == 1:
-        raise arguments.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
-    arguments.number("temperature", temperature, above=0.0)
-    arguments.number("ce_weight", ce_weight, minimum=0.0)
-    if labels is None and not is_zero(ce_weight):
-        raise arguments.wrong(f"ce_weight={ce_weight!r} needs labels", "None")
-    if is_drawn(teacher) and (divergence != "forward" or not is_one(temperature)):
-        raise arguments.wrong(
-            "a teacher of draws (TopKLogits.from_samples) needs divergence='forward' and "
-            "temperature=1, whose gradient alone is unbiased",
-            f"{divergence!r}, {temperature!r}",
-        )
-    return not is_zero(ce_weight)
 
 
 def _check_tail(
