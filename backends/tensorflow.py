@@ -177,6 +177,8 @@ def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
     if rows.layer and rows.scale is None:
         return loss.whole(rows)
     size = sizes[0] if rows.layer or rows.shared else sizes[1]
+    if rows.x.shape[0]:
+        size = min(size, rows.x.shape[0])
 
     @tf.custom_gradient
     def evaluate(*trained: Array) -> Any:
@@ -210,7 +212,8 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
     """Return weighted values a row, and the slopes of x, weight and bias of their scaled sum.
 
     The rows that count are sorted to the front; the loop ends after the last of them. The last
-    block is a whole one for XLA: places beyond the rows are the last row's.
+    block is a whole one for XLA: places beyond the rows are the last row's. XLA writes into one
+    array; a graph copies the array of a loop whenever it is written to, so it keeps the blocks.
     """
     x, layer, count = rows.x, rows.layer, tf.shape(rows.x)[0]
     wide = tf.float64 if x.dtype == tf.float64 else tf.float32
@@ -220,9 +223,22 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
     if rows.kept is not None:
         order = tf.argsort(tf.cast(~rows.kept, tf.int32), stable=True)
         live = tf.reduce_sum(tf.cast(rows.kept, tf.int32))
-    blocks = -(-live // size)
+    blocks, in_place = -(-live // size), _is_for_xla()
 
-    def step(i: Array, values: Array, of_x: Array, *sums: Array) -> Any:
+    def put(array: Any, i: Array, places: Array, part: Array) -> Any:
+        if in_place:
+            return tf.tensor_scatter_nd_update(array, places[:, None], part)
+        return array.write(i, part)
+
+    def joined(array: Any) -> Array:
+        parts = array.gather(tf.range(tf.maximum(blocks, 1)))
+        parts = tf.reshape(parts, [-1, *parts.shape[2:]])[:count]
+        if rows.kept is None:
+            return parts
+        places = order[: tf.shape(parts)[0], None]
+        return tf.scatter_nd(places, parts, [count, *parts.shape[1:]])
+
+    def step(i: Array, values: Any, of_x: Any, *sums: Array) -> Any:
         beyond = i * size + tf.range(size)
         places = tf.gather(order, tf.minimum(beyond, count - 1))
         block, fresh = tf.gather(x, places), beyond < live
@@ -230,19 +246,13 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
         beside = loss.prepare(tuple(tf.gather(y, places) for y in rows.beside), rows.shared)
         found, slope = loss.with_slope(z, beside)
         factor = tf.ones([size], wide) if rows.weight is None else tf.gather(rows.weight, places)
-        counts = fresh if rows.kept is None else tf.gather(rows.kept, places)
-        counts = counts | (places == order[count - 1]) if rows.kept is None else counts
-        values = tf.tensor_scatter_nd_update(
-            values, places[:, None], where(counts, factor * found, 0.0)
-        )
+        counts = fresh | True if rows.kept is None else tf.gather(rows.kept, places)
+        values = put(values, i, places, where(counts, factor * found, 0.0))
         slope = where(counts[:, None], slope * (factor * scale)[:, None], 0.0)
         if not layer:
-            of_x = tf.tensor_scatter_nd_update(of_x, places[:, None], tf.cast(slope, narrow))
-            return i + 1, values, of_x
+            return i + 1, values, put(of_x, i, places, tf.cast(slope, narrow))
         slope = tf.cast(slope, x.dtype)
-        of_x = tf.tensor_scatter_nd_update(
-            of_x, places[:, None], tf.matmul(slope, tf.cast(layer[0], x.dtype))
-        )
+        of_x = put(of_x, i, places, tf.matmul(slope, tf.cast(layer[0], x.dtype)))
         slope = where(fresh[:, None], slope, 0.0)
         parts = (
             tf.cast(tf.matmul(slope, block, transpose_a=True), wide),
@@ -250,12 +260,28 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
         )
         return i + 1, values, of_x, *(y + part for y, part in zip(sums, parts, strict=False))
 
-    arrays = (tf.zeros([count], wide), tf.zeros([count, x.shape[1]], narrow))
-    arrays += tuple(tf.zeros(y.shape, wide) for y in layer)
+    def made(dtype: Any, *row: int) -> Any:
+        if in_place:
+            return tf.zeros([count, *row], dtype)
+        most = tf.maximum(-(-count // size), 1)
+        return tf.TensorArray(dtype, most, element_shape=[size, *row])
+
+    arrays = made(wide), made(narrow, x.shape[1]), *(tf.zeros(y.shape, wide) for y in layer)
     _, *found = tf.while_loop(
         lambda i, *_: i < blocks, step, (tf.constant(0), *arrays), parallel_iterations=1
     )
-    return found
+    return found if in_place else [*map(joined, found[:2]), *found[2:]]
+
+
+def _is_for_xla() -> bool:
+    """Whether XLA compiles the graph that is traced: `tf.function` notes it in one around it."""
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None:
+        context = graph._get_control_flow_context()
+        if context is not None and context.IsXLAContext():
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
 
 
 def _product(x: Array, weight: Array, bias: Array | None = None) -> Array:
