@@ -238,7 +238,10 @@ class TokenKDTrainer(Trainer):
             layer = _last_layer(head, found, bare.config)
             if name in self._compared or _is_like(layer, first):
                 self._compared.add(name)
-                return outputs, self._narrowed(layer)
+                if self.vocabulary is not None:
+                    bias = None if layer.bias is None else layer.bias[: self.vocabulary]
+                    layer = layer._replace(weight=layer.weight[: self.vocabulary], bias=bias)
+                return outputs, layer
             self._unlike.add(name)
             warnings.warn(
                 f"TokenKDTrainer: the head of the {name} is a linear layer, but its product is not "
@@ -252,12 +255,6 @@ class TokenKDTrainer(Trainer):
             cure = "For classifiers there is MCLDTrainer"
             raise self.checks.wrong(needs, tuple(logits.shape), cure)
         return outputs, logits if self.vocabulary is None else logits[..., : self.vocabulary]
-
-    def _narrowed(self, layer: LastLayer) -> LastLayer:
-        if self.vocabulary is None:
-            return layer
-        bias = None if layer.bias is None else layer.bias[: self.vocabulary]
-        return layer._replace(weight=layer.weight[: self.vocabulary], bias=bias)
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None

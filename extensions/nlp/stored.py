@@ -61,8 +61,7 @@ class TopKLogits(NamedTuple):
         """
         checks = _checked_logits("TopKLogits.from_logits", logits)
         checks.integer("k", k, minimum=1, maximum=logits.shape[-1])
-        top = _top_of_torch if hasattr(logits, "topk") else _top
-        parts = zip(*(top(block, k) for block in _blocks(logits)), strict=True)
+        parts = zip(*(_top(block, k) for block in _blocks(logits)), strict=True)
         values, indices, tail = (np.concatenate(part) for part in parts)
         shape = tuple(logits.shape[:-1])
         return cls(values.reshape(*shape, k), indices.reshape(*shape, k), tail.reshape(shape))
@@ -133,15 +132,12 @@ def sample_teacher(
         4
     """
     _checked_logits("sample_teacher", logits).integer("draws", draws, minimum=1)
-    draw, draws_by = _draw, "random"
-    if hasattr(logits, "topk"):
-        draw, draws_by = _draw_of_torch, "initial_seed"
-    if not hasattr(generator, draws_by):
+    if not hasattr(generator, "initial_seed" if hasattr(logits, "topk") else "random"):
         raise TypeError(
             "sample_teacher: generator needs a torch.Generator for tensors of PyTorch, else a "
             f"numpy.random.Generator; got {type(generator).__name__}"
         )
-    ids = np.concatenate([draw(block, draws, generator) for block in _blocks(logits)])
+    ids = np.concatenate([_draw(block, draws, generator) for block in _blocks(logits)])
     ids = ids.reshape(*logits.shape[:-1], draws).astype("int32")
     ids, count = _summed(ids, np.ones_like(ids))
     padding = [(0, 0), (0, 0), (0, draws - ids.shape[-1])]
@@ -269,15 +265,14 @@ def _blocks(logits: Any) -> Any:
             yield block.astype(wide_dtype(dtype))
 
 
-def _top_of_torch(rows: Any, k: int) -> tuple[np.ndarray[Any, Any], ...]:
-    values, indices = rows.topk(k, -1)
-    rest = rows.scatter(-1, indices, -math.inf).logsumexp(-1)
-    total = values.logsumexp(-1).logaddexp(rest)
-    values, rest = (to_numpy(x) for x in (values - total[:, None], rest - total))
-    return values, to_numpy(indices).astype("int32"), rest
-
-
-def _top(rows: np.ndarray[Any, Any], k: int) -> tuple[np.ndarray[Any, Any], ...]:
+def _top(rows: Any, k: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return log-probabilities of the k largest, their ids, and the log-probability of the rest."""
+    if hasattr(rows, "topk"):
+        values, indices = rows.topk(k, -1)
+        rest = rows.scatter(-1, indices, -math.inf).logsumexp(-1)
+        total = values.logsumexp(-1).logaddexp(rest)
+        values, rest = (to_numpy(x) for x in (values - total[:, None], rest - total))
+        return values, to_numpy(indices).astype("int32"), rest
     indices = np.argpartition(-rows, k - 1, axis=-1)[:, :k]
     values = np.take_along_axis(rows, indices, -1)
     order = np.argsort(-values, axis=-1, kind="stable")
@@ -290,11 +285,10 @@ def _top(rows: np.ndarray[Any, Any], k: int) -> tuple[np.ndarray[Any, Any], ...]
     return values - peak - total[:, None], indices.astype("int32"), rest - total
 
 
-def _draw_of_torch(rows: Any, draws: int, generator: Any) -> np.ndarray[Any, Any]:
-    return to_numpy(rows.softmax(-1).multinomial(draws, replacement=True, generator=generator))
-
-
-def _draw(rows: np.ndarray[Any, Any], draws: int, generator: Any) -> np.ndarray[Any, Any]:
+def _draw(rows: Any, draws: int, generator: Any) -> np.ndarray[Any, Any]:
+    """Return ids that are drawn from the softmax of each row."""
+    if hasattr(rows, "topk"):
+        return to_numpy(rows.softmax(-1).multinomial(draws, replacement=True, generator=generator))
     below = np.cumsum(np.exp(rows.astype("float64") - rows.max(-1, keepdims=True)), -1)
     places = generator.random((len(rows), draws)) * below[:, -1:]
     pairs = zip(below, places, strict=True)
