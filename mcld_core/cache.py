@@ -204,11 +204,9 @@ def _write_rows(
             raise checks.wrong(needs, f"{index.dtype} {index.shape} and {logits.shape}")
         check_range("TeacherCache.write: index", index, count, ValueError)
         stored = _stored(checks, index, logits, dtype)
-        order = np.argsort(index, kind="stable")  # of a sample that comes twice the last row stays
-        for run in np.split(order, np.flatnonzero(np.diff(index[order]) != 1) + 1):
-            if len(run):
-                file.seek(start + int(index[run[0]]) * stored[0].nbytes)
-                file.write(stored[run].tobytes())
+        for i, row in zip(index, stored, strict=True):  # of one that comes twice the last stays
+            file.seek(start + int(i) * row.nbytes)
+            file.write(row.tobytes())
         written[index] = True
     if not written.all():
         came = f"{written.sum()}, sample {np.argmin(written)} is the first that is missing"
