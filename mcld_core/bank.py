@@ -133,16 +133,12 @@ class TeacherBank(NamedTuple):
         arguments = Arguments(function, logits, labels, index, like)
         ops = arguments.ops
         rows = arguments.array("logits", logits, like)
-        beside = labels, None, index
-        batch = TeacherBank(**entries(arguments, "logits", rows, beside, ignore_index))
-        batch = cls._as_stored(ops, batch)
-        return cls(
+        bank = cls._full(arguments, "logits", rows, (labels, None, index), ignore_index)
+        return bank._replace(
             # copies, which no later change of the caller's reaches
-            vectors=ops.concat([ops.astype(batch.vectors, ops.dtype(rows))]),
-            labels=ops.concat([batch.labels]),
-            where=batch.where,
-            ids=ops.arange(ops.size(rows, 0), rows) if index is None else batch.ids,
-            cursor=batch.cursor,
+            vectors=ops.concat([ops.astype(bank.vectors, ops.dtype(rows))]),
+            labels=ops.concat([bank.labels]),
+            ids=ops.arange(ops.size(rows, 0), rows) if index is None else bank.ids,
         )
 
     def keys(
@@ -269,11 +265,6 @@ class TeacherBank(NamedTuple):
         means, count = class_means(ops, keys, wide_dtype(ops.dtype(bank.vectors)), config)
         return ops.where((count > NEGLIGIBLE)[:, None], means, float("nan"))
 
-    @classmethod
-    def _as_stored(cls, ops: Backend, batch: TeacherBank) -> TeacherBank:
-        """Return rows as this kind of bank stores them."""
-        return batch
-
     def _converted(self, function: str, *values: Any) -> tuple[Arguments, TeacherBank]:
         """Return the arguments of a call, and the bank in the arrays of their framework."""
         arguments = Arguments(function, self.vectors, *values)
@@ -296,8 +287,44 @@ class TeacherBank(NamedTuple):
         beside = (given.labels, given.where, index)
         arguments, bank = self._converted(function, given.logits, *beside)
         rows = arguments.rows_beside(bank.vectors, "the bank", given.logits)
-        batch = TeacherBank(**entries(arguments, "teacher_logits", rows, beside, ignore_index))
-        return arguments, bank, self._as_stored(arguments.ops, batch), given
+        batch = self._full(arguments, "teacher_logits", rows, beside, ignore_index)
+        return arguments, bank, batch, given
+
+    @classmethod
+    def _full(
+        cls,
+        arguments: Arguments,
+        name: str,
+        rows: Array,
+        beside: tuple[Any, Any, Any],
+        ignore_index: int,
+    ) -> TeacherBank:
+        """Return a bank that is full of the rows, checked and converted.
+
+        ``beside`` are labels, ``where`` and ids; the int label ``ignore_index`` marks no sample.
+        """
+        ops, (labels, where, index) = arguments.ops, beside
+        given = arguments.teacher_batch(rows, (labels, None, where), ignore_index, name)
+        labels = given.labels
+        if labels is None:
+            labels = ops.argmax(given.logits, 1)
+        elif labels.ndim == 2:
+            labels = ops.astype(labels, wide_dtype(ops.dtype(rows)))
+        if index is None:
+            ids = ops.minimum(ops.arange(ops.size(rows, 0), rows), -1)
+        else:
+            ids = ops.maximum(arguments.ids("index", index, rows, name), -1)
+            if ops.dtype(ids) == "int64":  # those that do not fit are hashed into 31 bits
+                hashed = (ids % _HASHED + (ids // 2**31) * 1540483477) % _HASHED
+                ids = ops.astype(ops.where(ids < 2**31, ids, hashed), "int32")
+            ids = ops.where(given.kept, ids, -1)
+        vectors = cls._vectors(ops, given.logits, given.kept)
+        return cls(vectors, labels, given.kept, ids, ops.asarray(np.asarray(0, "int32"), rows))
+
+    @staticmethod
+    def _vectors(ops: Backend, logits: Array, kept: Array) -> Array:
+        """Return logits as this kind of bank stores them."""
+        return logits
 
 
 class ReadyBank(TeacherBank):
@@ -318,39 +345,10 @@ class ReadyBank(TeacherBank):
 
     __slots__ = ()
 
-    @classmethod
-    def _as_stored(cls, ops: Backend, batch: TeacherBank) -> TeacherBank:
-        rows = ops.astype(batch.vectors, wide_dtype(ops.dtype(batch.vectors)))
-        rows = keep_rows(ops, rows, batch.where)  # a dropped row is finite too
-        return batch._replace(vectors=ops.softmax(rows, 1))
-
-
-def entries(
-    arguments: Arguments, name: str, rows: Array, beside: tuple[Any, Any, Any], ignore_index: int
-) -> dict[str, Array]:
-    """Return rows, checked and converted, as the fields of a bank that is full of them.
-
-    ``beside`` are labels, ``where`` and ids; the int label ``ignore_index`` marks no sample.
-    """
-    ops, (labels, where, index) = arguments.ops, beside
-    given = arguments.teacher_batch(rows, (labels, None, where), ignore_index, name)
-    labels = given.labels
-    if labels is None:
-        labels = ops.argmax(given.logits, 1)
-    elif labels.ndim == 2:
-        labels = ops.astype(labels, wide_dtype(ops.dtype(rows)))
-    if index is None:
-        ids = ops.minimum(ops.arange(ops.size(rows, 0), rows), -1)
-    else:
-        ids = ops.maximum(arguments.ids("index", index, rows, name), -1)
-        if ops.dtype(ids) == "int64":  # those that do not fit are hashed into 31 bits
-            hashed = (ids % _HASHED + (ids // 2**31) * 1540483477) % _HASHED
-            ids = ops.astype(ops.where(ids < 2**31, ids, hashed), "int32")
-        ids = ops.where(given.kept, ids, -1)
-    cursor = ops.asarray(np.asarray(0, "int32"), rows)
-    return {
-        "vectors": given.logits, "labels": labels, "where": given.kept, "ids": ids, "cursor": cursor
-    }  # fmt: skip
+    @staticmethod
+    def _vectors(ops: Backend, logits: Array, kept: Array) -> Array:
+        rows = ops.astype(logits, wide_dtype(ops.dtype(logits)))
+        return ops.softmax(keep_rows(ops, rows, kept), 1)  # a dropped row is finite too
 
 
 def places(
