@@ -278,10 +278,11 @@ class MCLDDistiller(keras.distillation.Distiller):
             ignored = self.config.ignore_index
             keys = gather_keys(teacher_logits, labels, sample_weight=weight, ignore_index=ignored)
         states: list[Any] = [self.bank, self.class_means]
-        before = after = [None if state is None else state.value for state in states]
+        bank, means = before = [None if state is None else state.value for state in states]
+        after = before
         if any(states):
             rows = TeacherKeys(teacher_logits, labels) if keys is None else keys
-            keys, *after = step_keys(rows, *before, self.config, training, self.bank_moves)
+            keys, *after = step_keys(rows, bank, means, self.config, training, self.bank_moves)
         loss, terms = mcld_loss(
             adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
             teacher_logits,
