@@ -228,11 +228,8 @@ def prototype_keys(
     """One key a class: ``keys.prototypes``, else the class means of the kept keys."""
     ops, classes = arguments.ops, batch.student.shape[1]
     if keys is not None and keys.prototypes is not None:
-        means = arguments.array("keys.prototypes", keys.prototypes, batch.student)
-        if tuple(means.shape) != (classes, classes):
-            needs = f"keys.prototypes needs shape (classes, classes) = ({classes}, {classes})"
-            raise arguments.wrong(f"{needs}, one row a class", tuple(means.shape))
-        arguments.device("keys.prototypes", means, batch.student)
+        shape, each = (classes, classes), "(classes, classes), one row a class"
+        means = arguments.shaped("keys.prototypes", keys.prototypes, batch.student, shape, each)
         means = ops.stop_gradient(ops.astype(means, batch.dtype))
         present = ops.all(ops.isfinite(means), 1)
     else:

@@ -108,14 +108,11 @@ class ArrayArguments(Checks):
 
     def pairs(self, pairs: Any, like: Array, keys: Any) -> Bool[Array, "batch keys"]:
         """Return who is compared with whom; raise for another shape, dtype or device."""
-        found, shape = self.array("pairs", pairs, like), (like.shape[0], keys)
-        if not fits(found.shape, shape):
-            needs = f"pairs needs shape (batch, keys) = {shape}, one entry for each row and key"
-            raise self.wrong(needs, tuple(found.shape))
+        each = "(batch, keys), one entry for each row and key"
+        found = self.shaped("pairs", pairs, like, (like.shape[0], keys), each)
         if self.ops.dtype(found) != "bool":
             needs = "pairs needs dtype bool (True = the row is compared with the key)"
             raise self.wrong_type(needs, self.ops.dtype(found))
-        self.device("pairs", found, like)
         return found
 
     def weight(
@@ -299,22 +296,17 @@ class ArrayArguments(Checks):
         self.logits(self.names[0], student)
         self.logits(self.names[1], teacher)
         ours, theirs = tuple(student.shape), tuple(teacher.shape)
-        if ours != theirs or not ours[1]:
-            self._sizes(ours, theirs)
+        if ours != theirs or not ours[1]:  # what TensorFlow does not know fits
+            both, came = f"{' and '.join(self.names)} need the same", f"{ours} and {theirs}"
+            if ours[1] is None or sizes_differ(ours[1], theirs[1]):
+                raise self.wrong(f"{both} number of classes, known when traced", came, MAP_CLASSES)
+            if ours[1] == 0:
+                raise self.wrong(f"{self.names[0]} needs at least one class", f"shape {ours}")
+            if sizes_differ(ours[0], theirs[0]):
+                cure = "More teacher rows to contrast with go into keys="
+                raise self.wrong(f"{both} batch size", came, cure)
         self.device(self.names[1], teacher, student, self.names[0])
         return student, teacher
-
-    def _sizes(self, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
-        """Raise unless the shapes of both logits fit; what TensorFlow does not know fits."""
-        both, came = " and ".join(self.names), f"{ours} and {theirs}"
-        if ours[1] is None or sizes_differ(ours[1], theirs[1]):
-            needs = f"{both} need the same number of classes, known when traced"
-            raise self.wrong(needs, came, MAP_CLASSES)
-        if ours[1] == 0:
-            raise self.wrong(f"{self.names[0]} needs at least one class", f"shape {ours}")
-        if sizes_differ(ours[0], theirs[0]):
-            cure = "More teacher rows to contrast with go into keys="
-            raise self.wrong(f"{both} need the same batch size", came, cure)
 
     def batch(
         self,

@@ -49,12 +49,9 @@ class Arguments(ArrayArguments):
         self, class_prior: Any, classes: int, like: Array, dtype: str
     ) -> Float[Array, " classes"]:
         """Return ``log π`` of counts or probabilities; a class of none counts half the least."""
-        ops = self.ops
-        prior = ops.stop_gradient(ops.astype(self.array("class_prior", class_prior, like), dtype))
-        if tuple(prior.shape) != (classes,):
-            needs = f"class_prior needs shape ({classes},), one count or probability a class"
-            raise self.wrong(needs, tuple(prior.shape))
-        self.device("class_prior", prior, like)
+        ops, each = self.ops, "one count or probability a class"
+        prior = self.shaped("class_prior", class_prior, like, (classes,), each)
+        prior = ops.stop_gradient(ops.astype(prior, dtype))
         values = ops.host_values(prior)
         if values is not None:
             bad = ~((values >= 0) & np.isfinite(values))
