@@ -237,27 +237,17 @@ class MCLDDistiller(keras.distillation.Distiller):
         config = super().get_config()
         for fixed in ("distillation_losses", "distillation_loss_weights", "student_loss_weight"):
             del config[fixed]
-        return {
-            **config,
-            "config": asdict(self.config),
-            "total_steps": self.total_steps,
-            "bank_size": self.bank_size,
-            "class_means": self.class_means is not None,
-            "bank_moves": self.bank_moves,
-            "soft_labels": self.soft_labels,
-            "show_terms": self.show_terms,
-            "evaluate_distillation": self.evaluate_distillation,
-            **prior_config(self),
-        }
+        names = ("total_steps", "bank_size", "bank_moves", "soft_labels", "show_terms")
+        own = {name: getattr(self, name) for name in (*names, "evaluate_distillation")}
+        own |= {"config": asdict(self.config), "class_means": self.class_means is not None}
+        return {**config, **own, **prior_config(self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MCLDDistiller:
         """Make the model that `get_config` described."""
-        models = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("teacher", "student")
-        }
-        settings = {**config, **models, "config": MCLDConfig(**config["config"])}
+        settings = {**config, "config": MCLDConfig(**config["config"])}
+        for name in ("teacher", "student"):
+            settings[name] = keras.saving.deserialize_keras_object(config[name])
         moves = settings.pop("bank_moves", True)
         distiller = cls(**settings)
         distiller.bank_moves = moves

@@ -107,11 +107,9 @@ def gather_with_index(
             arguments = Arguments("mcld_loss", student, teacher)
             logits, _ = arguments.pair(student, teacher)
             arguments.scalar("progress", progress, logits, "float32", maximum=1.0)
-    of_labels, of_index = (
-        -1 if x is None else _DTYPES.index(str(x.dtype)) for x in (checked.labels, index)
-    )
-    dtype, longest = _DTYPES.index(str(teacher.dtype)), -1 if rows is None else rows
-    kind = (teacher.shape[1], dtype, of_labels, of_index, longest)
+    typed = teacher, checked.labels, index
+    dtypes = (-1 if x is None else _DTYPES.index(str(x.dtype)) for x in typed)
+    kind = (teacher.shape[1], *dtypes, -1 if rows is None else rows)
     table = _exchange(checked.weight.sum(), batch, kind, group)
     largest = _largest(table, batch, kind, group)
     parts = [teacher, checked.kept.to(torch.uint8)]
