@@ -151,7 +151,7 @@ def test_pairs_that_no_term_reads_are_an_error(contrast: str) -> None:
 @pytest.mark.parametrize(
     ("pairs", "error", "text"),
     [
-        (np.ones((5, 4), bool), ValueError, r"\(batch, keys\) = \(5, 5\), .* got \(5, 4\)"),
+        (np.ones((5, 4), bool), ValueError, r"shape \(5, 5\), \(batch, keys\), .* got \(5, 4\)"),
         (np.ones(5, bool), ValueError, r"got \(5,\)"),
         (np.ones((5, 5)), TypeError, "needs dtype bool .*; got float64"),
         (np.ones((5, 5), "int32"), TypeError, "needs dtype bool .*; got int32"),
@@ -168,5 +168,5 @@ def test_errors(backend: Framework, pairs: Any, error: type[Exception], text: st
 
 def test_the_width_is_that_of_the_keys(backend: Framework) -> None:
     case = keyed().but(pairs=some_pairs(5, 5))
-    with pytest.raises(ValueError, match=r"\(batch, keys\) = \(5, 9\), .* got \(5, 5\)"):
+    with pytest.raises(ValueError, match=r"shape \(5, 9\), \(batch, keys\), .* got \(5, 5\)"):
         value(backend, mcld_loss, case)
