@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.arguments import Arguments, Checks, to_numpy, wide_dtype
+from mcld_core.arguments import Arguments, to_numpy, wide_dtype
 from mcld_core.backends import Backend, backend_for
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.similarity import SIMILARITIES
@@ -124,8 +124,15 @@ def select_classes(
     ops = arguments.ops
     rows = arguments.array("logits", logits)
     arguments.logits("logits", rows)
-    index = _checked_mapping(arguments, mapping, rows.shape[1])
-    columns = ops.asarray(index, rows)
+    classes, index = rows.shape[1], np.asarray(getattr(mapping, "tolist", lambda: mapping)())
+    if index.size and index.dtype.kind not in "iu":
+        raise arguments.wrong_type("mapping needs a list of int classes", repr(index.tolist()))
+    is_list = index.ndim == 1 and index.size > 0
+    known = is_list and index.min() >= 0 and index.max() < classes
+    if not known or len(np.unique(index)) < len(index):
+        needs = f"mapping needs a list of classes in 0 … {classes - 1}, each once"
+        raise arguments.wrong(needs, repr(index.tolist()))
+    columns = ops.asarray(index.astype("int32"), rows)
     return ops.matrix_transpose(ops.take(ops.matrix_transpose(rows), columns))
 
 
@@ -221,18 +228,6 @@ def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any
     values = to_numpy(class_prior).astype("float64")
     arguments.log_prior(values, values.size, values, "float64")  # for its checks
     return values.astype("float32")
-
-
-def _checked_mapping(checks: Checks, mapping: Any, classes: int) -> NDArray[Any]:
-    index = np.asarray(mapping.tolist() if hasattr(mapping, "tolist") else mapping)
-    if index.size and index.dtype.kind not in "iu":
-        raise checks.wrong_type("mapping needs a list of int classes", repr(index.tolist()))
-    is_list = index.ndim == 1 and index.size > 0
-    known = is_list and index.min() >= 0 and index.max() < classes
-    if not known or len(np.unique(index)) < len(index):
-        needs = f"mapping needs a list of classes in 0 … {classes - 1}, each once"
-        raise checks.wrong(needs, repr(index.tolist()))
-    return index.astype("int32")
 
 
 def _readable(ops: Backend, x: Any) -> NDArray[Any] | None:

@@ -64,8 +64,7 @@ def gather_keys(
     name = axis_name if isinstance(axis_name, str) else tuple(axis_name)
     teacher = jax.lax.stop_gradient(jnp.asarray(teacher_logits))
     arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
-    beside = (labels, sample_weight, where)
-    checked = arguments.teacher_batch(teacher, beside, ignore_index)
+    checked = arguments.teacher_batch(teacher, (labels, sample_weight, where), ignore_index)
     has_int_labels = checked.labels is not None and checked.labels.ndim == 1
     return TeacherKeys(
         logits=_all_rows(teacher, name),

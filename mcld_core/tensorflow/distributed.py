@@ -61,8 +61,7 @@ def gather_keys(
         )
     teacher = tf.stop_gradient(tf.convert_to_tensor(teacher_logits))
     arguments = Arguments("gather_keys", teacher, labels, sample_weight, where)
-    beside = (labels, sample_weight, where)
-    checked = arguments.teacher_batch(teacher, beside, ignore_index)
+    checked = arguments.teacher_batch(teacher, (labels, sample_weight, where), ignore_index)
     rows = tf.shape(teacher)[0]
     largest = tf.reduce_max(_agreed_sizes(context, teacher, checked.labels))
 
