@@ -8,23 +8,13 @@ one mean row a sequence.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
 from mcld_core.arguments import Arguments, Batch, as_number, fits, keep_rows, reduce_rows
 from mcld_core.backends import Backend
 from mcld_core.extensions._terms import is_zero, log_of, weighing
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Reduction, Scalar
-
-
-class Sequences(NamedTuple):
-    """Sequences whose arguments are checked: their rows, one after the other."""
-
-    rows: Batch
-    count: Any
-    """The number of sequences (a tensor where TensorFlow does not know it when tracing)."""
-    length: Any
-    """The number of rows of each, padding included; None where a sequence is one row."""
 
 
 class SequenceArguments(Arguments):
@@ -60,21 +50,23 @@ class SequenceArguments(Arguments):
         labels: Any,
         kept: Bool[Array, " rows"] | None,
         config: MCLDConfig,
-    ) -> Sequences:
+    ) -> Batch:
         """Return the logits row by row, checked, with the rows' labels and mask."""
         if labels is None and not is_zero(config.weight_ce):
             needs = "weight_ce needs labels to take the cross-entropy of"
             raise self.wrong(needs, "None", "Pass labels, or leave weight_ce at 0")
         ops = self.ops
         rows = (flat(ops, student), flat(ops, teacher), labels, None, kept)
-        batch = self.batch(rows, config.ignore_index)
-        return Sequences(batch, ops.size(student, 0), ops.size(student, 1))
+        return self.batch(rows, config.ignore_index)
 
 
-def sequence_of_row(ops: Backend, count: Any, length: Any, like: Array) -> Int[Array, " rows"]:
-    """Return the number of the sequence that each of ``count · length`` rows lies in."""
+def sequence_of_row(
+    ops: Backend, logits: Float[Array, "batch time classes"]
+) -> Int[Array, " rows"]:
+    """Return the number of the sequence that each row lies in."""
+    count, length = ops.size(logits, 0), ops.size(logits, 1)
     divisor = max(length, 1) if isinstance(length, int) else length
-    return ops.arange(count * length, like) // divisor
+    return ops.arange(count * length, logits) // divisor
 
 
 def flat(ops: Backend, x: Array) -> Array:
@@ -104,7 +96,8 @@ def following(
 
 def contrast_sequences(
     ops: Backend,
-    sequences: Sequences,
+    rows: Batch,
+    student: Float[Array, "batch time classes"],
     labels: Labels | None,
     row_contrast: Scalar | None,
     category_by_sequence: bool,
@@ -113,7 +106,7 @@ def contrast_sequences(
     config: MCLDConfig,
     **given: Any,
 ) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
-    """Return the loss and its terms, one value a row, which `reduce_terms` reduces.
+    """Return the loss and its terms, one value a row of ``student``, for `reduce_terms`.
 
     ``w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; keys of the same
     sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
@@ -122,7 +115,6 @@ def contrast_sequences(
     overlap never push each other away. ``given`` are arguments of every call of
     `mcld_core.mcld_loss`.
     """
-    rows = sequences.rows
     of_rows = {"where": rows.kept, "reduction": "none", "return_terms": True, **given}
     logits = rows.student, rows.teacher, rows.labels
     at_rows = replace(config, weight_instance=0.0)
@@ -136,13 +128,13 @@ def contrast_sequences(
         row_contrast = 1.0 / (config.sample_temperature * config.sample_temperature)
     if not (is_zero(row_contrast) or is_zero(config.weight_sample)):
         within = weighing(config, instance=config.weight_sample * row_contrast)
-        place = sequence_of_row(ops, sequences.count, sequences.length, rows.student)
+        place = sequence_of_row(ops, student)
         pairs = place[:, None] == place[None, :]
         contrast, of_contrast = mcld_loss(*logits, config=within, pairs=pairs, **of_rows)
         values, terms["token"] = values + contrast, of_contrast["instance"]
     if not (is_zero(at_sequences.weight_instance) and is_zero(at_sequences.weight_category)):
-        labels, key_labels = own_labels(ops, labels, sequences.count, rows.student)
-        means = mean_rows(ops, sequences, config)._replace(labels=labels)
+        labels, key_labels = own_labels(ops, labels, student)
+        means = mean_rows(ops, rows, student, config)._replace(labels=labels)
         if config.compares_distributions:  # the means are at that temperature already
             at_sequences = replace(at_sequences, key_temperature=1.0)
         keys = TeacherKeys(means.teacher, key_labels, means.kept)
@@ -191,7 +183,8 @@ def contrast_apart(
 
 def reduce_terms(
     arguments: SequenceArguments,
-    sequences: Sequences,
+    rows: Batch,
+    student: Float[Array, "batch classes"] | Float[Array, "batch time classes"],
     found: tuple[Float[Array, " rows"], dict[str, Array]],
     reduction: Reduction,
     normalizer: Scalar | None,
@@ -201,14 +194,14 @@ def reduce_terms(
 
     ``"none"`` gives (batch, time), 0 where a row does not count.
     """
-    ops, rows = arguments.ops, sequences.rows
+    ops = arguments.ops
     if normalizer is not None:
         normalizer = arguments.scalar("normalizer", normalizer, rows.student, rows.dtype)
 
     def reduced(values: Float[Array, " rows"]) -> Array:
         values = reduce_rows(ops, values, rows.weight, reduction, normalizer)
-        if reduction == "none" and sequences.length is not None:
-            return ops.reshape(values, (sequences.count, sequences.length))
+        if reduction == "none" and len(student.shape) == 3:
+            return ops.reshape(values, (ops.size(student, 0), ops.size(student, 1)))
         return values
 
     loss, terms = found
@@ -217,14 +210,16 @@ def reduce_terms(
     return reduced(loss), {name: x if name == "ramp" else reduced(x) for name, x in terms.items()}
 
 
-def mean_rows(ops: Backend, sequences: Sequences, config: MCLDConfig) -> Batch:
+def mean_rows(
+    ops: Backend, rows: Batch, student: Float[Array, "batch time classes"], config: MCLDConfig
+) -> Batch:
     """Return the mean student logits and the mean key of the kept rows of each sequence.
 
     Sequences without such a row are not kept, and none has a label. Where keys are distributions
     the teacher's row is the logarithm of its mean probabilities at the key temperature, so that its
     softmax is that mean; otherwise it is the mean of its logits.
     """
-    rows, (count, length) = sequences.rows, (sequences.count, sequences.length)
+    count, length = ops.size(student, 0), ops.size(student, 1)
     kept = ops.arange(count * length, rows.student) >= 0 if rows.kept is None else rows.kept
     size = ops.sum(ops.reshape(ops.astype(kept, rows.dtype), (count, length)), 1)
     valid = size > 0
@@ -240,19 +235,18 @@ def mean_rows(ops: Backend, sequences: Sequences, config: MCLDConfig) -> Batch:
         teacher = log_of(ops, mean(ops.softmax(teacher / tau, 1)))
     else:
         teacher = mean(teacher)
-    student = mean(ops.astype(rows.student, rows.dtype))
-    return Batch(student, teacher, rows.dtype, None, valid, None)
+    means = mean(ops.astype(rows.student, rows.dtype))
+    return Batch(means, teacher, rows.dtype, None, valid, None)
 
 
-def own_labels(
-    ops: Backend, labels: Labels | None, count: Any, like: Array
-) -> tuple[Labels, Labels]:
+def own_labels(ops: Backend, labels: Labels | None, student: Array) -> tuple[Labels, Labels]:
     """Return the labels of sequences, int ids of any kind or soft ones, and the same as keys.
 
     Ids become the place of the last sequence that has them; a negative one is shared with no other
     and has no positive, so that as a key it has a label that no anchor has. None: each its own.
     """
-    place = ops.arange(count, like)
+    count = ops.size(student, 0)
+    place = ops.arange(count, student)
     if labels is None or (isinstance(count, int) and not count):
         return place, place
     if len(labels.shape) == 2:

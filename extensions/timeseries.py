@@ -14,7 +14,6 @@ from mcld_core.extensions._forecasts import forecast_bins as forecast_bins
 from mcld_core.extensions._forecasts import forecast_to_logits as forecast_to_logits
 from mcld_core.extensions._sequences import (
     SequenceArguments,
-    Sequences,
     contrast_apart,
     contrast_sequences,
     mean_rows,
@@ -219,9 +218,8 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         kept = arguments.flat_mask("mask", mask, student, 1)
         rows = arguments.batch((student, teacher, labels, None, kept), config.ignore_index)
         found = contrast_apart(ops, rows, overlapping, reduction="none", **given)
-        windows = Sequences(rows, ops.size(student, 0), None)
-        return reduce_terms(arguments, windows, found, reduction, normalizer, return_terms)
-    window = sequence_of_row(ops, ops.size(student, 0), ops.size(student, 1), student)
+        return reduce_terms(arguments, rows, student, found, reduction, normalizer, return_terms)
+    window = sequence_of_row(ops, student)
     kept = arguments.flat_mask("mask", mask, student)
     if labels is not None:
         labels = arguments.array("labels", labels, student)
@@ -233,14 +231,16 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         step_labels = arguments.flat_labels("step_labels", step_labels, student)
     elif labels is not None:
         step_labels = ops.take(labels, window)
-    steps = arguments.sequences(student, teacher, step_labels, kept, config)
+    rows = arguments.sequences(student, teacher, step_labels, kept, config)
     if labels is None:
-        labels = ops.argmax(mean_rows(ops, steps, config).teacher, 1)
+        labels = ops.argmax(mean_rows(ops, rows, student, config).teacher, 1)
     elif len(labels.shape) == 2:
-        labels = ops.stop_gradient(ops.astype(labels, steps.rows.dtype))
+        labels = ops.stop_gradient(ops.astype(labels, rows.dtype))
     by_window = category == "window"
-    found = contrast_sequences(ops, steps, labels, step_contrast, by_window, overlapping, **given)
-    return reduce_terms(arguments, steps, found, reduction, normalizer, return_terms)
+    found = contrast_sequences(
+        ops, rows, student, labels, step_contrast, by_window, overlapping, **given
+    )
+    return reduce_terms(arguments, rows, student, found, reduction, normalizer, return_terms)
 
 
 def _overlapping(

@@ -170,13 +170,13 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     kept = arguments.flat_mask("attention_mask", attention_mask, student)
     if shift:
         labels, kept = following(arguments.ops, student, labels, kept)
-    tokens = arguments.sequences(student, teacher, labels, kept, config)
+    rows = arguments.sequences(student, teacher, labels, kept, config)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
     of_sequences = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast
     found = contrast_sequences(
-        arguments.ops, tokens, sequence_labels, token_contrast, by_sequence,
+        arguments.ops, rows, student, sequence_labels, token_contrast, by_sequence,
         config=replace(config, weight_instance=of_sequences),
         class_prior=class_prior, progress=progress,
     )  # fmt: skip
-    return reduce_terms(arguments, tokens, found, reduction, normalizer, return_terms)
+    return reduce_terms(arguments, rows, student, found, reduction, normalizer, return_terms)
