@@ -66,7 +66,7 @@ class TeacherQuality(NamedTuple):
         arguments = TeacherArguments("TeacherQuality.from_logits", teacher_logits, labels, where)
         batch = arguments.labelled_teacher(teacher_logits, labels, where, -100)
         empty = cls.empty(batch.logits.shape[1], like=batch.logits)
-        return _counted(arguments, empty, batch)
+        return empty._counting(arguments, batch)
 
     def update(
         self,
@@ -102,7 +102,7 @@ class TeacherQuality(NamedTuple):
             needs = f"teacher_logits needs {classes} classes, as this quality counts"
             raise arguments.wrong(needs, f"shape {tuple(batch.logits.shape)}")
         decay = arguments.scalar("decay", decay, old.rows, dtype, maximum=1.0)
-        return _counted(arguments, TeacherQuality(*(decay * x for x in old)), batch)
+        return TeacherQuality(*(decay * x for x in old))._counting(arguments, batch)
 
     def merge(self, other: TeacherQuality) -> TeacherQuality:
         """Return the quality on the rows of both, such as those of two processes.
@@ -140,25 +140,22 @@ class TeacherQuality(NamedTuple):
         """The same of each class's accuracy."""
         return self._above_chance(self.class_accuracy)
 
+    def _counting(self, arguments: TeacherArguments, batch: TeacherBatch) -> TeacherQuality:
+        """Return the quality with the rows of a batch, in the dtype of the sums, added."""
+        ops, dtype = arguments.ops, arguments.ops.dtype(self.rows)
+        target = target_class(ops, batch.labels)
+        kept = batch.kept & (target >= 0)
+        counts = kept, kept & (ops.argmax(batch.logits, 1) == target)
+        is_class = one_hot(ops, target, int(self.rows.shape[0]), dtype)
+        rows, correct = (ops.sum(is_class * ops.astype(x, dtype)[:, None], 0) for x in counts)
+        return TeacherQuality(self.rows + rows, self.correct + correct)
+
     def _above_chance(self, accuracy: Array) -> Array:
         classes = int(self.rows.shape[0])
         if classes == 1:
             return 0.0 * accuracy + 1.0
         above = (accuracy - 1.0 / classes) / (1.0 - 1.0 / classes)
         return clip01(backend_for("TeacherQuality", self.rows), above)
-
-
-def _counted(
-    arguments: TeacherArguments, old: TeacherQuality, batch: TeacherBatch
-) -> TeacherQuality:
-    """Return the quality with the rows of a batch, in the dtype of the sums, added."""
-    ops, dtype = arguments.ops, arguments.ops.dtype(old.rows)
-    target = target_class(ops, batch.labels)
-    kept = batch.kept & (target >= 0)
-    counts = kept, kept & (ops.argmax(batch.logits, 1) == target)
-    is_class = one_hot(ops, target, int(old.rows.shape[0]), dtype)
-    rows, correct = (ops.sum(is_class * ops.astype(x, dtype)[:, None], 0) for x in counts)
-    return TeacherQuality(old.rows + rows, old.correct + correct)
 
 
 def check_quality(function: str, name: str, quality: Any) -> None:
@@ -234,22 +231,20 @@ def ensemble(
         cure = "Map the classes first: mcld_core.select_classes"
         raise arguments.wrong("logits_list needs arrays of one shape", shapes, cure)
     dtype = wide_dtype(*(ops.dtype(x) for x in given))
-    shares, scaled = [], []
+    total: Any = 0.0
+    parts = []
     for m, x in enumerate(given):
         teacher = arguments.teacher(f"logits_list[{m}]", x, masks[m], dtype)
         tau = arguments.scalar(f"temperatures[{m}]", temperatures[m], x, dtype, above=0.0)
         share = arguments.one_a_row(f"weights[{m}]", weights[m], teacher.kept, dtype, minimum=0.0)
-        shares.append(share)
-        scaled.append(teacher.logits / ops.stop_gradient(tau))
-    total: Any = sum(shares)
-    present, parts = total > 0, []
-    for share, z in zip(shares, scaled, strict=True):
+        z, total = teacher.logits / ops.stop_gradient(tau), total + share
+        counts = (share > 0)[:, None]
         if space == "logits":
-            parts.append(ops.where((share > 0)[:, None], share[:, None] * z, 0.0))
+            parts.append(ops.where(counts, share[:, None] * z, 0.0))
         else:
             log_p = ops.at_least(ops.log_softmax(ops.at_least(z, LEAST), 1), LEAST)
-            log_p = log_p + log_of(ops, share)[:, None]
-            parts.append(ops.where((share > 0)[:, None], log_p, LEAST))
+            parts.append(ops.where(counts, log_p + log_of(ops, share)[:, None], LEAST))
+    present = total > 0
     if space == "logits":
         mean = ratio(ops, sum(parts), total[:, None])
     else:
