@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
@@ -18,9 +25,9 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     The file is made in the same folder under a name of its own, which must not exist: writers with
     one process id (threads, containers that share a disk) never share a file, and a symbolic link
     is not followed there. Where ``path`` itself is a link, the file that it points to is replaced.
-    After an error or an interrupt the new file is removed and the old one is untouched; a writer
-    that is killed leaves its hidden draft. The folder must exist; a path that is a folder itself is
-    a ValueError.
+    After an error or an interrupt the new file is removed and the old one is untouched; what a
+    killed writer left is removed by the next one (not on Windows). Its folder must exist; a path
+    that is a folder itself is a ValueError.
 
     Example:
         >>> import tempfile
@@ -37,16 +44,43 @@ def replacement(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise ValueError(f"path needs a file to write; got {path}, which is a folder")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
-    draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
-    file = open(draft, "x+b")  # noqa: SIM115  (closed before it is renamed or removed)
+    _remove_orphans(path)
+    draft, file = _open_draft(path)
     try:
         yield file
         file.flush()
         os.fsync(file.fileno())
-        file.close()
+        if fcntl is None:  # Windows renames no open file
+            file.close()
         os.replace(draft, path)
+        file.close()
     except BaseException:
         with suppress(OSError):  # a full disk again: what is in the buffer is not written
             file.close()
         draft.unlink(missing_ok=True)
         raise
+
+
+def _open_draft(path: Path) -> tuple[Path, BinaryIO]:
+    """Make a draft that is locked as long as its writer lives."""
+    while True:
+        draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+        file = open(draft, "x+b")  # noqa: SIM115  (the caller closes it)
+        if fcntl is None:
+            return draft, file
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return draft, file
+        file.close()  # another writer took it for an orphan before it was locked
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove the drafts of the path that no living writer holds."""
+    pattern = glob.escape(f".{path.name[:40]}.") + "[0-9a-f]" * 16 + ".tmp"
+    for draft in path.parent.glob(pattern) if fcntl else ():
+        if draft.is_symlink() or not draft.is_file():
+            continue
+        with suppress(OSError), open(draft, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()

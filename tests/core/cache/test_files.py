@@ -6,10 +6,14 @@ import errno
 import os
 import secrets
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mcld_core import files
 from mcld_core.files import replacement
 
 
@@ -57,6 +61,53 @@ def test_a_name_that_is_taken_is_neither_followed_nor_removed(
         write(tmp_path / "file", b"new")
     assert victim.read_bytes() == b"precious"
     assert sorted(os.listdir(tmp_path)) == [".file.known.tmp", "victim"]
+
+
+WRITER = """
+import sys
+from mcld_core.files import replacement
+with replacement(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs locks of POSIX")
+def test_a_killed_writer_s_draft_goes_and_a_living_one_s_stays(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "file [1]")]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as killed, subprocess.Popen(command, **pipes) as lives:
+        assert killed.stdout.readline() == lives.stdout.readline() == "ready\n"
+        assert len(os.listdir(tmp_path)) == 2
+        write(tmp_path / "file [1]", b"new")
+        assert len(os.listdir(tmp_path)) == 3
+        killed.kill()
+        killed.wait(30)
+        write(tmp_path / "file [1]", b"newer")
+        assert len(os.listdir(tmp_path)) == 2
+        lives.communicate("", 30)
+    assert os.listdir(tmp_path) == ["file [1]"]
+    assert (tmp_path / "file [1]").read_bytes() == b"half"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs locks of POSIX")
+def test_a_draft_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, seen = files.fcntl.flock, []
+
+    def late(file: Any, how: int) -> None:
+        if not seen:
+            Path(file.name).unlink()
+        seen.append(how)
+        flock(file, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    write(tmp_path / "file", b"new")
+    assert len(seen) == 2
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
