@@ -192,16 +192,14 @@ def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
     size = min(sizes[0] if rows.layer or rows.shared else sizes[1], count)
     summed = rows.scale is not None
 
+    def forward(trained: Arrays, given: KeptRows, differentiate: bool = True) -> Any:
+        given = given._replace(x=trained[0], layer=trained[1:])
+        values, *slopes = _kept_blocks(loss, given, size, differentiate)
+        return given.scale * jnp.sum(values) if summed else values, tuple(slopes)
+
     @jax.custom_vjp
     def evaluate(trained: Arrays, given: KeptRows) -> Array:
-        given = given._replace(x=trained[0], layer=trained[1:])
-        values = _kept_blocks(loss, given, size, False)[0]
-        return given.scale * jnp.sum(values) if summed else values
-
-    def forward(trained: Arrays, given: KeptRows) -> Any:
-        given = given._replace(x=trained[0], layer=trained[1:])
-        values, *slopes = _kept_blocks(loss, given, size, True)
-        return given.scale * jnp.sum(values) if summed else values, tuple(slopes)
+        return forward(trained, given, False)[0]
 
     def backward(slopes: Arrays, cotangent: Array) -> Any:
         factor = cotangent if summed else cotangent[:, None]

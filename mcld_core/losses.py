@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, Literal, overload
 
 from mcld_core.arguments import REDUCTIONS, Arguments, Batch, Checks, reduce_rows
-from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import (
     CONTRASTS,
@@ -195,8 +194,9 @@ def evaluate(
     ops, has_ce = arguments.ops, "ce" in weights
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
         weights = {}  # no rows, no terms
-    setup, block = _setup(arguments, batch, config, weights, keys, class_prior, pairs, is_compared)
-    block_rows = _block_rows(ops, setup, block)
+    setup, block, block_rows = _setup(
+        arguments, batch, config, weights, keys, class_prior, pairs, is_compared
+    )
     weights, of_columns = dict(setup.weights), None
     if "category" in weights and ramp is not None:
         weights["category"] = weights["category"] * ramp
@@ -238,14 +238,18 @@ def _setup(
     class_prior: Any,
     pairs: Any,
     is_compared: bool,
-) -> tuple[Setup, Block]:
-    """Return what all rows have in common, less what no term needs, and the rows."""
-    ops, student = arguments.ops, batch.student
+) -> tuple[Setup, Block, Any]:
+    """Return what all rows have in common, less what no term needs, the rows, and a block's number.
+
+    None rows in a block: all, which a number that is trained needs.
+    """
+    ops, student, block_rows = arguments.ops, batch.student, config.block_size
+    rows = ops.size(student, 0)
     category = config.category_contrast if "category" in weights else None
     by_row = "instance" in weights or category == "labels"
     key_set: Any = None
     prototypes = log_prior = None
-    own = ops.arange(ops.size(student, 0), student)
+    own = ops.arange(rows, student)
     if not by_row and category != "prototypes":
         pairs = None
     elif keys is None:
@@ -271,24 +275,15 @@ def _setup(
     for name, x in numbers.items():
         if not isinstance(x, (int, float)):  # a number of Python stays one
             numbers[name] = ops.astype(ops.asarray(x, student), batch.dtype)
+            block_rows = None if ops.is_trained(numbers[name]) else block_rows
     weights = {name: numbers.pop(name) for name in weights}
     keys_of_rows = key_set if by_row else None
     setup = Setup(config, weights, keys_of_rows, prototypes, log_prior=log_prior, **numbers)
-    return setup, Block(student, batch.teacher, batch.labels, own, batch.kept, pairs)
-
-
-def _block_rows(ops: Backend, setup: Setup, block: Block) -> Any:
-    """Return how many rows a block has; None: all, which a number that is trained needs."""
-    size = setup.config.block_size
-    numbers = (*setup.weights.values(), setup.temperature, setup.key_temperature)
-    for number in (*numbers, setup.sample_temperature, setup.beta):
-        if not isinstance(number, (int, float)) and ops.is_trained(number):
-            return None
-    if size != "auto":
-        return size
-    keys = 1 if setup.keys is None else ops.size(setup.keys.labels, 0)
-    rows, classes = ops.size(block.student, 0), block.student.shape[1]
-    return rows_of_a_block(ops, rows, keys, classes, ops.least_rows)
+    if block_rows == "auto":
+        count = 1 if keys_of_rows is None else ops.size(keys_of_rows.labels, 0)
+        block_rows = rows_of_a_block(ops, rows, count, student.shape[1], ops.least_rows)
+    block = Block(student, batch.teacher, batch.labels, own, batch.kept, pairs)
+    return setup, block, block_rows
 
 
 def category_ramp(
