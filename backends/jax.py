@@ -134,7 +134,8 @@ def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
 def by_block(
     function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
 ) -> Arrays:
-    if block_rows is None or _is_plain(rows, block_rows):
+    count = rows[0].shape[0]  # a symbol in an export with a symbolic batch
+    if block_rows is None or not isinstance(count, int) or count <= block_rows:
         return function(rows, prepare(shared))
     leaves, structure = jax.tree.flatten(shared)
     traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
@@ -172,12 +173,6 @@ def by_block(
 
     evaluate.defvjp(forward, backward)
     return evaluate(rows[0], rows[1:], [leaves[i] for i in traced])
-
-
-def _is_plain(rows: Arrays, block_rows: int | None) -> bool:
-    """Whether all rows are evaluated at once; so are those of an export with a symbolic batch."""
-    count = rows[0].shape[0]
-    return block_rows is None or not isinstance(count, int) or count <= block_rows
 
 
 def value_and_slopes(function: Callable[..., Array], arrays: Arrays) -> Any:
@@ -273,16 +268,10 @@ def _product(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 def _scanned(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) -> Arrays:
     """Scan over blocks of one size, the rows padded with zeros that are cut off again."""
-    results = jax.lax.map(function, _split(rows, block_rows))
-    count = rows[0].shape[0]
-    return tuple(x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:count] for x in results)
-
-
-def _split(rows: Arrays, block_rows: int) -> Arrays:
-    """Return (blocks, size, …) of at most ``block_rows``, padded with zeros."""
     count = rows[0].shape[0]
     blocks = -(-count // block_rows)
     size = -(-count // blocks)
     padding = (0, blocks * size - count)
     padded = (jnp.pad(x, [padding] + [(0, 0)] * (x.ndim - 1)) for x in rows)
-    return tuple(x.reshape(blocks, size, *x.shape[1:]) for x in padded)
+    results = jax.lax.map(function, tuple(x.reshape(blocks, size, *x.shape[1:]) for x in padded))
+    return tuple(x.reshape(blocks * size, *x.shape[2:])[:count] for x in results)
