@@ -105,16 +105,10 @@ def token_kd_loss(
         JSD). Y. Leviathan, M. Kalman, Y. Matias, "Fast Inference from Transformers via Speculative
         Decoding", ICML 2023 (total variation: one less the share of accepted drafts).
     """
-    arguments = SequenceArguments(
-        *("token_kd_loss", student_logits, labels, attention_mask, sample_weight),
-        *(teacher if isinstance(teacher, tuple) else (teacher,)),
-    )
-    student = arguments.array("student_logits", student_logits, arguments.like)
-    check_token_logits(arguments, "student_logits", student)
-    given, rows = (student, teacher), KeptRows(flat(arguments.ops, student), ())
     of_tokens = labels, attention_mask, sample_weight, shift, ignore_index
     settings = divergence, mix, temperature, ce_weight
-    return _distil(arguments, rows, given, of_tokens, settings, Head(), reduction, normalizer)
+    given = student_logits, teacher
+    return _distil("token_kd_loss", given, of_tokens, settings, reduction, normalizer)
 
 
 def linear_token_kd_loss(
@@ -167,31 +161,24 @@ def linear_token_kd_loss(
         >>> round(float(linear_token_kd_loss(hidden, weight, (hidden, 2 * weight))), 4)
         0.0
     """
-    arguments = SequenceArguments(
-        *("linear_token_kd_loss", hidden, weight, bias, labels, attention_mask, sample_weight),
-        *(teacher if isinstance(teacher, tuple) else (teacher,)),
-    )
-    layer = _checked_layer(arguments, "", LastLayer(hidden, weight, bias, softcap, scale))
-    parameters = tuple(x for x in (layer.weight, layer.bias) if x is not None)
-    rows = KeptRows(flat(arguments.ops, layer.hidden), (), layer=parameters)
-    given, head = (layer.hidden, teacher), Head(scale, softcap)
     of_tokens = labels, attention_mask, sample_weight, shift, ignore_index
     settings = divergence, mix, temperature, ce_weight
-    return _distil(arguments, rows, given, of_tokens, settings, head, reduction, normalizer)
+    given = LastLayer(hidden, weight, bias, softcap, scale), teacher
+    return _distil("linear_token_kd_loss", given, of_tokens, settings, reduction, normalizer)
 
 
 def _distil(
-    arguments: SequenceArguments,
-    rows: KeptRows,
+    function: str,
     given: tuple[Any, Any],
     of_tokens: tuple[Any, Any, Any, bool, int],
     settings: tuple[str, Scalar, Scalar, Scalar],
-    head: Head,
     reduction: Reduction,
     normalizer: Scalar | None,
 ) -> Any:
-    """Return the loss of the student's rows and a teacher of any kind; ``given`` are both."""
-    ops, (like, teacher) = arguments.ops, given
+    """Return the loss of a student and a teacher; ``given`` are both: logits, or a last layer."""
+    arrays = [y for x in given for y in (x if isinstance(x, tuple) else (x,))]
+    arguments = SequenceArguments(function, *arrays, *of_tokens[:3])
+    ops, teacher = arguments.ops, given[1]
     divergence, mix, temperature, ce_weight = settings
     arguments.choice("divergence", divergence, DIVERGENCES)
     arguments.number("mix", mix, above=0.0, maximum=1.0)
@@ -208,37 +195,32 @@ def _distil(
             "temperature=1, whose gradient alone is unbiased",
             f"{divergence!r}, {temperature!r}",
         )
+    student, layer, head, vocabulary = _side(arguments, "student_logits", "", given[0])
+    tokens = token_rows(arguments, student, *of_tokens, vocabulary)
     is_top, teacher_head = isinstance(teacher, TopKLogits), Head()
-    vocabulary = rows.layer[0].shape[0] if rows.layer else like.shape[2]
-    tokens = token_rows(arguments, like, *of_tokens, vocabulary)
-    theirs = needed = (*like.shape[:2], vocabulary)
     shared: tuple[Any, ...] = ()
     if is_top:
-        top = top_rows(arguments, teacher, like, vocabulary, tokens.kept, tokens.dtype)
+        top = top_rows(arguments, teacher, student, vocabulary, tokens.kept, tokens.dtype)
         _check_tail(arguments, divergence, top, tokens.kept, vocabulary)
         beside = tuple(x for x in top if x is not None)
-    elif isinstance(teacher, tuple):
-        layer = _checked_layer(arguments, "the teacher's ", LastLayer(*teacher))
-        beside = (ops.stop_gradient(flat(ops, layer.hidden)),)
-        shared = tuple(ops.stop_gradient(x) for x in (layer.weight, layer.bias) if x is not None)
-        teacher_head = Head(layer.scale, layer.softcap)
-        theirs = (*layer.hidden.shape[:2], layer.weight.shape[0])
     else:
-        logits = arguments.array("teacher", teacher, like)
-        check_token_logits(arguments, "teacher", logits)
-        beside, theirs = (ops.stop_gradient(flat(ops, logits)),), tuple(logits.shape)
-    if not fits(theirs, needed):
-        needs = f"the teacher needs the tokens and the vocabulary of the student, {needed}"
-        cure = "Map a vocabulary that differs first: mcld_core.extensions.nlp.align_vocabulary"
-        raise arguments.wrong(needs, theirs, cure)
-    arguments.device("the teacher", beside[0], like)
+        rows, shared, teacher_head, size = _side(arguments, "teacher", "the teacher's ", teacher)
+        needed, theirs = (*student.shape[:2], vocabulary), (*rows.shape[:2], size)
+        if not fits(theirs, needed):
+            needs = f"the teacher needs the tokens and the vocabulary of the student, {needed}"
+            cure = "Map a vocabulary that differs first: mcld_core.extensions.nlp.align_vocabulary"
+            raise arguments.wrong(needs, theirs, cure)
+        beside = (ops.stop_gradient(flat(ops, rows)),)
+        shared = tuple(ops.stop_gradient(x) for x in shared)
+    arguments.device("the teacher", beside[0], student)
     numbers = (mix, temperature, ce_weight, head.scale)
-    numbers = tuple(as_number(ops, x, like, tokens.dtype) for x in numbers)
+    numbers = tuple(as_number(ops, x, student, tokens.dtype) for x in numbers)
     mix, temperature, ce_weight, scale = numbers
     loss = TokenLoss(ops, tokens.dtype, divergence, temperature, mix, ce_weight, is_top, has_ce)
     loss = loss._replace(head=head._replace(scale=scale), teacher_head=teacher_head)
-    rows = rows._replace(beside=(*beside, tokens.labels) if has_ce else beside, shared=shared)
-    found = reduced_loss(arguments, tokens, loss, rows, numbers, reduction, normalizer)
+    beside = (*beside, tokens.labels) if has_ce else beside
+    kept = KeptRows(flat(ops, student), beside, shared, layer)
+    found = reduced_loss(arguments, tokens, loss, kept, numbers, reduction, normalizer)
     values = ops.host_values(found) if divergence == "reverse" else None
     if values is not None and bool((values == float("inf")).any()):  # no step comes of its gradient
         raise ValueError(
@@ -247,6 +229,19 @@ def _distil(
             "does not. Set the student's logits there to -inf too, or take 'jsd', 'tv' or 'forward'"
         )
     return found
+
+
+def _side(
+    arguments: SequenceArguments, name: str, of: str, given: Any
+) -> tuple[Array, tuple[Any, ...], Head, Any]:
+    """Return the logits, or what a last layer takes, its parameters, its head; the vocabulary."""
+    if isinstance(given, tuple):
+        layer = _checked_layer(arguments, of, LastLayer(*given))
+        parameters = tuple(x for x in (layer.weight, layer.bias) if x is not None)
+        return layer.hidden, parameters, Head(layer.scale, layer.softcap), layer.weight.shape[0]
+    logits = arguments.array(name, given, arguments.like)
+    check_token_logits(arguments, name, logits)
+    return logits, (), Head(), logits.shape[2]
 
 
 def _check_tail(
