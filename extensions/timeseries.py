@@ -223,8 +223,7 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     kept = arguments.flat_mask("mask", mask, student)
     if labels is not None:
         labels = arguments.array("labels", labels, student)
-        kind = arguments.label_kind("labels", labels, student.shape[0], student.shape[2])
-        if kind == "int":
+        if arguments.label_kind("labels", labels, student.shape[0], student.shape[2]) == "int":
             labels = arguments.ids("labels", labels, student)
             kept = both_kept(kept, ops.take(labels != config.ignore_index, window))
     if step_labels is not None:
@@ -236,9 +235,8 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         labels = ops.argmax(mean_rows(ops, rows, student, config).teacher, 1)
     elif len(labels.shape) == 2:
         labels = ops.stop_gradient(ops.astype(labels, rows.dtype))
-    by_window = category == "window"
     found = contrast_sequences(
-        ops, rows, student, labels, step_contrast, by_window, overlapping, **given
+        ops, rows, student, labels, step_contrast, category == "window", overlapping, **given
     )
     return reduce_terms(arguments, rows, student, found, reduction, normalizer, return_terms)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
-from mcld_core.arguments import Arguments, one_hot, reduce_rows, target_class, wide_dtype
+from mcld_core.arguments import Arguments, both_kept, one_hot, reduce_rows, target_class, wide_dtype
 from mcld_core.extensions._terms import LEAST, log_of, weighing
 from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, log_sum
 from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
@@ -182,32 +183,25 @@ def adaptive_mcld_loss(
         >>> round(float(adaptive_mcld_loss(student, teacher, labels, reliability=r)), 4)
         1.6071
     """
-    function = "adaptive_mcld_loss"
-    arrays = (student_logits, teacher_logits, labels, reliability, sample_weight, where)
-    arguments = TeacherArguments(function, *arrays, getattr(keys, "logits", None))
+    logits = student_logits, teacher_logits, labels
+    arrays = (*logits, reliability, sample_weight, where)
+    arguments = TeacherArguments("adaptive_mcld_loss", *arrays, getattr(keys, "logits", None))
     arguments.settings(config, MCLDConfig)
     arguments.reduction(reduction)
     arguments.required_labels(labels)
-    rows = (student_logits, teacher_logits, labels, sample_weight, where)
-    batch = arguments.batch(rows, config.ignore_index)
+    batch = arguments.batch((*logits, sample_weight, where), config.ignore_index)
     ops, dtype = arguments.ops, batch.dtype
-    every = ops.arange(ops.size(batch.student, 0), batch.student) >= 0
-    kept = every if batch.kept is None else batch.kept
+    kept = both_kept(ops.arange(ops.size(batch.student, 0), batch.student) >= 0, batch.kept)
     trust = clip01(ops, arguments.one_a_row("reliability", reliability, kept, dtype))
     given = {"keys": keys, "class_prior": class_prior, "progress": progress, "where": where}
-
-    def weighed(config: MCLDConfig, weight: Array | None) -> Float[Array, " batch"]:
-        logits = student_logits, teacher_logits, labels
-        given["sample_weight"] = weight
-        return mcld_loss(*logits, config=config, reduction="none", **given)
-
-    found = weighed(replace(config, weight_category=0.0, weight_ce=0.0), trust)
-    found = found + weighed(weighing(config, ce=config.weight_instance), 1.0 - trust)
-    by_label = {"category": config.weight_category, "ce": config.weight_ce}
-    found = found + weighed(weighing(config, **by_label), None)
+    weighed: Any = partial(mcld_loss, *logits, reduction="none", **given)
+    by_teacher = replace(config, weight_category=0.0, weight_ce=0.0)
+    untrusted = weighing(config, ce=config.weight_instance)
+    by_label = weighing(config, category=config.weight_category, ce=config.weight_ce)
+    found = weighed(config=by_teacher, sample_weight=trust)
+    found = found + weighed(config=untrusted, sample_weight=1.0 - trust)
+    found = found + weighed(config=by_label)
     normalizer = None if keys is None else keys.normalizer
-    if normalizer is not None:
-        normalizer = ops.astype(ops.asarray(normalizer, batch.student), dtype)
     return reduce_rows(ops, found, batch.weight, reduction, normalizer)
 
 
