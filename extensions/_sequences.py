@@ -43,21 +43,14 @@ class SequenceArguments(Arguments):
             raise self.wrong(f"{name} need shape {shape[:2]}, or soft labels {shape}", ours)
         return flat(self.ops, labels)
 
-    def sequences(
-        self,
-        student: Float[Array, "batch time classes"],
-        teacher: Float[Array, "batch time classes"],
-        labels: Any,
-        kept: Bool[Array, " rows"] | None,
-        config: MCLDConfig,
-    ) -> Batch:
-        """Return the logits row by row, checked, with the rows' labels and mask."""
+    def sequences(self, rows: tuple[Any, Any, Any, Any], config: MCLDConfig) -> Batch:
+        """Return both logits row by row, checked, with the rows' labels and mask."""
+        student, teacher, labels, kept = rows
         if labels is None and not is_zero(config.weight_ce):
             needs = "weight_ce needs labels to take the cross-entropy of"
             raise self.wrong(needs, "None", "Pass labels, or leave weight_ce at 0")
-        ops = self.ops
-        rows = (flat(ops, student), flat(ops, teacher), labels, None, kept)
-        return self.batch(rows, config.ignore_index)
+        flat_rows = flat(self.ops, student), flat(self.ops, teacher), labels, None, kept
+        return self.batch(flat_rows, config.ignore_index)
 
 
 def sequence_of_row(

@@ -230,7 +230,7 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
         step_labels = arguments.flat_labels("step_labels", step_labels, student)
     elif labels is not None:
         step_labels = ops.take(labels, window)
-    rows = arguments.sequences(student, teacher, step_labels, kept, config)
+    rows = arguments.sequences((student, teacher, step_labels, kept), config)
     if labels is None:
         labels = ops.argmax(mean_rows(ops, rows, student, config).teacher, 1)
     elif len(labels.shape) == 2:

@@ -170,7 +170,7 @@ def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     kept = arguments.flat_mask("attention_mask", attention_mask, student)
     if shift:
         labels, kept = following(arguments.ops, student, labels, kept)
-    rows = arguments.sequences(student, teacher, labels, kept, config)
+    rows = arguments.sequences((student, teacher, labels, kept), config)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
     of_sequences = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcld_core.arguments import Arguments, Checks, fits, to_numpy, wide_dtype
+from mcld_core.extensions._sequences import flat
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.vocabulary import TopRows
 from mcld_core.typing import Array, Bool, Float, Int
@@ -163,16 +164,14 @@ def top_rows(
     if not ops.dtype(indices).startswith(("int", "uint")) or not shape[2]:
         needs = "TopKLogits: indices need an integer dtype, and k ≥ 1 that is known when traced"
         raise arguments.wrong_type(needs, f"{ops.dtype(indices)}, {shape}")
-    rows = ops.size(values, 0) * ops.size(values, 1)
-    values = ops.astype(ops.reshape(ops.stop_gradient(values), (rows, shape[2])), dtype)
-    indices = ops.reshape(indices, (rows, shape[2]))
+    values = ops.astype(flat(ops, ops.stop_gradient(values)), dtype)
+    indices = flat(ops, indices)
     tail = None
     if is_drawn(stored):
         tail = 0.0 * ops.astype(indices[:, :1], dtype) + MASKED
     elif stored.tail is not None:
         tail = arguments.shaped("TopKLogits: tail", stored.tail, values, ours, "one a token")
-        tail = ops.astype(ops.stop_gradient(tail), dtype)
-        tail = ops.reshape(tail, (rows, 1))
+        tail = ops.astype(flat(ops, ops.stop_gradient(tail)), dtype)[:, None]
     _check(arguments, TopRows(values, indices, tail), kept, vocabulary)
     if kept is not None:
         values = ops.where(kept[:, None], values, 0.0)
