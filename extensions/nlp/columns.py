@@ -105,10 +105,8 @@ class TeacherCollator:
         """Return a batch of samples."""
         import torch
 
-        checks, missing = (
-            Checks("TeacherCollator"),
-            [x for x in (IDS, LOGPROBS) if x not in rows[0]],
-        )
+        checks = Checks("TeacherCollator")
+        missing = [x for x in (IDS, LOGPROBS) if x not in rows[0]]
         if missing:
             raise ValueError(
                 f"TeacherCollator: samples need the columns of teacher_columns; {missing} not among"
