@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Checks, fits, to_numpy, wide_dtype
+from mcld_core.arguments import Arguments, Checks, fits, to_numpy
 from mcld_core.extensions._sequences import flat
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.vocabulary import TopRows
@@ -252,16 +252,16 @@ def _checked_logits(function: str, logits: Any) -> Checks:
 
 def _blocks(logits: Any) -> Any:
     """Yield rows of logits in pieces, in float64 where they are and else in float32."""
-    of_torch, dtype = hasattr(logits, "topk"), str(logits.dtype).removeprefix("torch.")
+    of_torch, is_double = hasattr(logits, "topk"), "float64" in str(logits.dtype)
     logits = logits.detach() if of_torch else np.asarray(logits)
     rows = logits.reshape(-1, logits.shape[-1])
     size = max(_ENTRIES // rows.shape[1], 1)
     for start in range(0, max(len(rows), 1), size):
         block = rows[start : start + size]
         if of_torch:
-            yield block if dtype == "float64" else block.float()
+            yield block if is_double else block.float()
         else:
-            yield block.astype(wide_dtype(dtype))
+            yield block.astype("float64" if is_double else "float32")
 
 
 def _top(rows: Any, k: int) -> tuple[np.ndarray[Any, Any], ...]:
