@@ -227,16 +227,19 @@ def require(*packages: str) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without the deprecations of an exporter, and what is logged below an error."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
+def quiet(*loggers: str) -> Iterator[None]:
+    """Without the deprecations of an exporter, and what loggers say below an error."""
+    found = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        for logger, level in zip(found, levels, strict=True):
+            logger.setLevel(level)
 
 
 def brief(error: BaseException) -> str:

@@ -48,7 +48,7 @@ def evaluation(student: Any) -> Iterator[Any]:
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
     """Trace with free axes and convert."""
-    with quiet():
+    with quiet("onnx_ir"):
         import jax2onnx
 
     homes = {sys.modules[home]: names for home, names in POOLING.items() if home in sys.modules}
@@ -67,7 +67,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> 
     ]
     options = {} if request.opset is None else {"opset": request.opset}
     with (
-        quiet(),  # of shapes without a type
+        quiet("onnx_ir"),  # of shapes without a type
         jax.numpy_rank_promotion("allow"),  # the exporter's own code needs both, whatever
         jax.numpy_dtype_promotion("standard"),  # the process has chosen
     ):

@@ -55,7 +55,7 @@ class _Traced(torch.nn.Module):
 def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
     """Trace with free axes."""
     axes = tuple(dict(request.dynamic_axes[name]) for name in request.example)
-    with quiet():  # lines on torchvision, tracebacks of a conversion
+    with quiet("torch.onnx", "onnxscript"):  # lines on torchvision, tracebacks of a conversion
         program = torch.onnx.export(
             _Traced(student, request).eval(),
             tuple(torch.from_numpy(array) for array in request.example.values()),
