@@ -15,9 +15,6 @@ from mcld_core.backends.protocol import Arrays, KeptRows, RowFunction
 Array = Any
 name = "torch"
 least_rows = 128
-
-_NAMES = ("float16", "bfloat16", "float32", "float64", "int32", "int64", "bool")
-_DTYPES = {dtype: getattr(torch, dtype) for dtype in _NAMES}
 _WITHOUT_FLOAT64 = ("mps",)
 
 
@@ -53,7 +50,7 @@ def _accelerator() -> torch.device | None:
 
 
 def astype(x: Array, dtype: str) -> Array:
-    wanted = _DTYPES[dtype]
+    wanted = getattr(torch, dtype)
     if x.dtype is torch.bool and not torch.compiler.is_compiling():
         x = x.to(torch.uint8)  # a CPU turns bytes into floats faster than bools
     return x if x.dtype is wanted else x.to(wanted)  # most calls of small batches change nothing
@@ -61,10 +58,6 @@ def astype(x: Array, dtype: str) -> Array:
 
 def dtype(x: Array) -> str:
     return str(x.dtype).removeprefix("torch.")
-
-
-def size(x: Array, axis: int) -> int:
-    return x.shape[axis]
 
 
 def device(x: Array) -> str | None:
@@ -80,6 +73,7 @@ def host_values(x: Array) -> np.ndarray[Any, Any] | None:
     return (x.float() if x.dtype is torch.bfloat16 else x).numpy()
 
 
+size = torch.Tensor.size
 exp = torch.exp
 expm1 = torch.expm1
 tanh = torch.tanh
@@ -97,6 +91,7 @@ reshape = torch.reshape
 logsumexp = torch.logsumexp
 log_softmax = torch.log_softmax
 log_sigmoid = torch.nn.functional.logsigmoid
+stop_gradient = torch.Tensor.detach
 
 
 def softmax(x: Array, axis: int, out: Array | None = None) -> Array:
@@ -182,10 +177,6 @@ def put_along_axis(x: Array, indices: Array, values: Any) -> Array:
 
 def add_along_axis(x: Array, indices: Array, values: Array) -> Array:
     return x.scatter_add_(1, indices.long(), values)
-
-
-def stop_gradient(x: Array) -> Array:
-    return x.detach()
 
 
 def value_and_slopes(function: Callable[..., Array], arrays: Arrays) -> Any:
@@ -293,10 +284,21 @@ def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
     compiled = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     trains_layer = rows.scale is None and any(x.requires_grad for x in rows.layer)
     if compiled or trains_layer or rows.x.device.type == "meta":
-        return loss.whole(rows)
+        return loss.whole(_chosen(rows) if torch.compiler.is_dynamo_compiling() else rows)
     trains = torch.is_grad_enabled()
     found: Array = _KeptBlocks.apply(loss, rows, sizes, trains, rows.x, *rows.layer)
     return found
+
+
+def _chosen(rows: KeptRows) -> KeptRows:
+    """Return the first row and all that count, chosen as a compiled graph runs; not one a value."""
+    if rows.kept is None or rows.scale is None or not len(rows.x) or torch.__version__ < (2, 13):
+        return rows
+    places = (rows.kept | (arange(len(rows.x), rows.x) == 0)).nonzero()[:, 0]
+    torch._check(places.shape[0] >= 1)
+    weight = None if rows.weight is None else rows.weight[places]
+    beside = tuple(y[places] for y in rows.beside)
+    return rows._replace(x=rows.x[places], beside=beside, kept=rows.kept[places], weight=weight)
 
 
 class _KeptBlocks(torch.autograd.Function):
@@ -345,9 +347,8 @@ def _blocks(
         torch.zeros_like(y, dtype=wide) if need else None
         for y, need in zip(layer, needs[1:], strict=True)
     ]
-    of_x: Any = torch.empty_like(x, dtype=narrow) if needs[0] else None
-    if of_x is not None and rows.kept is not None:
-        of_x.index_fill_(0, (~rows.kept).nonzero()[:, 0], 0.0)
+    made = torch.empty_like if rows.kept is None else torch.zeros_like
+    of_x: Any = made(x, dtype=narrow) if needs[0] else None
     many = sizes[0] if layer or rows.shared else few
     weight: Any = layer[0].to(x.dtype) if layer else None
     outputs = None if weight is None else x.new_empty((min(many, count), weight.shape[0]))

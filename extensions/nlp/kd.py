@@ -62,9 +62,9 @@ def token_kd_loss(
     ``"reverse"`` (``KL(q ‖ p)``), ``"jsd"`` (``μ KL(p ‖ m) + (1 - μ) KL(q ‖ m)``,
     ``m = μ p + (1 - μ) q``) or ``"tv"`` (``½ Σ |p - q|``, without T²).
 
-    Tokens that do not count are never computed (but in a graph that PyTorch compiles). The gradient
-    is formed with the value, in one array as large as the logits, which the backward pass gives
-    away: a second one raises.
+    Tokens that do not count are never computed (from PyTorch 2.13 on in a compiled graph too). The
+    gradient is formed with the value, in one array as large as the logits, which the backward pass
+    gives away: a second one raises.
 
     Args:
         student_logits: (batch, tokens, vocab), any float dtype.
@@ -135,7 +135,8 @@ def linear_token_kd_loss(
 
     These logits are never held as a whole: they exist for a block of tokens at a time, and are
     formed once. Beyond the arguments and their gradients the memory is that of one block. With
-    ``reduction="none"``, and in a graph that PyTorch compiles, all logits are held.
+    ``reduction="none"``, and in a graph that PyTorch compiles, the logits of all tokens that count
+    are held.
 
     Args:
         hidden: (batch, tokens, width), what the last layer of the student takes. The product is
