@@ -69,8 +69,7 @@ def host_values(x: Array) -> np.ndarray[Any, Any] | None:
         return None
     if x.device.type != "cpu" or torch._C._are_functorch_transforms_active():
         return None
-    x = x.detach()
-    return (x.float() if x.dtype is torch.bfloat16 else x).numpy()
+    return (x.float() if x.dtype is torch.bfloat16 else x).detach().numpy()
 
 
 size = torch.Tensor.size
@@ -347,8 +346,9 @@ def _blocks(
         torch.zeros_like(y, dtype=wide) if need else None
         for y, need in zip(layer, needs[1:], strict=True)
     ]
-    made = torch.empty_like if rows.kept is None else torch.zeros_like
-    of_x: Any = made(x, dtype=narrow) if needs[0] else None
+    of_x: Any = torch.empty_like(x, dtype=narrow) if needs[0] else None
+    if of_x is not None and rows.kept is not None:
+        of_x.index_fill_(0, (~rows.kept).nonzero()[:, 0], 0.0)
     many = sizes[0] if layer or rows.shared else few
     weight: Any = layer[0].to(x.dtype) if layer else None
     outputs = None if weight is None else x.new_empty((min(many, count), weight.shape[0]))
