@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, to_numpy
+from mcld_core.arguments import Arguments, fits, to_numpy
 from mcld_core.backends import Backend
 from mcld_core.typing import Array, Float, Int, Scalar
 
@@ -135,6 +135,9 @@ def forecast_to_logits(
     is_number = isinstance(spread, (int, float))
     if not is_number:
         spread = ops.astype(arguments.array("scale", spread, x), ops.dtype(x))
+        if len(spread.shape) and not fits(spread.shape, x.shape):
+            needs = f"scale needs one number, or the shape of the forecast, {tuple(x.shape)}"
+            raise arguments.wrong(needs, tuple(spread.shape))
     values = spread if is_number else ops.host_values(spread)
     if values is not None and not np.all(values > 0):
         raise arguments.wrong("scale needs numbers > 0", values)

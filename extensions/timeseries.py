@@ -66,6 +66,12 @@ def cut_windows(
     length = checks.integer("length", length, minimum=1)
     stride = length if stride is None else stride
     stride = checks.integer("stride", stride, minimum=1, maximum=length)
+    try:
+        series = list(series)
+    except TypeError:
+        series = []
+    if not series:
+        raise checks.wrong("series needs a list of arrays, (time, channels) each", "none")
     values, places = [], []
     for number, one in enumerate(series):
         steps = np.asarray(one)

@@ -177,9 +177,12 @@ def _distil(
     normalizer: Scalar | None,
 ) -> Any:
     """Return the loss of a student and a teacher; ``given`` are both: logits, or a last layer."""
-    arrays = [y for x in given for y in (x if isinstance(x, tuple) else (x,))]
-    arguments = SequenceArguments(function, *arrays, *of_tokens[:3])
-    ops, teacher = arguments.ops, given[1]
+    student, teacher = given
+    if type(teacher) is tuple and len(teacher) <= len(LastLayer._fields):
+        teacher = LastLayer(*teacher)
+    parts = [x if isinstance(x, (LastLayer, TopKLogits)) else (x,) for x in (student, teacher)]
+    arguments = SequenceArguments(function, *parts[0], *parts[1], *of_tokens[:3])
+    ops = arguments.ops
     divergence, mix, temperature, ce_weight = settings
     arguments.choice("divergence", divergence, DIVERGENCES)
     arguments.number("mix", mix, above=0.0, maximum=1.0)
@@ -196,7 +199,7 @@ def _distil(
             "temperature=1, whose gradient alone is unbiased",
             f"{divergence!r}, {temperature!r}",
         )
-    student, layer, head, vocabulary = _side(arguments, "student_logits", "", given[0])
+    student, layer, head, vocabulary = _side(arguments, "student_logits", "", student)
     tokens = token_rows(arguments, student, *of_tokens, vocabulary)
     is_top, teacher_head = isinstance(teacher, TopKLogits), Head()
     shared: tuple[Any, ...] = ()
@@ -236,8 +239,8 @@ def _side(
     arguments: SequenceArguments, name: str, of: str, given: Any
 ) -> tuple[Array, tuple[Any, ...], Head, Any]:
     """Return the logits, or what a last layer takes, its parameters, its head; the vocabulary."""
-    if isinstance(given, tuple):
-        layer = _checked_layer(arguments, of, LastLayer(*given))
+    if isinstance(given, LastLayer):
+        layer = _checked_layer(arguments, of, given)
         parameters = tuple(x for x in (layer.weight, layer.bias) if x is not None)
         return layer.hidden, parameters, Head(layer.scale, layer.softcap), layer.weight.shape[0]
     logits = arguments.array(name, given, arguments.like)

@@ -267,7 +267,7 @@ def test_errors_of_the_helpers() -> None:
         cut_windows([np.zeros(5)], 2, 3)
     with pytest.raises(ValueError, match=r"with a step at least; series 1 has \(0,\)"):
         cut_windows([np.zeros(5), np.zeros(0)], 2)
-    with pytest.raises(ValueError, match="need at least one array"):
+    with pytest.raises(ValueError, match="series needs a list of arrays"):
         cut_windows([], 2)
     with pytest.raises(ValueError, match="step_labels need logits"):
         window_mcld_loss(np.zeros((2, 3)), np.zeros((2, 3)), step_labels=np.zeros((2, 2), int))
