@@ -103,10 +103,12 @@ def test_its_pictures_exist() -> None:
     assert [path for path in pictures if not (README.parent / path).is_file()] == []
 
 
-def test_the_sizes_are_the_measured_ones() -> None:
+def test_sizes_and_seconds_are_the_measured_ones() -> None:
     found = json.loads((README.parent / "benchmarks/results/install.json").read_text("utf-8"))
     table = TEXT.split("## Install")[1].split("This shows")[0]
     assert re.findall(r"\| ([\d.]+) GB \|", table) == [f"{row['mb'] / 1e3:.1f}" for row in found]
+    seconds = [str(row["seconds"]) for row in found if "seconds" in row]
+    assert re.findall(r"\| (\d+) s \|", table) == seconds
     names = re.findall(r"'\.\[([\w,]+)\]'", table)
     assert names == [row["extras"] for row in found if "+cpu" not in row["build"]]
 
