@@ -246,7 +246,7 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
         beside = loss.prepare(tuple(tf.gather(y, places) for y in rows.beside), rows.shared)
         found, slope = loss.with_slope(z, beside)
         factor = tf.ones([size], wide) if rows.weight is None else tf.gather(rows.weight, places)
-        counts = fresh | True if rows.kept is None else tf.gather(rows.kept, places)
+        counts = tf.ones([size], "bool") if rows.kept is None else tf.gather(rows.kept, places)
         values = put(values, i, places, where(counts, factor * found, 0.0))
         slope = where(counts[:, None], slope * (factor * scale)[:, None], 0.0)
         if not layer:
@@ -274,10 +274,10 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
 
 
 def _is_for_xla() -> bool:
-    """Whether XLA compiles the graph that is traced: `tf.function` notes it in one around it."""
+    """Whether XLA compiles the graph that is traced: it, or one around it, is marked so."""
     graph = tf.compat.v1.get_default_graph()
     while graph is not None:
-        context = graph._get_control_flow_context()
+        context = graph._get_control_flow_context()  # no public name tells it
         if context is not None and context.IsXLAContext():
             return True
         graph = getattr(graph, "outer_graph", None)

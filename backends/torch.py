@@ -290,7 +290,7 @@ def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
 
 
 def _chosen(rows: KeptRows) -> KeptRows:
-    """Return the first row and all that count, chosen as a compiled graph runs; not one a value."""
+    """Return the first row and those that count; all, where each row keeps its own value."""
     if rows.kept is None or rows.scale is None or not len(rows.x) or torch.__version__ < (2, 13):
         return rows
     places = (rows.kept | (arange(len(rows.x), rows.x) == 0)).nonzero()[:, 0]

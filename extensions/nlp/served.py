@@ -140,7 +140,7 @@ def read_token_logprobs(
                 raise checks.wrong("prompts need the ids of each token of each answer", came)
             said = [entries or {} for entries in answer]
             own = [x.get(i, x.get(str(i))) for x, i in zip(said, prompts[b], strict=True)]
-            own[:1] = [None] * len(own[:1])
+            own = [None, *own[1:]] if own else own  # nothing stands before the first
         elif isinstance(answer, Mapping) and answer.get("content") is not None:
             own = answer["content"]
         else:

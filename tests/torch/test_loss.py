@@ -39,8 +39,10 @@ def test_equals_the_function() -> None:
     torch.testing.assert_close(
         found, mcld_loss(student, teacher, labels, config=config, **options), rtol=0, atol=0
     )
-    found = MCLDLoss()(student, teacher, progress=0.25)
-    torch.testing.assert_close(found, mcld_loss(student, teacher, progress=0.25), rtol=0, atol=0)
+    for reduction in ("mean", "sum", "none"):
+        given: dict[str, Any] = {"progress": 0.25, "reduction": reduction}
+        found = MCLDLoss()(student, teacher, **given)
+        torch.testing.assert_close(found, mcld_loss(student, teacher, **given), rtol=0, atol=0)
 
 
 def test_steps_drive_the_ramp() -> None:
