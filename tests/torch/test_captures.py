@@ -35,27 +35,12 @@ def test_its_own_decoder_reads_the_same(name: str) -> None:
     assert [len(x) for x in columns["teacher_ids"]] == [24 * n for n in LENGTHS]
 
 
-def test_logits_are_normalised() -> None:
-    table = rows("legacy")
-    shifted = [[[x + 3.0 for x in y] for y in sample] for sample in table["exact_values"]]
-    coefficients = [[[x[0] + 3.0, *x[1:]] for x in sample] for sample in table["coeffs"]]
-    table |= {"exact_values": shifted, "coeffs": coefficients}
-    with pytest.raises(ValueError, match=r"that sum to .* logits=True"):
-        read_distillkit(table, SETTINGS["legacy"])
-    found = read_distillkit(table, SETTINGS["legacy"], logits=True)
-    values = np.load(FOLDER / "decoded.npz")["legacy_values_0"]
-    expected = values - np.log(np.exp(values).sum(-1, keepdims=True))
-    np.testing.assert_allclose(found.values[0, :6], expected, atol=1e-5)
-    np.testing.assert_allclose(np.exp(found.tail[0, :6]), 0.0, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("name", "change", "text"),
     [
         ("recommended", {"exact_k": 5}, "bytes of ids and values a token"),
         ("recommended", {"d": 2000}, "bytes of ids and values a token"),
         ("recommended", {"d": 600}, "got ids up to .* of 600"),
-        ("legacy", {"polynomial_degree": 3}, "exact values, coefficients and words"),
     ],
 )
 def test_other_settings_are_an_error(name: str, change: dict[str, Any], text: str) -> None:
@@ -64,5 +49,6 @@ def test_other_settings_are_an_error(name: str, change: dict[str, Any], text: st
 
 
 def test_other_columns_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"rows need 'compressed_logprobs' .* got \['input_ids'\]"):
-        read_distillkit({"input_ids": [[1]]}, SETTINGS["legacy"])
+    older = {"input_ids": [[1]], "packed_indices": [[1]]}
+    with pytest.raises(ValueError, match=r"columns \['bytepacked.* got \['input_ids', 'packed_ind"):
+        read_distillkit(older, SETTINGS["all"])

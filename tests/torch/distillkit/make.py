@@ -13,13 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from distillkit.compression import DistributionQuantizationConfig as Config
-from distillkit.compression import LegacyLogitCompressionConfig as Legacy
 from distillkit.compression import LogprobCompressor
-from distillkit.sample_common import (
-    StreamingParquetWriter,
-    compressed_logit_schema,
-    legacy_compressed_logit_schema,
-)
+from distillkit.sample_common import StreamingParquetWriter, compressed_logit_schema
 
 HERE, SIZES = Path(__file__).parent, {"k": 24, "exact_k": 4}
 BINS = [
@@ -33,7 +28,6 @@ CONFIGS = {
     "bins": Config(d=1000, **SIZES, **RECOMMENDED | {"residual_bins": BINS, "normalize_t": True}),
     "delta": Config(d=1000, **SIZES, **RECOMMENDED | {"delta_encoding": True}),
     "all": Config(d=1000, k=24, exact_k=24, residual_bins=[], **EXACT),
-    "legacy": Legacy(vocab_size=1000, polynomial_degree=8, with_sqrt_term=True, **SIZES),
 }
 
 torch.manual_seed(0)
@@ -41,9 +35,7 @@ texts = [torch.randint(1000, (n,)).tolist() for n in (7, 5)]
 logprobs = [(4 * torch.randn(1, len(ids) - 1, 1000)).log_softmax(-1) for ids in texts]
 decoded, settings = {}, {}
 for name, config in CONFIGS.items():
-    legacy = name == "legacy"
-    made = LogprobCompressor(None, config) if legacy else LogprobCompressor(config)
-    schema = legacy_compressed_logit_schema() if legacy else compressed_logit_schema()
+    made, schema = LogprobCompressor(config), compressed_logit_schema()
     settings[name] = config.model_dump(mode="json")
     with StreamingParquetWriter(str(HERE / name), schema, 2, queue_maxsize=0) as writer:
         for row, (ids, log_p) in enumerate(zip(texts, logprobs, strict=True)):
