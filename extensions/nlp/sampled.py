@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-from mcld_core.arguments import wide_dtype
-from mcld_core.backends import Backend
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat, following
 from mcld_core.extensions.nlp.tokens import (
+    TokenLoss,
     check_token_logits,
     reduced_loss,
-    softmax_and_sum,
     token_rows,
-    whole,
 )
-from mcld_core.formulas.vocabulary import at_label
-from mcld_core.typing import Array, Bool, Float, Int, Logits, Reduction, Scalar, Tensor, Values
+from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar, Tensor
 
 
 def sampled_token_kd_loss(
@@ -75,50 +69,11 @@ def sampled_token_kd_loss(
         if given is None and name == "old_logprobs":
             continue
         found = arguments.shaped(name, given, student, student.shape[:2], "one a token")
-        found = ops.astype(flat(ops, ops.stop_gradient(found)), drawn.dtype)
+        found = flat(ops, ops.stop_gradient(found))
         found = following(ops, student, found, None)[0] if shift else found
         arguments.finite(name, found, drawn.kept)
-        scores.append(found if drawn.kept is None else ops.where(drawn.kept, found, 0.0))
-    loss = SampledLoss(ops, wide_dtype(ops.dtype(student)))
-    rows = KeptRows(flat(ops, student), (drawn.labels, *scores))
+        scores.append(ops.astype(found, drawn.dtype)[None, :])
+    loss = TokenLoss(ops, drawn.dtype, "sampled", has_labels=True)
+    beside = ops.matrix_transpose(ops.concat(scores)), drawn.labels
+    rows = KeptRows(flat(ops, student), beside)
     return reduced_loss(arguments, drawn, loss, rows, (), reduction, normalizer)
-
-
-class SampledLoss(NamedTuple):
-    """The loss of one drawn token a row; ``beside`` are the tokens, log p and the old log q."""
-
-    ops: Backend
-    dtype: str
-    is_top: bool = True
-    """A block holds one array of logits, as with a teacher of the top k."""
-
-    def prepare(self, beside: tuple[Array, ...], shared: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Return what is beside the rows as it is."""
-        return beside
-
-    def whole(self, rows: KeptRows) -> Any:
-        """Return the loss of all rows at once."""
-        return whole(self.ops, self, rows, self.dtype)
-
-    def values(self, z: Logits, beside: tuple[Array, ...]) -> Values:
-        """Return a value a row."""
-        own, _, _ = at_label(self.ops, z, beside[0])
-        log_q = own[:, 0] - self.ops.logsumexp(z, 1)
-        return self._advantage(log_q, beside) * log_q
-
-    def with_slope(
-        self, z: Logits, beside: tuple[Array, ...], factor: Any = 1.0, out: Array | None = None
-    ) -> tuple[Values, Logits]:
-        """Return a value a row, and ``factor · advantage (1_y - q)``."""
-        slope, log_sum = softmax_and_sum(self.ops, z, out)
-        own, index, _ = at_label(self.ops, z, beside[0])
-        log_q = own[:, 0] - log_sum
-        advantage = self._advantage(log_q, beside)
-        column = factor * advantage[:, None]
-        slope *= -column
-        return advantage * log_q, self.ops.add_along_axis(slope, index, column)
-
-    def _advantage(self, log_q: Values, beside: tuple[Array, ...]) -> Values:
-        log_q = self.ops.stop_gradient(log_q)
-        advantage = log_q - beside[1]
-        return advantage if len(beside) == 2 else advantage * self.ops.exp(log_q - beside[2])

@@ -23,6 +23,7 @@ from mcld_core.formulas.vocabulary import (
     is_one,
     log_add,
     parted,
+    sampled_divergence,
     top_divergence,
 )
 from mcld_core.typing import Array, Bool, Float, Int, Logits, Reduction, Scalar, Values
@@ -70,7 +71,7 @@ class TokenLoss(NamedTuple):
     """T² times a divergence plus weighted cross-entropy, a value a row, on blocks of rows.
 
     ``beside`` are a block's teacher rows (logits, or the parts of `TopRows`) and, with
-    cross-entropy, its labels.
+    cross-entropy, its labels; of ``"sampled"`` scores and the tokens that were drawn.
     """
 
     ops: Backend
@@ -136,6 +137,8 @@ class TokenLoss(NamedTuple):
             entries, others = parted(ops, z, teacher, self.temperature)
             rest = None if teacher.tail is None else ops.logsumexp(others, 1, keepdims=True)
             value = top_divergence(ops, entries, rest, teacher, *settings, self.mix)
+        elif name == "sampled":
+            return sampled_divergence(ops, z, teacher, labels)
         else:
             z = raised(ops, z)
             value = whole_divergence(ops, z, teacher, self.temperature, name, self.mix)

@@ -77,6 +77,22 @@ def top_divergence(
     return squared(name, temperature) * value
 
 
+def sampled_divergence(
+    ops: Backend, student: Logits, scores: Float[Array, "rows scores"], tokens: Any
+) -> Values:
+    """Return ``stop_gradient(w (log q_y - log p_y)) · log q_y`` of the token y that each row drew.
+
+    ``scores`` are log p_y and, where an older student drew, its log q_y: w is what q_y has become.
+    """
+    own, _, _ = at_label(ops, student, tokens)
+    log_q = own - ops.logsumexp(student, 1, keepdims=True)
+    held = ops.stop_gradient(log_q)
+    factor = held - scores[:, :1]
+    if scores.shape[1] > 1:
+        factor = factor * ops.exp(held - scores[:, 1:])
+    return (factor * log_q)[:, 0]
+
+
 def log_add(ops: Backend, x: Array, y: Array) -> Array:
     """Return ``log(exp x + exp y)``."""
     peak = ops.stop_gradient(ops.maximum(x, y))
