@@ -77,7 +77,7 @@ def embedding_contrast(
         config = replace(config, target_mask=False)
     elif len(arguments.array("labels", labels, student).shape) == 1:
         labels = arguments.ids("labels", labels, student)
-        where = both_kept(arguments.mask("where", where, student, "student"), labels >= 0)
+        where = both_kept(arguments.mask("where", where, student), labels >= 0)
     config = replace(weighing(config, **weights), similarity="cosine", temperature=tau)
     return mcld_loss(
         student, teacher, labels, config=replace(config, category_contrast="labels"),
@@ -185,6 +185,7 @@ def multimodal_mcld_loss(
     pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     given = (*student.values(), *teacher.values(), *our_masks.values(), *their_masks.values())
     arguments = Arguments(function, *given, labels, sample_weight, logit_scale)
+    arguments.names = "the student", "the teacher"
     arguments.reduction(reduction)
     arguments.flag("return_terms", return_terms)
     arguments.settings(config, MCLDConfig)
@@ -257,14 +258,13 @@ def multimodal_mcld_loss(
         kept = ops.reshape(both[pair], (-1, *(1 for _ in given[0].shape[1:])))
         rows = (ops.where(kept, x, 0.0) for x in given)
         name = f"the result of other_losses[{pair!r}]"
-        losses = arguments.array(name, loss(*rows), first)
-        arguments.vector(name, losses, first.shape[0])
+        losses = arguments.shaped(name, loss(*rows), first)
         total = total + weight * ops.where(both[pair], ops.astype(losses, dtype), 0.0)
         counted = counted | both[pair]
     every = counted
     for pair in found:  # a pair of weight 0 has a term, too
         every = every | both[pair]
-    weights = arguments.weight(sample_weight, every, total, dtype, "the student")
+    weights = arguments.weight(sample_weight, every, total, dtype)
 
     def reduced(losses: Array, counts: Array) -> Array:
         return reduce_rows(ops, losses, ops.astype(counts, dtype) * weights, reduction)
@@ -333,6 +333,6 @@ def _modalities(
             arguments.device(name, rows, arguments.like, "another argument")
         parts = 1 if len(shape) == 2 else ops.size(rows, 1)
         has_parts = 0 * ops.arange(ops.size(rows, 0), rows) < parts
-        mask = arguments.mask(f"where of {name}", masks.get(modality), rows, name)
+        mask = arguments.mask(f"where of {name}", masks.get(modality), rows)
         found[modality], presence[modality] = rows, both_kept(has_parts, mask)
     return found, presence

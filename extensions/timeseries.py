@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from mcld_core.extensions._sequences import (
     reduce_terms,
     sequence_of_row,
 )
-from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar, Tensor
+from mcld_core.typing import Array, Bool, Float, Int, Labels, Num, Reduction, Scalar
 
 
 class Windows(NamedTuple):
@@ -91,42 +91,7 @@ def cut_windows(
     return Windows(cut, np.arange(length) < lengths[:, None], starts, lengths, numbers)
 
 
-@overload
 def window_mcld_loss(
-    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
-    teacher_logits: Float[Array, "batch *time classes"],
-    labels: Labels | None = None,
-    *,
-    starts: Int[Array, " batch"] | None = None,
-    lengths: Int[Array, " batch"] | int | None = None,
-    series: Int[Array, " batch"] | None = None,
-    mask: Bool[Array, " batch *time"] | None = None,
-    step_labels: Num[Array, "batch time"] | None = None,
-    category: str = "window",
-    step_contrast: Scalar | None = None,
-    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
-    class_prior: Float[Array, " classes"] | None = None,
-    progress: Scalar = 1.0,
-    reduction: Reduction = "mean",
-    normalizer: Scalar | None = None,
-    return_terms: Literal[False] = False,
-) -> Tensor: ...
-
-
-@overload
-def window_mcld_loss(
-    student_logits: list[Any] | Float[Tensor, "batch *time classes"],
-    *rows: Any,
-    return_terms: Literal[True],
-    **settings: Any,
-) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-
-@overload
-def window_mcld_loss(*rows: Any, return_terms: bool, **settings: Any) -> Any: ...
-
-
-def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     student_logits: Float[Array, "batch *time classes"],
     teacher_logits: Float[Array, "batch *time classes"],
     labels: Labels | None = None,
@@ -229,7 +194,8 @@ def window_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     kept = arguments.flat_mask("mask", mask, student)
     if labels is not None:
         labels = arguments.array("labels", labels, student)
-        if arguments.label_kind("labels", labels, student.shape[0], student.shape[2]) == "int":
+        arguments.label_shape("labels", labels, student.shape[0], student.shape[2])
+        if len(labels.shape) == 1:
             labels = arguments.ids("labels", labels, student)
             kept = both_kept(kept, ops.take(labels != config.ignore_index, window))
     if step_labels is not None:

@@ -10,7 +10,7 @@ from mcld_core.arguments import Arguments, keep_rows, one_hot, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import NEGLIGIBLE, KeySet
-from mcld_core.keys import TeacherKeys, as_keys, check_ready, class_means
+from mcld_core.keys import TeacherKeys, as_keys, check_ready, class_means, rows_beside
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
 _LARGEST = {
@@ -286,7 +286,7 @@ class TeacherBank(NamedTuple):
         given = as_keys(function, teacher_logits, labels, where)
         beside = (given.labels, given.where, index)
         arguments, bank = self._converted(function, given.logits, *beside)
-        rows = arguments.rows_beside(bank.vectors, "the bank", given.logits)
+        rows = rows_beside(arguments, bank.vectors, "the bank", given.logits)
         batch = self._full(arguments, "teacher_logits", rows, beside, ignore_index)
         return arguments, bank, batch, given
 
@@ -313,7 +313,7 @@ class TeacherBank(NamedTuple):
         if index is None:
             ids = ops.minimum(ops.arange(ops.size(rows, 0), rows), -1)
         else:
-            ids = ops.maximum(arguments.ids("index", index, rows, name), -1)
+            ids = ops.maximum(arguments.ids("index", index, rows), -1)
             if ops.dtype(ids) == "int64":  # those that do not fit are hashed into 31 bits
                 hashed = (ids % _HASHED + (ids // 2**31) * 1540483477) % _HASHED
                 ids = ops.astype(ops.where(ids < 2**31, ids, hashed), "int32")

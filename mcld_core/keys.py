@@ -65,6 +65,17 @@ def as_keys(function: str, teacher_logits: Any, labels: Any, where: Any) -> Teac
     return teacher_logits
 
 
+def rows_beside(arguments: Arguments, stored: Array, what: str, teacher_logits: Any) -> Array:
+    """Return teacher logits, converted; raise unless they fit the rows that are stored."""
+    rows = arguments.array("teacher_logits", teacher_logits, stored)
+    arguments.logits("teacher_logits", rows)
+    if rows.shape[1] != stored.shape[1]:
+        needs = f"teacher_logits need shape (batch, {stored.shape[1]})"
+        raise arguments.wrong(needs, tuple(rows.shape), MAP_CLASSES)
+    arguments.device("teacher_logits", rows, stored, what)
+    return rows
+
+
 class ClassMeans(NamedTuple):
     """One key a class for ``category_contrast="prototypes"``, without a pass over the training set.
 
@@ -147,7 +158,7 @@ class ClassMeans(NamedTuple):
             arguments.number("window", window, above=0.0)
         ops = arguments.ops
         means, counts = (ops.asarray(x, arguments.like) for x in self)
-        rows = arguments.rows_beside(means, "the means", keys.logits)
+        rows = rows_beside(arguments, means, "the means", keys.logits)
         given = arguments.teacher_batch(rows, (keys.labels, None, keys.where), config.ignore_index)
         dtype = wide_dtype(ops.dtype(rows), ops.dtype(means))
         own = ops.argmax(rows, 1) if given.labels is None else given.labels
@@ -202,7 +213,7 @@ def prepare_keys(
     else:
         labels, counts = arguments.labels(
             "keys.labels", keys.labels, vectors, batch.dtype, kept, config.ignore_index,
-            compared=is_compared,
+            is_compared,
         )  # fmt: skip
         if counts is not None:
             kept = arguments.none_if_all_kept(kept, counts)

@@ -62,7 +62,7 @@ def check_finite(
     student, teacher = arguments.pair(student_logits, teacher_logits)
     if labels is not None:
         labels = arguments.array("labels", labels, student)
-        arguments.label_kind("labels", labels, *student.shape)
+        arguments.label_shape("labels", labels, *student.shape)
         labels = to_numpy(labels)
     sides = {"student_logits": to_numpy(student), "teacher_logits": to_numpy(teacher)}
     for is_finite, text in _doubts(sides, labels, None, SIMILARITIES[similarity].of_distributions):
@@ -201,6 +201,24 @@ def balance_logits(
     return rows - log_prior
 
 
+def log_prior(
+    arguments: Arguments, class_prior: Any, like: Logits, dtype: str
+) -> Float[Array, " classes"]:
+    """Return ``log π`` of counts or probabilities; a class of none counts half the least."""
+    ops, each = arguments.ops, "one count or probability a class"
+    prior = arguments.shaped("class_prior", class_prior, like, like.shape[1:], each)
+    prior = ops.stop_gradient(ops.astype(prior, dtype))
+    arguments.finite("class_prior", prior, None, 0.0, "class")
+    values = ops.host_values(prior)
+    if values is not None and not (values > 0).any():
+        cure = "Pass the counts of the training labels"
+        raise arguments.wrong("class_prior needs a positive entry", "zeros alone", cure)
+    present = prior > 0
+    least = -ops.max(ops.where(present, -prior, -float(np.finfo(dtype).max)), 0)
+    counts = ops.where(present, prior, 0.5 * least)
+    return ops.log(counts) - ops.log(ops.sum(counts, None))
+
+
 def _with_prior(function: str, logits: Any, class_prior: Any) -> tuple[Any, Any]:
     """Return logits and ``log π`` (1, classes), checked, in the dtype that is computed in."""
     arguments = Arguments(function, logits)
@@ -209,7 +227,7 @@ def _with_prior(function: str, logits: Any, class_prior: Any) -> tuple[Any, Any]
     rows = arguments.array("logits", logits, like)
     arguments.logits("logits", rows)
     dtype = wide_dtype(ops.dtype(rows))
-    prior = arguments.log_prior(class_prior, rows.shape[1], rows, dtype)
+    prior = log_prior(arguments, class_prior, rows, dtype)
     return ops.astype(rows, dtype), prior[None, :]
 
 
@@ -226,7 +244,7 @@ def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any
             raise arguments.wrong("balanced=True needs class_prior", None, cure)
         return None
     values = to_numpy(class_prior).astype("float64")
-    arguments.log_prior(values, values.size, values, "float64")  # for its checks
+    log_prior(arguments, values, values[None], "float64")  # for its checks
     return values.astype("float32")
 
 

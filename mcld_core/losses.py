@@ -22,6 +22,7 @@ from mcld_core.formulas.objective import (
 )
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.keys import TeacherKeys, check_keys, key_arrays, prepare_keys, prototype_keys
+from mcld_core.logits import log_prior
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 
@@ -248,7 +249,7 @@ def _setup(
     category = config.category_contrast if "category" in weights else None
     by_row = "instance" in weights or category == "labels"
     key_set: Any = None
-    prototypes = log_prior = None
+    prototypes = prior = None
     own = ops.arange(rows, student)
     if not by_row and category != "prototypes":
         pairs = None
@@ -260,9 +261,9 @@ def _setup(
     if category == "prototypes":
         prototypes = prototype_keys(arguments, batch, keys, key_set, config)
     if pairs is not None:
-        pairs = arguments.pairs(pairs, student, key_set.labels.shape[0])
+        pairs = arguments.mask("pairs", pairs, student, keys=key_set.labels.shape[0])
     if class_prior is not None:
-        log_prior = arguments.log_prior(class_prior, student.shape[1], student, batch.dtype)
+        prior = log_prior(arguments, class_prior, student, batch.dtype)
     temperature = config.temperature
     if temperature is None:
         temperature = SIMILARITIES[config.similarity].temperature or float(student.shape[1])
@@ -278,7 +279,7 @@ def _setup(
             block_rows = None if ops.is_trained(numbers[name]) else block_rows
     weights = {name: numbers.pop(name) for name in weights}
     keys_of_rows = key_set if by_row else None
-    setup = Setup(config, weights, keys_of_rows, prototypes, log_prior=log_prior, **numbers)
+    setup = Setup(config, weights, keys_of_rows, prototypes, log_prior=prior, **numbers)
     if block_rows == "auto":
         count = 1 if keys_of_rows is None else ops.size(keys_of_rows.labels, 0)
         block_rows = rows_of_a_block(ops, rows, count, student.shape[1], ops.least_rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any
 
 from mcld_core import MCLDConfig
 from mcld_core.arguments import fits
@@ -15,44 +15,10 @@ from mcld_core.extensions._sequences import (
 )
 from mcld_core.extensions._terms import is_zero
 from mcld_core.extensions.nlp.tokens import check_token_logits
-from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar, Tensor
+from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar
 
 
-@overload
 def token_mcld_loss(
-    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
-    teacher_logits: Float[Array, "batch tokens vocab"],
-    labels: Num[Array, "batch tokens"] | None = None,
-    *,
-    attention_mask: Bool[Array, "batch tokens"] | Int[Array, "batch tokens"] | None = None,
-    sequence_labels: Int[Array, " batch"] | None = None,
-    category: str = "token",
-    token_contrast: Scalar | None = 0.0,
-    sequence_contrast: Scalar = 0.0,
-    shift: bool = False,
-    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
-    class_prior: Float[Array, " vocab"] | None = None,
-    progress: Scalar = 1.0,
-    reduction: Reduction = "mean",
-    normalizer: Scalar | None = None,
-    return_terms: Literal[False] = False,
-) -> Tensor: ...
-
-
-@overload
-def token_mcld_loss(
-    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
-    *rows: Any,
-    return_terms: Literal[True],
-    **settings: Any,
-) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-
-@overload
-def token_mcld_loss(*rows: Any, return_terms: bool, **settings: Any) -> Any: ...
-
-
-def token_mcld_loss(  # type: ignore[misc]  # ``settings`` are the ones here
     student_logits: Float[Array, "batch tokens vocab"],
     teacher_logits: Float[Array, "batch tokens vocab"],
     labels: Num[Array, "batch tokens"] | None = None,

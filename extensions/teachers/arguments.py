@@ -83,11 +83,10 @@ class TeacherArguments(Arguments):
         """Return (batch,) finite numbers, or one for all rows, 0 in rows that do not count."""
         ops = self.ops
         numbers = self.array(name, value, kept)
-        self.device(name, numbers, kept, "the logits")
         if not len(numbers.shape):
             self.number(name, value if is_number(value) else numbers, minimum=minimum)
             numbers = ops.astype(numbers, dtype) + 0.0 * ops.astype(kept, dtype)
-        self.vector(name, numbers, kept.shape[0])
+        numbers = self.shaped(name, numbers, kept)
         self.finite(name, numbers, kept, minimum=minimum)
         return ops.where(kept, ops.stop_gradient(ops.astype(numbers, dtype)), 0.0)
 

@@ -241,14 +241,15 @@ def bounded_loss(
     """
     arguments = Arguments("bounded_loss", rows, sample_weight, where, q)
     arguments.reduction(reduction)
+    arguments.names = ("rows",)
     ops = arguments.ops
     losses: Any = arguments.array("rows", rows, arguments.like)
     if len(losses.shape) != 1 or "float" not in ops.dtype(losses):
         needs = "rows needs shape (batch,) and a float dtype, a loss with reduction='none'"
         raise arguments.wrong(needs, f"shape {tuple(losses.shape)}, {ops.dtype(losses)}")
     dtype = wide_dtype(ops.dtype(losses))
-    kept = arguments.mask("where", where, losses, "rows")
-    weight = arguments.weight(sample_weight, kept, losses, dtype, "rows")
+    kept = arguments.mask("where", where, losses)
+    weight = arguments.weight(sample_weight, kept, losses, dtype)
     losses = ops.astype(losses, dtype)
     losses = losses if kept is None else ops.where(kept, losses, 0.0)
     values = ops.host_values(losses)

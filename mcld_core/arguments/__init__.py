@@ -6,12 +6,12 @@ read only where that costs no wait for a device: eager, on the CPU (``ops.host_v
 """
 
 from mcld_core.arguments.arrays import MAP_CLASSES as MAP_CLASSES
+from mcld_core.arguments.arrays import Arguments as Arguments
 from mcld_core.arguments.arrays import reduce_rows as reduce_rows
 from mcld_core.arguments.checks import REDUCTIONS as REDUCTIONS
 from mcld_core.arguments.checks import Checks as Checks
 from mcld_core.arguments.checks import is_number as is_number
 from mcld_core.arguments.checks import plain_number as plain_number
-from mcld_core.arguments.logits import Arguments as Arguments
 from mcld_core.arguments.rows import Batch as Batch
 from mcld_core.arguments.rows import TeacherBatch as TeacherBatch
 from mcld_core.arguments.rows import as_number as as_number

@@ -10,6 +10,7 @@ import numpy as np
 from mcld_core.arguments.checks import Checks, plain_number, range_text
 from mcld_core.arguments.rows import (
     Batch,
+    TeacherBatch,
     both_kept,
     class_labels,
     fits,
@@ -19,22 +20,23 @@ from mcld_core.arguments.rows import (
     wide_dtype,
 )
 from mcld_core.backends import Backend, backend_for
-from mcld_core.typing import Array, Bool, Float, Int, Reduction
+from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar
 
 MAP_CLASSES = "Map the teacher's classes first: mcld_core.select_classes"
 """What to do about class spaces that differ."""
+EACH_ROW = "one entry a row of the logits"
 
 
-class ArrayArguments(Checks):
-    """The arrays of one call; its backend is that of the values.
+class Arguments(Checks):
+    """The arguments of one call; its backend is that of the values.
 
     Args:
         function: the name that errors give.
         values: what decides the backend: the tensors among them; None counts for nothing.
     """
 
-    names = "student_logits", "teacher_logits"
-    """What a call names its two sides."""
+    names: tuple[str, ...] = ("student_logits", "teacher_logits")
+    """What a call names its two sides; all other arguments are beside the first."""
 
     def __init__(self, function: str, *values: Any) -> None:
         self.function, self.ops = function, backend_for(function, *values)
@@ -64,85 +66,69 @@ class ArrayArguments(Checks):
             raise TypeError(f"{needs}, real ones; got dtype {dtype}")
         return found
 
-    # one entry a row
-
-    def vector(self, name: str, x: Array, rows: Any) -> None:
-        """Raise ValueError unless ``x`` has one axis with one entry a row."""
-        shape = tuple(x.shape)
-        if len(shape) != 1 or sizes_differ(shape[0], rows):
-            raise self.wrong(f"{name} needs shape ({rows},), one entry a row of the logits", shape)
-
-    def shaped(self, name: str, value: Any, like: Array, shape: Any, each: str) -> Array:
+    def shaped(
+        self, name: str, value: Any, like: Array, shape: Any = None, each: str = EACH_ROW
+    ) -> Array:
         """Return an array, converted; raise for another shape, or another device than ``like``'s.
 
-        A size of None fits any; ``each`` says what an entry stands for.
+        A size of None fits any; ``each`` says what an entry stands for. By default it is a row of
+        ``like``.
         """
         found = self.array(name, value, like)
-        self.device(name, found, like)
+        shape = like.shape[:1] if shape is None else shape
         if not fits(found.shape, shape):
             raise self.wrong(f"{name} needs shape {tuple(shape)}, {each}", tuple(found.shape))
+        self.device(name, found, like)
         return found
 
-    def device(self, name: str, x: Array, other: Array, other_name: str = "student_logits") -> None:
+    def device(self, name: str, x: Array, other: Array, other_name: str = "") -> None:
         """Raise ValueError where two tensors lie on different devices."""
         there = self.ops.device(x)
         here = None if there is None else self.ops.device(other)
         if here != there:
             raise ValueError(
-                f"{self.function}: {name} is on {there} and {other_name} on {here}; "
-                "move one of them (no tensor is moved for you)"
+                f"{self.function}: {name} is on {there} and {other_name or self.names[0]} on "
+                f"{here}; move one of them (no tensor is moved for you)"
             )
 
-    def mask(
-        self, name: str, where: Any, like: Array, like_name: str = "student_logits"
-    ) -> Bool[Array, " rows"] | None:
-        """Return a mask of rows, converted, or None; raise for another shape, dtype or device."""
-        if where is None:
-            return None
-        kept = self.array(name, where, like)
-        self.vector(name, kept, like.shape[0])
-        if self.ops.dtype(kept) != "bool":
-            raise self.wrong_type(f"{name} needs dtype bool (True = keep)", self.ops.dtype(kept))
-        self.device(name, kept, like, like_name)
-        return kept
+    def mask(self, name: str, mask: Any, like: Array, keys: Any = None) -> Array | None:
+        """Return a mask of rows, or of rows and ``keys``, converted; None for None.
 
-    def pairs(self, pairs: Any, like: Array, keys: Any) -> Bool[Array, "batch keys"]:
-        """Return who is compared with whom; raise for another shape, dtype or device."""
-        each = "(batch, keys), one entry for each row and key"
-        found = self.shaped("pairs", pairs, like, (like.shape[0], keys), each)
-        if self.ops.dtype(found) != "bool":
-            needs = "pairs needs dtype bool (True = the row is compared with the key)"
-            raise self.wrong_type(needs, self.ops.dtype(found))
+        Raise for another shape, dtype or device.
+        """
+        if mask is None:
+            return None
+        if keys is None:
+            found, meaning = self.shaped(name, mask, like), "keep"
+        else:
+            each = "(batch, keys), one entry for each row and key"
+            found = self.shaped(name, mask, like, (like.shape[0], keys), each)
+            meaning = "the row is compared with the key"
+        dtype = self.ops.dtype(found)
+        if dtype != "bool":
+            raise self.wrong_type(f"{name} needs dtype bool (True = {meaning})", dtype)
         return found
 
     def weight(
-        self,
-        sample_weight: Any,
-        kept: Array | None,
-        like: Array,
-        dtype: str,
-        like_name: str = "student_logits",
+        self, sample_weight: Any, kept: Array | None, like: Array, dtype: str
     ) -> Float[Array, " rows"] | None:
         """Return ``sample_weight``, which is ≥ 0, times kept; None where neither is given."""
         ops = self.ops
         if sample_weight is None:
             return None if kept is None else ops.astype(kept, dtype)
-        weight = self.array("sample_weight", sample_weight, like)
-        self.vector("sample_weight", weight, like.shape[0])
-        self.device("sample_weight", weight, like, like_name)
+        weight = self.shaped("sample_weight", sample_weight, like)
         self.finite("sample_weight", weight, kept, minimum=0.0)
-        weight = ops.stop_gradient(ops.astype(weight, dtype))
-        return weight if kept is None else ops.where(kept, weight, 0.0)
+        return keep_rows(ops, ops.stop_gradient(ops.astype(weight, dtype)), kept)
 
     def finite(
         self,
         name: str,
         x: Float[Array, " rows"],
         kept: Bool[Array, " rows"] | None,
-        *,
         minimum: float | None = None,
+        of: str = "row",
     ) -> None:
-        """Raise for a kept row's number that is not finite or too small, where it can be read."""
+        """Raise for a number of a kept row that is not finite or too small, if it can be read."""
         values, mask = self.readable(x, kept)
         if values is None:
             return
@@ -150,49 +136,60 @@ class ArrayArguments(Checks):
         bad = mask & ~(np.isfinite(values) & (values >= least))
         if bad.any():
             row, bound = int(np.argmax(bad)), range_text(minimum, None, None)
-            raise self.wrong(f"{name} needs finite numbers{bound}", f"{values[row]} in row {row}")
+            raise self.wrong(f"{name} needs finite numbers{bound}", f"{values[row]} in {of} {row}")
 
     def ids(
-        self,
-        name: str,
-        ids: Any,
-        logits: Array,
-        like_name: str = "student_logits",
-        *,
-        single: bool = False,
+        self, name: str, ids: Any, like: Array, *, single: bool = False
     ) -> Int[Array, " batch"]:
         """Return ids or places, one a row, signed: int64 where they come so, else int32.
 
         They are only compared. ``single``: one number for all rows will do.
         """
-        ops = self.ops
-        found = self.array(name, ids, logits)
-        if not single or len(found.shape):
-            self.vector(name, found, logits.shape[0])
-        self.device(name, found, logits, like_name)
-        dtype = ops.dtype(found)
+        found = self.array(name, ids, like)
+        is_single = single and not len(found.shape)
+        found = self.shaped(name, found, like, () if is_single else None)
+        dtype = self.ops.dtype(found)
         if not dtype.startswith(("int", "uint")):
             raise self.wrong_type(f"{name} needs an integer dtype", dtype)
-        return ops.astype(found, "int64" if dtype in ("int64", "uint32", "uint64") else "int32")
+        wide = dtype in ("int64", "uint32", "uint64")
+        return self.ops.astype(found, "int64" if wide else "int32")
+
+    def scalar(
+        self, name: str, value: Scalar, like: Array, dtype: str, **limits: float
+    ) -> Float[Array, ""]:
+        """Return one number as ``dtype`` on ``like``'s device, within the limits of `number`.
+
+        It is ≥ 0 where they do not say ``above``. An array that cannot be read is not checked.
+        """
+        limits = limits if "above" in limits else {"minimum": 0.0, **limits}
+        self.number(name, value, **limits)
+        array = self.ops.asarray(plain_number(value), like)
+        if not isinstance(value, (int, float)):
+            values = self.ops.host_values(array)
+            if values is not None:
+                self.number(name, float(values), **limits)
+        return self.ops.astype(array, dtype)
+
+    def sums(self, like: Any, *shapes: tuple[int, ...]) -> list[Array]:
+        """Return sums of nothing: zeros beside ``like``, float64 where it is."""
+        ops, dtype = self.ops, "float32"
+        if like is not None:
+            dtype = wide_dtype(ops.dtype(self.array("like", like)))
+        return [ops.asarray(np.zeros(shape, dtype), like) for shape in shapes]
 
     # labels
 
-    def label_kind(self, name: str, labels: Array, rows: Any, classes: int | None) -> str:
-        """Return ``"int"`` or ``"soft"``; raise where shape and dtype are neither."""
+    def label_shape(self, name: str, labels: Array, rows: Any, classes: int | None) -> None:
+        """Raise where shape and dtype are those of neither int nor soft labels."""
         shape, dtype = tuple(labels.shape), self.ops.dtype(labels)
         width = "any" if classes is None else classes
-        is_integer = dtype.startswith(("int", "uint"))
-        if len(shape) == 1:
-            if not is_integer:
-                soft = f"Soft labels have shape (rows, classes) = ({rows}, {width})"
-                raise self.wrong_type(f"{name} of shape {shape} need an integer dtype", dtype, soft)
-            if shape != (rows,):
-                self.vector(name, labels, rows)
-            return "int"
-        if not fits(shape, (rows, classes)):
+        if len(shape) == 1 and not dtype.startswith(("int", "uint")):
+            soft = f"Soft labels have shape (rows, classes) = ({rows}, {width})"
+            raise self.wrong_type(f"{name} of shape {shape} need an integer dtype", dtype, soft)
+        wanted = (rows,) if len(shape) == 1 else (rows, classes)
+        if shape != wanted and not fits(shape, wanted):
             needs = f"{name} need shape ({rows},) for int labels"
             raise self.wrong(f"{needs} or ({rows}, {width}) for soft labels", shape)
-        return "soft"
 
     def labels(
         self,
@@ -202,7 +199,6 @@ class ArrayArguments(Checks):
         dtype: str | None,
         kept: Array | None,
         ignore_index: int,
-        like_name: str = "student_logits",
         compared: bool = False,
     ) -> tuple[Array, Array | None]:
         """Return the labels of logits, and which rows are not ``ignore_index``; None: all are.
@@ -214,10 +210,10 @@ class ArrayArguments(Checks):
         ops = self.ops
         rows, classes = logits.shape[0], None if compared else logits.shape[1]
         labels = self.array(name, labels, logits)
-        kind = self.label_kind(name, labels, rows, classes)
-        self.device(name, labels, logits, like_name)
+        self.label_shape(name, labels, rows, classes)
+        self.device(name, labels, logits)
         all_named = self.label_values(name, labels, kept, classes, ignore_index)
-        if kind == "soft":
+        if len(labels.shape) == 2:
             dtype = dtype or wide_dtype(ops.dtype(logits), ops.dtype(labels))
             return ops.stop_gradient(ops.astype(labels, dtype)), None
         if classes is None:
@@ -305,7 +301,7 @@ class ArrayArguments(Checks):
             if sizes_differ(ours[0], theirs[0]):
                 cure = "More teacher rows to contrast with go into keys="
                 raise self.wrong(f"{both} batch size", came, cure)
-        self.device(self.names[1], teacher, student, self.names[0])
+        self.device(self.names[1], teacher, student)
         return student, teacher
 
     def batch(
@@ -333,7 +329,7 @@ class ArrayArguments(Checks):
             labels = ops.argmax(teacher, 1)
         else:
             labels, counts = self.labels(
-                "labels", labels, student, dtype, kept, ignore_index, compared=compared
+                "labels", labels, student, dtype, kept, ignore_index, compared
             )
             if labels.ndim == 2:
                 labels = keep_rows(ops, labels, kept)
@@ -343,6 +339,31 @@ class ArrayArguments(Checks):
         if sample_weight is not None or kept is not None:
             weight = self.weight(sample_weight, kept, student, dtype)
         return Batch(student, teacher, dtype, labels, kept, weight)
+
+    def teacher_batch(
+        self,
+        logits: Float[Array, "batch classes"],
+        beside: tuple[Any, Any, Any],
+        ignore_index: int,
+        name: str = "teacher_logits",
+    ) -> TeacherBatch:
+        """Return a teacher's rows with what comes beside them: labels, sample weight, ``where``."""
+        ops, (labels, sample_weight, where) = self.ops, beside
+        self.names = (name,)
+        self.logits(name, logits)
+        self.integer("ignore_index", plain_number(ignore_index))
+        kept = self.mask("where", where, logits)
+        if labels is not None:
+            labels, counts = self.labels("labels", labels, logits, None, kept, ignore_index)
+            kept = both_kept(kept, counts)
+        if kept is None:
+            kept = ops.arange(ops.size(logits, 0), logits) >= 0
+        dtype = wide_dtype(ops.dtype(logits))
+        if sample_weight is not None:
+            sample_weight = self.array("sample_weight", sample_weight, logits)
+            dtype = wide_dtype(dtype, ops.dtype(sample_weight))
+        weight = self.weight(sample_weight, kept, logits, dtype)
+        return TeacherBatch(ops.stop_gradient(logits), labels, kept, weight)
 
 
 def reduce_rows(

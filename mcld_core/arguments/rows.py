@@ -95,8 +95,10 @@ def both_kept(kept: Array | None, counts: Array | None) -> Array | None:
 
 
 def keep_rows(ops: Backend, x: Array, kept: Bool[Array, " rows"] | None = None) -> Array:
-    """Return ``x`` with zeros in the rows that do not count, so that their content cannot."""
-    return x if kept is None else ops.where(kept[:, None], x, 0.0)
+    """Return rows or numbers with zeros where they do not count, so that their content cannot."""
+    if kept is None:
+        return x
+    return ops.where(kept[:, None] if len(x.shape) > 1 else kept, x, 0.0)
 
 
 def ratio(ops: Backend, part: Array, whole: Array) -> Array:

@@ -125,8 +125,8 @@ def test_with_a_bank_blocks_and_a_compiler(differentiable: Framework) -> None:
     [
         (np.ones(3), r"class_prior needs shape \(4,\).*got \(3,\)"),
         (np.ones((1, 4)), r"class_prior needs shape \(4,\)"),
-        (np.array([1.0, -2.0, 1, 1]), "finite numbers ≥ 0; got -2.0 for class 1"),
-        (np.array([1.0, np.nan, 1, 1]), "finite numbers ≥ 0; got nan for class 1"),
+        (np.array([1.0, -2.0, 1, 1]), "finite numbers ≥ 0; got -2.0 in class 1"),
+        (np.array([1.0, np.nan, 1, 1]), "finite numbers ≥ 0; got nan in class 1"),
         (np.zeros(4), "needs a positive entry"),
     ],
 )
