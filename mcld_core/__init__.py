@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from mcld_core.backends import get_backend as get_backend
 from mcld_core.backends import set_backend as set_backend
-from mcld_core.bank import ReadyBank as ReadyBank
 from mcld_core.bank import TeacherBank as TeacherBank
 from mcld_core.baselines.decoupled import dkd_loss as dkd_loss
 from mcld_core.baselines.decoupled import nkd_loss as nkd_loss

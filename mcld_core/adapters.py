@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mcld_core.arguments.checks import Checks
-from mcld_core.bank import ReadyBank, TeacherBank
+from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import ClassMeans, TeacherKeys
 from mcld_core.logits import batch_warnings, checked_prior
@@ -96,8 +96,7 @@ def adapter_settings(
 ) -> tuple[NDArray[Any] | None, int, TeacherBank | None]:
     """Return the class prior in NumPy, how many rows the bank has, and the bank that was given.
 
-    Raise for what is not of its kind or range, for class means that the settings would not use, and
-    for a `ReadyBank`: an adapter's bank holds logits.
+    Raise for what is not of its kind or range, and for class means that the settings would not use.
     """
     checks = Checks(function)
     checks.settings(config, MCLDConfig)
@@ -107,10 +106,6 @@ def adapter_settings(
         raise checks.wrong(needs, repr(config.category_contrast))
     if total_steps is not None:
         checks.integer("total_steps", total_steps, minimum=1)
-    if isinstance(bank_size, ReadyBank):
-        cure = "Use TeacherBank.from_logits, or pass its keys to mcld_loss"
-        needs = "bank_size needs an int or a TeacherBank of logits"
-        raise checks.wrong_type(needs, "a ReadyBank of probabilities", cure)
     whole = bank_size if isinstance(bank_size, TeacherBank) else None
     rows = int(bank_size.vectors.shape[0]) if whole else bank_size
     rows = checks.integer("bank_size", rows, minimum=0)

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, keep_rows, one_hot, wide_dtype
+from mcld_core.arguments import Arguments, one_hot, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import NEGLIGIBLE, KeySet
-from mcld_core.keys import TeacherKeys, as_keys, check_ready, class_means, rows_beside
+from mcld_core.keys import TeacherKeys, as_keys, class_means, rows_beside
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
 _LARGEST = {
@@ -37,8 +37,7 @@ class TeacherBank(NamedTuple):
     Make one by `empty` or `from_logits`; the fields below are what a checkpoint holds.
 
     Args:
-        vectors: (capacity, classes), the rows as they are stored: logits (of a `ReadyBank`
-            probabilities), in the dtype of the storage.
+        vectors: (capacity, classes), the rows as they are stored, in the dtype of the storage.
         labels: (capacity,) int32, or (capacity, classes) soft.
         where: (capacity,) bool: which rows hold a sample.
         ids: (capacity,) int32 sample ids, larger ones hashed; -1 where unknown.
@@ -185,11 +184,8 @@ class TeacherBank(NamedTuple):
             differs = bank.ids[:, None] != batch.ids[None, :]
             others = others & ops.all(differs | (bank.ids < 0)[:, None], 1)
         joined = ops.concat([ops.astype(x, dtype) for x in (rows, bank.vectors)])
-        given = given._replace(
-            logits=None, labels=ops.concat([ours, theirs]), where=ops.concat([batch.where, others])
-        )
-        field = "probabilities" if isinstance(self, ReadyBank) else "logits"
-        return given._replace(**{field: joined})
+        labels, kept = ops.concat([ours, theirs]), ops.concat([batch.where, others])
+        return given._replace(logits=joined, labels=labels, where=kept)
 
     def push(
         self,
@@ -234,7 +230,7 @@ class TeacherBank(NamedTuple):
             replaced = is_new[:, None] if old.ndim == 2 else is_new
             return ops.put(old, target, ops.where(replaced, new, ops.take(old, target)))
 
-        return type(self)(
+        return TeacherBank(
             vectors=put(bank.vectors, batch.vectors),
             labels=put(bank.labels, batch.labels),
             where=put(bank.where, batch.where),
@@ -258,10 +254,8 @@ class TeacherBank(NamedTuple):
         """
         arguments, bank = self._converted("TeacherBank.class_means")
         arguments.settings(config, MCLDConfig)
-        ops, is_ready = arguments.ops, isinstance(self, ReadyBank)
-        if is_ready:
-            check_ready(arguments.function, config)
-        keys = KeySet.of(ops, bank.vectors, bank.labels, bank.where, is_ready)
+        ops = arguments.ops
+        keys = KeySet.of(ops, bank.vectors, bank.labels, bank.where)
         means, count = class_means(ops, keys, wide_dtype(ops.dtype(bank.vectors)), config)
         return ops.where((count > NEGLIGIBLE)[:, None], means, float("nan"))
 
@@ -318,37 +312,8 @@ class TeacherBank(NamedTuple):
                 hashed = (ids % _HASHED + (ids // 2**31) * 1540483477) % _HASHED
                 ids = ops.astype(ops.where(ids < 2**31, ids, hashed), "int32")
             ids = ops.where(given.kept, ids, -1)
-        vectors = cls._vectors(ops, given.logits, given.kept)
-        return cls(vectors, labels, given.kept, ids, ops.asarray(np.asarray(0, "int32"), rows))
-
-    @staticmethod
-    def _vectors(ops: Backend, logits: Array, kept: Array) -> Array:
-        """Return logits as this kind of bank stores them."""
-        return logits
-
-
-class ReadyBank(TeacherBank):
-    """A `TeacherBank` whose keys are ready: it stores the softmax of each row, not the logits.
-
-    The softmax is then formed once, when a row is pushed, and not at each call, in which a bank
-    of 16,384 rows takes longer (``benchmarks/speed.py`` times both). It serves the default
-    similarity and key temperature alone. All else is the same.
-
-    Example:
-        >>> import numpy as np
-        >>> bank = ReadyBank.empty(capacity=3, classes=2)
-        >>> bank.push(np.array([[9.0, 9.0]]), np.array([0])).vectors
-        array([[0.5, 0.5],
-               [0. , 0. ],
-               [0. , 0. ]], dtype=float32)
-    """
-
-    __slots__ = ()
-
-    @staticmethod
-    def _vectors(ops: Backend, logits: Array, kept: Array) -> Array:
-        rows = ops.astype(logits, wide_dtype(ops.dtype(logits)))
-        return ops.softmax(keep_rows(ops, rows, kept), 1)  # a dropped row is finite too
+        cursor = ops.asarray(np.asarray(0, "int32"), rows)
+        return cls(given.logits, labels, given.kept, ids, cursor)
 
 
 def places(

@@ -42,8 +42,10 @@ class TeacherKeys(NamedTuple):
         normalizer: what ``reduction="mean"`` divides by instead of the batch's own Σ v; set by
             ``gather_keys``.
         probabilities: (keys, classes), ``softmax(logits)`` in place of the logits: keys that are
-            ready for the default similarity and key temperature. Finite in every row, those that
-            do not count too.
+            ready for the default similarity and key temperature, whose softmax no step forms again.
+            A bank gives them that was given probabilities for logits:
+            ``keys._replace(logits=None, probabilities=keys.logits)``. Finite in every row, those
+            that do not count too.
     """
 
     logits: Float[Array, "keys classes"] | None
@@ -276,8 +278,12 @@ def _key_vectors(
     name = "keys.probabilities" if is_ready else "keys.logits"
     if is_ready and keys.logits is not None:
         raise arguments.wrong("keys need logits or probabilities", "both")
-    if is_ready:
-        check_ready(arguments.function, config)
+    temperature = config.key_temperature
+    is_one = is_number(temperature) and temperature == 1
+    if is_ready and not (config.compares_distributions and is_one):
+        came = f"{config.similarity!r} at {temperature}"
+        needs = "probabilities serve similarity 'probability' at key_temperature 1"
+        raise arguments.wrong(needs, came, "Pass, or store, the logits")
     vectors = arguments.array(name, keys.probabilities if is_ready else keys.logits, student)
     shape, classes = tuple(vectors.shape), student.shape[1]
     if len(shape) != 2 or shape[1] != classes:
@@ -288,16 +294,6 @@ def _key_vectors(
         raise arguments.wrong_type(f"{name} need a float dtype", dtype)
     arguments.device(name, vectors, student)
     return arguments.ops.stop_gradient(vectors), is_ready
-
-
-def check_ready(function: str, config: MCLDConfig) -> None:
-    """Raise ValueError unless ``softmax(t)`` is what the settings make of a teacher's row."""
-    temperature = config.key_temperature
-    is_one = is_number(temperature) and temperature == 1
-    if not config.compares_distributions or not is_one:
-        came = f"{config.similarity!r} at {temperature}"
-        needs = "probabilities serve similarity 'probability' at key_temperature 1"
-        raise Checks(function).wrong(needs, came, "Pass, or store, the logits")
 
 
 def _own_start(arguments: Arguments, keys: TeacherKeys, batch: Batch, logits: Array) -> Any:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 import mcld_core
-from mcld_core import ClassMeans, TeacherKeys, mcld_loss
+from mcld_core import ClassMeans, TeacherBank, TeacherKeys, mcld_loss
 from mcld_core import MCLDConfig as Config
+from mcld_core.backends import backend_for
 from mcld_core.extensions.multimodal import feature_mse
 from mcld_core.extensions.teachers import TeacherQuality, quality_weights, reliability_weights
 from tests.frameworks import Framework
@@ -176,8 +177,8 @@ TABLE: dict[str, list[dict[str, Any]]] = {
     "quality": [dict(JUDGED, others="@keys", other_labels="@key_labels", where="@key_where")],
     "class_means": [JUDGED, dict(JUDGED, labels="@soft", where="@where", window=2.0)],
     "bank": [
-        dict(ROWS, kind="TeacherBank"), dict(ROWS, kind="ReadyBank"),
-        dict(ROWS, kind="TeacherBank", index="@ids", where="@where", labels="@soft"),
+        dict(ROWS), dict(ROWS, ready=True),
+        dict(ROWS, index="@ids", where="@where", labels="@soft"),
     ],
     "resumed": [ROWS],
     "exported": [{"inputs": "@keys", "weight": "@prototypes", "bias": "@prior"}],
@@ -194,6 +195,7 @@ _SUMS = ("entropy", "bin_rows", "bin_confidence", "bin_correct")
 GONE = {
     *(f"quality-0/value/sums/{x}" for x in _SUMS),
     "exported-0/value/1",
+    "bank-1/value/3/3",
     *(f"quality-0/value/{x}" for x in ("confidence", "mean_entropy", "calibration_error")),
 }
 """Values of 0.2 that nothing gives any more."""
@@ -260,19 +262,27 @@ def class_means(teacher_logits: Any, labels: Any, **given: Any) -> Any:
     return means, means.update(teacher_logits[:3], labels[:3]).prototypes
 
 
-def bank(kind: str, index: Any = None, where: Any = None, **rows: Any) -> Any:
-    """Take four steps with a bank of five rows: the losses, the keys, and what the bank holds."""
+def bank(ready: bool = False, index: Any = None, where: Any = None, **rows: Any) -> Any:
+    """Take four steps with a bank of five rows: the losses, the keys, and what the bank holds.
+
+    A bank that is ``ready`` holds probabilities.
+    """
     like, is_soft = rows["teacher_logits"], len(rows["labels"].shape) == 2
-    stored = getattr(mcld_core, kind).empty(5, 4, like=like, soft_labels=is_soft)
+    stored = TeacherBank.empty(5, 4, like=like, soft_labels=is_soft)
     rows |= {"index": index, "where": where}
     losses = []
     for i in (0, 2, 3, 1):
         part = {name: None if x is None else x[i : i + 3] for name, x in rows.items()}
         student, ids = part.pop("student_logits"), part.pop("index")
-        keys = stored.keys(**part, index=ids)
+        held = part
+        if ready:
+            ops = backend_for("bank", like)
+            held = part | {"teacher_logits": ops.softmax(part["teacher_logits"], 1)}
+        keys = stored.keys(**held, index=ids)
+        keys = keys._replace(logits=None, probabilities=keys.logits) if ready else keys
         losses.append(mcld_loss(student, **part, keys=keys))
-        stored = stored.push(**part, index=ids)
-    held = [stored.where, stored.ids, stored.cursor, stored.class_means()]
+        stored = stored.push(**held, index=ids)
+    held = [stored.where, stored.ids, stored.cursor] + [stored.class_means()] * (not ready)
     return sum(losses), losses, keys, held
 
 

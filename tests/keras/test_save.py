@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from mcld_core import ClassMeans, MCLDConfig, ReadyBank, TeacherBank, TeacherKeys, mcld_loss
+from mcld_core import ClassMeans, MCLDConfig, TeacherBank, TeacherKeys, mcld_loss
 from mcld_core.keras import MCLDDistiller
 from tests.keras.models import CLASSES, data, dense, logits, numpy, reference
 from tests.tolerance import assert_value
@@ -96,8 +96,6 @@ def test_a_given_bank_that_does_not_fit_is_refused() -> None:
     rows = np.zeros((7, CLASSES), "float32")
     with pytest.raises(ValueError, match=rf"bank_size needs a bank of {CLASSES} classes.* got 1"):
         MCLDDistiller(dense(16), dense(3), bank_size=TeacherBank.from_logits(rows[:, :1], [0] * 7))
-    with pytest.raises(TypeError, match=r"bank_size needs .* of logits; got a ReadyBank"):
-        MCLDDistiller(dense(16), dense(3), bank_size=ReadyBank.from_logits(rows, [0] * 7))
 
 
 def test_weights_alone_carry_the_bank_and_the_step(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 from mcld_core import (
     ClassMeans,
     MCLDConfig,
-    ReadyBank,
     TeacherBank,
     TeacherKeys,
     adjust_logits,
@@ -377,8 +376,6 @@ def test_errors() -> None:
     for options, text in cases:
         with pytest.raises(ValueError, match=text):
             MCLDLoss(**options)
-    with pytest.raises(TypeError, match=r"MCLDLoss: bank_size needs .* of logits; got a ReadyBank"):
-        MCLDLoss(bank_size=ReadyBank.from_logits(torch.eye(3), torch.arange(3)))
     whole = TeacherBank.from_logits(torch.eye(3), torch.arange(3))
     with pytest.raises(ValueError, match="MCLDLoss: classes needs 3, as the bank has; got 7"):
         MCLDLoss(bank_size=whole, classes=7)

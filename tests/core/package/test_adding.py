@@ -20,7 +20,6 @@ import mcld_core
 from mcld_core import (
     ClassMeans,
     MCLDConfig,
-    ReadyBank,
     TeacherBank,
     TeacherKeys,
     check_finite,
@@ -193,7 +192,8 @@ def _check_similarity(backend: Framework, x: Arrays) -> None:
         by_prototype = replace(warm, category_contrast="prototypes")
         means = ClassMeans.empty(CLASSES, like=x.teacher).update(*rows[1:], config=warm)
         class_means = TeacherBank.from_logits(*rows[1:]).class_means(warm)
-        ready = ReadyBank.from_logits(*rows[1:]).keys(*rows[1:])
+        keys = TeacherBank.from_logits(*rows[1:]).keys(*rows[1:])
+        ready = keys._replace(logits=None, probabilities=keys.logits)
         given = TeacherKeys(*rows[1:], prototypes=class_means)
         settings = plain, warm, replace(plain, soft_targets=True), by_prototype
         whole = {"sequence_labels": x.labels, "sequence_contrast": 1.0, "token_contrast": 1.0}

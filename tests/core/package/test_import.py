@@ -75,7 +75,6 @@ def test_the_public_names() -> None:
     expected = {
         "ClassMeans",
         "MCLDConfig",
-        "ReadyBank",
         "TeacherBank",
         "TeacherCache",
         "TeacherKeys",
