@@ -11,9 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
-from mcld_core.arguments import Arguments, Batch, as_number, fits, keep_rows, reduce_rows
+from mcld_core.arguments import (
+    Arguments,
+    Batch,
+    as_number,
+    fits,
+    is_plain,
+    keep_rows,
+    log_of,
+    reduce_rows,
+)
 from mcld_core.backends import Backend
-from mcld_core.extensions._terms import is_zero, log_of, weighing
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Reduction, Scalar
 
 
@@ -46,7 +54,7 @@ class SequenceArguments(Arguments):
     def sequences(self, rows: tuple[Any, Any, Any, Any], config: MCLDConfig) -> Batch:
         """Return both logits row by row, checked, with the rows' labels and mask."""
         student, teacher, labels, kept = rows
-        if labels is None and not is_zero(config.weight_ce):
+        if labels is None and not is_plain(config.weight_ce, 0):
             needs = "weight_ce needs labels to take the cross-entropy of"
             raise self.wrong(needs, "None", "Pass labels, or leave weight_ce at 0")
         flat_rows = flat(self.ops, student), flat(self.ops, teacher), labels, None, kept
@@ -111,7 +119,7 @@ def contrast_sequences(
     of_rows = {"where": rows.kept, "reduction": "none", "return_terms": True, **given}
     logits = rows.student, rows.teacher, rows.labels
     at_rows = replace(config, weight_instance=0.0)
-    at_sequences = weighing(config, instance=config.weight_instance)
+    at_sequences = config.only(instance=config.weight_instance)
     if category_by_sequence:
         at_rows = replace(at_rows, weight_category=0.0)
         at_sequences = replace(at_sequences, weight_category=config.weight_category)
@@ -119,13 +127,14 @@ def contrast_sequences(
     terms["token"] = terms["instance"]
     if row_contrast is None:
         row_contrast = 1.0 / (config.sample_temperature * config.sample_temperature)
-    if not (is_zero(row_contrast) or is_zero(config.weight_sample)):
-        within = weighing(config, instance=config.weight_sample * row_contrast)
+    if not (is_plain(row_contrast, 0) or is_plain(config.weight_sample, 0)):
+        within = config.only(instance=config.weight_sample * row_contrast)
         place = sequence_of_row(ops, student)
         pairs = place[:, None] == place[None, :]
         contrast, of_contrast = mcld_loss(*logits, config=within, pairs=pairs, **of_rows)
         values, terms["token"] = values + contrast, of_contrast["instance"]
-    if not (is_zero(at_sequences.weight_instance) and is_zero(at_sequences.weight_category)):
+    weights = at_sequences.weight_instance, at_sequences.weight_category
+    if not all(is_plain(weight, 0) for weight in weights):
         labels, key_labels = own_labels(ops, labels, student)
         means = mean_rows(ops, rows, student, config)._replace(labels=labels)
         if config.compares_distributions:  # the means are at that temperature already
@@ -156,10 +165,10 @@ def contrast_apart(
     logits = rows.student, rows.teacher, rows.labels
     if overlapping is None:
         return mcld_loss(*logits, config=config, **given)
-    pushes = None if is_zero(config.weight_instance) else ~overlapping
+    pushes = None if is_plain(config.weight_instance, 0) else ~overlapping
     others = replace(config, weight_category=0.0)
     loss, terms = mcld_loss(*logits, config=others, pairs=pushes, **given)
-    if is_zero(config.weight_category):
+    if is_plain(config.weight_category, 0):
         return loss, terms
     compared: Any = None
     if config.category_contrast == "labels":
@@ -169,7 +178,7 @@ def contrast_apart(
             compared = ~overlapping | (ours[:, None] == theirs[None, :])
         else:  # soft ones that agree at all
             compared = ~overlapping | (ops.matmul(ours, ops.matrix_transpose(theirs)) > 0)
-    category = weighing(config, category=config.weight_category)
+    category = config.only(category=config.weight_category)
     more, of_category = mcld_loss(*logits, config=category, pairs=compared, **given)
     return loss + more, terms | {"category": of_category["category"]}
 

@@ -7,8 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.arguments import Arguments, both_kept, fits, ratio, reduce_rows, wide_dtype
-from mcld_core.extensions._terms import is_zero, log_of, weighing
+from mcld_core.arguments import (
+    Arguments,
+    both_kept,
+    fits,
+    is_plain,
+    log_of,
+    ratio,
+    reduce_rows,
+    wide_dtype,
+)
 from mcld_core.typing import Array, Bool, Float, Labels, Reduction, Scalar, Tensor
 
 Pair = tuple[str, str]
@@ -78,7 +86,7 @@ def embedding_contrast(
     elif len(arguments.array("labels", labels, student).shape) == 1:
         labels = arguments.ids("labels", labels, student)
         where = both_kept(arguments.mask("where", where, student), labels >= 0)
-    config = replace(weighing(config, **weights), similarity="cosine", temperature=tau)
+    config = replace(config.only(**weights), similarity="cosine", temperature=tau)
     return mcld_loss(
         student, teacher, labels, config=replace(config, category_contrast="labels"),
         progress=progress, sample_weight=sample_weight, where=where, reduction=reduction,
@@ -237,7 +245,7 @@ def multimodal_mcld_loss(
         mean = ops.sum(ops.softmax(teacher, 2) if kind == "logits" else teacher, 1) / divisor
         mean = log_of(ops, mean) if kind == "logits" else mean
         losses = contrast(ops.sum(student, 1) / divisor, mean, labels, both[pair])
-        if is_zero(weight_local):
+        if is_plain(weight_local, 0):
             return losses
         sample = ops.arange(count * parts, student) // parts
         of_parts = None if labels is None else ops.take(ops.asarray(labels, student), sample)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from mcld_core.arguments import Checks, plain_number
 from mcld_core.formulas.similarity import SIMILARITIES
@@ -86,6 +86,11 @@ class MCLDConfig:
         rows = isinstance(size, int) and not isinstance(size, bool) and size > 0
         if size != "auto" and size is not None and not rows:
             raise checks.wrong("block_size needs 'auto', None or an int > 0", repr(size))
+
+    def only(self, **weights: Scalar) -> MCLDConfig:
+        """Return the settings with these weights, such as ``ce=1.0``, and 0 for all others."""
+        names = [field.name for field in fields(self) if field.name.startswith("weight_")]
+        return replace(self, **{name: weights.get(name[len("weight_") :], 0.0) for name in names})
 
     @property
     def compares_distributions(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, overload
 
-from mcld_core.arguments import REDUCTIONS, Arguments, Batch, Checks, reduce_rows
+from mcld_core.arguments import REDUCTIONS, Arguments, Batch, Checks, clip01, reduce_rows
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import (
     CONTRASTS,
@@ -308,4 +308,4 @@ def category_ramp(
         warmup = ops.astype(ops.asarray(warmup, batch.student), batch.dtype)
         part = progress / ops.where(warmup > 0, warmup, 1.0)
         part = ops.where(warmup > 0, part, 1.0)
-    return ops.stop_gradient(ops.minimum(ops.maximum(part, 0.0), 1.0))
+    return ops.stop_gradient(clip01(ops, part))

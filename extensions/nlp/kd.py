@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import as_number, fits
+from mcld_core.arguments import as_number, fits, is_plain
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat
-from mcld_core.extensions._terms import is_zero
 from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn, top_rows
 from mcld_core.extensions.nlp.tokens import (
     Head,
@@ -17,7 +16,7 @@ from mcld_core.extensions.nlp.tokens import (
     token_rows,
 )
 from mcld_core.formulas.divergence import DIVERGENCES, MASKED
-from mcld_core.formulas.vocabulary import TopRows, is_one
+from mcld_core.formulas.vocabulary import TopRows
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar, Tensor
 
 
@@ -190,10 +189,10 @@ def _distil(
         raise arguments.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
     arguments.number("temperature", temperature, above=0.0)
     arguments.number("ce_weight", ce_weight, minimum=0.0)
-    has_ce = not is_zero(ce_weight)
+    has_ce = not is_plain(ce_weight, 0)
     if has_ce and of_tokens[0] is None:
         raise arguments.wrong(f"ce_weight={ce_weight!r} needs labels", "None")
-    if is_drawn(teacher) and (divergence != "forward" or not is_one(temperature)):
+    if is_drawn(teacher) and (divergence != "forward" or not is_plain(temperature, 1)):
         raise arguments.wrong(
             "a teacher of draws (TopKLogits.from_samples) needs divergence='forward' and "
             "temperature=1, whose gradient alone is unbiased",

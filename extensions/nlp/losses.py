@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from mcld_core import MCLDConfig
-from mcld_core.arguments import fits
+from mcld_core.arguments import fits, is_plain
 from mcld_core.extensions._sequences import (
     SequenceArguments,
     contrast_sequences,
     following,
     reduce_terms,
 )
-from mcld_core.extensions._terms import is_zero
 from mcld_core.extensions.nlp.tokens import check_token_logits
 from mcld_core.typing import Array, Bool, Float, Int, Num, Reduction, Scalar
 
@@ -139,10 +138,10 @@ def token_mcld_loss(
     rows = arguments.sequences((student, teacher, labels, kept), config)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
-    of_sequences = 0.0 if is_zero(sequence_contrast) else config.weight_instance * sequence_contrast
+    weight = 0.0 if is_plain(sequence_contrast, 0) else config.weight_instance * sequence_contrast
     found = contrast_sequences(
         arguments.ops, rows, student, sequence_labels, token_contrast, by_sequence,
-        config=replace(config, weight_instance=of_sequences),
+        config=replace(config, weight_instance=weight),
         class_prior=class_prior, progress=progress,
     )  # fmt: skip
     return reduce_terms(arguments, rows, student, found, reduction, normalizer, return_terms)

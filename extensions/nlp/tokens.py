@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import class_labels, fits, keep_rows, ratio, wide_dtype
+from mcld_core.arguments import class_labels, fits, is_plain, keep_rows, ratio, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat, following
@@ -20,7 +20,6 @@ from mcld_core.formulas.vocabulary import (
     TopRows,
     at_label,
     divisor,
-    is_one,
     log_add,
     parted,
     sampled_divergence,
@@ -56,7 +55,7 @@ class Head(NamedTuple):
 
     def logits(self, ops: Backend, product: Logits) -> Logits:
         """Return ``c tanh(scale · product / c)``, or ``scale · product`` without a softcap c."""
-        z = product if is_one(self.scale) else self.scale * product
+        z = product if is_plain(self.scale, 1) else self.scale * product
         return z if self.softcap is None else self.softcap * ops.tanh(z / self.softcap)
 
     def slope(self, logits: Logits, slope: Logits) -> Logits:
@@ -64,7 +63,7 @@ class Head(NamedTuple):
         if self.softcap is not None:
             part = logits / self.softcap
             slope = slope * (1.0 - part * part)
-        return slope if is_one(self.scale) else self.scale * slope
+        return slope if is_plain(self.scale, 1) else self.scale * slope
 
 
 class TokenLoss(NamedTuple):
@@ -152,14 +151,14 @@ class TokenLoss(NamedTuple):
         self, z: Logits, teacher: Logits, labels: Array | None, factor: Any, out: Array | None
     ) -> tuple[Values, Logits]:
         ops, t = self.ops, self.temperature
-        x, y = (z, teacher) if is_one(t) else (z / t, teacher / t)
+        x, y = (z, teacher) if is_plain(t, 1) else (z / t, teacher / t)
         (slope, log_q), (p, log_p) = softmax_and_sum(ops, x, out), softmax_and_sum(ops, y)
         near = ops.sum(p * (y - x), 1) if ops.host_values(log_q) is not None else None
         seen: Any = None if near is None else ops.host_values(near)
         if seen is None or not np.isfinite(seen).all():  # 0 · (-inf), if readable
             near = ops.sum(p * (raised(ops, y) - raised(ops, x)), 1)
         value = near - log_p + log_q
-        if labels is None or not is_one(t):
+        if labels is None or not is_plain(t, 1):
             slope -= p
             slope *= t * factor
             return self._with_ce(z, times(t * t, value), slope, labels, factor)
@@ -182,7 +181,7 @@ class TokenLoss(NamedTuple):
             return value, ops.add_along_axis(slope, teacher.indices, factor * of_entries)
         slope, log_sum = softmax_and_sum(ops, others, out)
         # is the logsumexp of all logits at hand?
-        with_ce = labels is not None and (is_one(self.temperature) or teacher.tail is None)
+        with_ce = labels is not None and (is_plain(self.temperature, 1) or teacher.tail is None)
         weights = self._ce_weights(labels, z) if with_ce else None
 
         def value_of(entries: Array, rest: Array) -> Values:
@@ -194,7 +193,7 @@ class TokenLoss(NamedTuple):
             return value + (weights * whole)[:, 0]
 
         value, (of_entries, of_rest) = ops.value_and_slopes(value_of, (entries, log_sum[:, None]))
-        if teacher.tail is not None and not is_one(self.temperature):
+        if teacher.tail is not None and not is_plain(self.temperature, 1):
             of_rest = of_rest / divisor(ops, teacher, self.temperature)
         slope *= of_rest * factor
         slope = ops.add_along_axis(slope, teacher.indices, of_entries * factor)

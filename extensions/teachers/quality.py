@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import Checks, TeacherBatch, fits, one_hot, ratio, target_class, wide_dtype
-from mcld_core.backends import backend_for
-from mcld_core.extensions._terms import LEAST, log_of
-from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, log_sum
+from mcld_core.arguments import (
+    MASKED,
+    Arguments,
+    Checks,
+    TeacherBatch,
+    clip01,
+    fits,
+    keep_rows,
+    log_of,
+    one_hot,
+    ratio,
+    target_class,
+    wide_dtype,
+)
+from mcld_core.backends import Backend, backend_for
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
 
 
@@ -46,7 +57,7 @@ class TeacherQuality(NamedTuple):
         Raises:
             ValueError, TypeError: a number of classes that is not an int ≥ 1.
         """
-        arguments = TeacherArguments("TeacherQuality.empty", like)
+        arguments = Arguments("TeacherQuality.empty", like)
         arguments.integer("classes", classes, minimum=1)
         return cls(*arguments.sums(like, (classes,), (classes,)))
 
@@ -63,10 +74,10 @@ class TeacherQuality(NamedTuple):
         Raises:
             ValueError, TypeError: as of `update`.
         """
-        arguments = TeacherArguments("TeacherQuality.from_logits", teacher_logits, labels, where)
-        batch = arguments.labelled_teacher(teacher_logits, labels, where, -100)
-        empty = cls.empty(batch.logits.shape[1], like=batch.logits)
-        return empty._counting(arguments, batch)
+        arguments = Arguments("TeacherQuality.from_logits", teacher_logits, labels, where)
+        rows = arguments.array("teacher_logits", teacher_logits, arguments.like)
+        arguments.logits("teacher_logits", rows)
+        return cls.empty(rows.shape[1], like=rows).update(rows, labels, where=where)
 
     def update(
         self,
@@ -91,18 +102,24 @@ class TeacherQuality(NamedTuple):
             ValueError, TypeError: shapes, dtypes, devices or labels that do not fit, and labels
                 that are None.
         """
-        function = "TeacherQuality.update"
-        arguments = TeacherArguments(function, self.rows, teacher_logits, labels, where)
+        given = self.rows, teacher_logits, labels, where
+        arguments = Arguments("TeacherQuality.update", *given)
         ops = arguments.ops
         old = TeacherQuality(*(ops.asarray(x, arguments.like) for x in self))
         dtype = ops.dtype(old.rows)
-        batch = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index, dtype)
+        required_labels(arguments, labels)
+        batch = teacher_rows(arguments, teacher_logits, where, labels, ignore_index, dtype=dtype)
         classes = int(old.rows.shape[0])
         if batch.logits.shape[1] != classes:
             needs = f"teacher_logits needs {classes} classes, as this quality counts"
             raise arguments.wrong(needs, f"shape {tuple(batch.logits.shape)}")
         decay = arguments.scalar("decay", decay, old.rows, dtype, maximum=1.0)
-        return TeacherQuality(*(decay * x for x in old))._counting(arguments, batch)
+        target = target_class(ops, batch.labels)
+        kept = batch.kept & (target >= 0)
+        counts = kept, kept & (ops.argmax(batch.logits, 1) == target)
+        is_class = one_hot(ops, target, classes, dtype)
+        added = (ops.sum(is_class * ops.astype(x, dtype)[:, None], 0) for x in counts)
+        return TeacherQuality(*(decay * x + y for x, y in zip(old, added, strict=True)))
 
     def merge(self, other: TeacherQuality) -> TeacherQuality:
         """Return the quality on the rows of both, such as those of two processes.
@@ -139,16 +156,6 @@ class TeacherQuality(NamedTuple):
     def class_competence(self) -> Float[Array, " classes"]:
         """The same of each class's accuracy."""
         return self._above_chance(self.class_accuracy)
-
-    def _counting(self, arguments: TeacherArguments, batch: TeacherBatch) -> TeacherQuality:
-        """Return the quality with the rows of a batch, in the dtype of the sums, added."""
-        ops, dtype = arguments.ops, arguments.ops.dtype(self.rows)
-        target = target_class(ops, batch.labels)
-        kept = batch.kept & (target >= 0)
-        counts = kept, kept & (ops.argmax(batch.logits, 1) == target)
-        is_class = one_hot(ops, target, int(self.rows.shape[0]), dtype)
-        rows, correct = (ops.sum(is_class * ops.astype(x, dtype)[:, None], 0) for x in counts)
-        return TeacherQuality(self.rows + rows, self.correct + correct)
 
     def _above_chance(self, accuracy: Array) -> Array:
         classes = int(self.rows.shape[0])
@@ -213,17 +220,16 @@ def ensemble(
     References:
         S. You et al., "Learning from Multiple Teacher Networks", KDD 2017.
     """
-    checks = TeacherArguments("ensemble")
-    logits_list = checks.entries("logits_list", logits_list)
+    checks = Checks("ensemble")
+    logits_list = one_a_teacher(checks, "logits_list", logits_list)
     count = len(logits_list)
-    weights = checks.entries("weights", [1.0] * count if weights is None else weights, count)
-    masks = checks.entries("where", [None] * count if where is None else where, count)
-    temperatures = [1.0] * count if temperatures is None else temperatures
-    temperatures = checks.entries("temperatures", temperatures, count)
+    weights = one_a_teacher(checks, "weights", weights, count, 1.0)
+    masks = one_a_teacher(checks, "where", where, count)
+    temperatures = one_a_teacher(checks, "temperatures", temperatures, count, 1.0)
     checks.flag("return_where", return_where)
     checks.choice("space", space, ("probability", "logits"))
 
-    arguments = TeacherArguments("ensemble", *logits_list, *weights, *masks, *temperatures)
+    arguments = Arguments("ensemble", *logits_list, *weights, *masks, *temperatures)
     ops, like = arguments.ops, arguments.like
     given = [arguments.array(f"logits_list[{m}]", x, like) for m, x in enumerate(logits_list)]
     shapes = [tuple(x.shape) for x in given]
@@ -234,16 +240,16 @@ def ensemble(
     total: Any = 0.0
     parts = []
     for m, x in enumerate(given):
-        teacher = arguments.teacher(f"logits_list[{m}]", x, masks[m], dtype)
+        teacher = teacher_rows(arguments, x, masks[m], name=f"logits_list[{m}]", dtype=dtype)
         tau = arguments.scalar(f"temperatures[{m}]", temperatures[m], x, dtype, above=0.0)
-        share = arguments.one_a_row(f"weights[{m}]", weights[m], teacher.kept, dtype, minimum=0.0)
+        share = one_a_row(arguments, f"weights[{m}]", weights[m], teacher.kept, dtype, 0.0)
         z, total = teacher.logits / ops.stop_gradient(tau), total + share
         counts = (share > 0)[:, None]
         if space == "logits":
             parts.append(ops.where(counts, share[:, None] * z, 0.0))
         else:
-            log_p = ops.at_least(ops.log_softmax(ops.at_least(z, LEAST), 1), LEAST)
-            parts.append(ops.where(counts, log_p + log_of(ops, share)[:, None], LEAST))
+            log_p = ops.at_least(ops.log_softmax(ops.at_least(z, MASKED), 1), MASKED)
+            parts.append(ops.where(counts, log_p + log_of(ops, share)[:, None], MASKED))
     present = total > 0
     if space == "logits":
         mean = ratio(ops, sum(parts), total[:, None])
@@ -277,8 +283,85 @@ def quality_weights(qualities: Sequence[TeacherQuality], power: float = 1.0) -> 
         >>> [float(weight) for weight in quality_weights(qualities)]
         [1.0, 0.0]
     """
-    checks = TeacherArguments("quality_weights")
+    checks = Checks("quality_weights")
     checks.number("power", power, minimum=0.0)
-    for m, quality in enumerate(checks.entries("qualities", qualities)):
+    for m, quality in enumerate(one_a_teacher(checks, "qualities", qualities)):
         check_quality("quality_weights", f"qualities[{m}]", quality)
     return [quality.competence**power for quality in qualities]
+
+
+# what the functions of `teachers` share
+
+
+def one_a_teacher(
+    checks: Checks, name: str, values: Any, count: int | None = None, default: Any = None
+) -> Sequence[Any]:
+    """Return a list with one entry a teacher, each the default for None; raise for no such list."""
+    if values is None and count is not None:
+        return [default] * count
+    is_list = hasattr(values, "__len__") and not isinstance(values, (str, dict))
+    is_list = is_list and getattr(values, "shape", None) != ()
+    found = len(values) if is_list else values
+    if not is_list or not found or found != (count or found):
+        wanted = "one at least" if count is None else count
+        raise checks.wrong(f"{name} needs a list, one entry a teacher, {wanted}", repr(found))
+    return list(values)
+
+
+def one_a_row(
+    arguments: Arguments,
+    name: str,
+    value: Any,
+    kept: Bool[Array, " batch"],
+    dtype: str,
+    minimum: float | None = None,
+) -> Float[Array, " batch"]:
+    """Return (batch,) finite numbers, or one for all rows, 0 in rows that do not count."""
+    ops = arguments.ops
+    numbers = ops.astype(arguments.array(name, value, kept), dtype)
+    if not len(numbers.shape):
+        numbers = numbers + 0.0 * ops.astype(kept, dtype)
+    numbers = arguments.shaped(name, numbers, kept)
+    arguments.finite(name, numbers, kept, minimum)
+    return keep_rows(ops, ops.stop_gradient(numbers), kept)
+
+
+def required_labels(arguments: Arguments, labels: Any) -> None:
+    """Raise TypeError for None: measured against its own arg max a teacher is always right."""
+    if labels is None:
+        needs = "labels needs (batch,) int or (batch, classes) soft labels"
+        cure = "Pass the true labels: the teacher's own arg max cannot stand for them here"
+        raise arguments.wrong_type(needs, "None", cure)
+
+
+def teacher_rows(
+    arguments: Arguments,
+    logits: Any,
+    where: Any = None,
+    labels: Any = None,
+    ignore_index: int = -100,
+    *,
+    name: str = "teacher_logits",
+    dtype: str | None = None,
+) -> TeacherBatch:
+    """Return the rows of one teacher, in ``dtype`` (None: its own, widened).
+
+    The logits are finite below (-inf is `MASKED`), 0 in rows that do not count, and have no
+    gradient.
+    """
+    ops = arguments.ops
+    given = arguments.array(name, logits, arguments.like)
+    batch = arguments.teacher_batch(given, (labels, None, where), ignore_index, name)
+    if arguments.like is not None:
+        arguments.device(name, given, arguments.like, "another argument")
+    dtype = wide_dtype(ops.dtype(given)) if dtype is None else dtype
+    rows = keep_rows(ops, ops.astype(batch.logits, dtype), batch.kept)
+    labels = batch.labels
+    if labels is not None and labels.ndim == 2:
+        labels = keep_rows(ops, ops.astype(labels, dtype), batch.kept)
+    return batch._replace(logits=ops.at_least(rows, MASKED), labels=labels)
+
+
+def log_sum(ops: Backend, logs: Sequence[Array]) -> Array:
+    """Return the logarithm of the sum of numbers by their logarithms."""
+    return ops.logsumexp(ops.concat([x[None] for x in logs]), 0)

@@ -9,10 +9,26 @@ from typing import Any
 import numpy as np
 
 from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
-from mcld_core.arguments import Arguments, both_kept, one_hot, reduce_rows, target_class, wide_dtype
-from mcld_core.extensions._terms import LEAST, log_of, weighing
-from mcld_core.extensions.teachers.arguments import TeacherArguments, clip01, log_sum
-from mcld_core.extensions.teachers.quality import TeacherQuality, check_quality
+from mcld_core.arguments import (
+    MASKED,
+    Arguments,
+    both_kept,
+    clip01,
+    keep_rows,
+    log_of,
+    one_hot,
+    reduce_rows,
+    target_class,
+    wide_dtype,
+)
+from mcld_core.extensions.teachers.quality import (
+    TeacherQuality,
+    check_quality,
+    log_sum,
+    one_a_row,
+    required_labels,
+    teacher_rows,
+)
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar, Tensor
 
 ROUNDING = 1e-3
@@ -65,23 +81,23 @@ def reliability_weights(
     if quality is not None:
         check_quality(function, "quality", quality)
     given = teacher_logits, labels, where, *(quality or ()), temperature, strength
-    arguments = TeacherArguments(function, *given)
+    arguments = Arguments(function, *given)
     ops = arguments.ops
-    rows = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
+    required_labels(arguments, labels)
+    rows = teacher_rows(arguments, teacher_logits, where, labels, ignore_index)
     dtype = ops.dtype(rows.logits)
     tau = arguments.scalar("temperature", temperature, rows.logits, dtype, above=0.0)
     kappa = arguments.scalar("strength", strength, rows.logits, dtype, maximum=1.0)
     target = target_class(ops, rows.labels)
     is_label = one_hot(ops, target, rows.logits.shape[1], dtype)
     own = ops.sum(is_label * rows.logits, 1)
-    margin = own - ops.max(ops.where(is_label > 0, LEAST, rows.logits), 1)  # far, without a rival
+    margin = own - ops.max(ops.where(is_label > 0, MASKED, rows.logits), 1)  # far, without a rival
     trust = ops.exp(ops.log_sigmoid(margin / tau))
     if quality is not None:
         if quality.rows.shape[0] != rows.logits.shape[1]:
-            raise ValueError(
-                f"{function}: quality counts {quality.rows.shape[0]} classes and teacher_logits "
-                f"have {rows.logits.shape[1]}; measure the quality on logits of these classes"
-            )
+            needs = f"quality needs the {rows.logits.shape[1]} classes of teacher_logits"
+            cure = "Measure it on logits of these classes"
+            raise arguments.wrong(needs, quality.rows.shape[0], cure)
         quality = TeacherQuality(*(ops.asarray(x, rows.logits) for x in quality))
         competence = ops.astype(quality.class_competence, dtype)
         trust = trust * ops.sum(is_label * competence[None, :], 1)
@@ -131,20 +147,21 @@ def repair_rows(
         (it mixes label and prediction, too, but to mend the label).
     """
     given = teacher_logits, labels, reliability, where, smoothing
-    arguments = TeacherArguments("repair_rows", *given)
+    arguments = Arguments("repair_rows", *given)
     ops = arguments.ops
-    labelled = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
-    logits = arguments.teacher("teacher_logits", teacher_logits, where).logits
+    required_labels(arguments, labels)
+    labelled = teacher_rows(arguments, teacher_logits, where, labels, ignore_index)
+    logits = teacher_rows(arguments, teacher_logits, where).logits
     classes, dtype = logits.shape[1], ops.dtype(logits)
     eps = arguments.scalar("smoothing", smoothing, logits, dtype, maximum=1.0)
     has_label = labelled.kept & (target_class(ops, labelled.labels) >= 0)
-    trust = arguments.one_a_row("reliability", reliability, has_label, dtype)
+    trust = one_a_row(arguments, "reliability", reliability, has_label, dtype)
     trust = ops.where(has_label, clip01(ops, trust), 1.0)[:, None]
     soft = one_hot(ops, labelled.labels, classes, dtype)
     soft = (1.0 - eps) * soft + eps / classes
-    own = log_of(ops, trust) + ops.at_least(ops.log_softmax(logits, 1), LEAST)
+    own = log_of(ops, trust) + ops.at_least(ops.log_softmax(logits, 1), MASKED)
     label = log_of(ops, 1.0 - trust) + log_of(ops, soft)
-    repaired = log_sum(ops, [ops.at_least(x, LEAST) for x in (own, label)])
+    repaired = log_sum(ops, [ops.at_least(x, MASKED) for x in (own, label)])
     return ops.stop_gradient(repaired)
 
 
@@ -185,19 +202,19 @@ def adaptive_mcld_loss(
     """
     logits = student_logits, teacher_logits, labels
     arrays = (*logits, reliability, sample_weight, where)
-    arguments = TeacherArguments("adaptive_mcld_loss", *arrays, getattr(keys, "logits", None))
+    arguments = Arguments("adaptive_mcld_loss", *arrays, getattr(keys, "logits", None))
     arguments.settings(config, MCLDConfig)
     arguments.reduction(reduction)
-    arguments.required_labels(labels)
+    required_labels(arguments, labels)
     batch = arguments.batch((*logits, sample_weight, where), config.ignore_index)
     ops, dtype = arguments.ops, batch.dtype
     kept = both_kept(ops.arange(ops.size(batch.student, 0), batch.student) >= 0, batch.kept)
-    trust = clip01(ops, arguments.one_a_row("reliability", reliability, kept, dtype))
+    trust = clip01(ops, one_a_row(arguments, "reliability", reliability, kept, dtype))
     given = {"keys": keys, "class_prior": class_prior, "progress": progress, "where": where}
     weighed: Any = partial(mcld_loss, *logits, reduction="none", **given)
     by_teacher = replace(config, weight_category=0.0, weight_ce=0.0)
-    untrusted = weighing(config, ce=config.weight_instance)
-    by_label = weighing(config, category=config.weight_category, ce=config.weight_ce)
+    untrusted = config.only(ce=config.weight_instance)
+    by_label = config.only(category=config.weight_category, ce=config.weight_ce)
     found = weighed(config=by_teacher, sample_weight=trust)
     found = found + weighed(config=untrusted, sample_weight=1.0 - trust)
     found = found + weighed(config=by_label)
@@ -250,8 +267,7 @@ def bounded_loss(
     dtype = wide_dtype(ops.dtype(losses))
     kept = arguments.mask("where", where, losses)
     weight = arguments.weight(sample_weight, kept, losses, dtype)
-    losses = ops.astype(losses, dtype)
-    losses = losses if kept is None else ops.where(kept, losses, 0.0)
+    losses = keep_rows(ops, ops.astype(losses, dtype), kept)
     values = ops.host_values(losses)
     if values is not None and (values < -ROUNDING).any():
         row = int(np.argmax(values < -ROUNDING))
@@ -301,9 +317,10 @@ def outlier_weights(
         >>> outlier_weights(teacher, np.array([0, 0, 0, 0])).round(2)
         array([1., 1., 1., 0.])
     """
-    arguments = TeacherArguments("outlier_weights", teacher_logits, labels, where, cutoff)
+    arguments = Arguments("outlier_weights", teacher_logits, labels, where, cutoff)
     ops = arguments.ops
-    rows = arguments.labelled_teacher(teacher_logits, labels, where, ignore_index)
+    required_labels(arguments, labels)
+    rows = teacher_rows(arguments, teacher_logits, where, labels, ignore_index)
     dtype = ops.dtype(rows.logits)
     cutoff = arguments.scalar("cutoff", cutoff, rows.logits, dtype, above=0.0, maximum=1.0)
     kept = rows.weight[:, None]

@@ -273,13 +273,16 @@ class Arguments(Checks):
     # the rows of a call
 
     def logits(self, name: str, x: Array) -> None:
-        """Raise unless ``x`` has two axes and a float dtype."""
+        """Raise unless ``x`` has two axes, of which the classes are known, and a float dtype."""
         if len(x.shape) != 2:
             came, cure = f"shape {tuple(x.shape)}", "Flatten positions into rows first"
             raise self.wrong(f"{name} needs two axes (batch, classes)", came, cure)
         if "float" not in self.ops.dtype(x):
             cure = "Pass logits, not labels or token ids"
             raise self.wrong_type(f"{name} needs a float dtype", self.ops.dtype(x), cure)
+        if not x.shape[1]:
+            needs = f"{name} needs at least one class, their number known when traced"
+            raise self.wrong(needs, f"shape {tuple(x.shape)}")
 
     def tensors(self, student_logits: Any, teacher_logits: Any) -> tuple[Array, Array]:
         """Convert both logits, each beside the other where only that one is a tensor."""
@@ -292,12 +295,10 @@ class Arguments(Checks):
         self.logits(self.names[0], student)
         self.logits(self.names[1], teacher)
         ours, theirs = tuple(student.shape), tuple(teacher.shape)
-        if ours != theirs or not ours[1]:  # what TensorFlow does not know fits
+        if ours != theirs:  # what TensorFlow does not know fits
             both, came = f"{' and '.join(self.names)} need the same", f"{ours} and {theirs}"
-            if ours[1] is None or sizes_differ(ours[1], theirs[1]):
-                raise self.wrong(f"{both} number of classes, known when traced", came, MAP_CLASSES)
-            if ours[1] == 0:
-                raise self.wrong(f"{self.names[0]} needs at least one class", f"shape {ours}")
+            if ours[1] != theirs[1]:
+                raise self.wrong(f"{both} number of classes", came, MAP_CLASSES)
             if sizes_differ(ours[0], theirs[0]):
                 cure = "More teacher rows to contrast with go into keys="
                 raise self.wrong(f"{both} batch size", came, cure)

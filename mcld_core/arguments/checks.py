@@ -109,6 +109,11 @@ def is_huge(value: float) -> bool:
     return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
+def is_plain(value: Any, number: float) -> bool:
+    """Whether a value is this number of Python, so that what it makes useless can be left out."""
+    return is_number(value) and bool(value == number)
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a number of Python (or NumPy's float64, which is one)."""
     return isinstance(value, (int, float))

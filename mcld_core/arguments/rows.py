@@ -12,6 +12,9 @@ from mcld_core.arguments.checks import is_number
 from mcld_core.backends import Backend
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Places, Scalar
 
+MASKED = -1e30
+"""The logit of what does not count, and the logarithm of 0: finite, so that times 0 it is 0."""
+
 
 class Batch(NamedTuple):
     """The rows of a batch; the logits as they came, all else in the dtype computed in."""
@@ -105,6 +108,17 @@ def ratio(ops: Backend, part: Array, whole: Array) -> Array:
     """Return ``part / whole``, and 0 where the whole, which is ≥ 0, is 0."""
     positive = whole > 0
     return ops.where(positive, part / ops.where(positive, whole, 1.0), 0.0)
+
+
+def clip01(ops: Backend, x: Array) -> Array:
+    """Return x limited to 0 … 1."""
+    return ops.minimum(ops.maximum(x, 0.0), 1.0)
+
+
+def log_of(ops: Backend, x: Array) -> Array:
+    """Return the logarithm of x ≥ 0, `MASKED` where it is 0."""
+    positive = x > 0
+    return ops.where(positive, ops.log(ops.where(positive, x, 1.0)), MASKED)
 
 
 def to_numpy(x: Any) -> NDArray[Any]:

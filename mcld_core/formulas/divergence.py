@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from mcld_core.arguments.rows import MASKED as MASKED
 from mcld_core.backends import Backend
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Places, Scalar, Values
-
-MASKED = -1e30
-"""The logit of what does not count; finite, so that a row of only such logits has no NaN."""
 
 
 def raised(ops: Backend, logits: Array) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from mcld_core.arguments.rows import one_hot
+from mcld_core.arguments.rows import clip01, one_hot
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.divergence import (
@@ -335,7 +335,7 @@ def affinity(ops: Backend, labels: Labels, key_labels: Labels, dtype: str) -> Pa
     classes = (labels if labels.ndim == 2 else key_labels).shape[1]
     labels, key_labels = (one_hot(ops, y, classes, dtype) for y in (labels, key_labels))
     inner = ops.matmul(labels, ops.matrix_transpose(key_labels))
-    return ops.minimum(ops.maximum(inner, 0.0), 1.0)
+    return clip01(ops, inner)
 
 
 def without(ops: Backend, similarity: Pairs, removed: Pairs, is_hard: bool) -> Negatives:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from mcld_core.arguments import is_plain
 from mcld_core.backends import Backend
 from mcld_core.formulas.divergence import MASKED, Target, divergence, divide, raised, squared
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Scalar, Values
@@ -36,7 +37,7 @@ def parted(
     has_entries = ops.max(teacher.values, 1, keepdims=True) > MASKED / 2
     taken = ops.where(has_entries, MASKED, entries)
     others = ops.put_along_axis(student, teacher.indices, taken)
-    if teacher.tail is None or is_one(temperature):
+    if teacher.tail is None or is_plain(temperature, 1):
         return entries, others
     return entries, others / divisor(ops, teacher, temperature)
 
@@ -67,7 +68,7 @@ def top_divergence(
     if teacher.tail is None or rest is None:
         log_p, log_q = ops.log_softmax(log_p, 1), ops.log_softmax(log_q, 1)
         return squared(name, temperature) * divergence(ops, log_p, log_q, name, mix)
-    if not is_one(temperature):
+    if not is_plain(temperature, 1):
         rest = rest * divisor(ops, teacher, temperature) / temperature
     tail = ops.where(teacher.tail > MASKED / 2, divide(teacher.tail, temperature), MASKED)
     of_p = log_add(ops, ops.logsumexp(log_p, 1, keepdims=True), tail)
@@ -105,8 +106,3 @@ def at_label(
     """Return each row's logit at its label, the label, and whether it is a class (else 0)."""
     index, is_class = Target.of(ops, labels, student.shape[1])
     return raised(ops, ops.take_along_axis(student, index, 1)), index, is_class
-
-
-def is_one(number: Any) -> bool:
-    """Whether a number is the Python number 1, for which a pass can be left out."""
-    return isinstance(number, (int, float)) and number == 1
