@@ -99,7 +99,7 @@ def contrast_sequences(
     ops: Backend,
     rows: Batch,
     student: Float[Array, "batch time classes"],
-    labels: Labels | None,
+    labels: tuple[Labels, Labels] | None,
     row_contrast: Scalar | None,
     category_by_sequence: bool,
     overlapping: Bool[Array, "batch batch"] | None = None,
@@ -112,9 +112,9 @@ def contrast_sequences(
     ``w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; keys of the same
     sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
     What is one value of the batch is added to each row that counts, and then reduced with it. γ is
-    ``row_contrast``, None: 1/T². ``labels`` are of the sequences, as in `own_labels`; those that
-    overlap never push each other away. ``given`` are arguments of every call of
-    `mcld_core.mcld_loss`.
+    ``row_contrast``, None: 1/T². ``labels`` are of the sequences as anchors and as keys; None: the
+    arg max of the teacher's mean. Sequences that overlap never push each other away. ``given`` are
+    arguments of every call of `mcld_core.mcld_loss`.
     """
     of_rows = {"where": rows.kept, "reduction": "none", "return_terms": True, **given}
     logits = rows.student, rows.teacher, rows.labels
@@ -135,8 +135,9 @@ def contrast_sequences(
         values, terms["token"] = values + contrast, of_contrast["instance"]
     weights = at_sequences.weight_instance, at_sequences.weight_category
     if not all(is_plain(weight, 0) for weight in weights):
-        labels, key_labels = own_labels(ops, labels, student)
-        means = mean_rows(ops, rows, student, config)._replace(labels=labels)
+        means = mean_rows(ops, rows, student, config)
+        own, key_labels = labels or (means.labels, means.labels)
+        means = means._replace(labels=own)
         if config.compares_distributions:  # the means are at that temperature already
             at_sequences = replace(at_sequences, key_temperature=1.0)
         keys = TeacherKeys(means.teacher, key_labels, means.kept)
@@ -217,9 +218,9 @@ def mean_rows(
 ) -> Batch:
     """Return the mean student logits and the mean key of the kept rows of each sequence.
 
-    Sequences without such a row are not kept, and none has a label. Where keys are distributions
-    the teacher's row is the logarithm of its mean probabilities at the key temperature, so that its
-    softmax is that mean; otherwise it is the mean of its logits.
+    Sequences without such a row are not kept; a label is the arg max of the key. Where keys are
+    distributions the teacher's row is the logarithm of its mean probabilities at the key
+    temperature, so that its softmax is that mean; otherwise it is the mean of its logits.
     """
     count, length = ops.size(student, 0), ops.size(student, 1)
     kept = ops.arange(count * length, rows.student) >= 0 if rows.kept is None else rows.kept
@@ -238,22 +239,4 @@ def mean_rows(
     else:
         teacher = mean(teacher)
     means = mean(ops.astype(rows.student, rows.dtype))
-    return Batch(means, teacher, rows.dtype, None, valid, None)
-
-
-def own_labels(ops: Backend, labels: Labels | None, student: Array) -> tuple[Labels, Labels]:
-    """Return the labels of sequences, int ids of any kind or soft ones, and the same as keys.
-
-    Ids become the place of the last sequence that has them; a negative one is shared with no other
-    and has no positive, so that as a key it has a label that no anchor has. None: each its own.
-    """
-    count = ops.size(student, 0)
-    place = ops.arange(count, student)
-    if labels is None or (isinstance(count, int) and not count):
-        return place, place
-    if len(labels.shape) == 2:
-        return labels, labels
-    same = (labels[:, None] == labels[None, :]) & (labels >= 0)[None, :]
-    last = ops.max(ops.where(same, place[None, :], -1), 1)
-    named = last >= 0
-    return ops.where(named, last, count), ops.where(named, last, place)
+    return Batch(means, teacher, rows.dtype, ops.argmax(teacher, 1), valid, None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from mcld_core import MCLDConfig
 from mcld_core.arguments import fits, is_plain
+from mcld_core.backends import Backend
 from mcld_core.extensions._sequences import (
     SequenceArguments,
     contrast_sequences,
@@ -102,6 +103,7 @@ def token_mcld_loss(
     """
     arrays = (student_logits, teacher_logits, labels, attention_mask, sequence_labels)
     arguments = SequenceArguments("token_mcld_loss", *arrays)
+    ops = arguments.ops
     if hasattr(teacher_logits, "_fields"):
         needs = "teacher_logits needs all logits, (batch, tokens, vocab)"
         cure = "A teacher of the top k is for token_kd_loss"
@@ -134,14 +136,32 @@ def token_mcld_loss(
         labels = arguments.flat_labels("labels", labels, student)
     kept = arguments.flat_mask("attention_mask", attention_mask, student)
     if shift:
-        labels, kept = following(arguments.ops, student, labels, kept)
+        labels, kept = following(ops, student, labels, kept)
     rows = arguments.sequences((student, teacher, labels, kept), config)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
     weight = 0.0 if is_plain(sequence_contrast, 0) else config.weight_instance * sequence_contrast
     found = contrast_sequences(
-        arguments.ops, rows, student, sequence_labels, token_contrast, by_sequence,
+        ops, rows, student, own_labels(ops, sequence_labels, student), token_contrast, by_sequence,
         config=replace(config, weight_instance=weight),
         class_prior=class_prior, progress=progress,
     )  # fmt: skip
     return reduce_terms(arguments, rows, student, found, reduction, normalizer, return_terms)
+
+
+def own_labels(
+    ops: Backend, labels: Int[Array, " batch"] | None, student: Array
+) -> tuple[Int[Array, " batch"], Int[Array, " batch"]]:
+    """Return the labels of sequences, ids of any kind, and the same as keys.
+
+    Ids become the place of the last sequence that has them; a negative one is shared with no other
+    and has no positive, so that as a key it has a label that no anchor has. None: each its own.
+    """
+    count = ops.size(student, 0)
+    place = ops.arange(count, student)
+    if labels is None or (isinstance(count, int) and not count):
+        return place, place
+    same = (labels[:, None] == labels[None, :]) & (labels >= 0)[None, :]
+    last = ops.max(ops.where(same, place[None, :], -1), 1)
+    named = last >= 0
+    return ops.where(named, last, count), ops.where(named, last, place)

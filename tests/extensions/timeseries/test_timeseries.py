@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcld_core import mcld_loss
-from mcld_core.extensions.timeseries import (
-    cut_windows,
-    window_mcld_loss,
-)
+from mcld_core import MCLDConfig, category_wise, mcld_loss
+from mcld_core.extensions.timeseries import cut_windows, window_mcld_loss
 from tests.extensions import oracles
 from tests.extensions.cases import BATCH, CLASSES, SequenceCase, call, make_case
 from tests.frameworks import Framework
@@ -260,6 +257,16 @@ def test_errors_say_what_to_do(
     student, labels = options.pop("student", case.student), options.pop("labels", WINDOW_LABELS)
     with pytest.raises((ValueError, TypeError), match=text):
         window_mcld_loss(student, case.teacher, labels, **options)
+
+
+def test_prototypes_are_of_classes_however_many_windows(backend: Framework) -> None:
+    rows, labels = np.random.default_rng(36).normal(size=(2, 6, 3)), np.array([0, 1, 2, 2, 1, 1])
+    student, teacher, labels = (backend.array(x) for x in (*rows, labels))
+    config = MCLDConfig(category_contrast="prototypes")
+    windows = student[:, None], teacher[:, None], labels
+    _, terms = window_mcld_loss(*windows, config=config, return_terms=True)
+    wanted = category_wise(student, teacher, labels, config=config)
+    assert_value(backend.to_numpy(terms["category"]), backend.to_numpy(wanted), "float64")
 
 
 def test_errors_of_the_helpers() -> None:
