@@ -222,7 +222,8 @@ def _overlapping(
         raise arguments.wrong(needs, f"starts {ours}, lengths {theirs}")
     ops = arguments.ops
     start = arguments.ids("starts", starts, student)
-    length = arguments.ids("lengths", lengths, student, single=True)
+    lengths = arguments.array("lengths", lengths, student)
+    length = arguments.ids("lengths", lengths, student, None if len(lengths.shape) else ())
     spans = ops.host_values(length)
     if spans is not None and (spans <= 0).any():
         raise arguments.wrong("lengths needs numbers of steps > 0", spans.min())

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import class_labels, fits, is_plain, keep_rows, ratio, wide_dtype
+from mcld_core.arguments import class_labels, is_plain, keep_rows, ratio, whole_weight, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat, following
@@ -119,8 +119,18 @@ class TokenLoss(NamedTuple):
         return value, self.head.slope(z, slope)
 
     def whole(self, rows: KeptRows) -> Any:
-        """Return the loss of all rows at once, which the framework differentiates."""
-        return whole(self.ops, self, rows, self.dtype)
+        """Return the loss of all rows at once, as the framework differentiates it."""
+        ops = self.ops
+        beside = tuple(
+            keep_rows(ops, y, rows.kept) if len(y.shape) == 2 and "float" in ops.dtype(y) else y
+            for y in rows.beside
+        )
+        x = keep_rows(ops, rows.x, rows.kept)
+        z = product(ops, x, *rows.layer) if rows.layer else x
+        found = self.values(ops.astype(z, self.dtype), self.prepare(beside, rows.shared))
+        found = keep_rows(ops, found, rows.kept)
+        found = found if rows.weight is None else found * rows.weight
+        return found if rows.scale is None else rows.scale * ops.sum(found, None)
 
     def _opened(self, z: Logits, beside: tuple[Array, ...]) -> tuple[Logits, Any, Array | None]:
         ops, parts = self.ops, beside[: len(beside) - self.has_labels]
@@ -271,13 +281,9 @@ def token_rows(
     ops = arguments.ops
     arguments.flag("shift", shift)
     arguments.integer("ignore_index", ignore_index)
-    kept = arguments.flat_mask("attention_mask", attention_mask, like)
+    kept, shape = arguments.flat_mask("attention_mask", attention_mask, like), like.shape[:2]
     if labels is not None:
-        labels = arguments.array("labels", labels, like)
-        if not fits(labels.shape, like.shape[:2]) or "int" not in ops.dtype(labels):
-            needs = f"labels need shape {tuple(like.shape[:2])} and an integer dtype, one a token"
-            raise arguments.wrong(needs, f"{tuple(labels.shape)}, {ops.dtype(labels)}")
-        labels = flat(ops, labels)
+        labels = flat(ops, arguments.ids("labels", labels, like, shape, "one a token"))
     if shift:
         labels, kept = following(ops, like, labels, kept)
     if labels is not None:
@@ -288,7 +294,6 @@ def token_rows(
     rows, dtype = ops.size(like, 0) * ops.size(like, 1), wide_dtype(ops.dtype(like))
     weight = None
     if sample_weight is not None:
-        shape = like.shape[:2]
         sample_weight = arguments.shaped("sample_weight", sample_weight, like, shape, "one a token")
         sample_weight = ops.reshape(sample_weight, (rows,))
         weight = arguments.weight(sample_weight, kept, ops.reshape(like, (rows, -1)), dtype)
@@ -314,11 +319,8 @@ def reduced_loss(
         count = tokens.weight if tokens.weight is not None else tokens.kept
         if normalizer is not None:
             count = arguments.scalar("normalizer", normalizer, rows.x, dtype)
-        elif count is None and isinstance(ops.size(rows.x, 0), int):
-            count = max(ops.size(rows.x, 0), 1)
-        else:  # the size of a traced batch is not an array
-            count = ops.arange(ops.size(rows.x, 0), rows.x) >= 0 if count is None else count
-            count = ops.sum(ops.astype(count, dtype), None)
+        else:
+            count = whole_weight(ops, rows.x, count, dtype)
         scale = 1.0 / count if isinstance(count, int) else ratio(ops, 0.0 * count + 1.0, count)
     rows = rows._replace(kept=tokens.kept, weight=tokens.weight, scale=scale)
     vocabulary = rows.layer[0].shape[0] if rows.layer else rows.x.shape[1]
@@ -331,18 +333,3 @@ def reduced_loss(
     else:
         found = ops.by_kept_block(loss, rows, sizes)
     return found if scale is not None else ops.reshape(found, tokens.shape)
-
-
-def whole(ops: Backend, loss: Any, rows: KeptRows, dtype: str) -> Any:
-    """Return the loss of all rows at once, as the framework differentiates it."""
-    x = keep_rows(ops, rows.x, rows.kept)
-    beside = tuple(
-        keep_rows(ops, y, rows.kept) if len(y.shape) == 2 and "float" in ops.dtype(y) else y
-        for y in rows.beside
-    )
-    z = product(ops, x, *rows.layer) if rows.layer else x
-    found = loss.values(ops.astype(z, dtype), loss.prepare(beside, rows.shared))
-    if rows.kept is not None:
-        found = ops.where(rows.kept, found, 0.0)
-    found = found if rows.weight is None else found * rows.weight
-    return found if rows.scale is None else rows.scale * ops.sum(found, None)

@@ -8,6 +8,7 @@ read only where that costs no wait for a device: eager, on the CPU (``ops.host_v
 from mcld_core.arguments.arrays import MAP_CLASSES as MAP_CLASSES
 from mcld_core.arguments.arrays import Arguments as Arguments
 from mcld_core.arguments.arrays import reduce_rows as reduce_rows
+from mcld_core.arguments.arrays import whole_weight as whole_weight
 from mcld_core.arguments.checks import REDUCTIONS as REDUCTIONS
 from mcld_core.arguments.checks import Checks as Checks
 from mcld_core.arguments.checks import is_number as is_number

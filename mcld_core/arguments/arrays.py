@@ -139,15 +139,13 @@ class Arguments(Checks):
             raise self.wrong(f"{name} needs finite numbers{bound}", f"{values[row]} in {of} {row}")
 
     def ids(
-        self, name: str, ids: Any, like: Array, *, single: bool = False
-    ) -> Int[Array, " batch"]:
-        """Return ids or places, one a row, signed: int64 where they come so, else int32.
+        self, name: str, ids: Any, like: Array, shape: Any = None, each: str = EACH_ROW
+    ) -> Int[Array, "..."]:
+        """Return ids or places, checked as `shaped`: signed, int64 where they come so, else int32.
 
-        They are only compared. ``single``: one number for all rows will do.
+        They are only compared.
         """
-        found = self.array(name, ids, like)
-        is_single = single and not len(found.shape)
-        found = self.shaped(name, found, like, () if is_single else None)
+        found = self.shaped(name, ids, like, shape, each)
         dtype = self.ops.dtype(found)
         if not dtype.startswith(("int", "uint")):
             raise self.wrong_type(f"{name} needs an integer dtype", dtype)
@@ -382,12 +380,19 @@ def reduce_rows(
     total = ops.sum(values, None)
     if reduction == "sum":
         return total
-    if normalizer is None and weight is None:
-        count = ops.size(values, 0)
-        if isinstance(count, int):
-            return total / max(count, 1)
-        weight = ops.arange(count, values) >= 0  # the size of a traced batch is not an array
-        weight = ops.astype(weight, ops.dtype(values))
+    dtype = ops.dtype(values)
     if normalizer is None:
-        normalizer = ops.sum(weight, None)
-    return ratio(ops, total, ops.astype(ops.asarray(normalizer, values), ops.dtype(values)))
+        whole = whole_weight(ops, values, weight, dtype)
+    else:
+        whole = ops.astype(ops.asarray(normalizer, values), dtype)
+    return total / whole if isinstance(whole, int) else ratio(ops, total, whole)
+
+
+def whole_weight(ops: Backend, rows: Array, weight: Array | None, dtype: str) -> Any:
+    """Return the sum of the weights; None: the number of the rows, an int ≥ 1 where it is known."""
+    if weight is None:
+        count = ops.size(rows, 0)
+        if isinstance(count, int):
+            return max(count, 1)
+        weight = ops.arange(count, rows) >= 0  # the size of a traced batch is not an array
+    return ops.sum(ops.astype(weight, dtype), None)

@@ -245,7 +245,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"teacher": (1,)}, "missing 1 required positional argument: 'weight'"),
     ({"teacher": (np.ones((4, 3, 2)), np.ones((6, 2)))}, r"vocabulary of the student, \(4, 3, 5\)"),
     ({"teacher": (np.ones((4, 2, 2)), np.ones((5, 2)))}, r"got \(4, 2, 5\)"),
-    ({"labels": np.ones((4, 3, 5))}, r"labels need shape \(4, 3\) and an integer dtype"),
+    ({"labels": np.ones((4, 3, 5))}, r"labels needs shape \(4, 3\), one a token; got \(4, 3, 5\)"),
     ({"labels": np.full((4, 3), 5)}, "needs labels in 0 … 4"),
     ({"softcap": 0.0}, "softcap needs a finite number > 0"),
     ({"scale": float("nan")}, "scale needs a finite number"),

@@ -312,7 +312,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"attention_mask": np.ones((4, 2))}, r"attention_mask needs shape \(4, 3\)"),
     ({"sample_weight": np.ones((4, 2))}, r"sample_weight needs shape \(4, 3\)"),
     ({"labels": np.full((4, 3), 5)}, "needs labels in 0 … 4"),
-    ({"labels": np.ones((4, 3, 5))}, r"labels need shape \(4, 3\) and an integer dtype"),
+    ({"labels": np.ones((4, 3, 5))}, r"labels needs shape \(4, 3\), one a token; got \(4, 3, 5\)"),
     ({"teacher": np.ones((4, 3, 6))}, "needs the tokens and the vocabulary of the student"),
     ({"teacher": np.ones((4, 3))}, "teacher needs three axes"),
     ({"teacher": np.ones((4, 3, 5), int)}, "teacher needs a float dtype"),
