@@ -118,11 +118,10 @@ def contrast_sequences(
     """
     of_rows = {"where": rows.kept, "reduction": "none", "return_terms": True, **given}
     logits = rows.student, rows.teacher, rows.labels
+    weights = config.weight_instance, config.weight_category if category_by_sequence else 0.0
+    at_sequences = config.only(instance=weights[0], category=weights[1])
     at_rows = replace(config, weight_instance=0.0)
-    at_sequences = config.only(instance=config.weight_instance)
-    if category_by_sequence:
-        at_rows = replace(at_rows, weight_category=0.0)
-        at_sequences = replace(at_sequences, weight_category=config.weight_category)
+    at_rows = replace(at_rows, weight_category=0.0) if category_by_sequence else at_rows
     values, terms = mcld_loss(*logits, config=at_rows, **of_rows)
     terms["token"] = terms["instance"]
     if row_contrast is None:
@@ -133,7 +132,6 @@ def contrast_sequences(
         pairs = place[:, None] == place[None, :]
         contrast, of_contrast = mcld_loss(*logits, config=within, pairs=pairs, **of_rows)
         values, terms["token"] = values + contrast, of_contrast["instance"]
-    weights = at_sequences.weight_instance, at_sequences.weight_category
     if not all(is_plain(weight, 0) for weight in weights):
         means = mean_rows(ops, rows, student, config)
         own, key_labels = labels or (means.labels, means.labels)

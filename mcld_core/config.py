@@ -67,20 +67,16 @@ class MCLDConfig:
     def __post_init__(self) -> None:
         checks = Checks("MCLDConfig")
         for field in fields(self):
-            value = getattr(self, field.name)
-            if plain_number(value) is not value:
-                object.__setattr__(self, field.name, plain_number(value))
-            if field.name.startswith("weight_"):
-                checks.number(field.name, getattr(self, field.name), minimum=0.0)
-        for name in ("beta", "category_warmup"):
-            checks.number(name, getattr(self, name), minimum=0.0)
-        for name in ("temperature", "key_temperature", "sample_temperature"):
-            if name != "temperature" or self.temperature is not None:
-                checks.number(name, getattr(self, name), above=0.0)
+            name, value = field.name, plain_number(getattr(self, field.name))
+            object.__setattr__(self, name, value)
+            if name.startswith(("weight_", "beta", "category_warmup")):
+                checks.number(name, value, minimum=0.0)
+            elif name.endswith("temperature") and not (name == "temperature" and value is None):
+                checks.number(name, value, above=0.0)
+            elif isinstance(field.default, bool):
+                checks.flag(name, value)
         checks.choice("similarity", self.similarity, tuple(SIMILARITIES))
         checks.choice("category_contrast", self.category_contrast, CATEGORY_CONTRASTS)
-        for name in ("target_mask", "soft_targets", "sample_target_mask"):
-            checks.flag(name, getattr(self, name))
         checks.integer("ignore_index", self.ignore_index)
         size = self.block_size
         rows = isinstance(size, int) and not isinstance(size, bool) and size > 0

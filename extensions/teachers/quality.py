@@ -107,8 +107,7 @@ class TeacherQuality(NamedTuple):
         ops = arguments.ops
         old = TeacherQuality(*(ops.asarray(x, arguments.like) for x in self))
         dtype = ops.dtype(old.rows)
-        required_labels(arguments, labels)
-        batch = teacher_rows(arguments, teacher_logits, where, labels, ignore_index, dtype=dtype)
+        batch = teacher_rows(arguments, teacher_logits, where, (labels, ignore_index), dtype=dtype)
         classes = int(old.rows.shape[0])
         if batch.logits.shape[1] != classes:
             needs = f"teacher_logits needs {classes} classes, as this quality counts"
@@ -337,19 +336,21 @@ def required_labels(arguments: Arguments, labels: Any) -> None:
 def teacher_rows(
     arguments: Arguments,
     logits: Any,
-    where: Any = None,
-    labels: Any = None,
-    ignore_index: int = -100,
+    where: Any,
+    labelled: tuple[Any, int] | None = None,
     *,
     name: str = "teacher_logits",
     dtype: str | None = None,
 ) -> TeacherBatch:
     """Return the rows of one teacher, in ``dtype`` (None: its own, widened).
 
+    ``labelled`` are labels, which are not None, and the int label of rows that do not count.
     The logits are finite below (-inf is `MASKED`), 0 in rows that do not count, and have no
     gradient.
     """
-    ops = arguments.ops
+    ops, (labels, ignore_index) = arguments.ops, labelled or (None, -100)
+    if labelled is not None:
+        required_labels(arguments, labels)
     given = arguments.array(name, logits, arguments.like)
     batch = arguments.teacher_batch(given, (labels, None, where), ignore_index, name)
     if arguments.like is not None:

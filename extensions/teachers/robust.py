@@ -83,8 +83,7 @@ def reliability_weights(
     given = teacher_logits, labels, where, *(quality or ()), temperature, strength
     arguments = Arguments(function, *given)
     ops = arguments.ops
-    required_labels(arguments, labels)
-    rows = teacher_rows(arguments, teacher_logits, where, labels, ignore_index)
+    rows = teacher_rows(arguments, teacher_logits, where, (labels, ignore_index))
     dtype = ops.dtype(rows.logits)
     tau = arguments.scalar("temperature", temperature, rows.logits, dtype, above=0.0)
     kappa = arguments.scalar("strength", strength, rows.logits, dtype, maximum=1.0)
@@ -149,8 +148,7 @@ def repair_rows(
     given = teacher_logits, labels, reliability, where, smoothing
     arguments = Arguments("repair_rows", *given)
     ops = arguments.ops
-    required_labels(arguments, labels)
-    labelled = teacher_rows(arguments, teacher_logits, where, labels, ignore_index)
+    labelled = teacher_rows(arguments, teacher_logits, where, (labels, ignore_index))
     logits = teacher_rows(arguments, teacher_logits, where).logits
     classes, dtype = logits.shape[1], ops.dtype(logits)
     eps = arguments.scalar("smoothing", smoothing, logits, dtype, maximum=1.0)
@@ -319,8 +317,7 @@ def outlier_weights(
     """
     arguments = Arguments("outlier_weights", teacher_logits, labels, where, cutoff)
     ops = arguments.ops
-    required_labels(arguments, labels)
-    rows = teacher_rows(arguments, teacher_logits, where, labels, ignore_index)
+    rows = teacher_rows(arguments, teacher_logits, where, (labels, ignore_index))
     dtype = ops.dtype(rows.logits)
     cutoff = arguments.scalar("cutoff", cutoff, rows.logits, dtype, above=0.0, maximum=1.0)
     kept = rows.weight[:, None]

@@ -115,19 +115,12 @@ class Contrast(NamedTuple):
     """A; None where no term needs it."""
     is_hard: bool
     """Whether A is 0 or 1."""
-    negatives: Negatives | None = None
-    """Of the instance-wise term, where the own key is its only positive."""
+    removed: Pairs | None = None
+    """1 at the own key and, with a target mask, A; of the instance-wise term without soft targets."""
+    log_negatives: Values | None = None
+    """``log Σ (1 - removed) exp S``."""
     by_teacher: tuple[Pairs, Pairs] | None = None
     """S without the prior and ``S^t``, where the teacher grades the positives."""
-
-
-class Negatives(NamedTuple):
-    """What is left of the keys."""
-
-    removed: Pairs
-    """1 at the own key and, where the target mask is on, A."""
-    log_sum: Values
-    """``log Σ (1 - removed) exp S``."""
 
 
 def by_block(
@@ -212,7 +205,7 @@ def instance_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Va
         s, of_teacher = contrast.by_teacher
         return Softmax.of(ops, of_teacher).kl_to(ops, Softmax.of(ops, s))
     at_own = ops.take_along_axis(contrast.similarity, block.own[:, None], 1)[:, 0]
-    return -ops.log_sigmoid(at_own - contrast.negatives.log_sum)
+    return -ops.log_sigmoid(at_own - contrast.log_negatives)
 
 
 def sample_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Values:
@@ -238,16 +231,17 @@ def category_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Va
         s = similarity(ops, block.student, setup.prototypes, setup)
         same = affinity(ops, block.labels, setup.prototypes.labels, ops.dtype(s))
         contrast = Contrast(s, same, block.labels.ndim == 1)
-    s, same, negatives = contrast.similarity, contrast.same_label, contrast.negatives
+    s, same = contrast.similarity, contrast.same_label
     count = ops.sum(same, 1)
     has_positive = count > NEGLIGIBLE
     mean = ops.sum(same * s, 1) / ops.where(has_positive, count, 1.0)
     value = log_sum_exp(ops, s) - mean
     if contrast.is_hard:
-        if negatives is None or not setup.config.target_mask:  # which leaves out all positives
-            negatives = without(ops, s, same, True)
-        alone = ops.sum(negatives.removed, 1) <= 1.0
-        value = ops.where(alone, -ops.log_sigmoid(mean - negatives.log_sum), value)
+        removed, log_negatives = contrast.removed, contrast.log_negatives
+        if removed is None or not setup.config.target_mask:  # which leaves out all positives
+            removed, log_negatives = same, log_sum_without(ops, s, same, True)
+        alone = ops.sum(removed, 1) <= 1.0
+        value = ops.where(alone, -ops.log_sigmoid(mean - log_negatives), value)
     return ops.where(has_positive, value, 0.0)
 
 
@@ -285,7 +279,7 @@ def compare(ops: Backend, block: Block, setup: Setup, keys: KeySet) -> Contrast:
     if config.soft_targets and "instance" in weights:
         by_teacher = of_anchors(student), of_anchors(raised(ops, block.teacher))
         if "category" not in weights or setup.prototypes is not None:
-            return Contrast(by_teacher[0], None, False, None, by_teacher)
+            return Contrast(by_teacher[0], None, False, by_teacher=by_teacher)
     if setup.log_prior is not None:
         s = of_anchors(student - setup.log_prior[None, :])
     else:
@@ -294,12 +288,12 @@ def compare(ops: Backend, block: Block, setup: Setup, keys: KeySet) -> Contrast:
     if compared is not None:
         same = ops.where(compared, same, 0.0)
     is_hard = block.labels.ndim == 1 and keys.labels.ndim == 1
-    negatives = None
+    removed = log_negatives = None
     if by_teacher is None and "instance" in weights:
         removed = same if config.target_mask else ops.stop_gradient(0.0 * s)
         removed = ops.put_along_axis(removed, own[:, None], 1.0)
-        negatives = without(ops, s, removed, is_hard)
-    return Contrast(s, same, is_hard, negatives, by_teacher)
+        log_negatives = log_sum_without(ops, s, removed, is_hard)
+    return Contrast(s, same, is_hard, removed, log_negatives, by_teacher)
 
 
 def similarity(ops: Backend, logits: Logits, keys: KeySet, setup: Setup) -> Pairs:
@@ -338,15 +332,15 @@ def affinity(ops: Backend, labels: Labels, key_labels: Labels, dtype: str) -> Pa
     return clip01(ops, inner)
 
 
-def without(ops: Backend, similarity: Pairs, removed: Pairs, is_hard: bool) -> Negatives:
-    """Return what ``S + log(1 - removed)`` leaves; within 1e-6 of 1 a key is removed whole."""
+def log_sum_without(ops: Backend, similarity: Pairs, removed: Pairs, is_hard: bool) -> Values:
+    """Return ``log Σ (1 - removed) exp S``; within 1e-6 of 1 a key is removed whole."""
     if is_hard:
         left = ops.add_scaled(similarity, removed, MASKED)
     else:
         share = 1.0 - removed
         counts = share > 1e-6
         left = similarity + ops.where(counts, ops.log(ops.where(counts, share, 1.0)), MASKED)
-    return Negatives(removed, log_sum_exp(ops, left))
+    return log_sum_exp(ops, left)
 
 
 def column_contrast(ops: Backend, block: Block, key_temperature: Scalar) -> Values:
