@@ -116,7 +116,7 @@ class Contrast(NamedTuple):
     is_hard: bool
     """Whether A is 0 or 1."""
     removed: Pairs | None = None
-    """1 at the own key and, with a target mask, A; of the instance-wise term without soft targets."""
+    """1 at the own key and, with a target mask, A; None where the teacher grades the positives."""
     log_negatives: Values | None = None
     """``log Σ (1 - removed) exp S``."""
     by_teacher: tuple[Pairs, Pairs] | None = None
