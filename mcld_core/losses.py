@@ -204,15 +204,11 @@ def evaluate(
     if category == "columns":
         of_columns = weights.pop("category", None)
     shown = tuple(name for name in TERMS if name != "ce" or has_ce) if return_terms else ()
-
-    def terms(block: Block, setup: Setup) -> tuple[Array, ...]:
-        return weighted_terms(ops, block, setup, shown)
-
-    def prepare(setup: Setup) -> Setup:
-        return setup.embedded(ops, batch.dtype)
-
-    setup = setup._replace(weights=weights)
-    total, *values = by_block(ops, terms, prepare, block, batch.dtype, setup, block_rows)
+    total, *values = by_block(
+        ops, lambda block, setup: weighted_terms(ops, block, setup, shown),
+        lambda setup: setup.embedded(ops, batch.dtype),
+        block, batch.dtype, setup._replace(weights=weights), block_rows,
+    )  # fmt: skip
     found = dict(zip(shown, values, strict=True))
     if of_columns is not None:
         (columns,) = by_block(

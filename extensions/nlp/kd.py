@@ -15,8 +15,7 @@ from mcld_core.extensions.nlp.tokens import (
     reduced_loss,
     token_rows,
 )
-from mcld_core.formulas.divergence import DIVERGENCES, MASKED
-from mcld_core.formulas.vocabulary import TopRows
+from mcld_core.formulas.divergence import DIVERGENCES
 from mcld_core.typing import Array, Bool, Float, Int, Reduction, Scalar, Tensor
 
 
@@ -203,8 +202,8 @@ def _distil(
     is_top, teacher_head = isinstance(teacher, TopKLogits), Head()
     shared: tuple[Any, ...] = ()
     if is_top:
-        top = top_rows(arguments, teacher, student, vocabulary, tokens.kept, tokens.dtype)
-        _check_tail(arguments, divergence, top, tokens.kept, vocabulary)
+        known = vocabulary, tokens.kept, tokens.dtype, divergence
+        top = top_rows(arguments, teacher, student, *known)
         beside = tuple(x for x in top if x is not None)
     else:
         rows, shared, teacher_head, size = _side(arguments, "teacher", "the teacher's ", teacher)
@@ -245,26 +244,6 @@ def _side(
     logits = arguments.array(name, given, arguments.like)
     check_token_logits(arguments, name, logits)
     return logits, (), Head(), logits.shape[2]
-
-
-def _check_tail(
-    arguments: SequenceArguments, divergence: str, top: TopRows, kept: Any, vocabulary: int
-) -> None:
-    """Raise where the teacher is 0 beyond its k, where that can be read, and it must not be."""
-    k = top.values.shape[1]
-    if top.tail is None or divergence not in ("reverse", "jsd") or k == vocabulary:
-        return
-    tail, mask = arguments.readable(top.tail[:, 0], kept)
-    if (
-        tail is not None
-        and (mask & (tail < MASKED / 2)).any()
-        and not (mask & (tail >= MASKED / 2)).any()
-    ):
-        raise ValueError(
-            f"{arguments.function}: divergence={divergence!r} needs a teacher of all classes, or "
-            f"one with a tail; got tails of -inf beside {k} of {vocabulary} classes. Take "
-            "'forward', or tail=None, which renormalises both sides over the k"
-        )
 
 
 def _checked_layer(arguments: SequenceArguments, of: str, layer: LastLayer) -> LastLayer:

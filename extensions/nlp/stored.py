@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Checks, fits, to_numpy
+from mcld_core.arguments import Arguments, Checks, fits, keep_rows, to_numpy
 from mcld_core.extensions._sequences import flat
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.vocabulary import TopRows
@@ -152,6 +152,7 @@ def top_rows(
     vocabulary: int,
     kept: Bool[Array, " rows"] | None,
     dtype: str,
+    divergence: str,
 ) -> TopRows:
     """Return the rows one after the other, checked; finite in those that do not count."""
     ops = arguments.ops
@@ -172,10 +173,8 @@ def top_rows(
     elif stored.tail is not None:
         tail = arguments.shaped("TopKLogits: tail", stored.tail, values, ours, "one a token")
         tail = ops.astype(flat(ops, ops.stop_gradient(tail)), dtype)[:, None]
-    _check(arguments, TopRows(values, indices, tail), kept, vocabulary)
-    if kept is not None:
-        values = ops.where(kept[:, None], values, 0.0)
-        tail = None if tail is None else ops.where(kept[:, None], tail, 0.0)
+    _check(arguments, TopRows(values, indices, tail), kept, vocabulary, divergence)
+    values = keep_rows(ops, values, kept)
     is_class = values > MASKED / 2
     values = ops.where(is_class, values, MASKED)
     indices = ops.astype(ops.where(is_class, indices, -1), "int32")
@@ -183,6 +182,7 @@ def top_rows(
     indices = ops.maximum(ops.where(is_class, indices, largest), 0)
     indices = ops.minimum(indices, vocabulary - 1)
     if tail is not None:
+        tail = keep_rows(ops, tail, kept)
         tail = ops.where(tail > MASKED / 2, tail, MASKED)
     return TopRows(values, indices, tail)
 
@@ -201,14 +201,18 @@ def is_drawn(teacher: Any) -> bool:
     return len(getattr(teacher.tail, "shape", ())) == 0
 
 
-def _check(arguments: Arguments, top: TopRows, kept: Array | None, vocabulary: int) -> None:
-    """Raise for ids and masses that are none, where they can be read; warn where little is kept."""
+def _check(
+    arguments: Arguments, top: TopRows, kept: Array | None, vocabulary: int, divergence: str
+) -> None:
+    """Raise for ids and masses that are none, where they can be read; warn where little is kept.
+
+    Raise, too, where the teacher is 0 beyond its k and the divergence does not allow it.
+    """
     ids, mask = arguments.readable(top.indices, kept)
     log_p = arguments.ops.host_values(top.values)
     if ids is None or log_p is None:
         return
-    counts = slice(None) if mask is np.True_ else mask
-    ids, log_p = ids[counts], log_p[counts]
+    ids, log_p = ids[mask], log_p[mask]
     is_class = log_p > MASKED / 2
     ids = np.where(is_class, ids, -1 - np.arange(ids.shape[1]))
     ordered = np.sort(ids, 1)
@@ -221,7 +225,12 @@ def _check(arguments: Arguments, top: TopRows, kept: Array | None, vocabulary: i
         return
     mass = np.exp(np.minimum(log_p, 1e2).astype("float64")).sum(1)
     rest: Any = arguments.ops.host_values(top.tail)
-    rest = np.exp(rest[counts, 0].astype("float64"))
+    rest = np.exp(rest[mask, 0].astype("float64"))
+    if divergence in ("reverse", "jsd") and ids.shape[1] < vocabulary and not rest.any():
+        needs = f"divergence={divergence!r} needs a teacher of all classes, or one with a tail"
+        came = f"tails of -inf beside {ids.shape[1]} of {vocabulary} classes"
+        cure = "Take 'forward', or tail=None, which renormalises both sides over the k"
+        raise arguments.wrong(needs, came, cure)
     bad = ~(np.abs(mass + rest - 1.0) <= 0.1)
     if bad.any():
         row = int(np.argmax(bad))

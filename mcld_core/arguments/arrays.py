@@ -256,7 +256,7 @@ class Arguments(Checks):
         """Return the values of rows and which of them count; None where they cannot be read."""
         values = self.ops.host_values(x)
         if values is None or kept is None:
-            return values, np.True_
+            return values, None if values is None else np.ones(values.shape[:1], "bool")
         mask = self.ops.host_values(kept)
         return (None, None) if mask is None else (values, mask)
 

@@ -55,15 +55,6 @@ class KeySet(NamedTuple):
             labels = ops.where(counts, labels, -2)
         return cls(vectors, labels, kept, is_ready)
 
-    def embedded(self, ops: Backend, similarity: str, key_temperature: Any, dtype: str) -> KeySet:
-        """Return the keys as they enter S."""
-        vectors = ops.astype(self.vectors, dtype)
-        if not self.is_ready:
-            if self.kept is not None:
-                vectors = ops.where(self.kept[:, None], vectors, 0.0)
-            vectors = key_vectors(ops, vectors, similarity, key_temperature)
-        return self._replace(vectors=vectors)
-
 
 class Block(NamedTuple):
     """A block of rows: the anchors of the contrasts."""
@@ -98,12 +89,8 @@ class Setup(NamedTuple):
 
     def embedded(self, ops: Backend, dtype: str) -> Setup:
         """Return the setup with its keys as they enter S: once for all blocks."""
-        keys, prototypes, similarity = self.keys, self.prototypes, self.config.similarity
-        if keys is not None:
-            keys = keys.embedded(ops, similarity, self.key_temperature, dtype)
-        if prototypes is not None:
-            prototypes = prototypes.embedded(ops, similarity, self.key_temperature, dtype)
-        return self._replace(keys=keys, prototypes=prototypes)
+        keys = embedded(ops, self.keys, self, dtype)
+        return self._replace(keys=keys, prototypes=embedded(ops, self.prototypes, self, dtype))
 
 
 class Contrast(NamedTuple):
@@ -305,6 +292,17 @@ def similarity(ops: Backend, logits: Logits, keys: KeySet, setup: Setup) -> Pair
         return s
     counts = ops.astype(keys.kept, ops.dtype(s))  # the vectors that do not count are finite
     return s + MASKED * (1.0 - counts)[None, :]
+
+
+def embedded(ops: Backend, keys: KeySet | None, setup: Setup, dtype: str) -> KeySet | None:
+    """Return the keys as they enter S; None for None."""
+    if keys is None:
+        return None
+    vectors = ops.astype(keys.vectors, dtype)
+    if not keys.is_ready:
+        vectors = vectors if keys.kept is None else ops.where(keys.kept[:, None], vectors, 0.0)
+        vectors = key_vectors(ops, vectors, setup.config.similarity, setup.key_temperature)
+    return keys._replace(vectors=vectors)
 
 
 def key_vectors(
