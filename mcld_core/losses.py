@@ -257,7 +257,9 @@ def _setup(
     if category == "prototypes":
         prototypes = prototype_keys(arguments, batch, keys, key_set, config)
     if pairs is not None:
-        pairs = arguments.mask("pairs", pairs, student, keys=key_set.labels.shape[0])
+        shape, each = (student.shape[0], key_set.labels.shape[0]), "(batch, keys), one entry a pair"
+        meaning = "the row is compared with the key"
+        pairs = arguments.mask("pairs", pairs, student, shape, each, meaning)
     if class_prior is not None:
         prior = log_prior(arguments, class_prior, student, batch.dtype)
     temperature = config.temperature

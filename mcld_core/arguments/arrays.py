@@ -91,19 +91,19 @@ class Arguments(Checks):
                 f"{here}; move one of them (no tensor is moved for you)"
             )
 
-    def mask(self, name: str, mask: Any, like: Array, keys: Any = None) -> Array | None:
-        """Return a mask of rows, or of rows and ``keys``, converted; None for None.
-
-        Raise for another shape, dtype or device.
-        """
+    def mask(
+        self,
+        name: str,
+        mask: Any,
+        like: Array,
+        shape: Any = None,
+        each: str = EACH_ROW,
+        meaning: str = "keep",
+    ) -> Bool[Array, "..."] | None:
+        """Return a mask, checked as `shaped`, None for None; raise for another dtype than bool."""
         if mask is None:
             return None
-        if keys is None:
-            found, meaning = self.shaped(name, mask, like), "keep"
-        else:
-            each = "(batch, keys), one entry for each row and key"
-            found = self.shaped(name, mask, like, (like.shape[0], keys), each)
-            meaning = "the row is compared with the key"
+        found = self.shaped(name, mask, like, shape, each)
         dtype = self.ops.dtype(found)
         if dtype != "bool":
             raise self.wrong_type(f"{name} needs dtype bool (True = {meaning})", dtype)
