@@ -74,10 +74,8 @@ def cut_windows(
         steps = np.asarray(one)
         steps = steps[:, None] if steps.ndim == 1 else steps
         if steps.ndim != 2 or len(steps) == 0:
-            raise ValueError(
-                f"cut_windows: series need shape (time, channels) with a step at least; series "
-                f"{number} has {np.shape(one)}"
-            )
+            needs = "series need shape (time, channels) with a step at least"
+            raise checks.wrong(needs, f"{np.shape(one)} of series {number}")
         starts = np.arange(0, max(len(steps) - length, 0) + stride, stride)
         lengths = np.minimum(len(steps) - starts, length)
         steps = np.pad(steps, ((0, starts[-1] + length - len(steps)), (0, 0)))

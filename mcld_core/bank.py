@@ -9,8 +9,7 @@ import numpy as np
 from mcld_core.arguments import Arguments, one_hot, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
-from mcld_core.formulas.objective import NEGLIGIBLE, KeySet
-from mcld_core.keys import TeacherKeys, as_keys, class_means, rows_beside
+from mcld_core.keys import ClassMeans, TeacherKeys, as_keys, rows_beside
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
 _LARGEST = {
@@ -252,18 +251,9 @@ class TeacherBank(NamedTuple):
             array([[nan, nan],
                    [0.5, 0.5]])
         """
-        arguments, bank = self._converted("TeacherBank.class_means")
-        arguments.settings(config, MCLDConfig)
-        ops = arguments.ops
-        keys = KeySet.of(ops, bank.vectors, bank.labels, bank.where)
-        means, count = class_means(ops, keys, wide_dtype(ops.dtype(bank.vectors)), config)
-        return ops.where((count > NEGLIGIBLE)[:, None], means, float("nan"))
-
-    def _converted(self, function: str, *values: Any) -> tuple[Arguments, TeacherBank]:
-        """Return the arguments of a call, and the bank in the arrays of their framework."""
-        arguments = Arguments(function, self.vectors, *values)
-        ops, like = arguments.ops, arguments.like
-        return arguments, TeacherBank(*(ops.asarray(x, like) for x in self))
+        empty = ClassMeans.empty(int(self.vectors.shape[1]), like=self.vectors)
+        means = empty.update(self.vectors, self.labels, where=self.where, config=config)
+        return means.prototypes
 
     def _read(
         self,
@@ -279,7 +269,8 @@ class TeacherBank(NamedTuple):
         labels, where, index = beside
         given = as_keys(function, teacher_logits, labels, where)
         beside = (given.labels, given.where, index)
-        arguments, bank = self._converted(function, given.logits, *beside)
+        arguments = Arguments(function, self.vectors, given.logits, *beside)
+        bank = TeacherBank(*(arguments.ops.asarray(x, arguments.like) for x in self))
         rows = rows_beside(arguments, bank.vectors, "the bank", given.logits)
         batch = self._full(arguments, "teacher_logits", rows, beside, ignore_index)
         return arguments, bank, batch, given

@@ -19,7 +19,7 @@ from mcld_core.arguments import (
     target_class,
     wide_dtype,
 )
-from mcld_core.backends import Backend, backend_for
+from mcld_core.backends import backend_for
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Scalar
 
 
@@ -253,7 +253,8 @@ def ensemble(
     if space == "logits":
         mean = ratio(ops, sum(parts), total[:, None])
     else:
-        mean = log_sum(ops, parts) - log_of(ops, total)[:, None]
+        mean = ops.logsumexp(ops.concat([part[None] for part in parts]), 0)
+        mean = mean - log_of(ops, total)[:, None]
         mean = ops.where(present[:, None], mean, 0.0)
     return (mean, present) if return_where else mean
 
@@ -361,8 +362,3 @@ def teacher_rows(
     if labels is not None and labels.ndim == 2:
         labels = keep_rows(ops, ops.astype(labels, dtype), batch.kept)
     return batch._replace(logits=ops.at_least(rows, MASKED), labels=labels)
-
-
-def log_sum(ops: Backend, logs: Sequence[Array]) -> Array:
-    """Return the logarithm of the sum of numbers by their logarithms."""
-    return ops.logsumexp(ops.concat([x[None] for x in logs]), 0)

@@ -24,7 +24,7 @@ from mcld_core.arguments import (
 from mcld_core.extensions.teachers.quality import (
     TeacherQuality,
     check_quality,
-    log_sum,
+    ensemble,
     one_a_row,
     required_labels,
     teacher_rows,
@@ -154,13 +154,9 @@ def repair_rows(
     eps = arguments.scalar("smoothing", smoothing, logits, dtype, maximum=1.0)
     has_label = labelled.kept & (target_class(ops, labelled.labels) >= 0)
     trust = one_a_row(arguments, "reliability", reliability, has_label, dtype)
-    trust = ops.where(has_label, clip01(ops, trust), 1.0)[:, None]
-    soft = one_hot(ops, labelled.labels, classes, dtype)
-    soft = (1.0 - eps) * soft + eps / classes
-    own = log_of(ops, trust) + ops.at_least(ops.log_softmax(logits, 1), MASKED)
-    label = log_of(ops, 1.0 - trust) + log_of(ops, soft)
-    repaired = log_sum(ops, [ops.at_least(x, MASKED) for x in (own, label)])
-    return ops.stop_gradient(repaired)
+    trust = ops.where(has_label, clip01(ops, trust), 1.0)
+    label = (1.0 - eps) * one_hot(ops, labelled.labels, classes, dtype) + eps / classes
+    return ensemble([logits, log_of(ops, label)], weights=[trust, 1.0 - trust])
 
 
 def adaptive_mcld_loss(
@@ -269,10 +265,9 @@ def bounded_loss(
     values = ops.host_values(losses)
     if values is not None and (values < -ROUNDING).any():
         row = int(np.argmax(values < -ROUNDING))
-        raise ValueError(
-            f"bounded_loss: rows needs losses ≥ 0; got {values[row]} in row {row}. Check its sign. "
-            "(With category_contrast='columns' a row may be below 0: bound the other terms.)"
-        )
+        cure = "Check its sign. (With category_contrast='columns' a row may be below 0: bound the "
+        cure += "other terms.)"
+        raise arguments.wrong("rows needs losses ≥ 0", f"{values[row]} in row {row}", cure)
     q = ops.stop_gradient(arguments.scalar("q", q, losses, dtype))
     bounded = (q > 0) & (losses > 0)  # L itself at q = 0, and below 0, where rounding may bring it
     x = ops.where(bounded, q * ops.where(q > 0, losses, 0.0), 0.0)

@@ -272,7 +272,7 @@ def test_prototypes_are_of_classes_however_many_windows(backend: Framework) -> N
 def test_errors_of_the_helpers() -> None:
     with pytest.raises(ValueError, match="stride needs an int in 1 … 2; got 3"):
         cut_windows([np.zeros(5)], 2, 3)
-    with pytest.raises(ValueError, match=r"with a step at least; series 1 has \(0,\)"):
+    with pytest.raises(ValueError, match=r"with a step at least; got \(0,\) of series 1"):
         cut_windows([np.zeros(5), np.zeros(0)], 2)
     with pytest.raises(ValueError, match="series needs a list of arrays"):
         cut_windows([], 2)
