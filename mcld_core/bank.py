@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, one_hot, wide_dtype
+from mcld_core.arguments import Arguments, Checks, one_hot, wide_dtype
 from mcld_core.backends import Backend
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import ClassMeans, TeacherKeys, as_keys, rows_beside
@@ -251,6 +251,7 @@ class TeacherBank(NamedTuple):
             array([[nan, nan],
                    [0.5, 0.5]])
         """
+        Checks("TeacherBank.class_means").settings(config, MCLDConfig)
         empty = ClassMeans.empty(int(self.vectors.shape[1]), like=self.vectors)
         means = empty.update(self.vectors, self.labels, where=self.where, config=config)
         return means.prototypes
@@ -271,7 +272,7 @@ class TeacherBank(NamedTuple):
         beside = (given.labels, given.where, index)
         arguments = Arguments(function, self.vectors, given.logits, *beside)
         bank = TeacherBank(*(arguments.ops.asarray(x, arguments.like) for x in self))
-        rows = rows_beside(arguments, bank.vectors, "the bank", given.logits)
+        rows = rows_beside(arguments, "teacher_logits", given.logits, bank.vectors, "the bank")
         batch = self._full(arguments, "teacher_logits", rows, beside, ignore_index)
         return arguments, bank, batch, given
 

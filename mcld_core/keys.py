@@ -67,14 +67,16 @@ def as_keys(function: str, teacher_logits: Any, labels: Any, where: Any) -> Teac
     return teacher_logits
 
 
-def rows_beside(arguments: Arguments, stored: Array, what: str, teacher_logits: Any) -> Array:
-    """Return teacher logits, converted; raise unless they fit the rows that are stored."""
-    rows = arguments.array("teacher_logits", teacher_logits, stored)
-    arguments.logits("teacher_logits", rows)
-    if rows.shape[1] != stored.shape[1]:
-        needs = f"teacher_logits need shape (batch, {stored.shape[1]})"
+def rows_beside(
+    arguments: Arguments, name: str, rows: Any, other: Array, other_name: str
+) -> Float[Array, "rows classes"]:
+    """Return rows of a teacher, converted; raise unless they fit others with the same classes."""
+    rows = arguments.array(name, rows, other)
+    arguments.logits(name, rows)
+    if rows.shape[1] != other.shape[1]:
+        needs = f"{name} need shape (rows, {other.shape[1]}), with the classes of {other_name}"
         raise arguments.wrong(needs, tuple(rows.shape), MAP_CLASSES)
-    arguments.device("teacher_logits", rows, stored, what)
+    arguments.device(name, rows, other, other_name)
     return rows
 
 
@@ -160,7 +162,7 @@ class ClassMeans(NamedTuple):
             arguments.number("window", window, above=0.0)
         ops = arguments.ops
         means, counts = (ops.asarray(x, arguments.like) for x in self)
-        rows = rows_beside(arguments, means, "the means", keys.logits)
+        rows = rows_beside(arguments, "teacher_logits", keys.logits, means, "the means")
         given = arguments.teacher_batch(rows, (keys.labels, None, keys.where), config.ignore_index)
         dtype = wide_dtype(ops.dtype(rows), ops.dtype(means))
         own = ops.argmax(rows, 1) if given.labels is None else given.labels
@@ -284,15 +286,8 @@ def _key_vectors(
         came = f"{config.similarity!r} at {temperature}"
         needs = "probabilities serve similarity 'probability' at key_temperature 1"
         raise arguments.wrong(needs, came, "Pass, or store, the logits")
-    vectors = arguments.array(name, keys.probabilities if is_ready else keys.logits, student)
-    shape, classes = tuple(vectors.shape), student.shape[1]
-    if len(shape) != 2 or shape[1] != classes:
-        needs = f"{name} need shape (keys, {classes}), with the classes of the student"
-        raise arguments.wrong(needs, shape, MAP_CLASSES)
-    dtype = arguments.ops.dtype(vectors)
-    if "float" not in dtype:
-        raise arguments.wrong_type(f"{name} need a float dtype", dtype)
-    arguments.device(name, vectors, student)
+    vectors = keys.probabilities if is_ready else keys.logits
+    vectors = rows_beside(arguments, name, vectors, student, "student_logits")
     return arguments.ops.stop_gradient(vectors), is_ready
 
 

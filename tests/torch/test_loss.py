@@ -390,7 +390,7 @@ def test_errors() -> None:
     with pytest.raises(AttributeError, match="bank"):
         MCLDLoss().bank  # noqa: B018
     student, teacher, labels = batch()
-    with pytest.raises(ValueError, match=r"keys: teacher_logits need shape \(batch, 3\)"):
+    with pytest.raises(ValueError, match=r"keys: teacher_logits need shape \(rows, 3\)"):
         MCLDLoss(bank_size=2, classes=3)(student, teacher, labels)
 
 

@@ -84,6 +84,6 @@ def test_probabilities_serve_the_default_keys_alone(backend: Framework) -> None:
         mcld_loss(student, teacher, labels, keys=both)
     narrow = TeacherKeys(None, probabilities=keys.probabilities[:, 1:])
     with pytest.raises(
-        ValueError, match=rf"^mcld_loss: .*probabilities need shape \(keys, {CLASSES}\)"
+        ValueError, match=rf"^mcld_loss: .*probabilities need shape \(rows, {CLASSES}\)"
     ):
         mcld_loss(student, teacher, labels, keys=narrow)

@@ -120,7 +120,7 @@ def test_they_are_prototypes_and_take_gathered_keys(backend: Framework) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"teacher_logits": np.zeros((2, 3))}, r"teacher_logits need shape \(batch, 4\)"),
+        ({"teacher_logits": np.zeros((2, 3))}, r"teacher_logits need shape \(rows, 4\)"),
         ({"teacher_logits": np.zeros(4)}, r"teacher_logits needs two axes"),
         ({"labels": np.zeros(3, int)}, "labels"),
         ({"window": 0}, "window needs a finite number > 0; got 0"),
