@@ -9,7 +9,7 @@ import numpy as np
 
 from mcld_core.arguments import Checks, to_numpy
 from mcld_core.backends import backend_for
-from mcld_core.extensions.nlp.stored import TopKLogits
+from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn
 from mcld_core.typing import Array, Float, Int
 
 
@@ -116,36 +116,29 @@ def _align_stored(alignment: VocabularyAlignment, stored: TopKLogits) -> TopKLog
     students = np.full(size, -1, "int32")
     students[alignment.mapping[alignment.mapping >= 0]] = np.flatnonzero(alignment.mapping >= 0)
     ids = students[np.where(stands, ids, 0)]
-    values = np.where(stands & (ids >= 0), values, -np.inf)
-    total = np.logaddexp.reduce(values, -1)
-    tail: Any = stored.tail if stored.tail is None else to_numpy(stored.tail).astype("float64")
-    total = total if tail is None else np.logaddexp(total, tail)
+    tail = -np.inf if stored.tail is None else to_numpy(stored.tail).astype("float64")
+    tail = np.broadcast_to(tail, ids.shape[:-1])[..., None]
+    columns = np.concatenate([np.where(stands & (ids >= 0), values, -np.inf), tail], -1)
+    total = np.logaddexp.reduce(columns, -1, keepdims=True)
     lost = np.isneginf(total)
-    total = np.where(lost, 0.0, total)
-    if tail is not None and (tail.ndim or lost.any()):
-        tail = np.where(lost, 0.0, tail - total).astype("float32")
-    elif tail is not None:
-        tail = -np.inf
-    values = (values - total[..., None]).astype("float32")
-    return TopKLogits(values, np.maximum(ids, 0), tail)
+    columns = (columns - np.where(lost, 0.0, total)).astype("float32")
+    stays = stored.tail is None or (is_drawn(stored) and not lost.any())
+    rest: Any = stored.tail if stays else np.where(lost, np.float32(0.0), columns)[..., -1]
+    return TopKLogits(columns[..., :-1], np.maximum(ids, 0), rest)
 
 
 def _ids(
     side: str, vocab: Mapping[str, int] | Sequence[str], size: int | None
 ) -> tuple[dict[str, int], int]:
-    checks = Checks("align_vocabulary")
+    """Return token → id and how many ids there are; raise where these are not one and one."""
     ids = dict(vocab) if isinstance(vocab, Mapping) else {t: i for i, t in enumerate(vocab)}
     found = np.asarray(list(ids.values()))
     if found.size and found.dtype.kind not in "iu":
-        raise checks.wrong_type(f"{side}_vocab needs int ids", found.dtype)
-    if found.size and found.min() < 0:
-        raise checks.wrong(f"{side}_vocab needs ids ≥ 0", found.min())
-    distinct = np.unique(found).size
-    if distinct < len(vocab):
-        needs = f"{side}_vocab needs one id a token and one token an id"
-        came = f"{len(vocab)} entries with {distinct} ids of their own"
-        raise checks.wrong(needs, came, "Name the tokens that stand twice apart, or drop them")
-    needed = max(ids.values(), default=-1) + 1
-    if size is not None and size < needed:
-        raise checks.wrong(f"{side}_size needs at least {needed}, the largest id plus 1", size)
-    return ids, needed if size is None else size
+        raise Checks("align_vocabulary").wrong_type(f"{side}_vocab needs int ids", found.dtype)
+    least, largest, distinct = found.min(initial=0), found.max(initial=-1), np.unique(found).size
+    size = int(largest) + 1 if size is None else size
+    if least < 0 or largest >= size or distinct < len(vocab):
+        needs = f"{side}_vocab with {side}_size {size} needs ids in 0 … {size - 1}, one a token"
+        came = f"{distinct} ids in {least} … {largest} for {len(vocab)} tokens"
+        raise Checks("align_vocabulary").wrong(needs, came)
+    return ids, size

@@ -98,9 +98,13 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: bin_labels([1.0], [2.0, 1.0]), ValueError, "increasing and finite; got"),
     (lambda: bin_labels([1.0], [1.0, float("nan")]), ValueError, "increasing and finite"),
     (lambda: bin_labels([1.0], [[1.0, 2.0]]), ValueError, r"edges need shape \(bins - 1,\)"),
-    (lambda: align_vocabulary({"a": -1}, ["a"]), ValueError, "teacher_vocab needs ids ≥ 0; got -1"),
-    (lambda: align_vocabulary(["a"], {"a": 0, "b": 0}), ValueError, "one token an id; got 2"),
-    (lambda: align_vocabulary(["a", "a"], ["a"]), ValueError, "one id a token .*; got 2"),
+    (lambda: align_vocabulary({"a": -1}, ["a"]), ValueError, "teacher_vocab .* got 1 ids in -1"),
+    (
+        lambda: align_vocabulary(["a"], {"a": 0, "b": 0}),
+        ValueError,
+        "student_vocab .* for 2 tok",
+    ),
+    (lambda: align_vocabulary(["a", "a"], ["a"]), ValueError, "teacher_vocab .* for 2 tok"),
     (lambda: align_vocabulary({"a": 0.5}, ["a"]), TypeError, "needs int ids; got float64"),
 ]
 
