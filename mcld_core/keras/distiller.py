@@ -9,20 +9,16 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.adapters import FirstLook, adapter_settings, step_keys
+from mcld_core.adapters import first_look, start, step_keys
 from mcld_core.arguments.checks import Checks, is_number
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import TERMS
 from mcld_core.keras.loss import as_rows, prior_config
-from mcld_core.keys import ClassMeans, TeacherKeys
+from mcld_core.keys import TeacherKeys
 from mcld_core.logits import adjust_logits
 from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
-
-_CROSS_ENTROPY = MCLDConfig(
-    weight_instance=0.0, weight_sample=0.0, weight_category=0.0, weight_ce=1.0
-)
 
 
 @keras.saving.register_keras_serializable("mcld")
@@ -121,16 +117,11 @@ class MCLDDistiller(keras.distillation.Distiller):
         checks.flag("show_terms", show_terms)
         checks.flag("evaluate_distillation", evaluate_distillation)
         config = MCLDConfig() if config is None else config
-        prior, bank_size, whole = adapter_settings(
-            "MCLDDistiller", config, class_prior, balanced,
-            total_steps=total_steps, bank_size=bank_size, class_means=class_means,
+        prior, bank, means = start(
+            "MCLDDistiller", config, class_prior, balanced, total_steps=total_steps,
+            bank_size=bank_size, class_means=class_means, soft_labels=soft_labels,
+            classes=_classes(student), like=ops.zeros((), "float32"),
         )  # fmt: skip
-        if whole is not None:
-            soft_labels = len(whole.labels.shape) == 2
-            if whole.vectors.shape[1] != _classes(student):
-                needs = f"bank_size needs a bank of {_classes(student)} classes, the student's"
-                cure = "Map its rows: select_classes"
-                raise checks.wrong(needs, whole.vectors.shape[1], cure)
         for side, model in (("teacher", teacher), ("student", student)):
             if _ends_in_softmax(model):
                 warnings.warn(
@@ -147,11 +138,12 @@ class MCLDDistiller(keras.distillation.Distiller):
             name=name,
             **kwargs,
         )
-        self._first_look = FirstLook("MCLDDistiller")
+        self._has_looked = False
         self.config = config
         self.total_steps = total_steps
-        self.bank_size, self.bank_moves = bank_size, whole is None
-        self.soft_labels = soft_labels
+        self.bank_size = 0 if bank is None else int(bank.vectors.shape[0])
+        self.bank_moves = not isinstance(bank_size, TeacherBank)
+        self.soft_labels = bank is not None and len(bank.labels.shape) == 2
         self.show_terms = show_terms
         self.evaluate_distillation = evaluate_distillation
         self.class_prior = prior
@@ -164,15 +156,8 @@ class MCLDDistiller(keras.distillation.Distiller):
             aggregation="only_first_replica",
             name="steps_done",
         )
-        self.bank = self.class_means = None
-        like = ops.zeros((), "float32")
-        if bank_size:
-            settings = {"like": like, "soft_labels": soft_labels}
-            self.bank = State(TeacherBank.empty(bank_size, _classes(student), **settings))
-            if whole is not None:
-                self.bank.assign(whole)
-        if class_means:
-            self.class_means = State(ClassMeans.empty(_classes(student), like=like))
+        self.bank = None if bank is None else State(bank)
+        self.class_means = None if means is None else State(means)
         has_ce = not (is_number(config.weight_ce) and config.weight_ce == 0)
         names = [name for name in TERMS if name != "ce" or has_ce]
         names = [*names, "ramp"] if show_terms else []
@@ -210,8 +195,8 @@ class MCLDDistiller(keras.distillation.Distiller):
                 given = (x, y, y_pred, sample_weight, training)
                 loss = keras.Model.compute_loss(self, *given) * replicas()
             else:
-                config = replace(_CROSS_ENTROPY, ignore_index=self.config.ignore_index)
-                # no teacher: its terms weigh nothing
+                weights = {f"weight_{term}": 0.0 for term in ("instance", "sample", "category")}
+                config = replace(self.config, **weights, weight_ce=1.0)  # it needs no teacher
                 loss = mcld_loss(y_pred, y_pred, labels, config=config, sample_weight=sample_weight)
                 loss = _add_losses(loss, regularisers)
             self.student_loss_tracker.update_state(loss, rows)
@@ -261,18 +246,23 @@ class MCLDDistiller(keras.distillation.Distiller):
         if self.total_steps is not None:
             progress = ops.cast(self.steps_done, "float32") / self.total_steps
             progress = ops.minimum(progress, 1.0)
-        keys: Any = None
+        gathered = None
         if replicas() > 1:
             from mcld_core.tensorflow.distributed import gather_keys
 
             ignored = self.config.ignore_index
-            keys = gather_keys(teacher_logits, labels, sample_weight=weight, ignore_index=ignored)
-        states: list[Any] = [self.bank, self.class_means]
-        bank, means = before = [None if state is None else state.value for state in states]
-        after = before
-        if any(states):
-            rows = TeacherKeys(teacher_logits, labels) if keys is None else keys
-            keys, *after = step_keys(rows, bank, means, self.config, training, self.bank_moves)
+            gathered = gather_keys(
+                teacher_logits, labels, sample_weight=weight, ignore_index=ignored
+            )
+        states = self.bank, self.class_means
+        keys, *moved = step_keys(
+            TeacherKeys(teacher_logits, labels),
+            gathered,
+            *(None if state is None else state.value for state in states),
+            self.config,
+            training=training,
+            bank_moves=self.bank_moves,
+        )
         loss, terms = mcld_loss(
             adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
             teacher_logits,
@@ -285,15 +275,16 @@ class MCLDDistiller(keras.distillation.Distiller):
             return_terms=True,
         )
         # only now, so that a call that raises leaves nothing behind; all replicas hold the same
-        for state, old, new in zip(states, before, after, strict=True):
-            if new is not old:
+        for state, new in zip(states, moved, strict=True):
+            if state is not None and new is not None:
                 state.assign(new)
         rows = _mean_over_replicas(ops.shape(y_pred)[0])
         for name, tracker in self.term_trackers.items():
             tracker.update_state(terms[name], rows)
         if training:
-            logits = y_pred, teacher_logits
-            self._first_look.look(*logits, labels, None, self.config, stacklevel=2)
+            rows = y_pred, teacher_logits, labels, None
+            if not self._has_looked:
+                self._has_looked = first_look("MCLDDistiller", *rows, self.config, 2)
             self.steps_done.assign_add(1)
         return loss
 
@@ -305,24 +296,25 @@ class State(keras.layers.Layer):
     """Variables that are neither trained nor cast, and are the same on every replica.
 
     Args:
-        start: the `TeacherBank` or the `ClassMeans` that they hold at first.
+        start: the `TeacherBank` or the `ClassMeans` that they hold at first, numbers in float32.
     """
 
     def __init__(self, start: Any) -> None:
         super().__init__(name=type(start).__name__.lower(), trainable=False)
         self._kind = type(start)
-        self._fields = [
-            self.add_weight(
+        self._fields = []
+        for name, value in start._asdict().items():
+            dtype = keras.backend.standardize_dtype(value.dtype)
+            variable = self.add_weight(
                 shape=value.shape,
                 initializer=lambda shape, dtype, value=value: ops.cast(value, dtype),
-                dtype=keras.backend.standardize_dtype(value.dtype),
+                dtype="float32" if "float" in dtype else dtype,
                 trainable=False,
                 autocast=False,
                 aggregation="only_first_replica",
                 name=name,
             )
-            for name, value in start._asdict().items()
-        ]
+            self._fields.append(variable)
         self.built = True
 
     @property
@@ -360,13 +352,10 @@ def _mean_over_replicas(rows: Any) -> Any:
     return context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.cast(rows, "float32"))
 
 
-def _classes(student: keras.Model) -> int:
+def _classes(student: keras.Model) -> int | None:
+    """Return the width of the logits; None where the student's output shape is not known yet."""
     outputs = getattr(student, "outputs", None)
-    if not outputs:
-        needs = "a bank or class means need a student whose output shape is known"
-        cure = "Make it of the functional or sequential kind with an Input"
-        raise Checks("MCLDDistiller").wrong(needs, "one that is not built", cure)
-    return int(outputs[0].shape[-1])
+    return int(outputs[0].shape[-1]) if outputs else None
 
 
 def _ends_in_softmax(model: Any) -> bool:

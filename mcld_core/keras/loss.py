@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.adapters import adapter_settings
+from mcld_core.adapters import start
 from mcld_core.arguments import Checks
 from mcld_core.config import MCLDConfig
 from mcld_core.logits import adjust_logits
@@ -76,7 +76,7 @@ class MCLDLoss(keras.losses.Loss):
             cure = "Half-precision predictions need no setting"
             raise Checks("MCLDLoss").wrong("dtype needs 'float32' or 'float64'", came, cure)
         self.config = MCLDConfig() if config is None else config
-        self.class_prior = adapter_settings("MCLDLoss", self.config, class_prior, balanced)[0]
+        self.class_prior = start("MCLDLoss", self.config, class_prior, balanced)[0]
         self.progress = progress
         self.balanced = balanced
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -92,7 +93,7 @@ def gather_with_index(
     student, progress = student_and_progress or (None, None)
     given = (teacher_logits, student, *beside)
     like = next((x for x in given if isinstance(x, torch.Tensor)), None)
-    ranks, rank = _place(group)
+    ranks = world_size(group)
     with raising_on_every_rank(like, group):
         arguments = Arguments("gather_keys", *given, index)
         teacher = arguments.array("teacher_logits", teacher_logits, like).detach()
@@ -107,11 +108,8 @@ def gather_with_index(
             arguments = Arguments("mcld_loss", student, teacher)
             logits, _ = arguments.pair(student, teacher)
             arguments.scalar("progress", progress, logits, "float32", maximum=1.0)
-    typed = teacher, checked.labels, index
-    dtypes = (-1 if x is None else _DTYPES.index(str(x.dtype)) for x in typed)
-    kind = (teacher.shape[1], *dtypes, -1 if rows is None else rows)
-    table = _exchange(checked.weight.sum(), batch, kind, group)
-    largest = _largest(table, batch, kind, group)
+    of_one_kind = teacher, checked.labels, index
+    table, largest = _sizes(checked.weight.sum(), batch, rows, of_one_kind, group)
     parts = [teacher, checked.kept.to(torch.uint8)]
     parts += [x for x in (checked.labels, index) if x is not None]
     logits, counts, *others = gather_rows(parts, largest, group)
@@ -119,7 +117,7 @@ def gather_with_index(
         logits=logits,
         labels=None if checked.labels is None else others[0],
         where=counts != 0,
-        own_start=rank * largest,
+        own_start=dist.get_rank(group) * largest if ranks > 1 else 0,
         normalizer=table[:, 1].mean().to(checked.weight.dtype),
     )
     return keys, None if index is None else others[-1]
@@ -134,71 +132,66 @@ def raising_on_every_rank(
         yield
     except Exception:
         if world_size(group) > 1:
-            _exchange(torch.zeros((), device=_device(like, group)), 0, _UNFIT, group)
+            nothing = torch.zeros((), device=_device(like, group))
+            _table(nothing, 0, _UNFIT, group)
         raise
 
 
-_DTYPES = tuple(sorted(str(x) for x in vars(torch).values() if isinstance(x, torch.dtype)))
-_KIND = ("classes", "teacher_logits", "labels", "index", "rows")
-"""What has to be the same on every rank: a number, or the place of a dtype; -1 for None. Int labels
-are int32 here."""
-_UNFIT = (-2,) * len(_KIND)
-"""Of a rank whose arguments do not fit: it raises an error of its own."""
-_AGREED: WeakKeyDictionary[dist.ProcessGroup, set[tuple[int, ...]]] = WeakKeyDictionary()
+_UNFIT = -1.0
+"""Stands for the arguments of a rank that do not fit: it raises an error of its own."""
+_AGREED: WeakKeyDictionary[dist.ProcessGroup, set[str]] = WeakKeyDictionary()
 """The kinds of arguments that this rank has compared with the others'."""
 
 
-def _exchange(
-    weight: torch.Tensor, batch: int, kind: tuple[int, ...], group: dist.ProcessGroup | None
+def _table(
+    weight: torch.Tensor, batch: int, kind: float, group: dist.ProcessGroup | None
 ) -> torch.Tensor:
-    """Return each rank's number of rows, their weight and their kind, in float64."""
-    numbers = [weight.new_full((), x, dtype=torch.float64) for x in (batch, *kind)]
-    own = torch.stack([numbers[0], weight.double(), *numbers[1:]])[None]
+    """Return each rank's number of rows, their weight, and a number for the kind of arguments."""
+    numbers = [weight.new_full((), x, dtype=torch.float64) for x in (batch, kind)]
+    own = torch.stack([numbers[0], weight.double(), numbers[1]])[None]
     return gather_rows([own], 1, group)[0]
 
 
-def _largest(
-    table: torch.Tensor, batch: int, kind: tuple[int, ...], group: dist.ProcessGroup | None
-) -> int:
-    """Return the largest batch of a rank; raise where the ranks do not agree.
+def _sizes(
+    weight: torch.Tensor,
+    batch: int,
+    rows: int | None,
+    arrays: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None],
+    group: dist.ProcessGroup | None,
+) -> tuple[torch.Tensor, int]:
+    """Return `_table` and the largest batch of a rank; raise where the ranks do not agree.
 
-    Reading the table waits for the device. Where the rows are known it is read once a kind: a rank
-    that changes its arguments later raises, though the others may wait for it.
+    ``arrays`` are teacher, labels and ids. Reading the table waits for the device. Where the rows
+    are known it is read once a kind: a rank that changes its arguments later raises, though the
+    others may wait for it. A compiled graph compares nothing.
     """
+    compiled, kind, code = torch.compiler.is_compiling(), "", 0.0
+    if not compiled:
+        of_teacher, *others = (None if x is None else str(x.dtype)[6:] for x in arrays)
+        kind = f"{arrays[0].shape[1]} classes in {of_teacher}, labels {others[0]}, "
+        kind = f"{kind}index {others[1]}, rows {rows}"
+        code = float(zlib.crc32(kind.encode()))
+    table = _table(weight, batch, code, group)
     if len(table) == 1:
-        return batch
-    rows, known = kind[-1], kind[-1] >= 0
-    if torch.compiler.is_compiling():
-        return rows if known else int(table[:, 0].max().item())
+        return table, batch
+    if compiled:
+        return table, int(table[:, 0].max().item()) if rows is None else rows
     agreed = _AGREED.setdefault(group or dist.group.WORLD, set())
-    if known and kind in agreed and not _reads_at_once(table):
-        return rows
-    lines = table.tolist()
-    _check_agreement([tuple(map(int, line[2:])) for line in lines])
-    agreed.add(kind)
-    return rows if known else int(max(line[0] for line in lines))
+    if rows is None or kind not in agreed or _reads_at_once(table):
+        batches, _, codes = table.mT.tolist()
+        _check_agreement(kind, codes, dist.get_rank(group))
+        agreed.add(kind)
+        rows = int(max(batches)) if rows is None else rows
+    return table, rows
 
 
-def _check_agreement(kinds: list[tuple[int, ...]]) -> None:
-    """Raise the same error on every rank unless all have arguments of one kind."""
-    checks = Checks("gather_keys")
-    if _UNFIT in kinds:
-        came = f"some that do not on rank {kinds.index(_UNFIT)}, whose own error says which"
-        needs = "the arguments need to fit on every rank"
-        raise checks.wrong(needs, came, "No rows were exchanged")
-    for name, values in zip(_KIND, zip(*kinds, strict=True), strict=True):
-        for rank, value in enumerate(values):
-            if value != values[0]:
-                first, other = (_text(name, x) for x in (values[0], value))
-                came = f"{first} on rank 0 and {other} on rank {rank}"
-                cure = "Pass the same kind of arguments on all ranks"
-                raise checks.wrong(f"{name} need to be alike on every rank", came, cure)
-
-
-def _text(name: str, value: int) -> str:
-    if value < 0:
-        return "None"
-    return str(value) if name in ("classes", "rows") else _DTYPES[value].removeprefix("torch.")
+def _check_agreement(kind: str, codes: list[float], rank: int) -> None:
+    """Raise on every rank unless all have arguments of one kind; 0 is that of a compiled graph."""
+    other = next((i for i, x in enumerate(codes) if x not in (0.0, codes[rank])), None)
+    if other is not None:
+        needs = "the arguments need to fit, and to be of one kind, on every rank"
+        came = f"{kind} on rank {rank}, and not on rank {other}, whose own error says what there"
+        raise Checks("gather_keys").wrong(needs, came, "No rows were exchanged")
 
 
 def _reads_at_once(x: torch.Tensor) -> bool:
@@ -217,7 +210,7 @@ def gather_rows(
     parts: Sequence[torch.Tensor], rows: int, group: dist.ProcessGroup | None = None
 ) -> list[torch.Tensor]:
     """Return the rows of all ranks of each tensor, every rank's padded with zeros to ``rows``."""
-    ranks, _ = _place(group)
+    ranks = world_size(group)
     padded = [
         functional.pad(x, [0, 0] * (x.ndim - 1) + [0, rows - x.shape[0]]).contiguous()
         for x in parts
@@ -233,11 +226,6 @@ def gather_rows(
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
     """Return the number of ranks; 1 where no process group runs."""
-    return _place(group)[0]
-
-
-def _place(group: dist.ProcessGroup | None) -> tuple[int, int]:
-    """Return how many ranks there are and which one this is."""
     if not (dist.is_available() and dist.is_initialized()):
-        return 1, 0
-    return dist.get_world_size(group), dist.get_rank(group)
+        return 1
+    return dist.get_world_size(group)

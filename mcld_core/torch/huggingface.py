@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from mcld_core.adapters import SWAPPED, adapter_settings
 from mcld_core.arguments import Checks
 from mcld_core.config import MCLDConfig
 from mcld_core.files import replacement
@@ -21,6 +19,7 @@ from mcld_core.torch.loss import MCLDLoss
 
 CLASS_MEANS = "class_means.pt"
 """The file of a checkpoint that holds the class means."""
+_CHECKS = Checks("MCLDTrainer")
 
 
 class MCLDTrainer(Trainer):
@@ -53,8 +52,8 @@ class MCLDTrainer(Trainer):
             prototypes.
 
     Warns:
-        UserWarning: a student without trained weights beside a teacher that has some; at the first
-            training batch on a CPU, logits that are not finite or look like probabilities.
+        UserWarning: at the first training batch on a CPU, logits that are not finite or look like
+            probabilities.
 
     Example::
 
@@ -74,49 +73,39 @@ class MCLDTrainer(Trainer):
         class_means: bool = False,
         **kwargs: Any,
     ) -> None:
-        self._name = type(self).__name__
-        settings = {"class_prior": class_prior, "balanced": balanced, "class_means": class_means}
-        adapter_settings(self._name, mcld_config, **settings)
         super().__init__(*args, **kwargs)
-        self._refuse_what_it_does_not_heed()
+        names = self.args.label_names
+        for name, came, needed in (
+            ("compute_loss_func", self.compute_loss_func, "None"),
+            ("label_smoothing_factor", self.args.label_smoothing_factor, "0"),
+            ("label_names", "labels" not in (names or ["labels"]) and names, "'labels'"),
+        ):
+            if came:
+                cure = (
+                    "The loss is mcld_loss, by mcld_config, of the column 'labels', also soft ones"
+                )
+                raise _CHECKS.wrong(f"{name} needs {needed}", repr(came), cure)
+        settings = {"class_prior": class_prior, "balanced": balanced, "class_means": class_means}
+        classes = getattr(getattr(self.model, "config", None), "num_labels", None)
+        self.loss = MCLDLoss(mcld_config, classes=classes, **settings).to(self.args.device)
         self.teacher = teacher
-        self.mcld_config = mcld_config
-        self._settings = settings
-        self.loss: MCLDLoss | None = None  # none before the first batch, which shows the classes
         if class_means:
-            self.add_callback(_SaveClassMeans(self))
+            self.add_callback(_SaveClassMeans(self.loss))
         if teacher is not None:
-            if _learns(teacher) and not _learns(self.model):
-                cure = SWAPPED.format("Pass the student as model=, the teacher as teacher=")
-                warnings.warn(f"{self._name}: {cure}", UserWarning, stacklevel=2)
             teacher.requires_grad_(False).eval().to(self.args.device)
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
-
-    def _refuse_what_it_does_not_heed(self) -> None:
-        """Raise for settings of the Trainer's own loss."""
-        smoothing, names = self.args.label_smoothing_factor, self.args.label_names
-        checks, other_loss = Checks(self._name), self.compute_loss_func
-        if other_loss is not None:
-            cure = "The loss is mcld_loss: set it by mcld_config, or override compute_loss"
-            raise checks.wrong("compute_loss_func needs None", repr(other_loss), cure)
-        if smoothing:
-            cure = "The teacher's answers are soft already; for smooth labels pass them, (batch,"
-            cure += " classes), in the data"
-            raise checks.wrong("label_smoothing_factor needs 0", smoothing, cure)
-        if names is not None and "labels" not in names:
-            raise checks.wrong("label_names needs 'labels' among them", names, "Rename the column")
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train as ``Trainer.train`` does; a resumed training goes on with its class means."""
         folder = resume_from_checkpoint
         if folder is True:
             folder = get_last_checkpoint(self.args.output_dir)
-        self.loss = None
-        if folder and self._settings["class_means"]:
-            stored = torch.load(Path(folder) / CLASS_MEANS, weights_only=True)
-            self.loss = self._loss(len(stored["class_counts"]))
-            self.loss.load_state_dict(stored)
+        if self.loss.has_class_means:
+            self.loss.class_counts.zero_()
+            if folder:
+                stored = torch.load(Path(folder) / CLASS_MEANS, weights_only=True)
+                self.loss.load_state_dict(stored)
         return super().train(resume_from_checkpoint, **kwargs)
 
     def compute_loss(
@@ -137,8 +126,6 @@ class MCLDTrainer(Trainer):
         with raising_on_every_rank() if training else nullcontext():
             student = self._logits(outputs, "model")
             teacher = self._answers(inputs, given)
-        if self.loss is None:
-            self.loss = self._loss(student.shape[1])
         self.loss.train(training).gathers = training
         labels, steps = inputs.get("labels"), self.state.max_steps
         loss: torch.Tensor = self.loss(
@@ -165,15 +152,9 @@ class MCLDTrainer(Trainer):
         if self.teacher is None:
             needs = "teacher needs a model, or the data a column 'teacher_logits' (with"
             needs += " remove_unused_columns=False)"
-            raise Checks(self._name).wrong(needs, f"None and {sorted(inputs)}")
+            raise _CHECKS.wrong(needs, f"None and {sorted(inputs)}")
         with torch.no_grad():
             return self._logits(self.teacher(**given), "teacher")
-
-    def _loss(self, classes: int) -> MCLDLoss:
-        """Return the loss of logits of so many classes."""
-        found = MCLDLoss(self.mcld_config, classes=classes, **self._settings)
-        found.first_look.name = self._name
-        return found.to(self.args.device)
 
     def _logits(self, outputs: Any, name: str) -> torch.Tensor:
         """Return a model's logits."""
@@ -181,24 +162,19 @@ class MCLDTrainer(Trainer):
         if logits.ndim != 2:
             needs = f"the logits of the {name} need shape (batch, classes)"
             cure = "For language models there is TokenKDTrainer of mcld_core.extensions.nlp"
-            raise Checks(self._name).wrong(needs, tuple(logits.shape), cure)
+            raise _CHECKS.wrong(needs, tuple(logits.shape), cure)
         return logits
-
-
-def _learns(model: nn.Module) -> bool:
-    """Whether a weight of the model needs a gradient."""
-    return any(weight.requires_grad for weight in model.parameters())
 
 
 class _SaveClassMeans(TrainerCallback):
     """Put the class means into each checkpoint; all ranks have the same."""
 
-    def __init__(self, trainer: MCLDTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, loss: MCLDLoss) -> None:
+        self.loss = loss
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write them beside the model."""
-        loss, folder = self.trainer.loss, Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if loss is not None and state.is_world_process_zero and folder.is_dir():
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
             with replacement(folder / CLASS_MEANS) as file:
-                torch.save(loss.state_dict(), file)
+                torch.save(self.loss.state_dict(), file)

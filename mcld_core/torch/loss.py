@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from mcld_core.adapters import FirstLook, adapter_settings, step_keys
+from mcld_core.adapters import first_look, start, step_keys
 from mcld_core.arguments import Checks
 from mcld_core.backends.torch import asarray
 from mcld_core.bank import TeacherBank
@@ -34,8 +34,8 @@ class MCLDLoss(nn.Module):
       each. The mean over the ranks of loss and gradient, as DDP and FSDP take it, equals the
       result of one process on the joined batch. Call it on every rank, in eval mode too.
     - **First look.** The first training batch on a CPU is looked at, unless the loss is compiled:
-      a warning tells of rows that look like probabilities, of logits that are not finite, and of a
-      student and a teacher that look swapped; and another, later, of a `step` never called.
+      a warning tells of rows that look like probabilities, and of logits that are not finite; and
+      another, later, of a `step` never called.
 
     Steps and bank are buffers: ``state_dict`` holds them, and a training resumed between two
     optimiser steps gives bit-equal losses. A call that raises changes neither. ``loss.to(device)``
@@ -99,46 +99,29 @@ class MCLDLoss(nn.Module):
     ) -> None:
         super().__init__()
         checks = Checks("MCLDLoss")
-        prior, bank_size, whole = adapter_settings(
-            "MCLDLoss", config, class_prior, balanced,
-            total_steps=total_steps, bank_size=bank_size, class_means=class_means,
+        prior, bank, means = start(
+            "MCLDLoss", config, class_prior, balanced, total_steps=total_steps,
+            bank_size=bank_size, class_means=class_means, soft_labels=soft_labels,
+            classes=classes, like=torch.empty(0),
         )  # fmt: skip
         if rows_per_rank is not None:
             checks.integer("rows_per_rank", rows_per_rank, minimum=1)
         checks.flag("dealt_in_turn", dealt_in_turn)
-        if whole is not None:
-            width = int(whole.vectors.shape[1])
-            if classes not in (None, width):
-                raise checks.wrong(f"classes needs {width}, as the bank has", classes)
-            classes = width
-        if (bank_size or class_means) and classes is None:
-            came = f"None with bank_size={bank_size}, class_means={class_means}"
-            needs = "classes needs the width of the logits where there is a bank or class means"
-            raise checks.wrong(needs, came)
         self.config = config
         self.total_steps = total_steps
-        self.bank_size = bank_size
-        self.bank_moves = whole is None
+        self.bank_size = 0 if bank is None else int(bank.vectors.shape[0])
+        self.bank_moves = not isinstance(bank_size, TeacherBank)
         self.has_class_means = class_means
         self.rows_per_rank = rows_per_rank
         self.dealt_in_turn = dealt_in_turn
         self._uncounted: int | None = 0
         """Training batches before the first `step`; None after it."""
-        self.first_look = FirstLook("MCLDLoss")
+        self._has_looked = False
         self.balanced = balanced
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_prior", None if prior is None else torch.from_numpy(prior))
-        if class_means:
-            assert classes is not None
-            for name, buffer in ClassMeans.empty(classes, like=torch.empty(0))._asdict().items():
-                self.register_buffer(f"class_{name}", buffer)
-        if bank_size:
-            assert classes is not None
-            bank = whole or TeacherBank.empty(
-                bank_size, classes, like=torch.empty(0), soft_labels=soft_labels
-            )
-            for name, rows in bank._asdict().items():
-                self.register_buffer(f"bank_{name}", asarray(rows, torch.empty(0)))
+        for name, rows in _buffers(bank, means):
+            self.register_buffer(name, asarray(rows, torch.empty(0)))
 
     @property
     def bank(self) -> TeacherBank:
@@ -189,8 +172,7 @@ class MCLDLoss(nn.Module):
             progress = 1.0
             if self.total_steps is not None:
                 progress = (self.steps / self.total_steps).clamp(max=1.0)
-        beside = labels, sample_weight, where
-        keys, states = self._keys(student, teacher, beside, progress, index)
+        keys, moved = self._keys(student, teacher, (labels, sample_weight, where), progress, index)
         result: torch.Tensor = mcld_loss(
             adjust_logits(student, self.class_prior) if self.balanced else student,
             teacher,
@@ -205,7 +187,7 @@ class MCLDLoss(nn.Module):
             reduction=reduction,
         )
         with torch.no_grad():  # only now, so that a call that raises leaves nothing behind
-            for name, value in states.items():
+            for name, value in _buffers(*moved):
                 getattr(self, name).copy_(value)
         if self.training and not torch.compiler.is_compiling():
             if self.total_steps is not None and self._uncounted is not None:
@@ -218,16 +200,10 @@ class MCLDLoss(nn.Module):
                         UserWarning,
                         stacklevel=4,
                     )
-            if torch.is_grad_enabled():
-                self.first_look.look(student, teacher, labels, where, self.config, stacklevel=4)
+            if torch.is_grad_enabled() and not self._has_looked:
+                rows = student, teacher, labels, where
+                self._has_looked = first_look("MCLDLoss", *rows, self.config, 4)
         return result
-
-    if TYPE_CHECKING:  # a module's says Any
-
-        def __call__(
-            self, student: Logits, teacher: Logits, labels: Labels | None = None, **settings: Any
-        ) -> torch.Tensor:
-            """As `forward`."""
 
     def extra_repr(self) -> str:
         """Return what ``print(loss)`` shows."""
@@ -245,14 +221,11 @@ class MCLDLoss(nn.Module):
 
     def _keys(
         self, student: Any, teacher: Any, beside: tuple[Any, Any, Any], progress: Any, index: Any
-    ) -> tuple[TeacherKeys | None, dict[str, torch.Tensor]]:
-        """Return all keys, None where the batch's rows are the only ones; and buffers to be set."""
-        keys: TeacherKeys | None = None
-        order: torch.Tensor | None = None
-        labels, _, where = beside
-
+    ) -> tuple[TeacherKeys | None, tuple[Any, Any]]:
+        """Return all keys, None where the batch's rows are the only ones; bank and means after."""
+        gathered, order, (labels, _, where) = None, None, beside
         if self.gathers and world_size() > 1:
-            keys, index = gather_with_index(
+            gathered, index = gather_with_index(
                 teacher,
                 beside,
                 index if self.bank_size else None,
@@ -260,22 +233,28 @@ class MCLDLoss(nn.Module):
                 rows=self.rows_per_rank,
                 student_and_progress=(student, progress),
             )
-            if self.bank_size and self.dealt_in_turn:
-                logits: Any = keys.logits
-                places = torch.arange(len(logits), device=logits.device)
+            if self.dealt_in_turn:
+                places = torch.arange(len(gathered.logits), device=gathered.logits.device)
                 order = places.reshape(world_size(), -1).mT.reshape(-1)
-        if not (self.bank_size or self.has_class_means):
-            return keys, {}
-        bank = self.bank if self.bank_size else None
-        means = ClassMeans(self.class_means, self.class_counts) if self.has_class_means else None
-        rows = TeacherKeys(teacher, labels, where) if keys is None else keys
-        moves = self.training, self.bank_moves
-        keys, pushed, updated = step_keys(rows, bank, means, self.config, *moves, index, order)
-        states: dict[str, Any] = {}
-        for prefix, old, new in (("bank", bank, pushed), ("class", means, updated)):
-            if new is not None and new is not old:
-                states |= {f"{prefix}_{name}": x for name, x in new._asdict().items()}
-        return keys, states
+        keys, *moved = step_keys(
+            TeacherKeys(teacher, labels, where),
+            gathered,
+            self.bank if self.bank_size else None,
+            ClassMeans(self.class_means, self.class_counts) if self.has_class_means else None,
+            self.config,
+            training=self.training,
+            bank_moves=self.bank_moves,
+            index=index,
+            order=order,
+        )
+        return keys, tuple(moved)
+
+
+def _buffers(bank: TeacherBank | None, means: ClassMeans | None) -> list[tuple[str, Any]]:
+    """Return the names that `MCLDLoss` gives to what there is of a bank and class means."""
+    states = ("class", means), ("bank", bank)
+    parts = [(prefix, state._asdict()) for prefix, state in states if state is not None]
+    return [(f"{prefix}_{name}", x) for prefix, fields in parts for name, x in fields.items()]
 
 
 def _pairs_of_all(pairs: Any, keys: TeacherKeys | None) -> Any:

@@ -42,9 +42,8 @@ def nan_rows() -> torch.Tensor:
         (logits(0).softmax(1), logits(1), "student_logits is ≥ 0 .*classifier_activation=None"),
         (nan_rows(), logits(1), "student_logits has nan in row 2, class 1.*Mend what"),
         (logits(0), nan_rows(), "teacher_logits has nan in row 2, class 1"),
-        (logits(0), logits(1).requires_grad_(), "as if the two were swapped. Pass the student's"),
     ],
-    ids=["teacher", "student", "student's NaN", "teacher's NaN", "swapped"],
+    ids=["teacher", "student", "student's NaN", "teacher's NaN"],
 )
 def test_a_doubt_is_said_once(student: Any, teacher: Any, text: str) -> None:
     loss_function = MCLDLoss()
@@ -61,7 +60,7 @@ def test_a_good_start_is_silent_and_the_last_look() -> None:
 
 
 def test_where_it_does_not_look() -> None:
-    """In eval mode, compiled, on another device, in dropped rows; and in no_grad nothing learns."""
+    """In eval mode, compiled, on another device, in dropped rows; and in no_grad."""
     student, teacher = logits(0), logits(1).softmax(1)
     silent(lambda: MCLDLoss().eval()(student, teacher))
     compiled = torch.compile(MCLDLoss(), backend="eager", fullgraph=True)
