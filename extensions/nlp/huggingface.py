@@ -123,10 +123,9 @@ class TokenKDTrainer(Trainer):
         self.is_encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         self.causal = causal and not self.is_encoder_decoder
         self.fused = fused and loss_function is None and not self.args.torch_compile
-        self._unlike: set[str] = set()  # of the models: whose head cannot be taken
-        self._compared: set[str] = set()
+        self._is_plain: dict[str, bool] = {}  # of each model: is its head what it seems to be?
         self._sums: list[torch.Tensor] = []
-        self._loss_only = False  # nobody looks at the outputs of a prediction
+        self._loss_only = False  # nobody looks at the outputs of an evaluation
         self._loss_shifts_labels = False  # what it counts is shifted already
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
@@ -188,8 +187,7 @@ class TokenKDTrainer(Trainer):
             options |= dict(zip(("bias", "softcap", "scale"), head, strict=True))
             loss = linear_token_kd_loss(hidden, weight, teacher, labels, **self.settings, **options)
             if isinstance(model, FSDPModule):  # whose gradients are shared where outputs have one
-                first = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-                loss = loss + 0.0 * first.sum()
+                loss = loss + 0.0 * _first(outputs).sum()
         elif self.loss_function is not None:
             if "progress" in signature(self.loss_function).parameters:
                 steps = self.state.max_steps
@@ -198,8 +196,8 @@ class TokenKDTrainer(Trainer):
         else:
             loss = token_kd_loss(student, teacher, labels, **self.settings, **options)
         if not model.training and labels is not None:
-            counted = _counted(labels, where, self.causal)
-            self._sums.append(_sums(student, teacher, *counted))
+            sums = _sums(student, teacher, *_counted(labels, where, self.causal))
+            self._sums.append(self.accelerator.gather_for_metrics(sums))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # the mean over the ranks is yet to come
         return (loss, outputs) if return_outputs else loss
@@ -230,45 +228,43 @@ class TokenKDTrainer(Trainer):
     def _answer(self, name: str, model: nn.Module, given: Any, fused: bool) -> tuple[Any, Any]:
         """Return a model's outputs, and its logits or, fused, its last layer."""
         bare: Any = self.accelerator.unwrap_model(model)
-        head = _plain_head(bare) if fused and name not in self._unlike else None
+        head = _plain_head(bare) if fused and self._is_plain.get(name, True) else None
         if head is not None:
             with _cut_before(head) as found:
                 outputs = model(**given)
-            first = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
             layer = _last_layer(head, found, bare.config)
-            if name in self._compared or _is_like(layer, first):
-                self._compared.add(name)
+            if name not in self._is_plain:
+                self._is_plain[name] = _is_like(layer, _first(outputs))
+            if self._is_plain[name]:
                 if self.vocabulary is not None:
                     bias = None if layer.bias is None else layer.bias[: self.vocabulary]
                     layer = layer._replace(weight=layer.weight[: self.vocabulary], bias=bias)
                 return outputs, layer
-            self._unlike.add(name)
             warnings.warn(
                 f"TokenKDTrainer: the head of the {name} is a linear layer, but its product is not "
                 "the logits, by softcap and scale: the logits are taken (fused=False)",
                 stacklevel=4,
             )
         outputs = model(**given)
-        logits: torch.Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        logits = _first(outputs)
         if logits.ndim != 3:
             needs = f"the logits of the {name} need shape (batch, tokens, vocabulary)"
             cure = "For classifiers there is MCLDTrainer"
             raise self.checks.wrong(needs, tuple(logits.shape), cure)
         return outputs, logits if self.vocabulary is None else logits[..., : self.vocabulary]
 
-    def prediction_step(
-        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    def evaluation_loop(
+        self,
+        *args: Any,
+        prediction_loss_only: bool | None = None,
+        metric_key_prefix: str = "eval",
+        **kwargs: Any,
     ) -> Any:
-        """Return what ``Trainer.prediction_step`` does, and keep the sums of all ranks' batch."""
-        before, self._loss_only = len(self._sums), prediction_loss_only
-        result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        self._loss_only = False
-        self._sums[before:] = map(self.accelerator.gather_for_metrics, self._sums[before:])
-        return result
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Return what ``Trainer.evaluation_loop`` does, with perplexity and agreement."""
-        self._sums = []
+        if prediction_loss_only is None:
+            prediction_loss_only = self.args.prediction_loss_only
+        self._sums, self._loss_only = [], prediction_loss_only
+        kwargs |= {"prediction_loss_only": prediction_loss_only}
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self._sums:
             *sums, count = torch.cat(self._sums).sum(0).unbind()
@@ -277,7 +273,7 @@ class TokenKDTrainer(Trainer):
             if agreement == agreement:  # not of draws
                 output.metrics[f"{metric_key_prefix}_agreement"] = agreement
                 output.metrics[f"{metric_key_prefix}_acceptance"] = acceptance
-        self._sums = []
+        self._sums, self._loss_only = [], False
         return output
 
 
@@ -302,24 +298,27 @@ def _sums(student: Any, teacher: Any, labels: torch.Tensor, counts: torch.Tensor
     found = torch.zeros(*counts.shape, 4, dtype=torch.float64, device=labels.device)
     for places in counts.nonzero().split(_TOKENS):
         at = places.unbind(1)
-        log_q = _logits(student, at).log_softmax(-1)
-        if is_drawn(teacher):
-            agrees = accepted = torch.full_like(log_q[:, 0], torch.nan)
-        elif isinstance(teacher, TopKLogits):
-            values, ids = teacher.values[at].float(), teacher.indices[at].long()
-            agrees = log_q.argmax(-1) == ids.gather(1, values.argmax(-1, keepdim=True))[:, 0]
-            p = values.softmax(-1) if teacher.tail is None else values.exp()
-            q = torch.where(values > -torch.inf, log_q.gather(1, ids).exp(), 0.0)
-            rest = torch.minimum(1.0 - p.sum(-1), 1.0 - q.sum(-1)).clamp(min=0.0)
-            accepted = torch.minimum(p, q).sum(-1) + rest
-        else:
-            rows = _logits(teacher, at)
-            agrees = log_q.argmax(-1) == rows.argmax(-1)
-            accepted = torch.minimum(log_q.exp(), rows.softmax(-1)).sum(-1)
-        nats = -log_q.gather(1, labels[at][:, None])[:, 0]
+        rows = _logits(student, at)
+        nats = functional.cross_entropy(rows, labels[at], reduction="none")
+        agrees = accepted = torch.full_like(nats, torch.nan)
+        if not is_drawn(teacher):
+            if isinstance(teacher, TopKLogits):
+                said: Any = TopKLogits(*(None if x is None else x[at][None] for x in teacher))
+                best = said.indices.gather(2, said.values.argmax(2, keepdim=True))[0, :, 0]
+            else:
+                said = _logits(teacher, at)[None]
+                best = said[0].argmax(1)
+            agrees = rows.argmax(1) == best
+            accepted = 1.0 - token_kd_loss(rows[None], said, divergence="tv", reduction="none")[0]
         of_one = nats, agrees, accepted, torch.ones_like(nats)
         found[at] = torch.stack([x.double() for x in of_one], 1)
     return found.sum(1)
+
+
+def _first(outputs: Any) -> torch.Tensor:
+    """Return the logits of a model's outputs."""
+    logits: torch.Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    return logits
 
 
 def _logits(given: Any, at: tuple[torch.Tensor, ...]) -> torch.Tensor:

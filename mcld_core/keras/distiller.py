@@ -201,15 +201,17 @@ class MCLDDistiller(keras.distillation.Distiller):
                 loss = _add_losses(loss, regularisers)
             self.student_loss_tracker.update_state(loss, rows)
             if not (training or self.evaluate_distillation):
-                terms = (tracker.name for tracker in self.term_trackers.values())
-                self._not_computed = ("distillation_loss", "total_loss", *terms)
+                names = (tracker.name for tracker in self.term_trackers.values())
+                self._not_computed = ("distillation_loss", "total_loss", *names)
                 return loss / replicas()  # Keras adds the replicas up
         self._not_computed = ("student_loss",) if y is None else ()
-        distillation_loss = self._distillation_loss_of(x, y_pred, labels, sample_weight, training)
-        total_loss = _add_losses(distillation_loss, regularisers)
+        loss, terms = self._distilled(x, y_pred, labels, sample_weight, training)
+        total_loss = _add_losses(loss, regularisers)
         rows = _mean_over_replicas(rows)  # as each loss is a part of their mean
-        self.distillation_loss_tracker.update_state(distillation_loss, rows)
+        self.distillation_loss_tracker.update_state(loss, rows)
         self.total_loss_tracker.update_state(total_loss, rows)
+        for name, tracker in self.term_trackers.items():
+            tracker.update_state(terms[name], rows)
         return total_loss / replicas()
 
     def get_metrics_result(self) -> dict[str, Any]:
@@ -238,9 +240,10 @@ class MCLDDistiller(keras.distillation.Distiller):
         distiller.bank_moves = moves
         return distiller
 
-    def _distillation_loss_of(
+    def _distilled(
         self, x: Any, y_pred: Logits, labels: Labels | None, weight: Array | None, training: bool
-    ) -> Array:
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return MCLD and its terms; a training step moves bank, means and the step counter."""
         teacher_logits = self.teacher(x, training=False)
         progress: Any = 1.0
         if self.total_steps is not None:
@@ -250,10 +253,8 @@ class MCLDDistiller(keras.distillation.Distiller):
         if replicas() > 1:
             from mcld_core.tensorflow.distributed import gather_keys
 
-            ignored = self.config.ignore_index
-            gathered = gather_keys(
-                teacher_logits, labels, sample_weight=weight, ignore_index=ignored
-            )
+            weighed = {"sample_weight": weight, "ignore_index": self.config.ignore_index}
+            gathered = gather_keys(teacher_logits, labels, **weighed)
         states = self.bank, self.class_means
         keys, *moved = step_keys(
             TeacherKeys(teacher_logits, labels),
@@ -278,15 +279,12 @@ class MCLDDistiller(keras.distillation.Distiller):
         for state, new in zip(states, moved, strict=True):
             if state is not None and new is not None:
                 state.assign(new)
-        rows = _mean_over_replicas(ops.shape(y_pred)[0])
-        for name, tracker in self.term_trackers.items():
-            tracker.update_state(terms[name], rows)
         if training:
             rows = y_pred, teacher_logits, labels, None
             if not self._has_looked:
                 self._has_looked = first_look("MCLDDistiller", *rows, self.config, 2)
             self.steps_done.assign_add(1)
-        return loss
+        return loss, terms
 
     def _validate_dtype_compatibility(self, teacher: keras.Model, student: keras.Model) -> None:
         """Accept models of two dtypes (Keras refuses them): the loss converts to float32."""

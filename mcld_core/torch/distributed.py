@@ -190,7 +190,7 @@ def _check_agreement(kind: str, codes: list[float], rank: int) -> None:
     other = next((i for i, x in enumerate(codes) if x not in (0.0, codes[rank])), None)
     if other is not None:
         needs = "the arguments need to fit, and to be of one kind, on every rank"
-        came = f"{kind} on rank {rank}, and not on rank {other}, whose own error says what there"
+        came = f"{kind} on rank {rank}, and not on rank {other}, whose own error says what"
         raise Checks("gather_keys").wrong(needs, came, "No rows were exchanged")
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import Trainer
 
 from mcld_core.arguments import Checks
 from mcld_core.config import MCLDConfig
@@ -89,24 +88,24 @@ class MCLDTrainer(Trainer):
         classes = getattr(getattr(self.model, "config", None), "num_labels", None)
         self.loss = MCLDLoss(mcld_config, classes=classes, **settings).to(self.args.device)
         self.teacher = teacher
-        if class_means:
-            self.add_callback(_SaveClassMeans(self.loss))
         if teacher is not None:
             teacher.requires_grad_(False).eval().to(self.args.device)
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train as ``Trainer.train`` does; a resumed training goes on with its class means."""
-        folder = resume_from_checkpoint
-        if folder is True:
-            folder = get_last_checkpoint(self.args.output_dir)
-        if self.loss.has_class_means:
-            self.loss.class_counts.zero_()
-            if folder:
-                stored = torch.load(Path(folder) / CLASS_MEANS, weights_only=True)
-                self.loss.load_state_dict(stored)
-        return super().train(resume_from_checkpoint, **kwargs)
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Put the class means into the checkpoint as well; all ranks have the same."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.loss.has_class_means and self.args.should_save:
+            with replacement(Path(output_dir) / CLASS_MEANS) as file:
+                torch.save(self.loss.state_dict(), file)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Go on with the class means of the checkpoint."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.loss.has_class_means and checkpoint is not None:
+            stored = torch.load(Path(checkpoint) / CLASS_MEANS, weights_only=True)
+            self.loss.load_state_dict(stored)
 
     def compute_loss(
         self,
@@ -164,17 +163,3 @@ class MCLDTrainer(Trainer):
             cure = "For language models there is TokenKDTrainer of mcld_core.extensions.nlp"
             raise _CHECKS.wrong(needs, tuple(logits.shape), cure)
         return logits
-
-
-class _SaveClassMeans(TrainerCallback):
-    """Put the class means into each checkpoint; all ranks have the same."""
-
-    def __init__(self, loss: MCLDLoss) -> None:
-        self.loss = loss
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write them beside the model."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            with replacement(folder / CLASS_MEANS) as file:
-                torch.save(self.loss.state_dict(), file)
