@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import keras
@@ -195,8 +195,7 @@ class MCLDDistiller(keras.distillation.Distiller):
                 given = (x, y, y_pred, sample_weight, training)
                 loss = keras.Model.compute_loss(self, *given) * replicas()
             else:
-                weights = {f"weight_{term}": 0.0 for term in ("instance", "sample", "category")}
-                config = replace(self.config, **weights, weight_ce=1.0)  # it needs no teacher
+                config = self.config.only(ce=1.0)  # no teacher: its terms weigh nothing
                 loss = mcld_loss(y_pred, y_pred, labels, config=config, sample_weight=sample_weight)
                 loss = _add_losses(loss, regularisers)
             self.student_loss_tracker.update_state(loss, rows)
