@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -345,15 +344,8 @@ def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any)
         if tf.executing_eagerly():
             results = tuple(map(tf.stack, zip(*map(block, range(int(blocks))), strict=True)))
         else:
-
-            def step(i: Array, arrays: Any) -> Any:
-                written = (array.write(i, x) for array, x in zip(arrays, block(i), strict=True))
-                return i + 1, tuple(written)
-
-            loop = partial(tf.while_loop, parallel_iterations=1)
-            arrays = tuple(tf.TensorArray(dtype, blocks) for dtype in dtypes)
-            _, arrays = loop(lambda i, _: i < blocks, step, (0, arrays))
-            results = tuple(array.stack() for array in arrays)
+            numbers, kinds = tf.range(blocks), tuple(dtypes)
+            results = tf.map_fn(block, numbers, parallel_iterations=1, fn_output_signature=kinds)
         return tuple(tf.reshape(x, [blocks * size, *x.shape[2:]])[:count] for x in results)
 
     return tf.cond(blocks <= 1, whole, looped)  # in a graph both are traced, the first one first

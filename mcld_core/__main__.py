@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.metadata
 import importlib.util
+import pkgutil
 import platform
 import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
-from mcld_core import __version__, get_backend
+from mcld_core import __version__, export_onnx, get_backend
+from mcld_core.arguments import Checks
 from mcld_core.backends import how_to_install
-from mcld_core.export.cli import add_command
+from mcld_core.export.student import load_saved
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,12 +24,63 @@ def main(arguments: list[str] | None = None) -> int:
         description="Without a command: versions, devices and backends.",
     )
     parser.add_argument("--version", action="version", version=f"mcld {__version__}")
-    add_command(parser.add_subparsers())
+    about = "Write a checkpoint's student as an ONNX file, verified before it appears."
+    add = parser.add_subparsers(dest="command").add_parser("export", help=about, description=about)
+    add = add.add_argument
+    add("--checkpoint", type=Path, required=True, help="a .keras file, a SavedModel; see --load")
+    add("--out", type=Path, required=True, help="the ONNX file to write")
+    add(
+        "--load",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="reads any other checkpoint: called with its path, returns the student, or (student, "
+        "input shape, metadata)",
+    )
+    add("--input-shape", type=sizes, help="without the batch axis, such as 3,32,32")
+    add("--opset", type=int, help="ONNX operator set (default: the exporter's own)")
+    add("--tolerance", type=float, default=1e-4, help="largest relative error (default: 1e-4)")
     options = parser.parse_args(arguments)
-    if "run" in options:
-        return int(options.run(options))
-    _report()
+    if options.command is None:
+        _report()
+        return 0
+    try:
+        _export(options)
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Read a shape; argparse says in which argument one is wrong."""
+    return tuple(int(size) for size in text.split(","))
+
+
+def _export(options: argparse.Namespace) -> None:
+    if options.out.exists() and options.out.samefile(options.checkpoint):
+        needs = "--out needs another file than --checkpoint"
+        raise Checks("export").wrong(needs, f"{options.out} for both")
+    student, shape, metadata = _load(options.checkpoint, options.load)
+    shape = options.input_shape or shape
+    if shape is None:
+        raise ValueError("export: --input-shape is needed where the checkpoint does not say it.")
+    settings = {"opset": options.opset, "tolerance": options.tolerance}
+    print(export_onnx(student, options.out, input_shape=shape, metadata=metadata, **settings))
+
+
+def _load(path: Path, load: str | None) -> tuple[Any, tuple[int, ...] | None, dict[str, Any]]:
+    """The student of a checkpoint, its input's shape where known, and its metadata."""
+    if load is None:
+        student = load_saved(path)
+        shape: Any = getattr(student, "input_shape", None)  # that of Keras, with the batch axis
+        known = isinstance(shape, tuple) and all(isinstance(size, int) for size in shape[1:])
+        return student, shape[1:] if known else None, {}
+    try:
+        read = pkgutil.resolve_name(load)
+    except (ImportError, AttributeError, ValueError) as error:
+        came = f"{load!r}, which cannot be imported: {error}"
+        raise Checks("export").wrong("--load needs package.module:function", came) from error
+    found = read(path)
+    return found if isinstance(found, tuple) else (found, None, {})
 
 
 def _report() -> None:
@@ -37,39 +91,32 @@ def _report() -> None:
             hint = how_to_install(*extras.get(framework, (framework,)))
             print(f"{framework:<12}not installed: {hint}")
         else:
-            print(f"{framework:<12}{_version(framework):<12}{_devices(framework)}")
+            print(f"{framework:<12}{about(framework)}")
     print(f"\nbackend for plain arrays: {get_backend()}   (MCLD_BACKEND or mcld_core.set_backend)")
 
 
-def _version(framework: str) -> str:
+DEVICES: dict[str, Callable[[Any], Iterable[Any]]] = {
+    "torch": lambda torch: [
+        "cpu",
+        *map(torch.cuda.get_device_name, range(torch.cuda.device_count())),
+    ],
+    "tensorflow": lambda tf: [device.name for device in tf.config.list_physical_devices()],
+    "jax": lambda jax: jax.devices(),
+    "keras": lambda keras: [f"on {keras.backend.backend()} (KERAS_BACKEND)"],
+}
+
+
+def about(framework: str) -> str:
+    """The version of what is installed, and where it computes."""
     try:
-        return importlib.metadata.version(framework)
-    except importlib.metadata.PackageNotFoundError:  # onnxruntime-gpu, tensorflow-cpu
-        return str(importlib.import_module(framework).__version__)
-
-
-def _devices(framework: str) -> str:
-    if framework == "torch":
-        import torch
-
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return ", ".join(["cpu", *names])
-    if framework == "tensorflow":
-        import tensorflow as tf
-
-        return ", ".join(device.name for device in tf.config.list_physical_devices())
-    if framework == "jax":
-        import jax
-
-        return ", ".join(str(device) for device in jax.devices())
-    if framework == "keras":
-        try:
-            from mcld_core.keras import keras
-
-            return f"on {keras.backend.backend()} (KERAS_BACKEND)"
-        except ImportError as error:
-            return str(error)
-    return ""
+        if framework == "keras":
+            from mcld_core.keras import keras as module  # its error says what Keras computes on
+        else:
+            module = importlib.import_module(framework)
+    except ImportError as error:
+        return str(error)
+    devices = DEVICES.get(framework, lambda _: ())(module)
+    return f"{module.__version__:<12}{', '.join(map(str, devices))}"
 
 
 if __name__ == "__main__":

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mcld_core import __version__
-from mcld_core.export.graph import as_texts, check_path, finish
 from mcld_core.export.inputs import (
     EXPORT,
     ExportRequest,
-    example_inputs,
     free_axes,
     names_of,
+    read_inputs,
     require,
     rows_of,
 )
-from mcld_core.export.student import (
-    find_exporter,
-    references,
-    resolve_student,
-    run_student,
-    write_graph,
+from mcld_core.export.onnx_file import (
+    ExportReport,
+    as_texts,
+    check_path,
+    check_rows,
+    finish,
+    verify,
 )
-from mcld_core.export.verify import ExportReport, check_rows, verify
+from mcld_core.export.student import find_exporter, references, resolve_student, write_graph
 from mcld_core.files import replacement
 
 __all__ = ["ExportReport", "export_onnx"]
@@ -63,7 +62,7 @@ def export_onnx(
         student: a torch module, a Keras model, a tf.function, tf.Module or SavedModel (or its
             path, or that of a .keras file), a JAX function, a flax nnx module. A distiller
             (``.student``) or a checkpoint (``["student"]``) gives its student: the teacher is
-            never in the graph. Its train or eval mode is restored.
+            never in the graph. Its train or eval mode stays as it is.
         path: the .onnx file to write; it holds the weights too (up to 2 GiB). An older ONNX file
             is replaced, a file of another kind never.
         input_shape: sizes without the batch axis, such as ``(3, 32, 32)``; several inputs: a
@@ -108,26 +107,25 @@ def export_onnx(
     check_path(target)
     if opset is not None:
         opset = EXPORT.integer("opset", opset, minimum=1, maximum=onnx_opset_version())
-    example, by_keyword = example_inputs(input_shape, example_input, dtype, input_names)
+    example, by_keyword = read_inputs(input_shape, example_input, dtype, input_names)
     axes = free_axes(example, dynamic_batch, dynamic_axes or {})
     if dynamic_batch:  # exporters take a size of 1 for a constant
         example = {n: np.concatenate([a, a]) if len(a) == 1 else a for n, a in example.items()}
-    request = ExportRequest(example, by_keyword, axes, names_of(output_names), opset)
-    properties = as_texts(metadata or {})
-    inputs = list(request.check_inputs())
-    with exporter.evaluation(model) as inference:
-        # The student runs before its exporter, so that one that changes it is found out as well.
-        run = partial(run_student, inference, exporter, request)
-        expected = references(run, request.output_names, inputs)
-        check_rows(run, request, inputs[-1], expected[-1], tolerance, "student")
-        names = list(expected[0])
-        graph = write_graph(inference, exporter, request, names)
-    properties |= {
+    wanted = None if output_names is None else names_of(output_names)
+    request = ExportRequest(example, by_keyword, axes, wanted, opset)
+    properties = as_texts(metadata or {}) | {
         "mcld_version": __version__, "framework": exporter.FRAMEWORK, "exporter": exporter.TOOL
     }  # fmt: skip
-    content, opset = finish(graph, request, names, properties)
-    error = verify(content, request, inputs, expected, tolerance)
+    batches, alone = request.check_inputs()
+    inputs, inference = [*batches, *alone], exporter.inference(model)
     with replacement(target) as file:
+        # The student runs before its exporter, so that one that changes it is found out as well.
+        expected = references(inference, exporter, request, inputs)
+        check_rows(expected[len(batches) - 1], expected[len(batches) :], tolerance)
+        names = list(expected[0])
+        graph = write_graph(inference, exporter, request, names)
+        content, opset = finish(graph, request, names, properties)
+        error = verify(content, inputs, expected, tolerance)
         file.write(content)
     return ExportReport(
         path=target,
@@ -136,7 +134,7 @@ def export_onnx(
         opset=opset,
         size=len(content),
         max_relative_error=error,
-        batch_sizes=tuple(map(rows_of, inputs)),
-        inputs=tuple(request.example),
+        batch_sizes=tuple(sorted(set(map(rows_of, inputs)))),
+        inputs=tuple(example),
         outputs=tuple(names),
     )

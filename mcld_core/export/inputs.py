@@ -21,17 +21,8 @@ from mcld_core.arguments import Checks, to_numpy
 
 EXPORT = Checks("export_onnx")
 
-
-def refused(needs: str, came: object, cure: str = "") -> ValueError:
-    """Return the error of an export that was under way."""
-    return EXPORT.wrong(needs, f"{came}; no file was written", cure)
-
-
 Arrays = dict[str, NDArray[Any]]
 """One array for each input or output, by name."""
-
-LOGITS = "logits"
-"""The output of a student with one, and that of the logits where there are several."""
 
 NUMBERS = re.compile(r"\b(float(16|32|64)|u?int(8|16|32|64)|bool)\b")
 """Types that NumPy, onnxruntime and every framework hold, in any framework's spelling."""
@@ -51,11 +42,6 @@ class ExportRequest:
     opset: int | None  # None: the exporter's own choice
 
     @property
-    def batch(self) -> int:
-        """Rows of the example."""
-        return rows_of(self.example)
-
-    @property
     def free_batch(self) -> bool:
         """Whether the batch may have any size."""
         return any(0 in axes for axes in self.dynamic_axes.values())
@@ -65,18 +51,20 @@ class ExportRequest:
         axes = self.dynamic_axes[name]
         return tuple(axes.get(axis, size) for axis, size in enumerate(self.example[name].shape))
 
-    def check_inputs(self) -> Iterator[Arrays]:
+    def check_inputs(self) -> tuple[list[Arrays], list[Arrays]]:
         """Inputs that look like the example, at other sizes than the exporter has seen.
 
         Batches of two or more sizes that are not the example's; the other dynamic axes at the
         example's size, then at three quarters, then at half of it (the example is their largest
         size). Without a dynamic batch, two other inputs of the example's size. Whole rows are
-        drawn, so that tokens and masks stay what they were; floats also get noise.
+        drawn, so that tokens and masks stay what they were; floats also get noise. Beside the
+        batches come some rows of the last one, each alone; in a batch of fixed size, copies of the
+        row are its company.
         """
-        sizes = [b for b in BATCH_SIZES if b != self.batch] if self.free_batch else [self.batch] * 2
-        generator = np.random.default_rng(0)
+        batch, generator, found = rows_of(self.example), np.random.default_rng(0), []
+        sizes = [size for size in BATCH_SIZES if size != batch] if self.free_batch else [batch] * 2
         for step, rows in enumerate(sizes):
-            drawn, feeds = generator.integers(0, self.batch, size=rows), {}
+            drawn, feeds = generator.integers(0, batch, size=rows), {}
             for name, array in self.example.items():
                 varied = array[drawn]
                 for axis in self.dynamic_axes[name].keys() - {0}:
@@ -86,7 +74,18 @@ class ExportRequest:
                     spread = 0.5 * (float(array.std()) or 1.0)
                     varied = varied + spread * generator.standard_normal(varied.shape)
                 feeds[name] = np.ascontiguousarray(varied.astype(array.dtype))
-            yield feeds
+            found.append(feeds)
+        copies = 1 if self.free_batch else batch
+        alone = [
+            {name: np.repeat(array[[row]], copies, axis=0) for name, array in found[-1].items()}
+            for row in places_alone(sizes[-1])
+        ]
+        return found, alone
+
+
+def places_alone(batch: int) -> list[int]:
+    """Which rows of a batch are tried alone."""
+    return [0, batch // 2, batch - 1]
 
 
 def rows_of(feeds: Arrays) -> int:
@@ -94,7 +93,7 @@ def rows_of(feeds: Arrays) -> int:
     return int(next(iter(feeds.values())).shape[0])
 
 
-def example_inputs(
+def read_inputs(
     input_shape: Any, example_input: Any, dtype: Any, input_names: Sequence[str] | str | None
 ) -> tuple[Arrays, bool]:
     """An array for each input, by name, and whether the student takes them by name."""
@@ -102,35 +101,43 @@ def example_inputs(
         cure = "Give the shape without the batch axis, such as (3, 32, 32), or arrays with it"
         came = "neither" if input_shape is None else "both"
         raise EXPORT.wrong("exactly one of input_shape and example_input is needed", came, cure)
-    given = example_input if input_shape is None else input_shape
-    by_keyword = isinstance(given, Mapping)
-    if by_keyword:
-        names, values = [str(name) for name in given], list(given.values())
-    else:
-        several = isinstance(given, (tuple, list))
-        if several and input_shape is not None:  # a shape is a tuple itself
-            several = any(isinstance(shape, (tuple, list)) for shape in given)
-        values = list(given) if several else [given]
-        names = ["input"] if len(values) == 1 else [f"input_{i}" for i in range(len(values))]
-    if input_shape is not None:
-        values = [_example(shape, dtype, seed) for seed, shape in enumerate(values)]
-    wanted = names_of(input_names)
-    if wanted is not None:
-        if len(set(wanted)) != len(names) or (by_keyword and list(wanted) != names):
-            needs = f"input_names needs {len(names)} different names, one an input (the keys, where"
-            raise EXPORT.wrong(f"{needs} the inputs have any: {names})", list(wanted))
-        names = list(wanted)
-    example = dict(zip(names, map(_as_numpy, names, values), strict=True))
+    several = (tuple, list)
+    if input_shape is None:
+        found = by_name(example_input, "input", "input")
+    else:  # a shape is a tuple itself
+        is_one = isinstance(input_shape, several) and not any(
+            isinstance(size, several) for size in input_shape
+        )
+        shapes = by_name([input_shape] if is_one else input_shape, "input", "input")
+        found = {n: _example(x, dtype, seed) for seed, (n, x) in enumerate(shapes.items())}
+    by_keyword = isinstance(example_input if input_shape is None else input_shape, Mapping)
+    names = tuple(found) if input_names is None else names_of(input_names)
+    if len(set(names)) != len(found) or (by_keyword and names != tuple(found)):
+        needs = f"input_names needs {len(found)} different names, one an input (the keys, where the"
+        raise EXPORT.wrong(f"{needs} inputs have any: {list(found)})", list(names))
+    example = dict(zip(names, map(_as_numpy, names, found.values()), strict=True))
     if len({array.shape[0] for array in example.values()}) > 1:
-        shapes = {name: array.shape for name, array in example.items()}
+        sizes = {name: array.shape for name, array in example.items()}
         needs = "example_input needs the same number of rows in each input"
-        raise EXPORT.wrong(needs, shapes, "The first axis is the batch")
+        raise EXPORT.wrong(needs, sizes, "The first axis is the batch")
     return example, by_keyword
 
 
-def names_of(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
+def by_name(found: Any, one: str, prefix: str) -> dict[str, Any]:
+    """Values by name: those of a dict have its keys, one has the name, several are numbered."""
+    if isinstance(found, Mapping):
+        return {str(name): value for name, value in found.items()}
+    values = list(found) if isinstance(found, (tuple, list)) else [found]
+    return (
+        {one: values[0]}
+        if len(values) == 1
+        else {f"{prefix}_{i}": value for i, value in enumerate(values)}
+    )
+
+
+def names_of(given: Sequence[str] | str) -> tuple[str, ...]:
     """Names as a tuple; a text is one name."""
-    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _example(shape: Any, dtype: Any, seed: int) -> NDArray[Any]:
@@ -167,55 +174,30 @@ def free_axes(
     """For each input the axes of free size and their names."""
     axes: dict[str, dict[int, str]] = {n: {0: "batch"} if dynamic_batch else {} for n in example}
     for name, named in wanted.items():
-        if name not in example or not isinstance(named, Mapping):
-            needs = f"dynamic_axes needs, for some of the inputs {list(example)}, their axes and"
+        shape = example[name].shape if name in example else ()
+        is_named = isinstance(named, Mapping) and name in example
+        if not is_named or not all(0 < axis < len(shape) and shape[axis] > 1 for axis in named):
+            needs = (
+                f"dynamic_axes needs, for some of the inputs {list(example)}, names of axes from"
+            )
             cure = f"Write {{{next(iter(example))!r}: {{1: 'time'}}}}"
-            raise EXPORT.wrong(f"{needs} names", {name: named}, cure)
-        for axis, label in named.items():
-            shape = example[name].shape
-            if not 0 < axis < len(shape) or shape[axis] < 2:
-                needs = "dynamic_axes needs axes from 1 (0 is the batch) of a size of 2 or more"
-                raise EXPORT.wrong(needs, f"axis {axis} of {name!r}, whose shape is {shape}")
-            axes[name][axis] = label
+            came = f"{ {name: named} }, where the shape is {shape}"
+            needs += " from 1 (0 is the batch), of a size of 2 or more"
+            raise EXPORT.wrong(needs, came, cure)
+        axes[name] |= named
     return axes
 
 
-def named_outputs(result: Any) -> dict[str, Any]:
-    """A student's outputs by name: one is ``logits``, a tuple ``output_0``, a dict has its keys."""
-    if hasattr(result, "logits"):  # the model outputs of Hugging Face
-        return {LOGITS: result.logits}
-    if isinstance(result, Mapping):
-        return {str(name): value for name, value in result.items()}
-    if isinstance(result, (tuple, list)):
-        if len(result) == 1:
-            return {LOGITS: result[0]}
-        return {f"output_{i}": value for i, value in enumerate(result)}
-    return {LOGITS: result}
-
-
 def call(student: Any, request: ExportRequest, values: Sequence[Any]) -> dict[str, Any]:
-    """Call the student with one value for each input, by position or by name."""
+    """Call the student with a value for each input; its outputs by name: one is ``logits``."""
     if request.by_keyword:
         return named_outputs(student(**dict(zip(request.example, values, strict=True))))
     return named_outputs(student(*values))
 
 
-def outputs_of(student: Any, request: ExportRequest, values: Sequence[Any]) -> Arrays:
-    """What the student gives, by name: each a tensor of numbers whose first axis is the batch."""
-    found = {}
-    for name, value in call(student, request, values).items():
-        shape = None if not hasattr(value, "shape") else tuple(value.shape)
-        if not shape or shape[0] != len(values[0]):
-            kind = type(value).__name__ + ("" if shape is None else f" of shape {shape}")
-            needs = "the student needs to give a tensor, a tuple or a dict of tensors, with the"
-            came = f"{name!r}, a {kind}, for a batch of {len(values[0])}"
-            cure = "Wrap the student so that it gives the logits alone"
-            raise EXPORT.wrong(f"{needs} batch as their first axis", came, cure)
-        if not NUMBERS.search(str(value.dtype)):
-            came, cure = f"{name!r} of {value.dtype}", "Convert the student to float32"
-            raise EXPORT.wrong("the student's outputs need a type that NumPy holds", came, cure)
-        found[name] = to_numpy(value)
-    return found
+def named_outputs(result: Any) -> dict[str, Any]:
+    """A student's outputs by name; of the model outputs of Hugging Face the logits alone."""
+    return by_name(getattr(result, "logits", result), "logits", "output")
 
 
 def require(*packages: str) -> None:
@@ -227,19 +209,16 @@ def require(*packages: str) -> None:
 
 
 @contextmanager
-def quiet(*loggers: str) -> Iterator[None]:
-    """Without the deprecations of an exporter, and what loggers say below an error."""
-    found = [logging.getLogger(name) for name in loggers]
-    levels = [logger.level for logger in found]
-    for logger in found:
-        logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Without the deprecations of an exporter, and what it logs below an error."""
+    level = logging.root.manager.disable
+    logging.disable(max(level, logging.WARNING))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(found, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(level)
 
 
 def brief(error: BaseException) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mcld_core.export.inputs import EXPORT, ExportRequest, call, named_outputs, quiet
+from mcld_core.export.inputs import ExportRequest, call, named_outputs
 
 FRAMEWORK, TOOL = "jax", "jax2onnx"
 PACKAGES: tuple[str, ...] = ("jax2onnx",)
@@ -21,9 +20,6 @@ as_tensor = jnp.asarray
 POOLING = {"flax.nnx": ("max_pool", "avg_pool"), "flax.linen": ("max_pool", "avg_pool"),
            "flax.linen.pooling": ("pool",)}  # fmt: skip
 """Of flax: what jax2onnx 0.17 replaces by what knows no positions of arguments and no borders."""
-
-POOLED_AXES = 3
-"""The axes that onnxruntime pools over."""
 
 AROUND = ["Unsqueeze", "Unsqueeze", "Squeeze"]
 """What jax2onnx puts around a pooling: two before it, one behind it."""
@@ -34,8 +30,7 @@ def compiled(student: Any) -> Any:
     return jax.jit(lambda *inputs, **named: named_outputs(student(*inputs, **named)))
 
 
-@contextmanager
-def evaluation(student: Any) -> Iterator[Any]:
+def inference(student: Any) -> Any:
     """A copy of an nnx module in eval mode; a function as it is, one of inference."""
     if "flax" in sys.modules:
         from flax import nnx
@@ -43,13 +38,12 @@ def evaluation(student: Any) -> Iterator[Any]:
         if isinstance(student, nnx.Module):
             student = nnx.clone(student)  # of the same arrays; the student's own modes stay
             student.eval()
-    yield compiled(student)
+    return compiled(student)
 
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
     """Trace with free axes and convert."""
-    with quiet("onnx_ir"):
-        import jax2onnx
+    import jax2onnx
 
     homes = {sys.modules[home]: names for home, names in POOLING.items() if home in sys.modules}
     pooling = [(home, name, getattr(home, name)) for home in homes for name in homes[home]]
@@ -67,7 +61,6 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> 
     ]
     options = {} if request.opset is None else {"opset": request.opset}
     with (
-        quiet("onnx_ir"),  # of shapes without a type
         jax.numpy_rank_promotion("allow"),  # the exporter's own code needs both, whatever
         jax.numpy_dtype_promotion("standard"),  # the process has chosen
     ):
@@ -99,23 +92,17 @@ def free_the_batch(model: Any) -> None:
     of the array, the batch too: an image (batch, height, width, channels) becomes (1, 1, batch,
     height, width, channels), with a window of four axes. The window of the batch is 1, so the
     batch can be the batch: (batch, 1, height, width, channels).
-
-    Raises:
-        ValueError: a pooling that jax2onnx has written in another way.
     """
     import onnx_ir
 
     graph = model.graph
     for pool in [node for node in graph if node.op_type == "MaxPool"]:
-        if len(pool.attributes["kernel_shape"].as_ints()) <= POOLED_AXES:
-            continue
         second = pool.inputs[0].producer()
         first: Any = None if second is None else second.inputs[0].producer()
         squeeze: Any = next((node for node, _ in pool.outputs[0].uses()), None)
         found = [None if node is None else node.op_type for node in (first, second, squeeze)]
-        if found != AROUND:
-            needs = f"around a pooling over more than {POOLED_AXES} axes the known jax2onnx writes"
-            raise EXPORT.wrong(f"{needs} {', '.join(AROUND)}", found, "Install jax2onnx 0.17")
+        if found != AROUND:  # over the three axes at most that onnxruntime takes; it says if not
+            continue
         for name in {"kernel_shape", "strides", "dilations", "pads"} & set(pool.attributes):
             sizes = list(pool.attributes[name].as_ints())
             if name == "pads":  # at the starts of all axes, then at their ends

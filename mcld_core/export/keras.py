@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -31,9 +29,7 @@ class Inference:
         return self.model(named or single, training=False)
 
 
-@contextmanager
-def evaluation(student: Any) -> Iterator[Any]:
-    """The model as it is: inference is an argument of the call (on torch, also a mode)."""
-    with exporter.eval_mode(student) if BACKEND == "torch" else nullcontext():
-        inference = Inference(student)
-        yield exporter.compiled(inference) if BACKEND == "jax" else inference
+def inference(student: Any) -> Any:
+    """The model as it is: inference is an argument of the call."""
+    found = Inference(student)
+    return exporter.compiled(found) if BACKEND == "jax" else found

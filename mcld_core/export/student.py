@@ -5,13 +5,23 @@ from __future__ import annotations
 import importlib
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mcld_core.export.inputs import EXPORT, Arrays, ExportRequest, brief, outputs_of, refused
+from mcld_core.arguments import to_numpy
+from mcld_core.export.inputs import (
+    EXPORT,
+    NUMBERS,
+    Arrays,
+    ExportRequest,
+    brief,
+    call,
+    quiet,
+    rows_of,
+)
 
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module",
             "OptimizedModule": "_orig_mod"}  # fmt: skip
@@ -46,11 +56,9 @@ def load_saved(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"export_onnx: student is the path {path}, which does not exist.")
     try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:  # Keras does not compare the checksums
-                damaged = archive.testzip()
-                if damaged:
-                    raise ValueError(f"it is damaged, the checksum of {damaged} does not fit")
+        if path.suffix == ".keras" and (damaged := zipfile.ZipFile(path).testzip()):
+            # Keras does not compare the checksums
+            raise ValueError(f"it is damaged, the checksum of {damaged} does not fit")
         if path.suffix in {".keras", ".h5"}:
             import keras
 
@@ -66,30 +74,24 @@ def load_saved(path: Path) -> Any:
         cure = "Save the model again, or load it and pass it"
         raise EXPORT.wrong(needs, brief(error), cure) from error
     came = f"{path}, which is neither a .keras file nor a SavedModel folder"
-    raise EXPORT.wrong("student is a path", came, "Load the model and pass it")
+    raise EXPORT.wrong("student is a path", came, "Load the model and pass it, or use --load")
 
 
 def find_exporter(student: Any) -> Any:
     """The module of the student's framework.
 
     Each has ``FRAMEWORK`` and ``TOOL`` (names for reports and errors), ``PACKAGES`` (that its
-    exporter is made of), ``evaluation(student)`` (a context with the student as it is called, batch
-    norm and dropout in evaluation mode), ``as_tensor(array)``, and ``write(student, request,
-    output_names)``, which gives the exporter's graph, an ``onnx_ir.Model``.
+    exporter is made of), ``inference(student)`` (what is called: batch norm and dropout in
+    evaluation mode, the student's own mode as it was), ``as_tensor(array)``, and ``write(inference,
+    request, output_names)``, which gives the exporter's graph, an ``onnx_ir.Model``.
 
-    Keras comes first: a Keras model is also a torch module or a TensorFlow object, by backend.
-    A function without a framework's mark is JAX's.
+    Its class says which: Keras comes first, for a Keras model is also a torch module or a
+    TensorFlow object, by backend. A function without a framework's mark is JAX's.
     """
-    loaded, framework = sys.modules, None
-    if "keras" in loaded and isinstance(student, loaded["keras"].Model):
-        framework = "keras"
-    elif "torch" in loaded and isinstance(student, loaded["torch"].nn.Module):
-        framework = "torch"
-    elif "tensorflow" in loaded and isinstance(student, _kinds(loaded["tensorflow"])):
-        framework = "tensorflow"
-    elif callable(student) and "jax" in loaded:
-        framework = "jax"
-    if framework is None:
+    homes = {kind.__module__.partition(".")[0] for kind in type(student).__mro__}
+    framework = next((name for name in ("keras", "torch", "tensorflow") if name in homes), "jax")
+    known = framework == "tensorflow" or callable(student)  # a SavedModel may have signatures alone
+    if not known or framework not in sys.modules:
         needs = "student needs a torch module, a Keras model, a tf.function, tf.Module or"
         needs += " SavedModel, a JAX function or a flax nnx module"
         came = f"{type(student).__module__}.{type(student).__name__}"
@@ -97,46 +99,53 @@ def find_exporter(student: Any) -> Any:
     return importlib.import_module(f"mcld_core.export.{framework}")
 
 
-def _kinds(tf: Any) -> tuple[type, ...]:
-    return tf.__internal__.tracking.AutoTrackable, tf.types.experimental.Callable
-
-
 def references(
-    run: Callable[[Arrays], Arrays], wanted: tuple[str, ...] | None, inputs: Sequence[Arrays]
+    student: Any, exporter: Any, request: ExportRequest, inputs: Sequence[Arrays]
 ) -> list[Arrays]:
     """The student's own outputs under the names that the file shall have."""
-    found = [run(feeds) for feeds in inputs]
-    names = tuple(found[0]) if wanted is None else wanted
+    found = [_outputs(student, exporter, request, feeds) for feeds in inputs]
+    names = tuple(found[0]) if request.output_names is None else request.output_names
     if len(names) != len(found[0]) or len(set(names)) < len(names):
         needs = f"output_names needs {len(found[0])} names, one an output of the student"
         raise EXPORT.wrong(f"{needs} ({list(found[0])}), all different", list(names))
-    for name, reference in ((n, a) for outputs in found for n, a in outputs.items()):
-        if not np.isfinite(reference).all():
-            needs = f"the student's own output {name!r} is not finite"
-            raise refused(needs, "NaN or infinity", "Give real rows as example_input")
     return [dict(zip(names, outputs.values(), strict=True)) for outputs in found]
 
 
-def run_student(student: Any, exporter: Any, request: ExportRequest, feeds: Arrays) -> Arrays:
-    """The student's outputs; its own failure is told with the inputs that it had."""
+def _outputs(student: Any, exporter: Any, request: ExportRequest, feeds: Arrays) -> Arrays:
+    """The student's outputs: each a tensor of finite numbers whose first axis is the batch."""
     try:
-        return outputs_of(student, request, [*map(exporter.as_tensor, feeds.values())])
+        outputs = call(student, request, [*map(exporter.as_tensor, feeds.values())])
     except Exception as error:
-        if str(error).startswith("export_onnx: "):
-            raise
         given = {name: (str(array.dtype), array.shape) for name, array in feeds.items()}
         cure = "Give example_input, or dtype, as it takes them, and let it take a batch of any size"
         needs = f"the student itself fails on the inputs {given}"
         raise EXPORT.wrong(needs, brief(error), cure) from error
+    found, rows = {}, rows_of(feeds)
+    for name, value in outputs.items():
+        shape, dtype = tuple(getattr(value, "shape", ())), getattr(value, "dtype", "no dtype")
+        if shape[:1] != (rows,) or not NUMBERS.search(str(dtype)):
+            needs = (
+                "the student needs to give a tensor, a tuple or a dict of tensors, of numbers that"
+            )
+            came = f"{name!r}, a {type(value).__name__} of {dtype} {shape}, for a batch of {rows}"
+            cure = "Wrap the student so that it gives the logits alone, in float32"
+            needs += " that NumPy holds, with the batch as their first axis"
+            raise EXPORT.wrong(needs, came, cure)
+        found[name] = to_numpy(value)
+        if not np.isfinite(found[name]).all():
+            needs = f"the student's own output {name!r} is not finite"
+            raise EXPORT.wrong(needs, "NaN or infinity", "Give real rows as example_input")
+    return found
 
 
 def write_graph(student: Any, exporter: Any, request: ExportRequest, names: Sequence[str]) -> Any:
     """The exporter's graph; its own failure is told in one line."""
     try:
-        return exporter.write(student, request, names)
+        with quiet():
+            return exporter.write(student, request, names)
     except ImportError:
         raise
     except Exception as error:
         needs = f"the exporter of {exporter.FRAMEWORK} fails on the student"
         cure = "Try another opset, rewrite the layer that it names, or see the guide's known gaps"
-        raise RuntimeError(*refused(needs, brief(error), cure).args) from error
+        raise RuntimeError(*EXPORT.wrong(needs, brief(error), cure).args) from error

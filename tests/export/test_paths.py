@@ -48,24 +48,19 @@ def test_any_path(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "text"),
+    ("name", "text"),
     [
-        ("no/a.onnx", FileNotFoundError, "path needs a folder that exists; got .*a.onnx. Create"),
-        ("folder.onnx", ValueError, ".*which is there and is not an ONNX file. Remove it, or"),
-        (
-            "a.json",
-            ValueError,
-            r"path needs a name that ends in .onnx; got .*a.json. Write .*a.onn",
-        ),
-        ("weights.pt", ValueError, r"path needs a name that ends in .onnx; got .*weights.pt"),
-        ("a", ValueError, r"path needs a name that ends in .onnx; got .*a. Write .*a.onnx"),
-        ("weights.onnx", ValueError, ".*which is there and is not an ONNX file. Remove it, or"),
-        ("cut.onnx", ValueError, ".*which is there and is not an ONNX file. Remove it, or"),
-        ("link.onnx", ValueError, ".*which is there and is not an ONNX file. Remove it, or"),
+        ("folder.onnx", ".*which is there and is not an ONNX file. Remove it, or"),
+        ("a.json", r"path needs a name that ends in .onnx; got .*a.json. Write .*a.onn"),
+        ("weights.pt", r"path needs a name that ends in .onnx; got .*weights.pt"),
+        ("a", r"path needs a name that ends in .onnx; got .*a. Write .*a.onnx"),
+        ("weights.onnx", ".*which is there and is not an ONNX file. Remove it, or"),
+        ("cut.onnx", ".*which is there and is not an ONNX file. Remove it, or"),
+        ("link.onnx", ".*which is there and is not an ONNX file. Remove it, or"),
     ],
 )
 def test_a_file_of_another_kind_is_never_replaced(
-    name: str, kind: type[Exception], text: str, whole: bytes, tmp_path: Path
+    name: str, text: str, whole: bytes, tmp_path: Path
 ) -> None:
     (tmp_path / "folder.onnx").mkdir()
     torch.save(student().state_dict(), tmp_path / "weights.pt")
@@ -73,7 +68,7 @@ def test_a_file_of_another_kind_is_never_replaced(
     (tmp_path / "link.onnx").symlink_to(tmp_path / "weights.pt")
     (tmp_path / "cut.onnx").write_bytes(whole[:5000])
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(kind, match=f"^export_onnx: {text}"):
+    with pytest.raises(ValueError, match=f"^export_onnx: {text}"):
         export(tmp_path / name)
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -96,7 +91,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
         onnx.checker.check_model(real.read_bytes())
     link.unlink()
     link.symlink_to(tmp_path / "missing" / "a.onnx")
-    with pytest.raises(FileNotFoundError, match=r"Create .*missing"):
+    with pytest.raises(FileNotFoundError, match=r"there is no such folder: .*missing"):
         export(link)
 
 

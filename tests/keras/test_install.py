@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import pytest
 
-from mcld_core.__main__ import _devices
+from mcld_core.__main__ import about
 from tests.frameworks import run_without
 
 BACKEND = keras.backend.backend()
@@ -24,6 +24,6 @@ def test_what_is_missing_is_named(missing: str, extras: str) -> None:
 
 
 def test_the_report_names_the_framework_of_keras() -> None:
-    assert _devices("keras") == f"on {BACKEND} (KERAS_BACKEND)"
-    call = "from mcld_core.__main__ import _devices; print(_devices('keras'))"
+    assert about("keras").split(maxsplit=1)[1] == f"on {BACKEND} (KERAS_BACKEND)"
+    call = "from mcld_core.__main__ import about; print(about('keras'))"
     assert f"needs {BACKEND}, which is not installed" in run_without(BACKEND, call)
