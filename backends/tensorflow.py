@@ -187,24 +187,14 @@ def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
 
         def gradient(cotangent: Array) -> Any:
             factor = cotangent[:, None] if rows.scale is None else cotangent
-            return _only_once(trained, [tf.cast(factor, y.dtype) * y for y in slopes])
+            pairs = zip(slopes, trained, strict=True)
+            given = (tf.cast(tf.cast(factor, y.dtype) * y, x.dtype) for y, x in pairs)
+            message = "this loss has no second derivative"
+            return [tf.raw_ops.PreventGradient(input=x, message=message) for x in given]
 
         return total, gradient
 
     return evaluate(rows.x, *rows.layer)
-
-
-def _only_once(like: Arrays, gradients: list[Array]) -> list[Array]:
-    """Return gradients in the dtypes of what they are of; to differentiate them is an error."""
-
-    @tf.custom_gradient
-    def given(*arrays: Array) -> Any:
-        def second(*_: Any) -> Any:
-            raise NotImplementedError("this loss has no second derivative")
-
-        return tuple(tf.cast(y, x.dtype) for x, y in zip(like, arrays, strict=True)), second
-
-    return list(given(*gradients))
 
 
 def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:

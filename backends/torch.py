@@ -193,9 +193,15 @@ def without_autocast(x: Array) -> AbstractContextManager[Any]:
 def by_block(
     function: RowFunction, prepare: Any, rows: Arrays, shared: Any, block_rows: int | None
 ) -> Arrays:
-    if torch.compiler.is_compiling() or is_plain(rows, block_rows):  # a compiler fuses all rows
+    count = rows[0].shape[0]
+    if (
+        block_rows is None
+        or torch.compiler.is_compiling()  # a compiler fuses all rows
+        or isinstance(count, torch.SymInt)  # a comparison would bound it in an export
+        or count <= block_rows
+        or torch._C._are_functorch_transforms_active()
+    ):
         return function(rows, prepare(shared))
-    assert block_rows is not None
     if torch.is_grad_enabled() and rows[0].requires_grad:
         leaves, structure = pytree.tree_flatten((rows[1:], shared))
         return _Blocks.apply(function, prepare, structure, block_rows, rows[0], *leaves)
@@ -231,11 +237,9 @@ class _Blocks(torch.autograd.Function):
             ready = prepare(shared)
             total, *results, slope = joined(with_gradient, (student, *others), block_rows)
         ctx.recipe = (function, prepare, structure)
-        places = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)]
-        ctx.leaves = [None if i in places else x for i, x in enumerate(leaves)]
-        ctx.places = places
-        # saved so that a change in place is an error
-        ctx.save_for_backward(student, slope, *(leaves[i] for i in places))
+        tensors = [x if isinstance(x, torch.Tensor) else None for x in leaves]
+        ctx.others = [x if y is None else None for x, y in zip(leaves, tensors, strict=True)]
+        ctx.save_for_backward(student, slope, *tensors)  # so that a change in place is an error
         ctx.mark_non_differentiable(*results)
         return (total, *results)
 
@@ -244,15 +248,14 @@ class _Blocks(torch.autograd.Function):
         student, slope, *tensors = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: through the plain form
             function, prepare, structure = ctx.recipe
-            leaves = list(ctx.leaves)
-            for i, tensor in zip(ctx.places, tensors, strict=True):
-                leaves[i] = tensor
+            pairs = zip(tensors, ctx.others, strict=True)
+            leaves = [other if tensor is None else tensor for tensor, other in pairs]
             others, shared = pytree.tree_unflatten(leaves, structure)
             total = function((student, *others), prepare(shared))[0]
             (gradient,) = torch.autograd.grad(total, student, cotangent, create_graph=True)
         else:
             gradient = (cotangent[:, None] * slope).to(student.dtype)
-        return (None, None, None, None, gradient, *[None] * len(ctx.leaves))
+        return (None, None, None, None, gradient, *[None] * len(ctx.others))
 
 
 def joined(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) -> Arrays:
@@ -267,16 +270,6 @@ def joined(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int) 
         for result, part in zip(results, parts, strict=True):
             result[block] = part
     return results
-
-
-def is_plain(rows: Arrays, block_rows: int | None) -> bool:
-    """Whether all rows are evaluated at once, as the framework differentiates them."""
-    return (
-        block_rows is None
-        or isinstance(rows[0].shape[0], torch.SymInt)  # a comparison would bound it in an export
-        or rows[0].shape[0] <= block_rows
-        or torch._C._are_functorch_transforms_active()
-    )
 
 
 def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:

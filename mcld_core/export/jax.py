@@ -21,24 +21,19 @@ POOLING = {"flax.nnx": ("max_pool", "avg_pool"), "flax.linen": ("max_pool", "avg
            "flax.linen.pooling": ("pool",)}  # fmt: skip
 """Of flax: what jax2onnx 0.17 replaces by what knows no positions of arguments and no borders."""
 
-AROUND = ["Unsqueeze", "Unsqueeze", "Squeeze"]
-"""What jax2onnx puts around a pooling: two before it, one behind it."""
-
-
-def compiled(student: Any) -> Any:
-    """The call of a student, compiled once a shape: uncompiled, XLA compiles each operation."""
-    return jax.jit(lambda *inputs, **named: named_outputs(student(*inputs, **named)))
-
 
 def inference(student: Any) -> Any:
-    """A copy of an nnx module in eval mode; a function as it is, one of inference."""
+    """A copy of an nnx module in eval mode, or a function of inference.
+
+    Compiled, once a shape: uncompiled, XLA compiles each operation.
+    """
     if "flax" in sys.modules:
         from flax import nnx
 
         if isinstance(student, nnx.Module):
             student = nnx.clone(student)  # of the same arrays; the student's own modes stay
             student.eval()
-    return compiled(student)
+    return jax.jit(lambda *inputs, **named: named_outputs(student(*inputs, **named)))
 
 
 def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> Any:
@@ -101,8 +96,8 @@ def free_the_batch(model: Any) -> None:
         first: Any = None if second is None else second.inputs[0].producer()
         squeeze: Any = next((node for node, _ in pool.outputs[0].uses()), None)
         found = [None if node is None else node.op_type for node in (first, second, squeeze)]
-        if found != AROUND:  # over the three axes at most that onnxruntime takes; it says if not
-            continue
+        if found != ["Unsqueeze", "Unsqueeze", "Squeeze"]:
+            continue  # over the three axes at most that onnxruntime takes; it says if not
         for name in {"kernel_shape", "strides", "dilations", "pads"} & set(pool.attributes):
             sizes = list(pool.attributes[name].as_ints())
             if name == "pads":  # at the starts of all axes, then at their ends

@@ -15,8 +15,6 @@ FRAMEWORK, TOOL = "tensorflow", "tf2onnx"
 PACKAGES: tuple[str, ...] = ("tf2onnx",)
 as_tensor = tf.constant
 
-SIGNATURE = "serving_default"
-
 
 def inference(student: Any) -> Callable[..., Any]:
     """The function to export. TensorFlow has no mode: pass a function of inference.
@@ -26,11 +24,11 @@ def inference(student: Any) -> Callable[..., Any]:
     if callable(student):
         return student
     signatures = getattr(student, "signatures", {})
-    if SIGNATURE not in signatures:
-        needs = f"a TensorFlow student needs to be callable or to have a signature {SIGNATURE!r}"
+    if "serving_default" not in signatures:
+        needs = "a TensorFlow student needs to be callable or to have a signature serving_default"
         came = f"one with the signatures {list(signatures)}"
         raise EXPORT.wrong_type(needs, came, "Pass the function")
-    signature = signatures[SIGNATURE]
+    signature = signatures["serving_default"]
     names = list(signature.structured_input_signature[1])
 
     def forward(*values: Any, **named: Any) -> Any:

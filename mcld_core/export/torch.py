@@ -15,8 +15,10 @@ PACKAGES: tuple[str, ...] = ("onnxscript",)
 as_tensor = torch.from_numpy
 
 
-def inference(student: torch.nn.Module) -> torch.nn.Module:
-    """A copy in eval mode, and on the CPU as onnxruntime is; the student stays as it is."""
+def inference(student: Any) -> Any:
+    """A copy in eval mode, and on the CPU as onnxruntime is; Keras' call as it is."""
+    if not isinstance(student, torch.nn.Module):
+        return student
     return copy.deepcopy(student).cpu().eval().requires_grad_(False)
 
 
