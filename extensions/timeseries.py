@@ -306,6 +306,7 @@ def bin_labels(
     ops, ignore_index = arguments.ops, arguments.integer("ignore_index", ignore_index)
     edges = _checked_edges("bin_labels", edges)
     targets = _floating(ops, arguments.array("targets", targets))
+    edges = edges.reshape([1] * len(targets.shape) + [-1])  # JAX may refuse to add axes
     above = targets[..., None] > ops.astype(ops.asarray(edges, targets), ops.dtype(targets))
     number = ops.sum(ops.astype(above, "int32"), -1)
     return ops.where(ops.isfinite(targets), ops.astype(number, "int32"), ignore_index)

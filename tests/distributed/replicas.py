@@ -70,7 +70,7 @@ def wrong_arguments(array: Any) -> list[tuple[type[Exception], str, dict[str, An
     wrong: list[tuple[type[Exception], str, str, np.ndarray]] = [
         (ValueError, "needs two axes", "teacher_logits", np.ones(4, "float32")),
         (TypeError, "needs a float dtype", "teacher_logits", np.ones((3, 4), "int32")),
-        (ValueError, three, "labels", np.zeros(2, "int32")),
+        (ValueError, r"need shape \(3,\)", "labels", np.zeros(2, "int32")),
         (TypeError, r"of shape \(3,\) need an integer dtype", "labels", np.ones(3, "float32")),
         (ValueError, "needs labels in 0 … 3", "labels", np.full(3, 4, "int32")),
         (TypeError, "needs dtype bool", "where", np.ones(3, "int32")),
