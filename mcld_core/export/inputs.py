@@ -101,16 +101,13 @@ def read_inputs(
         cure = "Give the shape without the batch axis, such as (3, 32, 32), or arrays with it"
         came = "neither" if input_shape is None else "both"
         raise EXPORT.wrong("exactly one of input_shape and example_input is needed", came, cure)
-    several = (tuple, list)
-    if input_shape is None:
-        found = by_name(example_input, "input", "input")
-    else:  # a shape is a tuple itself
-        is_one = isinstance(input_shape, several) and not any(
-            isinstance(size, several) for size in input_shape
-        )
-        shapes = by_name([input_shape] if is_one else input_shape, "input", "input")
-        found = {n: _example(x, dtype, seed) for seed, (n, x) in enumerate(shapes.items())}
-    by_keyword = isinstance(example_input if input_shape is None else input_shape, Mapping)
+    given, several = example_input if input_shape is None else input_shape, (tuple, list)
+    by_keyword = isinstance(given, Mapping)
+    if input_shape is not None and isinstance(given, several):  # a shape is a tuple itself
+        given = given if any(isinstance(size, several) for size in given) else [given]
+    found = by_name(given, "input", "input")
+    if input_shape is not None:
+        found = {n: _example(x, dtype, seed) for seed, (n, x) in enumerate(found.items())}
     names = tuple(found) if input_names is None else names_of(input_names)
     if len(set(names)) != len(found) or (by_keyword and names != tuple(found)):
         needs = f"input_names needs {len(found)} different names, one an input (the keys, where the"
@@ -128,11 +125,9 @@ def by_name(found: Any, one: str, prefix: str) -> dict[str, Any]:
     if isinstance(found, Mapping):
         return {str(name): value for name, value in found.items()}
     values = list(found) if isinstance(found, (tuple, list)) else [found]
-    return (
-        {one: values[0]}
-        if len(values) == 1
-        else {f"{prefix}_{i}": value for i, value in enumerate(values)}
-    )
+    if len(values) == 1:
+        return {one: values[0]}
+    return {f"{prefix}_{i}": value for i, value in enumerate(values)}
 
 
 def names_of(given: Sequence[str] | str) -> tuple[str, ...]:

@@ -124,12 +124,10 @@ def _outputs(student: Any, exporter: Any, request: ExportRequest, feeds: Arrays)
     for name, value in outputs.items():
         shape, dtype = tuple(getattr(value, "shape", ())), getattr(value, "dtype", "no dtype")
         if shape[:1] != (rows,) or not NUMBERS.search(str(dtype)):
-            needs = (
-                "the student needs to give a tensor, a tuple or a dict of tensors, of numbers that"
-            )
+            needs = "the student needs to give tensors, one or a tuple or a dict of them, of a type"
+            needs += " that NumPy holds and with the batch as their first axis"
             came = f"{name!r}, a {type(value).__name__} of {dtype} {shape}, for a batch of {rows}"
             cure = "Wrap the student so that it gives the logits alone, in float32"
-            needs += " that NumPy holds, with the batch as their first axis"
             raise EXPORT.wrong(needs, came, cure)
         found[name] = to_numpy(value)
         if not np.isfinite(found[name]).all():
