@@ -75,15 +75,14 @@ def start(
 def step_keys(
     rows: TeacherKeys,
     gathered: TeacherKeys | None,
-    bank: TeacherBank | None,
-    means: ClassMeans | None,
+    state: tuple[TeacherBank | None, ClassMeans | None],
     config: MCLDConfig,
     *,
     training: bool,
     bank_moves: bool,
     index: Any = None,
     order: Any = None,
-) -> tuple[TeacherKeys | None, TeacherBank | None, ClassMeans | None]:
+) -> tuple[TeacherKeys | None, tuple[TeacherBank | None, ClassMeans | None]]:
     """Return the keys of a step, and the bank and the class means after it, None where they stay.
 
     ``rows`` are the batch's and ``gathered`` those of all ranks, if there are others; where they
@@ -91,8 +90,9 @@ def step_keys(
     prototypes, take the rows in first. If the bank moves, its oldest rows give way to these, which
     enter it in their ``order`` (None: as they stand).
     """
+    bank, means = state
     if bank is None and means is None:
-        return gathered, None, None
+        return gathered, state
     keys = rows = rows if gathered is None else gathered
     moved, prototypes = None, None
     if means is not None:
@@ -105,4 +105,4 @@ def step_keys(
                 *given, index = (None if x is None else x[order] for x in (*rows[:3], index))
                 rows = TeacherKeys(*given)
             moved = bank.push(rows, index=index, ignore_index=config.ignore_index)
-    return keys._replace(prototypes=prototypes), moved, means if training else None
+    return keys._replace(prototypes=prototypes), (moved, means if training else None)

@@ -153,8 +153,7 @@ class TokenKDTrainer(Trainer):
         counted = []
         for batch in batch_samples:
             if isinstance(batch.get("labels"), torch.Tensor):
-                labels, counts = _counted(batch["labels"], self._attended(batch), self.causal)
-                batch = {"labels": labels.masked_fill(~counts, -100)}
+                batch = {"labels": _counted(batch["labels"], self._attended(batch), self.causal)}
             counted.append(batch)
         return super()._get_num_items_in_batch(counted, device)
 
@@ -196,7 +195,7 @@ class TokenKDTrainer(Trainer):
         else:
             loss = token_kd_loss(student, teacher, labels, **self.settings, **options)
         if not model.training and labels is not None:
-            sums = _sums(student, teacher, *_counted(labels, where, self.causal))
+            sums = _sums(student, teacher, _counted(labels, where, self.causal))
             self._sums.append(self.accelerator.gather_for_metrics(sums))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # the mean over the ranks is yet to come
@@ -277,39 +276,37 @@ class TokenKDTrainer(Trainer):
         return output
 
 
-def _counted(
-    labels: torch.Tensor, where: torch.Tensor | None, causal: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the label of each token, and which tokens count, as the losses see them."""
-    counts = labels != -100
+def _counted(labels: torch.Tensor, where: torch.Tensor | None, causal: bool) -> torch.Tensor:
+    """Return each token's label as the losses see it; -100 where the token does not count."""
     if where is not None:
-        counts = counts & (where != 0)
+        labels = labels.masked_fill(where == 0, -100)
     if causal:
         labels = functional.pad(labels[:, 1:], (0, 1), value=-100)
-        attended = True if where is None else where != 0
-        counts = functional.pad(counts[:, 1:], (0, 1), value=False) & attended
-    return labels, counts
+        labels = labels if where is None else labels.masked_fill(where == 0, -100)
+    return labels
 
 
 @torch.no_grad()
-def _sums(student: Any, teacher: Any, labels: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def _sums(student: Any, teacher: Any, labels: torch.Tensor) -> torch.Tensor:
     """Return for each row its labels' nats, how many agree, the share accepted, how many count."""
     student, teacher = (_whole(x) if isinstance(x, LastLayer) else x for x in (student, teacher))
-    found = torch.zeros(*counts.shape, 4, dtype=torch.float64, device=labels.device)
-    for places in counts.nonzero().split(_TOKENS):
+    found = torch.zeros(*labels.shape, 4, dtype=torch.float64, device=labels.device)
+    for places in (labels != -100).nonzero().split(_TOKENS):
         at = places.unbind(1)
         rows = _logits(student, at)
         nats = functional.cross_entropy(rows, labels[at], reduction="none")
         agrees = accepted = torch.full_like(nats, torch.nan)
         if not is_drawn(teacher):
             if isinstance(teacher, TopKLogits):
-                said: Any = TopKLogits(*(None if x is None else x[at][None] for x in teacher))
+                parts: tuple[Any, ...] = teacher
+                said: Any = TopKLogits(*(None if x is None else x[at][None] for x in parts))
                 best = said.indices.gather(2, said.values.argmax(2, keepdim=True))[0, :, 0]
             else:
                 said = _logits(teacher, at)[None]
                 best = said[0].argmax(1)
             agrees = rows.argmax(1) == best
-            accepted = 1.0 - token_kd_loss(rows[None], said, divergence="tv", reduction="none")[0]
+            apart: Any = token_kd_loss(rows[None], said, divergence="tv", reduction="none")
+            accepted = 1.0 - apart[0]
         of_one = nats, agrees, accepted, torch.ones_like(nats)
         found[at] = torch.stack([x.double() for x in of_one], 1)
     return found.sum(1)

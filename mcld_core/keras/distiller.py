@@ -252,13 +252,15 @@ class MCLDDistiller(keras.distillation.Distiller):
         if replicas() > 1:
             from mcld_core.tensorflow.distributed import gather_keys
 
-            weighed = {"sample_weight": weight, "ignore_index": self.config.ignore_index}
-            gathered = gather_keys(teacher_logits, labels, **weighed)
-        states = self.bank, self.class_means
-        keys, *moved = step_keys(
+            ignored = self.config.ignore_index
+            gathered = gather_keys(
+                teacher_logits, labels, sample_weight=weight, ignore_index=ignored
+            )
+        bank, means = (None if x is None else x.value for x in (self.bank, self.class_means))
+        keys, moved = step_keys(
             TeacherKeys(teacher_logits, labels),
             gathered,
-            *(None if state is None else state.value for state in states),
+            (bank, means),
             self.config,
             training=training,
             bank_moves=self.bank_moves,
@@ -275,7 +277,7 @@ class MCLDDistiller(keras.distillation.Distiller):
             return_terms=True,
         )
         # only now, so that a call that raises leaves nothing behind; all replicas hold the same
-        for state, new in zip(states, moved, strict=True):
+        for state, new in zip((self.bank, self.class_means), moved, strict=True):
             if state is not None and new is not None:
                 state.assign(new)
         if training:

@@ -118,7 +118,7 @@ def gather_with_index(
         labels=None if checked.labels is None else others[0],
         where=counts != 0,
         own_start=dist.get_rank(group) * largest if ranks > 1 else 0,
-        normalizer=table[:, 1].mean().to(checked.weight.dtype),
+        normalizer=table[:, 0].mean().to(checked.weight.dtype),
     )
     return keys, None if index is None else others[-1]
 
@@ -146,10 +146,9 @@ _AGREED: WeakKeyDictionary[dist.ProcessGroup, set[str]] = WeakKeyDictionary()
 def _table(
     weight: torch.Tensor, batch: int, kind: float, group: dist.ProcessGroup | None
 ) -> torch.Tensor:
-    """Return each rank's number of rows, their weight, and a number for the kind of arguments."""
-    numbers = [weight.new_full((), x, dtype=torch.float64) for x in (batch, kind)]
-    own = torch.stack([numbers[0], weight.double(), numbers[1]])[None]
-    return gather_rows([own], 1, group)[0]
+    """Return each rank's weight and number of rows, and a number for its kind of arguments."""
+    numbers = (weight.new_full((), x, dtype=torch.float64) for x in (batch, kind))
+    return gather_rows([torch.stack([weight.double(), *numbers])[None]], 1, group)[0]
 
 
 def _sizes(
@@ -175,10 +174,10 @@ def _sizes(
     if len(table) == 1:
         return table, batch
     if compiled:
-        return table, int(table[:, 0].max().item()) if rows is None else rows
+        return table, int(table[:, 1].max().item()) if rows is None else rows
     agreed = _AGREED.setdefault(group or dist.group.WORLD, set())
     if rows is None or kind not in agreed or _reads_at_once(table):
-        batches, _, codes = table.mT.tolist()
+        _, batches, codes = table.mT.tolist()
         _check_agreement(kind, codes, dist.get_rank(group))
         agreed.add(kind)
         rows = int(max(batches)) if rows is None else rows

@@ -221,7 +221,7 @@ class MCLDLoss(nn.Module):
 
     def _keys(
         self, student: Any, teacher: Any, beside: tuple[Any, Any, Any], progress: Any, index: Any
-    ) -> tuple[TeacherKeys | None, tuple[Any, Any]]:
+    ) -> tuple[TeacherKeys | None, tuple[TeacherBank | None, ClassMeans | None]]:
         """Return all keys, None where the batch's rows are the only ones; bank and means after."""
         gathered, order, (labels, _, where) = None, None, beside
         if self.gathers and world_size() > 1:
@@ -234,20 +234,21 @@ class MCLDLoss(nn.Module):
                 student_and_progress=(student, progress),
             )
             if self.dealt_in_turn:
-                places = torch.arange(len(gathered.logits), device=gathered.logits.device)
+                logits: Any = gathered.logits
+                places = torch.arange(len(logits), device=logits.device)
                 order = places.reshape(world_size(), -1).mT.reshape(-1)
-        keys, *moved = step_keys(
+        bank = self.bank if self.bank_size else None
+        means = ClassMeans(self.class_means, self.class_counts) if self.has_class_means else None
+        return step_keys(
             TeacherKeys(teacher, labels, where),
             gathered,
-            self.bank if self.bank_size else None,
-            ClassMeans(self.class_means, self.class_counts) if self.has_class_means else None,
+            (bank, means),
             self.config,
             training=self.training,
             bank_moves=self.bank_moves,
             index=index,
             order=order,
         )
-        return keys, tuple(moved)
 
 
 def _buffers(bank: TeacherBank | None, means: ClassMeans | None) -> list[tuple[str, Any]]:
