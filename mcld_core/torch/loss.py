@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -204,6 +204,13 @@ class MCLDLoss(nn.Module):
                 rows = student, teacher, labels, where
                 self._has_looked = first_look("MCLDLoss", *rows, self.config, 4)
         return result
+
+    if TYPE_CHECKING:  # a module's says Any
+
+        def __call__(
+            self, student: Logits, teacher: Logits, labels: Labels | None = None, **settings: Any
+        ) -> torch.Tensor:
+            """As `forward`."""
 
     def extra_repr(self) -> str:
         """Return what ``print(loss)`` shows."""
