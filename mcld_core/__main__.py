@@ -25,8 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"mcld {__version__}")
     about = "Write a checkpoint's student as an ONNX file, verified before it appears."
-    add = parser.add_subparsers(dest="command").add_parser("export", help=about, description=about)
-    add = add.add_argument
+    commands = parser.add_subparsers(dest="command")
+    add = commands.add_parser("export", help=about, description=about).add_argument
     add("--checkpoint", type=Path, required=True, help="a .keras file, a SavedModel; see --load")
     add("--out", type=Path, required=True, help="the ONNX file to write")
     add(

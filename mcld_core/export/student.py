@@ -56,8 +56,8 @@ def load_saved(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"export_onnx: student is the path {path}, which does not exist.")
     try:
-        if path.suffix == ".keras" and (damaged := zipfile.ZipFile(path).testzip()):
-            # Keras does not compare the checksums
+        damaged = zipfile.ZipFile(path).testzip() if path.suffix == ".keras" else None
+        if damaged:  # Keras does not compare the checksums
             raise ValueError(f"it is damaged, the checksum of {damaged} does not fit")
         if path.suffix in {".keras", ".h5"}:
             import keras

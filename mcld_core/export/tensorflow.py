@@ -54,7 +54,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> 
         outputs = call(student, request, inputs).values()
         return tuple(tf.identity(tensor) for tensor in outputs)
 
-    plain, handlers = tf.function, {"Erfc": (_erfc, [])}
+    plain = tf.function
 
     def without_xla(*arguments: Any, **settings: Any) -> Any:
         return plain(*arguments, **(settings | {"jit_compile": None}))
@@ -63,7 +63,7 @@ def write(student: Any, request: ExportRequest, output_names: Sequence[str]) -> 
     with patch.object(tf, "function", without_xla):  # tf2onnx cannot look into compiled ones:
         traced = function.get_concrete_function()  # Keras makes one of each grouped convolution
     model, _ = tf2onnx.convert.from_function(
-        function, specs, opset=request.opset, custom_op_handlers=handlers
+        function, specs, opset=request.opset, custom_op_handlers={"Erfc": (_erfc, [])}
     )
     # tf2onnx makes inputs of the tensors that the function captures, as Keras' Normalization does
     inputs = {value.name: value for value in model.graph.input}
