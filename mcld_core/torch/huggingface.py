@@ -86,6 +86,9 @@ class MCLDTrainer(Trainer):
                 raise _CHECKS.wrong(f"{name} needs {needed}", repr(came), cure)
         settings = {"class_prior": class_prior, "balanced": balanced, "class_means": class_means}
         classes = getattr(getattr(self.model, "config", None), "num_labels", None)
+        if class_means and classes is None:
+            came = f"one without it, {type(self.model).__name__}"
+            raise _CHECKS.wrong("class_means needs a model whose config has num_labels", came)
         self.loss = MCLDLoss(mcld_config, classes=classes, **settings).to(self.args.device)
         self.teacher = teacher
         if teacher is not None:

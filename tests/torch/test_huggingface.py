@@ -211,3 +211,5 @@ def test_class_means_follow_the_batches(tmp_path: Path) -> None:
     torch.testing.assert_close(trainer.loss.class_counts, means.counts)
     with pytest.raises(ValueError, match=r"MCLDLoss: class_means needs a config.*'labels'"):
         make_trainer(tmp_path, batch=4, class_means=True)
+    with pytest.raises(ValueError, match=r"class_means needs a model whose .*, Linear"):
+        make_trainer(tmp_path, batch=4, model=torch.nn.Linear(8, CLASSES), **PROTOTYPES)
