@@ -11,8 +11,8 @@ from drawing import Drawing
 
 SETS = {
     "digits": "equal_digits.json",
-    "Fashion-MNIST": "comparison_fashion_mnist.json",
-    "528, languages": "comparison_udhr.json",
+    "Fashion-MNIST": "equal_fashion_mnist.json",
+    "528, languages": "equal_udhr.json",
     "20, newsgroups": "comparison_newsgroups.json",
     "leaf, outlines": "comparison_leaf.json",
     "Tiny-ImageNet": "tiny_imagenet.json",
