@@ -141,4 +141,13 @@ def by_block(
 
 
 def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
-    return loss.whole(rows)  # without a gradient there is nothing to keep
+    x, count = rows.x, rows.x.shape[0]
+    places = np.arange(count) if rows.kept is None else np.flatnonzero(rows.kept)
+    values = np.zeros(count, loss.dtype)
+    size = sizes[0] if rows.layer or rows.shared else sizes[1]
+    for start in range(0, len(places), size):
+        place = places[start : start + size]
+        part = rows._replace(x=x[place], beside=tuple(y[place] for y in rows.beside))
+        values[place] = loss.whole(part._replace(kept=None, weight=None, scale=None))
+    values = values if rows.weight is None else values * rows.weight
+    return values if rows.scale is None else rows.scale * values.sum()

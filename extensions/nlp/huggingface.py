@@ -123,7 +123,9 @@ class TokenKDTrainer(Trainer):
         self.is_encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         self.causal = causal and not self.is_encoder_decoder
         self.fused = fused and loss_function is None and not self.args.torch_compile
-        self._is_plain: dict[str, bool] = {}  # of each model: is its head what it seems to be?
+        self._has_plain_head: dict[
+            str, bool
+        ] = {}  # of each model: is its head what it seems to be?
         self._sums: list[torch.Tensor] = []
         self._loss_only = False  # nobody looks at the outputs of an evaluation
         self._loss_shifts_labels = False  # what it counts is shifted already
@@ -227,14 +229,14 @@ class TokenKDTrainer(Trainer):
     def _answer(self, name: str, model: nn.Module, given: Any, fused: bool) -> tuple[Any, Any]:
         """Return a model's outputs, and its logits or, fused, its last layer."""
         bare: Any = self.accelerator.unwrap_model(model)
-        head = _plain_head(bare) if fused and self._is_plain.get(name, True) else None
+        head = _plain_head(bare) if fused and self._has_plain_head.get(name, True) else None
         if head is not None:
             with _cut_before(head) as found:
                 outputs = model(**given)
             layer = _last_layer(head, found, bare.config)
-            if name not in self._is_plain:
-                self._is_plain[name] = _is_like(layer, _first(outputs))
-            if self._is_plain[name]:
+            if name not in self._has_plain_head:
+                self._has_plain_head[name] = _is_like(layer, _first(outputs))
+            if self._has_plain_head[name]:
                 if self.vocabulary is not None:
                     bias = None if layer.bias is None else layer.bias[: self.vocabulary]
                     layer = layer._replace(weight=layer.weight[: self.vocabulary], bias=bias)
