@@ -339,21 +339,21 @@ def _blocks(
         torch.zeros_like(y, dtype=wide) if need else None
         for y, need in zip(layer, needs[1:], strict=True)
     ]
-    of_x: Any = torch.empty_like(x, dtype=narrow) if needs[0] else None
-    if of_x is not None and rows.kept is not None:
-        of_x.index_fill_(0, (~rows.kept).nonzero()[:, 0], 0.0)
+    like = torch.empty_like if places is None else torch.zeros_like
+    of_x: Any = like(x, dtype=narrow) if needs[0] else None
     many = sizes[0] if layer or rows.shared else few
     weight: Any = layer[0].to(x.dtype) if layer else None
     outputs = None if weight is None else x.new_empty((min(many, count), weight.shape[0]))
     for start in range(0, count, many):
-        some = slice(start, start + many) if places is None else places[start : start + many]
+        some = slice(start, start + many) if places is None else _run(places[start : start + many])
         z = block = _rows(x, some)
         if outputs is not None:
             z = torch.mm(block, weight.mT, out=outputs[: len(block)])
             z = z if len(layer) == 1 else z.add_(layer[1])
         into = z  # where the slopes go
         if not layer and any(needs):
-            into = of_x[some] if places is None else torch.empty_like(block, dtype=narrow)
+            is_run = isinstance(some, slice)
+            into = of_x[some] if is_run else torch.empty_like(block, dtype=narrow)
         beside = loss.prepare(tuple(_rows(y, some) for y in rows.beside), rows.shared)
         factors = None if rows.weight is None else rows.weight[some]
         found = values.new_empty(len(block))
@@ -374,7 +374,7 @@ def _blocks(
             continue
         if layer and of_x is not None:
             of_x[some] = z @ weight
-        elif places is not None and not layer:
+        elif not layer and not isinstance(some, slice):
             of_x.index_copy_(0, some, into)
         if layer and slopes[0] is not None and x.dtype is wide:
             slopes[0].addmm_(z.mT, block)
@@ -386,6 +386,13 @@ def _blocks(
     if layer and rows.scale is not None:
         slopes = [None if y is None else y.mul_(scale) for y in slopes]
     return values, slopes
+
+
+def _run(places: Array) -> Array | slice:
+    """Return places that follow each other as a slice, which copies nothing."""
+    if places.device.type == "cpu" and places[-1] - places[0] == len(places) - 1:
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
 
 
 def _rows(x: Array, some: Any) -> Array:

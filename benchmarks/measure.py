@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -167,20 +166,3 @@ def write_rows(path: Path, options: argparse.Namespace, packages: list[str], row
         "rows": rows,
     }
     write_json(path, content)
-
-
-def growth(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """Return what a call returns, its CPU seconds, and its peak in MiB beyond what was resident
-    before it. Linux.
-    """
-
-    def status(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
-
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, start = status("VmRSS"), time.process_time()
-    found = call()
-    seconds = time.process_time() - start
-    return found, seconds, (status("VmHWM") - before) / 2**10

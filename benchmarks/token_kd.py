@@ -7,10 +7,9 @@ within one run. The peer is forward KL written for one purpose: chunks of rows, 
 ``q - p`` written into the gradient; the bar is its best chunk. Fused rows have a width of 256 and a
 teacher that is a layer too; their bar is the four matrix products that must be done. Compiled and
 jitted rows stand beside the naive formula, compiled. First losses and gradients are
-compared with the naive ones. Memory is the peak of the resident set beyond the inputs, each row in
-a process of its own (Linux). ``--memory-reused`` keeps freed memory in the process, as an
-allocator with a cache does; without it, each call asks the system anew for its arrays, which costs
-all rows the same time.
+compared with the naive ones. Memory is the peak of PyTorch's allocations in a call.
+``--memory-reused`` keeps freed memory in the process, as an allocator with a cache does; without
+it, each call asks the system anew for its arrays, which costs all rows the same time.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,9 @@ def torch_rows(tokens: int, vocabulary: int) -> dict[str, Step]:
     teacher = 2.0 * torch.randn(1, tokens, vocabulary)
     teacher[0, :, :TOP] += 8.0  # as of a model: few tokens have most of the mass
     labels = torch.randint(0, vocabulary, (1, tokens))
-    some = labels.masked_fill(torch.arange(tokens) % 4 > 0, -100)
+    place = torch.arange(tokens)
+    some = labels.masked_fill(place % 4 > 0, -100)
+    answer = labels.masked_fill(place < 3 * tokens // 4, -100)
     top = TopKLogits(*map(torch.from_numpy, TopKLogits.from_logits(teacher, TOP)))
     hidden = torch.randn(1, tokens, WIDTH, requires_grad=True)
     weight = (torch.randn(vocabulary, WIDTH) / WIDTH**0.5).requires_grad_()
@@ -103,6 +104,7 @@ def torch_rows(tokens: int, vocabulary: int) -> dict[str, Step]:
         "KD": step(lambda: token_kd_loss(student, teacher)),
         "KD + CE": step(lambda: token_kd_loss(student, teacher, labels, ce_weight=1.0)),
         "KD, 75 % ignored": step(lambda: token_kd_loss(student, teacher, some)),
+        "KD, a prompt of 75 %": step(lambda: token_kd_loss(student, teacher, answer)),
         "KD, top 50": step(lambda: token_kd_loss(student, top)),
         "KD + CE, top 50": step(lambda: token_kd_loss(student, top, labels, ce_weight=1.0)),
         "JSD": step(lambda: token_kd_loss(student, teacher, divergence="jsd")),
@@ -235,6 +237,17 @@ def seconds(rows: dict[str, Step], rounds: int) -> dict[str, float]:
     return best
 
 
+def allocated(run: Step) -> float:
+    """Return the peak of what PyTorch allocates in a call, in MiB."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    events = [x for x in found.profiler.kineto_results.events() if x.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(accumulate(event.nbytes() for event in events)) / 2**20
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure all rows of a framework, or in this process the memory of one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -244,14 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--only", nargs="+", help="rows by their names")
     add("--memory-reused", action="store_true", help="keep freed memory in the process")
     add("--json", type=Path)
-    add("--alone", nargs=3, metavar=("ROW", "TOKENS", "VOCABULARY"), help="memory of one row")
     options = parser.parse_args(argv)
-    if options.alone:
-        name, tokens, vocabulary = options.alone
-        run = ROWS["torch"](int(tokens), int(vocabulary))[name]
-        run()
-        print(f"{measure.growth(run)[2]:.1f}")
-        return 0
     if options.memory_reused and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         keep = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | keep)
@@ -262,8 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     memory = {name: run.mebi for name, run in rows.items() if hasattr(run, "mebi")}
     if options.framework == "torch" and not options.only:
         for name, tokens, vocabulary in MEMORY:
-            alone = [sys.executable, __file__, "--alone", name, str(tokens), str(vocabulary)]
-            memory[f"{name}, {tokens} × {vocabulary}"] = float(subprocess.check_output(alone))
+            run = ROWS["torch"](tokens, vocabulary)[name]
+            memory[f"{name}, {tokens} × {vocabulary}"] = allocated(run)
     peers = [x for name, x in best.items() if name.startswith("peer")] or list(best.values())
     for name, found in best.items():
         print(f"{name:<28}{found * 1e3:9.1f} ms{found / min(peers):8.2f} × the fastest peer")
