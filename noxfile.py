@@ -167,15 +167,16 @@ def coverage(session: nox.Session) -> None:
 
     ``nox -s coverage -- export`` runs the named suites alone and asks for no percentage.
     """
-    coverage = [environment(session, "frameworks", MORE), "-m", "coverage"]
+    python = environment(session, "frameworks", MORE)
+    coverage = [python, "-m", "coverage"]
     file = {"COVERAGE_FILE": str(Path(".coverage").resolve())}
     session.run(*coverage, "erase", env=file, external=True)
     suites = {name: suite_of(name) for name in SUITES} | {"export": (["tests/export"], {})}
-    few = ["-m", "pytest", *PARALLEL, "--hypothesis-profile=coverage"]
+    # a process of xdist may be killed as it ends: pytest-cov has written its data by then
+    few = ["--cov", "--cov-append", "--cov-report=", "--hypothesis-profile=coverage"]
     for name in session.posargs or suites:
         paths, env = suites[name]
-        session.run(*coverage, "run", *few, *paths, env=env | file, external=True)
-    session.run(*coverage, "combine", "--quiet", env=file, external=True)
+        pytest(session, python, *few, *paths, env=env | file)
     session.run(*coverage, "report", env=file, external=True)
     for folder in [] if session.posargs else LIBRARY:  # each of them, and so the total
         session.log(f"percentage of {folder}, at least 99")

@@ -28,5 +28,6 @@ def test_an_exported_loss_takes_any_batch(name: str) -> None:
     program = jax.export.export(jax.jit(step))(specs)
     x = longer(name, x, jnp.concatenate)
     found, gradient = program.call(x)
-    np.testing.assert_allclose(found, CALLS[name](Arrays(**x)), rtol=1e-5)
+    reference = CALLS[name](Arrays(**{key: np.asarray(value) for key, value in x.items()}))
+    np.testing.assert_allclose(found, reference, rtol=2e-5)  # NumPy's, which compiles nothing
     assert gradient.shape == x[student].shape
