@@ -22,11 +22,11 @@ nox.options.sessions = ["tests"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 FRAMEWORKS = ("torch", "tensorflow", "jax")
 ENVIRONMENTS = {
-    "numpy": ("test", "typecheck"),
-    "frameworks": ("test", "typecheck", "editor", *FRAMEWORKS, "flax", "keras", "idioms"),
+    "numpy": ("test",),
+    "frameworks": ("test", *FRAMEWORKS, "flax", "keras", "idioms"),
 }
 # What no suite of `tests` needs: the other sessions put it into the environment of frameworks.
-MORE = ("coverage", "examples", "export", "benchmarks", "browser")
+MORE = ("coverage", "examples", "export", "benchmarks", "browser", "typecheck", "editor")
 LIBRARY = ("mcld_core", "backends", "extensions")
 # Extras without a framework of their own, and the one that they are tried with.
 COMPANIONS = {"keras": ["jax"], "onnx": ["torch"], "examples": ["torch"]}
@@ -41,6 +41,7 @@ WITH_NUMPY = (
 )
 WITH_ALL = "tests/core/package/test_several_frameworks.py"
 COMMANDS = "tests/docs/test_docs_commands.py"
+TYPES = "tests/core/package/test_types.py"
 PARALLEL = ("-n", "logical", "--maxprocesses=4", "--dist=worksteal")
 UP_TO_DATE: set[tuple[str, ...]] = set()
 Env = Mapping[str, str]
@@ -92,7 +93,7 @@ def suite_of(name: str) -> tuple[list[str], dict[str, str]]:
         return ["tests/distributed", WITH_ALL], env
     apart = [f"tests/{folder}" for folder in ("clone", "distributed", "examples", "export")]
     once = () if name == "numpy" else WITH_NUMPY
-    options = [f"--ignore={path}" for path in (*apart, *once, COMMANDS)]
+    options = [f"--ignore={path}" for path in (*apart, *once, COMMANDS, TYPES)]
     return ["tests", *options], {"MCLD_TEST_BACKENDS": name}
 
 
@@ -156,9 +157,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typecheck(session: nox.Session) -> None:
-    """Type-check the library with mypy."""
+    """Type-check the library with mypy, and a user's calls with mypy and pyright."""
     session.install(*groups("typecheck"), "-e", ".")
     session.run("mypy", "-p", "mcld_core")
+    env = {"MCLD_TEST_BACKENDS": ",".join(("numpy", *FRAMEWORKS))}
+    python = environment(session, "frameworks", MORE)
+    pytest(session, python, TYPES, *session.posargs, env=env)
 
 
 @nox.session(venv_backend="none")
