@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from mcld_core import mcld_loss
+from mcld_core.extensions.nlp.tokens import TokenLoss
 from tests import oracles
 from tests.cases import bind, make_case, value_and_grad
+from tests.extensions.nlp import test_token_kd
 from tests.extensions.nlp.test_linear_losses import OPTIONS, agree
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_gradient, assert_value
@@ -35,3 +37,19 @@ def test_blocks(backend: Framework, traced: None, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("teacher", ["top", "layer"])
 def test_layers(backend: Framework, traced: None, teacher: str) -> None:
     agree(backend, teacher, OPTIONS[0])
+
+
+def test_tokens_that_count(
+    backend: Framework, traced: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler is given the first token and those that count."""
+    seen, whole = [], TokenLoss.whole
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: True)
+    monkeypatch.setattr(
+        TokenLoss, "whole", lambda loss, rows: seen.append(len(rows.x)) or whole(loss, rows)
+    )
+    test_token_kd.check_gradient(backend, {"ce_weight": 0.5}, "logits")
+    case = test_token_kd.make_case(82)
+    counts = (case.mask & (case.labels != -100)).ravel()
+    assert set(seen) == {counts.sum() + (not counts[0])}
+    assert counts.sum() < counts.size - 1

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mcld_core.backends.numpy
 from mcld_core.extensions.nlp import TopKLogits, token_kd_loss
 from mcld_core.extensions.nlp.tokens import TokenLoss
 from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, make_case
@@ -207,6 +208,30 @@ def test_ignored_tokens_are_never_computed(
     case = make_case(86)
     backend.value_and_grad(bind(backend, case, case.teacher), case.student)
     assert sum(seen) == (case.mask & (case.labels != -100)).sum()
+
+
+@pytest.mark.parametrize("backend", only("numpy"), indirect=True)
+def test_numpy_leaves_out_ignored_tokens_and_has_the_slope(
+    backend: Framework, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slope that is written by hand needs no framework: it is that of the loops."""
+    seen, whole = [], TokenLoss.whole
+    monkeypatch.setattr(
+        TokenLoss, "whole", lambda loss, rows: seen.append(len(rows.x)) or whole(loss, rows)
+    )
+    case = make_case(86)
+    bind(backend, case, case.teacher, ce_weight=0.5)(case.student)
+    assert sum(seen) == (case.mask & (case.labels != -100)).sum() < BATCH * TIME
+
+    loss = TokenLoss(mcld_core.backends.numpy, "float64", ce_weight=0.5, has_labels=True)
+    labels, every = np.arange(TIME) % CLASSES, np.ones((1, TIME), bool)
+    value, slope = loss.with_slope(case.student[0], (case.teacher[0], labels))
+
+    def by_loops(x: np.ndarray) -> float:
+        return token_kd(x[None], case.teacher[:1], labels[None], every, ce_weight=0.5)
+
+    assert_value(value.mean(), by_loops(case.student[0]), scale=SCALE)
+    assert_central(slope / TIME, central(by_loops, case.student[0]), SCALE)
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)
