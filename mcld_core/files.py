@@ -66,7 +66,7 @@ def _open_draft(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         draft = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
         file = open(draft, "x+b")  # noqa: SIM115  (the caller closes it)
-        if fcntl is None:
+        if fcntl is None:  # Windows
             return draft, file
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
