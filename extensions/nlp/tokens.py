@@ -101,21 +101,31 @@ class TokenLoss(NamedTuple):
     ) -> tuple[Values, Logits]:
         """Return a value a row and ``factor`` (a number or a column) times its slope.
 
-        Of a stored teacher the framework differentiates k + 1 columns, and of the others each has
-        the slope of their logsumexp, a softmax. Of the forward divergence and the cross-entropy the
-        slope is ``q - p``, made in ``out`` where the framework writes in place. All else the
-        framework differentiates.
+        Of the forward divergence, of a stored teacher and of the cross-entropy the slope is made of
+        softmax rows, in ``out`` where the framework writes in place. All else the framework
+        differentiates.
         """
+        ops = self.ops
         z, teacher, labels = self._opened(z, beside)
-        if isinstance(teacher, TopRows):
-            value, slope = self._of_top(z, teacher, labels, factor, out)
-        elif self.divergence == "forward":
-            value, slope = self._forward(z, teacher, labels, factor, out)
-        else:
-            value, (slope,) = self.ops.value_and_slopes(
-                lambda z: self._values(z, teacher, labels), (z,)
-            )
-            slope = times(factor, slope)
+        if not self.is_top and self.divergence != "forward":
+            value, (slope,) = ops.value_and_slopes(lambda z: self._values(z, teacher, labels), (z,))
+            return value, self.head.slope(z, times(factor, slope))
+        weights: Any = None
+        if labels is not None:
+            own, index, is_class = at_label(ops, z, labels)
+            weights = self.ce_weight * ops.astype(is_class, self.dtype)
+        # of z itself, which is at temperature 1
+        has_sum = is_plain(self.temperature, 1) or (self.is_top and teacher.tail is None)
+        part = self._of_top if self.is_top else self._forward
+        value, slope = part(z, teacher, weights if has_sum else None, factor, out)
+        if labels is not None:
+            if not has_sum:
+                soft, log_sum = softmax_and_sum(ops, z)
+                soft *= weights * factor
+                slope += soft
+                value = value + weights[:, 0] * log_sum
+            value = value - (weights * own)[:, 0]
+            slope = ops.add_along_axis(slope, index, -weights * factor)
         return value, self.head.slope(z, slope)
 
     def whole(self, rows: KeptRows) -> Any:
@@ -158,8 +168,9 @@ class TokenLoss(NamedTuple):
         return value + self.ce_weight * ce[:, 0]
 
     def _forward(
-        self, z: Logits, teacher: Logits, labels: Array | None, factor: Any, out: Array | None
+        self, z: Logits, teacher: Logits, weights: Array | None, factor: Any, out: Array | None
     ) -> tuple[Values, Logits]:
+        """Return the forward divergence, and ``weights`` times the logsumexp of z, at T = 1."""
         ops, t = self.ops, self.temperature
         x, y = (z, teacher) if is_plain(t, 1) else (z / t, teacher / t)
         (slope, log_q), (p, log_p) = softmax_and_sum(ops, x, out), softmax_and_sum(ops, y)
@@ -167,36 +178,35 @@ class TokenLoss(NamedTuple):
         seen: Any = None if near is None else ops.host_values(near)
         if seen is None or not np.isfinite(seen).all():  # 0 · (-inf), if readable
             near = ops.sum(p * (raised(ops, y) - raised(ops, x)), 1)
-        value = near - log_p + log_q
-        if labels is None or not is_plain(t, 1):
-            slope -= p
-            slope *= t * factor
-            return self._with_ce(z, times(t * t, value), slope, labels, factor)
-        weights = self._ce_weights(labels, z)
-        slope *= 1.0 + weights
+        value = times(t * t, near - log_p + log_q)
+        if weights is not None:
+            value = value + weights[:, 0] * log_q
+            slope *= 1.0 + weights
         slope -= p
-        slope *= factor
-        return self._at_labels(z, value + weights[:, 0] * log_q, slope, labels, factor)
+        slope *= t * factor
+        return value, slope
 
     def _of_top(
-        self, z: Logits, teacher: TopRows, labels: Array | None, factor: Any, out: Array | None
+        self, z: Logits, teacher: TopRows, weights: Array | None, factor: Any, out: Array | None
     ) -> tuple[Values, Logits]:
+        """Return the divergence, and ``weights`` times the logsumexp of z.
+
+        The framework differentiates k + 1 columns; of the others each has the slope of their
+        logsumexp, a softmax.
+        """
         ops, settings = self.ops, (self.temperature, self.divergence, self.mix)
         entries, others = parted(ops, z, teacher, self.temperature)
-        if teacher.tail is None and labels is None:
+        if teacher.tail is None and weights is None:
             value, (of_entries,) = ops.value_and_slopes(
                 lambda entries: top_divergence(ops, entries, None, teacher, *settings), (entries,)
             )
             slope = 0.0 * raised(ops, z)
             return value, ops.add_along_axis(slope, teacher.indices, factor * of_entries)
         slope, log_sum = softmax_and_sum(ops, others, out)
-        # is the logsumexp of all logits at hand?
-        with_ce = labels is not None and (is_plain(self.temperature, 1) or teacher.tail is None)
-        weights = self._ce_weights(labels, z) if with_ce else None
 
         def value_of(entries: Array, rest: Array) -> Values:
             value = top_divergence(ops, entries, rest, teacher, *settings)
-            if not with_ce:
+            if weights is None:
                 return value
             stored = ops.where(teacher.values > MASKED / 2, entries, MASKED)
             whole = log_add(ops, ops.logsumexp(stored, 1, keepdims=True), rest)
@@ -206,35 +216,7 @@ class TokenLoss(NamedTuple):
         if teacher.tail is not None and not is_plain(self.temperature, 1):
             of_rest = of_rest / divisor(ops, teacher, self.temperature)
         slope *= of_rest * factor
-        slope = ops.add_along_axis(slope, teacher.indices, of_entries * factor)
-        if with_ce:
-            return self._at_labels(z, value, slope, labels, factor)
-        return self._with_ce(z, value, slope, labels, factor)
-
-    def _with_ce(
-        self, z: Logits, value: Values, slope: Logits, labels: Array | None, factor: Any
-    ) -> tuple[Values, Logits]:
-        """Add the cross-entropy, by a softmax of its own."""
-        if labels is None:
-            return value, slope
-        weights = self._ce_weights(labels, z)
-        soft, log_sum = softmax_and_sum(self.ops, z)
-        soft *= weights * factor
-        slope += soft
-        return self._at_labels(z, value + weights[:, 0] * log_sum, slope, labels, factor)
-
-    def _at_labels(
-        self, z: Logits, value: Values, slope: Logits, labels: Array, factor: Any
-    ) -> tuple[Values, Logits]:
-        """Add what the cross-entropy is at the label alone: ``-z_y``."""
-        own, index, _ = at_label(self.ops, z, labels)
-        weights = self._ce_weights(labels, z)
-        value = value - (weights * own)[:, 0]
-        return value, self.ops.add_along_axis(slope, index, -weights * factor)
-
-    def _ce_weights(self, labels: Array, z: Logits) -> Float[Array, "rows 1"]:
-        is_class = (labels >= 0) & (labels < z.shape[1])
-        return self.ce_weight * self.ops.astype(is_class, self.dtype)[:, None]
+        return value, ops.add_along_axis(slope, teacher.indices, of_entries * factor)
 
 
 def softmax_and_sum(ops: Backend, z: Logits, out: Array | None = None) -> tuple[Logits, Values]:
