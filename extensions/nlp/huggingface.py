@@ -103,15 +103,7 @@ class TokenKDTrainer(Trainer):
             packed = "True, and TRL packs the tokens of samples without them"
             raise checks.wrong("teacher columns need packing=False", packed)
         super().__init__(*args, **kwargs)
-        names = self.args.label_names
-        for name, came, needed in (
-            ("compute_loss_func", self.compute_loss_func, "None"),
-            ("label_smoothing_factor", self.args.label_smoothing_factor, "0"),
-            ("label_names", "labels" not in (names or ["labels"]) and names, "'labels'"),
-        ):
-            if came:
-                cure = "The loss is token_kd_loss, or loss_function=, of the column 'labels'"
-                raise self.checks.wrong(f"{name} needs {needed}", repr(came), cure)
+        checks.trainer(self, "token_kd_loss, or loss_function=, of the column 'labels'")
         collator: Any = self.data_collator
         if stored and not isinstance(collator, TeacherCollator):
             self.data_collator: Any = TeacherCollator(collator)
@@ -123,9 +115,7 @@ class TokenKDTrainer(Trainer):
         self.is_encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
         self.causal = causal and not self.is_encoder_decoder
         self.fused = fused and loss_function is None and not self.args.torch_compile
-        self._has_plain_head: dict[
-            str, bool
-        ] = {}  # of each model: is its head what it seems to be?
+        self._has_plain_head: dict[str, bool] = {}  # of each model: is it what it seems to be?
         self._sums: list[torch.Tensor] = []
         self._loss_only = False  # nobody looks at the outputs of an evaluation
         self._loss_shifts_labels = False  # what it counts is shifted already

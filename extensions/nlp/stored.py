@@ -307,15 +307,14 @@ def _summed(
     ids: np.ndarray[Any, Any], count: np.ndarray[Any, Any]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return the distinct ids of each token, ascending, and the sums of their counts."""
-    shape = ids.shape
-    ids, count = (x.reshape(-1, shape[-1]) for x in (ids, count))
-    ids = np.where(count > 0, ids, np.iinfo("int32").max)  # what was not drawn goes last
-    order = np.argsort(ids, 1, kind="stable")
-    ids, count = (np.take_along_axis(x, order, 1) for x in (ids, count))
-    place = np.cumsum(np.diff(ids, axis=1, prepend=ids[:, :1]) != 0, 1)
-    k = int(place[count > 0].max(initial=0)) + 1
-    found, total = np.zeros((2, len(ids), k), "int32")
-    row, column = np.nonzero(count)
-    found[row, place[row, column]] = ids[row, column]
-    np.add.at(total, (row, place[row, column]), count[row, column].astype("int32"))
-    return found.reshape(*shape[:-1], k), total.reshape(*shape[:-1], k)
+    lead, base = ids.shape[:-1], int(ids.max(initial=0)) + 1
+    ids, count = (x.reshape(-1, x.shape[-1]) for x in (ids, count))
+    row, place = np.nonzero(count)
+    found, draw = np.unique(row * base + ids[row, place], return_inverse=True)
+    total = np.bincount(draw, count[row, place], len(found))
+    row, distinct = np.divmod(found, base)
+    column = np.arange(len(row)) - np.searchsorted(row, row)
+    summed = np.zeros((2, len(ids), int(column.max(initial=0)) + 1), "int32")
+    summed[:, row, column] = distinct, total
+    ids, count = summed.reshape(2, *lead, summed.shape[-1])
+    return ids, count

@@ -87,6 +87,17 @@ class Checks:
         """Raise ValueError unless the reduction is one of the three."""
         self.choice("reduction", reduction, REDUCTIONS)
 
+    def trainer(self, trainer: Any, loss: str) -> None:
+        """Raise for settings of a ``transformers.Trainer`` that a loss of ours would not heed."""
+        args, names = trainer.args, trainer.args.label_names
+        for name, came, needed in (
+            ("compute_loss_func", trainer.compute_loss_func, "None"),
+            ("label_smoothing_factor", args.label_smoothing_factor, "0"),
+            ("label_names", "labels" not in (names or ["labels"]) and names, "'labels'"),
+        ):
+            if came:
+                raise self.wrong(f"{name} needs {needed}", repr(came), f"The loss is {loss}")
+
 
 def range_text(minimum: float | None, above: float | None, maximum: float | None) -> str:
     """Return the range of a number, as its errors say it."""

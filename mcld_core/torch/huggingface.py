@@ -73,17 +73,7 @@ class MCLDTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        names = self.args.label_names
-        for name, came, needed in (
-            ("compute_loss_func", self.compute_loss_func, "None"),
-            ("label_smoothing_factor", self.args.label_smoothing_factor, "0"),
-            ("label_names", "labels" not in (names or ["labels"]) and names, "'labels'"),
-        ):
-            if came:
-                cure = (
-                    "The loss is mcld_loss, by mcld_config, of the column 'labels', also soft ones"
-                )
-                raise _CHECKS.wrong(f"{name} needs {needed}", repr(came), cure)
+        _CHECKS.trainer(self, "mcld_loss, by mcld_config, of the column 'labels', also soft ones")
         settings = {"class_prior": class_prior, "balanced": balanced, "class_means": class_means}
         classes = getattr(getattr(self.model, "config", None), "num_labels", None)
         if class_means and classes is None:
