@@ -51,15 +51,13 @@ class ExportRequest:
         axes = self.dynamic_axes[name]
         return tuple(axes.get(axis, size) for axis, size in enumerate(self.example[name].shape))
 
-    def check_inputs(self) -> tuple[list[Arrays], list[Arrays]]:
+    def check_inputs(self) -> list[Arrays]:
         """Inputs that look like the example, at other sizes than the exporter has seen.
 
         Batches of two or more sizes that are not the example's; the other dynamic axes at the
         example's size, then at three quarters, then at half of it (the example is their largest
         size). Without a dynamic batch, two other inputs of the example's size. Whole rows are
-        drawn, so that tokens and masks stay what they were; floats also get noise. Beside the
-        batches come some rows of the last one, each alone; in a batch of fixed size, copies of the
-        row are its company.
+        drawn, so that tokens and masks stay what they were; floats also get noise.
         """
         batch, generator, found = rows_of(self.example), np.random.default_rng(0), []
         sizes = [size for size in BATCH_SIZES if size != batch] if self.free_batch else [batch] * 2
@@ -75,17 +73,16 @@ class ExportRequest:
                     varied = varied + spread * generator.standard_normal(varied.shape)
                 feeds[name] = np.ascontiguousarray(varied.astype(array.dtype))
             found.append(feeds)
+        return found
+
+    def alone(self, arrays: Arrays) -> list[Arrays]:
+        """Some rows of a batch, each alone; where its size is fixed, in the company of copies."""
+        batch = rows_of(arrays)
         copies = 1 if self.free_batch else batch
-        alone = [
-            {name: np.repeat(array[[row]], copies, axis=0) for name, array in found[-1].items()}
-            for row in places_alone(sizes[-1])
+        return [
+            {name: np.repeat(array[[row]], copies, axis=0) for name, array in arrays.items()}
+            for row in (0, batch // 2, batch - 1)
         ]
-        return found, alone
-
-
-def places_alone(batch: int) -> list[int]:
-    """Which rows of a batch are tried alone."""
-    return [0, batch // 2, batch - 1]
 
 
 def rows_of(feeds: Arrays) -> int:

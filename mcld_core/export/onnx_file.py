@@ -16,7 +16,6 @@ from mcld_core.export.inputs import (
     Arrays,
     ExportRequest,
     brief,
-    places_alone,
     rows_of,
 )
 
@@ -167,8 +166,8 @@ def verify(
     """Check a file's content by onnx and compare it with the framework; return the largest error.
 
     ``inputs`` has an array for each input of each check, ``expected`` the framework's outputs in
-    evaluation mode. Raises where the file is invalid, or an output's shape, value or arg max is
-    another.
+    evaluation mode, of rows alone those in their batch. Raises where the file is invalid, or an
+    output's shape, value or arg max is another.
     """
     import onnx
     import onnxruntime
@@ -214,9 +213,10 @@ def compare(
         got, reference = got[:, None], reference[:, None]
     error = relative_error(got, reference)
     if error > tolerance:
-        cure = "Is the student deterministic in evaluation mode?"
+        cure = "In evaluation mode a row's output needs to be the same alone as in a batch: without"
+        cure += " the batch's statistics (such as batch norm in training), its size, or chance"
         if reference.dtype == np.float16:
-            cure = "float16 holds three digits: give tolerance=0.01, or export float32"
+            cure += ". float16 holds three digits: give tolerance=0.01, or export float32"
         raise EXPORT.wrong(needs, _error(error, tolerance, batch), cure)
     chosen = np.take_along_axis(reference, got.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     allowed = tolerance * np.abs(reference).max(axis=-1)  # two logits may be as good as equal
@@ -225,24 +225,6 @@ def compare(
         needs = f"the arg max of output {name!r} differs in {differing} rows"
         raise EXPORT.wrong(needs, _error(error, tolerance, batch))
     return error
-
-
-def check_rows(together: Arrays, alone: Sequence[Arrays], tolerance: float) -> None:
-    """Raise where a row's output depends on the other rows of its batch, or is random.
-
-    The student's outputs for a batch are compared with those for some of its rows: see
-    `ExportRequest.check_inputs`.
-    """
-    batch = rows_of(together)
-    for name, outputs in together.items():
-        found = np.stack([rows[name][0] for rows in alone])
-        error = relative_error(found, outputs[places_alone(batch)])
-        if error > tolerance:
-            needs = f"a row's output {name!r} needs to be the same alone as in a batch"
-            came = f"{_error(error, tolerance, batch)}, of the student"
-            cure = "It uses statistics of the batch (such as batch norm in training), its size, or"
-            cure += " chance: use those of training, in evaluation mode"
-            raise EXPORT.wrong(needs, came, cure)
 
 
 def relative_error(got: NDArray[Any], expected: NDArray[Any]) -> float:
