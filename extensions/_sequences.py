@@ -28,14 +28,11 @@ from mcld_core.typing import Array, Bool, Float, Int, Labels, Reduction, Scalar
 class SequenceArguments(Arguments):
     """The arrays of one call, whose logits have three axes (batch, time, classes)."""
 
-    def flat_mask(
-        self, name: str, mask: Any, logits: Array, axes: int = 2
-    ) -> Bool[Array, " rows"] | None:
+    def flat_mask(self, name: str, mask: Any, logits: Array) -> Bool[Array, " rows"] | None:
         """Return a mask, bool or of 0 and 1, flat; raise for another shape, dtype or device."""
         if mask is None:
             return None
-        each = "one entry a row of the logits"
-        mask = self.shaped(name, mask, logits, logits.shape[:axes], each)
+        mask = self.shaped(name, mask, logits, logits.shape[:-1])
         dtype = self.ops.dtype(mask)
         if "int" not in dtype and dtype != "bool":
             raise self.wrong_type(f"{name} needs dtype bool or int (True or 1 = keep)", dtype)
@@ -51,14 +48,16 @@ class SequenceArguments(Arguments):
             raise self.wrong(f"{name} need shape {shape[:2]}, or soft labels {shape}", ours)
         return flat(self.ops, labels)
 
-    def sequences(self, rows: tuple[Any, Any, Any, Any], config: MCLDConfig) -> Batch:
-        """Return both logits row by row, checked, with the rows' labels and mask."""
-        student, teacher, labels, kept = rows
+    def rows(
+        self, student: Array, teacher: Array, labels: Any, kept: Any, config: MCLDConfig
+    ) -> Batch:
+        """Return both logits row by row, checked, with the rows' labels and mask, flat already."""
         if labels is None and not is_plain(config.weight_ce, 0):
             needs = "weight_ce needs labels to take the cross-entropy of"
             raise self.wrong(needs, "None", "Pass labels, or leave weight_ce at 0")
-        flat_rows = flat(self.ops, student), flat(self.ops, teacher), labels, None, kept
-        return self.batch(flat_rows, config.ignore_index)
+        if len(student.shape) == 3:
+            student, teacher = flat(self.ops, student), flat(self.ops, teacher)
+        return self.batch((student, teacher, labels, None, kept), config.ignore_index)
 
 
 def sequence_of_row(
@@ -109,12 +108,10 @@ def contrast_sequences(
 ) -> tuple[Float[Array, " rows"], dict[str, Float[Array, " rows"]]]:
     """Return the loss and its terms, one value a row of ``student``, for `reduce_terms`.
 
-    ``w_ins · mean_b InfoNCE(s̄_b; p̄) + w_sam · mean_i [ L_sam,i + γ InfoNCE(s_i; keys of the same
-    sequence) ] + ramp · w_cat · mean L_cat + w_ce · mean_i L_ce,i``, means over what is kept.
-    What is one value of the batch is added to each row that counts, and then reduced with it. γ is
-    ``row_contrast``, None: 1/T². ``labels`` are of the sequences as anchors and as keys; None: the
-    arg max of the teacher's mean. Sequences that overlap never push each other away. ``given`` are
-    arguments of every call of `mcld_core.mcld_loss`.
+    The formula is that of `window_mcld_loss`, with ``row_contrast`` for γ. What is one value of the
+    batch is added to each row that counts, and then reduced with it. ``labels`` are of the
+    sequences as anchors and as keys; None: the arg max of the teacher's mean. Sequences that
+    overlap never push each other away. ``given`` are arguments of every call of `mcld_loss`.
     """
     of_rows = {"where": rows.kept, "reduction": "none", "return_terms": True, **given}
     logits = rows.student, rows.teacher, rows.labels

@@ -180,13 +180,12 @@ def window_mcld_loss(
     overlapping = _overlapping(arguments, student, starts, lengths, series)
     ops = arguments.ops
     given = {"config": config, "class_prior": class_prior, "progress": progress}
-    if len(student.shape) == 2:
-        kept = arguments.flat_mask("mask", mask, student, 1)
-        rows = arguments.batch((student, teacher, labels, None, kept), config.ignore_index)
+    kept = arguments.flat_mask("mask", mask, student)
+    if len(ours) == 2:
+        rows = arguments.rows(student, teacher, labels, kept, config)
         found = contrast_apart(ops, rows, overlapping, reduction="none", **given)
         return reduce_terms(arguments, rows, student, found, reduction, normalizer, return_terms)
     window = sequence_of_row(ops, student)
-    kept = arguments.flat_mask("mask", mask, student)
     if labels is not None:
         labels = arguments.array("labels", labels, student)
         arguments.label_shape("labels", labels, student.shape[0], student.shape[2])
@@ -197,7 +196,7 @@ def window_mcld_loss(
         step_labels = arguments.flat_labels("step_labels", step_labels, student)
     elif labels is not None:
         step_labels = ops.take(labels, window)
-    rows = arguments.sequences((student, teacher, step_labels, kept), config)
+    rows = arguments.rows(student, teacher, step_labels, kept, config)
     by_window, own = category == "window", None if labels is None else (labels, labels)
     found = contrast_sequences(
         ops, rows, student, own, step_contrast, by_window, overlapping, **given

@@ -137,7 +137,7 @@ def token_mcld_loss(
     kept = arguments.flat_mask("attention_mask", attention_mask, student)
     if shift:
         labels, kept = following(ops, student, labels, kept)
-    rows = arguments.sequences((student, teacher, labels, kept), config)
+    rows = arguments.rows(student, teacher, labels, kept, config)
     if sequence_labels is not None:
         sequence_labels = arguments.ids("sequence_labels", sequence_labels, student)
     weight = 0.0 if is_plain(sequence_contrast, 0) else config.weight_instance * sequence_contrast
