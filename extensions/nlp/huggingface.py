@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -18,7 +19,7 @@ from mcld_core.arguments import Checks
 from mcld_core.backends import torch as backend
 from mcld_core.extensions.nlp import tokens
 from mcld_core.extensions.nlp.columns import IDS, TEACHER_COLUMNS, TeacherCollator
-from mcld_core.extensions.nlp.kd import LastLayer, linear_token_kd_loss, token_kd_loss
+from mcld_core.extensions.nlp.kd import LastLayer, token_kd_loss
 from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn
 
 _TOKENS = 64
@@ -34,7 +35,7 @@ class TokenKDTrainer(Trainer):
     The loss is divided by ``num_items_in_batch``, the tokens that count in all batches and ranks of
     a step: a step has one gradient however it was split.
 
-    No logits are held (`linear_token_kd_loss`) where the model's head is a plain
+    No logits are held (as by `linear_token_kd_loss`) where the model's head is a plain
     ``torch.nn.Linear``, with or without a softcap or a scale; the first batch is compared with the
     model's own logits. They are taken of other heads, such as one with an adapter, and where
     somebody asks for them (``predict``, ``compute_metrics``).
@@ -173,19 +174,13 @@ class TokenKDTrainer(Trainer):
         if num_items_in_batch is not None:
             # 0 where nothing of the step has a label: so is the sum
             options["normalizer"] = torch.as_tensor(num_items_in_batch).clamp(min=1)
-        if isinstance(student, LastLayer):
-            hidden, weight, *head = student
-            options |= dict(zip(("bias", "softcap", "scale"), head, strict=True))
-            loss = linear_token_kd_loss(hidden, weight, teacher, labels, **self.settings, **options)
-            if isinstance(model, FSDPModule):  # whose gradients are shared where outputs have one
-                loss = loss + 0.0 * _first(outputs).sum()
-        elif self.loss_function is not None:
-            if "progress" in signature(self.loss_function).parameters:
-                steps = self.state.max_steps
-                options["progress"] = self.state.global_step / steps if steps > 0 else 1.0
-            loss = self.loss_function(student, teacher, labels, **options)
-        else:
-            loss = token_kd_loss(student, teacher, labels, **self.settings, **options)
+        loss_of = self.loss_function or partial(token_kd_loss, **self.settings)
+        if "progress" in signature(loss_of).parameters:
+            steps = self.state.max_steps
+            options["progress"] = self.state.global_step / steps if steps > 0 else 1.0
+        loss = loss_of(student, teacher, labels, **options)
+        if isinstance(student, LastLayer) and isinstance(model, FSDPModule):
+            loss = loss + 0.0 * _first(outputs).sum()  # gradients are shared where outputs have one
         if not model.training and labels is not None:
             sums = _sums(student, teacher, _counted(labels, where, self.causal))
             self._sums.append(self.accelerator.gather_for_metrics(sums))

@@ -38,7 +38,7 @@ class LastLayer(NamedTuple):
 
 
 def token_kd_loss(
-    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"],
+    student_logits: list[Any] | Float[Tensor, "batch tokens vocab"] | LastLayer,
     teacher: Float[Array, "batch tokens vocab"] | TopKLogits | LastLayer,
     labels: Int[Array, "batch tokens"] | None = None,
     *,
@@ -65,7 +65,8 @@ def token_kd_loss(
     gives away: a second one raises.
 
     Args:
-        student_logits: (batch, tokens, vocab), any float dtype.
+        student_logits: (batch, tokens, vocab), any float dtype; or a `LastLayer`, as the arguments
+            of `linear_token_kd_loss` are.
         teacher: logits of the same shape; `TopKLogits`, compared on their k classes and the class
             of all others; or a `LastLayer`. Never receives a gradient.
         labels: (batch, tokens) int; a token whose label is ``ignore_index`` does not count. None:
