@@ -55,10 +55,8 @@ def embedding_contrast(
         temperature: > 0; the scale is 1 / temperature where ``logit_scale`` is None.
         logit_scale: the scale itself, > 0. It may be trained: keep its logarithm as the parameter
             and pass the exponential. Its gradient is ``Σ_ij dL/dS_ij · cos_ij``.
-        progress: the part of the training that is done, 0 to 1.
-        sample_weight: (batch,) ≥ 0.
-        where: (batch,) bool, True = keep; a dropped row is compared with nothing.
-        reduction: as in `mcld_core.mcld_loss`; so are result and errors.
+        progress, sample_weight, where, reduction: as in `mcld_core.mcld_loss`; so are result and
+            errors.
 
     Example:
         >>> import numpy as np
@@ -150,12 +148,10 @@ def multimodal_mcld_loss(
             not named is there in every row. The content of missing rows plays no part.
         teacher_where: the same for the teacher.
         weight_local: weight of the local level, for rows with parts.
-        class_prior: (classes,) ≥ 0, for logits, as in `mcld_core.mcld_loss`.
+        class_prior: for logits only, as in `mcld_core.mcld_loss`.
         other_losses: pair → (weight, function), such as ``(0.5, feature_mse)`` or ``(1.0, lambda
             s, t: kd_loss(s, t, reduction="none"))``.
-        progress: the part of the training that is done, 0 to 1.
-        sample_weight: (batch,) ≥ 0.
-        reduction: as in `mcld_core.mcld_loss`.
+        progress, sample_weight, reduction: as in `mcld_core.mcld_loss`.
         return_terms: also return the pairs' losses.
 
     Returns:

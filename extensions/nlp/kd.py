@@ -23,9 +23,12 @@ class LastLayer(NamedTuple):
     """Hidden states and the layer of which they make logits: ``c tanh(a (W h + b) / c)``.
 
     Args:
-        hidden: (batch, tokens, width), what the layer takes.
-        weight: (vocab, width), as a linear layer of torch has it.
-        bias: (vocab,).
+        hidden: (batch, tokens, width), what the layer takes. The product is formed in its dtype:
+            under mixed precision give it in half precision.
+        weight: (vocab, width), as a linear layer of torch has it; tied to the embeddings or not.
+            Frozen, it costs no gradient. With an adapter on it (LoRA) the merged one. A DTensor on
+            a mesh of one axis (FSDP2) is gathered, and its gradient is the ranks' mean, as FSDP's.
+        bias: (vocab,); None: none.
         softcap: c, as in Gemma 2; None: none.
         scale: a, as in Cohere; Granite's ``logits_scaling`` is 1/a.
     """
@@ -65,8 +68,8 @@ def token_kd_loss(
     gives away: a second one raises.
 
     Args:
-        student_logits: (batch, tokens, vocab), any float dtype; or a `LastLayer`, as the arguments
-            of `linear_token_kd_loss` are.
+        student_logits: (batch, tokens, vocab), any float dtype; or a `LastLayer`, as of
+            `linear_token_kd_loss`.
         teacher: logits of the same shape; `TopKLogits`, compared on their k classes and the class
             of all others; or a `LastLayer`. Never receives a gradient.
         labels: (batch, tokens) int; a token whose label is ``ignore_index`` does not count. None:
@@ -138,22 +141,14 @@ def linear_token_kd_loss(
     are held.
 
     Args:
-        hidden: (batch, tokens, width), what the last layer of the student takes. The product is
-            formed in its dtype: under mixed precision give it in half precision.
-        weight: (vocab, width), that layer's weight, as a linear layer of torch has it; tied to the
-            embeddings or not. Frozen, it costs no gradient. With an adapter on it (LoRA) the
-            merged one. A DTensor on a mesh of one axis (FSDP2) is gathered, and its gradient is the
-            ranks' mean, as FSDP's.
+        hidden, weight, bias, softcap, scale: the student's, as in `LastLayer`. The first three
+            receive a gradient.
         teacher: logits, `TopKLogits`, or the teacher's own `LastLayer` (also as a tuple ``(hidden,
             weight)`` or ``(hidden, weight, bias)``), of any width.
         labels: (batch, tokens) int, as in `token_kd_loss`.
-        bias: (vocab,), the layer's bias.
-        softcap: as in Gemma 2; None: none.
-        scale: of the logits, as in Cohere; 1/``logits_scaling`` of Granite.
         divergence, mix, temperature, ce_weight: as in `token_kd_loss`.
         attention_mask, shift, ignore_index, sample_weight: as there.
-        reduction, normalizer: as there; so are result and errors. ``hidden``, ``weight`` and
-            ``bias`` receive a gradient.
+        reduction, normalizer: as there; so are result and errors.
 
     Example:
         >>> import numpy as np

@@ -126,11 +126,7 @@ class TeacherQuality(NamedTuple):
         Raises:
             ValueError, TypeError: other classes, or what is not a quality.
         """
-        check_quality("TeacherQuality.merge", "other", other)
-        ours, theirs = self.rows.shape[0], other.rows.shape[0]
-        if ours != theirs:
-            checks = Checks("TeacherQuality.merge")
-            raise checks.wrong("both need the same classes", f"{ours} and {theirs}")
+        check_quality("TeacherQuality.merge", "other", other, self.rows.shape[0])
         return TeacherQuality(self.rows + other.rows, self.correct + other.correct)
 
     @property
@@ -164,12 +160,13 @@ class TeacherQuality(NamedTuple):
         return clip01(backend_for("TeacherQuality", self.rows), above)
 
 
-def check_quality(function: str, name: str, quality: Any) -> None:
-    """Raise TypeError unless it is a `TeacherQuality`."""
+def check_quality(function: str, name: str, quality: Any, classes: int | None = None) -> None:
+    """Raise unless it is a `TeacherQuality`, of so many classes."""
+    needs, cure = f"{name} needs a TeacherQuality", "TeacherQuality.from_logits measures it"
     if not isinstance(quality, TeacherQuality):
-        needs = f"{name} needs a TeacherQuality"
-        cure = "TeacherQuality.from_logits(teacher_logits, labels) measures it"
         raise Checks(function).wrong_type(needs, type(quality).__name__, cure)
+    if classes not in (None, quality.rows.shape[0]):
+        raise Checks(function).wrong(f"{needs} of {classes} classes", quality.rows.shape[0], cure)
 
 
 def ensemble(

@@ -93,10 +93,7 @@ def reliability_weights(
     margin = own - ops.max(ops.where(is_label > 0, MASKED, rows.logits), 1)  # far, without a rival
     trust = ops.exp(ops.log_sigmoid(margin / tau))
     if quality is not None:
-        if quality.rows.shape[0] != rows.logits.shape[1]:
-            needs = f"quality needs the {rows.logits.shape[1]} classes of teacher_logits"
-            cure = "Measure it on logits of these classes"
-            raise arguments.wrong(needs, quality.rows.shape[0], cure)
+        check_quality(function, "quality", quality, rows.logits.shape[1])
         quality = TeacherQuality(*(ops.asarray(x, rows.logits) for x in quality))
         competence = ops.astype(quality.class_competence, dtype)
         trust = trust * ops.sum(is_label * competence[None, :], 1)
@@ -121,8 +118,7 @@ def repair_rows(
     on the loss the wrong rows would stay among the keys of all others.
 
     Args:
-        teacher_logits: (batch, classes), any float dtype.
-        labels: (batch,) int, or (batch, classes) soft.
+        teacher_logits, labels: as in `reliability_weights`; so are the errors.
         reliability: (batch,) in 0 … 1, such as `reliability_weights`; clipped to that.
         smoothing: ε in 0 … 1.
         where: (batch,) bool, True = keep; other rows come out uniform, whatever they hold.
@@ -131,9 +127,6 @@ def repair_rows(
     Returns:
         (batch, classes) log probabilities, float32 (float64 for float64 logits), without a
         gradient: the ``teacher_logits`` of `mcld_core.mcld_loss`, a bank or `kd_loss`.
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
 
     Example:
         >>> import numpy as np
@@ -292,7 +285,7 @@ def outlier_weights(
     single wrong rows, but not a teacher that is wrong in a whole class.
 
     Args:
-        teacher_logits, labels: as in `reliability_weights`.
+        teacher_logits, labels: as in `reliability_weights`; so are the errors.
         cutoff: the cosine below which a row is weighed down, 0 < cutoff ≤ 1.
         where: (batch,) bool, True = keep.
         ignore_index: rows with this int label are left out.
@@ -300,9 +293,6 @@ def outlier_weights(
     Returns:
         (batch,), to pass as ``sample_weight`` or as the ``reliability`` of `repair_rows`; float32
         (float64 for float64 logits), without a gradient; 0 in dropped rows.
-
-    Raises:
-        ValueError, TypeError: what does not fit, what came, and what to do.
 
     Example:
         >>> import numpy as np
