@@ -13,6 +13,7 @@ from mcld_core.backends.protocol import Arrays, KeptRows, RowFunction
 
 Array = Any
 name = "jax"
+checks_devices = False  # JAX itself refuses operands that are committed to different devices
 least_rows = 128
 
 
@@ -54,10 +55,6 @@ def dtype(x: Array) -> str:
 
 def size(x: Array, axis: int) -> Any:
     return x.shape[axis]
-
-
-def device(x: Array) -> str | None:
-    return None  # JAX itself refuses operands that are committed to different devices
 
 
 def host_values(x: Array) -> np.ndarray[Any, Any] | None:

@@ -10,6 +10,7 @@ from mcld_core.backends.protocol import Arrays, KeptRows, RowFunction
 
 Array = Any
 name = "numpy"
+checks_devices = False
 least_rows = 128
 
 
@@ -35,10 +36,6 @@ def dtype(x: Array) -> str:
 
 def size(x: Array, axis: int) -> int:
     return int(x.shape[axis])
-
-
-def device(x: Array) -> str | None:
-    return None
 
 
 def host_values(x: Array) -> Array:

@@ -41,6 +41,8 @@ class Backend(Protocol):
     """The operations that the losses are written in."""
 
     name: str
+    checks_devices: bool
+    """Whether tensors on two devices are an error that is ours to explain."""
     least_rows: int
     """Of a block: with fewer, products of matrices slow down, or the loop costs too much."""
 
@@ -51,7 +53,6 @@ class Backend(Protocol):
     def astype(self, x: Array, dtype: str) -> Array: ...
     def dtype(self, x: Array) -> str: ...
     def size(self, x: Array, axis: int) -> Any: ...
-    def device(self, x: Array) -> str | None: ...
     def host_values(self, x: Array) -> np.ndarray[Any, Any] | None: ...
 
     # element by element

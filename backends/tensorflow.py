@@ -12,6 +12,7 @@ from mcld_core.backends.protocol import Arrays, KeptRows, RowFunction
 
 Array = Any
 name = "tensorflow"
+checks_devices = False  # TensorFlow copies between them as its own placement rules say
 least_rows = 256
 
 
@@ -38,10 +39,6 @@ def dtype(x: Array) -> str:
 def size(x: Array, axis: int) -> Any:
     static = x.shape[axis]
     return tf.shape(x)[axis] if static is None else static
-
-
-def device(x: Array) -> str | None:
-    return None  # TensorFlow copies between devices as its own placement rules say
 
 
 def host_values(x: Array) -> np.ndarray[Any, Any] | None:
@@ -304,19 +301,17 @@ def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any)
 
     XLA needs every block to have the same shape: a ragged last slice gives wrong rows there.
     """
-    count = rows[0].shape[0]
-    if count is None:
-        count = tf.shape(rows[0])[0]
+    count = size(rows[0], 0)
     blocks = tf.maximum(-(-count // block_rows), 1)
-    size = -(-count // blocks)
-    missing = blocks * size - count
+    each = -(-count // blocks)
+    missing = blocks * each - count
 
     def split(x: Array) -> Array:
         # of pairs TensorFlow may not know how many keys there are
-        rest = [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape) if i]
+        rest = [size(x, axis) for axis in range(1, len(x.shape))]
         zeros = tf.zeros([missing, *rest], x.dtype)
         padded = tf.cond(missing > 0, lambda: tf.concat([x, zeros], 0), lambda: x)
-        return tf.reshape(padded, [blocks, size, *rest])
+        return tf.reshape(padded, [blocks, each, *rest])
 
     dtypes = list[Any]()  # of the results
 
@@ -336,6 +331,6 @@ def _mapped(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: Any)
         else:
             numbers, kinds = tf.range(blocks), tuple(dtypes)
             results = tf.map_fn(block, numbers, parallel_iterations=1, fn_output_signature=kinds)
-        return tuple(tf.reshape(x, [blocks * size, *x.shape[2:]])[:count] for x in results)
+        return tuple(tf.reshape(x, [blocks * each, *x.shape[2:]])[:count] for x in results)
 
     return tf.cond(blocks <= 1, whole, looped)  # in a graph both are traced, the first one first

@@ -14,6 +14,7 @@ from mcld_core.backends.protocol import Arrays, KeptRows, RowFunction
 
 Array = Any
 name = "torch"
+checks_devices = True
 least_rows = 128
 _WITHOUT_FLOAT64 = ("mps",)
 
@@ -58,10 +59,6 @@ def astype(x: Array, dtype: str) -> Array:
 
 def dtype(x: Array) -> str:
     return str(x.dtype).removeprefix("torch.")
-
-
-def device(x: Array) -> str | None:
-    return str(x.device)
 
 
 def host_values(x: Array) -> np.ndarray[Any, Any] | None:

@@ -5,27 +5,46 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.arguments.checks import Checks
+from mcld_core.arguments import Arguments, Checks, to_numpy
+from mcld_core.backends import backend_for
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import ClassMeans, TeacherKeys
-from mcld_core.logits import batch_warnings, checked_prior
+from mcld_core.logits import adjust_logits, doubts, log_prior
+from mcld_core.losses import mcld_loss
 
 
 def first_look(
     name: str, student: Any, teacher: Any, labels: Any, where: Any, config: MCLDConfig, level: int
 ) -> bool:
-    """Warn of each doubt about a batch; return whether its values could be read without waiting.
+    """Warn of what looks wrong about a batch that a loss has taken, each with its cure.
 
-    An adapter of this name does so until it was done once; ``level`` is the warning's stacklevel
-    as the caller counts.
+    Logits that are not finite, and rows that look like probabilities; what stands in rows that are
+    dropped does not count. An adapter of this name looks until its values could be read once
+    without waiting, which is returned: not of a teacher that is traced or on an accelerator. (A
+    student that is traced alone, as by ``jax.grad``, is left out.) ``level`` is the warning's
+    stacklevel as the caller counts.
     """
-    found = batch_warnings(student, teacher, labels, where, config)
-    for text in found or ():
+    ops = backend_for(name, student, teacher, labels, where)
+
+    def readable(x: Any) -> NDArray[Any] | None:
+        if x is None:
+            return None
+        return ops.host_values(x) if ops.is_tensor(x) else np.asarray(x)
+
+    student, teacher, labels, kept = map(readable, (student, teacher, labels, where))
+    if teacher is None:
+        return False
+    if labels is not None and labels.ndim == 1:
+        named = labels != config.ignore_index
+        kept = named if kept is None else kept & named
+    sides = {"student_logits": student, "teacher_logits": teacher}
+    for _, text in doubts(sides, labels, kept, config.compares_distributions):
         warnings.warn(f"{name}: {text}", UserWarning, stacklevel=level + 1)
-    return found is not None
+    return True
 
 
 def start(
@@ -49,6 +68,7 @@ def start(
     """
     checks = Checks(function)
     checks.settings(config, MCLDConfig)
+    checks.flag("balanced", balanced)
     checks.flag("class_means", class_means)
     if class_means and config.category_contrast != "prototypes":
         needs = 'class_means needs a config with category_contrast="prototypes"'
@@ -69,40 +89,57 @@ def start(
             raise checks.wrong("a bank and class means need the number of classes", None, cure)
         bank = TeacherBank.empty(size, classes, like, soft_labels=soft_labels) if size else None
     means = ClassMeans.empty(classes, like) if class_means else None
-    return checked_prior(function, class_prior, balanced), bank, means
+    if class_prior is None:
+        if balanced:
+            cure = "Pass the counts of the training labels"
+            raise checks.wrong("balanced=True needs class_prior", None, cure)
+        return None, bank, means
+    prior = to_numpy(class_prior).astype("float64")
+    log_prior(Arguments(function), prior, prior[None], "float64")  # for its checks
+    return prior.astype("float32"), bank, means
 
 
-def step_keys(
-    rows: TeacherKeys,
+def loss_of_step(
+    adapter: Any,
+    rows: tuple[Any, Any, Any, Any, Any],
     gathered: TeacherKeys | None,
     state: tuple[TeacherBank | None, ClassMeans | None],
-    config: MCLDConfig,
     *,
     training: bool,
-    bank_moves: bool,
     index: Any = None,
     order: Any = None,
-) -> tuple[TeacherKeys | None, tuple[TeacherBank | None, ClassMeans | None]]:
-    """Return the keys of a step, and the bank and the class means after it, None where they stay.
+    **settings: Any,
+) -> tuple[Any, tuple[TeacherBank | None, ClassMeans | None]]:
+    """Return `mcld_loss` of a step, and bank and class means after it, None where they stay.
 
-    ``rows`` are the batch's and ``gathered`` those of all ranks, if there are others; where they
-    are the only keys there is nothing to add to them. In training the means, which are the
-    prototypes, take the rows in first. If the bank moves, its oldest rows give way to these, which
-    enter it in their ``order`` (None: as they stand).
+    ``rows`` are student, teacher, labels, sample weight and ``where``, and ``gathered`` the keys of
+    all ranks, if there are others. In training the means, which are the prototypes, take the rows
+    in first. If the adapter's bank moves, its oldest rows give way to these, which enter it in
+    their ``order`` (None: as they stand).
     """
-    bank, means = state
-    if bank is None and means is None:
-        return gathered, state
-    keys = rows = rows if gathered is None else gathered
-    moved, prototypes = None, None
+    student, teacher, labels, sample_weight, where = rows
+    config, (bank, means) = adapter.config, state
+    own = TeacherKeys(teacher, labels, where) if gathered is None else gathered
+    keys, moved = gathered, None
     if means is not None:
-        means = means.update(rows, config=config) if training else means
-        prototypes = means.prototypes
+        means = means.update(own, config=config) if training else means
+        keys = own = own._replace(prototypes=means.prototypes)
     if bank is not None:
-        keys = bank.keys(rows, index=index, ignore_index=config.ignore_index)
-        if training and bank_moves:
+        keys = bank.keys(own, index=index, ignore_index=config.ignore_index)
+        if training and adapter.bank_moves:
             if order is not None:
-                *given, index = (None if x is None else x[order] for x in (*rows[:3], index))
-                rows = TeacherKeys(*given)
-            moved = bank.push(rows, index=index, ignore_index=config.ignore_index)
-    return keys._replace(prototypes=prototypes), (moved, means if training else None)
+                *given, index = (None if x is None else x[order] for x in (*own[:3], index))
+                own = TeacherKeys(*given)
+            moved = bank.push(own, index=index, ignore_index=config.ignore_index)
+    loss = mcld_loss(
+        adjust_logits(student, adapter.class_prior) if adapter.balanced else student,
+        teacher,
+        labels,
+        config=config,
+        keys=keys,
+        class_prior=adapter.class_prior,
+        sample_weight=sample_weight,
+        where=where,
+        **settings,
+    )
+    return loss, (moved, means if training else None)

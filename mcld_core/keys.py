@@ -183,19 +183,14 @@ class ClassMeans(NamedTuple):
         return ops.where((counts > NEGLIGIBLE)[:, None], means, float("nan"))
 
 
-def key_arrays(keys: TeacherKeys) -> tuple[Any, ...]:
-    """Return the arrays of keys that decide, with others, which backend computes."""
+def key_arrays(function: str, keys: Any) -> tuple[Any, ...]:
+    """Return the arrays of keys, which decide on the backend; raise unless it is `TeacherKeys`."""
+    if not isinstance(keys, TeacherKeys):
+        cure = "Pass TeacherKeys(logits, labels)"
+        if hasattr(keys, "push"):  # a TeacherBank, which does not know the batch's own rows
+            cure = "Pass keys=bank.keys(teacher_logits, labels)"
+        raise Checks(function).wrong_type("keys needs TeacherKeys", type(keys).__name__, cure)
     return keys.logits, keys.labels, keys.where, keys.prototypes, keys.probabilities
-
-
-def check_keys(function: str, keys: Any) -> None:
-    """Raise TypeError unless the keys are `TeacherKeys`, or None."""
-    if keys is None or isinstance(keys, TeacherKeys):
-        return
-    cure = "Pass TeacherKeys(logits, labels)"
-    if hasattr(keys, "push"):  # a TeacherBank, which does not know the batch's own rows
-        cure = "Pass keys=bank.keys(teacher_logits, labels)"
-    raise Checks(function).wrong_type("keys needs TeacherKeys", type(keys).__name__, cure)
 
 
 def prepare_keys(
@@ -314,15 +309,9 @@ def _with_own_rows(
     ops: Backend, kept: Array | None, batch: Batch, own_start: Any, logits: Array
 ) -> Array:
     """Let each own key count exactly where its row of the batch does."""
-    rows = ops.size(batch.student, 0)
-    place = ops.arange(ops.size(logits, 0), logits) - own_start
-    is_own = (place >= 0) & (place < rows)
-    if batch.kept is None:
-        return is_own | kept
-    row = ops.minimum(ops.maximum(place, 0), rows - 1)
-    own_kept = is_own & ops.take(batch.kept, row)
-    others = ~is_own if kept is None else kept & ~is_own
-    return own_kept | others
+    own = ops.arange(ops.size(batch.student, 0), logits)
+    kept = ops.arange(ops.size(logits, 0), logits) >= 0 if kept is None else kept
+    return ops.put(kept, own + own_start, own >= 0 if batch.kept is None else batch.kept)
 
 
 def _as_wide(ops: Backend, labels: Labels, anchors: Labels) -> Labels:

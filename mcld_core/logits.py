@@ -7,11 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mcld_core.arguments import Arguments, to_numpy, wide_dtype
-from mcld_core.backends import Backend, backend_for
-from mcld_core.config import MCLDConfig
 from mcld_core.formulas.similarity import SIMILARITIES
 from mcld_core.typing import Array, Float, Logits, Tensor
 
@@ -65,36 +62,10 @@ def check_finite(
         arguments.label_shape("labels", labels, *student.shape)
         labels = to_numpy(labels)
     sides = {"student_logits": to_numpy(student), "teacher_logits": to_numpy(teacher)}
-    for is_finite, text in _doubts(sides, labels, None, SIMILARITIES[similarity].of_distributions):
+    for is_finite, text in doubts(sides, labels, None, SIMILARITIES[similarity].of_distributions):
         if not is_finite:
             raise ValueError(f"check_finite: {text}")
         warnings.warn(f"check_finite: {text}", UserWarning, stacklevel=2)
-
-
-def batch_warnings(
-    student_logits: Logits,
-    teacher_logits: Logits,
-    labels: Any = None,
-    where: Any = None,
-    config: MCLDConfig = MCLDConfig(),  # noqa: B008  (frozen)
-) -> list[str] | None:
-    """Return what looks wrong about a batch that a loss has taken, each with its cure.
-
-    For the adapters, which look at their first step: logits that are not finite, and rows that
-    look like probabilities. What stands in rows that are dropped does not count. None where the
-    teacher's values cannot be read without waiting: traced, or on an accelerator. (A student that
-    is traced alone, as by ``jax.grad``, is left out.)
-    """
-    ops = backend_for("batch_warnings", student_logits, teacher_logits, labels, where)
-    given = student_logits, teacher_logits, labels, where
-    student, teacher, labels, kept = (_readable(ops, x) for x in given)
-    if teacher is None:
-        return None
-    if labels is not None and labels.ndim == 1:
-        named = labels != config.ignore_index
-        kept = named if kept is None else kept & named
-    sides = {"student_logits": student, "teacher_logits": teacher}
-    return [text for _, text in _doubts(sides, labels, kept, config.compares_distributions)]
 
 
 def select_classes(
@@ -175,19 +146,9 @@ def balance_logits(
 
     For a student that was trained without any adjustment: its logits fit ``log p(y|x)``, whose
     frequent classes win where a row is in doubt. It costs nothing; `adjust_logits` is the same
-    correction during the training. A student of contrasts without a ``class_prior`` is partly
-    balanced already, and is then corrected twice in part: compare on validation data.
-
-    Args:
-        logits: (batch, classes), any float dtype.
-        class_prior: (classes,) ≥ 0: how often each class stands in the training labels, as counts
-            or probabilities. A class with 0 counts half the smallest positive one.
-
-    Returns:
-        (batch, classes), float32 for half precision, else in the dtype of the logits.
-
-    Raises:
-        ValueError, TypeError: shapes, dtypes or values that do not fit.
+    correction during the training, with the same arguments, result and errors. A student of
+    contrasts without a ``class_prior`` is partly balanced already, and is then corrected twice in
+    part: compare on validation data.
 
     Example:
         >>> import numpy as np
@@ -231,31 +192,7 @@ def _with_prior(function: str, logits: Any, class_prior: Any) -> tuple[Any, Any]
     return ops.astype(rows, dtype), prior[None, :]
 
 
-def checked_prior(function: str, class_prior: Any, balanced: Any) -> NDArray[Any] | None:
-    """Return the class prior of a loss that keeps it, as (classes,) float32 of NumPy; or None.
-
-    Raise for values that do not fit, and for ``balanced`` without a prior, or not a bool.
-    """
-    arguments = Arguments(function)
-    arguments.flag("balanced", balanced)
-    if class_prior is None:
-        if balanced:
-            cure = "Pass the counts of the training labels"
-            raise arguments.wrong("balanced=True needs class_prior", None, cure)
-        return None
-    values = to_numpy(class_prior).astype("float64")
-    log_prior(arguments, values, values[None], "float64")  # for its checks
-    return values.astype("float32")
-
-
-def _readable(ops: Backend, x: Any) -> NDArray[Any] | None:
-    """Return the values of what can be read without waiting for a device."""
-    if x is None:
-        return None
-    return ops.host_values(x) if ops.is_tensor(x) else np.asarray(x)
-
-
-def _doubts(
+def doubts(
     sides: dict[str, Any], labels: Any, kept: Any, allows_absent: bool
 ) -> Iterator[tuple[bool, str]]:
     """Say what looks wrong about the kept rows of each side, and whether all is finite there.

@@ -21,7 +21,7 @@ from mcld_core.formulas.objective import (
     weighted_terms,
 )
 from mcld_core.formulas.similarity import SIMILARITIES
-from mcld_core.keys import TeacherKeys, check_keys, key_arrays, prepare_keys, prototype_keys
+from mcld_core.keys import TeacherKeys, key_arrays, prepare_keys, prototype_keys
 from mcld_core.logits import log_prior
 from mcld_core.typing import Array, Bool, Float, Labels, Logits, Reduction, Scalar, Tensor
 
@@ -163,9 +163,8 @@ def evaluate(
     """
     if not isinstance(config, MCLDConfig):
         Checks(function).settings(config, MCLDConfig)
-    if keys is not None:
-        check_keys(function, keys)
-    arguments = Arguments(function, *rows, pairs, *(() if keys is None else key_arrays(keys)))
+    of_keys = () if keys is None else key_arrays(function, keys)
+    arguments = Arguments(function, *rows, pairs, *of_keys)
     if not (isinstance(reduction, str) and reduction in REDUCTIONS):
         arguments.reduction(reduction)
     if not isinstance(return_terms, bool):

@@ -83,12 +83,10 @@ class Arguments(Checks):
 
     def device(self, name: str, x: Array, other: Array, other_name: str = "") -> None:
         """Raise ValueError where two tensors lie on different devices."""
-        there = self.ops.device(x)
-        here = None if there is None else self.ops.device(other)
-        if here != there:
+        if self.ops.checks_devices and x.device != other.device:
             raise ValueError(
-                f"{self.function}: {name} is on {there} and {other_name or self.names[0]} on "
-                f"{here}; move one of them (no tensor is moved for you)"
+                f"{self.function}: {name} is on {x.device} and {other_name or self.names[0]} on "
+                f"{other.device}; move one of them (no tensor is moved for you)"
             )
 
     def mask(

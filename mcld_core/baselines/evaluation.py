@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mcld_core.arguments import Arguments, as_number, reduce_rows
-from mcld_core.formulas.objective import Block, by_block, rows_without_keys
+from mcld_core.formulas.objective import Block, by_block
 from mcld_core.typing import Array, Reduction, Scalar
 
 
@@ -42,7 +42,8 @@ def evaluate(
 
     numbers = {name: as_number(ops, x, like, dtype) for name, x in numbers.items()}
     is_trained = any(map(ops.is_trained, numbers.values()))
-    size = rows_without_keys(like.shape[1]) if in_blocks and not is_trained else None
+    # a block of about 4 MB: nothing is multiplied, so it may have few rows
+    size = max(2**20 // like.shape[1], 64) if in_blocks and not is_trained else None
     block = Block(like, batch.teacher, batch.labels, kept=batch.kept)
     (total,) = by_block(ops, values, lambda numbers: numbers, block, dtype, numbers, size)
     if batch.kept is not None:  # a row that does not count may have an infinite divergence

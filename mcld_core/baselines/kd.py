@@ -130,7 +130,7 @@ def ttm_loss(
         if not weighted:
             return value
         whole = Softmax.of(ops, teacher)
-        log_power = flat.log_total + flat.peak - gamma * (whole.log_total + whole.peak)
+        log_power = flat.log_sum - gamma * whole.log_sum
         return ops.exp(log_power) * value
 
     rows = (student_logits, teacher_logits, None, sample_weight, where)

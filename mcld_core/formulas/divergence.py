@@ -43,12 +43,6 @@ def softened(ops: Backend, logits: Array, temperature: Scalar) -> Array:
     return ops.where(low, MASKED, ops.where(low, 0.0, logits) / temperature)
 
 
-def log_sum_exp(ops: Backend, z: Array) -> Values:
-    """Return ``log Σ exp z`` of each row; its derivative needs no second pass of exp."""
-    peak = ops.stop_gradient(ops.max(z, 1, keepdims=True))
-    return ops.log(ops.sum(ops.exp(z - peak), 1)) + peak[:, 0]
-
-
 class Softmax(NamedTuple):
     """A softmax in its parts, ``weights / total``, so that its exponentials are formed once."""
 
@@ -57,7 +51,8 @@ class Softmax(NamedTuple):
     weights: Float[Array, "batch classes"]
     total: Values
     log_total: Values
-    peak: Values
+    log_sum: Values
+    """``log Σ exp z``; its derivative needs no second pass of exp."""
 
     @classmethod
     def of(cls, ops: Backend, z: Logits) -> Softmax:
@@ -66,7 +61,8 @@ class Softmax(NamedTuple):
         logits = z - peak
         weights = ops.exp(logits)
         total = ops.sum(weights, 1)
-        return cls(logits, weights, total, ops.log(total), peak[:, 0])
+        log_total = ops.log(total)
+        return cls(logits, weights, total, log_total, log_total + peak[:, 0])
 
     def kl_to(self, ops: Backend, other: Softmax) -> Values:
         """Return ``Σ p (log p - log q)``; a weight of exactly 0 adds exactly 0."""
@@ -140,7 +136,7 @@ def log_odds(ops: Backend, z: Logits, target: Target) -> tuple[Values, Softmax]:
     """Return the log odds of one class of each row against the rest, and the rest's softmax."""
     own, others = target.split(ops, z)
     rest = Softmax.of(ops, others)
-    return own[:, 0] - (rest.log_total + rest.peak), rest
+    return own[:, 0] - rest.log_sum, rest
 
 
 def decoupled_divergence(
@@ -161,7 +157,7 @@ def decoupled_divergence(
     odds, rest = log_odds(ops, divide(student, temperature), place)
     teacher_odds, teacher_rest = log_odds(ops, softened(ops, teacher, temperature), place)
     of_target = ops.where(place.is_class[:, 0], binary_divergence(ops, teacher_odds, odds), 0.0)
-    has_rest = teacher_rest.peak > MASKED / 2  # else the target is all there is
+    has_rest = teacher_rest.log_sum > MASKED / 2  # else the target is all there is
     of_rest = ops.where(has_rest, teacher_rest.kl_to(ops, rest), 0.0)
     value = times(alpha, of_target) + times(beta, of_rest)
     return temperature * temperature * value

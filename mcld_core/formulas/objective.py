@@ -20,7 +20,6 @@ from mcld_core.formulas.divergence import (
     cross_entropy,
     decoupled_divergence,
     divide,
-    log_sum_exp,
     raised,
     softened,
     whole_divergence,
@@ -155,11 +154,6 @@ def rows_of_a_block(ops: Backend, rows: Any, keys: Any, classes: int, least: int
     return ops.where(rows < whole, whole, ops.maximum(ops.minimum(whole, 256), least))
 
 
-def rows_without_keys(classes: int) -> int:
-    """Return how many rows a block has where nothing is multiplied: about 4 MB, at least 64."""
-    return max(2**20 // max(classes, 1), 64)
-
-
 def weighted_terms(
     ops: Backend, block: Block, setup: Setup, shown: tuple[str, ...] = ()
 ) -> tuple[Values, ...]:
@@ -222,7 +216,7 @@ def category_term(ops: Backend, block: Block, setup: Setup, contrast: Any) -> Va
     count = ops.sum(same, 1)
     has_positive = count > NEGLIGIBLE
     mean = ops.sum(same * s, 1) / ops.where(has_positive, count, 1.0)
-    value = log_sum_exp(ops, s) - mean
+    value = Softmax.of(ops, s).log_sum - mean
     if contrast.is_hard:
         removed, log_negatives = contrast.removed, contrast.log_negatives
         if removed is None or not setup.config.target_mask:  # which leaves out all positives
@@ -338,7 +332,7 @@ def log_sum_without(ops: Backend, similarity: Pairs, removed: Pairs, is_hard: bo
         share = 1.0 - removed
         counts = share > 1e-6
         left = similarity + ops.where(counts, ops.log(ops.where(counts, share, 1.0)), MASKED)
-    return log_sum_exp(ops, left)
+    return Softmax.of(ops, left).log_sum
 
 
 def column_contrast(ops: Backend, block: Block, key_temperature: Scalar) -> Values:

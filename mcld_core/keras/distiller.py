@@ -9,14 +9,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.adapters import first_look, start, step_keys
+from mcld_core.adapters import first_look, loss_of_step, start
 from mcld_core.arguments.checks import Checks, is_number
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.formulas.objective import TERMS
 from mcld_core.keras.loss import as_rows, prior_config
-from mcld_core.keys import TeacherKeys
-from mcld_core.logits import adjust_logits
 from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
 
@@ -120,7 +118,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         prior, bank, means = start(
             "MCLDDistiller", config, class_prior, balanced, total_steps=total_steps,
             bank_size=bank_size, class_means=class_means, soft_labels=soft_labels,
-            classes=_classes(student), like=ops.zeros((), "float32"),
+            classes=getattr(student, "output_shape", (None,))[-1], like=ops.zeros((), "float32"),
         )  # fmt: skip
         for side, model in (("teacher", teacher), ("student", student)):
             if _ends_in_softmax(model):
@@ -257,33 +255,17 @@ class MCLDDistiller(keras.distillation.Distiller):
                 teacher_logits, labels, sample_weight=weight, ignore_index=ignored
             )
         bank, means = (None if x is None else x.value for x in (self.bank, self.class_means))
-        keys, moved = step_keys(
-            TeacherKeys(teacher_logits, labels),
-            gathered,
-            (bank, means),
-            self.config,
-            training=training,
-            bank_moves=self.bank_moves,
-        )
-        loss, terms = mcld_loss(
-            adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
-            teacher_logits,
-            labels,
-            config=self.config,
-            keys=keys,
-            class_prior=self.class_prior,
-            progress=progress,
-            sample_weight=weight,
-            return_terms=True,
-        )
+        rows = y_pred, teacher_logits, labels, weight, None
+        settings = {"training": training, "progress": progress, "return_terms": True}
+        (loss, terms), moved = loss_of_step(self, rows, gathered, (bank, means), **settings)
         # only now, so that a call that raises leaves nothing behind; all replicas hold the same
         for state, new in zip((self.bank, self.class_means), moved, strict=True):
             if state is not None and new is not None:
                 state.assign(new)
         if training:
-            rows = y_pred, teacher_logits, labels, None
             if not self._has_looked:
-                self._has_looked = first_look("MCLDDistiller", *rows, self.config, 2)
+                looked_at = y_pred, teacher_logits, labels, None
+                self._has_looked = first_look("MCLDDistiller", *looked_at, self.config, 2)
             self.steps_done.assign_add(1)
         return loss, terms
 
@@ -349,12 +331,6 @@ def _mean_over_replicas(rows: Any) -> Any:
 
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.cast(rows, "float32"))
-
-
-def _classes(student: keras.Model) -> int | None:
-    """Return the width of the logits; None where the student's output shape is not known yet."""
-    outputs = getattr(student, "outputs", None)
-    return int(outputs[0].shape[-1]) if outputs else None
 
 
 def _ends_in_softmax(model: Any) -> bool:

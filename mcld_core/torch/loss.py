@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mcld_core.adapters import first_look, start, step_keys
+from mcld_core.adapters import first_look, loss_of_step, start
 from mcld_core.arguments import Checks
 from mcld_core.backends.torch import asarray
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import ClassMeans, TeacherKeys
-from mcld_core.logits import adjust_logits
-from mcld_core.losses import mcld_loss
 from mcld_core.torch.distributed import gather_with_index, world_size
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits, Reduction, Scalar
 
@@ -172,18 +170,33 @@ class MCLDLoss(nn.Module):
             progress = 1.0
             if self.total_steps is not None:
                 progress = (self.steps / self.total_steps).clamp(max=1.0)
-        keys, moved = self._keys(student, teacher, (labels, sample_weight, where), progress, index)
-        result: torch.Tensor = mcld_loss(
-            adjust_logits(student, self.class_prior) if self.balanced else student,
-            teacher,
-            labels,
-            config=self.config,
-            keys=keys,
-            class_prior=self.class_prior,
+        rows = student, teacher, labels, sample_weight, where
+        gathered, order = None, None
+        if self.gathers and world_size() > 1:
+            gathered, index = gather_with_index(
+                teacher,
+                rows[2:],
+                index if self.bank_size else None,
+                ignore_index=self.config.ignore_index,
+                rows=self.rows_per_rank,
+                student_and_progress=(student, progress),
+            )
+            if self.dealt_in_turn:
+                logits: Any = gathered.logits
+                places = torch.arange(len(logits), device=logits.device)
+                order = places.reshape(world_size(), -1).mT.reshape(-1)
+        bank = self.bank if self.bank_size else None
+        means = ClassMeans(self.class_means, self.class_counts) if self.has_class_means else None
+        result, moved = loss_of_step(
+            self,
+            rows,
+            gathered,
+            (bank, means),
+            training=self.training,
+            index=index,
+            order=order,
             progress=progress,
-            sample_weight=sample_weight,
-            where=where,
-            pairs=_pairs_of_all(pairs, keys),
+            pairs=_pairs_of_all(pairs, gathered, bank),
             reduction=reduction,
         )
         with torch.no_grad():  # only now, so that a call that raises leaves nothing behind
@@ -201,8 +214,8 @@ class MCLDLoss(nn.Module):
                         stacklevel=4,
                     )
             if torch.is_grad_enabled() and not self._has_looked:
-                rows = student, teacher, labels, where
-                self._has_looked = first_look("MCLDLoss", *rows, self.config, 4)
+                looked_at = student, teacher, labels, where
+                self._has_looked = first_look("MCLDLoss", *looked_at, self.config, 4)
         return result
 
     if TYPE_CHECKING:  # a module's says Any
@@ -226,37 +239,6 @@ class MCLDLoss(nn.Module):
                 self._buffers[name] = before[name].to(buffer.device)
         return self
 
-    def _keys(
-        self, student: Any, teacher: Any, beside: tuple[Any, Any, Any], progress: Any, index: Any
-    ) -> tuple[TeacherKeys | None, tuple[TeacherBank | None, ClassMeans | None]]:
-        """Return all keys, None where the batch's rows are the only ones; bank and means after."""
-        gathered, order, (labels, _, where) = None, None, beside
-        if self.gathers and world_size() > 1:
-            gathered, index = gather_with_index(
-                teacher,
-                beside,
-                index if self.bank_size else None,
-                ignore_index=self.config.ignore_index,
-                rows=self.rows_per_rank,
-                student_and_progress=(student, progress),
-            )
-            if self.dealt_in_turn:
-                logits: Any = gathered.logits
-                places = torch.arange(len(logits), device=logits.device)
-                order = places.reshape(world_size(), -1).mT.reshape(-1)
-        bank = self.bank if self.bank_size else None
-        means = ClassMeans(self.class_means, self.class_counts) if self.has_class_means else None
-        return step_keys(
-            TeacherKeys(teacher, labels, where),
-            gathered,
-            (bank, means),
-            self.config,
-            training=self.training,
-            bank_moves=self.bank_moves,
-            index=index,
-            order=order,
-        )
-
 
 def _buffers(bank: TeacherBank | None, means: ClassMeans | None) -> list[tuple[str, Any]]:
     """Return the names that `MCLDLoss` gives to what there is of a bank and class means."""
@@ -265,11 +247,16 @@ def _buffers(bank: TeacherBank | None, means: ClassMeans | None) -> list[tuple[s
     return [(f"{prefix}_{name}", x) for prefix, fields in parts for name, x in fields.items()]
 
 
-def _pairs_of_all(pairs: Any, keys: TeacherKeys | None) -> Any:
+def _pairs_of_all(
+    pairs: Any, gathered: TeacherKeys | None, bank: TeacherBank | None
+) -> torch.Tensor | None:
     """Return the pairs of the batch's rows as those of all keys: with all others, yes."""
-    if pairs is None or keys is None:
+    if pairs is None or (gathered is None and bank is None):
         return pairs
-    logits: Any = keys.logits
-    pairs, start = asarray(pairs, logits), keys.own_start
-    others = logits.shape[0] - start - pairs.shape[0]
-    return nn.functional.pad(pairs, (start, others), value=True)
+    start = others = 0
+    like: Any = None if bank is None else bank.vectors
+    if gathered is not None:
+        like, start = gathered.logits, gathered.own_start
+        others = len(like) - start - len(pairs)
+    others += 0 if bank is None else len(bank.vectors)
+    return nn.functional.pad(asarray(pairs, like), (start, others), value=True)

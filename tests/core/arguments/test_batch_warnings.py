@@ -1,14 +1,15 @@
-"""What looks wrong about a batch: `batch_warnings` tells the adapters, a loss never says it."""
+"""What looks wrong about a batch: `first_look` says it for the adapters, a loss never does."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mcld_core import MCLDConfig, mcld_loss
-from mcld_core.logits import batch_warnings
+from mcld_core.adapters import first_look
 from tests.cases import logits
 from tests.frameworks import Framework, only
 
@@ -23,6 +24,14 @@ def changed(value: float, row: int = 1, column: int = 2) -> np.ndarray:
     rows = GOOD.copy()
     rows[row, column] = value
     return rows
+
+
+def said(student: Any, teacher: Any, labels: Any = None, where: Any = None, **settings: Any) -> Any:
+    """Return what the first look warns of; None where it could not look."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        looked = first_look("loss", student, teacher, labels, where, MCLDConfig(**settings), 1)
+    return [str(warning.message).removeprefix("loss: ") for warning in found] if looked else None
 
 
 CASES: list[tuple[str, np.ndarray, np.ndarray, dict[str, Any], list[str]]] = [
@@ -51,11 +60,10 @@ CASES: list[tuple[str, np.ndarray, np.ndarray, dict[str, Any], list[str]]] = [
 def test_doubts(backend: Framework, case: Any) -> None:
     _, student, teacher, options, expected = case
     options = {"labels": LABELS} | options
-    config = MCLDConfig(similarity=options.pop("similarity", "probability"))
-    options = {k: backend.array(x) for k, x in options.items()}
+    options = {k: x if k == "similarity" else backend.array(x) for k, x in options.items()}
     for dtype in backend.dtypes:
         rows = (backend.array(student, dtype), backend.array(teacher, dtype))
-        found = batch_warnings(*rows, **options, config=config)
+        found = said(*rows, **options)
         assert found is not None
         assert len(found) == len(expected)
         for text, start in zip(found, expected, strict=True):
@@ -66,7 +74,7 @@ def test_probabilities_of_many_classes_in_half_precision(backend: Framework) -> 
     for dtype in backend.dtypes:
         rows = np.exp(np.random.default_rng(1).normal(size=(8, 1000)))
         rows = backend.array(rows / rows.sum(1, keepdims=True), dtype)
-        found = batch_warnings(rows, backend.array(np.ones((8, 1000)), dtype))
+        found = said(rows, backend.array(np.ones((8, 1000)), dtype))
         assert found is not None
         assert "pass the logarithm" in found[0]
         assert len(found) == 1
@@ -77,7 +85,7 @@ def test_traced_values_are_not_looked_at(backend: Framework) -> None:
     found = []
 
     def loss(student: Any, teacher: Any) -> Any:
-        found.append(batch_warnings(student, teacher))
+        found.append(said(student, teacher))
         return mcld_loss(student, teacher)
 
     backend.jit(loss)(backend.array(GOOD), backend.array(PROBABILITIES))
