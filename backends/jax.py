@@ -135,13 +135,10 @@ def by_block(
     if block_rows is None or not isinstance(count, int) or count <= block_rows:
         return function(rows, prepare(shared))
     leaves, structure = jax.tree.flatten(shared)
-    traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
 
     def ready(arrays: list[Array]) -> Any:
-        # Python numbers stay what they are: a weight of 0 skips its term
-        filled = list(leaves)
-        for i, array in zip(traced, arrays, strict=True):
-            filled[i] = array
+        given = iter(arrays)  # Python numbers stay what they are: a factor of 1 costs nothing
+        filled = [next(given) if is_tensor(leaf) else leaf for leaf in leaves]
         return prepare(jax.tree.unflatten(structure, filled))
 
     @jax.custom_vjp
@@ -169,7 +166,7 @@ def by_block(
         return (cotangents[0][:, None] * slope).astype(rows[0].dtype), None, None
 
     evaluate.defvjp(forward, backward)
-    return evaluate(rows[0], rows[1:], [leaves[i] for i in traced])
+    return evaluate(rows[0], rows[1:], [leaf for leaf in leaves if is_tensor(leaf)])
 
 
 def value_and_slopes(function: Callable[..., Array], arrays: Arrays) -> Any:

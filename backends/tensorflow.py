@@ -54,7 +54,7 @@ log = tf.math.log
 sqrt = tf.sqrt
 abs = tf.abs
 log_sigmoid = tf.math.log_sigmoid
-maximum = tf.maximum
+maximum = at_least = tf.maximum
 minimum = tf.minimum
 isfinite = tf.math.is_finite
 matmul = tf.matmul
@@ -76,14 +76,6 @@ def softmax(x: Array, axis: int, out: Array | None = None) -> Array:
 def where(condition: Array, x: Any, y: Any) -> Array:
     dtype = x.dtype if tf.is_tensor(x) else getattr(y, "dtype", None)
     return tf.where(condition, tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype))
-
-
-def at_least(x: Array, least: float) -> Array:
-    @tf.custom_gradient
-    def raised(x: Array) -> Any:
-        return tf.maximum(x, least), lambda slope: slope
-
-    return raised(x)
 
 
 def add_scaled(x: Array, y: Array, factor: float) -> Array:

@@ -102,10 +102,10 @@ def start(
 def loss_of_step(
     adapter: Any,
     rows: tuple[Any, Any, Any, Any, Any],
-    gathered: TeacherKeys | None,
-    state: tuple[TeacherBank | None, ClassMeans | None],
+    gathered: TeacherKeys | None = None,
+    state: tuple[TeacherBank | None, ClassMeans | None] = (None, None),
     *,
-    training: bool,
+    training: bool = False,
     index: Any = None,
     order: Any = None,
     **settings: Any,

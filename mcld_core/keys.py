@@ -11,7 +11,7 @@ from mcld_core.arguments import (
     Arguments,
     Batch,
     Checks,
-    is_number,
+    is_plain,
     keep_rows,
     one_hot,
     plain_number,
@@ -142,10 +142,8 @@ class ClassMeans(NamedTuple):
         batch and N_c before it, at most ``window``.
 
         Args:
-            teacher_logits: (batch, classes); or the `TeacherKeys` of ``gather_keys``, whose labels
-                and mask come with them, so that all ranks have the same means.
-            labels: (batch,) int, or (batch, classes) soft, or None: the arg max of each row.
-            where: (batch,) bool, True = keep.
+            teacher_logits, labels, where: as in `TeacherBank.keys`; gathered keys give all ranks
+                the same means.
             config: its ``similarity`` and ``key_temperature`` say what a key is, and rows with the
                 int label ``ignore_index`` do not count.
             window: how many rows of a class its mean remembers, for a teacher that changes; None:
@@ -206,7 +204,7 @@ def prepare_keys(
     """
     ops = arguments.ops
     vectors, is_ready = _key_vectors(arguments, keys, batch.student, config)
-    kept = arguments.none_if_all_kept(arguments.mask("keys.where", keys.where, vectors))
+    kept, counts = arguments.mask("keys.where", keys.where, vectors), None
     if keys.labels is None:
         labels = ops.argmax(vectors, 1)
     else:
@@ -214,8 +212,7 @@ def prepare_keys(
             "keys.labels", keys.labels, vectors, batch.dtype, kept, config.ignore_index,
             is_compared,
         )  # fmt: skip
-        if counts is not None:
-            kept = arguments.none_if_all_kept(kept, counts)
+    kept = arguments.none_if_all_kept(kept, counts)
     of_batch: Any = batch.labels
     if labels.ndim == 2 and of_batch.ndim == 2 and labels.shape[1] != of_batch.shape[1]:
         came = f"{tuple(of_batch.shape)} and {tuple(labels.shape)}"
@@ -276,8 +273,7 @@ def _key_vectors(
     if is_ready and keys.logits is not None:
         raise arguments.wrong("keys need logits or probabilities", "both")
     temperature = config.key_temperature
-    is_one = is_number(temperature) and temperature == 1
-    if is_ready and not (config.compares_distributions and is_one):
+    if is_ready and not (config.compares_distributions and is_plain(temperature, 1)):
         came = f"{config.similarity!r} at {temperature}"
         needs = "probabilities serve similarity 'probability' at key_temperature 1"
         raise arguments.wrong(needs, came, "Pass, or store, the logits")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.arguments import target_class
 from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import evaluate
 from mcld_core.formulas.divergence import (
@@ -56,8 +55,7 @@ def dkd_loss(
     """
 
     def values(ops: Backend, block: Block, **numbers: Scalar) -> Array:
-        target = target_class(ops, block.labels)
-        return decoupled_divergence(ops, block.student, block.teacher, target, **numbers)
+        return decoupled_divergence(ops, block.student, block.teacher, block.labels, **numbers)
 
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     numbers = {"temperature": temperature, "alpha": alpha, "beta": beta}
@@ -101,7 +99,7 @@ def nkd_loss(
 
     def values(ops: Backend, block: Block, gamma: Scalar, temperature: Scalar) -> Array:
         student, teacher = block.student, raised(ops, block.teacher)
-        target = Target.of(ops, target_class(ops, block.labels), student.shape[1])
+        target = Target.of(ops, block.labels, student.shape[1])
         p_target = ops.exp(ops.take_along_axis(ops.log_softmax(teacher, 1), target.index, 1)[:, 0])
         log_q_target = ops.take_along_axis(ops.log_softmax(student, 1), target.index, 1)[:, 0]
         rest, teacher_rest = (
@@ -168,7 +166,7 @@ def rld_loss(
         alpha_temperature: Scalar,
     ) -> Array:
         student, teacher = block.student, raised(ops, block.teacher)
-        label = Target.of(ops, target_class(ops, block.labels), student.shape[1])
+        label = Target.of(ops, block.labels, student.shape[1])
         best = Target.of(ops, ops.argmax(teacher, 1), student.shape[1])
         confidence = binary_divergence(
             ops,

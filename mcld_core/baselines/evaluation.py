@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mcld_core.arguments import Arguments, as_number, reduce_rows
+from mcld_core.arguments import Arguments, as_number, reduce_rows, target_class
 from mcld_core.formulas.objective import Block, by_block
 from mcld_core.typing import Array, Reduction, Scalar
 
@@ -22,7 +22,8 @@ def evaluate(
     """Check the rows, evaluate ``values_of(ops, block, **numbers)``, a value a row, and reduce it.
 
     ``rows`` are student logits, teacher logits, labels, sample weight and ``where``. The numbers
-    are ≥ 0, temperatures above 0; ``ignore_index`` among them says that there are labels.
+    are ≥ 0, temperatures above 0; ``ignore_index`` among them says that there are labels, of which
+    the block has the class.
     ``in_blocks=False`` for values that depend on other rows too. One class gives 0.
     """
     arguments, ignored = Arguments(function, *rows), None
@@ -44,7 +45,8 @@ def evaluate(
     is_trained = any(map(ops.is_trained, numbers.values()))
     # a block of about 4 MB: nothing is multiplied, so it may have few rows
     size = max(2**20 // like.shape[1], 64) if in_blocks and not is_trained else None
-    block = Block(like, batch.teacher, batch.labels, kept=batch.kept)
+    target = None if batch.labels is None else target_class(ops, batch.labels)
+    block = Block(like, batch.teacher, target, kept=batch.kept)
     (total,) = by_block(ops, values, lambda numbers: numbers, block, dtype, numbers, size)
     if batch.kept is not None:  # a row that does not count may have an infinite divergence
         total = ops.where(batch.kept, total, 0.0)

@@ -22,6 +22,7 @@ from mcld_core.formulas.divergence import (
     divide,
     raised,
     softened,
+    times,
     whole_divergence,
 )
 from mcld_core.formulas.similarity import SIMILARITIES
@@ -162,8 +163,7 @@ def weighted_terms(
     total, values = None, cast("dict[str, Any]", {})  # AutoGraph cannot read an annotation
     for name, weight in setup.weights.items():
         values[name] = TERMS[name](ops, block, setup, contrast)
-        is_one = isinstance(weight, (int, float)) and weight == 1
-        weighted = values[name] if is_one else weight * values[name]
+        weighted = times(weight, values[name])
         total = weighted if total is None else total + weighted
     if total is None:
         total = 0.0 * block.student[:, 0]

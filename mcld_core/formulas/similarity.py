@@ -18,6 +18,7 @@ InfoNCE, so S may be read as the critic ``-CE(p_j, softmax s_i)``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -56,14 +57,9 @@ def normalized(ops: Backend, x: Array, centre: bool = False) -> Array:
     return ops.where(constant, 0.0, centred / ops.sqrt(ops.where(constant, 1.0, squared)))
 
 
-def centred(ops: Backend, x: Array) -> Array:
-    """Return rows less their mean, at unit length."""
-    return normalized(ops, x, centre=True)
-
-
 SIMILARITIES = {
     "probability": Similarity(temperature=1.0, of_distributions=True),
-    "pearson": Similarity(embed=centred, temperature=0.1),
+    "pearson": Similarity(embed=partial(normalized, centre=True), temperature=0.1),
     "cosine": Similarity(embed=normalized, temperature=0.1),
     "dot": Similarity(),
 }

@@ -8,11 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from mcld_core.adapters import start
+from mcld_core.adapters import loss_of_step, start
 from mcld_core.arguments import Checks
 from mcld_core.config import MCLDConfig
-from mcld_core.logits import adjust_logits
-from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
 
 
@@ -98,16 +96,8 @@ class MCLDLoss(keras.losses.Loss):
 
     def call(self, y_true: Float[Array, "batch targets"], y_pred: Logits) -> Array:
         """Return the loss of each row, (batch,)."""
-        teacher, labels = self._split(y_true, y_pred)
-        return mcld_loss(
-            adjust_logits(y_pred, self.class_prior) if self.balanced else y_pred,
-            teacher,
-            labels,
-            config=self.config,
-            class_prior=self.class_prior,
-            progress=self.progress,
-            reduction="none",
-        )
+        rows = y_pred, *self._split(y_true, y_pred), None, None
+        return loss_of_step(self, rows, progress=self.progress, reduction="none")[0]
 
     def get_config(self) -> dict[str, Any]:
         """Return what the constructor needs to make this loss again."""
