@@ -20,11 +20,11 @@ from mcld_core.losses import mcld_loss
 def first_look(
     name: str, student: Any, teacher: Any, labels: Any, where: Any, config: MCLDConfig, level: int
 ) -> bool:
-    """Warn of what looks wrong about a batch that a loss has taken, each with its cure.
+    """Warn of what looks wrong about a batch that a loss has taken; return whether it could look.
 
-    Logits that are not finite, and rows that look like probabilities; what stands in rows that are
-    dropped does not count. An adapter of this name looks until its values could be read once
-    without waiting, which is returned: not of a teacher that is traced or on an accelerator. (A
+    Logits that are not finite, and rows that look like probabilities, each with its cure; what
+    stands in dropped rows does not count. The values are not read where that would wait, of a
+    teacher that is traced or on an accelerator: the adapter of this ``name`` then tries again. (A
     student that is traced alone, as by ``jax.grad``, is left out.) ``level`` is the warning's
     stacklevel as the caller counts.
     """

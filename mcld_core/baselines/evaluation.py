@@ -23,8 +23,8 @@ def evaluate(
 
     ``rows`` are student logits, teacher logits, labels, sample weight and ``where``. The numbers
     are ≥ 0, temperatures above 0; ``ignore_index`` among them says that there are labels, of which
-    the block has the class.
-    ``in_blocks=False`` for values that depend on other rows too. One class gives 0.
+    the block has the target class. ``in_blocks=False`` for values that depend on other rows too.
+    One class gives 0.
     """
     arguments, ignored = Arguments(function, *rows), None
     arguments.reduction(reduction)
