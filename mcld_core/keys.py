@@ -218,10 +218,16 @@ def prepare_keys(
         came = f"{tuple(of_batch.shape)} and {tuple(labels.shape)}"
         needs = "labels and keys.labels need the same width where both are soft"
         raise arguments.wrong(needs, came)
-    labels = _as_wide(ops, labels, of_batch)
+    ours, theirs = ops.dtype(of_batch), ops.dtype(labels)
+    if labels.ndim == 1 and of_batch.ndim == 1 and ours != theirs:  # ids, to compare
+        if ours == "int32":  # no label of the batch is an id beyond 32 bits
+            labels = ops.where(labels <= np.iinfo("int32").max, labels, -1)
+        labels = ops.astype(labels, ours)
     own_start = _own_start(arguments, keys, batch, vectors)
-    if kept is not None or batch.kept is not None:
-        kept = _with_own_rows(ops, kept, batch, own_start, vectors)
+    if kept is not None or batch.kept is not None:  # each own key counts where its row does
+        own = ops.arange(ops.size(batch.student, 0), vectors)
+        kept = ops.arange(ops.size(vectors, 0), vectors) >= 0 if kept is None else kept
+        kept = ops.put(kept, own + own_start, own >= 0 if batch.kept is None else batch.kept)
     return KeySet.of(ops, vectors, labels, kept, is_ready), own_start
 
 
@@ -299,22 +305,3 @@ def _own_start(arguments: Arguments, keys: TeacherKeys, batch: Batch, logits: Ar
         came = f"own_start {found} with batch {rows} and {count} keys"
         raise arguments.wrong("keys.own_start needs own_start + batch ≤ keys", came)
     return start
-
-
-def _with_own_rows(
-    ops: Backend, kept: Array | None, batch: Batch, own_start: Any, logits: Array
-) -> Array:
-    """Let each own key count exactly where its row of the batch does."""
-    own = ops.arange(ops.size(batch.student, 0), logits)
-    kept = ops.arange(ops.size(logits, 0), logits) >= 0 if kept is None else kept
-    return ops.put(kept, own + own_start, own >= 0 if batch.kept is None else batch.kept)
-
-
-def _as_wide(ops: Backend, labels: Labels, anchors: Labels) -> Labels:
-    """Return the int labels of keys with the bits that those of the anchors have."""
-    dtype = ops.dtype(anchors)
-    if labels.ndim == 2 or anchors.ndim == 2 or ops.dtype(labels) == dtype:
-        return labels
-    if dtype != "int64":  # an id beyond 32 bits is none of the anchors'
-        labels = ops.where(labels <= np.iinfo("int32").max, labels, -1)
-    return ops.astype(labels, dtype)

@@ -89,8 +89,15 @@ class Setup(NamedTuple):
 
     def embedded(self, ops: Backend, dtype: str) -> Setup:
         """Return the setup with its keys as they enter S: once for all blocks."""
-        keys = embedded(ops, self.keys, self, dtype)
-        return self._replace(keys=keys, prototypes=embedded(ops, self.prototypes, self, dtype))
+        found = {}
+        for name, keys in (("keys", self.keys), ("prototypes", self.prototypes)):
+            if keys is not None:
+                x = ops.astype(keys.vectors, dtype)
+                if not keys.is_ready:
+                    x = x if keys.kept is None else ops.where(keys.kept[:, None], x, 0.0)
+                    x = key_vectors(ops, x, self.config.similarity, self.key_temperature)
+                found[name] = keys._replace(vectors=x)
+        return self._replace(**found)
 
 
 class Contrast(NamedTuple):
@@ -286,17 +293,6 @@ def similarity(ops: Backend, logits: Logits, keys: KeySet, setup: Setup) -> Pair
         return s
     counts = ops.astype(keys.kept, ops.dtype(s))  # the vectors that do not count are finite
     return s + MASKED * (1.0 - counts)[None, :]
-
-
-def embedded(ops: Backend, keys: KeySet | None, setup: Setup, dtype: str) -> KeySet | None:
-    """Return the keys as they enter S; None for None."""
-    if keys is None:
-        return None
-    vectors = ops.astype(keys.vectors, dtype)
-    if not keys.is_ready:
-        vectors = vectors if keys.kept is None else ops.where(keys.kept[:, None], vectors, 0.0)
-        vectors = key_vectors(ops, vectors, setup.config.similarity, setup.key_temperature)
-    return keys._replace(vectors=vectors)
 
 
 def key_vectors(
