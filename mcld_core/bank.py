@@ -134,7 +134,7 @@ class TeacherBank(NamedTuple):
         bank = cls._full(arguments, "logits", rows, (labels, None, index), ignore_index)
         return bank._replace(
             # copies, which no later change of the caller's reaches
-            vectors=ops.concat([ops.astype(bank.vectors, ops.dtype(rows))]),
+            vectors=ops.concat([bank.vectors]),
             labels=ops.concat([bank.labels]),
             ids=ops.arange(ops.size(rows, 0), rows) if index is None else bank.ids,
         )
