@@ -42,7 +42,7 @@ class LastLayer(NamedTuple):
 
 def token_kd_loss(
     student_logits: list[Any] | Float[Tensor, "batch tokens vocab"] | LastLayer,
-    teacher: Float[Array, "batch tokens vocab"] | TopKLogits | LastLayer,
+    teacher: Float[Array, "batch tokens vocab"] | TopKLogits | LastLayer | tuple[Any, ...],
     labels: Int[Array, "batch tokens"] | None = None,
     *,
     divergence: str = "forward",
@@ -71,7 +71,8 @@ def token_kd_loss(
         student_logits: (batch, tokens, vocab), any float dtype; or a `LastLayer`, as of
             `linear_token_kd_loss`.
         teacher: logits of the same shape; `TopKLogits`, compared on their k classes and the class
-            of all others; or a `LastLayer`. Never receives a gradient.
+            of all others; or a `LastLayer`, of any width, also as a tuple ``(hidden, weight)``.
+            Never receives a gradient.
         labels: (batch, tokens) int; a token whose label is ``ignore_index`` does not count. None:
             all count.
         divergence, mix: which, and μ of ``"jsd"`` in (0, 1).
@@ -107,10 +108,63 @@ def token_kd_loss(
         JSD). Y. Leviathan, M. Kalman, Y. Matias, "Fast Inference from Transformers via Speculative
         Decoding", ICML 2023 (total variation: one less the share of accepted drafts).
     """
-    of_tokens = labels, attention_mask, sample_weight, shift, ignore_index
-    settings = divergence, mix, temperature, ce_weight
-    given = student_logits, teacher
-    return _distil("token_kd_loss", given, of_tokens, settings, reduction, normalizer)
+    if type(teacher) is tuple and len(teacher) <= len(LastLayer._fields):
+        teacher = LastLayer(*teacher)
+    sides: Any = student_logits, teacher
+    parts = [x if isinstance(x, (LastLayer, TopKLogits)) else (x,) for x in sides]
+    of_tokens = labels, attention_mask, sample_weight
+    arguments = SequenceArguments("token_kd_loss", *parts[0], *parts[1], *of_tokens)
+    ops = arguments.ops
+    arguments.choice("divergence", divergence, DIVERGENCES)
+    arguments.number("mix", mix, above=0.0, maximum=1.0)
+    if isinstance(mix, (int, float)) and mix == 1:
+        raise arguments.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
+    arguments.number("temperature", temperature, above=0.0)
+    arguments.number("ce_weight", ce_weight, minimum=0.0)
+    has_ce = not is_plain(ce_weight, 0)
+    if has_ce and labels is None:
+        raise arguments.wrong(f"ce_weight={ce_weight!r} needs labels", "None")
+    if is_drawn(teacher) and (divergence != "forward" or not is_plain(temperature, 1)):
+        raise arguments.wrong(
+            "a teacher of draws (TopKLogits.from_samples) needs divergence='forward' and "
+            "temperature=1, whose gradient alone is unbiased",
+            f"{divergence!r}, {temperature!r}",
+        )
+    student, layer, head, vocabulary = _side(arguments, "student_logits", "", student_logits)
+    tokens = token_rows(arguments, student, *of_tokens, shift, ignore_index, vocabulary)
+    is_top, teacher_head = isinstance(teacher, TopKLogits), Head()
+    beside: tuple[Any, ...]
+    shared: tuple[Any, ...] = ()
+    if isinstance(teacher, TopKLogits):
+        known = vocabulary, tokens.kept, tokens.dtype, divergence
+        top = top_rows(arguments, teacher, student, *known)
+        beside = tuple(x for x in top if x is not None)
+    else:
+        rows, shared, teacher_head, size = _side(arguments, "teacher", "the teacher's ", teacher)
+        needed, theirs = (*student.shape[:2], vocabulary), (*rows.shape[:2], size)
+        if not fits(theirs, needed):
+            needs = f"the teacher needs the tokens and the vocabulary of the student, {needed}"
+            cure = "Map a vocabulary that differs first: mcld_core.extensions.nlp.align_vocabulary"
+            raise arguments.wrong(needs, theirs, cure)
+        beside = (ops.stop_gradient(flat(ops, rows)),)
+        shared = tuple(ops.stop_gradient(x) for x in shared)
+    arguments.device("the teacher", beside[0], student)
+    numbers = (mix, temperature, ce_weight, head.scale)
+    numbers = tuple(as_number(ops, x, student, tokens.dtype) for x in numbers)
+    mix, temperature, ce_weight, scale = numbers
+    loss = TokenLoss(ops, tokens.dtype, divergence, temperature, mix, ce_weight, is_top, has_ce)
+    loss = loss._replace(head=head._replace(scale=scale), teacher_head=teacher_head)
+    beside = (*beside, tokens.labels) if has_ce else beside
+    kept = KeptRows(flat(ops, student), beside, shared, layer)
+    found = reduced_loss(arguments, tokens, loss, kept, numbers, reduction, normalizer)
+    values = ops.host_values(found) if divergence == "reverse" else None
+    if values is not None and bool((values == float("inf")).any()):  # no step comes of its gradient
+        raise ValueError(
+            f"{arguments.function}: divergence='reverse' is infinite, for the teacher gives "
+            "probability 0 (a logit of -inf, or nothing beyond its k) to a token that the student "
+            "does not. Set the student's logits there to -inf too, or take 'jsd', 'tv' or 'forward'"
+        )
+    return found
 
 
 def linear_token_kd_loss(
@@ -143,12 +197,7 @@ def linear_token_kd_loss(
     Args:
         hidden, weight, bias, softcap, scale: the student's, as in `LastLayer`. The first three
             receive a gradient.
-        teacher: logits, `TopKLogits`, or the teacher's own `LastLayer` (also as a tuple ``(hidden,
-            weight)`` or ``(hidden, weight, bias)``), of any width.
-        labels: (batch, tokens) int, as in `token_kd_loss`.
-        divergence, mix, temperature, ce_weight: as in `token_kd_loss`.
-        attention_mask, shift, ignore_index, sample_weight: as there.
-        reduction, normalizer: as there; so are result and errors.
+        teacher, labels: as in `token_kd_loss`, as are all others, the result and the errors.
 
     Example:
         >>> import numpy as np
@@ -156,10 +205,12 @@ def linear_token_kd_loss(
         >>> round(float(linear_token_kd_loss(hidden, weight, (hidden, 2 * weight))), 4)
         0.0
     """
-    of_tokens = labels, attention_mask, sample_weight, shift, ignore_index
-    settings = divergence, mix, temperature, ce_weight
-    given = LastLayer(hidden, weight, bias, softcap, scale), teacher
-    return _distil("linear_token_kd_loss", given, of_tokens, settings, reduction, normalizer)
+    return token_kd_loss(
+        LastLayer(hidden, weight, bias, softcap, scale), teacher, labels,
+        divergence=divergence, mix=mix, temperature=temperature, ce_weight=ce_weight,
+        attention_mask=attention_mask, shift=shift, ignore_index=ignore_index,
+        sample_weight=sample_weight, reduction=reduction, normalizer=normalizer,
+    )  # fmt: skip
 
 
 def sampled_token_kd_loss(
@@ -226,73 +277,6 @@ def sampled_token_kd_loss(
     beside = ops.matrix_transpose(ops.concat(scores)), drawn.labels
     rows = KeptRows(flat(ops, student), beside)
     return reduced_loss(arguments, drawn, loss, rows, (), reduction, normalizer)
-
-
-def _distil(
-    function: str,
-    given: tuple[Any, Any],
-    of_tokens: tuple[Any, Any, Any, bool, int],
-    settings: tuple[str, Scalar, Scalar, Scalar],
-    reduction: Reduction,
-    normalizer: Scalar | None,
-) -> Any:
-    """Return the loss of a student and a teacher; ``given`` are both: logits, or a last layer."""
-    student, teacher = given
-    if type(teacher) is tuple and len(teacher) <= len(LastLayer._fields):
-        teacher = LastLayer(*teacher)
-    parts = [x if isinstance(x, (LastLayer, TopKLogits)) else (x,) for x in (student, teacher)]
-    arguments = SequenceArguments(function, *parts[0], *parts[1], *of_tokens[:3])
-    ops = arguments.ops
-    divergence, mix, temperature, ce_weight = settings
-    arguments.choice("divergence", divergence, DIVERGENCES)
-    arguments.number("mix", mix, above=0.0, maximum=1.0)
-    if isinstance(mix, (int, float)) and mix == 1:
-        raise arguments.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
-    arguments.number("temperature", temperature, above=0.0)
-    arguments.number("ce_weight", ce_weight, minimum=0.0)
-    has_ce = not is_plain(ce_weight, 0)
-    if has_ce and of_tokens[0] is None:
-        raise arguments.wrong(f"ce_weight={ce_weight!r} needs labels", "None")
-    if is_drawn(teacher) and (divergence != "forward" or not is_plain(temperature, 1)):
-        raise arguments.wrong(
-            "a teacher of draws (TopKLogits.from_samples) needs divergence='forward' and "
-            "temperature=1, whose gradient alone is unbiased",
-            f"{divergence!r}, {temperature!r}",
-        )
-    student, layer, head, vocabulary = _side(arguments, "student_logits", "", student)
-    tokens = token_rows(arguments, student, *of_tokens, vocabulary)
-    is_top, teacher_head = isinstance(teacher, TopKLogits), Head()
-    shared: tuple[Any, ...] = ()
-    if is_top:
-        known = vocabulary, tokens.kept, tokens.dtype, divergence
-        top = top_rows(arguments, teacher, student, *known)
-        beside = tuple(x for x in top if x is not None)
-    else:
-        rows, shared, teacher_head, size = _side(arguments, "teacher", "the teacher's ", teacher)
-        needed, theirs = (*student.shape[:2], vocabulary), (*rows.shape[:2], size)
-        if not fits(theirs, needed):
-            needs = f"the teacher needs the tokens and the vocabulary of the student, {needed}"
-            cure = "Map a vocabulary that differs first: mcld_core.extensions.nlp.align_vocabulary"
-            raise arguments.wrong(needs, theirs, cure)
-        beside = (ops.stop_gradient(flat(ops, rows)),)
-        shared = tuple(ops.stop_gradient(x) for x in shared)
-    arguments.device("the teacher", beside[0], student)
-    numbers = (mix, temperature, ce_weight, head.scale)
-    numbers = tuple(as_number(ops, x, student, tokens.dtype) for x in numbers)
-    mix, temperature, ce_weight, scale = numbers
-    loss = TokenLoss(ops, tokens.dtype, divergence, temperature, mix, ce_weight, is_top, has_ce)
-    loss = loss._replace(head=head._replace(scale=scale), teacher_head=teacher_head)
-    beside = (*beside, tokens.labels) if has_ce else beside
-    kept = KeptRows(flat(ops, student), beside, shared, layer)
-    found = reduced_loss(arguments, tokens, loss, kept, numbers, reduction, normalizer)
-    values = ops.host_values(found) if divergence == "reverse" else None
-    if values is not None and bool((values == float("inf")).any()):  # no step comes of its gradient
-        raise ValueError(
-            f"{arguments.function}: divergence='reverse' is infinite, for the teacher gives "
-            "probability 0 (a logit of -inf, or nothing beyond its k) to a token that the student "
-            "does not. Set the student's logits there to -inf too, or take 'jsd', 'tv' or 'forward'"
-        )
-    return found
 
 
 def _side(

@@ -246,7 +246,7 @@ def _check(
             f"TopKLogits: {ids.shape[1]} classes hold {mass.mean():.2f} of the teacher's mass on "
             "average. Below a half, training by them alone was worse than by the labels; with "
             "ce_weight > 0 it was not, and a few draws (TopKLogits.from_samples) were better",
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
