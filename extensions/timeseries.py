@@ -355,19 +355,15 @@ def forecast_to_logits(
     gaps = np.diff(inner)
     if scale is None:
         scale = float(np.median(gaps)) / 2.0 if gaps.size else 0.0
-    spread: Any = scale
-    if not is_number(spread):
-        spread = ops.astype(arguments.array("scale", spread, x), ops.dtype(x))
-        if len(spread.shape) and not fits(spread.shape, x.shape):
-            needs = f"scale needs one number, or the shape of the forecast, {tuple(x.shape)}"
-            raise arguments.wrong(needs, tuple(spread.shape))
-    values = spread if is_number(spread) else ops.host_values(spread)
+    spread = ops.astype(arguments.array("scale", scale, x), ops.dtype(x))
+    if len(spread.shape) and not fits(spread.shape, x.shape):
+        needs = f"scale needs one number, or the shape of the forecast, {tuple(x.shape)}"
+        raise arguments.wrong(needs, tuple(spread.shape))
+    values = scale if is_number(scale) else ops.host_values(spread)
     if values is not None and not np.all(values > 0):
         raise arguments.wrong("scale needs numbers > 0", values)
     sizes = [ops.size(x, axis) for axis in range(len(x.shape))]
-    x = ops.reshape(x, (1, -1))  # an edge a row, a forecast a column
-    if not is_number(spread):
-        spread = ops.reshape(spread, (1, -1))
+    x, spread = (ops.reshape(y, (1, -1)) for y in (x, spread))  # an edge a row, a forecast a column
     edge, width = (ops.astype(ops.asarray(y[:, None], x), ops.dtype(x)) for y in (inner, gaps))
     z = (edge - x) / spread
     open_end = ops.astype(z[:1] > z[:1], ops.dtype(x))  # 0, for it has no edge

@@ -213,8 +213,18 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def brief(error: BaseException) -> str:
-    """An error's kind and text on one line, without the colours and advice of exporters."""
-    cause = error.__cause__ or error
-    text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(cause)).split())
-    return f"{type(cause).__name__}: {text[:400]}{'…' if len(text) > 400 else ''}"
+@contextmanager
+def told(needs: str, cure: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """Tell an error of another library, of any type, in our form; not that of a missing package.
+
+    On one line, without the colours and advice of exporters.
+    """
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", str(cause)).split())
+        came = f"{type(cause).__name__}: {text[:400]}{'…' if len(text) > 400 else ''}"
+        raise kind(*EXPORT.wrong(needs, came, cure).args) from error

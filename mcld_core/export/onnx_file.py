@@ -15,8 +15,8 @@ from mcld_core.export.inputs import (
     EXPORT,
     Arrays,
     ExportRequest,
-    brief,
     rows_of,
+    told,
 )
 
 SMALL_ROW = 1e-3
@@ -175,22 +175,16 @@ def verify(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    try:
+    cure = "Try another opset, rewrite the layer that it names, or export float32 (onnxruntime"
+    cure += " lacks some operators of other types)"
+    with told("the exported file is not valid ONNX, or onnxruntime cannot load it", cure):
         onnx.checker.check_model(content, full_check=True)
         runner = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
-    except Exception as error:  # types of their own
-        needs = "the exported file is not valid ONNX, or onnxruntime cannot load it"
-        cure = "Try another opset, rewrite the layer that it names, or export float32 (onnxruntime"
-        cure += " lacks some operators of other types)"
-        raise EXPORT.wrong(needs, brief(error), cure) from error
     worst = 0.0
     for feeds, wanted in zip(inputs, expected, strict=True):
-        try:
+        shapes = {name: array.shape for name, array in feeds.items()}
+        with told(f"onnxruntime fails with inputs {shapes}", CONSTANT):
             outputs = runner.run(list(wanted), feeds)
-        except Exception as error:
-            shapes = {name: array.shape for name, array in feeds.items()}
-            needs = f"onnxruntime fails with inputs {shapes}"
-            raise EXPORT.wrong(needs, brief(error), CONSTANT) from error
         for got, (name, reference) in zip(outputs, wanted.items(), strict=True):
             worst = max(worst, compare(name, got, reference, rows_of(feeds), tolerance))
     return worst

@@ -17,10 +17,10 @@ from mcld_core.export.inputs import (
     NUMBERS,
     Arrays,
     ExportRequest,
-    brief,
     call,
     quiet,
     rows_of,
+    told,
 )
 
 WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module",
@@ -55,7 +55,8 @@ def load_saved(path: Path) -> Any:
     """Load a file or folder that holds a model together with its weights."""
     if not path.exists():
         raise FileNotFoundError(f"export_onnx: student is the path {path}, which does not exist.")
-    try:
+    unread = f"student is the path {path}, which cannot be read"
+    with told(unread, "Save the model again, or load it and pass it"):
         damaged = zipfile.ZipFile(path).testzip() if path.suffix == ".keras" else None
         if damaged:  # Keras does not compare the checksums
             raise ValueError(f"it is damaged, the checksum of {damaged} does not fit")
@@ -67,12 +68,6 @@ def load_saved(path: Path) -> Any:
             import tensorflow as tf
 
             return tf.saved_model.load(str(path))
-    except ImportError:
-        raise
-    except Exception as error:  # a dozen types for a damaged file
-        needs = f"student is the path {path}, which cannot be read"
-        cure = "Save the model again, or load it and pass it"
-        raise EXPORT.wrong(needs, brief(error), cure) from error
     came = f"{path}, which is neither a .keras file nor a SavedModel folder"
     raise EXPORT.wrong("student is a path", came, "Load the model and pass it, or use --load")
 
@@ -113,13 +108,10 @@ def references(
 
 def _outputs(student: Any, exporter: Any, request: ExportRequest, feeds: Arrays) -> Arrays:
     """The student's outputs: each a tensor of finite numbers whose first axis is the batch."""
-    try:
+    given = {name: (str(array.dtype), array.shape) for name, array in feeds.items()}
+    cure = "Give example_input, or dtype, as it takes them, and let it take a batch of any size"
+    with told(f"the student itself fails on the inputs {given}", cure):
         outputs = call(student, request, [*map(exporter.as_tensor, feeds.values())])
-    except Exception as error:
-        given = {name: (str(array.dtype), array.shape) for name, array in feeds.items()}
-        cure = "Give example_input, or dtype, as it takes them, and let it take a batch of any size"
-        needs = f"the student itself fails on the inputs {given}"
-        raise EXPORT.wrong(needs, brief(error), cure) from error
     found, rows = {}, rows_of(feeds)
     for name, value in outputs.items():
         shape, dtype = tuple(getattr(value, "shape", ())), getattr(value, "dtype", "no dtype")
@@ -137,13 +129,9 @@ def _outputs(student: Any, exporter: Any, request: ExportRequest, feeds: Arrays)
 
 
 def write_graph(student: Any, exporter: Any, request: ExportRequest, names: Sequence[str]) -> Any:
-    """The exporter's graph; its own failure is told in one line."""
-    try:
-        with quiet():
-            return exporter.write(student, request, names)
-    except ImportError:
-        raise
-    except Exception as error:
-        needs = f"the exporter of {exporter.FRAMEWORK} fails on the student"
-        cure = "Try another opset, rewrite the layer that it names, or see the guide's known gaps"
-        raise RuntimeError(*EXPORT.wrong(needs, brief(error), cure).args) from error
+    """The exporter's graph."""
+    cure = "Try another opset, rewrite the layer that it names, or see the guide's known gaps"
+    needs = f"the exporter of {exporter.FRAMEWORK} fails on the student"
+    with told(needs, cure, RuntimeError), quiet():
+        graph = exporter.write(student, request, names)
+    return graph
