@@ -282,42 +282,35 @@ def sampled_token_kd_loss(
 def _side(
     arguments: SequenceArguments, name: str, of: str, given: Any
 ) -> tuple[Array, tuple[Any, ...], Head, Any]:
-    """Return the logits, or what a last layer takes, its parameters, its head; the vocabulary."""
-    if isinstance(given, LastLayer):
-        layer = _checked_layer(arguments, of, given)
-        parameters = tuple(x for x in (layer.weight, layer.bias) if x is not None)
-        return layer.hidden, parameters, Head(layer.scale, layer.softcap), layer.weight.shape[0]
-    logits = arguments.array(name, given, arguments.like)
-    check_token_logits(arguments, name, logits)
-    return logits, (), Head(), logits.shape[2]
+    """Return the logits, or what a last layer takes, its parameters, its head; the vocabulary.
 
-
-def _checked_layer(arguments: SequenceArguments, of: str, layer: LastLayer) -> LastLayer:
-    """Return a layer, converted; raise unless shapes, dtypes, devices and numbers fit."""
-    function, ops = arguments.function, arguments.ops
-    names = [f"{of}{name}" for name in ("hidden", "weight", "bias")]
-    hidden = arguments.array(names[0], layer.hidden, arguments.like)
-    weight = _gathered(arguments, names[1], arguments.array(names[1], layer.weight, hidden))
+    Raise unless shapes, dtypes, devices and numbers fit.
+    """
+    if not isinstance(given, LastLayer):
+        logits = arguments.array(name, given, arguments.like)
+        check_token_logits(arguments, name, logits)
+        return logits, (), Head(), logits.shape[2]
+    ops, names = arguments.ops, [f"{of}{name}" for name in ("hidden", "weight", "bias")]
+    hidden = arguments.array(names[0], given.hidden, arguments.like)
+    weight = _gathered(arguments, names[1], arguments.array(names[1], given.weight, hidden))
     ours, theirs = tuple(hidden.shape), tuple(weight.shape)
     if len(ours) != 3 or len(theirs) != 2 or not theirs[0] or not fits(ours[2:], theirs[1:]):
-        raise ValueError(
-            f"{function}: {names[0]} and {names[1]} need shapes (batch, tokens, width) and (vocab, "
-            f"width), as a linear layer of torch has them; got {ours} and {theirs}"
-        )
-    bias = layer.bias
-    if bias is not None:
+        forms = "(batch, tokens, width) and (vocab, width), as a linear layer of torch has them"
+        needs = f"{names[0]} and {names[1]} need shapes {forms}"
+        raise arguments.wrong(needs, f"{ours} and {theirs}")
+    parameters: tuple[Any, ...] = (weight,)
+    if given.bias is not None:
         each = f"one entry a row of {names[1]}"
-        bias = arguments.shaped(names[2], bias, hidden, theirs[:1], each)
-        bias = _gathered(arguments, names[2], bias)
-    for name, x in zip(names, (hidden, weight, bias), strict=True):
-        if x is not None and "float" not in ops.dtype(x):
-            raise TypeError(f"{function}: {name} needs a float dtype; got {ops.dtype(x)}")
-        if x is not None:
-            arguments.device(name, x, hidden, names[0])
-    if layer.softcap is not None:
-        arguments.number(f"{of}softcap", layer.softcap, above=0.0)
-    arguments.number(f"{of}scale", layer.scale)
-    return LastLayer(hidden, weight, bias, layer.softcap, layer.scale)
+        bias = arguments.shaped(names[2], given.bias, hidden, theirs[:1], each)
+        parameters = (weight, _gathered(arguments, names[2], bias))
+    for name, x in zip(names, (hidden, *parameters), strict=False):
+        if "float" not in ops.dtype(x):
+            raise arguments.wrong_type(f"{name} needs a float dtype", ops.dtype(x))
+        arguments.device(name, x, hidden, names[0])
+    if given.softcap is not None:
+        arguments.number(f"{of}softcap", given.softcap, above=0.0)
+    arguments.number(f"{of}scale", given.scale)
+    return hidden, parameters, Head(given.scale, given.softcap), theirs[0]
 
 
 def _gathered(arguments: SequenceArguments, name: str, x: Array) -> Array:

@@ -93,8 +93,7 @@ class TokenLoss(NamedTuple):
 
     def values(self, z: Logits, beside: tuple[Array, ...]) -> Values:
         """Return a value a row, which the framework can differentiate."""
-        z, teacher, labels = self._opened(z, beside)
-        return self._values(z, teacher, labels)
+        return self._values(*self._opened(z, beside))
 
     def with_slope(
         self, z: Logits, beside: tuple[Array, ...], factor: Any = 1.0, out: Array | None = None
