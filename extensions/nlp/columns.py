@@ -55,11 +55,10 @@ def teacher_columns(
     """
     values, ids, where = (to_numpy(x) for x in (teacher.values, teacher.indices, attention_mask))
     if teacher.tail is None or values.ndim != 3 or where.shape != values.shape[:2]:
-        raise ValueError(
-            "teacher_columns: teacher needs a tail and values (batch, tokens, k), attention_mask "
-            f"(batch, tokens); got tail {type(teacher.tail).__name__}, {values.shape}, "
-            f"{where.shape}. Make the teacher by TopKLogits.from_logits or from_samples"
-        )
+        needs = "teacher needs a tail and values (batch, tokens, k), attention_mask (batch, tokens)"
+        came = f"tail {type(teacher.tail).__name__}, {values.shape}, {where.shape}"
+        cure = "Make the teacher by TopKLogits.from_logits or from_samples"
+        raise Checks("teacher_columns").wrong(needs, came, cure)
     drawn = is_drawn(teacher)
     columns: dict[str, list[Any]] = {name: [] for name in (IDS, LOGPROBS)}
     rest = columns.setdefault(OFFSETS if drawn else TAIL, [])
@@ -108,10 +107,8 @@ class TeacherCollator:
         checks = Checks("TeacherCollator")
         missing = [x for x in (IDS, LOGPROBS) if x not in rows[0]]
         if missing:
-            raise ValueError(
-                f"TeacherCollator: samples need the columns of teacher_columns; {missing} not among"
-                f" {sorted(rows[0])}. In a Trainer pass remove_unused_columns=False"
-            )
+            needs, cure = f"samples need {missing}", "In a Trainer pass remove_unused_columns=False"
+            raise checks.wrong(f"{needs} of teacher_columns", sorted(rows[0]), cure)
         found = {row.get(FINGERPRINT) for row in rows}
         if len(found) > 1 or (self.fingerprint is not None and found != {self.fingerprint}):
             needs = f"{FINGERPRINT} needs to be {self.fingerprint or 'one for all'!r}"
