@@ -295,7 +295,6 @@ def bin_labels(
     Raises:
         TypeError: targets that are not numbers.
         ValueError: edges that are not increasing and finite, one at least.
-        ValueError, ImportError: ``MCLD_BACKEND`` names no backend, or one that is not installed.
 
     Example:
         >>> bin_labels([[0.2, 5.0, float("nan")]], [0.0, 1.0]).tolist()

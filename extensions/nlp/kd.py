@@ -242,11 +242,10 @@ def sampled_token_kd_loss(
         teacher_logprobs: (batch, tokens), the teacher's log-probability of each of ``tokens``, as a
             server gives it; finite where the token counts.
         old_logprobs: (batch, tokens), the log-probability that the student had when it drew.
-        attention_mask: (batch, tokens), True or 1 = keep.
         shift: the logits of token i are of ``tokens[i + 1]``, as in causal models; the
             log-probabilities stand where their tokens do.
-        ignore_index, sample_weight, reduction, normalizer: as in `token_kd_loss`; so are the one
-            backward pass, result and errors.
+        attention_mask, ignore_index, sample_weight, reduction, normalizer: as in `token_kd_loss`;
+            so are the one backward pass, result and errors.
 
     Example:
         >>> import numpy as np

@@ -69,11 +69,7 @@ class TeacherQuality(NamedTuple):
         *,
         where: Bool[Array, " batch"] | None = None,
     ) -> TeacherQuality:
-        """Return the quality on a whole validation set: `empty`, then one `update`.
-
-        Raises:
-            ValueError, TypeError: as of `update`.
-        """
+        """Return the quality on a whole validation set: `empty`, then one `update`."""
         arguments = Arguments("TeacherQuality.from_logits", teacher_logits, labels, where)
         rows = arguments.array("teacher_logits", teacher_logits, arguments.like)
         arguments.logits("teacher_logits", rows)
