@@ -89,7 +89,7 @@ class Setup(NamedTuple):
 
     def embedded(self, ops: Backend, dtype: str) -> Setup:
         """Return the setup with its keys as they enter S: once for all blocks."""
-        found = {}
+        found = cast("dict[str, Any]", {})
         for name, keys in (("keys", self.keys), ("prototypes", self.prototypes)):
             if keys is not None:
                 x = ops.astype(keys.vectors, dtype)
