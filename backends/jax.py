@@ -94,10 +94,6 @@ def matmul(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y, precision="highest")
 
 
-def add_scaled(x: Array, y: Array, factor: float) -> Array:
-    return x + factor * y
-
-
 def argmax(x: Array, axis: int) -> Array:
     return jnp.argmax(x, axis=axis).astype("int32")
 

@@ -63,10 +63,6 @@ def log_sigmoid(x: Array) -> Array:
     return -np.logaddexp(-x, np.zeros((), x.dtype))
 
 
-def add_scaled(x: Array, y: Array, factor: float) -> Array:
-    return x + factor * y
-
-
 def argmax(x: Array, axis: int) -> Array:
     return np.argmax(x, axis=axis).astype("int32")
 

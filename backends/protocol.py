@@ -69,9 +69,6 @@ class Backend(Protocol):
     def at_least(self, x: Array, least: float) -> Array:
         """Return ``maximum(x, least)``; its gradient where x is smaller is not specified."""
 
-    def add_scaled(self, x: Array, y: Array, factor: float) -> Array:
-        """Return ``x + factor · y``, in one pass where that can be."""
-
     def isfinite(self, x: Array) -> Array: ...
 
     # along an axis

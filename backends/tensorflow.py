@@ -78,10 +78,6 @@ def where(condition: Array, x: Any, y: Any) -> Array:
     return tf.where(condition, tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype))
 
 
-def add_scaled(x: Array, y: Array, factor: float) -> Array:
-    return x + factor * y
-
-
 def argmax(x: Array, axis: int) -> Array:
     return tf.argmax(x, axis=axis, output_type=tf.int32)
 

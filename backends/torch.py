@@ -139,10 +139,6 @@ def at_least(x: Array, least: float) -> Array:
     return torch.threshold(x, least, least)
 
 
-def add_scaled(x: Array, y: Array, factor: float) -> Array:
-    return torch.add(x, y, alpha=factor)
-
-
 def argmax(x: Array, axis: int) -> Array:
     return torch.argmax(x, dim=axis).to(torch.int32)
 

@@ -233,28 +233,23 @@ def _overlapping(
     return share & (number[:, None] == number[None, :])
 
 
-def forecast_bins(
-    targets: Float[Array, "..."], bins: int = 16, kind: str = "quantile"
-) -> Float[Array, " edges"]:
+def forecast_bins(targets: Float[Array, "..."], bins: int = 16) -> Float[Array, " edges"]:
     """Choose the edges between bins from training targets, in NumPy.
 
-    ``"quantile"`` (the default) gives each bin the same share of the targets, so that every class
-    is learned from as many examples and resolution goes where the data are; ``"uniform"`` gives
-    bins of one width between the smallest and the largest target, which keeps distances but
-    leaves bins empty where the targets are skewed. Both outer bins are open. More bins are finer,
-    but each has fewer positives.
+    The edges are quantiles: each bin has the same share of the targets, so that every class is
+    learned from as many examples and resolution goes where the data are. Both outer bins are open.
+    More bins are finer, but each has fewer positives.
 
     Args:
         targets: real values of the training set, any shape; NaN is left out.
         bins: how many, at least 2.
-        kind: ``"quantile"`` or ``"uniform"``.
 
     Returns:
         (bins - 1,) increasing edges. Quantiles of targets that repeat give fewer, so that no bin
         is empty of the targets.
 
     Raises:
-        ValueError: fewer than 2 bins, another kind, or targets that are all the same.
+        ValueError: fewer than 2 bins, or targets that are all the same.
 
     Example:
         >>> forecast_bins([1.0, 2.0, 3.0, 10.0], bins=2).tolist()
@@ -262,16 +257,12 @@ def forecast_bins(
     """
     arguments = Arguments("forecast_bins", targets)
     bins = arguments.integer("bins", bins, minimum=2)
-    arguments.choice("kind", kind, ("quantile", "uniform"))
     values = to_numpy(arguments.array("targets", targets)).astype("float64").ravel()
     values = values[np.isfinite(values)]
     if values.size == 0 or values.min() == values.max():
         needs = "targets need two different finite values at least"
         raise arguments.wrong(needs, f"{values.size} values without a spread")
-    inner = np.linspace(0.0, 1.0, bins + 1)[1:-1]
-    if kind == "uniform":
-        return np.asarray(values.min() + inner * (values.max() - values.min()))
-    edges = np.unique(np.quantile(values, inner))
+    edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, bins + 1)[1:-1]))
     counts = np.bincount(np.searchsorted(edges, values), minlength=edges.size + 1)
     edges = edges[counts[1:] > 0]  # an edge with an empty bin above it divides nothing
     return edges if edges.size else np.max(values[values < values.max()], keepdims=True)

@@ -12,12 +12,7 @@ from mcld_core.config import MCLDConfig
 from mcld_core.keys import ClassMeans, TeacherKeys, as_keys, rows_beside
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
-_LARGEST = {
-    "float16": float(np.finfo("float16").max),
-    "bfloat16": float.fromhex("0x1.fep127"),
-    "float32": float(np.finfo("float32").max),
-    "float64": float(np.finfo("float64").max),
-}
+_LARGEST = {"float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}
 _HASHED = 2**31 - 1
 
 
@@ -225,7 +220,11 @@ class TeacherBank(NamedTuple):
         target, source, is_new, count = places(ops, batch.where, capacity, bank.cursor)
 
         def put(old: Array, new: Array) -> Array:
-            new = narrowed(ops, ops.take(new, source), ops.dtype(old))
+            new, largest = ops.take(new, source), _LARGEST.get(ops.dtype(old))
+            if largest is not None:  # of a finite number, too, that half precision cannot hold
+                finite = ops.minimum(ops.maximum(new, -largest), largest)
+                new = ops.where(ops.isfinite(new), finite, new)
+            new = ops.astype(new, ops.dtype(old))
             replaced = is_new[:, None] if old.ndim == 2 else is_new
             return ops.put(old, target, ops.where(replaced, new, ops.take(old, target)))
 
@@ -324,11 +323,3 @@ def places(
     slot = row[:capacity]
     source = ops.minimum(slot + (kept_rows - count), ops.size(kept, 0) - 1)
     return (cursor + slot) % capacity, ops.take(in_order, source), slot < count, count
-
-
-def narrowed(ops: Backend, x: Array, dtype: str) -> Array:
-    """Convert; a finite number that the dtype cannot hold becomes the largest one that it can."""
-    largest = _LARGEST.get(dtype)
-    if largest is not None and _LARGEST.get(ops.dtype(x), 0.0) > largest:
-        x = ops.where(ops.isfinite(x), ops.minimum(ops.maximum(x, -largest), largest), x)
-    return ops.astype(x, dtype)

@@ -53,11 +53,6 @@ class VocabularyAlignment(NamedTuple):
         columns = ops.where(known[:, None], columns, float("-inf"))
         return ops.reshape(ops.matrix_transpose(columns), (*lead, len(self.mapping)))
 
-    @property
-    def shared(self) -> int:
-        """The number of tokens that both vocabularies have."""
-        return int((self.mapping >= 0).sum())
-
 
 def align_vocabulary(
     teacher_vocab: Mapping[str, int] | Sequence[str],

@@ -116,15 +116,6 @@ class TeacherQuality(NamedTuple):
         added = (ops.sum(is_class * ops.astype(x, dtype)[:, None], 0) for x in counts)
         return TeacherQuality(*(decay * x + y for x, y in zip(old, added, strict=True)))
 
-    def merge(self, other: TeacherQuality) -> TeacherQuality:
-        """Return the quality on the rows of both, such as those of two processes.
-
-        Raises:
-            ValueError, TypeError: other classes, or what is not a quality.
-        """
-        check_quality("TeacherQuality.merge", "other", other, self.rows.shape[0])
-        return TeacherQuality(self.rows + other.rows, self.correct + other.correct)
-
     @property
     def accuracy(self) -> Float[Array, ""]:
         """The part of the rows whose arg max is the label; chance (1 / classes) before any row."""

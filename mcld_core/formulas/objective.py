@@ -323,7 +323,7 @@ def affinity(ops: Backend, labels: Labels, key_labels: Labels, dtype: str) -> Pa
 def log_sum_without(ops: Backend, similarity: Pairs, removed: Pairs, is_hard: bool) -> Values:
     """Return ``log Σ (1 - removed) exp S``; within 1e-6 of 1 a key is removed whole."""
     if is_hard:
-        left = ops.add_scaled(similarity, removed, MASKED)
+        left = similarity + MASKED * removed
     else:
         share = 1.0 - removed
         counts = share > 1e-6

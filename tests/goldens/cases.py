@@ -140,7 +140,7 @@ TABLE: dict[str, list[dict[str, Any]]] = {
         dict(STEPS, normalizer=7.0, class_prior="@prior", progress=0.5),
     ],
     "cut_windows": [{"series": ["@weight", "@edges"], "length": 4, "stride": 3}],
-    "forecast_bins": [{"targets": "@targets", "kind": x} for x in ("quantile", "uniform")],
+    "forecast_bins": [{"targets": "@targets"}],
     "bin_labels": [{"targets": "@targets", "edges": "@edges", "ignore_index": -1}],
     "forecast_to_logits": [
         {"forecast": "@student_forecast", "edges": "@edges", "scale": x} for x in (None, "@spread")
@@ -250,7 +250,8 @@ def quality(others: Any, other_labels: Any, where: Any, **judged: Any) -> dict[s
     """Count two teachers, merge, forget; return the sums and what is made of them."""
     one = TeacherQuality.from_logits(**judged)
     two = TeacherQuality.empty(4, like=others).update(others, other_labels, where=where)
-    two = two.merge(one).update(**judged, decay=0.5)
+    two = TeacherQuality(*(x + y for x, y in zip(two, one, strict=True)))
+    two = two.update(**judged, decay=0.5)
     found = {x: getattr(two, x) for x, y in vars(TeacherQuality).items() if isinstance(y, property)}
     trust = reliability_weights(**judged, quality=two)
     return found | {"sums": two, "weights": quality_weights([one, two], power=2.0), "trust": trust}

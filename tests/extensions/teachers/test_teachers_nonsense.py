@@ -146,8 +146,6 @@ CASES: list[tuple[Callable[[Given], Any], str]] = [
     (lambda g: quality_weights([0.5]), "qualities[0] needs a TeacherQuality; got float"),
     (lambda g: quality_weights(None), "qualities needs a list, one entry a teacher"),
     (lambda g: g.quality.update(g.t[:, :3], 0 * g.y), "needs 4 classes, as this quality counts"),
-    (lambda g: g.quality.merge(TeacherQuality.empty(3)), "TeacherQuality of 4 classes; got 3"),
-    (lambda g: g.quality.merge(None), "merge: other needs a TeacherQuality"),
     (lambda g: TeacherQuality.empty(0), "classes needs an int ≥ 1; got 0"),
     (lambda g: reliability_weights(g.t[:, :3], 0 * g.y, g.quality), "of 3 classes; got 4"),
     (lambda g: reliability_weights(g.t[0], g.y), "two axes (batch, classes)"),
