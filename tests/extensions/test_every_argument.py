@@ -95,7 +95,6 @@ def calls(backend: Framework) -> dict[str, Call]:
         "TeacherQuality.update": (quality.update, {**teacher, "decay": 1.0}),
         "TeacherQuality.empty": (
             TeacherQuality.empty, {"classes": CLASSES, "like": t}),
-        "TeacherQuality.merge": (quality.merge, {"other": quality}),
         "embedding_contrast": (
             embedding_contrast,
             {**batch, "student": t, "teacher": t, "temperature": 0.1, "logit_scale": None}),
