@@ -13,7 +13,7 @@ from mcld_core.backends import backend_for
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
 from mcld_core.keys import ClassMeans, TeacherKeys
-from mcld_core.logits import adjust_logits, doubts, log_prior
+from mcld_core.logits import adjust_logits, findings, log_prior
 from mcld_core.losses import mcld_loss
 
 
@@ -42,7 +42,7 @@ def first_look(
         named = labels != config.ignore_index
         kept = named if kept is None else kept & named
     sides = {"student_logits": student, "teacher_logits": teacher}
-    for _, text in doubts(sides, labels, kept, config.compares_distributions):
+    for _, text in findings(sides, labels, kept, config.compares_distributions):
         warnings.warn(f"{name}: {text}", UserWarning, stacklevel=level + 1)
     return True
 

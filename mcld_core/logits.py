@@ -62,7 +62,7 @@ def check_finite(
         arguments.label_shape("labels", labels, *student.shape)
         labels = to_numpy(labels)
     sides = {"student_logits": to_numpy(student), "teacher_logits": to_numpy(teacher)}
-    for is_finite, text in doubts(sides, labels, None, SIMILARITIES[similarity].of_distributions):
+    for is_finite, text in findings(sides, labels, None, SIMILARITIES[similarity].of_distributions):
         if not is_finite:
             raise ValueError(f"check_finite: {text}")
         warnings.warn(f"check_finite: {text}", UserWarning, stacklevel=2)
@@ -192,7 +192,7 @@ def _with_prior(function: str, logits: Any, class_prior: Any) -> tuple[Any, Any]
     return ops.astype(rows, dtype), prior[None, :]
 
 
-def doubts(
+def findings(
     sides: dict[str, Any], labels: Any, kept: Any, allows_absent: bool
 ) -> Iterator[tuple[bool, str]]:
     """Say what looks wrong about the kept rows of each side, and whether all is finite there.
