@@ -6,8 +6,8 @@ Value and gradient, float32, one thread: CPU seconds, the minimum of interleaved
 within one run. The peer is forward KL written for one purpose: chunks of rows, two log_softmax, and
 ``q - p`` written into the gradient; the bar is its best chunk. Fused rows have a width of 256 and a
 teacher that is a layer too; their bar is the four matrix products that must be done. Compiled and
-jitted rows stand beside the naive formula, compiled. First losses and gradients are
-compared with the naive ones. Memory is the peak of PyTorch's allocations in a call.
+jitted rows stand beside the naive formula, compiled. First losses and gradients are compared with
+the naive ones. Memory is the peak of PyTorch's allocations in a call, or of XLA's temporaries.
 ``--memory-reused`` keeps freed memory in the process, as an allocator with a cache does; without
 it, each call asks the system anew for its arrays, which costs all rows the same time.
 """
@@ -249,7 +249,7 @@ def allocated(run: Step) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure all rows of a framework, or in this process the memory of one."""
+    """Measure all rows of a framework, of PyTorch their memory too."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--framework", choices=ROWS, default="torch")

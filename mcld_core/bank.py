@@ -221,7 +221,8 @@ class TeacherBank(NamedTuple):
 
         def put(old: Array, new: Array) -> Array:
             new, largest = ops.take(new, source), _LARGEST.get(ops.dtype(old))
-            if largest is not None:  # of a finite number, too, that half precision cannot hold
+            # half precision cannot hold every finite number of a wider dtype
+            if largest is not None and ops.dtype(new) not in _LARGEST:
                 finite = ops.minimum(ops.maximum(new, -largest), largest)
                 new = ops.where(ops.isfinite(new), finite, new)
             new = ops.astype(new, ops.dtype(old))

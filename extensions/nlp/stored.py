@@ -310,7 +310,7 @@ def _summed(
     lead, base = ids.shape[:-1], int(ids.max(initial=0)) + 1
     ids, count = (x.reshape(-1, x.shape[-1]) for x in (ids, count))
     row, place = np.nonzero(count)
-    found, draw = np.unique(row * base + ids[row, place], return_inverse=True)
+    found, draw = np.unique(row * base + ids[row, place].astype("int64"), return_inverse=True)
     total = np.bincount(draw, count[row, place], len(found))
     row, distinct = np.divmod(found, base)
     column = np.arange(len(row)) - np.searchsorted(row, row)

@@ -80,7 +80,10 @@ def test_draws(backend: Framework) -> None:
     assert stored.tail == -math.inf
     assert stored.values.shape[-1] <= 3
     assert_value(np.exp(stored.values).sum(-1), np.ones((1, 4000)), "float32")
-    repeated = TopKLogits.from_samples(np.array([[[3, 1, 3, 3], [2, 2, 2, 2]]]))
+    draws = np.array(
+        [[[3, 1, 3, 3], [2, 2, 2, 2]]], "uint64"
+    )  # which NumPy joins with int64 as floats
+    repeated = TopKLogits.from_samples(draws)
     assert repeated.indices.tolist() == [[[1, 3], [2, 0]]]
     assert_value(np.exp(repeated.values), [[[0.25, 0.75], [1.0, 0.0]]], "float32")
 

@@ -29,6 +29,17 @@ def test_half_precision_holds_no_infinity_that_was_none(backend: Framework, dtyp
     assert np.isfinite(float(mcld_loss(student, teacher, own, keys=bank.keys(teacher, own))))
 
 
+@pytest.mark.parametrize("backend", only("torch"), indirect=True)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_rows_of_half_precision_enter_a_bank_of_any(backend: Framework, dtype: str) -> None:
+    rows, labels = (
+        backend.array(np.array([[6e4, -np.inf]]), "float16"),
+        backend.array(np.zeros(1, int)),
+    )
+    bank = TeacherBank.empty(1, 2, like=backend.array(np.zeros(1), dtype)).push(rows, labels)
+    np.testing.assert_allclose(backend.to_numpy(bank.vectors), [[6e4, -np.inf]], rtol=2**-8)
+
+
 @pytest.mark.parametrize("backend", only("numpy", "torch"), indirect=True)
 @pytest.mark.parametrize("kind", ["plain", "tensor"])
 @pytest.mark.parametrize("labels", ["int", "soft"])
