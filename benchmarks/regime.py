@@ -4,9 +4,10 @@
     python -m benchmarks.regime --data FOLDER --full     an accelerator
 
 trains what is not yet in ``benchmarks/results/regime_SCALE.json``, one run after the other: the
-teacher, three trials of each row, then the tests, seed by seed across the rows. It may be killed
-at any time and goes on with the same command; ``--abreast 2`` (or a second start) shares the runs
-between processes. ``--page`` writes the tables into ``regime_SCALE.md`` and trains nothing.
+teacher, three trials of each row of the registered differences, their tests, seed by seed, then
+the same of the other rows. It may be killed at any time and goes on with the same command;
+``--abreast 2`` (or a second start) shares the runs between processes. ``--page`` writes the tables
+into ``regime_SCALE.md`` and trains nothing.
 
 FOLDER is Tiny-ImageNet (``train/<wnid>/images/*.JPEG``), or a git clone that has it, bare or not.
 Classes are every third of the sorted names (``--full``: every second); a picture is shrunk by the
@@ -114,10 +115,13 @@ class Job(NamedTuple):
 
 def jobs(scale: Scale) -> list[Job]:
     """Return all runs but the teacher's, in the order in which they are trained."""
-    trials = [Job(row, TRIAL_SEED, k) for row in ROWS for k in range(3)]
-    seeds = range(scale.seeds)
-    tests = [Job(row, seed) for seed in seeds for row in ROWS if seed < ROWS[row].seeds]
-    return tests if scale.trials_of else trials + tests
+    found = []
+    for seeds in (6, 3):  # the rows of the registered differences first
+        rows = [row for row in ROWS if ROWS[row].seeds == seeds]
+        if not scale.trials_of:
+            found += [Job(row, TRIAL_SEED, k) for row in rows for k in range(3)]
+        found += [Job(row, seed) for seed in range(min(seeds, scale.seeds)) for row in rows]
+    return found
 
 
 def chosen(row: str, runs: dict[str, Any]) -> int | None:
