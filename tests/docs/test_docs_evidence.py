@@ -43,6 +43,8 @@ def test_each_row_has_evidence_or_says_that_there_is_none(
 def test_a_claim_stands_in_its_pages(claim: dict[str, Any]) -> None:
     for page in claim["pages"]:
         assert words(claim["text"]) in words((ROOT / page).read_text("utf-8")), page
+    for page in ("README.md", "docs/index.md"):
+        assert claim.get("alt", "") in (ROOT / page).read_text("utf-8"), page
     assert claim["entries"]
 
 
