@@ -12,7 +12,7 @@ from mcld_core.config import MCLDConfig
 from mcld_core.keys import ClassMeans, TeacherKeys, as_keys, rows_beside
 from mcld_core.typing import Array, Bool, Float, Int, Labels, Logits
 
-_LARGEST = {"float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}
+_LARGEST = {"float16": 65504.0, "bfloat16": 255 * 2.0**120, "float32": (2.0**24 - 1) * 2.0**104}
 _HASHED = 2**31 - 1
 
 
@@ -220,9 +220,10 @@ class TeacherBank(NamedTuple):
         target, source, is_new, count = places(ops, batch.where, capacity, bank.cursor)
 
         def put(old: Array, new: Array) -> Array:
-            new, largest = ops.take(new, source), _LARGEST.get(ops.dtype(old))
-            # half precision cannot hold every finite number of a wider dtype
-            if largest is not None and ops.dtype(new) not in _LARGEST:
+            new = ops.take(new, source)
+            largest, theirs = (_LARGEST.get(ops.dtype(x), np.inf) for x in (old, new))
+            if largest < theirs:  # a finite number could become infinite
+                new = ops.astype(new, wide_dtype(ops.dtype(new)))
                 finite = ops.minimum(ops.maximum(new, -largest), largest)
                 new = ops.where(ops.isfinite(new), finite, new)
             new = ops.astype(new, ops.dtype(old))

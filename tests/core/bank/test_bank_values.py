@@ -30,14 +30,18 @@ def test_half_precision_holds_no_infinity_that_was_none(backend: Framework, dtyp
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_rows_of_half_precision_enter_a_bank_of_any(backend: Framework, dtype: str) -> None:
-    rows, labels = (
-        backend.array(np.array([[6e4, -np.inf]]), "float16"),
-        backend.array(np.zeros(1, int)),
-    )
-    bank = TeacherBank.empty(1, 2, like=backend.array(np.zeros(1), dtype)).push(rows, labels)
-    np.testing.assert_allclose(backend.to_numpy(bank.vectors), [[6e4, -np.inf]], rtol=2**-8)
+@pytest.mark.parametrize(
+    ("dtype", "largest"), [("float16", 65504), ("bfloat16", 3.39e38), ("float32", 3.403e38)]
+)
+@pytest.mark.parametrize("given", [("float16", 6e4), ("bfloat16", 3e38), ("float64", 1e300)])
+def test_rows_of_any_dtype_enter_a_bank_of_any(
+    backend: Framework, dtype: str, largest: float, given: tuple[str, float]
+) -> None:
+    rows = backend.array(np.array([[given[1], -np.inf]]), given[0])
+    like = backend.array(np.zeros(1), dtype)
+    bank = TeacherBank.empty(1, 2, like=like).push(rows, backend.array(np.zeros(1, int)))
+    finite = pytest.approx(min(given[1], largest), rel=2**-8)
+    assert bank.vectors[0].tolist() == [finite, -np.inf]
 
 
 @pytest.mark.parametrize("backend", only("numpy", "torch"), indirect=True)
