@@ -21,8 +21,12 @@ SETS = {"udhr": "200 languages", "fashion_mnist": "Fashion-MNIST", "digits": "di
 ROWS = (
     ("CE", "CE"),
     ("CE, adjusted", "CE, adjusted"),
+    ("KD", "KD"),
+    ("KD, adjusted", "KD, adjusted"),
     ("CE + KD", "CE + KD"),
     ("CE + KD, adjusted", "CE + KD, adjusted"),
+    ("CE + sample-wise", "CE + sample-wise"),
+    ("CE + sample-wise, adjusted", "CE + sample-wise, adjusted"),
     ("CE + DKD", "CE + DKD"),
     ("CE + DKD, adjusted", "CE + DKD, adjusted"),
     ("MCLD", "MCLD"),

@@ -32,6 +32,13 @@ RESULTS = DOCS.parent / "benchmarks" / "results"
 CHARTS = DOCS / "assets" / "charts"
 RECOMMENDED = "all (recommended)"
 """The row of an ablation that the others are compared with."""
+PARTS = {
+    "noisy_teacher": ("40 %", "a teacher of 40 % wrong labels"),
+    "nlp": (None, "characters"),
+    "self_distillation": (None, "1,078 images"),
+    "timeseries": (None, "leaf outlines"),
+}
+"""Of pages with several tables or teachers: the drawn column (None: the first), and of what."""
 SHAPE = "512,512,1000"
 """Of the chart of speed."""
 PICTURES = (".svg", ".png")
@@ -81,7 +88,7 @@ def chart(what: str, rows: dict[str, Mark], zero: bool = False) -> Drawing:
         what: the rows' numbers are.
         rows: each with its number, and the ends of its line.
         zero: the numbers are differences: a line stands at 0, and colours say on which side a
-            whole interval is; otherwise MCLD's rows are coloured.
+            whole interval is.
     """
     names = {name: textwrap.wrap(name.replace("`", ""), 26) for name in rows}
     values = [value for value, _, _ in rows.values()]
@@ -111,7 +118,7 @@ def chart(what: str, rows: dict[str, Mark], zero: bool = False) -> Drawing:
         middle = y + 5 + 7 * len(names[name])
         for i, line in enumerate(names[name]):
             picture.text(left - 12, y + 16 + 14 * i, line, "ink end")
-        kind = "pull" if name.lower().startswith("mcld") else "other"
+        kind = "other"
         if zero:
             kind = "pull" if start > 0 else "push" if end < 0 else "other"
         picture.line((x(start), middle), (x(end), middle), kind)
@@ -154,10 +161,12 @@ def charts(folder: Path = RESULTS) -> dict[str, Drawing]:
             what = "points of accuracy above the recommended setting (95 % interval)"
             found[path.stem] = chart(what, marks, zero=True)
             continue
-        head, numbers = table(text)
+        column, part = PARTS.get(path.stem, (None, ""))
+        head, numbers = table(text, column)
         if len(numbers) > 1 and path.stem != "long_tail":
             rows = {row: (m, m - sd, m + sd) for row, (m, sd) in numbers.items()}
-            found[path.stem] = chart(f"{head} (± standard deviation)", rows)
+            what = ", ".join(filter(None, ("test accuracy %" if column else head, part)))
+            found[path.stem] = chart(f"{what} (± standard deviation)", rows)
     if (folder / "defaults.md").is_file():
         marks = {
             name: interval(values) for name, values in defaults.gaps(defaults.read(folder)).items()

@@ -17,7 +17,7 @@ SETS = {
     "leaf, outlines": "comparison_leaf.json",
     "Tiny-ImageNet": "tiny_imagenet.json",
     "Tiny-ImageNet, wider": "tiny_imagenet_2x_10.json",
-    "Tiny-ImageNet, all rows": "tiny_imagenet_lite1_90900_1x_15_trials5.json",
+    "Tiny-ImageNet, all images": "tiny_imagenet_lite1_90900_1x_15_trials5.json",
 }
 NAMES = {  # as the files have them
     "MCLD + CE": ("MCLD + CE", "MCLD + CE, no ramp"),

@@ -82,7 +82,7 @@ def test_a_chart_has_a_mark_a_row() -> None:
     assert (head, list(numbers)) == ("test % (last epoch)", ["CE", "MCLD"])
     chart = str(committed.chart(head, {"CE": (90.0, 89.8, 90.2), "MCLD": (92.0, 91.7, 92.3)}))
     assert chart.count("<circle") == 2
-    assert chart.count('<circle class="pull"') == 1
+    assert chart.count('<circle class="other"') == 2
 
 
 def test_a_chart_of_differences_says_on_which_side_of_0_they_are() -> None:

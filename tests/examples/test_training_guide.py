@@ -18,13 +18,13 @@ BLOCKS = re.findall(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", TEXT, re
 
 def test_every_block_but_the_plain_loop_says_what_it_needs() -> None:
     assert [need for need, _ in BLOCKS] == [
-        "", "", "timm", "timm", "lightning", "transformers", "keras", "flax"
+        "", "", "timm", "timm", "transformers", "keras", "flax"
     ]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("plain_jax")
-@pytest.mark.parametrize("need", ["", "timm", "lightning", "transformers", "keras", "flax"])
+@pytest.mark.parametrize("need", ["", "timm", "transformers", "keras", "flax"])
 def test_a_trainer_of_the_guide_trains(
     need: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
