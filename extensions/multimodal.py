@@ -127,10 +127,10 @@ def multimodal_mcld_loss(
     - ``kind="embeddings"``: ``L_ab`` is `embedding_contrast`; the rows need one width, which is
       not a number of classes.
     - Levels: arrays (batch, parts, width) on both sides hold a sample's parts (patches, regions,
-      words). The means over the parts are contrasted as above; under logits the teacher's mean is
-      that of its probabilities. With ``weight_local`` each part is contrasted too, with all parts
-      of the batch as keys and with its sample's label; the sample's value is the mean over its
-      parts. A modality without any part is missing in every row.
+      words). The means over the parts are contrasted as above; of logits under the "probability"
+      similarity the teacher's mean is that of its probabilities. With ``weight_local`` each part is
+      contrasted too, with all parts of the batch as keys and with its sample's label; the sample's
+      value is the mean over its parts. A modality without any part is missing in every row.
 
     Args:
         student: modality → (batch, classes) or (batch, parts, classes).
@@ -238,8 +238,9 @@ def multimodal_mcld_loss(
         student, teacher = (ops.astype(x, dtype) for x in (student, teacher))
         count, parts = ops.size(student, 0), ops.size(student, 1)
         divisor = ops.maximum(ops.astype(ops.asarray(parts, student), dtype), 1.0)
-        mean = ops.sum(ops.softmax(teacher, 2) if kind == "logits" else teacher, 1) / divisor
-        mean = log_of(ops, mean) if kind == "logits" else mean
+        of_softmax = kind == "logits" and config.compares_distributions
+        mean = ops.sum(ops.softmax(teacher, 2) if of_softmax else teacher, 1) / divisor
+        mean = log_of(ops, mean) if of_softmax else mean
         losses = contrast(ops.sum(student, 1) / divisor, mean, labels, both[pair])
         if is_plain(weight_local, 0):
             return losses

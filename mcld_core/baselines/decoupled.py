@@ -14,6 +14,7 @@ from mcld_core.formulas.divergence import (
     divide,
     log_odds,
     raised,
+    softened,
 )
 from mcld_core.formulas.objective import Block
 from mcld_core.typing import Array, Float, Labels, Logits, Reduction, Scalar, Tensor
@@ -102,9 +103,8 @@ def nkd_loss(
         target = Target.of(ops, block.labels, student.shape[1])
         p_target = ops.exp(ops.take_along_axis(ops.log_softmax(teacher, 1), target.index, 1)[:, 0])
         log_q_target = ops.take_along_axis(ops.log_softmax(student, 1), target.index, 1)[:, 0]
-        rest, teacher_rest = (
-            target.split(ops, divide(z, temperature))[1] for z in (student, teacher)
-        )
+        rest = target.split(ops, divide(student, temperature))[1]
+        teacher_rest = target.split(ops, softened(ops, block.teacher, temperature))[1]
         log_q = ops.log_softmax(rest, 1)
         p = ops.exp(ops.log_softmax(teacher_rest, 1))
         has_rest = ops.astype(ops.max(teacher_rest, 1) > MASKED / 2, ops.dtype(student))

@@ -82,7 +82,8 @@ def divergence(ops: Backend, log_p: Array, log_q: Array, name: str, mix: Any = 0
         return 0.5 * ops.sum(ops.abs(ops.exp(log_p) - q), 1)
     if name == "reverse":
         value = ops.sum(q * (log_q - log_p), 1)
-        ruled_out = ops.sum(ops.where(log_p < MASKED / 2, ops.stop_gradient(q), 0.0), 1) > 0
+        low = log_p < MASKED * 1e-9  # `MASKED` over any temperature
+        ruled_out = ops.sum(ops.where(low, ops.stop_gradient(q), 0.0), 1) > 0
         infinite = ops.where(ruled_out, float("inf"), 0.0 * ops.stop_gradient(value) + 1.0)
         return value * infinite  # and so is its gradient: where a choice of infinity would have 0
     p, q = mix * ops.exp(log_p), (1.0 - mix) * q

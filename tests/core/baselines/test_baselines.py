@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mcld_core
-from mcld_core import dkd_loss, kd_loss, sample_wise
+from mcld_core import dkd_loss, kd_loss, nkd_loss, sample_wise
 from tests import oracles
 from tests.cases import make_case, value, value_and_grad
 from tests.core.formulas.test_gradients import differences
@@ -88,6 +88,18 @@ def test_a_class_that_the_teacher_rules_out(
         assert np.isposinf(found).all()
         return
     assert_value(found, getattr(oracles, name)(case, "none", **options), scale=40.0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_teacher_rules_out_all_but_the_label(backend: Framework, temperature: float) -> None:
+    case = make_case(224)
+    is_label = np.eye(case.teacher.shape[1], dtype=bool)[case.labels]
+    case = case.but(teacher=np.where(is_label, case.teacher, -np.inf))
+    options: dict[str, Any] = {"reduction": "none", "temperature": temperature}
+    target = np.log(np.exp(case.student).sum(1)) - case.student[is_label]
+    assert_value(value(backend, nkd_loss, case, **options), target, scale=40.0)
+    options |= {"divergence": "reverse", "standardize": True}
+    assert np.isposinf(value(backend, kd_loss, case, **options)).all()
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)

@@ -227,8 +227,11 @@ def test_feature_mse_of_half_precision_rows_is_computed_in_float32(
     assert_value(backend.to_numpy(total), 50.0, "float32")
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_parts_are_contrasted_as_means_and_one_by_one(backend: Framework, weight: float) -> None:
+@pytest.mark.parametrize(("weight", "similarity"), [(0.0, "probability"), (0.5, "pearson"),
+                                                    (0.5, "dot"), (0.0, "cosine")])  # fmt: skip
+def test_parts_are_contrasted_as_means_and_one_by_one(
+    backend: Framework, weight: float, similarity: str
+) -> None:
     rng = np.random.default_rng(5)
     student, teacher = logits(rng, BATCH, PARTS, CLASSES), logits(rng, BATCH, PARTS, CLASSES)
     labels, has = np.array([0, 1, 2, 0, 1, 0]), np.arange(BATCH) != 4
@@ -239,16 +242,19 @@ def test_parts_are_contrasted_as_means_and_one_by_one(backend: Framework, weight
         student_where={"image": backend.array(has)},
         weight_local=weight,
         reduction="none",
+        config=MCLDConfig(similarity=similarity),
     )
-    means = [[softmax(part) for part in sample] for sample in teacher]
-    mean_teacher = np.log(np.mean(means, 1))
+    mean_teacher = teacher.mean(1)
+    if similarity == "probability":
+        mean_teacher = np.log(np.mean([[softmax(part) for part in each] for each in teacher], 1))
     whole = Case(student.mean(1), mean_teacher, labels, where=has)
-    reference = oracles.mcld_loss(whole, "none")
+    reference = oracles.mcld_loss(whole, "none", similarity=similarity)
     local = Case(
         student.reshape(-1, CLASSES),
         teacher.reshape(-1, CLASSES),
         labels.repeat(PARTS),
         where=has.repeat(PARTS),
     )
-    reference = reference + weight * oracles.mcld_loss(local, "none").reshape(BATCH, PARTS).mean(1)
+    parts = oracles.mcld_loss(local, "none", similarity=similarity).reshape(BATCH, PARTS)
+    reference = reference + weight * parts.mean(1)
     assert_value(backend.to_numpy(found), reference, scale=SCALE)
