@@ -192,7 +192,9 @@ def by_kept_block(loss: Any, rows: KeptRows, sizes: tuple[int, int]) -> Array:
         return tuple((factor.astype(y.dtype) * y).astype(x.dtype) for y, x in pairs), None
 
     evaluate.defvjp(forward, backward)
-    return evaluate((rows.x, *rows.layer), rows._replace(x=None, layer=()))
+    # over a mesh the layer varies as x does: JAX then sums its slopes
+    layer = (y + jnp.sum(rows.x[:0], dtype=y.dtype) for y in rows.layer)
+    return evaluate((rows.x, *layer), rows._replace(x=None, layer=()))
 
 
 def _kept_blocks(loss: Any, rows: KeptRows, size: int, differentiate: bool) -> Arrays:
@@ -203,7 +205,7 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int, differentiate: bool) -> A
     """
     x, layer, count = rows.x, rows.layer, rows.x.shape[0]
     wide = "float64" if x.dtype == "float64" else "float32"
-    narrow = wide if x.dtype == "float16" and not layer else x.dtype
+    narrow = wide if x.dtype == "float16" else x.dtype
     scale = 1.0 if rows.scale is None else rows.scale
     order, blocks = None, -(-count // size)
     if rows.kept is not None:
@@ -234,21 +236,23 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int, differentiate: bool) -> A
             return (put(arrays[0], jnp.where(counts, factor * found, 0.0)),)
         found, slope = loss.with_slope(z, beside)
         values = put(arrays[0], jnp.where(counts, factor * found, 0.0))
-        slope = jnp.where(counts[:, None], slope * (factor * scale)[:, None], 0.0)
+        factor = factor if layer else factor * scale  # half precision keeps no mean's slope
+        slope = jnp.where(counts[:, None], slope * factor[:, None], 0.0)
         if not layer:
             return values, put(arrays[1], slope)
         slope = slope.astype(x.dtype)
-        of_x = put(arrays[1], jnp.matmul(slope, layer[0].astype(x.dtype), precision="highest"))
+        part = jnp.matmul(slope, layer[0].astype(x.dtype), precision="highest")
+        of_x = put(arrays[1], scale * part.astype(narrow))
         slope = jnp.where((jnp.arange(size) + start >= i * size)[:, None], slope, 0)
         parts = jnp.matmul(slope.T, block, precision="highest"), jnp.sum(slope, 0, dtype=wide)
-        sums = (y + part.astype(wide) for y, part in zip(arrays[2:], parts, strict=False))
+        sums = (y + scale * part.astype(wide) for y, part in zip(arrays[2:], parts, strict=False))
         return values, of_x, *sums
 
-    values = jnp.zeros(count, wide)
-    if not differentiate:
-        return jax.lax.fori_loop(0, blocks, step, (values,))
-    sums = tuple(jnp.zeros(y.shape, wide) for y in layer)
-    return jax.lax.fori_loop(0, blocks, step, (values, jnp.zeros(x.shape, narrow), *sums))
+    none = jnp.sum(x[:0], dtype=wide)  # 0, which varies over a mesh as x does
+    values, *sums = (none + jnp.zeros(n, wide) for n in (count, *(y.shape for y in layer)))
+    of_x = jnp.zeros(x.shape, narrow) + none.astype(narrow)
+    arrays = (values, of_x, *sums) if differentiate else (values,)
+    return jax.lax.fori_loop(0, blocks, step, arrays)
 
 
 def _product(x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -261,7 +265,6 @@ def _scanned(function: Callable[[Arrays], Arrays], rows: Arrays, block_rows: int
     count = rows[0].shape[0]
     blocks = -(-count // block_rows)
     size = -(-count // blocks)
-    padding = (0, blocks * size - count)
-    padded = (jnp.pad(x, [padding] + [(0, 0)] * (x.ndim - 1)) for x in rows)
+    padded = (jnp.pad(x, [(0, blocks * size - count), *[(0, 0)] * (x.ndim - 1)]) for x in rows)
     results = jax.lax.map(function, tuple(x.reshape(blocks, size, *x.shape[1:]) for x in padded))
     return tuple(x.reshape(blocks * size, *x.shape[2:])[:count] for x in results)

@@ -191,7 +191,7 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
     """
     x, layer, count = rows.x, rows.layer, tf.shape(rows.x)[0]
     wide = tf.float64 if x.dtype == tf.float64 else tf.float32
-    narrow = wide if x.dtype == tf.float16 and not layer else x.dtype
+    narrow = wide if x.dtype == tf.float16 else x.dtype
     scale = 1.0 if rows.scale is None else rows.scale
     order, live = tf.range(count), count
     if rows.kept is not None:
@@ -222,17 +222,18 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
         factor = tf.ones([size], wide) if rows.weight is None else tf.gather(rows.weight, places)
         counts = tf.ones([size], "bool") if rows.kept is None else tf.gather(rows.kept, places)
         values = put(values, i, places, where(counts, factor * found, 0.0))
-        slope = where(counts[:, None], slope * (factor * scale)[:, None], 0.0)
+        factor = factor if layer else factor * scale  # half precision keeps no mean's slope
+        slope = where(counts[:, None], slope * factor[:, None], 0.0)
         if not layer:
             return i + 1, values, put(of_x, i, places, tf.cast(slope, narrow))
         slope = tf.cast(slope, x.dtype)
-        of_x = put(of_x, i, places, tf.matmul(slope, tf.cast(layer[0], x.dtype)))
+        part = tf.cast(tf.matmul(slope, tf.cast(layer[0], x.dtype)), wide)
+        of_x = put(of_x, i, places, tf.cast(scale * part, narrow))
         slope = where(fresh[:, None], slope, 0.0)
-        parts = (
-            tf.cast(tf.matmul(slope, block, transpose_a=True), wide),
-            tf.reduce_sum(tf.cast(slope, wide), 0),
-        )
-        return i + 1, values, of_x, *(y + part for y, part in zip(sums, parts, strict=False))
+        of_weight = tf.cast(tf.matmul(slope, block, transpose_a=True), wide)
+        parts = of_weight, tf.reduce_sum(tf.cast(slope, wide), 0)
+        sums = (y + scale * part for y, part in zip(sums, parts, strict=False))
+        return i + 1, values, of_x, *sums
 
     def made(dtype: Any, *row: int) -> Any:
         if in_place:

@@ -323,7 +323,7 @@ def _blocks(
     """
     x, layer, few = rows.x, rows.layer, sizes[1]
     wide = torch.promote_types(x.dtype, torch.float32)
-    narrow = wide if x.dtype is torch.float16 and not layer else x.dtype
+    narrow = wide if x.dtype is torch.float16 else x.dtype
     places = None if rows.kept is None else rows.kept.nonzero()[:, 0]
     count = x.shape[0] if places is None else places.shape[0]
     scale = 1.0 if rows.scale is None else rows.scale
@@ -366,7 +366,7 @@ def _blocks(
         if not any(needs):
             continue
         if layer and of_x is not None:
-            of_x[some] = z @ weight
+            of_x[some] = (z @ weight).to(narrow)
         elif not layer and not isinstance(some, slice):
             of_x.index_copy_(0, some, into)
         if layer and slopes[0] is not None and x.dtype is wide:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mcld_core import MCLDConfig, category_wise, mcld_loss
+from mcld_core.extensions.nlp import linear_token_kd_loss
 from tests import oracles
 from tests.cases import bind, make_case, make_keys, teacher_keys, value, value_and_grad
 from tests.frameworks import Framework, only
@@ -214,3 +215,19 @@ def test_matrix_products_are_of_full_precision(
     products = text.count("dot_general[")
     assert products > 0
     assert text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
+
+
+def test_a_last_layer_in_shard_map(backend: Framework) -> None:
+    """JAX tells rows, which vary over the mesh, from a weight that does not."""
+    import jax
+    from jax.sharding import Mesh, PartitionSpec
+
+    rng, split, whole = np.random.default_rng(0), PartitionSpec("data"), PartitionSpec()
+    rows = [backend.array(rng.normal(size=size)) for size in ((4, 3, 5), (7, 5), (4, 3, 7))]
+    mean = lambda *rows: jax.lax.pmean(linear_token_kd_loss(*rows), "data")  # noqa: E731
+    over = jax.shard_map(
+        jax.value_and_grad(mean, argnums=(0, 1)), mesh=Mesh(np.array(jax.devices()[:1]), ("data",)),
+        in_specs=(split, whole, split), out_specs=(whole, (split, whole)),
+    )  # fmt: skip
+    expected = jax.value_and_grad(linear_token_kd_loss, argnums=(0, 1))(*rows)
+    jax.tree.map(np.testing.assert_allclose, over(*rows), expected)

@@ -190,13 +190,21 @@ def test_one_value_a_token_has_its_own_gradient(differentiable: Framework) -> No
     assert_gradient(other, gradient, scale=SCALE, floor=0.1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_in_other_dtypes(differentiable: Framework, dtype: str) -> None:
-    """The logits of half precision are rounded once, as a layer of a model rounds them."""
-    _, unfused = bind(differentiable, "layer", OPTIONS[0])
-    fused, _ = bind(differentiable, "layer", OPTIONS[0], dtype=dtype)
-    value, gradient = differentiable.value_and_grad(unfused, vector())
-    found, other = differentiable.value_and_grad(fused, vector(), dtype)
+@pytest.mark.parametrize(("dtype", "tokens"), [("float32", 8), ("float16", 8), ("float16", 2**24)])
+def test_in_other_dtypes(differentiable: Framework, dtype: str, tokens: int) -> None:
+    """The logits of half precision are rounded once, as a layer of a model rounds them.
+
+    Of a loss that is scaled, nothing that a mean over many tokens takes is lost.
+    """
+
+    def scaled(loss: Any) -> Any:
+        return lambda x: tokens * loss(x)
+
+    options = OPTIONS[0] | {"normalizer": float(tokens)}
+    _, unfused = bind(differentiable, "layer", options)
+    fused, _ = bind(differentiable, "layer", options, dtype=dtype)
+    value, gradient = differentiable.value_and_grad(scaled(unfused), vector())
+    found, other = differentiable.value_and_grad(scaled(fused), vector(), dtype)
     rounding = 1.0 if dtype == "float32" else 2.0**-10 / 1e-5
     assert_value(found, value, "float32", SCALE * rounding)
     assert_gradient(other, gradient, "float32", SCALE * rounding, floor=0.1)
