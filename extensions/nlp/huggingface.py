@@ -108,9 +108,8 @@ class TokenKDTrainer(Trainer):
         collator: Any = self.data_collator
         if stored and not isinstance(collator, TeacherCollator):
             self.data_collator: Any = TeacherCollator(collator)
-        self.settings: dict[str, Any] = {"divergence": divergence, "mix": mix}
-        self.settings |= {"temperature": temperature, "ce_weight": ce_weight}
-        self.loss_function = loss_function
+        kd = partial(token_kd_loss, divergence=divergence, mix=mix, temperature=temperature)
+        self.loss_function = loss_function or partial(kd, ce_weight=ce_weight)
         self.vocabulary = vocabulary
         config: Any = getattr(self.accelerator.unwrap_model(self.model), "config", None)
         self.is_encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
@@ -145,8 +144,9 @@ class TokenKDTrainer(Trainer):
         """Count the tokens that the loss counts: no first token, though padding stands before."""
         counted = []
         for batch in batch_samples:
-            if isinstance(batch.get("labels"), torch.Tensor):
-                batch = {"labels": _counted(batch["labels"], self._attended(batch), self.causal)}
+            labels = batch.get("labels", batch.get("input_ids"))
+            if isinstance(labels, torch.Tensor):
+                batch = {"labels": _counted(labels, self._attended(batch), self.causal)}
             counted.append(batch)
         return super()._get_num_items_in_batch(counted, device)
 
@@ -173,12 +173,11 @@ class TokenKDTrainer(Trainer):
         options: dict[str, Any] = {"attention_mask": where, "shift": self.causal}
         if num_items_in_batch is not None:
             # 0 where nothing of the step has a label: so is the sum
-            options["normalizer"] = torch.as_tensor(num_items_in_batch).clamp(min=1)
-        loss_of = self.loss_function or partial(token_kd_loss, **self.settings)
-        if "progress" in signature(loss_of).parameters:
+            options["normalizer"] = torch.as_tensor(num_items_in_batch).flatten()[0].clamp(min=1)
+        if "progress" in signature(self.loss_function).parameters:
             steps = self.state.max_steps
             options["progress"] = self.state.global_step / steps if steps > 0 else 1.0
-        loss = loss_of(student, teacher, labels, **options)
+        loss = self.loss_function(student, teacher, labels, **options)
         if isinstance(student, LastLayer) and isinstance(model, FSDPModule):
             loss = loss + 0.0 * _first(outputs).sum()  # gradients are shared where outputs have one
         if not model.training and labels is not None:
@@ -186,6 +185,7 @@ class TokenKDTrainer(Trainer):
             self._sums.append(self.accelerator.gather_for_metrics(sums))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # the mean over the ranks is yet to come
+        outputs = outputs if isinstance(outputs, dict) else (loss, *outputs)  # as the Trainer reads
         return (loss, outputs) if return_outputs else loss
 
     def _attended(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
@@ -199,11 +199,10 @@ class TokenKDTrainer(Trainer):
         if inputs.get("teacher") is not None:
             return inputs["teacher"]
         if self.teacher is None:
-            raise self.checks.wrong(
-                "teacher needs a model or a function, or batches with a 'teacher', as "
-                "TeacherCollator makes them",
-                f"None and {sorted(inputs)}",
+            needs = (
+                "teacher needs a model or a function, or batches with a 'teacher' (TeacherCollator)"
             )
+            raise self.checks.wrong(needs, f"None and {sorted(inputs)}")
         with torch.no_grad():
             if isinstance(self.teacher, nn.Module):
                 mapped = bool(getattr(self.teacher, "hf_device_map", None))

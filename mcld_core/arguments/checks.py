@@ -88,12 +88,12 @@ class Checks:
         self.choice("reduction", reduction, REDUCTIONS)
 
     def trainer(self, trainer: Any, loss: str) -> None:
-        """Raise for settings of a ``transformers.Trainer`` that a loss of ours would not heed."""
-        args, names = trainer.args, trainer.args.label_names
+        """Keep a ``transformers.Trainer``'s labels; raise for settings that our loss ignores."""
+        names = trainer.label_names = trainer.args.label_names or ["labels"]
         for name, came, needed in (
             ("compute_loss_func", trainer.compute_loss_func, "None"),
-            ("label_smoothing_factor", args.label_smoothing_factor, "0"),
-            ("label_names", "labels" not in (names or ["labels"]) and names, "'labels'"),
+            ("label_smoothing_factor", trainer.args.label_smoothing_factor, "0"),
+            ("label_names", "labels" not in names and names, "'labels'"),
         ):
             if came:
                 raise self.wrong(f"{name} needs {needed}", repr(came), f"The loss is {loss}")

@@ -35,7 +35,7 @@ class MCLDTrainer(Trainer):
 
     Args:
         teacher: a model that answers the student's inputs; None if the data brings its logits. It
-            is moved to the Trainer's device, frozen and set to eval mode.
+            is frozen, set to eval mode, and moved to the Trainer's device unless it has a map.
         mcld_config: the settings.
         class_prior: (classes,) counts or probabilities of the labels, see `mcld_core.mcld_loss`.
         balanced: whether to train a balanced classifier, see `mcld_core.adjust_logits`.
@@ -82,7 +82,9 @@ class MCLDTrainer(Trainer):
         self.loss = MCLDLoss(mcld_config, classes=classes, **settings).to(self.args.device)
         self.teacher = teacher
         if teacher is not None:
-            teacher.requires_grad_(False).eval().to(self.args.device)
+            teacher.requires_grad_(False).eval()
+            if not getattr(teacher, "hf_device_map", None):
+                teacher.to(self.args.device)
         # The loss is ours: the Trainer counts the items whatever the model's own loss takes.
         self.model_accepts_loss_kwargs = True
 
@@ -96,8 +98,8 @@ class MCLDTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Go on with the class means of the checkpoint."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self.loss.has_class_means and checkpoint is not None:
-            stored = torch.load(Path(checkpoint) / CLASS_MEANS, weights_only=True)
+        if self.loss.has_class_means and checkpoint and (Path(checkpoint) / CLASS_MEANS).is_file():
+            stored = torch.load(Path(checkpoint) / CLASS_MEANS, "cpu", weights_only=True)
             self.loss.load_state_dict(stored)
 
     def compute_loss(
@@ -131,10 +133,11 @@ class MCLDTrainer(Trainer):
             # The Trainer counts entries: a soft label has one for each class.
             entries = labels.shape[1] if labels is not None and labels.ndim == 2 else 1
             # 0 where nothing of the step has a label: so is the sum
-            loss = loss * entries / torch.as_tensor(num_items_in_batch).clamp(min=1)
+            loss = loss * entries / torch.as_tensor(num_items_in_batch).flatten()[0].clamp(min=1)
             if self.args.average_tokens_across_devices:
                 # the mean over the ranks is yet to come
                 loss = loss * self.accelerator.num_processes
+        outputs = outputs if isinstance(outputs, dict) else (loss, *outputs)  # as the Trainer reads
         return (loss, outputs) if return_outputs else loss
 
     def _answers(self, inputs: dict[str, Any], given: dict[str, Any]) -> Any:

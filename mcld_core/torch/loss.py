@@ -119,7 +119,7 @@ class MCLDLoss(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_prior", None if prior is None else torch.from_numpy(prior))
         for name, rows in _buffers(bank, means):
-            self.register_buffer(name, asarray(rows, torch.empty(0)))
+            self.register_buffer(name, asarray(rows, torch.empty(0)).clone())
 
     @property
     def bank(self) -> TeacherBank:
@@ -214,8 +214,7 @@ class MCLDLoss(nn.Module):
                         stacklevel=4,
                     )
             if torch.is_grad_enabled() and not self._has_looked:
-                looked_at = student, teacher, labels, where
-                self._has_looked = first_look("MCLDLoss", *looked_at, self.config, 4)
+                self._has_looked = first_look("MCLDLoss", *rows[:3], where, self.config, 4)
         return result
 
     if TYPE_CHECKING:  # a module's says Any

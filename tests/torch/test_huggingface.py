@@ -87,13 +87,12 @@ def test_cached_logits_and_soft_labels(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("as_tensor", [True, False])
-def test_a_step_without_a_label_trains_nothing(tmp_path: Path, as_tensor: bool) -> None:
+@pytest.mark.parametrize("items", [0, torch.tensor(0), torch.zeros(2, 1)])  # of two GPUs
+def test_a_step_without_a_label_trains_nothing(tmp_path: Path, items: Any) -> None:
     trainer = make_trainer(tmp_path, batch=4, teacher=make_teacher())
     model = trainer.model.train()
     tokens = torch.zeros(4, 6, dtype=torch.int64)
     inputs = {"input_ids": tokens, "labels": torch.full((4,), -100)}
-    items = torch.tensor(0) if as_tensor else 0
     loss = trainer.compute_loss(model, inputs, num_items_in_batch=items)
     loss.backward()
     assert loss.item() == 0
@@ -129,6 +128,26 @@ def test_resumes_with_its_ramp(tmp_path: Path, loss: dict[str, Any]) -> None:
     losses = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (whole, rest)]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
+
+
+def test_a_checkpoint_of_the_model_alone_is_resumed(tmp_path: Path) -> None:
+    options: Any = {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    make_trainer(tmp_path, batch=4, teacher=make_teacher(), **options, **PROTOTYPES).train()
+    trainer = make_trainer(tmp_path, batch=4, teacher=make_teacher(), **PROTOTYPES, max_steps=3)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 3
+
+
+def test_a_student_whose_forward_names_no_labels_and_gives_a_tuple(tmp_path: Path) -> None:
+    teacher, model = make_teacher(), make_model(8, seed=0)
+    teacher.hf_device_map, teacher.to = {"": "cpu"}, None  # type: ignore[assignment]  # it stays
+    student = torch.nn.Module()
+    student.body, student.forward = model, lambda input_ids: (model(input_ids).logits,)
+    config, data = MCLDConfig(weight_ce=1.0), make_data()
+    trainer = make_trainer(tmp_path, batch=8, model=student, teacher=teacher, mcld_config=config)
+    trainer.train()
+    found = trainer.predict(data)
+    assert (found.predictions.shape, "test_loss" in found.metrics) == ((len(data), CLASSES), True)
 
 
 def test_errors(tmp_path: Path) -> None:

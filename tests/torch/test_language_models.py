@@ -27,6 +27,7 @@ from transformers import (
 from mcld_core import MCLDConfig
 from mcld_core.extensions.nlp import token_kd_loss, token_mcld_loss
 from tests.torch.tiny_language_model import (
+    LENGTHS,
     LONGEST,
     VOCABULARY,
     Padding,
@@ -88,6 +89,18 @@ def test_a_step_has_one_gradient_however_it_is_split(
     assert (weights(trainer.model) - before).abs().max() > 1e-2
     expected = weights(by_hand(8))
     torch.testing.assert_close(weights(trainer.model), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_without_labels_has_one_gradient_too(tmp_path: Path) -> None:
+    def collate(rows: Any) -> Any:
+        return {k: v for k, v in Padding("left")(rows).items() if k != "labels"}
+
+    options: Any = {"teacher": make_teacher(), "data_collator": collate, "ce_weight": 0.0}
+    steps = ((8, 1), (2, 4))
+    found = [make_trainer(tmp_path, batch=b, accumulate=n, **options) for b, n in steps]
+    for trainer in found:
+        trainer.train()
+    torch.testing.assert_close(*(weights(trainer.model) for trainer in found))
 
 
 def measured(model: nn.Module, data: list[dict[str, Any]]) -> dict[str, float]:
@@ -398,6 +411,20 @@ def test_a_masked_language_model(tmp_path: Path) -> None:
             log_q = model.eval()(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
         nats += [-float(log_q[i, y]) for i, y in enumerate(row["labels"]) if y != -100]
     assert found == pytest.approx(float(np.exp(np.mean(nats))), rel=1e-4)
+
+
+def test_a_student_whose_forward_names_no_labels_and_gives_a_tuple(tmp_path: Path) -> None:
+    student, model = nn.Module(), make_model(8, seed=0)
+    student.body, student.forward = model, lambda input_ids: (model(input_ids).logits,)
+    trainer = make_trainer(tmp_path, batch=1, model=student, teacher=make_teacher())
+    batch = dict.fromkeys(("input_ids", "labels"), torch.ones(1, 4, dtype=torch.int64))
+    items = torch.full((2, 1), 3)  # of two GPUs
+    assert trainer.compute_loss(student, batch, num_items_in_batch=items).shape == ()
+    trainer.data_collator = lambda rows: {k: torch.tensor([v]) for k, v in rows[0].items()}
+    found = trainer.predict(make_data(2))
+    assert found.predictions.shape == (2, LENGTHS[0], VOCABULARY)
+    expected = measured(model, make_data(2))["perplexity"]
+    assert found.metrics["test_perplexity"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def test_a_given_bank_stays() -> None:
         torch.testing.assert_close(loss_function(student, teacher, own, index=index), expected)
     for old, now in zip(bank, loss_function.bank, strict=True):
         torch.testing.assert_close(now, old, rtol=0, atol=0)
+    loss_function.bank_vectors.zero_()  # as a state does that is loaded
+    assert torch.equal(bank.vectors, rows)
     assert set(loss_function.state_dict()) == set(MCLDLoss(bank_size=7, classes=2).state_dict())
 
 
