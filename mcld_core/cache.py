@@ -105,7 +105,7 @@ class TeacherCache:
 
         Args:
             path: the file that `write` made.
-            fingerprint: what the file must carry; None takes any float array of two axes.
+            fingerprint: what the file must carry; None takes any float16 or float32 array.
 
         Raises:
             FileNotFoundError, IsADirectoryError: no such file.

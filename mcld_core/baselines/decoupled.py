@@ -10,6 +10,7 @@ from mcld_core.formulas.divergence import (
     MASKED,
     Target,
     binary_divergence,
+    cross_entropy,
     decoupled_divergence,
     divide,
     log_odds,
@@ -102,16 +103,12 @@ def nkd_loss(
         student, teacher = block.student, raised(ops, block.teacher)
         target = Target.of(ops, block.labels, student.shape[1])
         p_target = ops.exp(ops.take_along_axis(ops.log_softmax(teacher, 1), target.index, 1)[:, 0])
-        log_q_target = ops.take_along_axis(ops.log_softmax(student, 1), target.index, 1)[:, 0]
-        rest = target.split(ops, divide(student, temperature))[1]
         teacher_rest = target.split(ops, softened(ops, block.teacher, temperature))[1]
-        log_q = ops.log_softmax(rest, 1)
-        p = ops.exp(ops.log_softmax(teacher_rest, 1))
-        has_rest = ops.astype(ops.max(teacher_rest, 1) > MASKED / 2, ops.dtype(student))
-        others = has_rest * ops.sum(p * log_q, 1)
-        has_target = ops.astype(target.is_class, ops.dtype(student))[:, 0]
-        at_target = has_target * p_target * log_q_target
-        return -at_target - gamma * temperature * temperature * others
+        log_q = ops.log_softmax(target.split(ops, divide(student, temperature))[1], 1)
+        p = ops.softmax(teacher_rest, 1)
+        others = ops.where(ops.max(teacher_rest, 1) > MASKED / 2, ops.sum(p * log_q, 1), 0.0)
+        nats = cross_entropy(ops, student, block.labels)  # 0 of a label of no class
+        return p_target * nats - gamma * temperature * temperature * others
 
     rows = (student_logits, teacher_logits, labels, sample_weight, where)
     numbers = {"gamma": gamma, "temperature": temperature}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mcld_core.export.inputs import ExportRequest, call
+from mcld_core.export.inputs import ExportRequest, call, told
 
 FRAMEWORK, TOOL = "torch", "torch.onnx.export"
 PACKAGES: tuple[str, ...] = ("onnxscript",)
@@ -19,7 +19,8 @@ def inference(student: Any) -> Any:
     """A copy in eval mode, and on the CPU as onnxruntime is; Keras' call as it is."""
     if not isinstance(student, torch.nn.Module):
         return student
-    return copy.deepcopy(student).cpu().eval().requires_grad_(False)
+    with told("the student cannot be copied", "Clear the tensors of a call that it keeps"):
+        return copy.deepcopy(student).cpu().eval().requires_grad_(False)
 
 
 class _Traced(torch.nn.Module):

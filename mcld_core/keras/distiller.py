@@ -18,6 +18,8 @@ from mcld_core.keras.loss import as_rows, prior_config
 from mcld_core.losses import mcld_loss
 from mcld_core.typing import Array, Float, Labels, Logits
 
+_SAME_ON_REPLICAS: dict[str, Any] = {"trainable": False, "aggregation": "only_first_replica"}
+
 
 @keras.saving.register_keras_serializable("mcld")
 class MCLDDistiller(keras.distillation.Distiller):
@@ -36,9 +38,9 @@ class MCLDDistiller(keras.distillation.Distiller):
       student's regularisers. It is shown and not minimised (``student_loss_weight`` is 0; set
       ``config.weight_ce`` to add cross-entropy).
 
-    ``evaluate`` needs no teacher and does not run it: its ``loss`` is the ``student_loss``. Nothing
-    of the student but its trained weights and its layers' own statistics changes in ``fit``, and
-    nothing at all in ``evaluate``. After training use ``distiller.student``.
+    ``evaluate`` with labels does not run the teacher: its ``loss`` is the ``student_loss``; without
+    any it is MCLD. ``fit`` changes nothing of the student but its trained weights and its layers'
+    own statistics, ``evaluate`` nothing at all. After training use ``distiller.student``.
 
     Under a ``tf.distribute`` strategy (the models and the distiller made in its scope) each replica
     contrasts with the teacher's rows of all replicas, and the training is that of the joined batch
@@ -114,13 +116,10 @@ class MCLDDistiller(keras.distillation.Distiller):
         checks = Checks("MCLDDistiller")
         checks.flag("show_terms", show_terms)
         checks.flag("evaluate_distillation", evaluate_distillation)
-        config = MCLDConfig() if config is None else config
-        prior, bank, means = start(
-            "MCLDDistiller", config, class_prior, balanced, total_steps=total_steps,
-            bank_size=bank_size, class_means=class_means, soft_labels=soft_labels,
-            classes=getattr(student, "output_shape", (None,))[-1], like=ops.zeros((), "float32"),
-        )  # fmt: skip
         for side, model in (("teacher", teacher), ("student", student)):
+            if (count := len(getattr(model, "outputs", None) or [0])) > 1:
+                cure = "Take one: keras.Model(model.input, model.outputs[0])"
+                raise checks.wrong(f"{side} needs one output, of logits", f"{count}", cure)
             if _ends_in_softmax(model):
                 warnings.warn(
                     f"MCLDDistiller: the {side} ends in a softmax, and the loss takes logits. "
@@ -128,6 +127,12 @@ class MCLDDistiller(keras.distillation.Distiller):
                     UserWarning,
                     stacklevel=2,
                 )
+        config = MCLDConfig() if config is None else config
+        prior, bank, means = start(
+            "MCLDDistiller", config, class_prior, balanced, total_steps=total_steps,
+            bank_size=bank_size, class_means=class_means, soft_labels=soft_labels,
+            classes=getattr(student, "output_shape", (None,))[-1], like=ops.zeros((), "float32"),
+        )  # fmt: skip
         super().__init__(
             teacher,
             student,
@@ -147,12 +152,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         self.class_prior = prior
         self.balanced = balanced
         self.steps_done = self.add_weight(
-            shape=(),
-            initializer="zeros",
-            dtype="int32",
-            trainable=False,
-            aggregation="only_first_replica",
-            name="steps_done",
+            (), "zeros", dtype="int32", name="steps_done", **_SAME_ON_REPLICAS
         )
         self.bank = None if bank is None else State(bank)
         self.class_means = None if means is None else State(means)
@@ -244,16 +244,13 @@ class MCLDDistiller(keras.distillation.Distiller):
         teacher_logits = self.teacher(x, training=False)
         progress: Any = 1.0
         if self.total_steps is not None:
-            progress = ops.cast(self.steps_done, "float32") / self.total_steps
-            progress = ops.minimum(progress, 1.0)
+            progress = ops.minimum(ops.cast(self.steps_done, "float32") / self.total_steps, 1.0)
         gathered = None
         if replicas() > 1:
             from mcld_core.tensorflow.distributed import gather_keys
 
-            ignored = self.config.ignore_index
-            gathered = gather_keys(
-                teacher_logits, labels, sample_weight=weight, ignore_index=ignored
-            )
+            given = {"sample_weight": weight, "ignore_index": self.config.ignore_index}
+            gathered = gather_keys(teacher_logits, labels, **given)
         bank, means = (None if x is None else x.value for x in (self.bank, self.class_means))
         rows = y_pred, teacher_logits, labels, weight, None
         settings = {"training": training, "progress": progress, "return_terms": True}
@@ -264,8 +261,7 @@ class MCLDDistiller(keras.distillation.Distiller):
                 state.assign(new)
         if training:
             if not self._has_looked:
-                looked_at = y_pred, teacher_logits, labels, None
-                self._has_looked = first_look("MCLDDistiller", *looked_at, self.config, 2)
+                self._has_looked = first_look("MCLDDistiller", *rows[:3], None, self.config, 2)
             self.steps_done.assign_add(1)
         return loss, terms
 
@@ -290,10 +286,9 @@ class State(keras.layers.Layer):
                 shape=value.shape,
                 initializer=lambda shape, dtype, value=value: ops.cast(value, dtype),
                 dtype="float32" if "float" in dtype else dtype,
-                trainable=False,
                 autocast=False,
-                aggregation="only_first_replica",
                 name=name,
+                **_SAME_ON_REPLICAS,
             )
             self._fields.append(variable)
         self.built = True

@@ -17,6 +17,15 @@ from tests.export.torch_students import build
 
 ROWS = token_rows(3, dtype="int64")
 
+
+class Keeping(nn.Linear):
+    """A layer that keeps a tensor of its graph, as hooks for features do."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.last = self.weight * 2.0
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({}, "exactly one of input_shape and example_input is needed; got neither"),
     ({"input_shape": (3,), "example_input": np.ones((1, 3))}, "got both"),
@@ -61,6 +70,7 @@ def test_arguments(arguments: dict[str, Any], text: str, tmp_path: Path) -> None
         ({"student": {"weight": 1}}, TypeError, "got builtins.dict. Wrap it"),
         ("no/such/model.keras", FileNotFoundError, "does not exist"),
         (Path(__file__), ValueError, "neither a .keras file nor a SavedModel"),
+        (Keeping(), ValueError, "the student cannot be copied; got RuntimeError: Only Tensors"),
     ],
 )
 def test_students(student: Any, kind: type[Exception], text: str, tmp_path: Path) -> None:

@@ -260,6 +260,9 @@ def test_wrong_arguments_are_refused() -> None:
     other = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES + 1)])
     with pytest.raises(ValueError, match="output shapes are incompatible"):
         MCLDDistiller(dense(8), other)
+    two = keras.Model(other.inputs, [other.outputs[0], other.outputs[0]])
+    with pytest.raises(ValueError, match="MCLDDistiller: student needs one output, of logits; got"):
+        MCLDDistiller(dense(8), two, bank_size=8)
 
 
 def test_a_call_that_raises_leaves_nothing() -> None:
