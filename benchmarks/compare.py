@@ -70,6 +70,8 @@ class Study(NamedTuple):
     """What trials choose by, and the page shows."""
     lower: bool = False
     """Whether less of it is better."""
+    overlap: float = 0.0
+    """Of the `interval` where each seed splits one pool anew."""
 
 
 class Table:
@@ -105,6 +107,8 @@ class Table:
         self.options = dict(study.options)
         self.batch = self.options.pop("batch")
         self.record = read_json(path) or {"chosen": {}, "trials": {}, "tests": {}}
+        if study.overlap:
+            self.record["overlap"] = round(study.overlap, 4)
         self.tasks: dict[int, Task] = {}
         self.best = min if study.lower else max
 
@@ -196,20 +200,21 @@ class Table:
         """Return a row's test scores by seed."""
         keys = (key.removeprefix(f"{self.name}|").split("|", 1) for key in self.record["tests"])
         found = {int(key[0]): self.known("tests", "|".join(key)) for key in keys if key[1] == row}
-        return {seed: scores[self.study.score] for seed, scores in found.items()}
+        return {seed: scores.get(self.study.score, math.nan) for seed, scores in found.items()}
 
 
 def page(table: Table, heading: str, against: str = "") -> str:
     """Return the table of a comparison; differences are to a row, the best one without a name."""
     study, scores = table.study, {row: table.tests(row) for row in table.study.rows}
     means = {row: sum(found.values()) / len(found) for row, found in scores.items()}
-    best = against or table.best(means, key=lambda row: means[row])
+    trained = [row for row in means if math.isfinite(means[row])]
+    best = against or table.best(trained, key=lambda row: means[row])
     lines = [("teacher", "", spread(list(table.tests("teacher").values())), "")]
     for row, found in scores.items():
         chosen = table.known("chosen", row)
         values = ", ".join(f"{name} {value:.3g}" for name, value in chosen["best"].items())
         values += f" ({chosen['validation']:.2f})" if "validation" in chosen else ""
-        less = "–" if row == best else difference(found, scores[best])
+        less = "–" if row == best else difference(found, scores[best], study.overlap)
         lines.append((row, values, spread(list(found.values())), less))
     unit = "%" if study.score == "accuracy" else study.score
     chosen = f"chosen (validation {unit})" if table.trials else "rate"
@@ -217,8 +222,12 @@ def page(table: Table, heading: str, against: str = "") -> str:
     rows = markdown(("", chosen, f"test {unit}", f"minus {best}, {points} (95 % interval)"), lines)
     text = f"{heading}\n\n{rows}\n\nMean ± sample standard deviation over {len(scores[best])} "
     text += "seeds; differences are paired by seed."
+    if study.overlap:
+        text += (
+            " The seeds' splits share rows, so the intervals are widened (Nadeau & Bengio 2003)."
+        )
     if study.test_rows:
         error = math.sqrt(means[best] * (100 - means[best]) / study.test_rows)
         text += f" {study.test_rows:,} test rows alone give an accuracy a standard error of "
-        text += f"{error:.2f} points; that of a difference is smaller."
+        text += f"{error:.2f} points; that of a difference may be smaller or larger."
     return text + "\n"

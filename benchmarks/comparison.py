@@ -151,7 +151,9 @@ def pictures(name: str, folder: Path, rows: Mapping[str, str]) -> Study:
     options = {"epochs": setup.epochs, "batch": setup.batch, "optimizer": setup.optimizer}
     tests = setup.sizes["test"] if pool.test is None else len(pool.test.y)
     of_seed = (lambda seed: task(0)) if setup.one_split else task
-    return Study(rows, of_seed, options | {"where": cpu}, setup.lr, tests)
+    drawn = len(pool.train.y) - sum(setup.sizes.values())  # of a split
+    overlap = 0.0 if setup.one_split else tests / drawn
+    return Study(rows, of_seed, options | {"where": cpu}, setup.lr, tests, overlap=overlap)
 
 
 def study_of(options: argparse.Namespace) -> Study:

@@ -146,6 +146,12 @@ def setting(job: Job, runs: dict[str, Any]) -> tuple[str, float] | None:
     return text, row.rates[trial]
 
 
+def runs_of(trials: Record, record: Record) -> dict[str, Any]:
+    """Return the trials of one record and all runs of another."""
+    found = trials.runs().items()
+    return {name: run for name, run in found if name.startswith("trial")} | record.runs()
+
+
 class Regime:
     """The runs of one scale: their data, teacher, record and checkpoints."""
 
@@ -278,8 +284,8 @@ class Regime:
                 time.sleep(20)
 
     def runs(self) -> dict[str, Any]:
-        """Return the runs of this scale, and the trials that it uses."""
-        return self.trials.runs() | self.record.runs()
+        """Return the runs of this scale, and the trials that it uses, maybe another scale's."""
+        return runs_of(self.trials, self.record)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -59,7 +59,10 @@ def uneven(record: Mapping[str, Any], name: str) -> Found:
     """Return the best trials of the steepest classes of a set, by balanced accuracy."""
     chosen = {row: record["chosen"].get(f"{name}|50|{text}") for row, text in ROWS.items()}
     return {
-        row: (100 * found["validation"], found["best"]["weight_sample"])
+        row: (
+            found["validation"] * (100 if found["validation"] <= 1 else 1),
+            found["best"].get("weight_sample", found["best"].get("s")),
+        )
         for row, found in chosen.items()
         if found
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,9 @@ def scores(record: Any, row: str) -> Seeds:
         row, _, column = row.rpartition("|")
     columns = (column,) if column else ("balanced", "accuracy", "perplexity")
     return {
-        seed: next(value[c] for c in columns if c in value) if isinstance(value, dict) else value
+        seed: next((value[c] for c in columns if c in value), math.nan)
+        if isinstance(value, dict)
+        else value
         for seed, value in found.get(row, {}).items()
     }
 
@@ -101,7 +104,7 @@ def scores(record: Any, row: str) -> Seeds:
 def difference(record: Any, row: str, other: str) -> tuple[float, float, float] | None:
     """Return mean and 95 % interval of the difference of two rows, paired by seed."""
     found = gaps(scores(record, row), scores(record, other))
-    return interval(found) if len(found) > 1 else None
+    return interval(found, record.get("overlap", 0.0)) if len(found) > 1 else None
 
 
 def falls(record: Any) -> bool:

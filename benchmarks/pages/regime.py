@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.pages.numbers import difference, fill, gaps, interval, markdown, spread
 from benchmarks.record import Record
-from benchmarks.regime import ROWS, SCALES, SOFT, TRIAL_SEED, Job, chosen, jobs
+from benchmarks.regime import ROWS, SCALES, SOFT, TRIAL_SEED, Job, chosen, jobs, runs_of
 
 REGISTERED = (
     ("MCLD + CE", "CE + sample-wise"),
@@ -33,7 +33,9 @@ def verdict(low: float, high: float) -> str:
 
 def write(name: str, results: Path) -> str:
     """Write the tables between the marks of the page; return them."""
-    runs, wanted = Record(results / f"regime_{name}.json").runs(), jobs(SCALES[name])
+    trials = SCALES[name].trials_of or name
+    records = (Record(results / f"regime_{which}.json") for which in (trials, name))
+    runs, wanted = runs_of(*records), jobs(SCALES[name])
     done = sum(job.name in runs for job in wanted)
     state = "All" if done == len(wanted) else "In progress:"
     parts = [f"{state} {done} of {len(wanted)} runs."]

@@ -156,3 +156,19 @@ def _padded(part: Case, rows: int) -> Case:
             extra = np.full((rows - size, *x.shape[1:]), fill).astype(x.dtype)
             padded[name] = np.concatenate([x, extra])
     return part.but(**padded)
+
+
+def assert_all_equal_one_process(found: Any, replicas: int, backend: Framework) -> None:
+    """Loss, its gradient by the student's rows, and by a bias that all replicas share."""
+    assert found["replicas"] == replicas
+    for joined in joined_batches(replicas):
+        loss, gradient, shared = (
+            found[f"{joined.name}/{name}"] for name in ("loss", "gradient", "shared")
+        )
+        assert_equals_one_process(joined, loss, gradient, backend)
+        # the mean over replicas is a sum over the rows of entries equal within the tolerance
+        bound = RTOL * joined.scale * len(gradient) * np.abs(gradient).max()
+        assert np.abs(shared - gradient.sum(0, keepdims=True)).max() <= bound, joined.name
+        if joined.name == "no kept row":
+            assert loss == 0
+            assert not gradient.any()

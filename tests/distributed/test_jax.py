@@ -13,12 +13,7 @@ import pytest
 
 from mcld_core.jax import gather_keys
 from tests import processes
-from tests.distributed.replicas import (
-    RTOL,
-    assert_equals_one_process,
-    joined_batches,
-    wrong_arguments,
-)
+from tests.distributed.replicas import assert_all_equal_one_process, wrong_arguments
 from tests.frameworks import QUICK_XLA, Framework, only
 from tests.processes import Started
 
@@ -52,18 +47,7 @@ def test_equals_one_process(
 ) -> None:
     """Loss, its gradient by the student's rows, and by a bias that all replicas share."""
     found = np.load(run(tmp_path))
-    assert found["replicas"] == replicas
-    for joined in joined_batches(replicas):
-        loss, gradient, shared = (
-            found[f"{joined.name}/{name}"] for name in ("loss", "gradient", "shared")
-        )
-        assert_equals_one_process(joined, loss, gradient, backend)
-        # a sum over the rows of entries that are equal within the tolerance
-        bound = RTOL * joined.scale * len(gradient) * np.abs(gradient).max()
-        assert np.abs(shared - gradient.sum(0, keepdims=True)).max() <= bound, joined.name
-        if joined.name == "no kept row":
-            assert loss == 0
-            assert not gradient.any()
+    assert_all_equal_one_process(found, replicas, backend)
 
 
 @JAX

@@ -11,12 +11,7 @@ import tensorflow as tf
 from mcld_core import MCLDConfig, TeacherBank, mcld_loss
 from mcld_core.tensorflow import gather_keys
 from tests import processes
-from tests.distributed.replicas import (
-    RTOL,
-    assert_equals_one_process,
-    joined_batches,
-    wrong_arguments,
-)
+from tests.distributed.replicas import assert_all_equal_one_process, wrong_arguments
 from tests.frameworks import Framework, only
 
 TENSORFLOW = pytest.mark.parametrize("backend", only("tensorflow"), indirect=True)
@@ -34,18 +29,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @TENSORFLOW
 def test_two_devices_equal_one_process(backend: Framework, found: Any) -> None:
     """Loss, its gradient by the student's rows, and an optimizer's step of a shared bias."""
-    assert found["replicas"] == 2
-    for joined in joined_batches(2):
-        loss, gradient, shared = (
-            found[f"{joined.name}/{name}"] for name in ("loss", "gradient", "shared")
-        )
-        assert_equals_one_process(joined, loss, gradient, backend)
-        # a sum over the rows of entries that are equal within the tolerance
-        bound = RTOL * joined.scale * len(gradient) * np.abs(gradient).max()
-        assert np.abs(shared - gradient.sum(0, keepdims=True)).max() <= bound, joined.name
-        if joined.name == "no kept row":
-            assert loss == 0
-            assert not gradient.any()
+    assert_all_equal_one_process(found, 2, backend)
 
 
 @TENSORFLOW

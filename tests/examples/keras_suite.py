@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from keras import layers, ops
 
 from tests import processes
-from tests.examples.conftest import EXAMPLES
+from tests.examples.stopping import assert_said_in_one_line, killed, stop_after
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras' and NumPy's own
 NET = "tests.examples.keras_suite:net"
@@ -50,36 +49,6 @@ def weights(out: Path) -> list[np.ndarray]:
     return model.get_weights()
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int) -> None:
-    """Send this process a signal after so many steps."""
-    progress = common.progress
-
-    def counting(*rest: Any) -> Any:
-        bar, done = progress(*rest), []
-        update = bar.update
-
-        def count() -> None:
-            done.append(1)
-            if len(done) == steps:
-                os.kill(os.getpid(), number)
-            update()
-
-        bar.update = count
-        return bar
-
-    monkeypatch.setattr(common, "progress", counting)
-
-
-KILLED = f"""
-import sys
-sys.path[:0] = [{str(EXAMPLES)!r}]
-import pytest, common, keras_cifar100
-from tests.examples.keras_suite import stop_after
-stop_after(pytest.MonkeyPatch(), int(sys.argv[1]), 9)
-sys.exit(keras_cifar100.main(sys.argv[2:]))
-"""
-
-
 def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +58,7 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
         stop_after(patched, 6, signal.SIGINT)
         assert run(out=out) == 130
     assert "stopped after 1 whole epochs" in capsys.readouterr().out
-    words = ["-c", KILLED, "6", *SMALL, "--resume", "--out", out]
+    words = ["-c", killed("keras_cifar100"), "6", *SMALL, "--resume", "--out", out]
     ((status, _, errors),) = processes.ends([processes.start(*words)], 900)
     assert status == -9, errors
     assert '"epoch": 2' in (out / "state" / "training_metadata.json").read_text()
@@ -160,9 +129,4 @@ def test_bad_input_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
         "--teacher=keras.applications:NoSuchNet": "keras.applications:NoSuchNet cannot be built",
         "--teacher-weights=no.weights.h5": "no.weights.h5",
     }
-    for number, (word, said) in enumerate(wrong.items()):
-        more = [] if "teacher" in word else ["--method", "ce"]
-        assert run(word, *more, out=tmp_path / str(number)) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("error: ")
-        assert said in error
+    assert_said_in_one_line(run, wrong, tmp_path, capsys)

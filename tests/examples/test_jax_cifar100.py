@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import common
 import jax
@@ -18,6 +16,7 @@ from safetensors.numpy import load_file
 
 from tests import processes
 from tests.examples.conftest import EXAMPLES
+from tests.examples.stopping import assert_said_in_one_line, killed, stop_after
 
 pytestmark = [pytest.mark.usefixtures("plain_jax"), pytest.mark.filterwarnings("ignore")]
 NET = "tests.examples.test_jax_cifar100:Net"
@@ -51,36 +50,6 @@ def weights(out: Path) -> dict[str, np.ndarray]:
     return load_file(out / "model.safetensors")
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int) -> None:
-    """Send this process a signal after so many steps of the student."""
-    progress = common.progress
-
-    def counting(options: Any, *rest: Any) -> Any:
-        bar, done = progress(options, *rest), []
-        update = bar.update
-
-        def count() -> None:
-            done.append(1)
-            if len(done) == steps and options.method == "mcld":
-                os.kill(os.getpid(), number)
-            update()
-
-        bar.update = count
-        return bar
-
-    monkeypatch.setattr(common, "progress", counting)
-
-
-KILLED = f"""
-import sys
-sys.path[:0] = [{str(EXAMPLES)!r}]
-import pytest, jax_cifar100
-from tests.examples.test_jax_cifar100 import stop_after
-stop_after(pytest.MonkeyPatch(), int(sys.argv[1]), 9)
-sys.exit(jax_cifar100.main(sys.argv[2:]))
-"""
-
-
 def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +60,7 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
         assert run(out=out) == 130
     assert (out / "state" / "6").is_dir()
 
-    words = ["-c", KILLED, "5", *SMALL, "--resume", "--out", out]
+    words = ["-c", killed("jax_cifar100"), "5", *SMALL, "--resume", "--out", out]
     ((status, _, errors),) = processes.ends([processes.start(*words)], 900)
     assert status == -9, errors
     done = [path.name for path in (out / "state").iterdir() if path.name.isdigit()]
@@ -142,9 +111,4 @@ def test_bad_input_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
         "--teacher=no_such:net": "No module named 'no_such'; looked in ",
         "--teacher-weights=no.safetensors": "no.safetensors does not exist",
     }
-    for word, said in wrong.items():
-        more = [] if "teacher" in word else ["--method", "ce"]
-        assert run(word, *more, out=tmp_path / word.strip("-").split("=")[0]) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("error: ")
-        assert said in error
+    assert_said_in_one_line(run, wrong, tmp_path, capsys)

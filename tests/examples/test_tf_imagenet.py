@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from PIL import Image
 from tests import processes
 from tests.examples.conftest import EXAMPLES
 from tests.examples.picture_data import picture, write_folders
+from tests.examples.stopping import assert_said_in_one_line, stop_after
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras' and NumPy's own
 NET = "tests.examples.test_tf_imagenet:net"
@@ -53,32 +53,12 @@ def weights(out: Path) -> list[np.ndarray]:
     return model.get_weights()
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int) -> None:
-    """Send this process a signal after so many steps."""
-    progress = common.progress
-
-    def counting(*rest: Any) -> Any:
-        bar, done = progress(*rest), []
-        update = bar.update
-
-        def count() -> None:
-            done.append(1)
-            if len(done) == steps:
-                os.kill(os.getpid(), number)
-            update()
-
-        bar.update = count
-        return bar
-
-    monkeypatch.setattr(common, "progress", counting)
-
-
 ALONE = f"""
 import os, sys
 sys.path[:0] = [{str(EXAMPLES)!r}]
 devices, still, steps, number = map(int, sys.argv[1:5])
 import pytest, common, keras_networks, tf_imagenet, tensorflow as tf
-from tests.examples.test_tf_imagenet import stop_after
+from tests.examples.stopping import stop_after
 common.finish = lambda *rest: None
 if devices > 1:
     found = [tf.config.LogicalDeviceConfiguration()] * devices
@@ -210,9 +190,4 @@ def test_bad_input_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
         "--teacher=no_such:net": "No module named 'no_such'; looked in ",
         "--teacher-weights=no.weights.h5": "no.weights.h5",
     }
-    for number, (word, said) in enumerate(wrong.items()):
-        more = [] if "teacher" in word else ["--method", "ce"]
-        assert run(word, *more, out=tmp_path / str(number)) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("error: ")
-        assert said in error
+    assert_said_in_one_line(run, wrong, tmp_path, capsys)

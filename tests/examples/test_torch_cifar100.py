@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from tests import processes
 from tests.examples.conftest import EXAMPLES
 from tests.examples.picture_data import write_parquet
+from tests.examples.stopping import killed, stop_after
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -59,36 +60,6 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "model.safetensors")
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int) -> None:
-    """Send this process a signal after so many steps of the student."""
-    progress = common.progress
-
-    def counting(options: Any, *rest: Any) -> Any:
-        bar, done = progress(options, *rest), []
-        update = bar.update
-
-        def count() -> None:
-            done.append(1)
-            if len(done) == steps and options.method == "mcld":
-                os.kill(os.getpid(), number)
-            update()
-
-        bar.update = count
-        return bar
-
-    monkeypatch.setattr(common, "progress", counting)
-
-
-KILLED = f"""
-import sys
-sys.path[:0] = [{str(EXAMPLES)!r}]
-import pytest, torch_cifar100
-from tests.examples.test_torch_cifar100 import stop_after
-stop_after(pytest.MonkeyPatch(), int(sys.argv[1]), 9)
-sys.exit(torch_cifar100.main(sys.argv[2:]))
-"""
-
-
 @pytest.mark.usefixtures("no_export")
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
@@ -106,12 +77,13 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
     assert [path.name for path in torch_cifar100.states(out)] == ["state-1-2"]
 
     (out / "state-9-9.tmp").mkdir()  # as a kill in the middle of saving leaves behind
-    command = [sys.executable, "-c", KILLED, "6", *SMALL, *words, "--resume", "--out", str(out)]
+    first = [sys.executable, "-c", killed("torch_cifar100"), "6"]
+    command = [*first, *SMALL, *words, "--resume", "--out", str(out)]
     same_threads = os.environ | processes.QUIET
-    killed = subprocess.run(
+    ended = subprocess.run(
         command, cwd=processes.ROOT, env=same_threads, capture_output=True, text=True
     )
-    assert killed.returncode == -9, killed.stderr
+    assert ended.returncode == -9, ended.stderr
     assert [path.name for path in torch_cifar100.states(out)] == ["state-2-0"]
     assert not list(out.glob("*.tmp"))
 

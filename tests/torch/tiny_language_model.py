@@ -17,6 +17,8 @@ from transformers import (
 )
 
 from mcld_core.extensions.nlp.huggingface import TokenKDTrainer
+from tests.torch.tiny_trainer import in_order
+from tests.torch.tiny_trainer import weights as weights
 
 VOCABULARY, LONGEST, COUNT = 23, 9, 16
 LENGTHS = (9, 4, 6, 3, 8, 5, 7, 3, 9, 4, 6, 5, 3, 7, 8, 4)
@@ -102,31 +104,13 @@ def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **given: Any)
     names += ("divergence", "temperature", "ce_weight", "compute_loss_func")
     options = {name: given.pop(name) for name in names if name in given}
     options = {"data_collator": Padding("right")} | MEANS | options
-    arguments = {
-        "per_device_train_batch_size": batch,
-        "per_device_eval_batch_size": batch,
-        "gradient_accumulation_steps": accumulate,
-        "max_steps": 2,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "train_sampling_strategy": "sequential",
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-    } | given
-    weights = [p for p in model.parameters() if p.requires_grad]
+    arguments = in_order(batch, accumulate) | given
+    trained = [p for p in model.parameters() if p.requires_grad]
     return TokenKDTrainer(
         model=model,
         args=TrainingArguments(folder, **arguments),
         train_dataset=data,
         eval_dataset=data[:7],
-        optimizers=(torch.optim.SGD(weights, lr=0.1), None),
+        optimizers=(torch.optim.SGD(trained, lr=0.1), None),
         **options,
     )
-
-
-def weights(model: nn.Module) -> Tensor:
-    """Return all weights as one vector."""
-    return torch.cat([p.detach().ravel() for p in model.parameters()])

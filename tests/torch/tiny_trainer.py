@@ -52,14 +52,9 @@ def make_data(rows: int = 24) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **options: Any) -> MCLDTrainer:
-    """Return a Trainer by plain SGD at a constant rate, which takes the samples in order."""
-    model = options.pop("model", None) or make_model(8, seed=0)
-    data = options.pop("data", None) or make_data()
-    teacher = options.pop("teacher", None)
-    names = ("compute_loss_func", "class_prior", "balanced", "class_means", "mcld_config")
-    loss = {name: options.pop(name) for name in names if name in options}
-    arguments = {
+def in_order(batch: int, accumulate: int) -> dict[str, Any]:
+    """Return the arguments of a Trainer that takes the samples in order at a constant rate."""
+    return {
         "per_device_train_batch_size": batch,
         "per_device_eval_batch_size": batch,
         "gradient_accumulation_steps": accumulate,
@@ -72,7 +67,17 @@ def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **options: An
         "report_to": [],
         "use_cpu": True,
         "disable_tqdm": True,
-    } | options
+    }
+
+
+def make_trainer(folder: Path, *, batch: int, accumulate: int = 1, **options: Any) -> MCLDTrainer:
+    """Return a Trainer by plain SGD at a constant rate, which takes the samples in order."""
+    model = options.pop("model", None) or make_model(8, seed=0)
+    data = options.pop("data", None) or make_data()
+    teacher = options.pop("teacher", None)
+    names = ("compute_loss_func", "class_prior", "balanced", "class_means", "mcld_config")
+    loss = {name: options.pop(name) for name in names if name in options}
+    arguments = in_order(batch, accumulate) | options
     return MCLDTrainer(
         model=model,
         teacher=teacher,

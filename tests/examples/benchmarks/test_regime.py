@@ -19,6 +19,7 @@ from PIL import Image
 from benchmarks import regime
 from benchmarks.imagenet import Crops, pictures
 from benchmarks.pages import regime as pages
+from benchmarks.record import Record
 
 ROOT = Path(__file__).parents[3]
 
@@ -125,6 +126,15 @@ def test_a_killed_queue_ends_with_the_same_numbers(folder: Path, tmp_path: Path)
     possible = [job for job in regime.jobs(regime.SCALES["tiny"])
                 if job.row != regime.SOFT or regime.setting(job, found)]  # fmt: skip
     assert len(found) == 1 + len(possible)
+
+
+def test_a_second_scale_takes_the_trials_of_the_first_alone(tmp_path: Path) -> None:
+    trials, own = (Record(tmp_path / f"{name}.json") for name in ("trials", "own"))
+    for job in regime.jobs(regime.SCALES["small"]):
+        trials.add(job.name, {"validation": 1.0})
+    found = regime.runs_of(trials, own)
+    assert len(found) == 3 * len(regime.ROWS)
+    assert not any(job.name in found for job in regime.jobs(regime.SCALES["fifty"]))
 
 
 def test_what_an_interval_says() -> None:
