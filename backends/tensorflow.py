@@ -232,8 +232,8 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
         slope = where(fresh[:, None], slope, 0.0)
         of_weight = tf.cast(tf.matmul(slope, block, transpose_a=True), wide)
         parts = of_weight, tf.reduce_sum(tf.cast(slope, wide), 0)
-        sums = (y + scale * part for y, part in zip(sums, parts, strict=False))
-        return i + 1, values, of_x, *sums
+        totals = (y + scale * part for y, part in zip(sums, parts, strict=False))
+        return i + 1, values, of_x, *totals
 
     def made(dtype: Any, *row: int) -> Any:
         if in_place:

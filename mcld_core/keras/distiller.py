@@ -249,7 +249,7 @@ class MCLDDistiller(keras.distillation.Distiller):
         if replicas() > 1:
             from mcld_core.tensorflow.distributed import gather_keys
 
-            given = {"sample_weight": weight, "ignore_index": self.config.ignore_index}
+            given: Any = {"sample_weight": weight, "ignore_index": self.config.ignore_index}
             gathered = gather_keys(teacher_logits, labels, **given)
         bank, means = (None if x is None else x.value for x in (self.bank, self.class_means))
         rows = y_pred, teacher_logits, labels, weight, None
