@@ -199,9 +199,7 @@ class TokenKDTrainer(Trainer):
         if inputs.get("teacher") is not None:
             return inputs["teacher"]
         if self.teacher is None:
-            needs = (
-                "teacher needs a model or a function, or batches with a 'teacher' (TeacherCollator)"
-            )
+            needs = "teacher needs a model or a function, or a TeacherCollator's batches"
             raise self.checks.wrong(needs, f"None and {sorted(inputs)}")
         with torch.no_grad():
             if isinstance(self.teacher, nn.Module):

@@ -117,9 +117,10 @@ class MCLDDistiller(keras.distillation.Distiller):
         checks.flag("show_terms", show_terms)
         checks.flag("evaluate_distillation", evaluate_distillation)
         for side, model in (("teacher", teacher), ("student", student)):
-            if (count := len(getattr(model, "outputs", None) or [0])) > 1:
+            count = len(getattr(model, "outputs", None) or [0])
+            if count > 1:
                 cure = "Take one: keras.Model(model.input, model.outputs[0])"
-                raise checks.wrong(f"{side} needs one output, of logits", f"{count}", cure)
+                raise checks.wrong(f"{side} needs one output, of logits", count, cure)
             if _ends_in_softmax(model):
                 warnings.warn(
                     f"MCLDDistiller: the {side} ends in a softmax, and the loss takes logits. "
