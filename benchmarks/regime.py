@@ -116,7 +116,8 @@ class Job(NamedTuple):
 def jobs(scale: Scale) -> list[Job]:
     """Return all runs but the teacher's, in the order in which they are trained."""
     found = []
-    for seeds in (6, 3):  # the rows of the registered differences first
+    # the rows of the registered differences, which have the most seeds, first
+    for seeds in sorted({row.seeds for row in ROWS.values()}, reverse=True):
         rows = [row for row in ROWS if ROWS[row].seeds == seeds]
         if not scale.trials_of:
             found += [Job(row, TRIAL_SEED, k) for row in rows for k in range(3)]

@@ -101,6 +101,9 @@ def test_rows_are_shown_less_ce_and_perplexities_the_other_way_round() -> None:
     low, high = -1.5 - 12.706 * 0.5, -1.5 + 12.706 * 0.5
     assert committed.gained(record("accuracy"))["KD"] == pytest.approx((-1.5, low, high))
     assert committed.gained(record("perplexity"))["KD"] == pytest.approx((1.5, -high, -low))
+    wide = 12.706 * 0.5**0.5 * (1 / 2 + 0.75) ** 0.5  # splits that share rows
+    found = committed.gained(record("accuracy") | {"overlap": 0.75})["KD"]
+    assert found == pytest.approx((-1.5, -1.5 - wide, -1.5 + wide))
 
 
 def test_every_page_of_results_opens_with_its_chart() -> None:
