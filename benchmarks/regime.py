@@ -5,9 +5,10 @@
 
 trains what is not yet in ``benchmarks/results/regime_SCALE.json``, one run after the other: the
 teacher, three trials of each row of the registered differences, their tests, seed by seed, then
-the same of the other rows. It may be killed at any time and goes on with the same command;
-``--abreast 2`` (or a second start) shares the runs between processes. ``--page`` writes the tables
-into ``regime_SCALE.md`` and trains nothing.
+the same of the other rows. A second scale (``--scale fifty``) tests the rows of the registered
+differences alone, with the settings of the first. It may be killed at any time and goes on with the
+same command; ``--abreast 2`` (or a second start) shares the runs between processes. ``--page``
+writes the tables into ``regime_SCALE.md`` and trains nothing.
 
 FOLDER is Tiny-ImageNet (``train/<wnid>/images/*.JPEG``), or a git clone that has it, bare or not.
 Classes are every third of the sorted names (``--full``: every second); a picture is shrunk by the
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,6 @@ from benchmarks.imagenet import Crops, pictures
 from benchmarks.losses import loss_of
 from benchmarks.networks import resnet
 from benchmarks.record import Record, locked, replaced
-from mcld_core import MCLDConfig
 
 RESULTS = Path(__file__).parent / "results"
 WEIGHTS = (0.2, 0.6, 1.8)
@@ -115,9 +115,10 @@ class Job(NamedTuple):
 
 def jobs(scale: Scale) -> list[Job]:
     """Return all runs but the teacher's, in the order in which they are trained."""
-    found = []
-    # the rows of the registered differences, which have the most seeds, first
-    for seeds in sorted({row.seeds for row in ROWS.values()}, reverse=True):
+    found, counts = [], sorted({row.seeds for row in ROWS.values()}, reverse=True)
+    # the rows of the registered differences, which have the most seeds, first; a second scale has
+    # these alone
+    for seeds in counts[:1] if scale.trials_of else counts:
         rows = [row for row in ROWS if ROWS[row].seeds == seeds]
         if not scale.trials_of:
             found += [Job(row, TRIAL_SEED, k) for row in rows for k in range(3)]
@@ -134,14 +135,13 @@ def chosen(row: str, runs: dict[str, Any]) -> int | None:
 
 
 def setting(job: Job, runs: dict[str, Any]) -> tuple[str, float] | None:
-    """Return a run's loss and rate; None while they wait for trials, or the library for them."""
+    """Return a run's loss and rate; None while they wait for trials."""
     row, trial = ROWS[job.row], job.trial if job.trial is not None else chosen(job.row, runs)
     if trial is None:
         return None
     text = row.texts[trial]
     if "soft_targets" in text:
-        sample = chosen("CE + sample-wise", runs)
-        if sample is None or "soft_targets" not in {item.name for item in fields(MCLDConfig)}:
+        if (sample := chosen("CE + sample-wise", runs)) is None:
             return None
         text = text.format(sample=WEIGHTS[sample])
     return text, row.rates[trial]
@@ -238,7 +238,8 @@ class Regime:
         scale, options, started = self.scale, {}, time.process_time()
         if text != "ce":
             if scale.stores:
-                options["rows"] = self.taught()
+                with locked(self.work):  # one process makes what all read
+                    options["rows"] = self.taught()
             else:
                 options["teacher"] = self.network.to(self.device)
         epochs = scale.epochs if job.trial is None else scale.trial_epochs

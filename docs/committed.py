@@ -147,10 +147,13 @@ def gained(record: Any, other: str = "CE") -> dict[str, Mark]:
 def charts(folder: Path = RESULTS) -> dict[str, Drawing]:
     """Return a chart for each page of results that has numbers: from its JSON, or its table.
 
-    The JSON is that of the page's name; its rows are shown less CE, paired by seed.
+    The JSON is that of the page's name; its rows are shown less CE, paired by seed. The regime has
+    none: what its page concludes is registered, and less CE is not among it.
     """
     found = {}
     for path in sorted(folder.glob("*.md")):
+        if path.stem.startswith("regime_"):
+            continue
         text, json_file = path.read_text("utf-8"), path.with_suffix(".json")
         record = json.loads(json_file.read_text("utf-8")) if json_file.is_file() else {}
         if marks := gained(record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def write(name: str, results: Path) -> str:
             f"Teacher: {found['test']:.2f} % of the test pictures, {found['train']:.2f} % of its "
             "own training pictures without crops and flips."
         )
+        means = [statistics.mean(tests.values()) for row in ROWS if (tests := scores(runs, row))]
+        if means and min(means) > found["test"]:
+            parts.append(
+                "**The teacher is worse than every student that it taught**: what holds here need "
+                "not hold for a teacher that is better than its students."
+            )
     table = []
     for row in ROWS:
         tests = scores(runs, row)
@@ -53,7 +60,8 @@ def write(name: str, results: Path) -> str:
         shown = " / ".join(f"{run['validation']:.2f}" if run else "–" for run in tries)
         best = "–" if trial is None else f"`{tries[trial]['loss']}`, rate {tries[trial]['lr']:g}"
         cells = spread(list(tests.values())) if tests else "–"
-        table.append((row, shown, best, cells, len(tests)))
+        if tests or trial is not None or not SCALES[name].trials_of:
+            table.append((row, shown, best, cells, len(tests)))
     head = ("row", "validation % of the three trials", "chosen", "test %", "seeds")
     parts.append(markdown(head, table))
     pairs = []
