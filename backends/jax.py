@@ -244,6 +244,7 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int, differentiate: bool) -> A
         part = jnp.matmul(slope, layer[0].astype(x.dtype), precision="highest")
         of_x = put(arrays[1], scale * part.astype(narrow))
         slope = jnp.where((jnp.arange(size) + start >= i * size)[:, None], slope, 0)
+        block = jnp.where(counts[:, None], block, 0)  # 0 · NaN of a row that does not count
         parts = jnp.matmul(slope.T, block, precision="highest"), jnp.sum(slope, 0, dtype=wide)
         sums = (y + scale * part.astype(wide) for y, part in zip(arrays[2:], parts, strict=False))
         return values, of_x, *sums

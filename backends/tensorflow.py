@@ -230,6 +230,7 @@ def _kept_blocks(loss: Any, rows: KeptRows, size: int) -> list[Array]:
         part = tf.cast(tf.matmul(slope, tf.cast(layer[0], x.dtype)), wide)
         of_x = put(of_x, i, places, tf.cast(scale * part, narrow))
         slope = where(fresh[:, None], slope, 0.0)
+        block = where(counts[:, None], block, 0.0)  # 0 · NaN of a row that does not count
         of_weight = tf.cast(tf.matmul(slope, block, transpose_a=True), wide)
         parts = of_weight, tf.reduce_sum(tf.cast(slope, wide), 0)
         totals = (y + scale * part for y, part in zip(sums, parts, strict=False))

@@ -54,12 +54,13 @@ def teacher_columns(
         ([0, 1], -1.61)
     """
     values, ids, where = (to_numpy(x) for x in (teacher.values, teacher.indices, attention_mask))
-    if teacher.tail is None or values.ndim != 3 or where.shape != values.shape[:2]:
+    drawn, shape = is_drawn(teacher), values.shape[:2]
+    has_tail = drawn or np.shape(teacher.tail) == shape
+    if not has_tail or values.ndim != 3 or where.shape != shape:
         needs = "teacher needs a tail and values (batch, tokens, k), attention_mask (batch, tokens)"
         came = f"tail {type(teacher.tail).__name__}, {values.shape}, {where.shape}"
         cure = "Make the teacher by TopKLogits.from_logits or from_samples"
         raise Checks("teacher_columns").wrong(needs, came, cure)
-    drawn = is_drawn(teacher)
     columns: dict[str, list[Any]] = {name: [] for name in (IDS, LOGPROBS)}
     rest = columns.setdefault(OFFSETS if drawn else TAIL, [])
     tails = None if drawn else to_numpy(teacher.tail)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcld_core.arguments import Arguments, Checks, fits, keep_rows, to_numpy
+from mcld_core.arguments import Arguments, Checks, fits, is_number, to_numpy
 from mcld_core.extensions._sequences import flat
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.vocabulary import TopRows
@@ -154,7 +154,7 @@ def top_rows(
     dtype: str,
     divergence: str,
 ) -> TopRows:
-    """Return the rows one after the other, checked; finite in those that do not count."""
+    """Return the rows one after the other, checked; no NaN and no -inf stays in them."""
     ops = arguments.ops
     values = arguments.array("teacher.values", stored.values, like)
     indices = arguments.array("teacher.indices", stored.indices, values)
@@ -174,7 +174,6 @@ def top_rows(
         tail = arguments.shaped("TopKLogits: tail", stored.tail, values, ours, "one a token")
         tail = ops.astype(flat(ops, ops.stop_gradient(tail)), dtype)[:, None]
     _check(arguments, TopRows(values, indices, tail), kept, vocabulary, divergence)
-    values = keep_rows(ops, values, kept)
     is_class = values > MASKED / 2
     values = ops.where(is_class, values, MASKED)
     indices = ops.astype(ops.where(is_class, indices, -1), "int32")
@@ -182,23 +181,20 @@ def top_rows(
     indices = ops.maximum(ops.where(is_class, indices, largest), 0)
     indices = ops.minimum(indices, vocabulary - 1)
     if tail is not None:
-        tail = keep_rows(ops, tail, kept)
         tail = ops.where(tail > MASKED / 2, tail, MASKED)
     return TopRows(values, indices, tail)
 
 
 def with_rest(values: np.ndarray[Any, Any], indices: np.ndarray[Any, Any]) -> TopKLogits:
-    """Return log-probabilities with that of all others, as far as those sum to less than 1."""
+    """Return log-probabilities with that of all others, which float32 tells from 2⁻²⁴ on only."""
     left = 1.0 - np.exp(values.astype("float64")).sum(-1)
-    with np.errstate(divide="ignore"):
-        return TopKLogits(values, indices, np.log(np.maximum(left, 0.0)).astype("float32"))
+    return TopKLogits(values, indices, np.log(np.maximum(left, 2.0**-24)).astype("float32"))
 
 
 def is_drawn(teacher: Any) -> bool:
     """Whether a teacher is one of draws: `TopKLogits.from_samples`."""
-    if not isinstance(teacher, TopKLogits) or teacher.tail is None:
-        return False
-    return len(getattr(teacher.tail, "shape", ())) == 0
+    tail = teacher.tail if isinstance(teacher, TopKLogits) else None
+    return tail == -math.inf if is_number(tail) else getattr(tail, "shape", None) == ()
 
 
 def _check(

@@ -159,6 +159,7 @@ BAD: list[tuple[TopKLogits, str]] = [
     (TopKLogits(ONE, np.zeros((4, 3, 2), int)), "values and indices need shape"),
     (TopKLogits(ONE, ONE), "indices need an integer dtype"),
     (TopKLogits(ONE, np.zeros((4, 3, 1), int), np.zeros(4)), r"tail needs shape \(4, 3\)"),
+    (TopKLogits(ONE, np.zeros((4, 3, 1), int), -20.0), r"tail needs shape .* got \(\)"),
     (
         TopKLogits(ONE, np.zeros((4, 3, 1), int), np.zeros((4, 3))),
         "sum to 1 in each token; got 1 a",

@@ -54,6 +54,13 @@ def test_the_loss_is_that_of_the_stored_logits(no_default_backend: None, form: s
     assert_value(losses[0], losses[1], "float32", 10.0)
 
 
+def test_a_server_that_is_sure() -> None:
+    """A float32 server's probabilities sum to 1 and more, and still others have some."""
+    stored = read_prompt_logprobs([[None, {"2": 0.0, "5": -20.0}]], k=2)
+    options: dict[str, Any] = {"shift": True, "divergence": "reverse"}
+    assert 9.0 < token_kd_loss(np.zeros((1, 2, VOCABULARY)), stored, [[1, 2]], **options) < 20.0
+
+
 BAD: list[tuple[Any, type[Exception], str]] = [
     ([None, {"1": -0.5}], ValueError, "token 1 of prompt 0 needs at least k = 2 entries; got 1"),
     ([None, None], ValueError, "needs at least k = 2 entries; got None"),
