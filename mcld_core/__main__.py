@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mcld_core import __version__, export_onnx, get_backend
-from mcld_core.arguments import Checks
 from mcld_core.backends import how_to_install
+from mcld_core.export.inputs import EXPORT, told
 from mcld_core.export.student import load_saved
 
 
@@ -58,7 +58,7 @@ def sizes(text: str) -> tuple[int, ...]:
 def _export(options: argparse.Namespace) -> None:
     if options.out.exists() and options.out.samefile(options.checkpoint):
         needs = "--out needs another file than --checkpoint"
-        raise Checks("export").wrong(needs, f"{options.out} for both")
+        raise EXPORT.wrong(needs, f"{options.out} for both")
     student, shape, metadata = _load(options.checkpoint, options.load)
     shape = options.input_shape or shape
     if shape is None:
@@ -78,9 +78,12 @@ def _load(path: Path, load: str | None) -> tuple[Any, tuple[int, ...] | None, di
         read = pkgutil.resolve_name(load)
     except (ImportError, AttributeError, ValueError) as error:
         came = f"{load!r}, which cannot be imported: {error}"
-        raise Checks("export").wrong("--load needs package.module:function", came) from error
-    found = read(path)
-    return found if isinstance(found, tuple) else (found, None, {})
+        raise EXPORT.wrong("--load needs package.module:function", came) from error
+    gives = "a student, or (student, input shape, metadata)"
+    with told(f"--load {load} needs to read {gives} from {path}", "Mend the file or the function"):
+        found = read(path)
+        student, shape, metadata = found if isinstance(found, tuple) else (found, None, {})
+    return student, shape, metadata
 
 
 def _report() -> None:

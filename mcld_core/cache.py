@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tokenize
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -114,7 +115,7 @@ class TeacherCache:
         path, wrong = Path(path), Checks("TeacherCache.open").wrong
         try:
             logits = np.lib.format.open_memmap(path, mode="r")
-        except ValueError as error:  # of NumPy, for a file that is cut off too
+        except (ValueError, tokenize.TokenError) as error:  # of NumPy; of a file cut off, too
             came = f"{path}, which is cut off, damaged or another kind of file ({str(error)[:200]})"
             needs = "path needs a complete teacher cache"
             raise wrong(needs, came, "Write it again") from error

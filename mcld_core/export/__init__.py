@@ -19,13 +19,7 @@ from mcld_core.export.inputs import (
     require,
     rows_of,
 )
-from mcld_core.export.onnx_file import (
-    ExportReport,
-    as_texts,
-    check_path,
-    finish,
-    verify,
-)
+from mcld_core.export.onnx_file import ExportReport, as_texts, check_path, finish, verify
 from mcld_core.export.student import find_exporter, references, resolve_student, write_graph
 from mcld_core.files import replacement
 
@@ -95,8 +89,10 @@ def export_onnx(
         report = export_onnx(student, "student.onnx", input_shape=(3, 32, 32))
         ```
     """
-    if not 0 < tolerance < 1:
-        raise EXPORT.wrong("tolerance needs to be above 0, below 1", tolerance)
+    EXPORT.number("tolerance", tolerance, above=0, maximum=1)
+    for name, given in (("metadata", metadata), ("dynamic_axes", dynamic_axes)):
+        if given is not None and not isinstance(given, Mapping):
+            raise EXPORT.wrong_type(f"{name} needs a dict", repr(given))
     model = resolve_student(student)
     exporter = find_exporter(model)
     require("onnx", "onnx_ir", "onnxruntime", *exporter.PACKAGES)

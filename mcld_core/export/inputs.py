@@ -57,7 +57,8 @@ class ExportRequest:
         Batches of two or more sizes that are not the example's; the other dynamic axes at the
         example's size, then at three quarters, then at half of it (the example is their largest
         size). Without a dynamic batch, two other inputs of the example's size. Whole rows are
-        drawn, so that tokens and masks stay what they were; floats also get noise.
+        drawn, so that tokens and masks stay what they were; floats are multiplied by noise below
+        1, so that they stay where a root, a logarithm or an arc sine of the example is defined.
         """
         batch, generator, found = rows_of(self.example), np.random.default_rng(0), []
         sizes = [size for size in BATCH_SIZES if size != batch] if self.free_batch else [batch] * 2
@@ -69,8 +70,8 @@ class ExportRequest:
                     size = max(1, array.shape[axis] * (4 - step) // 4)
                     varied = varied.take(range(size), axis)
                 if np.issubdtype(array.dtype, np.floating):
-                    spread = 0.5 * (float(array.std()) or 1.0)
-                    varied = varied + spread * generator.standard_normal(varied.shape)
+                    varied = varied if array.any() else np.ones_like(varied)
+                    varied = varied * generator.uniform(0.5, 1.0, varied.shape)
                 feeds[name] = np.ascontiguousarray(varied.astype(array.dtype))
             found.append(feeds)
         return found
@@ -103,6 +104,8 @@ def read_inputs(
     if input_shape is not None and isinstance(given, several):  # a shape is a tuple itself
         given = given if any(isinstance(size, several) for size in given) else [given]
     found = by_name(given, "input", "input")
+    if not found:
+        raise EXPORT.wrong("input_shape or example_input needs one input or more", given)
     if input_shape is not None:
         found = {n: _example(x, dtype, seed) for seed, (n, x) in enumerate(found.items())}
     names = tuple(found) if input_names is None else names_of(input_names)
@@ -139,7 +142,8 @@ def _example(shape: Any, dtype: Any, seed: int) -> NDArray[Any]:
         cure = "Give the largest size of a dynamic axis and name it in dynamic_axes"
         needs = "input_shape needs a tuple of sizes above 0, without the batch axis"
         raise EXPORT.wrong(needs, repr(shape), cure)
-    kind = np.dtype(dtype)
+    with told("dtype needs a name that NumPy knows", "Give 'float32'"):
+        kind = np.dtype(dtype)
     if not np.issubdtype(kind, np.floating):
         cure = "Give some real rows, whose values show the range (of token ids, of a mask)"
         needs = f"inputs of dtype {kind} need example_input"
@@ -157,7 +161,7 @@ def _as_numpy(name: str, value: Any) -> NDArray[Any]:
         cure = "Give it with the batch axis first, in a type that NumPy holds"
         needs = "example_input needs arrays of numbers, of one row or more"
         raise EXPORT.wrong(needs, came, cure)
-    return to_numpy(value)
+    return np.ascontiguousarray(to_numpy(value))
 
 
 def free_axes(

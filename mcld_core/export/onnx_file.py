@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.export.inputs import (
-    EXPORT,
-    Arrays,
-    ExportRequest,
-    rows_of,
-    told,
-)
+from mcld_core.export.inputs import EXPORT, Arrays, ExportRequest, rows_of, told
 
 SMALL_ROW = 1e-3
 """A row's scale is at least this share of the batch's, so that a row of zeros can be compared."""

@@ -100,9 +100,11 @@ def references(
     """The student's own outputs under the names that the file shall have."""
     found = [_outputs(student, exporter, request, feeds) for feeds in inputs]
     names = tuple(found[0]) if request.output_names is None else request.output_names
-    if len(names) != len(found[0]) or len(set(names)) < len(names):
+    taken = {*names, *request.example}
+    if len(names) != len(found[0]) or len(taken) < len(names) + len(request.example):
         needs = f"output_names needs {len(found[0])} names, one an output of the student"
-        raise EXPORT.wrong(f"{needs} ({list(found[0])}), all different", list(names))
+        needs += f" ({list(found[0])}), all different and none an input's"
+        raise EXPORT.wrong(needs, list(names))
     return [dict(zip(names, outputs.values(), strict=True)) for outputs in found]
 
 
@@ -111,7 +113,7 @@ def _outputs(student: Any, exporter: Any, request: ExportRequest, feeds: Arrays)
     given = {name: (str(array.dtype), array.shape) for name, array in feeds.items()}
     cure = "Give example_input, or dtype, as it takes them, and let it take a batch of any size"
     with told(f"the student itself fails on the inputs {given}", cure):
-        outputs = call(student, request, [*map(exporter.as_tensor, feeds.values())])
+        outputs = call(student, request, [exporter.as_tensor(x.copy()) for x in feeds.values()])
     found, rows = {}, rows_of(feeds)
     for name, value in outputs.items():
         shape, dtype = tuple(getattr(value, "shape", ())), getattr(value, "dtype", "no dtype")

@@ -50,6 +50,8 @@ def test_such_a_function_may_say_shape_and_metadata(checkpoint: Path, tmp_path: 
     [
         ((), "from_npz", "--input-shape is needed"),
         ((), "no_such_function", "no_such_function', which cannot be imported"),
+        ((), "build", "torch_students:build needs to read a student, or (student, input sh"),
+        ((), "np.shape", "got ValueError: not enough values to unpack (expected 3, got 0)"),
         ((), "", "a.npz, which is neither a .keras file nor a SavedModel folder. Load the model"),
         (("--input-shape", "6", "--tolerance", "1e-12"), "from_npz", "the tolerance is 1.0e-12"),
         (("--input-shape", "6", "--opset", "999"), "from_npz", "opset needs an int in 1 … "),

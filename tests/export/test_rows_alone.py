@@ -54,7 +54,11 @@ def test_a_batch_of_fixed_size_is_filled_with_copies_of_the_row(tmp_path: Path) 
     export_onnx(Then(STUDENTS["the batch's size"]), path, **arguments)  # it is always 4
 
 
-def test_group_and_layer_norm_pass(tmp_path: Path) -> None:
-    """They normalise each row by itself."""
-    student = nn.Sequential(nn.GroupNorm(3, 3), nn.LayerNorm(6), nn.Flatten(), nn.Linear(108, 4))
-    assert export_onnx(student, tmp_path / "a.onnx", input_shape=SHAPE).max_relative_error < 1e-5
+@pytest.mark.parametrize(
+    "change", [nn.GroupNorm(3, 3), nn.LayerNorm(6), torch.asin, torch.sqrt, lambda x: x.sub_(0.5)]
+)
+def test_what_is_done_to_each_row_by_itself_passes(change: Any, tmp_path: Path) -> None:
+    """Of values from 0 to 1 in reversed order, in place too."""
+    rows = np.random.default_rng(0).random((4, *SHAPE), "float32")[..., ::-1]
+    report = export_onnx(Then(change), tmp_path / "a.onnx", example_input=rows)
+    assert report.max_relative_error < 1e-5

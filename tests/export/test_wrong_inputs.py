@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mcld_core.export import export_onnx
-from tests.export.families import assert_names_its_exporter, token_rows
+from tests.export.families import token_rows
 from tests.export.torch_students import build
 
 ROWS = token_rows(3, dtype="int64")
@@ -33,6 +33,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input_shape": (3, 0)}, r"sizes above 0.*got \(3, 0\)"),
     ({"input_shape": (None, 3)}, "name it in dynamic_axes"),
     ({"input_shape": (12,), "dtype": "int64"}, "dtype int64 need example_input"),
+    ({"input_shape": (12,), "dtype": torch.float32}, "dtype needs a name that NumPy knows; got Ty"),
+    ({"example_input": {}}, "needs one input or more; got {}"),
+    ({"example_input": torch.ones(4, 6, dtype=torch.bfloat16)}, "in a type that NumPy holds"),
     ({"example_input": np.float32(1)}, r"of shape \(\)"),
     ({"example_input": np.ones((0, 3))}, r"one row or more; got input of shape \(0, 3\)"),
     ({"example_input": (np.ones((2, 3)), np.ones((4, 3)))}, "same number of rows"),
@@ -42,8 +45,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input_shape": (3,), "dynamic_axes": {"input": "t"}}, r"got {'input': 't'}, .*Write {'input"),
     ({"input_shape": (3,), "dynamic_axes": {"input": {0: "b"}}}, r"{0: 'b'}}, wh.* is \(4, 3\)"),
     ({"input_shape": (1,), "dynamic_axes": {"input": {1: "t"}}}, "a size of 2 or more"),
-    ({"input_shape": (3, 12, 12), "tolerance": 0.0}, "to be above 0, below 1; got 0.0"),
-    ({"input_shape": (3, 12, 12), "tolerance": np.inf}, "above 0, below 1; got inf"),
+    ({"input_shape": (3, 12, 12), "tolerance": 0.0}, "tolerance needs a finite number > 0 and ≤ 1"),
+    ({"input_shape": (3, 12, 12), "tolerance": "1e-3"}, "> 0 and ≤ 1; got '1e-3'"),
+    ({"input_shape": (3, 12, 12), "metadata": ["a"]}, r"metadata needs a dict; got \['a'\]"),
+    ({"input_shape": (3,), "dynamic_axes": ["input"]}, "dynamic_axes needs a dict; got"),
     ({"input_shape": (3, 12, 12), "metadata": {"x": {1}}}, "JSON holds; got 'x' of type set"),
     ({"input_shape": (3, 12, 12), "metadata": {"x": [Path()]}}, "JSON holds; got 'x' of type list"),
     ({"input_shape": (3, 12, 12), "opset": 999}, r"opset needs an int in 1 … \d\d; got 999"),
@@ -51,7 +56,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input_shape": (3, 12, 12), "opset": "18"}, r"opset needs an int in 1 … \d\d; got '18'"),
     ({"input_shape": (3, 12, 12), "opset": 7}, "opset 7 is not what the exporter wrote; got 1"),
     ({"input_shape": (3, 12, 12), "output_names": ["a", "b"]}, r"needs 1 names.*got \['a', 'b'\]"),
-    ({"input_shape": (3, 12, 12), "output_names": []}, r"needs 1 names.*got \[\]"),
+    ({"input_shape": (3, 12, 12), "output_names": "input"}, "none an input's; got"),
 ]
 
 
@@ -79,21 +84,15 @@ def test_students(student: Any, kind: type[Exception], text: str, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_a_missing_package_says_what_to_install(package: str, tmp_path: Path) -> None:
-    student = build("cnn")
-    assert_names_its_exporter(export_onnx, student, package, tmp_path, channels_last=False)
-
-
 def test_a_text_is_one_name(tmp_path: Path) -> None:
     names = {"input_names": "ab", "output_names": "cd"}
     report = export_onnx(build("cnn"), tmp_path / "a.onnx", input_shape=(3, 12, 12), **names)
     assert (report.inputs, report.outputs) == (("ab",), ("cd",))
     two = nn.ModuleDict({"a": nn.Linear(2, 3)})
     two.forward = lambda rows: (two["a"](rows), rows)
-    with pytest.raises(ValueError, match=r"needs 2 names.*, all different; got \['ab'\]"):
+    with pytest.raises(ValueError, match=r"needs 2 names.*, all different .* got \['ab'\]"):
         export_onnx(two, tmp_path / "a.onnx", input_shape=(2,), output_names="ab")
-    with pytest.raises(ValueError, match=r"all different; got \['a', 'a'\]"):
+    with pytest.raises(ValueError, match=r"all different .* got \['a', 'a'\]"):
         export_onnx(two, tmp_path / "a.onnx", input_shape=(2,), output_names=["a", "a"])
 
 
@@ -122,9 +121,3 @@ def test_a_student_that_fails_by_itself(
         export_onnx(student, tmp_path / "a.onnx", input_shape=(6,), **arguments)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_example_in_bfloat16(tmp_path: Path) -> None:
-    rows = torch.ones(4, 6, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match=r"a type that NumPy holds|dtype torch.bfloat16"):
-        export_onnx(nn.Linear(6, 3).bfloat16(), tmp_path / "a.onnx", example_input=rows)

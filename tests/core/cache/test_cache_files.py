@@ -65,6 +65,7 @@ OTHERS = {
     "one axis": saved(ZEROS[:, 0]),
     "a zip archive": zipped(),
     "a larger header": saved(ZEROS).replace(b"(11, 5)", b"(99, 5)"),
+    "a header without an end": saved(ZEROS).replace(b"(11, 5)", b"(11, 5 "),
     "empty": b"",
 }
 
