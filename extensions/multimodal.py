@@ -43,7 +43,7 @@ def embedding_contrast(
 
     ``L_i = w_ins L_ins,i + ramp w_cat L_cat,i``, the terms of `mcld_core.mcld_loss` with this S.
     An embedding has no entry a class, so there is no sample-wise term and no cross-entropy. Of
-    the config, ``similarity`` and ``temperature`` play no part.
+    the config, ``similarity``, ``temperature`` and ``category_contrast`` play no part.
 
     Args:
         student: (batch, width), any float dtype.

@@ -110,8 +110,7 @@ class TeacherQuality(NamedTuple):
             raise arguments.wrong(needs, f"shape {tuple(batch.logits.shape)}")
         decay = arguments.scalar("decay", decay, old.rows, dtype, maximum=1.0)
         target = target_class(ops, batch.labels)
-        kept = batch.kept & (target >= 0)
-        counts = kept, kept & (ops.argmax(batch.logits, 1) == target)
+        counts = batch.kept, batch.kept & (ops.argmax(batch.logits, 1) == target)
         is_class = one_hot(ops, target, classes, dtype)
         added = (ops.sum(is_class * ops.astype(x, dtype)[:, None], 0) for x in counts)
         return TeacherQuality(*(decay * x + y for x, y in zip(old, added, strict=True)))
@@ -226,20 +225,19 @@ def ensemble(
         teacher = teacher_rows(arguments, x, masks[m], name=f"logits_list[{m}]", dtype=dtype)
         tau = arguments.scalar(f"temperatures[{m}]", temperatures[m], x, dtype, above=0.0)
         share = one_a_row(arguments, f"weights[{m}]", weights[m], teacher.kept, dtype, 0.0)
-        z, total = teacher.logits / ops.stop_gradient(tau), total + share
-        counts = (share > 0)[:, None]
+        z = keep_rows(ops, teacher.logits / ops.stop_gradient(tau), share > 0)
+        total = total + share
         if space == "logits":
-            parts.append(ops.where(counts, share[:, None] * z, 0.0))
+            parts.append(share[:, None] * z)
         else:
             log_p = ops.at_least(ops.log_softmax(ops.at_least(z, MASKED), 1), MASKED)
-            parts.append(ops.where(counts, log_p + log_of(ops, share)[:, None], MASKED))
+            parts.append(log_p + log_of(ops, share)[:, None])
     present = total > 0
     if space == "logits":
         mean = ratio(ops, sum(parts), total[:, None])
     else:
         mean = ops.logsumexp(ops.concat([part[None] for part in parts]), 0)
-        mean = mean - log_of(ops, total)[:, None]
-        mean = ops.where(present[:, None], mean, 0.0)
+        mean = mean - log_of(ops, total)[:, None]  # without a teacher MASKED - MASKED
     return (mean, present) if return_where else mean
 
 

@@ -48,6 +48,4 @@ def evaluate(
     target = None if batch.labels is None else target_class(ops, batch.labels)
     block = Block(like, batch.teacher, target, kept=batch.kept)
     (total,) = by_block(ops, values, lambda numbers: numbers, block, dtype, numbers, size)
-    if batch.kept is not None:  # a row that does not count may have an infinite divergence
-        total = ops.where(batch.kept, total, 0.0)
     return reduce_rows(ops, total, batch.weight, reduction)

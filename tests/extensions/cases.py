@@ -36,11 +36,13 @@ def make_case(seed: int = 0, batch: int = BATCH, time: int = TIME) -> SequenceCa
     lengths = np.asarray([time, time - 1, 0, 1])[np.arange(batch) % 4]
     labels = rng.integers(0, 3, (batch, time))
     labels[0, 1] = -100
+    mask = np.arange(time)[None, :] < lengths[:, None]
+    mask[1:2] = mask[1:2, ::-1]  # padded on the left
     return SequenceCase(
         student=logits(rng, batch, time, CLASSES),
         teacher=logits(rng, batch, time, CLASSES),
         labels=labels,
-        mask=np.arange(time)[None, :] < lengths[:, None],
+        mask=mask,
         groups=np.asarray([3, 7, 3, 3])[np.arange(batch) % 4],
     )
 

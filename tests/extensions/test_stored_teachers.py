@@ -86,6 +86,7 @@ def test_draws(backend: Framework) -> None:
     repeated = TopKLogits.from_samples(draws)
     assert repeated.indices.tolist() == [[[1, 3], [2, 0]]]
     assert_value(np.exp(repeated.values), [[[0.25, 0.75], [1.0, 0.0]]], "float32")
+    assert np.isneginf(TopKLogits.from_samples(draws, 0 * draws).values).all()
 
 
 def test_a_teacher_of_draws(differentiable: Framework) -> None:

@@ -39,6 +39,7 @@ CASES: list[tuple[str, np.ndarray, np.ndarray, dict[str, Any], list[str]]] = [
     ("teacher", GOOD, PROBABILITIES, {}, ["every row of teacher_logits is ≥ 0 and sums to 1"]),
     ("student", PROBABILITIES, GOOD, {}, ["every row of student_logits is ≥ 0 and sums to 1"]),
     ("a mean of 1 / classes", GOOD, PROBABILITIES * 2, {}, []),
+    ("negative entries", GOOD, 3 * PROBABILITIES - 2 / 3, {}, []),
     ("nan", changed(np.nan), GOOD, {}, ["student_logits has nan in row 1, class 2. Mend"]),
     ("inf", GOOD, changed(np.inf), {}, ["teacher_logits has inf in row 1, class 2"]),
     ("both", changed(np.inf), changed(np.nan), {}, ["student_logits has inf", "teacher_logits ha"]),

@@ -116,7 +116,7 @@ LABELS: list[tuple[type[Exception], np.ndarray, tuple[str, ...]]] = [
     (ValueError, np.full((4, 4), 0.25), ("(4, 4)",)),
     (ValueError, np.full((5, 4, 1), 0.25), ("(5, 4, 1)",)),
     *((ValueError, with_soft(row), ("soft", "≥ 0", "sum to 1", "row 1"))
-      for row in ([0.5, 0.5, 0.5, 0.5], [1.5, -0.5, 0, 0], [0, 0, 0, 0])),
+      for row in ([0.55, 0.5, 0, 0], [1.5, -0.5, 0, 0], [0, 0, 0, 0])),
 ]  # fmt: skip
 OF_CLASSES = [
     (ValueError, with_label(4), ("0 … 3", "ignore_index", "4 in row 2")),

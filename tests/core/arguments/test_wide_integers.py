@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mcld_core import TeacherBank, TeacherKeys, category_wise, mcld_loss
-from mcld_core.arguments import class_labels
+from mcld_core import (
+    TeacherBank,
+    TeacherKeys,
+    category_wise,
+    dkd_loss,
+    instance_wise,
+    kd_loss,
+    mcld_loss,
+    rld_loss,
+)
 from tests.cases import make_case, value
 from tests.frameworks import Framework, only
+from tests.tolerance import assert_value, assert_zero
 
 WIDE = 2**32
 
@@ -18,7 +28,7 @@ WIDE = 2**32
 @pytest.mark.parametrize("kind", ["plain", "tensor"])
 def test_bank_ids(backend: Framework, kind: str) -> None:
     """A bank row is left out where its id is in the batch, and only there."""
-    ids = np.array([0, 1, 2, 7, WIDE, WIDE + 1, 5 * WIDE + 1, 2**62 + 1, 2**31 - 1])
+    ids = np.array([0, 1, 2, 7, WIDE, WIDE + 1, 2**31, 2**62 + 1, 2**31 - 1])
     teacher = backend.array(np.zeros((9, 3)))
     given = backend.array(ids) if kind == "tensor" else ids
     bank = TeacherBank.from_logits(teacher, index=given, like=teacher)
@@ -30,6 +40,7 @@ def test_bank_ids(backend: Framework, kind: str) -> None:
         np.testing.assert_array_equal(where, np.arange(9) != row)
         pushed = TeacherBank.empty(1, 3, teacher).push(teacher[:1], index=own)
         assert int(pushed.ids[0]) == int(bank.ids[row])
+    assert TeacherBank.from_logits(np.zeros((1, 3)), index=np.array([2**31], "uint32")).ids[0] >= 0
 
 
 def test_negative_ids_are_unknown(backend: Framework) -> None:
@@ -39,17 +50,26 @@ def test_negative_ids_are_unknown(backend: Framework) -> None:
     np.testing.assert_array_equal(bank.keys(rows, index=ids).where, [True, True, True, False])
 
 
-@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "uint64"])
-def test_labels_that_cannot_be_read_wrap_to_no_class(backend: Framework, dtype: str) -> None:
-    """Those of a dropped row, of a trace, of an accelerator: no check sees them first."""
-    from mcld_core.backends import backend_for
+@pytest.mark.parametrize(
+    ("label", "dtype"),
+    [(-2, "int64"), (4, "int32"), (2**31 - 1, "int32"), (156, "uint8"), (WIDE + 1, "uint64")],
+)
+def test_a_label_of_no_class_that_cannot_be_read_is_no_target(
+    backend: Framework, monkeypatch: pytest.MonkeyPatch, label: int, dtype: str
+) -> None:
+    """In a trace, on an accelerator. Below 0 it is no id, either, that rows could share."""
+    monkeypatch.setattr(f"mcld_core.backends.{backend.name}.host_values", lambda x: None)
+    case = make_case(181).but(labels=np.full(5, label, dtype))
 
-    values = np.array([0, 3, 4, 156, WIDE + 1][: 4 if dtype in ("int32", "uint8") else 5], dtype)
-    labels = backend.array(values)
-    found, counts = class_labels(backend_for("test", labels), labels, 4, -100)
-    assert backend.to_numpy(found).tolist() == [0, 3, -1, -1, -1][: len(values)]
-    assert backend.dtype(found) == "int32"
-    assert backend.to_numpy(counts).all()
+    def rows(loss: Any, **options: Any) -> np.ndarray:
+        return value(backend, loss, case, reduction="none", **options)
+
+    only_ce = {"weight_instance": 0, "weight_sample": 0, "weight_category": 0, "weight_ce": 1}
+    assert_zero(np.stack([rows(rld_loss), rows(mcld_loss, settings=only_ce)]))
+    assert_value(rows(dkd_loss, beta=1.0), rows(kd_loss))
+    if label < 0:
+        assert_zero(rows(category_wise))
+        assert_value(rows(instance_wise), rows(instance_wise, settings={"target_mask": False}))
 
 
 def test_a_dropped_row_may_have_any_label(backend: Framework) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core import MCLDConfig, TeacherBank, mcld_loss
+from mcld_core import MCLDConfig, TeacherBank, TeacherKeys, mcld_loss
 from tests import oracles
 from tests.cases import logits, make_case, soft_labels
 from tests.core.bank.banks import CLASSES, ListBank, arrays, batches, empty, entries
@@ -169,7 +169,9 @@ def test_label_kinds_meet(backend: Framework, bank_labels: str, batch_labels: st
 
 def test_soft_bank_takes_int_labels(backend: Framework) -> None:
     rows, labels = arrays(backend, (np.eye(CLASSES), np.array([3, -100, 1, 0])))
-    bank = empty(backend, 4, soft_labels=True).push(rows, labels)
+    bank = empty(backend, 4, soft_labels=True)
+    assert not np.shares_memory(bank.vectors, bank.labels)
+    bank = bank.push(rows, labels)
     expected = np.zeros((4, CLASSES))
     expected[[0, 1, 2], [3, 1, 0]] = 1.0
     np.testing.assert_array_equal(backend.to_numpy(bank.labels), expected)
@@ -246,6 +248,12 @@ def test_a_numpy_bank_meets_tensors(backend: Framework) -> None:
         for bank in (bank, converted)
     ]
     assert values[0] == values[1]
+
+
+def test_gathered_keys_keep_their_place_and_their_normalizer(backend: Framework) -> None:
+    rows, labels = arrays(backend, (np.eye(CLASSES), np.arange(CLASSES)))
+    keys = empty(backend, 3).keys(TeacherKeys(rows, labels, own_start=2, normalizer=3.0))
+    assert (keys.own_start, keys.normalizer) == (2, 3.0)
 
 
 def test_no_gradient_reaches_the_teacher(differentiable: Framework) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import mcld_core
-from mcld_core import dkd_loss, kd_loss, nkd_loss, sample_wise
+from mcld_core import dist_loss, dkd_loss, kd_loss, nkd_loss, rld_loss
 from tests import oracles
 from tests.cases import make_case, value, value_and_grad
 from tests.core.formulas.test_gradients import differences
 from tests.frameworks import Framework
+from tests.oracles import Case
 from tests.tolerance import assert_finite, assert_gradient, assert_value, assert_zero
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -97,7 +98,8 @@ def test_a_teacher_rules_out_all_but_the_label(backend: Framework, temperature: 
     case = case.but(teacher=np.where(is_label, case.teacher, -np.inf))
     options: dict[str, Any] = {"reduction": "none", "temperature": temperature}
     target = np.log(np.exp(case.student).sum(1)) - case.student[is_label]
-    assert_value(value(backend, nkd_loss, case, **options), target, scale=40.0)
+    for loss in (nkd_loss, rld_loss):
+        assert_value(value(backend, loss, case, **options), target, scale=40.0)
     options |= {"divergence": "reverse", "standardize": True}
     assert np.isposinf(value(backend, kd_loss, case, **options)).all()
 
@@ -246,17 +248,11 @@ def test_standardized_logits_do_not_overflow_in_float32(
     assert_gradient(scale * gradient, scale * reference, "float32", 4.0)
 
 
-def test_dkd_is_the_sample_wise_term(backend: Framework) -> None:
-    case = make_case(73)
-    found = value(backend, dkd_loss, case, beta=1.0, reduction="none")
-    assert_value(found, value(backend, sample_wise, case, reduction="none"))
-
-
-def test_kd_is_the_unmasked_sample_wise_term(backend: Framework) -> None:
-    case = make_case(74)
-    settings = {"sample_target_mask": False}
-    expected = value(backend, sample_wise, case, settings=settings, reduction="none")
-    assert_value(value(backend, kd_loss, case, reduction="none"), expected)
+def test_dist_correlates_the_columns_of_a_large_batch_as_a_whole(backend: Framework) -> None:
+    """In blocks, as the other baselines, the columns of a batch twice would not be the batch's."""
+    rows = np.random.default_rng(0).normal(size=(2, 33, 2**14))
+    once = value(backend, dist_loss, Case(*rows))
+    assert_value(value(backend, dist_loss, Case(*np.tile(rows, (2, 1)))), once)
 
 
 @pytest.mark.parametrize("name", LABELLED)

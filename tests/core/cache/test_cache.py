@@ -85,7 +85,7 @@ def test_another_fingerprint_is_refused(tmp_path: Path) -> None:
     write(path, fingerprint=fingerprint("a", np.arange(3)))
     assert len(TeacherCache.open(path, fingerprint=None)) == COUNT
     with pytest.raises(ValueError, match="made from other data, in another order, or by another"):
-        TeacherCache.open(path, fingerprint=fingerprint("a", np.arange(4)))
+        TeacherCache.open(path, fingerprint="")
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 200, 348, -1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,16 +30,6 @@ def test_two_writers_of_one_process_keep_their_rows_apart(tmp_path: Path) -> Non
 
     np.testing.assert_array_equal(write(path, interrupted())[:], ROWS)
     assert [file.name for file in tmp_path.iterdir()] == ["teacher.npy"]
-
-
-def test_a_planted_symlink_is_not_followed(tmp_path: Path) -> None:
-    """One that lies under the name that a temporary file had in version 0.1."""
-    path, victim = tmp_path / "teacher.npy", tmp_path / "victim"
-    victim.write_bytes(b"precious")
-    (tmp_path / f".{path.name}.{os.getpid()}.tmp").symlink_to(victim)
-    write(path)
-    assert victim.read_bytes() == b"precious"
-    assert not path.is_symlink()
 
 
 def zipped() -> bytes:

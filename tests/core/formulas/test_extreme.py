@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mcld_core import (
+    ClassMeans,
     MCLDConfig,
     category_wise,
     dkd_loss,
@@ -196,7 +197,10 @@ def test_a_class_of_hardly_any_mass_has_no_prototype(
     found = value_and_grad(differentiable, category_wise, tiny, "float32", settings)
     for actual, reference in zip(found, expected, strict=True):
         np.testing.assert_array_equal(actual, reference)
-    given = np.where(np.arange(4)[:, None] == 0, np.nan, 3 * np.eye(4))  # class 0 has none
+    rows = (differentiable.array(x, "float32") for x in (case.teacher, tiny.labels))
+    means = ClassMeans.empty(4, like=differentiable.array(0.0, "float32")).update(*rows)
+    assert np.isnan(differentiable.to_numpy(means.prototypes)[1]).all()
+    given = np.where(np.arange(16).reshape(4, 4) == 1, np.nan, 3 * np.eye(4))  # class 0 has none
     tiny = tiny.but(keys=Keys(case.teacher, tiny.labels, prototypes=given))
     assert_finite(*value_and_grad(differentiable, category_wise, tiny, "float32", settings))
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mcld_core import mcld_loss, sample_wise
+from mcld_core import mcld_loss
 from tests import oracles
 from tests.cases import value, value_and_grad
 from tests.frameworks import Framework
@@ -124,20 +124,6 @@ def test_where_is_removing_the_rows(
     assert_value(found, expected, scale=scale)
     assert_gradient(gradient[rows], reference, scale=scale, floor=1.0)
     np.testing.assert_array_equal(gradient[~where], 0)
-
-
-@given(case=cases(shapes=[(3, 4)]), data=st.data())
-def test_integer_weights_are_repeated_rows_for_the_sample_term(
-    backend: Framework, case: Case, data: st.DataObject
-) -> None:
-    """For terms that contrast rows, a repeated row is a further key as well."""
-    weights = np.array(data.draw(st.permutations([0, 2, 3])))
-    repeated = case.but(sample_weight=None).take(np.repeat(np.arange(3), weights))
-    weighted = case.but(sample_weight=weights.astype(np.float64))
-    for reduction in ("sum", "mean"):
-        found = value(backend, sample_wise, weighted, reduction=reduction)
-        expected = value(backend, sample_wise, repeated, reduction=reduction)
-        assert_value(found, expected, scale=64.0)
 
 
 @given(case=cases(), settings=SETTINGS)

@@ -77,20 +77,6 @@ def test_nothing_is_left_at_the_teacher(differentiable: Framework, similarity: s
     assert value(differentiable, instance_wise, case, settings=settings) > 0.1
 
 
-def test_it_is_a_cross_entropy_of_similarities_less_the_teachers_entropy(
-    backend: Framework,
-) -> None:
-    case = make_case(224)
-    p = np.exp(case.teacher) / np.exp(case.teacher).sum(1, keepdims=True)
-    q, r = (
-        np.exp(x @ p.T) / np.exp(x @ p.T).sum(1, keepdims=True)
-        for x in (case.student, case.teacher)
-    )
-    expected = -(r * np.log(q)).sum(1) + (r * np.log(r)).sum(1)
-    found = value(backend, instance_wise, case, settings=SOFT, reduction="none")
-    assert_value(found, expected)
-
-
 def test_a_class_that_the_teacher_rules_out(differentiable: Framework) -> None:
     """0 · (−inf) = 0, on one side or on both."""
     case = make_case(225)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcld_core import MCLDConfig, mcld_loss, sample_wise
+from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.extensions.nlp import TopKLogits, token_mcld_loss
 from tests.extensions import oracles
 from tests.extensions.cases import BATCH, CLASSES, TIME, make_case
@@ -280,18 +280,6 @@ def test_the_sample_wise_terms_do_not_see_other_sequences(
     )
     assert gradient[0].any()
     assert_gradient(found[0], gradient[0], scale=SCALE)
-
-
-def test_the_divergence_is_that_of_the_core(backend: Framework) -> None:
-    case = make_case(9)
-    _, terms = bind(backend, case, return_terms=True)(backend.array(case.student, "float64"))
-    flat = sample_wise(
-        backend.array(case.student.reshape(-1, CLASSES), "float64"),
-        backend.array(case.teacher.reshape(-1, CLASSES), "float64"),
-        backend.array(case.labels.reshape(-1)),
-        where=backend.array(case.mask.reshape(-1)),
-    )
-    assert_value(backend.to_numpy(terms["sample"]), backend.to_numpy(flat), scale=SCALE)
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core import MCLDConfig, mcld_loss
+from mcld_core import MCLDConfig, TeacherKeys, mcld_loss
 from mcld_core.extensions.teachers import (
     TeacherQuality,
     adaptive_mcld_loss,
@@ -133,18 +133,20 @@ def test_full_trust_is_the_plain_loss_and_no_trust_forgets_the_rows_own_teacher(
     backend, case = differentiable, make_case(42)
     teacher, labels = backend.array(case.teacher, "float64"), backend.array(case.labels)
 
+    keys = TeacherKeys(teacher, labels, normalizer=20.0)
+
     def loss(student: Any, trust: float) -> Any:
         r = backend.array(np.full(5, trust), "float64")
-        return adaptive_mcld_loss(student, teacher, labels, reliability=r)
+        return adaptive_mcld_loss(student, teacher, labels, reliability=r, keys=keys)
 
-    plain = backend.value_and_grad(lambda s: mcld_loss(s, teacher, labels), case.student)
+    plain = backend.value_and_grad(lambda s: mcld_loss(s, teacher, labels, keys=keys), case.student)
     full = backend.value_and_grad(lambda s: loss(s, 1.0), case.student)
     assert_value(full[0], plain[0], scale=8.0)
     assert_gradient(full[1], plain[1], scale=8.0)
     config = MCLDConfig(weight_instance=0.0, weight_sample=0.0, weight_ce=1.0)
     none = backend.value_and_grad(lambda s: loss(s, 0.0), case.student)
     label = backend.value_and_grad(
-        lambda s: mcld_loss(s, teacher, labels, config=config), case.student
+        lambda s: mcld_loss(s, teacher, labels, config=config, keys=keys), case.student
     )
     assert_value(none[0], label[0], scale=8.0)
     assert_gradient(none[1], label[1], scale=8.0)
@@ -163,6 +165,10 @@ DROPPED: dict[str, Any] = {
     "quality": lambda t, y, r, where: tuple(TeacherQuality.from_logits(t, y, where=where)),
     "probabilities": lambda t, y, r, where: ensemble([t, t], weights=[r, 1.0], where=[where, None]),
     "logits": lambda t, y, r, where: ensemble([t], weights=[r], where=[where], space="logits"),
+    "of weight 0": lambda t, y, r, where: tuple(
+        ensemble([t], weights=[reliability_weights(t, y, where=where)], space=space)
+        for space in ("probability", "logits")
+    ),
 }
 
 
