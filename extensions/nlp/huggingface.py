@@ -9,6 +9,7 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -65,8 +66,8 @@ class TokenKDTrainer(Trainer):
 
     Raises:
         ValueError: ``compute_loss_func``, or in the arguments a ``label_smoothing_factor`` or
-            ``label_names`` without ``"labels"``: the loss would not heed them; no teacher; teacher
-            columns that TRL is to pack.
+            ``label_names`` without ``"labels"``: the loss would not heed them; no teacher, or
+            one beside teacher columns; such columns that TRL is to pack.
 
     Warns:
         UserWarning: a plain head whose product is not the model's logits: they are then taken.
@@ -136,9 +137,10 @@ class TokenKDTrainer(Trainer):
         self._signature_columns: Any = list({*self._signature_columns, *TEACHER_COLUMNS})
 
     def _prepare_input(self, data: Any) -> Any:
-        if isinstance(data, TopKLogits):  # a tuple with names, which takes no generator
-            return TopKLogits(*(super(TokenKDTrainer, self)._prepare_input(x) for x in data))
-        return super()._prepare_input(data)
+        if isinstance(data, (TopKLogits, LastLayer)):  # tuples with names, which take no generator
+            return type(data)(*map(self._prepare_input, data))
+        is_array = isinstance(data, np.ndarray)
+        return super()._prepare_input(torch.from_numpy(data) if is_array else data)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count the tokens that the loss counts: no first token, though padding stands before."""
@@ -196,16 +198,18 @@ class TokenKDTrainer(Trainer):
 
     def _said(self, inputs: dict[str, Any], given: dict[str, Any], fused: bool) -> Any:
         """Return what the teacher says of a batch."""
-        if inputs.get("teacher") is not None:
-            return inputs["teacher"]
-        if self.teacher is None:
-            needs = "teacher needs a model or a function, or a TeacherCollator's batches"
-            raise self.checks.wrong(needs, f"None and {sorted(inputs)}")
+        stored = inputs.get("teacher")
+        if (stored is None) == (self.teacher is None):
+            needs = "teacher needs a model or a function, or None and a TeacherCollator's batches"
+            raise self.checks.wrong(needs, f"{type(self.teacher).__name__} and {sorted(inputs)}")
+        if stored is not None:
+            return stored
         with torch.no_grad():
             if isinstance(self.teacher, nn.Module):
                 mapped = bool(getattr(self.teacher, "hf_device_map", None))
                 return self._answer("teacher", self.teacher, given, fused and not mapped)[1]
             said = self.teacher(given)
+            said = self._prepare_input(LastLayer(*said) if type(said) is tuple else said)
             return _product(said) if isinstance(said, LastLayer) and not fused else said
 
     def _answer(self, name: str, model: nn.Module, given: Any, fused: bool) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from mcld_core import MCLDConfig
-from mcld_core.extensions.nlp import token_kd_loss, token_mcld_loss
+from mcld_core.extensions.nlp import TopKLogits, token_kd_loss, token_mcld_loss
 from tests.torch.tiny_language_model import (
     LENGTHS,
     LONGEST,
@@ -120,16 +120,26 @@ def measured(model: nn.Module, data: list[dict[str, Any]]) -> dict[str, float]:
     return found | {"perplexity": float(np.exp(np.mean(nats)))}
 
 
-@pytest.mark.parametrize("fused", [True, False])
+FORMS: dict[str, Any] = {
+    "NumPy": lambda x: x.numpy(),
+    "stored": lambda x: TopKLogits.from_logits(x, VOCABULARY),
+    "layer": lambda x: (x, np.eye(VOCABULARY, dtype="float32")),
+}
+"""What a teacher that is a function may say."""
+
+
+@pytest.mark.parametrize(("fused", "form"), [(True, ""), (False, ""), *((True, f) for f in FORMS)])
 def test_evaluation_counts_every_token_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fused: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fused: bool, form: str
 ) -> None:
     monkeypatch.setattr("mcld_core.extensions.nlp.huggingface._TOKENS", 5)
     expected = measured(make_model(8, seed=0), make_data(7))
     assert 0.0 < expected["agreement"] < 1.0
+    model: Any = make_teacher()
+    teacher = (lambda given: FORMS[form](model(**given).logits)) if form else model
     for batch, side in ((2, "left"), (5, "right")):
         trainer = make_trainer(
-            tmp_path, batch=batch, teacher=make_teacher(), data_collator=Padding(side), fused=fused
+            tmp_path, batch=batch, teacher=teacher, data_collator=Padding(side), fused=fused
         )
         with recorded_products(trainer.model) as seen:
             found = trainer.evaluate()

@@ -61,6 +61,9 @@ def test_a_teacher_of_columns(tmp_path: Path, wrapped: bool) -> None:
     found = trainer.evaluate()
     for name, value in measured(model, make_data(7)).items():
         assert found[f"eval_{name}"] == pytest.approx(value, rel=1e-2)
+    trainer.teacher = make_teacher()
+    with pytest.raises(ValueError, match=r"teacher needs .* or None and .* got LlamaForCausalLM"):
+        trainer.evaluate()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
