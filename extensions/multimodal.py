@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mcld_core import MCLDConfig, mcld_loss
@@ -186,6 +187,10 @@ def multimodal_mcld_loss(
     for name, x in dicts.items():
         if not isinstance(x, Mapping):
             raise TypeError(f"{function}: {name} needs a dict; got {type(x).__name__}")
+    for x in (*dicts["pairs"], *others, *others.values()):
+        if not isinstance(x, (tuple, list)) or len(x) != 2:
+            needs = "pairs need names (a, b), and other_losses need (a, b) → (weight, function)"
+            raise TypeError(f"{function}: {needs}; got {x!r}")
     pairs = {(a, b): 1.0 for a in student for b in teacher} if pairs is None else pairs
     given = (*student.values(), *teacher.values(), *our_masks.values(), *their_masks.values())
     arguments = Arguments(function, *given, labels, sample_weight, logit_scale)
@@ -223,31 +228,29 @@ def multimodal_mcld_loss(
         both[a, b] = both_kept(our_presence[a] & their_presence[b], labelled)
     local = arguments.scalar("weight_local", weight_local, first, dtype)
 
-    def contrast(student: Array, teacher: Array, labels: Any, where: Array) -> Array:
-        """Return the loss of each row of one level of one pair."""
-        settings = {"config": config, "progress": progress, "where": where, "reduction": "none"}
-        if kind == "logits":
-            return mcld_loss(student, teacher, labels, class_prior=class_prior, **settings)
-        return embedding_contrast(student, teacher, labels, logit_scale=logit_scale, **settings)
+    contrast: Any = partial(mcld_loss, class_prior=class_prior)
+    if kind == "embeddings":
+        contrast = partial(embedding_contrast, logit_scale=logit_scale)
+    contrast = partial(contrast, config=config, progress=progress, reduction="none")
 
     def levels(pair: Pair) -> Float[Array, " batch"]:
         """Return the losses of one pair: of samples, or of their means and of their parts."""
         student, teacher = ours[pair[0]], theirs[pair[1]]
         if len(student.shape) == 2:
-            return ops.astype(contrast(student, teacher, labels, both[pair]), dtype)
+            return ops.astype(contrast(student, teacher, labels, where=both[pair]), dtype)
         student, teacher = (ops.astype(x, dtype) for x in (student, teacher))
         count, parts = ops.size(student, 0), ops.size(student, 1)
         divisor = ops.maximum(ops.astype(ops.asarray(parts, student), dtype), 1.0)
         of_softmax = kind == "logits" and config.compares_distributions
         mean = ops.sum(ops.softmax(teacher, 2) if of_softmax else teacher, 1) / divisor
         mean = log_of(ops, mean) if of_softmax else mean
-        losses = contrast(ops.sum(student, 1) / divisor, mean, labels, both[pair])
+        losses = contrast(ops.sum(student, 1) / divisor, mean, labels, where=both[pair])
         if is_plain(weight_local, 0):
             return losses
         sample = ops.arange(count * parts, student) // parts
         of_parts = None if labels is None else ops.take(ops.asarray(labels, student), sample)
         student, teacher = (ops.reshape(x, (-1, x.shape[2])) for x in (student, teacher))
-        found = contrast(student, teacher, of_parts, ops.take(both[pair], sample))
+        found = contrast(student, teacher, of_parts, where=ops.take(both[pair], sample))
         return losses + local * ops.sum(ops.reshape(found, (count, parts)), 1) / divisor
 
     found = {pair: levels(pair) for pair in pairs}

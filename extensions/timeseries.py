@@ -63,18 +63,15 @@ def cut_windows(
     length = checks.integer("length", length, minimum=1)
     stride = length if stride is None else stride
     stride = checks.integer("stride", stride, minimum=1, maximum=length)
-    try:
-        series = list(series)
-    except TypeError:
-        series = []
+    series = [] if series is None else list(series)
     if not series:
         raise checks.wrong("series needs a list of arrays, (time, channels) each", "none")
     values, places = [], []
     for number, one in enumerate(series):
         steps = np.asarray(one)
         steps = steps[:, None] if steps.ndim == 1 else steps
-        if steps.ndim != 2 or len(steps) == 0:
-            needs = "series need shape (time, channels) with a step at least"
+        if steps.ndim != 2 or not len(steps) or (values and steps.shape[1] != values[0].shape[2]):
+            needs = "series need shape (time, channels) with a step at least, all of one width"
             raise checks.wrong(needs, f"{np.shape(one)} of series {number}")
         starts = np.arange(0, max(len(steps) - length, 0) + stride, stride)
         lengths = np.minimum(len(steps) - starts, length)

@@ -148,8 +148,7 @@ def pad_teacher(rows: Sequence[Mapping[str, Any]], where: np.ndarray[Any, Any]) 
         values[at], indices[at] = row[LOGPROBS], row[IDS]
         if row.get(TAIL) is not None:
             tail[b, where[b]] = np.asarray(row[TAIL])
-    has_tail = rows[0].get(TAIL) is not None
-    return TopKLogits(values, indices, tail if has_tail else -math.inf)
+    return TopKLogits(values, indices, -math.inf if rows[0].get(TAIL) is None else tail)
 
 
 def _starts(row: Mapping[str, Any], tokens: int, b: int) -> np.ndarray[Any, Any]:

@@ -136,8 +136,7 @@ def token_kd_loss(
     beside: tuple[Any, ...]
     shared: tuple[Any, ...] = ()
     if isinstance(teacher, TopKLogits):
-        known = vocabulary, tokens.kept, tokens.dtype, divergence
-        top = top_rows(arguments, teacher, student, *known)
+        top = top_rows(arguments, teacher, student, vocabulary, tokens, divergence)
         beside = tuple(x for x in top if x is not None)
     else:
         rows, shared, teacher_head, size = _side(arguments, "teacher", "the teacher's ", teacher)
@@ -253,21 +252,19 @@ def sampled_token_kd_loss(
         >>> round(float(sampled_token_kd_loss(logits, drawn, np.log([[0.25]]))), 4)
         -0.4805
     """
-    arguments = SequenceArguments(
-        *("sampled_token_kd_loss", student_logits, tokens, teacher_logprobs, old_logprobs),
-        *(attention_mask, sample_weight),
-    )
+    given = student_logits, tokens, teacher_logprobs, old_logprobs, attention_mask, sample_weight
+    arguments = SequenceArguments("sampled_token_kd_loss", *given)
     ops = arguments.ops
     student = arguments.array("student_logits", student_logits, arguments.like)
     check_token_logits(arguments, "student_logits", student)
     tokens = arguments.array("tokens", tokens, student)
     of_tokens = tokens, attention_mask, sample_weight, shift, ignore_index
-    drawn = token_rows(arguments, student, *of_tokens, student.shape[2])
+    drawn = token_rows(arguments, student, *of_tokens, student.shape[2], "tokens")
     scores = []
-    for name, given in (("teacher_logprobs", teacher_logprobs), ("old_logprobs", old_logprobs)):
-        if given is None and name == "old_logprobs":
+    for name, x in (("teacher_logprobs", teacher_logprobs), ("old_logprobs", old_logprobs)):
+        if x is None and name == "old_logprobs":
             continue
-        found = arguments.shaped(name, given, student, student.shape[:2], "one a token")
+        found = arguments.shaped(name, x, student, student.shape[:2], "one a token")
         found = flat(ops, ops.stop_gradient(found))
         found = following(ops, student, found, None)[0] if shift else found
         arguments.finite(name, found, drawn.kept)

@@ -46,7 +46,8 @@ def read_prompt_logprobs(
         >>> stored.indices[0].tolist(), round(float(stored.tail[0, 0]), 3)
         ([[5], [0]], -0.933)
     """
-    spoken = [[None, *prompt[1:]][: len(prompt)] for prompt in prompts]
+    given = [[None, None] if prompt is None else prompt for prompt in prompts]  # not asked for
+    spoken = [[None, *prompt[1:]][: len(prompt)] for prompt in given]
     return _read(Checks("read_prompt_logprobs"), "prompt", [0] * len(spoken), spoken, k)
 
 
@@ -64,9 +65,10 @@ def read_top_logprobs(
     [{"token": …, "top_logprobs": [{"token": …, "logprob": …}, …]}, …]}``. What they say of a
     token is put at the place before it, as by `read_prompt_logprobs`: for ``shift=True``.
 
-    These servers name tokens by their text, and different tokens may have the same text. vLLM
-    names them by their ids where the request has ``return_tokens_as_token_ids=true``; with
-    ``echo=true`` it speaks of the prompt too.
+    These servers name tokens by their text, and different tokens may have the same text, such as
+    parts of a character: the most probable of them is kept, the mass of the others is in the tail
+    (so ask for more than k). vLLM names them by their ids where the request has
+    ``return_tokens_as_token_ids=true``; with ``echo=true`` it speaks of the prompt too.
 
     Args:
         choices: for each sequence its ``logprobs``, as dicts.
@@ -94,7 +96,7 @@ def read_top_logprobs(
     starts = _starts(checks, prompt_lengths, len(choices))
     spoken = [
         [
-            {_id(checks, f"token {i} of sequence {b}", x, token_ids): p for x, p in entries.items()}
+            {_id(checks, f"token {i} of sequence {b}", x, token_ids): p for p, x in sorted(entries)}
             for i, entries in enumerate(_by_token(checks, answer))
         ]
         for b, answer in enumerate(choices)
@@ -135,21 +137,22 @@ def read_token_logprobs(
     found: list[Any] = []
     for b, answer in enumerate(answers):
         if prompts is not None:
-            if len(prompts) != len(answers) or len(prompts[b]) != len(answer):
+            if len(prompts) != len(answers) or len(prompts[b]) != len(answer or ()):
                 came = f"{len(prompts)} prompts for {len(answers)} answers"
                 raise checks.wrong("prompts need the ids of each token of each answer", came)
-            said = [entries or {} for entries in answer]
+            said = [entries or {} for entries in answer or ()]
             own = [x.get(i, x.get(str(i))) for x, i in zip(said, prompts[b], strict=True)]
-            own = [None, *own[1:]] if own else own  # nothing stands before the first
-        elif isinstance(answer, Mapping) and answer.get("content") is not None:
-            own = answer["content"]
         else:
-            own = answer["token_logprobs"]
-        if any(x is None for x in own[1 if starts[b] == 0 else 0 :]):
-            needs = f"answer {b} needs a log-probability of each of its tokens"
+            said = answer if isinstance(answer, Mapping) else {}
+            forms = said.get("content"), said.get("token_logprobs"), [None, None]
+            own = next(x for x in forms if x is not None)
+        # nothing stands before the first
+        own = [_logprob(x) if starts[b] + i else 0.0 for i, x in enumerate(own)]
+        if not all(-np.inf < x <= 1e-3 for x in own):
+            needs = f"answer {b} needs a finite log-probability ≤ 0 of each of its tokens"
             cure = "Ask the server for logprobs, and pass prompts in the order of the answers"
             raise checks.wrong(needs, own, cure)
-        found.append([0.0] * starts[b] + [0.0 if x is None else _logprob(x) for x in own])
+        found.append([0.0] * starts[b] + own)
     values = np.zeros((len(found), max(map(len, found), default=0)), "float32")
     for row, own in zip(values, found, strict=True):
         row[: len(own)] = own
@@ -184,15 +187,16 @@ def _read(
     return with_rest(values, indices)
 
 
-def _by_token(checks: Checks, answer: Mapping[str, Any]) -> list[Mapping[str, float]]:
-    """Return for each token its text → log-probability, of both forms."""
+def _by_token(checks: Checks, answer: Mapping[str, Any] | None) -> list[list[tuple[float, str]]]:
+    """Return for each token log-probabilities and their texts, of both forms."""
+    answer = answer or {}
     if answer.get("content") is not None:
-        content = [token["top_logprobs"] for token in answer["content"]]
-        return [{x["token"]: x["logprob"] for x in entries} for entries in content]
+        content = [token.get("top_logprobs") or () for token in answer["content"]]
+        return [[(x["logprob"], x["token"]) for x in entries] for entries in content]
     if answer.get("top_logprobs") is None:
         needs = "choices need 'content' or 'top_logprobs', as at choices[i].logprobs of an answer"
         raise checks.wrong_type(needs, sorted(answer), "Ask the server for logprobs")
-    return [entries or {} for entries in answer["top_logprobs"]]
+    return [[(p, x) for x, p in (entries or {}).items()] for entries in answer["top_logprobs"]]
 
 
 def _id(checks: Checks, place: str, token: str, token_ids: Mapping[str, int] | None) -> int:
@@ -227,4 +231,4 @@ def _entries(checks: Checks, entries: Any, k: int, place: str) -> tuple[Any, Any
 def _logprob(entry: Any) -> float:
     if isinstance(entry, Mapping):
         return float(entry["logprob"])
-    return float(entry if isinstance(entry, (int, float)) else entry.logprob)
+    return float(entry if isinstance(entry, (int, float)) else getattr(entry, "logprob", np.nan))

@@ -10,9 +10,10 @@ import numpy as np
 
 from mcld_core.arguments import Arguments, Checks, fits, is_number, to_numpy
 from mcld_core.extensions._sequences import flat
+from mcld_core.extensions.nlp.tokens import Tokens
 from mcld_core.formulas.divergence import MASKED
 from mcld_core.formulas.vocabulary import TopRows
-from mcld_core.typing import Array, Bool, Float, Int
+from mcld_core.typing import Array, Float, Int
 
 _ENTRIES = 2**20
 """Logits that are looked at in one piece."""
@@ -150,8 +151,7 @@ def top_rows(
     stored: TopKLogits,
     like: Float[Array, "batch tokens _"],
     vocabulary: int,
-    kept: Bool[Array, " rows"] | None,
-    dtype: str,
+    tokens: Tokens,
     divergence: str,
 ) -> TopRows:
     """Return the rows one after the other, checked; no NaN and no -inf stays in them."""
@@ -165,15 +165,15 @@ def top_rows(
     if not ops.dtype(indices).startswith(("int", "uint")) or not shape[2]:
         needs = "TopKLogits: indices need an integer dtype, and k ≥ 1 that is known when traced"
         raise arguments.wrong_type(needs, f"{ops.dtype(indices)}, {shape}")
-    values = ops.astype(flat(ops, ops.stop_gradient(values)), dtype)
+    values = ops.astype(flat(ops, ops.stop_gradient(values)), tokens.dtype)
     indices = flat(ops, indices)
     tail = None
     if is_drawn(stored):
-        tail = 0.0 * ops.astype(indices[:, :1], dtype) + MASKED
+        tail = 0.0 * ops.astype(indices[:, :1], tokens.dtype) + MASKED
     elif stored.tail is not None:
         tail = arguments.shaped("TopKLogits: tail", stored.tail, values, ours, "one a token")
-        tail = ops.astype(flat(ops, ops.stop_gradient(tail)), dtype)[:, None]
-    _check(arguments, TopRows(values, indices, tail), kept, vocabulary, divergence)
+        tail = ops.astype(flat(ops, ops.stop_gradient(tail)), tokens.dtype)[:, None]
+    _check(arguments, TopRows(values, indices, tail), tokens.kept, vocabulary, divergence)
     is_class = values > MASKED / 2
     values = ops.where(is_class, values, MASKED)
     indices = ops.astype(ops.where(is_class, indices, -1), "int32")

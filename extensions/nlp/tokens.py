@@ -257,6 +257,7 @@ def token_rows(
     shift: bool,
     ignore_index: int,
     vocabulary: int,
+    name: str = "labels",
 ) -> Tokens:
     """Return which tokens count, with their labels and weights, checked."""
     ops = arguments.ops
@@ -264,11 +265,11 @@ def token_rows(
     arguments.integer("ignore_index", ignore_index)
     kept, shape = arguments.flat_mask("attention_mask", attention_mask, like), like.shape[:2]
     if labels is not None:
-        labels = flat(ops, arguments.ids("labels", labels, like, shape, "one a token"))
+        labels = flat(ops, arguments.ids(name, labels, like, shape, "one a token"))
     if shift:
         labels, kept = following(ops, like, labels, kept)
     if labels is not None:
-        arguments.label_values("labels", labels, kept, vocabulary, ignore_index)
+        arguments.label_values(name, labels, kept, vocabulary, ignore_index)
         labels, counts = class_labels(ops, labels, vocabulary, ignore_index)
         kept = counts if kept is None else kept & counts
     kept = arguments.none_if_all_kept(kept)

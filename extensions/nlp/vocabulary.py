@@ -40,7 +40,7 @@ class VocabularyAlignment(NamedTuple):
             return _align_stored(self, teacher_logits)
         ops = backend_for("VocabularyAlignment", teacher_logits)
         logits = ops.asarray(teacher_logits)
-        if logits.shape[-1] != self.teacher_size:
+        if tuple(logits.shape[-1:]) != (self.teacher_size,):
             raise ValueError(
                 f"VocabularyAlignment: teacher_logits need {self.teacher_size} entries a row, "
                 f"the teacher's vocabulary; got shape {tuple(logits.shape)}. Models often pad "
@@ -126,14 +126,15 @@ def _ids(
     side: str, vocab: Mapping[str, int] | Sequence[str], size: int | None
 ) -> tuple[dict[str, int], int]:
     """Return token → id and how many ids there are; raise where these are not one and one."""
+    checks = Checks("align_vocabulary")
     ids = dict(vocab) if isinstance(vocab, Mapping) else {t: i for i, t in enumerate(vocab)}
     found = np.asarray(list(ids.values()))
     if found.size and found.dtype.kind not in "iu":
-        raise Checks("align_vocabulary").wrong_type(f"{side}_vocab needs int ids", found.dtype)
+        raise checks.wrong_type(f"{side}_vocab needs int ids", found.dtype)
     least, largest, distinct = found.min(initial=0), found.max(initial=-1), np.unique(found).size
-    size = int(largest) + 1 if size is None else size
+    size = int(largest) + 1 if size is None else checks.integer(f"{side}_size", size)
     if least < 0 or largest >= size or distinct < len(vocab):
         needs = f"{side}_vocab with {side}_size {size} needs ids in 0 … {size - 1}, one a token"
         came = f"{distinct} ids in {least} … {largest} for {len(vocab)} tokens"
-        raise Checks("align_vocabulary").wrong(needs, came)
+        raise checks.wrong(needs, came)
     return ids, size

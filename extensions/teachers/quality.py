@@ -98,8 +98,7 @@ class TeacherQuality(NamedTuple):
             ValueError, TypeError: shapes, dtypes, devices or labels that do not fit, and labels
                 that are None.
         """
-        given = self.rows, teacher_logits, labels, where
-        arguments = Arguments("TeacherQuality.update", *given)
+        arguments = Arguments("TeacherQuality.update", self.rows, teacher_logits, labels, where)
         ops = arguments.ops
         old = TeacherQuality(*(ops.asarray(x, arguments.like) for x in self))
         dtype = ops.dtype(old.rows)

@@ -77,11 +77,9 @@ def reliability_weights(
         >>> reliability_weights(teacher, np.array([0, 1, 0])).round(3)
         array([1. , 0. , 0.5])
     """
-    function = "reliability_weights"
-    if quality is not None:
-        check_quality(function, "quality", quality)
-    given = teacher_logits, labels, where, *(quality or ()), temperature, strength
-    arguments = Arguments(function, *given)
+    measured = quality if isinstance(quality, TeacherQuality) else ()
+    given = teacher_logits, labels, where, *measured, temperature, strength
+    arguments = Arguments("reliability_weights", *given)
     ops = arguments.ops
     rows = teacher_rows(arguments, teacher_logits, where, (labels, ignore_index))
     dtype = ops.dtype(rows.logits)
@@ -93,7 +91,7 @@ def reliability_weights(
     margin = own - ops.max(ops.where(is_label > 0, MASKED, rows.logits), 1)  # far, without a rival
     trust = ops.exp(ops.log_sigmoid(margin / tau))
     if quality is not None:
-        check_quality(function, "quality", quality, rows.logits.shape[1])
+        check_quality("reliability_weights", "quality", quality, rows.logits.shape[1])
         quality = TeacherQuality(*(ops.asarray(x, rows.logits) for x in quality))
         competence = ops.astype(quality.class_competence, dtype)
         trust = trust * ops.sum(is_label * competence[None, :], 1)
@@ -138,8 +136,7 @@ def repair_rows(
         S. Reed et al., "Training Deep Neural Networks on Noisy Labels with Bootstrapping", 2014
         (it mixes label and prediction, too, but to mend the label).
     """
-    given = teacher_logits, labels, reliability, where, smoothing
-    arguments = Arguments("repair_rows", *given)
+    arguments = Arguments("repair_rows", teacher_logits, labels, reliability, where, smoothing)
     ops = arguments.ops
     labelled = teacher_rows(arguments, teacher_logits, where, (labels, ignore_index))
     logits = teacher_rows(arguments, teacher_logits, where).logits
@@ -258,8 +255,7 @@ def bounded_loss(
     values = ops.host_values(losses)
     if values is not None and (values < -ROUNDING).any():
         row = int(np.argmax(values < -ROUNDING))
-        cure = "Check its sign. (With category_contrast='columns' a row may be below 0: bound the "
-        cure += "other terms.)"
+        cure = "Check its sign. Of category_contrast='columns', which may be < 0, bound the rest"
         raise arguments.wrong("rows needs losses ≥ 0", f"{values[row]} in row {row}", cure)
     q = ops.stop_gradient(arguments.scalar("q", q, losses, dtype))
     bounded = (q > 0) & (losses > 0)  # L itself at q = 0, and below 0, where rounding may bring it

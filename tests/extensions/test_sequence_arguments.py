@@ -106,6 +106,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ),
     (lambda: align_vocabulary(["a", "a"], ["a"]), ValueError, "teacher_vocab .* for 2 tok"),
     (lambda: align_vocabulary({"a": 0.5}, ["a"]), TypeError, "needs int ids; got float64"),
+    (lambda: align_vocabulary(["a"], ["a"], student_size="1"), TypeError, "student_size needs an"),
 ]
 
 

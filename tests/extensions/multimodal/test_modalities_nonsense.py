@@ -67,6 +67,8 @@ CASES: list[tuple[Callable[[Given], Any], str]] = [
     (lambda g: g.modal(pairs={}), "at least one pair"),
     (lambda g: g.modal(pairs={("smell", "image"): 1.0}), "no modality 'smell'; it has 'image'"),
     (lambda g: g.modal(teacher_where={"taste": None}), "teacher has no modality 'taste'"),
+    (lambda g: g.modal(pairs={"image": 1.0}), "(a, b) → (weight, function); got 'image'"),
+    (lambda g: g.modal(other_losses={PAIR: feature_mse}), "function); got <function feature_mse"),
     (lambda g: g.modal(pairs={PAIR: np.inf}),
      "the weight of ('image', 'image') needs a finite number ≥ 0; got inf"),
     (lambda g: g.modal(pairs={PAIR: "1"}), "the weight of ('image', 'image') needs a finite"),

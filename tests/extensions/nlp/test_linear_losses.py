@@ -147,13 +147,9 @@ def test_logits_beside_a_teacher_that_is_a_layer(differentiable: Framework) -> N
 
 
 @pytest.mark.parametrize("kind", ["top", "layer"])
-def test_without_a_bias(differentiable: Framework, kind: str) -> None:
-    agree(differentiable, kind, {}, bias=False)
-
-
-@pytest.mark.parametrize("kind", ["top", "layer"])
-def test_compiled(differentiable: Framework, kind: str) -> None:
-    agree(differentiable, kind, OPTIONS[0], compiled=True)
+@pytest.mark.parametrize("form", ["compiled", "bias"])
+def test_compiled_and_without_a_bias(differentiable: Framework, form: str, kind: str) -> None:
+    agree(differentiable, kind, OPTIONS[0], **{form: form == "compiled"})
 
 
 @pytest.mark.parametrize("kind", TEACHERS)

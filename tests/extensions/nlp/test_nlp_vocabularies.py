@@ -54,6 +54,8 @@ def test_errors_of_the_helpers() -> None:
         align_vocabulary(["a", "b"], ["b"], teacher_size=1)
     with pytest.raises(ValueError, match=r"need 2 entries a row.*got shape \(1, 3\)"):
         align_vocabulary(["a", "b"], ["b"])(np.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"need 2 entries a row.*got shape \(\)"):
+        align_vocabulary(["a", "b"], ["b"])(np.float64(0.0))
 
 
 @pytest.mark.parametrize("tail", ["mass", "none", "drawn"])

@@ -11,7 +11,7 @@ from mcld_core.extensions.nlp import sampled_token_kd_loss
 from tests.extensions.cases import CLASSES, make_case
 from tests.extensions.oracles import valid_places
 from tests.extensions.token_oracles import central, kd_row, sampled_row
-from tests.frameworks import Framework, only
+from tests.frameworks import Framework
 from tests.oracles.rows import log_softmax
 from tests.tolerance import assert_central, assert_value
 
@@ -89,25 +89,6 @@ def test_many_draws_give_the_gradient_of_reverse_kl(differentiable: Framework) -
     assert backend_for("test", array(tokens)).name == differentiable.name
 
 
-@pytest.mark.parametrize("backend", only("torch"), indirect=True)
-def test_the_estimate_itself_differentiated_is_not_it(backend: Framework) -> None:
-    """``log q - log p`` has a gradient of mean 0: the test above can fail."""
-    import torch
-
-    student, teacher, tokens, log_p, _ = draws(40_000)
-    x = torch.from_numpy(student).requires_grad_()
-    log_q = x.log_softmax(-1)[0, 0][torch.from_numpy(tokens[0])]
-    (log_q - torch.from_numpy(log_p[0])).mean().backward()
-    exact = central(
-        lambda x: kd_row(x[0, 0].tolist(), teacher[0, 0].tolist(), divergence_name="reverse"),
-        student,
-    )
-    found = x.grad.numpy()
-    assert abs(found).max() < 0.02
-    assert abs(exact).max() > 0.1
-    assert abs(found - exact).max() > 0.1
-
-
 def test_gradient_of_a_call(differentiable: Framework) -> None:
     """The factor is held; the rest is the cross-entropy's."""
     case = make_case(41)
@@ -132,7 +113,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"teacher_logprobs": np.zeros((4, 2))}, r"teacher_logprobs needs shape \(4, 3\)"),
     ({"old_logprobs": np.zeros((4, 3, 1))}, r"old_logprobs needs shape \(4, 3\)"),
     ({"teacher_logprobs": np.full((4, 3), -np.inf)}, "teacher_logprobs needs finite numbers"),
-    ({"tokens": np.full((4, 3), 9)}, "needs labels in 0 … 4"),
+    ({"tokens": np.full((4, 3), 9)}, "tokens needs labels in 0 … 4"),
 ]
 
 

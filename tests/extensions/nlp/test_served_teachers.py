@@ -64,6 +64,7 @@ def test_a_server_that_is_sure() -> None:
 BAD: list[tuple[Any, type[Exception], str]] = [
     ([None, {"1": -0.5}], ValueError, "token 1 of prompt 0 needs at least k = 2 entries; got 1"),
     ([None, None], ValueError, "needs at least k = 2 entries; got None"),
+    (None, ValueError, "got None. Ask the server for prompt_logprobs=2"),
     ([None, {"the": -0.5, "a": -1.0}], TypeError, "needs token id → log-probability"),
     ([None, {"1": {"rank": 1}, "2": {"rank": 2}}], TypeError, "needs token id → log-probability"),
     ([None, {"1": 0.5, "2": -1.0}], ValueError, "finite log-probabilities ≤ 0"),
@@ -91,7 +92,8 @@ def spoken(rows: np.ndarray, ids: list[int], form: str) -> dict[str, Any]:
         tokens.append({named(token): float(log_p[token]) for token in best})
     if form == "chat":
         entries = [
-            [{"token": t, "logprob": p, "bytes": None} for t, p in x.items()] for x in tokens
+            [{"token": t, "logprob": p} for t, p in [*x.items(), (max(x, key=x.get), -50.0)]]
+            for x in tokens  # each time another token, less probable, with the text of the best
         ]
         names = map(named, ids)
         return {
@@ -155,9 +157,12 @@ def test_the_own_token(form: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "options", "text"),
     [
-        ([None, {"1": -0.5}], {"prompts": [[0, 2]]}, "answer 0 needs a log-probability of each"),
+        ([None, {"1": -0.5}], {"prompts": [[0, 2]]}, "answer 0 needs a finite log-probability"),
         ([None, {"1": -0.5}], {"prompts": [[1]]}, "prompts need the ids of each token"),
-        ({"token_logprobs": [None]}, {"prompt_lengths": [1]}, "answer 0 needs a log-probability"),
+        (None, {"prompts": [[1]]}, "prompts need the ids of each token"),
+        (None, {}, "answer 0 needs a finite log-probability"),
+        ({"content": [{"logprob": np.nan}]}, {"prompt_lengths": [1]}, "answer 0 needs a finite"),
+        ({"token_logprobs": [None]}, {"prompt_lengths": [1]}, "answer 0 needs a finite"),
     ],
 )
 def test_errors_of_the_own_token(answer: Any, options: dict[str, Any], text: str) -> None:
@@ -168,6 +173,8 @@ def test_errors_of_the_own_token(answer: Any, options: dict[str, Any], text: str
 @pytest.mark.parametrize(
     ("answer", "options", "error", "text"),
     [
+        (None, {}, TypeError, r"'content' or .* got \[\]\. Ask the server for logprobs"),
+        ({"content": [{"top_logprobs": None}]}, {"prompt_lengths": [1]}, ValueError, "k = 2 ent"),
         ({"tokens": []}, {}, TypeError, r"'content' or 'top_logprobs'.* got \['tokens'\]"),
         ({"top_logprobs": [{"token_id:1": -1.0}]}, {}, ValueError, "token 0 of .* no entries"),
         ({"top_logprobs": [None, {"a": -1.0}]}, {}, ValueError, "token 1 .* names; got 'a'"),

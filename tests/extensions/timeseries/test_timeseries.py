@@ -272,11 +272,11 @@ def test_prototypes_are_of_classes_however_many_windows(backend: Framework) -> N
 def test_errors_of_the_helpers() -> None:
     with pytest.raises(ValueError, match="stride needs an int in 1 … 2; got 3"):
         cut_windows([np.zeros(5)], 2, 3)
-    with pytest.raises(ValueError, match=r"with a step at least; got \(0,\) of series 1"):
+    with pytest.raises(ValueError, match=r"with a step at least, .* got \(0,\) of series 1"):
         cut_windows([np.zeros(5), np.zeros(0)], 2)
+    with pytest.raises(ValueError, match=r"all of one width; got \(5, 2\) of series 1"):
+        cut_windows([np.zeros(5), np.zeros((5, 2))], 2)
     with pytest.raises(ValueError, match="series needs a list of arrays"):
         cut_windows([], 2)
     with pytest.raises(ValueError, match="step_labels need logits"):
         window_mcld_loss(np.zeros((2, 3)), np.zeros((2, 3)), step_labels=np.zeros((2, 2), int))
-    with pytest.raises(ValueError, match="weight_ce needs labels"):
-        window_mcld_loss(np.eye(2), np.eye(2), config=MCLDConfig(weight_ce=1.0))
