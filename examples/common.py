@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import json
 import math
 import os
+import pkgutil
 import shutil
 import signal
 import sys
@@ -33,6 +33,10 @@ SMALL = {"cifar": {"epochs": 15, "student": "resnet8w8", "teacher": "resnet8"},
          "vit": {"epochs": 30, "student": "vit-32", "teacher": "resnet8"}}  # fmt: skip
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SAVED = "the state is saved; go on with the same command and --resume"
+FREE = {"out", "resume", "overwrite", "data_dir", "workers", "cpu", "compile", "track",
+        "tensorboard", "prompt", "words"}  # what may change when a run goes on  # fmt: skip
+POSITIVE = {"epochs", "batch_size", "train_size", "accumulate", "vocabulary", "length", "draws",
+            "width", "steps", "teacher_steps", "save_steps", "words"}  # fmt: skip
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -60,24 +64,21 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--batch-size", type=int, help="over all devices")
     add("--lr", type=float)
     add("--weight-decay", type=float)
-    add("--warmup", type=int, metavar="EPOCHS", help="over which the rate grows")
+    add("--warmup", type=int, metavar="EPOCHS", help="over which the rate grows: up to half")
     add("--workers", type=int, default=0, help="processes that decode and augment pictures")
     return made
 
 
 def run(parser: Any, train: Any, argv: Sequence[str] | None = None, load: Any = None) -> int:
     """Call ``train(options, data)``; return 0, 2 after bad input (one line), 130 when stopped."""
-    options = parser().parse_args(argv)
-    recipe = RECIPES[options.recipe]
-    recipe = recipe | (SMALL[options.recipe] if options.dataset == "digits" else {})
-    for name, value in recipe.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    words = parser()
+    chosen = words.parse_args(argv)
+    small = SMALL[chosen.recipe] if chosen.dataset == "digits" else {}
+    words.set_defaults(**RECIPES[chosen.recipe] | small)
+    options = words.parse_args(argv)
     options.out = options.out or Path("runs", options.dataset.replace("/", "-"))
     options.teacher_epochs = options.teacher_epochs or options.epochs
     try:
-        if min(options.epochs, options.batch_size) < 1:
-            raise InputError("--epochs and --batch-size need at least 1")
         begin(options)
         data = (load or pictures.load)(options)
         sizes = "{:,} training, {:,} validation, {:,} test pictures of {}×{}×{}, {} classes"
@@ -111,20 +112,28 @@ def progress(options: argparse.Namespace, total: int, done: int) -> Any:
 
 
 def begin(options: argparse.Namespace) -> None:
-    """Make the run's folder; remove what a killed run left half written."""
-    out, note = options.out, options.out / "options.json"
+    """Check the numbers and the run's folder; make it, without what a killed run half wrote."""
+    for name, value in vars(options).items():
+        least = int(name in POSITIVE)
+        if isinstance(value, (int, float)) and not value >= least:
+            raise InputError(f"--{name.replace('_', '-')} needs at least {least}; got {value}")
     if not first():
         return
-    if options.resume and not note.is_file():
-        raise InputError(f"--resume: there is no run in {out}; leave --resume away to begin one")
-    if note.is_file() and not options.resume and not options.overwrite:
+    out, note = options.out, options.out / "options.json"
+    now = json.loads(json.dumps(vars(options), default=str))
+    before = json.loads(note.read_text()) if note.is_file() else {}
+    made = [path for path in out.glob("*") if path not in (note, note.with_suffix(".tmp"))]
+    if (options.resume or made) and "overwrite" not in before:
+        raise InputError(f"there is no run in {out}: choose an empty --out, without --resume")
+    if made and not (options.resume or options.overwrite):
         raise InputError(f"{out} has a run: pass --resume, --overwrite or another --out")
-    if note.is_file() and not options.resume:
-        shutil.rmtree(out)
-    for path in out.rglob("*.tmp"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in sorted(now.keys() - FREE) if made and options.resume else ():
+        if now[name] != (old := before.get(name)):
+            raise InputError(f"--resume: {name} was {old} when the run began, now {now[name]}")
+    for path in list(out.rglob("*.tmp")) if options.resume else made:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     with drafted(note) as path:
-        path.write_text(json.dumps(vars(options), default=str, indent=2))
+        path.write_text(json.dumps(now, indent=2))
 
 
 @contextmanager
@@ -149,7 +158,7 @@ def signals() -> Iterator[list[int]]:
 
 def rate(options: argparse.Namespace, progress: float) -> float:
     """Return the factor of the learning rate after the part ``progress`` of the training."""
-    warm = options.warmup / options.epochs
+    warm = min(options.warmup / options.epochs, 0.5)
     if progress < warm:
         return progress / warm + 1e-3
     if options.recipe == "vit":
@@ -168,18 +177,14 @@ def crop_and_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def call(name: str, option: str, **known: Any) -> Any:
     """Call ``module:function`` with those of the known parameters that it has."""
-    module, _, function = name.partition(":")
     sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
     try:
-        made = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        looked = f"looked in {os.getcwd()} and on the Python path for module:function"
-        raise InputError(f"{option} {name}: {error}; {looked}") from error
-    has = inspect.signature(made.__init__ if isinstance(made, type) else made)
-    try:
+        made = pkgutil.resolve_name(name)
+        has = inspect.signature(made.__init__ if isinstance(made, type) else made)
         return made(**{key: value for key, value in known.items() if key in has.parameters})
     except Exception as error:
-        raise InputError(f"{option} {name} failed: {type(error).__name__}: {error}") from error
+        looked = f"looked in {os.getcwd()} and on the Python path for module:function"
+        raise InputError(f"{option} {name}: {type(error).__name__}: {error}; {looked}") from error
 
 
 def of_teacher(options: argparse.Namespace) -> argparse.Namespace:
@@ -188,12 +193,18 @@ def of_teacher(options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**vars(options) | changes | {"out": options.out / "teacher"})
 
 
-def check_teacher(logits: Callable[..., np.ndarray], labels: np.ndarray, mean: Any, std: Any,
-                  data: Data) -> None:  # fmt: skip
-    """Raise where a teacher, ``logits(mean, std)`` of 256 pictures, has other classes.
+def check_teacher(options: argparse.Namespace, logits: Callable[..., np.ndarray],
+                  labels: np.ndarray, known: Any, data: Data) -> Any:  # fmt: skip
+    """Return a teacher's mean and deviation by channel: those of the options, or ``known`` ones.
 
-    Warn where another normalisation than its own is better.
+    Raise where its ``logits(mean, std)`` of 256 pictures have other classes. Warn where another
+    normalisation is better.
     """
+    given, wide = (options.teacher_mean, options.teacher_std), data.shape[2]
+    rows = [np.reshape(x or own, -1) for x, own in zip(given, known, strict=True)]
+    if {len(row) for row in rows} - {1, wide}:
+        raise InputError(f"--teacher-mean and --teacher-std need 1 or {wide} numbers")
+    mean, std = (np.broadcast_to(row, wide).tolist() for row in rows)
     found = logits(mean, std)
     if (width := found.shape[1]) != len(data.classes):
         hint = "choose by mcld_core.select_classes in a module:function of yours"
@@ -206,6 +217,7 @@ def check_teacher(logits: Callable[..., np.ndarray], labels: np.ndarray, mean: A
             say(f"warning: of 256 pictures the teacher has {own:.1%} right with its normalisation, "
                 f"{better:.1%} with {name}: --teacher-mean {words[0]} --teacher-std {words[1]}"
             )  # fmt: skip
+    return mean, std
 
 
 def finish(options: argparse.Namespace, data: Data, student: Any, example: np.ndarray,

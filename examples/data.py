@@ -35,12 +35,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("data").add_argument
     add("--dataset", default="digits", help="digits, folder, webdataset, or a name on the hub")
     add("--data-dir", type=Path, help="folder of pictures, Parquet files or tar shards")
-    add("--stream", action="store_true", help="read in the order of the files, shuffled in a "
-        "buffer of 1,000, as webdataset always is")  # fmt: skip
+    add("--stream", action="store_true", help="in the files' order, shuffled in a buffer of 1,000")
     add("--image-size", type=int, help="default: the pictures' own, where all agree")
     add("--train-size", type=int, help="use so many training pictures")
-    add("--validation-size", type=int, default=0,
-        help="training pictures set apart where the data have no validation split")  # fmt: skip
+    add("--validation-size", type=int, default=0, help="set apart, where the data have none")
     add("--label-column", help=f"default: the first of {', '.join(LABELS)}")
     add("--classes", type=int, help="how many, where the files do not say")
 
@@ -61,11 +59,7 @@ class Pictures:
         return len(self.labels)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, int]:
-        return decode(self.cell(row), self.shape), int(self.labels[row])
-
-    def cell(self, row: int) -> Any:
-        """Return a picture that is not decoded."""
-        return self.cells[int(self.rows[row])]
+        return decode(self.cells[int(self.rows[row])], self.shape), int(self.labels[row])
 
     def take(self, rows: np.ndarray) -> Pictures:
         """Return the rows of these numbers."""
@@ -77,6 +71,7 @@ class Stream:
     """Rows in the order of their files; shuffled, another way each epoch. Workers share files."""
 
     rows: Any
+    """Of `datasets`, whose ``set_epoch`` chooses the order."""
     columns: tuple[str, str]
     count: int
     """What --train-size says, or the files say of themselves; 0: unknown."""
@@ -84,10 +79,6 @@ class Stream:
 
     def __len__(self) -> int:
         return self.count
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order."""
-        self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
         picture, label = self.columns
@@ -145,10 +136,7 @@ def _open(cell: Any) -> Any:
 
 def load(options: argparse.Namespace) -> Data:
     """Return the data that the options name; InputError says what is missing or differs."""
-    if options.dataset == "digits":
-        names, splits = _digits()
-    else:
-        names, splits = _hugging_face(options)
+    names, splits = (_digits if options.dataset == "digits" else _hugging_face)(options)
     train, validation = splits["train"], splits.get("validation")
     test = splits.get("test", validation)
     validation = None if validation is test else validation
@@ -175,7 +163,7 @@ def _look(train: Any, side: int | None) -> tuple[tuple[int, int, int], Any, Any]
         cells = [row[train.columns[0]] for row in train.rows.take(LOOKED_AT // 4)]
     else:
         rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), LOOKED_AT)).astype(int))
-        cells = [train.cell(row) for row in rows]
+        cells = [train.cells[int(train.rows[row])] for row in rows]
     found = {(picture.size, picture.mode in ("L", "1", "I;16")) for picture in map(_open, cells)}
     sizes = sorted({size for size, _ in found})
     if side is None and len(sizes) > 1:
@@ -192,10 +180,12 @@ def _look(train: Any, side: int | None) -> tuple[tuple[int, int, int], Any, Any]
     return shape, tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _digits() -> tuple[Sequence[str], dict[str, Any]]:
+def _digits(options: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]:
     """Return the names and the splits of scikit-learn's digits, a quarter of them for the test."""
     from sklearn.datasets import load_digits
 
+    if options.data_dir:
+        raise InputError("--dataset digits reads no --data-dir: choose another --dataset")
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)
     order = np.random.default_rng(1).permutation(len(labels))

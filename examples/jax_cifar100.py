@@ -93,16 +93,14 @@ def load_teacher(options: argparse.Namespace, data: Data) -> FromPixels:
         if not weights.is_file():
             train(common.of_teacher(options), data)
     teacher = jax_networks.build(options.teacher, "--teacher", data, 0, weights)
-    mean, std = options.teacher_mean or data.mean, options.teacher_std or data.std
-    mean, std = (np.broadcast_to(x, data.shape[2]).tolist() for x in (mean, std))
     pixels, labels = next(evaluation_batches(data.test, 256))
 
     def logits(mean: Any, std: Any) -> np.ndarray:
         other = nnx.split(FromPixels(teacher.model, mean, std, options.teacher_size))
         return np.asarray(run(other[0], other[1:], pixels))[: len(labels)]
 
-    common.check_teacher(logits, labels, mean, std, data)
-    return FromPixels(teacher.model, mean, std, options.teacher_size)
+    own = common.check_teacher(options, logits, labels, (data.mean, data.std), data)
+    return FromPixels(teacher.model, *own, options.teacher_size)
 
 
 def mix(pixels: jax.Array, labels: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:

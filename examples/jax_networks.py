@@ -22,9 +22,10 @@ def ours(name: str, rngs: nnx.Rngs) -> Any:
     ``resnet20``, ``resnet56`` …: 6n + 2 layers, 16 to 64 channels (He et al. 2016); ``resnet8x4``:
     a stem of 32, then four times as many; ``resnet8w8``: 8 to 32; ``vit-192``: of this width.
     """
-    if found := re.fullmatch(r"vit-(\d+)", name):
+    if found := re.fullmatch(r"vit-([1-9]\d*)", name):
         return lambda shape, classes: ViT(shape, classes, int(found[1]), rngs)
-    if found := re.fullmatch(r"resnet(\d+)(?:x(\d)|w(\d+))?", name):
+    found = re.fullmatch(r"resnet(\d+)(?:x([1-9])|w([1-9]\d*))?", name)
+    if found and int(found[1]) in range(8, 1500, 6):
         depth, times, width = (int(x or 0) for x in found.groups())
         stem, blocks = width or (32 if times else 16), (depth - 2) // 6
         stages = [(16 * times or stem) * 2**i for i in range(3)]
@@ -57,9 +58,10 @@ def load_weights(model: nnx.Module, path: Path) -> None:
     """Load a file that holds what `named` gives."""
     from safetensors.numpy import load_file
 
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    read, wanted = load_file(path), named(model)
+    try:
+        read, wanted = load_file(path), named(model)
+    except Exception as error:  # safetensors' own
+        raise InputError(f"{path} cannot be read: {error}") from error
     if {key: x.shape for key, x in read.items()} != {key: x.shape for key, x in wanted.items()}:
         raise InputError(f"{path} does not fit: {sorted(read.keys() ^ wanted.keys())[:3]} differ")
     state = nnx.state(model, LEARNED)

@@ -145,10 +145,6 @@ def train(options: argparse.Namespace, data: Data) -> None:
         callbacks.CSVLogger(out / "log.csv", append=options.resume),
     ]
     validation = data.validation and Batches(data.validation, options, classes)
-    if validation:
-        best = {"monitor": "val_accuracy", "mode": "max", "save_best_only": True}
-        path = out / "best.weights.h5"
-        watching.append(callbacks.ModelCheckpoint(path, save_weights_only=True, **best))
     if options.tensorboard:
         watching.append(callbacks.TensorBoard(out / "tensorboard"))
     with common.signals() as heard, common.progress(options, steps * options.epochs, 0) as bar:

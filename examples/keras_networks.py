@@ -24,9 +24,10 @@ def ours(name: str) -> Any:
     ``resnet20``, ``resnet56`` …: 6n + 2 layers, 16 to 64 channels (He et al. 2016); ``resnet8x4``:
     a stem of 32, then four times as many; ``resnet8w8``: 8 to 32; ``vit-192``: of this width.
     """
-    if found := re.fullmatch(r"vit-(\d+)", name):
+    if found := re.fullmatch(r"vit-([1-9]\d*)", name):
         return partial(vit, width=int(found[1]))
-    if found := re.fullmatch(r"resnet(\d+)(?:x(\d)|w(\d+))?", name):
+    found = re.fullmatch(r"resnet(\d+)(?:x([1-9])|w([1-9]\d*))?", name)
+    if found and int(found[1]) in range(8, 1500, 6):
         depth, times, width = (int(x or 0) for x in found.groups())
         stem = width or (32 if times else 16)
         stages = [(16 * times or stem) * 2**i for i in range(3)]
@@ -98,11 +99,9 @@ def load_teacher(options: argparse.Namespace, data: Data, train: Any, batch: Any
             train(common.of_teacher(options), data)
     keras.utils.set_random_seed(options.seed)  # a resumed run has the same teacher
     model, *found, size = build(options.teacher, "--teacher", data, weights, options.teacher_size)
-    own = options.teacher_mean or found[0], options.teacher_std or found[1]
     made = lambda *values: from_pixels(model, *values, size, data)  # noqa: E731
     logits = lambda *values: ops.convert_to_numpy(made(*values)(batch[0], training=False))  # noqa: E731
-    common.check_teacher(logits, np.argmax(batch[1], 1), *own, data)
-    return made(*own)
+    return made(*common.check_teacher(options, logits, np.argmax(batch[1], 1), found, data))
 
 
 def save(model: keras.Model, options: argparse.Namespace, data: Data) -> keras.Model:

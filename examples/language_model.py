@@ -211,8 +211,9 @@ def run(options: Any) -> None:
 
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
-    common.begin(options)
     texts, folder = read_texts(options.data_dir), options.out / "tokenizer"
+    options.text = hashlib.sha256("\0".join(texts).encode()).hexdigest()  # for --resume to compare
+    common.begin(options)
     if options.teacher:
         tokenizer = AutoTokenizer.from_pretrained(options.teacher)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -220,9 +221,10 @@ def run(options: Any) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     else:
         tokenizer = train_tokenizer(texts, options)
+    train, test = windows(texts, tokenizer, options)
+    if not (options.teacher or folder.is_dir()):
         with common.drafted(folder) as draft:
             tokenizer.save_pretrained(draft)
-    train, test = windows(texts, tokenizer, options)
     common.say(f"{len(train):,} windows to train on, {len(test):,} to test on")
     collate, width = Collator(tokenizer, mlm=False), options.width
     plain = {"train_dataset": train, "data_collator": collate}
@@ -278,10 +280,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run; return 0, 2 after bad input (one line), 130 when stopped."""
     options = parser().parse_args(argv)
     try:
-        names = ("vocabulary", "draws", "width", "steps", "teacher_steps", "batch_size", "words")
-        wrong = [f"--{x.replace('_', '-')}" for x in names if getattr(options, x) < 1]
-        if wrong or options.width % 8:
-            raise InputError(f"{wrong[0]} needs at least 1" if wrong else "--width: multiples of 8")
+        if options.width % 8 or not (options.prompt and options.temperature):
+            wants = "--width needs a multiple of 8, --temperature a number above 0, --prompt a text"
+            raise InputError(wants)
         run(options)
     except KeyboardInterrupt:
         common.say("stopped; go on from the last checkpoint with the same command and --resume")

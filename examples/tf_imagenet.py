@@ -83,7 +83,8 @@ def rows_of(split: Any, seed: int | None, rank: int, workers: int) -> Any:
     if isinstance(cells[0], dict):
         kind = "path" if cells[0]["bytes"] is None else "bytes"
         cells, read = [x[kind] for x in cells], tf.io.read_file if kind == "path" else read
-    found, order = tf.constant(np.stack(cells)), tf.data.Dataset.range(count)
+    found = tf.constant(cells if isinstance(cells[0], (str, bytes)) else np.stack(cells))
+    order = tf.data.Dataset.range(count)
     if seed is not None:
 
         def place(number: Any) -> Any:  # in this epoch's order
@@ -100,10 +101,8 @@ def decode(content: Any, shape: tuple[int, int, int]) -> Any:
         return tf.cast(content, tf.float32)
     image = tf.io.decode_image(content, shape[2], expand_animations=False)
     image.set_shape([None, None, shape[2]])
-    share = tf.reduce_min(tf.cast(tf.shape(image)[:2], tf.float32) / shape[:2])
-    part = tf.cast(tf.round(share * shape[:2]), tf.int32)
-    image = tf.image.resize_with_crop_or_pad(image, part[0], part[1])
-    return tf.clip_by_value(tf.image.resize(image, shape[:2], "bicubic", antialias=True), 0, 255)
+    cut = {"crop_to_aspect_ratio": True, "antialias": True, "dtype": "float32"}
+    return tf.clip_by_value(keras.layers.Resizing(*shape[:2], "bicubic", **cut)(image), 0, 255)
 
 
 def batches_of(data: Data, split: Any, size: int, views: Any = None, seed: int | None = None,

@@ -107,10 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         folder = options.data_dir or metadata.distribution("aeon").locate_file("aeon/datasets/data")
-    except metadata.PackageNotFoundError:
-        raise SystemExit("error: pip install --no-deps aeon, or pass --data-dir") from None
-    names = (f"JapaneseVowels/JapaneseVowels_{part}.ts" for part in ("TRAIN", "TEST"))
-    read = [read_ts(Path(folder, name)) for name in names]
+        names = (f"JapaneseVowels/JapaneseVowels_{part}.ts" for part in ("TRAIN", "TEST"))
+        read = [read_ts(Path(folder, name)) for name in names]
+    except (ImportError, OSError) as error:
+        raise SystemExit(f"error: {error}; pip install --no-deps aeon, or --data-dir") from None
     kinds, every = sorted(set(read[0][1])), np.concatenate(read[0][0])
     scaled = ([(one - every.mean(0)) / every.std(0) for one in series] for series, _ in read)
     numbers = (np.asarray([kinds.index(label) for label in labels]) for _, labels in read)

@@ -93,7 +93,7 @@ class StreamedViews(Views, IterableDataset[tuple[Tensor, int]]):
     """The same of a stream, in its order."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        self.pictures.set_epoch(self.epoch)
+        self.pictures.rows.set_epoch(self.epoch)
         worker = getattr(get_worker_info(), "id", 0)
         for row, (image, label) in enumerate(self.pictures):
             yield self.view(image, worker, row), label
@@ -136,15 +136,13 @@ def load_teacher(options: argparse.Namespace, data: Data) -> FromPixels:
         if not weights.is_file():
             train(common.of_teacher(options), data)
     teacher = build(options.teacher, "--teacher", data, weights)
-    own = options.teacher_mean or teacher.mean, options.teacher_std or teacher.std
-    mean, std = (np.broadcast_to(np.reshape(x, -1), data.shape[2]).tolist() for x in own)
     size = options.teacher_size or teacher.size
     few = argparse.Namespace(**vars(options) | {"batch_size": 256, "workers": 0})
     pixels, labels = next(iter(make_loader(data.test, few)))
     made = partial(FromPixels, teacher.requires_grad_(False).model, size=size)
     logits = lambda mean, std: made(mean, std)(pixels / 255).numpy()  # noqa: E731
-    common.check_teacher(logits, labels.numpy(), mean, std, data)
-    return made(mean, std).eval()
+    own = teacher.mean, teacher.std
+    return made(*common.check_teacher(options, logits, labels.numpy(), own, data)).eval()
 
 
 def states(folder: Path) -> list[Path]:
@@ -178,8 +176,7 @@ def train(options: argparse.Namespace, data: Data) -> None:
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema)
         average = torch.optim.swa_utils.AveragedModel(student, device, multi_avg_fn=decay)
     kind, more = (torch.optim.AdamW, {}) if vit else (torch.optim.SGD, {"momentum": 0.9})
-    rates = {"lr": options.lr, "weight_decay": options.weight_decay}
-    optimizer = kind(student.parameters(), **rates, **more)
+    optimizer = kind(student.parameters(), options.lr, weight_decay=options.weight_decay, **more)
     loader = make_loader(data.train, options, trains=True)
     views, steps = loader.dataset, len(loader)
     total = options.epochs * -(-steps // options.accumulate)

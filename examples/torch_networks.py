@@ -21,9 +21,10 @@ def ours(name: str) -> Any:
     ``resnet20``, ``resnet56`` … have 6n + 2 layers and 16 to 64 channels (He et al. 2016), ``x4``
     four times as many after a stem of 32, ``w8`` 8 to 32; ``vit-192`` is of this width.
     """
-    if found := re.fullmatch(r"vit-(\d+)", name):
+    if found := re.fullmatch(r"vit-([1-9]\d*)", name):
         return partial(ViT, width=int(found[1]))
-    if found := re.fullmatch(r"resnet(\d+)(?:x(\d)|w(\d+))?", name):
+    found = re.fullmatch(r"resnet(\d+)(?:x([1-9])|w([1-9]\d*))?", name)
+    if found and int(found[1]) in range(8, 1500, 6):
         depth, times, width = (int(x or 0) for x in found.groups())
         stem = width or (32 if times else 16)
         stages = [(16 * times or stem) * 2**i for i in range(3)]
@@ -38,9 +39,10 @@ def build(name: str, option: str, data: Data, weights: Path | None = None) -> Fr
     elif name.startswith("timm:"):
         try:
             import timm
-        except (ImportError, RuntimeError) as error:
-            raise InputError(f"{option} {name}: timm cannot be imported: {error}") from error
-        model = timm.create_model(name.removeprefix("timm:"), pretrained=weights is None)
+
+            model = timm.create_model(name.removeprefix("timm:"), pretrained=weights is None)
+        except Exception as error:  # of its import, of the name, of the download
+            raise InputError(f"{option} {name} cannot be made: {error}") from error
         known = model.pretrained_cfg
         mean, std, size = known["mean"], known["std"], known["input_size"][-1]
     elif Path(name).is_dir():
@@ -102,10 +104,8 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.first, self.second = (
-            convolve(inputs, outputs, 3, stride),
-            convolve(outputs, outputs, 3),
-        )
+        self.first = convolve(inputs, outputs, 3, stride)
+        self.second = convolve(outputs, outputs, 3)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else convolve(inputs, outputs, 1, stride)
 
@@ -133,9 +133,8 @@ class ViT(nn.Module):
         super().__init__()
         size, heads = max(1, min(shape[:2]) // 8), max(1, width // 64)
         self.patches = nn.Conv2d(shape[2], width, size, size)
-        self.places = nn.Parameter(
-            0.02 * torch.randn(1, (shape[0] // size) * (shape[1] // size), width)
-        )
+        count = (shape[0] // size) * (shape[1] // size)
+        self.places = nn.Parameter(0.02 * torch.randn(1, count, width))
         kind = partial(nn.TransformerEncoderLayer, width, heads, 4 * width, 0.0, "gelu")
         layers = (kind(batch_first=True, norm_first=True) for _ in range(6))
         self.layers, self.norm = nn.Sequential(*layers), nn.LayerNorm(width)

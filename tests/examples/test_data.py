@@ -61,7 +61,7 @@ def test_parquet_with_the_hub_s_columns(tmp_path: Path) -> None:
     streamed = load("--dataset", "cifar100", "--data-dir", tmp_path, "--stream")
     orders = []
     for epoch in (0, 0, 1):
-        streamed.train.set_epoch(epoch)
+        streamed.train.rows.set_epoch(epoch)
         rows = list(streamed.train)
         assert all(brightest(image) == label for image, label in rows)
         orders.append([label for _, label in rows])
@@ -77,7 +77,7 @@ def test_class_folders(held_out: list[str], tmp_path: Path) -> None:
     assert (found.validation is None) == (len(held_out) == 1)
     assert len(found.test) == 16
     assert all(brightest(image) == label for image, label in found.test)
-    assert found.train.cell(0)["path"].endswith(".png")
+    assert found.train.cells[0]["path"].endswith(".png")
 
 
 def test_pictures_of_several_sizes_need_an_image_size(tmp_path: Path) -> None:

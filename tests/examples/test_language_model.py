@@ -105,9 +105,11 @@ def test_a_teacher_of_ones_own_and_the_largest(text: Path, tmp_path: Path) -> No
         (["--data-dir", "{}/latin"], "latin1.txt is not UTF-8"),
         (["--data-dir", "{}/short"], "the text gives 1 windows of 48 tokens; give 40 or more"),
         (["--teacher", "{}/none"], "none"),
-        (["--width", "12"], "--width: multiples of 8"),
+        (["--width", "12"], "--width needs a multiple of 8"),
+        (["--prompt", ""], "--prompt a text"),
         (["--steps", "0"], "--steps needs at least 1"),
-        (["--resume"], "--resume: there is no run in"),
+        (["--length", "0"], "--length needs at least 1"),
+        (["--resume"], "there is no run in"),
     ],
 )
 def test_bad_input_is_said_in_one_line(

@@ -40,12 +40,6 @@ def lines(path: Path) -> int:
     return len(path.read_text("utf-8").splitlines())
 
 
-def test_what_is_imported_inside_a_function_counts(tmp_path: Path) -> None:
-    file = tmp_path / "script.py"
-    file.write_text("def f():\n    from common import say\n")
-    assert set(imported(file)) == {EXAMPLES / "common.py"}
-
-
 @pytest.mark.parametrize("script", IMAGES)
 def test_a_script_reaches_three_more_files_and_900_lines(script: str) -> None:
     found = reach(EXAMPLES / f"{script}.py")

@@ -107,9 +107,10 @@ def test_corrupted_labels_are_of_another_class_and_as_many_as_asked_for() -> Non
 
 
 @pytest.mark.parametrize("script", [nlp_newsgroups, timeseries_vowels, multimodal_emoji])
-def test_data_that_are_missing_are_said_in_one_line(script: ModuleType, tmp_path: Path) -> None:
-    words = ["--out", str(tmp_path)]
-    if script is multimodal_emoji:
-        words += ["--data-dir", str(tmp_path)]
+@pytest.mark.parametrize("given", [False, True])
+def test_data_that_are_missing_are_said_in_one_line(
+    script: ModuleType, given: bool, tmp_path: Path
+) -> None:
+    words = ["--data-dir", str(tmp_path)] if given or script is multimodal_emoji else []
     with pytest.raises(SystemExit, match=r"error: .*(pip install|npm pack)"):
-        script.main(words)
+        script.main([*words, "--out", str(tmp_path)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,19 +124,6 @@ def test_a_run_ends_with_its_files_and_a_line_of_accuracies(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.usefixtures("no_export")
-def test_a_torch_that_claims_a_gpu_and_has_none_trains_on_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pip's default build on a machine without a GPU."""
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
-    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    words = [word for word in SMALL if word != "--cpu"]
-    words += ["--epochs", "1", "--method", "ce", "--out", str(tmp_path)]
-    assert torch_cifar100.main(words) == 0
-
-
 YOURS = """
 import torch
 def linear(image_shape, num_classes):
@@ -184,11 +172,14 @@ def test_a_teacher_that_is_better_with_another_normalisation_is_named(
     data = SimpleNamespace(classes="abcd", shape=(8, 8, 3), mean=(0.3,) * 3, std=(0.2,) * 3)
 
     def logits(mean: Any, std: Any) -> np.ndarray:
-        return np.eye(4)[labels if std == common.IMAGENET[1] else 0 * labels]
+        return np.eye(4)[labels if tuple(std) == common.IMAGENET[1] else 0 * labels]
 
-    common.check_teacher(logits, labels, *common.IMAGENET, data)
+    given = SimpleNamespace(teacher_mean=None, teacher_std=None)
+    found = common.check_teacher(given, logits, labels, common.IMAGENET, data)
+    assert (*map(tuple, found),) == common.IMAGENET
     assert not capsys.readouterr().out
-    common.check_teacher(logits, labels, data.mean, data.std, data)
+    given.teacher_mean, given.teacher_std = [0.3], [0.2]
+    common.check_teacher(given, logits, labels, common.IMAGENET, data)
     said = capsys.readouterr().out
     assert (
         "25.0% right with its normalisation, 100.0% with ImageNet's: --teacher-mean 0.485" in said
@@ -199,7 +190,8 @@ def test_a_teacher_that_is_better_with_another_normalisation_is_named(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--resume"], "--resume: there is no run in out"),
+        (["--resume"], "there is no run in out"),
+        (["--out", "."], "there is no run in .: choose an empty --out"),
         (["--teacher", "no_such:net"], "No module named 'no_such'; looked in "),
         (["--teacher", "your_networks:none"], "has no attribute 'none'"),
         (["--teacher", "your_networks:nothing"], "gave a NoneType, not an nn.Module"),
@@ -207,7 +199,12 @@ def test_a_teacher_that_is_better_with_another_normalisation_is_named(
         (["--teacher", "resnet8", "--teacher-weights", "no.pt"], "no.pt does not fit: "),
         (["--image-size", "8", "--student", "no"], "looked in "),
         (["--data-dir", "nowhere"], "nowhere is not one"),
-        (["--batch-size", "0"], "need at least 1"),
+        (["--teacher", "resnet18"], "No module named 'resnet18'; looked in "),
+        (["--teacher", "resnet8", "--teacher-mean", "1", "2"], "need 1 or 3 numbers"),
+        (["--dataset", "digits"], "--dataset digits reads no --data-dir"),
+        (["--batch-size", "0"], "--batch-size needs at least 1; got 0"),
+        (["--validation-size", "-3"], "--validation-size needs at least 0; got -3"),
+        (["--lr", "nan"], "--lr needs at least 0; got nan"),
     ],
 )
 def test_bad_input_is_said_in_one_line(
@@ -218,6 +215,36 @@ def test_bad_input_is_said_in_one_line(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert said in error
+
+
+@pytest.mark.usefixtures("no_export")
+def test_what_a_run_may_find_in_its_folder(
+    yours: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of the user's goes; a typo leaves no run; a run goes on with its own options."""
+    kept = Path("out/of/mine.tmp")
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    words = [*yours, "--method", "ce"]
+    assert torch_cifar100.main([*words, "--overwrite"]) == 2
+    assert kept.exists()
+    shutil.rmtree("out")
+    assert torch_cifar100.main([*words, "--dataset", "digits"]) == 2
+    assert torch_cifar100.main(words) == 0
+    assert torch_cifar100.main(words) == 2
+    assert "pass --resume, --overwrite" in capsys.readouterr().err
+    assert torch_cifar100.main([*words, "--resume", "--seed", "1"]) == 2
+    assert "seed was 0 when the run began, now 1" in capsys.readouterr().err
+    assert torch_cifar100.main([*words, "--resume", "--workers", "1"]) == 0
+    assert torch_cifar100.main([*words, "--overwrite", "--seed", "1"]) == 0
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 6, 50])
+def test_the_rate_grows_then_falls_in_a_short_run_too(epochs: int) -> None:
+    options = SimpleNamespace(warmup=5, epochs=epochs, recipe="vit")
+    rates = [common.rate(options, step / 60) for step in range(61)]
+    assert 0.95 < max(rates) <= 1.001 > 2 * rates[0]
+    assert rates[-1] < 1e-3
 
 
 def test_a_transformers_folder_brings_its_size_and_normalisation(

@@ -49,6 +49,7 @@ def test_such_a_function_may_say_shape_and_metadata(checkpoint: Path, tmp_path: 
     ("more", "load", "text"),
     [
         ((), "from_npz", "--input-shape is needed"),
+        (("--checkpoint", "no.pt"), "from_npz", "No such file or directory"),
         ((), "no_such_function", "no_such_function', which cannot be imported"),
         ((), "build", "torch_students:build needs to read a student, or (student, input sh"),
         ((), "np.shape", "got ValueError: not enough values to unpack (expected 3, got 0)"),
@@ -97,8 +98,3 @@ def test_the_checkpoint_is_never_overwritten(
     Path("link.onnx").symlink_to(path)
     assert export(path, Path("link.onnx"), "--input-shape", "6") == 2
     assert path.read_bytes() == before
-
-
-def test_a_checkpoint_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert export(tmp_path / "no.pt", tmp_path / "a.onnx") == 2
-    assert "No such file or directory" in capsys.readouterr().err
