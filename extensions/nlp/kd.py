@@ -76,7 +76,7 @@ def token_kd_loss(
         labels: (batch, tokens) int; a token whose label is ``ignore_index`` does not count. None:
             all count.
         divergence, mix: which, and μ of ``"jsd"`` in (0, 1).
-        temperature: T > 0.
+        temperature: T > 0. Ranges are checked of Python numbers, not of arrays (a trained T).
         ce_weight: what the cross-entropy with the labels is multiplied by.
         attention_mask: (batch, tokens), True or 1 = keep; None keeps all.
         shift: ``labels`` are the inputs themselves, as in the causal models of transformers: the

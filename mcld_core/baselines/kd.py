@@ -36,7 +36,7 @@ def kd_loss(
 
     Args:
         student_logits, teacher_logits: as in `mcld_core.mcld_loss`.
-        temperature: T > 0.
+        temperature: T > 0; checked where it is a Python number.
         standardize: first ``z ← (z - mean) / (std + 1e-7)`` on both sides, with the unbiased
             standard deviation over the finite logits of a row (logit standardisation).
         divergence: ``"forward"``, ``"reverse"`` or ``"jsd"``.
