@@ -187,7 +187,7 @@ def multimodal_mcld_loss(
     for name, x in dicts.items():
         if not isinstance(x, Mapping):
             raise TypeError(f"{function}: {name} needs a dict; got {type(x).__name__}")
-    for x in (*dicts["pairs"], *others, *others.values()):
+    for x in (*(pairs or ()), *others, *others.values()):
         if not isinstance(x, (tuple, list)) or len(x) != 2:
             needs = "pairs need names (a, b), and other_losses need (a, b) → (weight, function)"
             raise TypeError(f"{function}: {needs}; got {x!r}")

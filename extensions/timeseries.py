@@ -66,7 +66,7 @@ def cut_windows(
     series = [] if series is None else list(series)
     if not series:
         raise checks.wrong("series needs a list of arrays, (time, channels) each", "none")
-    values, places = [], []
+    values, places = list[Any](), list[Any]()
     for number, one in enumerate(series):
         steps = np.asarray(one)
         steps = steps[:, None] if steps.ndim == 1 else steps

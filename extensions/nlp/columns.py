@@ -55,7 +55,7 @@ def teacher_columns(
     """
     values, ids, where = (to_numpy(x) for x in (teacher.values, teacher.indices, attention_mask))
     drawn, shape = is_drawn(teacher), values.shape[:2]
-    has_tail = drawn or np.shape(teacher.tail) == shape
+    has_tail = drawn or getattr(teacher.tail, "shape", None) == shape
     if not has_tail or values.ndim != 3 or where.shape != shape:
         needs = "teacher needs a tail and values (batch, tokens, k), attention_mask (batch, tokens)"
         came = f"tail {type(teacher.tail).__name__}, {values.shape}, {where.shape}"

@@ -130,7 +130,7 @@ class TokenKDTrainer(Trainer):
                 settings.use_cache = self.args.use_cache
             if not getattr(teacher, "hf_device_map", None):
                 teacher = self.accelerator.prepare_model(teacher, evaluation_mode=True)
-        self.teacher = teacher
+        self.teacher: Any = teacher
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -140,8 +140,8 @@ def read_token_logprobs(
             if len(prompts) != len(answers) or len(prompts[b]) != len(answer or ()):
                 came = f"{len(prompts)} prompts for {len(answers)} answers"
                 raise checks.wrong("prompts need the ids of each token of each answer", came)
-            said = [entries or {} for entries in answer or ()]
-            own = [x.get(i, x.get(str(i))) for x, i in zip(said, prompts[b], strict=True)]
+            said: Any = [entries or {} for entries in answer or ()]
+            own: Any = [x.get(i, x.get(str(i))) for x, i in zip(said, prompts[b], strict=True)]
         else:
             said = answer if isinstance(answer, Mapping) else {}
             forms = said.get("content"), said.get("token_logprobs"), [None, None]
