@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +63,7 @@ def cut_windows(
     length = checks.integer("length", length, minimum=1)
     stride = length if stride is None else stride
     stride = checks.integer("stride", stride, minimum=1, maximum=length)
-    series = [] if series is None else list(series)
+    series = list(series) if isinstance(series, Iterable) else []
     if not series:
         raise checks.wrong("series needs a list of arrays, (time, channels) each", "none")
     values, places = list[Any](), list[Any]()
