@@ -228,10 +228,10 @@ def multimodal_mcld_loss(
         both[a, b] = both_kept(our_presence[a] & their_presence[b], labelled)
     local = arguments.scalar("weight_local", weight_local, first, dtype)
 
-    contrast: Any = partial(mcld_loss, class_prior=class_prior)
+    of_kind: Any = partial(mcld_loss, class_prior=class_prior)
     if kind == "embeddings":
-        contrast = partial(embedding_contrast, logit_scale=logit_scale)
-    contrast = partial(contrast, config=config, progress=progress, reduction="none")
+        of_kind = partial(embedding_contrast, logit_scale=logit_scale)
+    contrast = partial(of_kind, config=config, progress=progress, reduction="none")
 
     def levels(pair: Pair) -> Float[Array, " batch"]:
         """Return the losses of one pair: of samples, or of their means and of their parts."""
