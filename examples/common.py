@@ -123,7 +123,7 @@ def begin(options: argparse.Namespace) -> None:
     now = json.loads(json.dumps(vars(options), default=str))
     before = json.loads(note.read_text()) if note.is_file() else {}
     made = [path for path in out.glob("*") if path not in (note, note.with_suffix(".tmp"))]
-    if (options.resume or made) and "overwrite" not in before:
+    if (options.resume or made) and "overwrite" not in before:  # not a note of ours
         raise InputError(f"there is no run in {out}: choose an empty --out, without --resume")
     if made and not (options.resume or options.overwrite):
         raise InputError(f"{out} has a run: pass --resume, --overwrite or another --out")

@@ -96,6 +96,7 @@ def read_top_logprobs(
     starts = _starts(checks, prompt_lengths, len(choices))
     spoken = [
         [
+            # the most probable comes last, and so stays where two have one text
             {_id(checks, f"token {i} of sequence {b}", x, token_ids): p for p, x in sorted(entries)}
             for i, entries in enumerate(_by_token(checks, answer))
         ]

@@ -110,10 +110,14 @@ def test_two_processes_train_the_student_of_one(tmp_path: Path) -> None:
 
 
 def test_a_run_ends_with_its_files_and_a_line_of_accuracies(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--epochs", "1", "--validation-size", "32", "--track", "tensorboard"]
-    assert run(*words, "--accumulate", "2", out=tmp_path) == 0
+    """Under a torch that claims a GPU and has none, too: pip's default build, without --cpu."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = [*SMALL[:-1], "--epochs", "1", "--validation-size", "32", "--track", "tensorboard"]
+    assert torch_cifar100.main([*words, "--accumulate", "2", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert re.search(r"test accuracy of the teacher [\d.]+%, student [\d.]+%", said.out)
     assert "student.onnx" in said.out

@@ -280,3 +280,5 @@ def test_errors_of_the_helpers() -> None:
         cut_windows([], 2)
     with pytest.raises(ValueError, match="step_labels need logits"):
         window_mcld_loss(np.zeros((2, 3)), np.zeros((2, 3)), step_labels=np.zeros((2, 2), int))
+    with pytest.raises(ValueError, match="weight_ce needs labels"):
+        window_mcld_loss(np.eye(2), np.eye(2), config=MCLDConfig(weight_ce=1.0))
