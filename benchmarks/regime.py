@@ -153,6 +153,11 @@ def runs_of(trials: Record, record: Record) -> dict[str, Any]:
     return {name: run for name, run in found if name.startswith("trial")} | record.runs()
 
 
+def digest(path: Path) -> str:
+    """Return twelve digits that tell a file from others."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 class Regime:
     """The runs of one scale: their data, teacher, record and checkpoints."""
 
@@ -187,8 +192,8 @@ class Regime:
             **options,
         )
 
-    def teacher(self) -> dict[str, Any]:
-        """Train the teacher where there is none; return its entry in the record."""
+    def teacher(self) -> str:
+        """Train the teacher where there is none, and load it; return what tells it from others."""
         path, scale = self.work / "teacher.pt", self.scale
         self.network = resnet(*scale.teacher, scale.classes)
         if not path.is_file():
@@ -199,12 +204,11 @@ class Regime:
             scores["train"] = round(accuracy(self.network, self.plain()), 3)
             with replaced(path) as new:
                 torch.save(self.network.state_dict(), new)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
             minutes = round((time.process_time() - started) / 60, 1)
-            self.record.add("teacher", scores | {"file": digest, "cpu_minutes": minutes})
+            self.record.add(f"teacher|{digest(path)}", scores | {"cpu_minutes": minutes})
         self.network.load_state_dict(torch.load(path, weights_only=True))
         self.network.eval()
-        return self.record.runs().get("teacher", {})
+        return digest(path)
 
     def plain(self) -> Rows:
         """Return the training pictures without crops and flips."""
@@ -236,7 +240,8 @@ class Regime:
     def run(self, job: Job, text: str, lr: float) -> None:
         """Train and record one run."""
         scale, options, started = self.scale, {}, time.process_time()
-        if text != "ce":
+        taught_by = None if text == "ce" else self.teacher()
+        if taught_by:
             if scale.stores:
                 with locked(self.work):  # one process makes what all read
                     options["rows"] = self.taught()
@@ -249,8 +254,7 @@ class Regime:
             del scores["test"]
         minutes = round((time.process_time() - started) / 60, 1)
         known = {"loss": text, "lr": lr, "epochs": epochs, "cpu_minutes": minutes}
-        known["teacher"] = self.record.runs().get("teacher", {}).get("file")
-        self.record.add(job.name, scores | known)
+        self.record.add(job.name, scores | known | {"teacher": taught_by})
 
     def queue(self, say: Any = print) -> None:
         """Train all that is not there and can be, one run after the other."""
@@ -273,9 +277,9 @@ class Regime:
                         continue
                     say(f"{time.strftime('%H:%M:%S')} {job.name}: {found}", flush=True)
                     started = time.monotonic()
-                    if teacher or found[0] != "ce":
+                    if teacher:
                         self.teacher()
-                    if not teacher:
+                    else:
                         self.run(job, *found)
                     spent = (time.monotonic() - started) / 60
                     say(f"  {spent:.1f} min: {self.runs().get(job.name, '')}", flush=True)

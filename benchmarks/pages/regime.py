@@ -19,10 +19,21 @@ SMALLEST = 0.5
 """Percentage points: a smaller difference would change no recommendation."""
 
 
-def scores(runs: dict[str, Any], row: str, part: str = "test") -> dict[int, float]:
-    """Return a row's accuracies by seed."""
-    found = {seed: runs.get(Job(row, seed).name) for seed in range(ROWS[row].seeds)}
-    return {seed: run[part] for seed, run in found.items() if run}
+def scores(runs: dict[str, Any], row: str) -> dict[tuple[int, str], float]:
+    """Return a row's test accuracies by seed and teacher: the runs of a pair have both in common."""
+    found = [(seed, runs.get(Job(row, seed).name)) for seed in range(ROWS[row].seeds)]
+    return {(seed, run["teacher"]): run["test"] for seed, run in found if run}
+
+
+def teachers(runs: dict[str, Any]) -> list[tuple[object, ...]]:
+    """Return the rows of the teachers' table, in the order of the seeds that they taught."""
+    taught: dict[str, list[str]] = {}
+    for seed in (*range(max(row.seeds for row in ROWS.values())), TRIAL_SEED):
+        names = {run["teacher"] for key, run in runs.items() if key.endswith(f"|{seed}")}
+        for name in names & {key.removeprefix("teacher|") for key in runs}:
+            taught.setdefault(name, []).append("trials" if seed == TRIAL_SEED else str(seed))
+    own = ((name, runs[f"teacher|{name}"], seeds) for name, seeds in taught.items())
+    return [(f"`{k}`", f"{x['test']:.2f}", f"{x['train']:.2f}", ", ".join(s)) for k, x, s in own]
 
 
 def verdict(low: float, high: float) -> str:
@@ -40,18 +51,15 @@ def write(name: str, results: Path) -> str:
     done = sum(job.name in runs for job in wanted)
     state = "All" if done == len(wanted) else "In progress:"
     parts = [f"{state} {done} of {len(wanted)} runs."]
-    if "teacher" in runs:
-        found = runs["teacher"]
+    found = [run for name, run in runs.items() if name.startswith("teacher|")]
+    head: tuple[str, ...] = ("teacher", "test %", "its own training pictures %", "seeds")
+    parts += [markdown(head, teachers(runs))] if found else []
+    means = [statistics.mean(tests.values()) for row in ROWS if (tests := scores(runs, row))]
+    if found and means and min(means) > max(run["test"] for run in found):
         parts.append(
-            f"Teacher: {found['test']:.2f} % of the test pictures, {found['train']:.2f} % of its "
-            "own training pictures without crops and flips."
+            "**The teachers are worse than every student that they taught**: what holds here need "
+            "not hold for a teacher that is better than its students."
         )
-        means = [statistics.mean(tests.values()) for row in ROWS if (tests := scores(runs, row))]
-        if means and min(means) > found["test"]:
-            parts.append(
-                "**The teacher is worse than every student that it taught**: what holds here need "
-                "not hold for a teacher that is better than its students."
-            )
     table = []
     for row in ROWS:
         tests = scores(runs, row)
