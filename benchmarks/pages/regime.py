@@ -20,7 +20,7 @@ SMALLEST = 0.5
 
 
 def scores(runs: dict[str, Any], row: str) -> dict[tuple[int, str], float]:
-    """Return a row's test accuracies by seed and teacher: the runs of a pair have both in common."""
+    """Return a row's test accuracies by seed and teacher: a pair has both in common."""
     found = [(seed, runs.get(Job(row, seed).name)) for seed in range(ROWS[row].seeds)]
     return {(seed, run["teacher"]): run["test"] for seed, run in found if run}
 

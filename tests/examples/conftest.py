@@ -13,6 +13,13 @@ sys.path.insert(0, str(EXAMPLES))
 
 
 @pytest.fixture
+def no_export(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX takes seconds: only tests with "exports" in their names write it."""
+    if "exports" not in request.node.name:
+        monkeypatch.setattr("common.finish", lambda *rest: None)
+
+
+@pytest.fixture
 def plain_jax() -> Iterator[None]:
     """JAX's own defaults, as a user has them, whatever other tests set."""
     import jax

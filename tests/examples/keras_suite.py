@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import common
 import data
 import keras
 import keras_cifar100
@@ -19,7 +18,8 @@ from keras import layers, ops
 from tests import processes
 from tests.examples.stopping import assert_said_in_one_line, killed, stop_after
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Keras' and NumPy's own
+# warnings are Keras' and NumPy's own
+pytestmark = [pytest.mark.usefixtures("no_export"), pytest.mark.filterwarnings("ignore")]
 NET = "tests.examples.keras_suite:net"
 SMALL = ["--dataset", "digits", "--train-size", "64", "--batch-size", "16", "--epochs", "3",
          "--student", NET, "--teacher", NET, "--bank-size", "24"]  # fmt: skip
@@ -30,13 +30,6 @@ def net(image_shape: Any, classes: int) -> keras.Model:
     images = keras.Input(image_shape)
     x = layers.BatchNormalization()(layers.Dense(16)(layers.Flatten()(images)))
     return keras.Model(images, layers.Dense(classes)(ops.relu(x)))
-
-
-@pytest.fixture(autouse=True)
-def no_export(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX takes seconds."""
-    if "exports" not in request.node.name:
-        monkeypatch.setattr(common, "finish", lambda *rest: None)
 
 
 def run(*words: str, out: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-import common
 import jax
 import jax.numpy as jnp
 import jax_cifar100
@@ -18,7 +17,10 @@ from tests import processes
 from tests.examples.conftest import EXAMPLES
 from tests.examples.stopping import assert_said_in_one_line, killed, stop_after
 
-pytestmark = [pytest.mark.usefixtures("plain_jax"), pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.usefixtures("plain_jax", "no_export"),
+    pytest.mark.filterwarnings("ignore"),
+]
 NET = "tests.examples.test_jax_cifar100:Net"
 SMALL = ["--dataset", "digits", "--train-size", "64", "--batch-size", "16", "--epochs", "3",
          "--recipe", "vit", "--student", NET, "--teacher", NET, "--bank-size", "24"]  # fmt: skip
@@ -34,12 +36,6 @@ class Net(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nnx.relu(self.norm(self.first(x.reshape(len(x), -1))))
         return self.last(self.dropout(x))
-
-
-@pytest.fixture(autouse=True)
-def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX takes seconds."""
-    monkeypatch.setattr(common, "finish", lambda *rest: None)
 
 
 def run(*words: str, out: Path) -> int:

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import common
 import keras
 import keras_networks
 import numpy as np
@@ -22,7 +21,8 @@ from tests.examples.conftest import EXAMPLES
 from tests.examples.picture_data import picture, write_folders
 from tests.examples.stopping import assert_said_in_one_line, stop_after
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Keras' and NumPy's own
+# warnings are Keras' and NumPy's own
+pytestmark = [pytest.mark.usefixtures("no_export"), pytest.mark.filterwarnings("ignore")]
 NET = "tests.examples.test_tf_imagenet:net"
 SMALL = ["--dataset", "digits", "--train-size", "64", "--batch-size", "16", "--epochs", "3",
          "--student", NET, "--teacher", NET]  # fmt: skip
@@ -34,13 +34,6 @@ def net(image_shape: Any, classes: int) -> keras.Model:
     images = keras.Input(image_shape)
     x = keras.layers.Dense(16, "relu")(keras.layers.Flatten()(images))
     return keras.Model(images, keras.layers.Dense(classes)(x))
-
-
-@pytest.fixture(autouse=True)
-def no_export(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX takes seconds."""
-    if "exports" not in request.node.name:
-        monkeypatch.setattr(common, "finish", lambda *rest: None)
 
 
 def run(*words: str, out: Path) -> int:

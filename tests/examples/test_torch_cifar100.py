@@ -47,12 +47,6 @@ def new_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     PartialState._reset_state()
 
 
-@pytest.fixture
-def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX takes seconds."""
-    monkeypatch.setattr(common, "finish", lambda *rest: None)
-
-
 def run(*words: str, out: Path) -> int:
     return torch_cifar100.main([*SMALL, *words, "--out", str(out)])
 

@@ -10,25 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcld_core.torch import MCLDLoss
 from tests.calls import CALLS, Arrays, arrays
+from tests.torch_tensors import Made
 
 STUDENTS = ("student", "token_student")
 FROM_THE_HOST = (torch.ops.aten.lift_fresh.default,)
 """What brings a list or an array of the user to the device."""
 
 
-class OneDevice(TorchDispatchMode):
-    """Raises where a tensor with axes is made anywhere but on the meta device."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for x in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(x, torch.Tensor) and x.ndim and func not in FROM_THE_HOST:
-                assert x.device.type == "meta", f"{func} made a tensor on {x.device}"
-        return result
+def on_meta(func: Any, x: torch.Tensor) -> None:
+    """Refuse a tensor with axes anywhere but on the meta device."""
+    if x.ndim and func not in FROM_THE_HOST:
+        assert x.device.type == "meta", f"{func} made a tensor on {x.device}"
 
 
 @pytest.fixture
@@ -42,7 +37,7 @@ def x() -> Arrays:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_loss_stays_on_its_device_and_reads_nothing(x: Arrays, name: str) -> None:
-    with OneDevice():
+    with Made(on_meta):
         loss = CALLS[name](x)
         loss.backward()
     assert loss.device.type == "meta"
@@ -51,13 +46,13 @@ def test_a_loss_stays_on_its_device_and_reads_nothing(x: Arrays, name: str) -> N
 
 def test_so_does_the_module(x: Arrays) -> None:
     loss = MCLDLoss(total_steps=10, bank_size=12, classes=4, class_prior=[1, 2, 3, 4]).to("meta")
-    with OneDevice():
+    with Made(on_meta):
         loss(x.student, x.teacher, x.labels, where=x.where).backward()
         loss.step()
 
 
 def test_a_read_and_a_tensor_elsewhere_are_seen(x: Arrays) -> None:
-    with OneDevice():
+    with Made(on_meta):
         for read in (lambda: bool(x.where.any()), lambda: x.student.sum().item(), x.student.cpu):
             with pytest.raises((RuntimeError, NotImplementedError)):
                 read()

@@ -19,6 +19,7 @@ from PIL import Image
 from benchmarks import regime
 from benchmarks.imagenet import Crops, pictures
 from benchmarks.pages import regime as pages
+from benchmarks.pages.numbers import gaps
 from benchmarks.record import Record
 
 ROOT = Path(__file__).parents[3]
@@ -131,6 +132,15 @@ def test_a_second_scale_takes_the_trials_of_the_first_alone(tmp_path: Path) -> N
     second = regime.jobs(regime.SCALES["fifty"])
     assert not any(job.name in found for job in second)
     assert {regime.ROWS[job.row].seeds for job in second} == {6}
+
+
+def test_a_pair_has_the_teacher_in_common() -> None:
+    runs = {
+        regime.Job(row, seed).name: {"test": float(seed), "teacher": teacher}
+        for row, taught in (("MCLD", "ab"), ("CE + KD", "aa"))
+        for seed, teacher in enumerate(taught)
+    }
+    assert gaps(*(pages.scores(runs, row) for row in ("MCLD", "CE + KD"))) == [0.0]
 
 
 def test_what_an_interval_says() -> None:
