@@ -75,7 +75,7 @@ def tests(record: Any) -> dict[str, dict[int, Any]]:
             if text.startswith("test|") and "|teacher|" not in text:
                 _, row, seed = text.split("|")
                 found.setdefault(row, {})[int(seed)] = value["test"]
-            elif text.count("|") == 1:  # language models of version 0.2
+            elif text.count("|") == 1 and "perplexity" in value:  # language models of version 0.2
                 seed, row = text.split("|")
                 found.setdefault(row, {})[int(seed)] = {"perplexity": value["perplexity"]}
     return found
