@@ -27,7 +27,9 @@ def test_its_own_decoder_reads_the_same(name: str) -> None:
     assert found.values.shape == (2, 7, 24)
     for b, n in enumerate(LENGTHS):
         np.testing.assert_array_equal(found.indices[b, : n - 1], decoded[f"{name}_ids_{b}"])
-        np.testing.assert_array_equal(found.values[b, : n - 1], decoded[f"{name}_values_{b}"])
+        # a sum of six float32 terms, which another processor adds in another order
+        wanted = decoded[f"{name}_values_{b}"]
+        np.testing.assert_allclose(found.values[b, : n - 1], wanted, rtol=2e-6)
         mass = np.exp(found.values[b, : n - 1]).sum(-1) + np.exp(found.tail[b, : n - 1])
         np.testing.assert_allclose(mass, 1.0, atol=0.1)
         assert not found.values[b, n - 1 :].any()
