@@ -107,7 +107,7 @@ def test_rows_are_shown_less_ce_and_perplexities_the_other_way_round() -> None:
 
 
 def test_every_page_of_results_opens_with_its_chart() -> None:
-    """All but that of the regime, which has no runs yet."""
+    """All but those of the regime: less CE is not among what is registered there."""
     for page in committed.RESULTS.glob("*.md"):
         second = page.read_text("utf-8").split("\n\n")[1]
         assert second.startswith("![") or page.stem.startswith("regime_"), page.name
