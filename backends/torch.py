@@ -33,7 +33,7 @@ def asarray(x: Any, like: Array | None = None) -> Array:
             return x
         # autograd saves no inference tensor; a copy made outside that mode is a plain one
         return x if torch.is_inference_mode_enabled() else x.clone()
-    device = _accelerator() if like is None else like.device
+    device = like.device if isinstance(like, torch.Tensor) else _accelerator()
     narrow = device is not None and device.type in _WITHOUT_FLOAT64
     if isinstance(x, float):  # not rounded to float32 first, where that can be
         dtype = torch.float32 if narrow else torch.float64

@@ -77,7 +77,7 @@ class TeacherBank(NamedTuple):
             soft_labels: whether labels are stored as (capacity, classes), for mixed labels.
 
         Raises:
-            ValueError, TypeError: a size that is not an int above 0.
+            ValueError, TypeError: a size that is not an int above 0, a dtype that is not float.
         """
         arguments = Arguments("TeacherBank.empty", like)
         arguments.flag("soft_labels", soft_labels)
@@ -86,6 +86,8 @@ class TeacherBank(NamedTuple):
         ops = arguments.ops
         dtype = "float32" if like is None else ops.dtype(arguments.array("like", like))
         zeros = np.zeros((capacity, classes), "float32")
+        if "float" not in dtype:
+            raise arguments.wrong_type("like needs a float dtype", dtype)
         vectors = ops.astype(ops.asarray(zeros, like), dtype)
         if soft_labels:  # an array of its own: the fields may be updated in place or donated
             labels = ops.astype(ops.asarray(zeros.copy(), vectors), wide_dtype(ops.dtype(vectors)))
@@ -212,7 +214,7 @@ class TeacherBank(NamedTuple):
         if labels.ndim == 2 and bank.labels.ndim == 1:
             needs = "labels need to be int, as this bank stores them"
             came = f"soft labels of shape {tuple(labels.shape)}"
-            cure = "Make it with TeacherBank.empty(…, soft_labels=True)"
+            cure = "Make it with soft_labels=True: TeacherBank.empty, or what has made the bank"
             raise arguments.wrong_type(needs, came, cure)
         if bank.labels.ndim == 2:
             labels = one_hot(ops, labels, bank.vectors.shape[1], ops.dtype(bank.labels))

@@ -115,7 +115,7 @@ class TeacherCache:
         path, wrong = Path(path), Checks("TeacherCache.open").wrong
         try:
             logits = np.lib.format.open_memmap(path, mode="r")
-        except (ValueError, tokenize.TokenError) as error:  # of NumPy; of a file cut off, too
+        except (ValueError, OverflowError, tokenize.TokenError) as error:  # of a file cut off, too
             came = f"{path}, which is cut off, damaged or another kind of file ({str(error)[:200]})"
             needs = "path needs a complete teacher cache"
             raise wrong(needs, came, "Write it again") from error
@@ -219,7 +219,8 @@ def _stored(checks: Checks, index: NDArray[Any], logits: NDArray[Any], dtype: st
     if bad.any():
         row, column = np.argwhere(bad)[0]
         came = f"{logits[row, column]} for sample {index[row]}, class {column}"
-        cure = "Mend the teacher, or write float32"
+        narrow = dtype == "float16" and np.isinf(stored[row, column])
+        cure = "Mend the teacher, or write float32" if narrow else "Mend the teacher"
         raise checks.wrong(f"logits need numbers that {dtype} can hold", came, cure)
     return stored
 

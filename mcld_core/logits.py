@@ -183,7 +183,7 @@ def log_prior(
 def _with_prior(function: str, logits: Any, class_prior: Any) -> tuple[Any, Any]:
     """Return logits and ``log π`` (1, classes), checked, in the dtype that is computed in."""
     arguments = Arguments(function, logits)
-    ops = arguments.ops
+    arguments.names, ops = ("logits",), arguments.ops
     like = class_prior if ops.is_tensor(class_prior) else None
     rows = arguments.array("logits", logits, like)
     arguments.logits("logits", rows)

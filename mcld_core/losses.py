@@ -191,7 +191,7 @@ def evaluate(
             )
         normalizer = arguments.scalar("keys.normalizer", normalizer, batch.student, batch.dtype)
 
-    ops, has_ce = arguments.ops, "ce" in weights
+    ops, dtype, has_ce = arguments.ops, batch.dtype, "ce" in weights
     if isinstance(batch.student.shape[0], int) and batch.student.shape[0] == 0:
         weights = {}  # no rows, no terms
     setup, block, block_rows = _setup(
@@ -205,8 +205,8 @@ def evaluate(
     shown = tuple(name for name in TERMS if name != "ce" or has_ce) if return_terms else ()
     total, *values = by_block(
         ops, lambda block, setup: weighted_terms(ops, block, setup, shown),
-        lambda setup: setup.embedded(ops, batch.dtype),
-        block, batch.dtype, setup._replace(weights=weights), block_rows,
+        lambda setup: setup.embedded(ops, dtype),  # which does not hold the batch
+        block, dtype, setup._replace(weights=weights), block_rows,
     )  # fmt: skip
     found = dict(zip(shown, values, strict=True))
     if of_columns is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mcld_core.arguments import as_number, fits, is_plain
+from mcld_core.arguments import as_number, fits, is_number, is_plain, plain_number
 from mcld_core.backends.protocol import KeptRows
 from mcld_core.extensions._sequences import SequenceArguments, flat, following
 from mcld_core.extensions.nlp.stored import TopKLogits, is_drawn, top_rows
@@ -116,8 +116,8 @@ def token_kd_loss(
     arguments = SequenceArguments("token_kd_loss", *parts[0], *parts[1], *of_tokens)
     ops = arguments.ops
     arguments.choice("divergence", divergence, DIVERGENCES)
-    arguments.number("mix", mix, above=0.0, maximum=1.0)
-    if isinstance(mix, (int, float)) and mix == 1:
+    arguments.number("mix", mix, above=0.0)
+    if is_number(plain_number(mix)) and mix >= 1:
         raise arguments.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
     arguments.number("temperature", temperature, above=0.0)
     arguments.number("ce_weight", ce_weight, minimum=0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcld_core.arguments import Checks
+from mcld_core.arguments import Checks, is_number, plain_number
 from mcld_core.backends import Backend
 from mcld_core.baselines.evaluation import evaluate
 from mcld_core.formulas.divergence import MASKED, Softmax, raised, whole_divergence
@@ -56,8 +56,8 @@ def kd_loss(
     checks = Checks("kd_loss")
     checks.flag("standardize", standardize)
     checks.choice("divergence", divergence, ("forward", "reverse", "jsd"))
-    checks.number("mix", mix, above=0.0, maximum=1.0)
-    if isinstance(mix, (int, float)) and mix == 1:
+    checks.number("mix", mix, above=0.0)
+    if is_number(plain_number(mix)) and mix >= 1:
         raise checks.wrong("mix needs a number in (0, 1), ends left out", repr(mix))
 
     def values(ops: Backend, block: Block, temperature: Scalar, mix: Scalar) -> Array:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcld_core.arguments import Checks, to_numpy
+from mcld_core.arguments import Checks, plain_number, to_numpy
 
 EXPORT = Checks("export_onnx")
 
@@ -137,8 +137,8 @@ def names_of(given: Sequence[str] | str) -> tuple[str, ...]:
 
 def _example(shape: Any, dtype: Any, seed: int) -> NDArray[Any]:
     """Rows that look like signals: noise, and its sums along every axis."""
-    is_shape = isinstance(shape, (tuple, list))
-    if not is_shape or not all(isinstance(size, int) and size > 0 for size in shape):
+    sizes = tuple(map(plain_number, shape)) if isinstance(shape, (tuple, list)) else (None,)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
         cure = "Give the largest size of a dynamic axis and name it in dynamic_axes"
         needs = "input_shape needs a tuple of sizes above 0, without the batch axis"
         raise EXPORT.wrong(needs, repr(shape), cure)
@@ -148,7 +148,7 @@ def _example(shape: Any, dtype: Any, seed: int) -> NDArray[Any]:
         cure = "Give some real rows, whose values show the range (of token ids, of a mask)"
         needs = f"inputs of dtype {kind} need example_input"
         raise EXPORT.wrong(needs, f"input_shape={shape}", cure)
-    noise = np.random.default_rng(seed).standard_normal((4, *shape))
+    noise = np.random.default_rng(seed).standard_normal((4, *sizes))
     rows = noise + sum(noise.cumsum(axis) for axis in range(1, noise.ndim))
     return np.asarray(rows / rows.std(), dtype=kind)
 
@@ -172,10 +172,8 @@ def free_axes(
     for name, named in wanted.items():
         shape = example[name].shape if name in example else ()
         is_named = isinstance(named, Mapping) and name in example
-        if not is_named or not all(0 < axis < len(shape) and shape[axis] > 1 for axis in named):
-            needs = (
-                f"dynamic_axes needs, for some of the inputs {list(example)}, names of axes from"
-            )
+        if not is_named or not all(a in range(1, len(shape)) and shape[a] > 1 for a in named):
+            needs = f"dynamic_axes needs, for some of the inputs {list(example)}, names of axes"
             cure = f"Write {{{next(iter(example))!r}: {{1: 'time'}}}}"
             came = f"{ {name: named} }, where the shape is {shape}"
             needs += " from 1 (0 is the batch), of a size of 2 or more"

@@ -132,9 +132,10 @@ def by_block(
     raised to `MASKED`.
     """
     given = {name: x for name, x in block._asdict().items() if x is not None}
+    names = tuple(given)  # what a backend keeps for the backward pass holds no array
 
     def of_rows(rows: tuple[Array, ...], shared: Any) -> tuple[Array, ...]:
-        part = Block(**dict(zip(given, rows, strict=True)))
+        part = Block(**dict(zip(names, rows, strict=True)))
         student, teacher = ops.astype(part.student, dtype), ops.astype(part.teacher, dtype)
         if part.kept is not None:
             kept = part.kept[:, None]

@@ -256,13 +256,13 @@ class MCLDDistiller(keras.distillation.Distiller):
         rows = y_pred, teacher_logits, labels, weight, None
         settings = {"training": training, "progress": progress, "return_terms": True}
         (loss, terms), moved = loss_of_step(self, rows, gathered, (bank, means), **settings)
+        if training and not self._has_looked:
+            self._has_looked = first_look("MCLDDistiller", *rows[:3], None, self.config, 2)
         # only now, so that a call that raises leaves nothing behind; all replicas hold the same
         for state, new in zip((self.bank, self.class_means), moved, strict=True):
             if state is not None and new is not None:
                 state.assign(new)
         if training:
-            if not self._has_looked:
-                self._has_looked = first_look("MCLDDistiller", *rows[:3], None, self.config, 2)
             self.steps_done.assign_add(1)
         return loss, terms
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mcld_core.adapters import first_look, loss_of_step, start
-from mcld_core.arguments import Checks
+from mcld_core.arguments import Arguments, Checks
 from mcld_core.backends.torch import asarray
 from mcld_core.bank import TeacherBank
 from mcld_core.config import MCLDConfig
@@ -117,7 +117,7 @@ class MCLDLoss(nn.Module):
         self._has_looked = False
         self.balanced = balanced
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("class_prior", None if prior is None else torch.from_numpy(prior))
+        self.register_buffer("class_prior", None if prior is None else torch.tensor(prior))
         for name, rows in _buffers(bank, means):
             self.register_buffer(name, asarray(rows, torch.empty(0)).clone())
 
@@ -196,12 +196,9 @@ class MCLDLoss(nn.Module):
             index=index,
             order=order,
             progress=progress,
-            pairs=_pairs_of_all(pairs, gathered, bank),
+            pairs=_pairs_of_all(pairs, student, gathered, bank),
             reduction=reduction,
         )
-        with torch.no_grad():  # only now, so that a call that raises leaves nothing behind
-            for name, value in _buffers(*moved):
-                getattr(self, name).copy_(value)
         if self.training and not torch.compiler.is_compiling():
             if self.total_steps is not None and self._uncounted is not None:
                 self._uncounted += 1
@@ -215,6 +212,9 @@ class MCLDLoss(nn.Module):
                     )
             if torch.is_grad_enabled() and not self._has_looked:
                 self._has_looked = first_look("MCLDLoss", *rows[:3], where, self.config, 4)
+        with torch.no_grad():  # only now, so that a call that raises leaves nothing behind
+            for name, value in _buffers(*moved):
+                getattr(self, name).copy_(value)
         return result
 
     if TYPE_CHECKING:  # a module's says Any
@@ -247,15 +247,17 @@ def _buffers(bank: TeacherBank | None, means: ClassMeans | None) -> list[tuple[s
 
 
 def _pairs_of_all(
-    pairs: Any, gathered: TeacherKeys | None, bank: TeacherBank | None
+    pairs: Any, student: Logits, gathered: TeacherKeys | None, bank: TeacherBank | None
 ) -> torch.Tensor | None:
     """Return the pairs of the batch's rows as those of all keys: with all others, yes."""
     if pairs is None or (gathered is None and bank is None):
         return pairs
-    start = others = 0
+    rows, start = len(student), 0
     like: Any = None if bank is None else bank.vectors
+    others = 0 if bank is None else len(like)
     if gathered is not None:
         like, start = gathered.logits, gathered.own_start
-        others = len(like) - start - len(pairs)
-    others += 0 if bank is None else len(bank.vectors)
-    return nn.functional.pad(asarray(pairs, like), (start, others), value=True)
+        others += len(like) - start - rows
+    arguments, each = Arguments("MCLDLoss", like), "(batch, batch), one entry a pair"
+    pairs = arguments.mask("pairs", pairs, like, (rows, rows), each, "compared")
+    return nn.functional.pad(pairs, (start, others), value=True)

@@ -44,6 +44,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input_shape": (3,), "dynamic_axes": {"x": {1: "t"}}}, r"\['input'\].*got {'x': {1: 't'}}"),
     ({"input_shape": (3,), "dynamic_axes": {"input": "t"}}, r"got {'input': 't'}, .*Write {'input"),
     ({"input_shape": (3,), "dynamic_axes": {"input": {0: "b"}}}, r"{0: 'b'}}, wh.* is \(4, 3\)"),
+    ({"input_shape": (3,), "dynamic_axes": {"input": {"t": 1}}}, r"axes from 1 .*{'t': 1}}, where"),
     ({"input_shape": (1,), "dynamic_axes": {"input": {1: "t"}}}, "a size of 2 or more"),
     ({"input_shape": (3, 12, 12), "tolerance": 0.0}, "tolerance needs a finite number > 0 and ≤ 1"),
     ({"input_shape": (3, 12, 12), "tolerance": "1e-3"}, "> 0 and ≤ 1; got '1e-3'"),

@@ -106,17 +106,3 @@ def sampled_row(student: list[float], token: int, teacher: float, old: float | N
     log_q = log_softmax(student)[token]
     advantage = log_q - teacher
     return advantage * (1.0 if old is None else math.exp(log_q - old)) * log_q
-
-
-def central(function: Any, x: np.ndarray, step: float = 1e-3) -> np.ndarray:
-    """The gradient by five-point differences."""
-    gradient = np.zeros_like(x)
-    for place in np.ndindex(*x.shape):
-
-        def at(shift: float, place: tuple[int, ...] = place) -> float:
-            moved = x.copy()
-            moved[place] += shift * step
-            return float(function(moved))
-
-        gradient[place] = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
-    return gradient

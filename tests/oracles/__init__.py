@@ -5,14 +5,7 @@ not repeated. `handwritten` is something else: the loss as a PyTorch user would 
 baseline of the benchmarks.
 """
 
-from tests.oracles.baselines import (
-    dist_loss,
-    dkd_loss,
-    kd_loss,
-    nkd_loss,
-    rld_loss,
-    ttm_loss,
-)
+from tests.oracles.baselines import dist_loss, dkd_loss, kd_loss, nkd_loss, rld_loss, ttm_loss
 from tests.oracles.case import DEFAULTS, Case, Keys
 from tests.oracles.objective import (
     category_wise,

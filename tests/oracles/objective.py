@@ -10,12 +10,7 @@ import numpy as np
 
 from tests.oracles.case import Case, View, view
 from tests.oracles.rows import key_vector, similarity
-from tests.oracles.terms import (
-    category_row,
-    cross_entropy_row,
-    instance_row,
-    sample_row,
-)
+from tests.oracles.terms import category_row, cross_entropy_row, instance_row, sample_row
 
 
 def ramp(progress: float, warmup: float) -> float:

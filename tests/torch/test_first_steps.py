@@ -54,6 +54,13 @@ def test_a_doubt_is_said_once(student: Any, teacher: Any, text: str) -> None:
     silent(lambda: loss_function(student, teacher))
 
 
+def test_a_doubt_that_is_an_error_moves_no_bank() -> None:
+    loss_function = MCLDLoss(bank_size=4, classes=logits(0).shape[1])
+    with pytest.raises(UserWarning, match="teacher_logits"):
+        silent(lambda: loss_function(logits(0), logits(1).softmax(1)))
+    assert not loss_function.bank.where.any()
+
+
 def test_a_good_start_is_silent_and_the_last_look() -> None:
     loss_function = MCLDLoss()
     silent(lambda: loss_function(logits(0).requires_grad_(), logits(1).requires_grad_()))

@@ -10,14 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcld_core import (
-    ClassMeans,
-    MCLDConfig,
-    TeacherBank,
-    TeacherKeys,
-    adjust_logits,
-    mcld_loss,
-)
+from mcld_core import ClassMeans, MCLDConfig, TeacherBank, TeacherKeys, adjust_logits, mcld_loss
 from mcld_core.torch import MCLDLoss
 
 BATCH, CLASSES, FEATURES = 6, 5, 7
@@ -317,6 +310,10 @@ def test_pairs_of_the_batch_beside_a_bank() -> None:
     keys = loss_function.bank.keys(teacher, labels)
     all_pairs = torch.cat([pairs, torch.ones(BATCH, BATCH, dtype=torch.bool)], 1)
     expected = mcld_loss(student, teacher, labels, keys=keys, pairs=all_pairs)
+    with pytest.raises(
+        ValueError, match=rf"shape \({BATCH}, {BATCH}\), .*; got \({BATCH}, {2 * BATCH}"
+    ):
+        loss_function(student, teacher, labels, pairs=all_pairs)
     found = loss_function(student, teacher, labels, pairs=pairs)
     torch.testing.assert_close(found, expected)
 

@@ -45,7 +45,8 @@ def test_a_loss_stays_on_its_device_and_reads_nothing(x: Arrays, name: str) -> N
 
 
 def test_so_does_the_module(x: Arrays) -> None:
-    loss = MCLDLoss(total_steps=10, bank_size=12, classes=4, class_prior=[1, 2, 3, 4]).to("meta")
+    with torch.device("meta"):
+        loss = MCLDLoss(total_steps=10, bank_size=12, classes=4, class_prior=[1, 2, 3, 4])
     with Made(on_meta):
         loss(x.student, x.teacher, x.labels, where=x.where).backward()
         loss.step()

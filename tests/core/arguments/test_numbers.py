@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core import (
-    MCLDConfig,
-    TeacherKeys,
-    instance_wise,
-)
+from mcld_core import MCLDConfig, TeacherKeys, instance_wise
 from tests.cases import make_case, make_keys, value
 from tests.frameworks import Framework
 

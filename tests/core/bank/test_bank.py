@@ -299,6 +299,7 @@ def test_errors(backend: Framework) -> None:
     cases: list[tuple[type[Exception], str, Any]] = [
         (ValueError, "empty: capacity needs an int ≥ 1; got 0", lambda: TeacherBank.empty(0, 2)),
         (ValueError, "empty: classes needs an int ≥ 1; got -1", lambda: TeacherBank.empty(2, -1)),
+        (TypeError, "like needs a float dtype", lambda: TeacherBank.empty(2, 2, like=labels)),
         (ValueError, r"push: teacher_logits need shape \(rows, 4\), .*; got \(4, 3\)",
          lambda: bank.push(rows[:, :3], labels)),
         (ValueError, r"from_logits: logits needs two axes .*; got shape \(4,\)",
@@ -307,7 +308,7 @@ def test_errors(backend: Framework) -> None:
          lambda: bank.keys(labels[:, None] * labels[None, :], labels)),
         (ValueError, r"keys: labels need shape|keys: labels needs shape",
          lambda: bank.keys(rows, labels[:2])),
-        (TypeError, "push: labels need to be int, as this bank", lambda: bank.push(rows, soft)),
+        (TypeError, "push: labels need .*: TeacherBank.empty, or", lambda: bank.push(rows, soft)),
         (TypeError, "push: labels of shape", lambda: bank.push(rows, rows[0])),
         (ValueError, "push: labels needs labels in 0 … 3", lambda: bank.push(rows, labels + 1)),
         (TypeError, "keys: where needs dtype bool", lambda: bank.keys(rows, labels, where=labels)),

@@ -122,9 +122,9 @@ def test_errors(tmp_path: Path) -> None:
         (r"logits \(batch, 5\); got int64 \(11,\) and \(11, 4\)",
          lambda: write(path, [(index, rows[:, :4])])),
         (r"int indices \(batch,\).*got float64", lambda: write(path, [(index / 1, rows)])),
-        ("float16 can hold; got 70000.0 for sample 2, class 1",
+        ("float16 can hold; got 70000.0 for sample 2, class 1. Mend the teacher, or write float32",
          lambda: write(path, [(index, big)], dtype="float16")),
-        ("got nan for sample 4, class 0", lambda: write(path, [(index, broken)])),
+        ("nan for sample 4, class 0. Mend the teacher$", lambda: write(path, [(index, broken)])),
     ]  # fmt: skip
     for text, call in cases:
         with pytest.raises(ValueError, match=f"TeacherCache.write: .*{text}"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import mcld_core
 from tests import oracles
 from tests.cases import bind, make_case, make_keys, value_and_grad
+from tests.differences import differences
 from tests.frameworks import Framework, load
 from tests.oracles import Case
 from tests.tolerance import assert_central, assert_gradient, assert_value
@@ -56,19 +56,6 @@ def central_difference(name: str, settings: tuple[tuple[str, Any], ...], kind: s
     case = the_case(kind)
     call = bind(load("numpy"), getattr(mcld_core, name), case, settings=dict(settings))
     return differences(lambda student: float(call(student)), case.student)
-
-
-def differences(function: Callable[[np.ndarray], float], at: np.ndarray) -> np.ndarray:
-    """Return the five-point central difference of a function of an array."""
-    step, gradient = 1e-3, np.zeros_like(at)
-    for index in np.ndindex(at.shape):
-        moved = []
-        for offset in (-2, -1, 1, 2):
-            point = at.copy()
-            point[index] += offset * step
-            moved.append(function(point))
-        gradient[index] = (moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * step)
-    return gradient
 
 
 @pytest.mark.parametrize("kind", KINDS)

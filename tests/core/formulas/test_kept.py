@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import numpy as np
 import pytest
 
-from mcld_core import MCLDConfig, mcld_loss
+from mcld_core import MCLDConfig, kd_loss, mcld_loss
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_gradient
 
@@ -55,6 +55,17 @@ def test_backward_keeps_the_gradient_and_no_array_of_rows_by_keys(
         assert sum(kept.values()) > BATCH * BATCH
     else:
         assert sum(kept.values()) <= few
+
+
+@pytest.mark.parametrize("backend", only("torch"), indirect=True)
+@pytest.mark.parametrize("loss_of", [mcld_loss, kd_loss])
+def test_after_backward_the_loss_holds_no_logits(backend: Framework, loss_of: Any) -> None:
+    student, teacher, _ = (backend.array(x) for x in logits(0, BATCH, 3000))  # several blocks
+    student = 1.0 * student.requires_grad_()  # of a model: a leaf lives as long as the graph
+    loss, seen = loss_of(student, teacher), (ref(student), ref(teacher))
+    loss.backward()
+    del student, teacher
+    assert [x() for x in seen] == [None, None]
 
 
 @pytest.mark.parametrize("backend", only("jax"), indirect=True)

@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core import (
-    MCLDConfig,
-    category_wise,
-    instance_wise,
-    mcld_loss,
-    sample_wise,
-)
+from mcld_core import MCLDConfig, category_wise, instance_wise, mcld_loss, sample_wise
 from tests import oracles
 from tests.cases import KEYS, make_case, make_keys, value, value_and_grad
 from tests.frameworks import Framework

@@ -11,6 +11,7 @@ import pytest
 import mcld_core
 from mcld_core import MCLDConfig, mcld_loss
 from tests.cases import make_case
+from tests.differences import slope
 from tests.frameworks import Framework
 
 NUMBERS = (
@@ -23,13 +24,6 @@ NUMBERS = (
     "sample_temperature",
     "beta",
 )
-
-
-def slope(function: Callable[[float], float], at: float) -> float:
-    """Return the derivative by a central difference of fourth order."""
-    h = 1e-3
-    near, far = function(at + h) - function(at - h), function(at + 2 * h) - function(at - 2 * h)
-    return (8 * near - far) / (12 * h)
 
 
 def compare(differentiable: Framework, loss_at: Callable[[Any], Any], at: float) -> None:

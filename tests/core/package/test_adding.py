@@ -17,14 +17,7 @@ import numpy as np
 import pytest
 
 import mcld_core
-from mcld_core import (
-    ClassMeans,
-    MCLDConfig,
-    TeacherBank,
-    TeacherKeys,
-    check_finite,
-    mcld_loss,
-)
+from mcld_core import ClassMeans, MCLDConfig, TeacherBank, TeacherKeys, check_finite, mcld_loss
 from mcld_core.extensions.multimodal import multimodal_mcld_loss
 from mcld_core.extensions.nlp import token_mcld_loss
 from mcld_core.extensions.teachers import adaptive_mcld_loss

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mcld_core
-from mcld_core import TeacherKeys, kd_loss, mcld_loss
+from mcld_core import TeacherBank, TeacherKeys, kd_loss, mcld_loss
 from mcld_core.__main__ import main
 from tests import oracles
 from tests.cases import make_case
@@ -83,6 +83,7 @@ def test_the_environment_chooses_for_plain_arrays(
     loss = plain_loss()
     assert backend.owns(loss)
     assert_value(backend.to_numpy(loss), EXPECTED, backend.dtype(loss))
+    assert backend.owns(TeacherBank.empty(2, 3, like=np.zeros(1)).vectors)
 
 
 def test_set_backend_goes_before_the_environment(

@@ -10,7 +10,7 @@ import pytest
 
 from mcld_core import MCLDConfig
 from mcld_core.extensions.multimodal import embedding_contrast, multimodal_mcld_loss
-from tests.core.formulas.test_gradients import differences
+from tests.differences import differences, slope
 from tests.frameworks import Framework
 from tests.oracles.rows import log_sum_exp
 from tests.tolerance import assert_central, assert_value, assert_zero
@@ -88,10 +88,7 @@ def test_the_logit_scale_has_its_gradient(differentiable: Framework) -> None:
 
     value, gradient = backend.value_and_grad(loss, np.asarray(5.0))
     assert_value(value, embedding_rows(STUDENT, 5.0).sum(), scale=5.0)
-    step = 1e-3
-    moved = [embedding_rows(STUDENT, 5.0 + k * step).sum() for k in (-2, -1, 1, 2)]
-    slope = (moved[0] - 8 * moved[1] + 8 * moved[2] - moved[3]) / (12 * step)
-    assert_central(gradient, np.asarray(slope))
+    assert_central(gradient, slope(lambda scale: embedding_rows(STUDENT, scale).sum(), 5.0))
 
 
 def test_soft_labels_of_any_width_and_rows_that_all_lack_a_modality(backend: Framework) -> None:

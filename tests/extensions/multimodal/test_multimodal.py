@@ -11,7 +11,7 @@ from mcld_core import MCLDConfig, kd_loss, mcld_loss
 from mcld_core.extensions.multimodal import feature_mse, multimodal_mcld_loss
 from tests import oracles
 from tests.cases import logits
-from tests.core.formulas.test_gradients import differences
+from tests.differences import differences
 from tests.frameworks import Framework
 from tests.oracles import Case
 from tests.oracles.rows import softmax

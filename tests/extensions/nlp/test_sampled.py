@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mcld_core.extensions.nlp import sampled_token_kd_loss
+from tests.differences import differences
 from tests.extensions.cases import CLASSES, make_case
 from tests.extensions.oracles import valid_places
-from tests.extensions.token_oracles import central, kd_row, sampled_row
+from tests.extensions.token_oracles import kd_row, sampled_row
 from tests.frameworks import Framework
 from tests.oracles.rows import log_softmax
 from tests.tolerance import assert_central, assert_value
@@ -60,13 +61,13 @@ def test_many_draws_give_the_gradient_of_reverse_kl(differentiable: Framework) -
     from mcld_core.backends import backend_for
 
     student, teacher, tokens, log_p, log_q = draws(40_000)
-    exact = central(
+    exact = differences(
         lambda x: kd_row(x[0, 0].tolist(), teacher[0, 0].tolist(), divergence_name="reverse"),
         student,
     )
     older = student
     student = student + 0.3 * teacher
-    moved = central(
+    moved = differences(
         lambda x: kd_row(x[0, 0].tolist(), teacher[0, 0].tolist(), divergence_name="reverse"),
         student,
     )
@@ -106,7 +107,7 @@ def test_gradient_of_a_call(differentiable: Framework) -> None:
         lambda x: sampled_token_kd_loss(x, arrays[0], arrays[1], attention_mask=arrays[2]),
         case.student,
     )
-    assert_central(gradient, central(reference, case.student), 10.0)
+    assert_central(gradient, differences(reference, case.student), 10.0)
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -10,8 +10,9 @@ import pytest
 import mcld_core.backends.numpy
 from mcld_core.extensions.nlp import TopKLogits, token_kd_loss
 from mcld_core.extensions.nlp.tokens import TokenLoss
+from tests.differences import differences
 from tests.extensions.cases import BATCH, CLASSES, TIME, SequenceCase, make_case
-from tests.extensions.token_oracles import central, token_kd
+from tests.extensions.token_oracles import token_kd
 from tests.frameworks import Framework, only
 from tests.tolerance import assert_central, assert_gradient, assert_value
 
@@ -100,7 +101,9 @@ def check_gradient(
     step = differentiable.jit(step) if compiled else step
     value, gradient = differentiable.value_and_grad(step, case.student)
     assert_value(value, expected(case, teacher, **options), scale=SCALE)
-    reference = central(lambda x: expected(case.but(student=x), teacher, **options), case.student)
+    reference = differences(
+        lambda x: expected(case.but(student=x), teacher, **options), case.student
+    )
     assert_central(gradient, reference, SCALE)
 
 
@@ -231,7 +234,7 @@ def test_numpy_leaves_out_ignored_tokens_and_has_the_slope(
         return token_kd(x[None], case.teacher[:1], labels[None], every, ce_weight=0.5)
 
     assert_value(value.mean(), by_loops(case.student[0]), scale=SCALE)
-    assert_central(slope / TIME, central(by_loops, case.student[0]), SCALE)
+    assert_central(slope / TIME, differences(by_loops, case.student[0]), SCALE)
 
 
 @pytest.mark.parametrize("backend", only("torch"), indirect=True)

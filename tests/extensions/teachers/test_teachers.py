@@ -20,7 +20,7 @@ from mcld_core.extensions.teachers import (
 )
 from tests import oracles
 from tests.cases import make_case, make_keys, teacher_keys
-from tests.core.formulas.test_gradients import differences
+from tests.differences import differences
 from tests.extensions.teachers import teacher_oracles
 from tests.extensions.teachers.teacher_cases import (
     COUNTS,

@@ -8,20 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcld_core.extensions.teachers import (
-    TeacherQuality,
-    ensemble,
-    quality_weights,
-)
+from mcld_core.extensions.teachers import TeacherQuality, ensemble, quality_weights
 from tests.extensions.teachers import teacher_oracles
-from tests.extensions.teachers.teacher_cases import (
-    CLASSES,
-    LABELS,
-    ROWS,
-    SOFT,
-    TEACHER,
-    WHERE,
-)
+from tests.extensions.teachers.teacher_cases import CLASSES, LABELS, ROWS, SOFT, TEACHER, WHERE
 from tests.frameworks import Framework
 from tests.tolerance import assert_value
 

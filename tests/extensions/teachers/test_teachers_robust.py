@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 
 from mcld_core import instance_wise
-from mcld_core.extensions.teachers import (
-    bounded_loss,
-    outlier_weights,
-)
+from mcld_core.extensions.teachers import bounded_loss, outlier_weights
 from tests import oracles
 from tests.cases import logits, make_case, soft_labels
-from tests.core.formulas.test_gradients import differences
+from tests.differences import differences
 from tests.extensions.teachers import teacher_oracles
 from tests.frameworks import Framework
 from tests.tolerance import assert_central, assert_value
