@@ -81,8 +81,9 @@ def run(parser: Any, train: Any, argv: Sequence[str] | None = None, load: Any = 
     try:
         begin(options)
         data = (load or pictures.load)(options)
-        sizes = "{:,} training, {:,} validation, {:,} test pictures of {}×{}×{}, {} classes"
-        count = map(len, (data.train, data.validation or (), data.test))
+        sizes = "{} training, {} validation, {} test pictures of {}×{}×{}, {} classes"
+        parts = data.train, data.validation, data.test
+        count = (0 if x is None else f"{len(x):,}" if len(x) else "?" for x in parts)
         say(f"{options.dataset}: " + sizes.format(*count, *data.shape, len(data.classes)))
         train(options, data)
     except KeyboardInterrupt as stopped:

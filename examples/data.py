@@ -147,13 +147,15 @@ def load(options: argparse.Namespace) -> Data:
                 raise InputError(f"--validation-size {held} is all {len(train)} training pictures")
             validation = train.take(np.sort(order[:held]))
         train = train.take(np.sort(order[held:][: options.train_size]))
+    elif validation is None and options.validation_size:
+        raise InputError("--validation-size takes no pictures from a stream: leave out one of both")
     if not names:
         count = options.classes or int(getattr(train, "labels", np.zeros(0)).max(initial=-1)) + 1
         if not count:
             raise InputError("how many classes are there? pass --classes N")
         names = [str(number) for number in range(count)]
     shape, mean, std = _look(train, options.image_size)
-    parts = (split and replace(split, shape=shape) for split in (train, validation, test))
+    parts = (x if x is None else replace(x, shape=shape) for x in (train, validation, test))
     return Data(names, shape, mean, std, *parts)
 
 
@@ -222,6 +224,8 @@ def _hugging_face(options: argparse.Namespace) -> tuple[Sequence[str] | None, di
     splits = {}
     for part, rows in found.items():
         rows = rows.cast_column(picture, datasets.Image(decode=False))
+        if part != "train" and any(int(row[label]) < 0 for row in rows.take(1)):
+            continue  # the hub's test of ImageNet has no labels
         if not streamed:
             labels = np.asarray(rows[label][:], np.int64)
             splits[str(part)] = Pictures(rows[picture], labels, np.arange(len(labels)))
@@ -232,4 +236,6 @@ def _hugging_face(options: argparse.Namespace) -> tuple[Sequence[str] | None, di
                 raise InputError(f"how long is an epoch of {source}? pass --train-size N")
             rows = rows.shuffle(seed=options.seed, buffer_size=1000).take(count)
         splits[str(part)] = Stream(rows, (picture, label), count)
+    if len(splits) == 1:
+        raise InputError(f"{source} has labels in its split train alone: set some rows apart")
     return getattr(features[label], "names", None), splits

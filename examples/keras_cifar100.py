@@ -144,7 +144,8 @@ def train(options: argparse.Namespace, data: Data) -> None:
         callbacks.LearningRateScheduler(rate),
         callbacks.CSVLogger(out / "log.csv", append=options.resume),
     ]
-    validation = data.validation and Batches(data.validation, options, classes)
+    held = data.validation
+    validation = None if held is None else Batches(held, options, classes)
     if options.tensorboard:
         watching.append(callbacks.TensorBoard(out / "tensorboard"))
     with common.signals() as heard, common.progress(options, steps * options.epochs, 0) as bar:

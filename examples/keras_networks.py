@@ -72,11 +72,12 @@ def build(name: str, option: str, data: Data, weights: Path | None = None,
 
 def application(name: str, option: str, classes: int, weights: Path | None,
                 size: int | None) -> tuple[Any, ...]:  # fmt: skip
-    """Return what `build` does of `keras.applications`, without weights of yours ImageNet's."""
+    """Return a network of `keras.applications`; a teacher without other weights has ImageNet's."""
     try:
         make = getattr(keras.applications, name.partition(":")[2])
         shape = {"input_shape": (size, size, 3)} if size else {}
-        more = {"weights": weights or "imagenet"} | ({"classes": classes} if weights else {})
+        own = weights is not None or option == "--student"
+        more = {"weights": weights, "classes": classes} if own else {"weights": "imagenet"}
         model = make(classifier_activation=None, **shape, **more)
     except Exception as error:  # of the download, too
         raise InputError(f"{option} {name} cannot be built: {str(error)[:300]}") from error

@@ -57,7 +57,8 @@ def load(options: argparse.Namespace) -> Data:
     found = [sorted(map(str, folder.glob(f"{x}-*-of-*"))) for x in ("train", "validation")]
     if not all(found):
         raise InputError(f"{folder} needs shards train-…-of-… and validation-…-of-…")
-    train, test = (Stream((paths, options.first_label), KEYS, count) for paths in found)
+    splits = zip(found, (count, 0), strict=True)  # how many the test has is not known
+    train, test = (Stream((paths, options.first_label), KEYS, n) for paths, n in splits)
     names, side = [str(number) for number in range(options.classes)], options.image_size or 224
     return Data(names, (side, side, 3), *common.IMAGENET, train, None, test)
 

@@ -159,7 +159,8 @@ def train(options: argparse.Namespace, data: Data) -> None:
     )  # fmt: skip
     device, classes, vit = accelerator.device, len(data.classes), options.recipe == "vit"
     test = accelerator.prepare(make_loader(data.test, options))
-    validation = data.validation and accelerator.prepare(make_loader(data.validation, options))
+    held = data.validation
+    validation = None if held is None else accelerator.prepare(make_loader(held, options))
     teacher, accuracies = None, dict[str, float]()
     if options.method != "ce":
         teacher = load_teacher(options, data).to(device)

@@ -40,7 +40,9 @@ def build(name: str, option: str, data: Data, weights: Path | None = None) -> Fr
         try:
             import timm
 
-            model = timm.create_model(name.removeprefix("timm:"), pretrained=weights is None)
+            own = weights is not None or option == "--student"  # else of ImageNet
+            more = {"num_classes": classes} if own else {}
+            model = timm.create_model(name.removeprefix("timm:"), pretrained=not own, **more)
         except Exception as error:  # of its import, of the name, of the download
             raise InputError(f"{option} {name} cannot be made: {error}") from error
         known = model.pretrained_cfg

@@ -173,6 +173,7 @@ def contrast_apart(
         if len(ours.shape) == 1:
             compared = ~overlapping | (ours[:, None] == theirs[None, :])
         else:  # soft ones that agree at all
+            ours, theirs = (ops.astype(y, rows.dtype) for y in (ours, theirs))
             compared = ~overlapping | (ops.matmul(ours, ops.matrix_transpose(theirs)) > 0)
     category = config.only(category=config.weight_category)
     more, of_category = mcld_loss(*logits, config=category, pairs=compared, **given)

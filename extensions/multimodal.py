@@ -26,6 +26,9 @@ Pair = tuple[str, str]
 RowLoss = Callable[[Array, Array], Array]
 """``function(student_rows, teacher_rows)`` → (batch,) losses."""
 
+WIDTH = ("width", "Bring both to one width first: a projection in the model")
+"""What the two sides of an embedding share, and what to do where they do not."""
+
 
 def embedding_contrast(
     student: list[Any] | Float[Tensor, "batch width"],
@@ -72,7 +75,7 @@ def embedding_contrast(
     arguments = Arguments("embedding_contrast", student, teacher, *beside)
     arguments.settings(config, MCLDConfig)
     ops = arguments.ops
-    arguments.names = "student", "teacher"
+    arguments.names, arguments.columns = ("student", "teacher"), WIDTH
     student, teacher = arguments.pair(student, teacher)
     dtype = wide_dtype(ops.dtype(student))
     tau = arguments.scalar("temperature", temperature, student, dtype, above=0.0)
@@ -305,7 +308,7 @@ def feature_mse(student_rows: Array, teacher_rows: Array) -> Float[Array, " batc
     """
     arguments = Arguments("feature_mse", student_rows, teacher_rows)
     ops = arguments.ops
-    arguments.names = "student_rows", "teacher_rows"
+    arguments.names, arguments.columns = ("student_rows", "teacher_rows"), WIDTH
     student, teacher = arguments.pair(student_rows, teacher_rows)
     dtype = wide_dtype(ops.dtype(student))
     difference = ops.astype(student, dtype) - ops.stop_gradient(ops.astype(teacher, dtype))

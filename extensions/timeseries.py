@@ -266,9 +266,7 @@ def forecast_bins(targets: Float[Array, "..."], bins: int = 16) -> Float[Array, 
 
 
 def bin_labels(
-    targets: Float[Array, "batch time"],
-    edges: Float[Array, " edges"],
-    ignore_index: int = -100,
+    targets: Float[Array, "batch time"], edges: Float[Array, " edges"], ignore_index: int = -100
 ) -> Int[Array, "batch time"]:
     """Return the bin of each target, ``ignore_index`` where it is not finite.
 
@@ -341,7 +339,9 @@ def forecast_to_logits(
     inner = _checked_edges("forecast_to_logits", edges)
     gaps = np.diff(inner)
     if scale is None:
-        scale = float(np.median(gaps)) / 2.0 if gaps.size else 0.0
+        if not gaps.size:
+            raise arguments.wrong("scale is needed where edges has one entry", None)
+        scale = float(np.median(gaps)) / 2.0
     spread = ops.astype(arguments.array("scale", scale, x), ops.dtype(x))
     if len(spread.shape) and not fits(spread.shape, x.shape):
         needs = f"scale needs one number, or the shape of the forecast, {tuple(x.shape)}"

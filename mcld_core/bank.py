@@ -59,12 +59,7 @@ class TeacherBank(NamedTuple):
 
     @classmethod
     def empty(
-        cls,
-        capacity: int,
-        classes: int,
-        like: Array | None = None,
-        *,
-        soft_labels: bool = False,
+        cls, capacity: int, classes: int, like: Array | None = None, *, soft_labels: bool = False
     ) -> TeacherBank:
         """Return a bank without rows: it adds no key until something is pushed.
 

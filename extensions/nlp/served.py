@@ -147,6 +147,8 @@ def read_token_logprobs(
             said = answer if isinstance(answer, Mapping) else {}
             forms = said.get("content"), said.get("token_logprobs"), [None, None]
             own = next(x for x in forms if x is not None)
+            if not starts[b] and own and own[0] is not None:
+                raise _unplaced(checks, f"token 0 of answer {b}", own[0])
         # nothing stands before the first
         own = [_logprob(x) if starts[b] + i else 0.0 for i, x in enumerate(own)]
         if not all(-np.inf < x <= 1e-3 for x in own):
@@ -182,10 +184,13 @@ def _read(
             if i >= 0:
                 indices[b, i], values[b, i] = _entries(checks, entries, k, place)
             elif entries:
-                needs = f"{place} needs no entries where nothing stands before it"
-                cure = "Pass prompt_lengths, or ask for echo=true"
-                raise checks.wrong(needs, len(entries), cure)
+                raise _unplaced(checks, place, len(entries))
     return with_rest(values, indices)
+
+
+def _unplaced(checks: Checks, place: str, came: Any) -> ValueError:
+    needs = f"{place} needs no entries where nothing stands before it"
+    return checks.wrong(needs, came, "Pass prompt_lengths, or ask for echo=true")
 
 
 def _by_token(checks: Checks, answer: Mapping[str, Any] | None) -> list[list[tuple[float, str]]]:
@@ -215,7 +220,8 @@ def _entries(checks: Checks, entries: Any, k: int, place: str) -> tuple[Any, Any
     """Return the ids and log-probabilities of the k most probable, in their order."""
     if not isinstance(entries, Mapping) or len(entries) < k:
         came = len(entries) if isinstance(entries, Mapping) else repr(entries)
-        cure = f"Ask the server for {checks.function.removeprefix('read_')}={k}"
+        name = checks.function.removeprefix("read_")
+        cure = f"Ask the server for {name}={k}, or for more where tokens have one text"
         raise checks.wrong(f"{place} needs at least k = {k} entries", came, cure)
     try:
         found = sorted(((_logprob(x), int(token)) for token, x in entries.items()), reverse=True)

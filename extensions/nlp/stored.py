@@ -296,7 +296,8 @@ def _draw(rows: Any, draws: int, generator: Any) -> np.ndarray[Any, Any]:
     below = np.cumsum(np.exp(rows.astype("float64") - rows.max(-1, keepdims=True)), -1)
     places = generator.random((len(rows), draws)) * below[:, -1:]
     pairs = zip(below, places, strict=True)
-    return np.stack([np.searchsorted(row, place, side="right") for row, place in pairs])
+    found = [np.searchsorted(row, place, side="right") for row, place in pairs]
+    return np.reshape(np.array(found, "int64"), (len(rows), draws))
 
 
 def _summed(

@@ -63,11 +63,7 @@ class TeacherQuality(NamedTuple):
 
     @classmethod
     def from_logits(
-        cls,
-        teacher_logits: Logits,
-        labels: Labels,
-        *,
-        where: Bool[Array, " batch"] | None = None,
+        cls, teacher_logits: Logits, labels: Labels, *, where: Bool[Array, " batch"] | None = None
     ) -> TeacherQuality:
         """Return the quality on a whole validation set: `empty`, then one `update`."""
         arguments = Arguments("TeacherQuality.from_logits", teacher_logits, labels, where)

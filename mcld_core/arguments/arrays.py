@@ -37,6 +37,8 @@ class Arguments(Checks):
 
     names: tuple[str, ...] = ("student_logits", "teacher_logits")
     """What a call names its two sides; all other arguments are beside the first."""
+    columns: tuple[str, str] = ("number of classes", MAP_CLASSES)
+    """What both sides have alike, and what to do where they do not."""
 
     def __init__(self, function: str, *values: Any) -> None:
         self.function, self.ops = function, backend_for(function, *values)
@@ -294,7 +296,7 @@ class Arguments(Checks):
         if ours != theirs:  # what TensorFlow does not know fits
             both, came = f"{' and '.join(self.names)} need the same", f"{ours} and {theirs}"
             if ours[1] != theirs[1]:
-                raise self.wrong(f"{both} number of classes", came, MAP_CLASSES)
+                raise self.wrong(f"{both} {self.columns[0]}", came, self.columns[1])
             if sizes_differ(ours[0], theirs[0]):
                 cure = "More teacher rows to contrast with go into keys="
                 raise self.wrong(f"{both} batch size", came, cure)
@@ -302,10 +304,7 @@ class Arguments(Checks):
         return student, teacher
 
     def batch(
-        self,
-        rows: tuple[Any, Any, Any, Any, Any],
-        ignore_index: int | None,
-        compared: bool = False,
+        self, rows: tuple[Any, Any, Any, Any, Any], ignore_index: int | None, compared: bool = False
     ) -> Batch:
         """Return the arguments that all losses share, checked and converted.
 

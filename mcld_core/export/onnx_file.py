@@ -152,10 +152,7 @@ def _name_axes(graph: Any, request: ExportRequest) -> None:
 
 
 def verify(
-    content: bytes,
-    inputs: Sequence[Arrays],
-    expected: Sequence[Arrays],
-    tolerance: float,
+    content: bytes, inputs: Sequence[Arrays], expected: Sequence[Arrays], tolerance: float
 ) -> float:
     """Check a file's content by onnx and compare it with the framework; return the largest error.
 

@@ -111,6 +111,8 @@ def test_a_network_of_keras_applications_gets_its_own_pictures(
     made = ops.convert_to_numpy(keras_networks.from_pixels(*built, found)(pixels))
     np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-4 * abs(wanted).max())
     assert built[3] == 16
+    student = keras_networks.build("keras.applications:Tiny", "--student", found)[0]
+    assert student.output_shape == (None, 4)
 
 
 def test_bad_input_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import data
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests import processes
@@ -67,6 +69,28 @@ def test_parquet_with_the_hub_s_columns(tmp_path: Path) -> None:
         orders.append([label for _, label in rows])
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(found.train.labels)
+
+
+@pytest.mark.parametrize("more", [[], ["--stream", "--train-size", 40]])
+def test_a_split_without_labels_is_left_out(more: list[object], tmp_path: Path) -> None:
+    """As the hub's test of ImageNet is, whose labels are -1."""
+    write_parquet(tmp_path)
+    test = tmp_path / "test-00000-of-00001.parquet"
+    rows = pq.read_table(test)
+    pq.write_table(rows, tmp_path / "validation-00000-of-00001.parquet")
+    place, schema = rows.schema.get_field_index("fine_label"), rows.schema
+    columns = [pa.array([-1] * len(rows)) if i == place else x for i, x in enumerate(rows.columns)]
+    pq.write_table(pa.table(columns, schema=schema), test)
+    words = "--dataset", "cifar100", "--data-dir", tmp_path, *more
+    found = load(*words)
+    assert found.validation is None
+    if more:
+        with pytest.raises(data.InputError, match="takes no pictures from a stream"):
+            load(*words, "--validation-size", 4)
+    assert [label for _, label in found.test] == [row % 4 for row in range(40)]
+    (tmp_path / "validation-00000-of-00001.parquet").unlink()
+    with pytest.raises(data.InputError, match="has labels in its split train alone"):
+        load(*words)
 
 
 @pytest.mark.parametrize("held_out", [["test"], ["val"], ["validation", "test"]])

@@ -260,6 +260,23 @@ def test_a_transformers_folder_brings_its_size_and_normalisation(
     assert found(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 
+def test_a_student_of_timm_has_the_classes_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    def create_model(name: str, num_classes: int = 1000, **options: Any) -> torch.nn.Module:
+        made.append(options | {"name": name})
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32**2, num_classes))
+        model.pretrained_cfg = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": (3, 32, 32)}
+        return model
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    data = SimpleNamespace(shape=(32, 32, 3), classes="abcd", mean=[0.0], std=[1.0])
+    for option, classes in (("--student", 4), ("--teacher", 1000)):
+        found = torch_networks.build("timm:tiny", option, data)
+        assert found(torch.rand(2, 3, 32, 32)).shape == (2, classes)
+        assert made.pop() == {"name": "tiny", "pretrained": option == "--teacher"}
+
+
 def test_networks_have_the_published_sizes() -> None:
     for name, count in {"resnet8x4": 1233540, "resnet32x4": 7433860, "resnet20": 278324}.items():
         model = torch_networks.ours(name)((32, 32, 3), 100)

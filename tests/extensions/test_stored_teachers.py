@@ -83,6 +83,7 @@ def test_draws(backend: Framework) -> None:
     assert repeated.indices.tolist() == [[[1, 3], [2, 0]]]
     assert_value(np.exp(repeated.values), [[[0.25, 0.75], [1.0, 0.0]]], "float32")
     assert np.isneginf(TopKLogits.from_samples(draws, 0 * draws).values).all()
+    assert sample_teacher(backend.array(logits[:, :0]), 8, generator)[0].shape == (1, 0, 8)
 
 
 def test_a_teacher_of_draws(differentiable: Framework) -> None:

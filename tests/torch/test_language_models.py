@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     DataCollatorWithFlattening,
@@ -49,16 +49,20 @@ def by_hand(batch: int, model: nn.Module | None = None, steps: int = 2) -> nn.Mo
         items = sum(label != -100 for row in rows for label in row["labels"][1:])
         optimizer.zero_grad()
         for row in rows:
-            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"][1:])
-            own, counts = model(ids).logits[0, :-1], labels != -100
-            with torch.no_grad():
-                theirs = teacher(ids).logits[0, :-1]
-            log_q, log_p = ((x[counts] / 2.0).log_softmax(-1) for x in (own, theirs))
-            divergence = 4.0 * (log_p.exp() * (log_p - log_q)).sum()
-            nats = functional.cross_entropy(own[counts], labels[counts], reduction="sum")
-            ((divergence + 2.0 * nats) / items).backward()
+            (row_by_hand(model, teacher, row["input_ids"], row["labels"][1:]) / items).backward()
         optimizer.step()
     return model
+
+
+def row_by_hand(model: nn.Module, teacher: nn.Module, ids: list[int], labels: list[int]) -> Tensor:
+    """Return T² KL + 2 CE at T = 2, summed over the tokens of a sample that have a label."""
+    row, target = torch.tensor([ids]), torch.tensor(labels)
+    with torch.no_grad():
+        theirs = teacher(row).logits[0, : len(target)]
+    own, counts = model(row).logits[0, : len(target)], target != -100
+    log_q, log_p = ((x[counts] / 2.0).log_softmax(-1) for x in (own, theirs))
+    divergence = 4.0 * (log_p.exp() * (log_p - log_q)).sum()
+    return divergence + 2.0 * functional.cross_entropy(own[counts], target[counts], reduction="sum")
 
 
 FLAT = DataCollatorWithFlattening()
@@ -404,14 +408,7 @@ def test_a_masked_language_model(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     items = sum(label != -100 for row in data for label in row["labels"])
     for row in data:
-        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
-        own, counts = model(ids).logits[0], labels != -100
-        with torch.no_grad():
-            theirs = teacher(ids).logits[0]
-        log_q, log_p = ((x[counts] / 2.0).log_softmax(-1) for x in (own, theirs))
-        divergence = 4.0 * (log_p.exp() * (log_p - log_q)).sum()
-        nats = functional.cross_entropy(own[counts], labels[counts], reduction="sum")
-        ((divergence + 2.0 * nats) / items).backward()
+        (row_by_hand(model, teacher, row["input_ids"], row["labels"]) / items).backward()
     optimizer.step()
     torch.testing.assert_close(weights(trainer.model), weights(model), rtol=1e-4, atol=1e-5)
     found = trainer.evaluate(eval_dataset=data)["eval_perplexity"]

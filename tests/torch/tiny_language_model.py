@@ -8,16 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    TrainingArguments,
-)
+from transformers import BertForMaskedLM, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from mcld_core.extensions.nlp.huggingface import TokenKDTrainer
-from tests.torch.tiny_trainer import in_order
+from tests.torch.tiny_trainer import bert, in_order
 from tests.torch.tiny_trainer import weights as weights
 
 VOCABULARY, LONGEST, COUNT = 23, 9, 16
@@ -44,17 +38,7 @@ def make_model(width: int, seed: int, vocabulary: int = VOCABULARY) -> LlamaForC
 def make_masked_model(width: int, seed: int) -> BertForMaskedLM:
     """Return a masked model without dropout."""
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=2 * width,
-        max_position_embeddings=LONGEST,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    return BertForMaskedLM(config)
+    return BertForMaskedLM(bert(width, VOCABULARY, LONGEST))
 
 
 def make_teacher(vocabulary: int = VOCABULARY) -> nn.Module:

@@ -14,22 +14,19 @@ from mcld_core.torch.huggingface import MCLDTrainer
 CLASSES, TOKENS, VOCABULARY = 3, 6, 20
 
 
+def bert(width: int, vocabulary: int, longest: int, **settings: Any) -> BertConfig:
+    """Return what makes a model of one layer without dropout."""
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    settings |= {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": width}
+    settings |= {"intermediate_size": 2 * width, "max_position_embeddings": longest}
+    return BertConfig(vocab_size=vocabulary, **settings)
+
+
 def make_model(width: int, seed: int) -> BertForSequenceClassification:
     """Return a randomly initialised model without dropout."""
     torch.manual_seed(seed)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=width,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=2 * width,
-            max_position_embeddings=TOKENS,
-            num_labels=CLASSES,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    )
+    config = bert(width, VOCABULARY, TOKENS, num_labels=CLASSES)
+    return BertForSequenceClassification(config)
 
 
 def make_teacher() -> nn.Module:

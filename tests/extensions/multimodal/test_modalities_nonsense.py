@@ -45,7 +45,7 @@ def soft(**changes: float) -> np.ndarray:
 CASES: list[tuple[Callable[[Given], Any], str]] = [
     (lambda g: feature_mse(g.s[:1], g.t),
      "feature_mse: student_rows and teacher_rows need the same batch size; got (1, 3)"),
-    (lambda g: feature_mse(g.s, g.t[:, :2]), "got (4, 3) and (4, 2)"),
+    (lambda g: feature_mse(g.s, g.t[:, :2]), "the same width; got (4, 3) and (4, 2). Bring both"),
     (lambda g: feature_mse(g.s, g.t[0]), "_rows needs two"),
     (lambda g: feature_mse(g.s[:, :0], g.t[:, :0]), "at least one class"),
     (lambda g: feature_mse(g.s, None), "feature_mse: teacher_rows needs an array"),
@@ -53,7 +53,7 @@ CASES: list[tuple[Callable[[Given], Any], str]] = [
     (lambda g: embedding_contrast(None, g.t), "student needs an array of numbers; got None"),
     (lambda g: embedding_contrast(g.s[:, :0], g.t[:, :0]), "at least one class"),
     (lambda g: embedding_contrast(g.s[:2], g.t), "the same batch size"),
-    (lambda g: embedding_contrast(g.s, g.t[:, :2]), "student and teacher need the same"),
+    (lambda g: embedding_contrast(g.s, g.t[:, :2]), "student and teacher need the same width"),
     (lambda g: g.contrast(g.array(soft(first=0.5))), "labels needs soft labels that are ≥ 0 and s"),
     (lambda g: g.contrast(g.array(soft(first=-0.5, second=1.5))), "sum to 1 in each row; got"),
     (lambda g: g.contrast(g.array(soft(first=np.nan))), "in row 1"),

@@ -163,6 +163,11 @@ def test_the_own_token(form: str) -> None:
         (None, {}, "answer 0 needs a finite log-probability"),
         ({"content": [{"logprob": np.nan}]}, {"prompt_lengths": [1]}, "answer 0 needs a finite"),
         ({"token_logprobs": [None]}, {"prompt_lengths": [1]}, "answer 0 needs a finite"),
+        (
+            {"token_logprobs": [-0.5]},
+            {},
+            "token 0 of answer 0 needs no entries .*; got -0.5. Pass pr",
+        ),
     ],
 )
 def test_errors_of_the_own_token(answer: Any, options: dict[str, Any], text: str) -> None:

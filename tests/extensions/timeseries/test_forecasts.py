@@ -158,5 +158,5 @@ def test_errors_say_what_came() -> None:
         forecast_bins([1.0, 1.0])
     with pytest.raises(ValueError, match=r"edges need shape \(bins - 1,\), increasing"):
         forecast_to_logits(np.zeros((1, 1)), [1.0, 0.0])
-    with pytest.raises(ValueError, match="scale needs numbers > 0; got 0"):
+    with pytest.raises(ValueError, match="scale is needed where edges has one entry; got None"):
         forecast_to_logits(np.zeros((1, 1)), [1.0])

@@ -88,6 +88,9 @@ def test_soft_window_labels_and_step_labels(backend: Framework) -> None:
     student = backend.array(case.student, "float64")
     found = bind(backend, case, labels=soft)(student)
     assert_value(backend.to_numpy(found), expected(case, {}, soft)["total"], scale=SCALE)
+    hard, labels = np.eye(CLASSES, dtype=bool)[WINDOW_LABELS], WINDOW_LABELS
+    both = [bind(backend, case, labels=y, **PLACES)(student) for y in (hard, labels)]
+    assert_value(*map(backend.to_numpy, both), scale=SCALE)
     options = {"step_labels": case.labels}
     found = bind(backend, case, **options)(student)
     assert_value(backend.to_numpy(found), expected(case, {}, **options)["total"], scale=SCALE)
