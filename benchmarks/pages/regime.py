@@ -30,7 +30,7 @@ def teachers(runs: dict[str, Any]) -> list[tuple[object, ...]]:
     taught: dict[str, list[str]] = {}
     for seed in (*range(max(row.seeds for row in ROWS.values())), TRIAL_SEED):
         names = {run["teacher"] for key, run in runs.items() if key.endswith(f"|{seed}")}
-        for name in names & {key.removeprefix("teacher|") for key in runs}:
+        for name in sorted(names & {key.removeprefix("teacher|") for key in runs}):
             taught.setdefault(name, []).append("trials" if seed == TRIAL_SEED else str(seed))
     own = ((name, runs[f"teacher|{name}"], seeds) for name, seeds in taught.items())
     return [(f"`{k}`", f"{x['test']:.2f}", f"{x['train']:.2f}", ", ".join(s)) for k, x, s in own]
@@ -54,7 +54,8 @@ def write(name: str, results: Path) -> str:
     found = [run for name, run in runs.items() if name.startswith("teacher|")]
     head: tuple[str, ...] = ("teacher", "test %", "its own training pictures %", "seeds")
     parts += [markdown(head, teachers(runs))] if found else []
-    means = [statistics.mean(tests.values()) for row in ROWS if (tests := scores(runs, row))]
+    taught = [tests for row in ROWS if row != "CE" and (tests := scores(runs, row))]
+    means = [statistics.mean(tests.values()) for tests in taught]
     if found and means and min(means) > max(run["test"] for run in found):
         parts.append(
             "**The teachers are worse than every student that they taught**: what holds here need "
@@ -68,7 +69,7 @@ def write(name: str, results: Path) -> str:
         shown = " / ".join(f"{run['validation']:.2f}" if run else "–" for run in tries)
         best = "–" if trial is None else f"`{tries[trial]['loss']}`, rate {tries[trial]['lr']:g}"
         cells = spread(list(tests.values())) if tests else "–"
-        if tests or trial is not None or not SCALES[name].trials_of:
+        if row in {job.row for job in wanted}:
             table.append((row, shown, best, cells, len(tests)))
     head = ("row", "validation % of the three trials", "chosen", "test %", "seeds")
     parts.append(markdown(head, table))
