@@ -98,6 +98,7 @@ def load_teacher(options: argparse.Namespace, data: Data, train: Any, batch: Any
         weights = options.out / "teacher" / WEIGHTS
         if not weights.is_file():
             train(common.of_teacher(options), data)
+            keras.config.set_dtype_policy(options.policy)  # `save` left it at float32
     keras.utils.set_random_seed(options.seed)  # a resumed run has the same teacher
     model, *found, size = build(options.teacher, "--teacher", data, weights, options.teacher_size)
     made = lambda *values: from_pixels(model, *values, size, data)  # noqa: E731

@@ -157,6 +157,8 @@ def train(options: argparse.Namespace, data: Data) -> None:
         project_dir=options.out, dynamo_backend="inductor" if options.compile else None,
         dataloader_config=DataLoaderConfiguration(**READING, data_seed=options.seed),
     )  # fmt: skip
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise InputError("FSDP cuts up the weights, which this script exports: use DDP")
     device, classes, vit = accelerator.device, len(data.classes), options.recipe == "vit"
     test = accelerator.prepare(make_loader(data.test, options))
     held = data.validation
@@ -172,8 +174,6 @@ def train(options: argparse.Namespace, data: Data) -> None:
     set_seed(options.seed, device_specific=True)
     average = None
     if options.ema:
-        if accelerator.distributed_type == DistributedType.FSDP:
-            raise InputError("--ema does not go with FSDP, which cuts the weights up")
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema)
         average = torch.optim.swa_utils.AveragedModel(student, device, multi_avg_fn=decay)
     kind, more = (torch.optim.AdamW, {}) if vit else (torch.optim.SGD, {"momentum": 0.9})

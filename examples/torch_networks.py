@@ -48,9 +48,13 @@ def build(name: str, option: str, data: Data, weights: Path | None = None) -> Fr
         known = model.pretrained_cfg
         mean, std, size = known["mean"], known["std"], known["input_size"][-1]
     elif Path(name).is_dir():
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-        model = AutoModelForImageClassification.from_pretrained(name)
+        if option == "--student":
+            config = AutoConfig.from_pretrained(name, num_labels=classes)
+            model = AutoModelForImageClassification.from_config(config)
+        else:
+            model = AutoModelForImageClassification.from_pretrained(name)
         known = AutoImageProcessor.from_pretrained(name)
         mean, std = known.image_mean, known.image_std
         size = known.size.get("height", known.size.get("shortest_edge"))

@@ -258,6 +258,10 @@ def test_a_transformers_folder_brings_its_size_and_normalisation(
     found = torch_networks.build(str(tmp_path), "--teacher", data)
     assert (found.size, found.mean.flatten()[0], found.std.flatten()[0]) == (48, 0.1, 0.7)
     assert found(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+    student = torch_networks.build(
+        str(tmp_path), "--student", SimpleNamespace(**vars(data) | {"classes": "abc"})
+    )
+    assert student(torch.rand(2, 3, 32, 32)).shape == (2, 3)
 
 
 def test_a_student_of_timm_has_the_classes_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
