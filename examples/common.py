@@ -176,8 +176,9 @@ def crop_and_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray(image[:, ::-1] if mirrored else image)
 
 
-def call(name: str, option: str, **known: Any) -> Any:
+def call(name: str, option: str, shape: tuple[int, ...], classes: int, **known: Any) -> Any:
     """Call ``module:function`` with those of the known parameters that it has."""
+    known |= {"image_shape": shape, "classes": classes, "num_classes": classes}
     sys.path[:0] = [] if os.getcwd() in sys.path else [os.getcwd()]
     try:
         made = pkgutil.resolve_name(name)
@@ -212,7 +213,7 @@ def check_teacher(options: argparse.Namespace, logits: Callable[..., np.ndarray]
         raise InputError(f"the teacher has {width} classes, the data {len(data.classes)}: {hint}")
     own = np.mean(found.argmax(1) == labels)
     for name, other in (("the data set's", (data.mean, data.std)), ("ImageNet's", IMAGENET)):
-        fits = len(other[0]) == data.shape[2]
+        fits = len(other[0]) == wide
         if fits and (better := np.mean(logits(*other).argmax(1) == labels)) > own + 0.02:
             words = [" ".join(f"{x:.4g}" for x in values) for values in other]
             say(f"warning: of 256 pictures the teacher has {own:.1%} right with its normalisation, "

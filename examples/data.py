@@ -117,9 +117,7 @@ def decode(cell: Any, shape: tuple[int, int, int]) -> np.ndarray:
         if picture.mode in ("RGBA", "LA", "P", "PA"):
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        picture = picture.convert(mode)
-        if picture.size != size:
-            picture = ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
+        picture = ImageOps.fit(picture.convert(mode), size, Image.Resampling.BICUBIC)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         name = cell.get("path") if isinstance(cell, dict) else "an array"
         raise InputError(f"a picture cannot be read: {name}: {error}") from error
@@ -137,23 +135,20 @@ def _open(cell: Any) -> Any:
 def load(options: argparse.Namespace) -> Data:
     """Return the data that the options name; InputError says what is missing or differs."""
     names, splits = (_digits if options.dataset == "digits" else _hugging_face)(options)
-    train, validation = splits["train"], splits.get("validation")
-    test = splits.get("test", validation)
-    validation = None if validation is test else validation
+    train, test = splits["train"], splits.pop("test" if "test" in splits else "validation")
+    validation = splits.get("validation")
+    held = options.validation_size if validation is None else 0
     if isinstance(train, Pictures):
-        order, held = np.random.default_rng(0).permutation(len(train)), 0
-        if validation is None and (held := options.validation_size):
-            if held >= len(train):
-                raise InputError(f"--validation-size {held} is all {len(train)} training pictures")
-            validation = train.take(np.sort(order[:held]))
+        if held >= len(train):
+            raise InputError(f"--validation-size {held} is all {len(train)} training pictures")
+        order = np.random.default_rng(0).permutation(len(train))
+        validation = train.take(np.sort(order[:held])) if held else validation
         train = train.take(np.sort(order[held:][: options.train_size]))
-    elif validation is None and options.validation_size:
+    elif held:
         raise InputError("--validation-size takes no pictures from a stream: leave out one of both")
-    if not names:
-        count = options.classes or int(getattr(train, "labels", np.zeros(0)).max(initial=-1)) + 1
-        if not count:
-            raise InputError("how many classes are there? pass --classes N")
-        names = [str(number) for number in range(count)]
+    count = options.classes or int(getattr(train, "labels", np.zeros(0)).max(initial=-1)) + 1
+    if not (names := names or [*map(str, range(count))]):
+        raise InputError("how many classes are there? pass --classes N")
     shape, mean, std = _look(train, options.image_size)
     parts = (x if x is None else replace(x, shape=shape) for x in (train, validation, test))
     return Data(names, shape, mean, std, *parts)
@@ -173,11 +168,8 @@ def _look(train: Any, side: int | None) -> tuple[tuple[int, int, int], Any, Any]
         raise InputError(f"the pictures have {few} pixels: choose one side by --image-size")
     width, height = (side, side) if side else sizes[0]
     shape = (height, width, 1 if all(grey for _, grey in found) else 3)
-    moments = np.zeros((2, shape[2]))
-    for cell in cells:
-        pixels = decode(cell, shape) / 255
-        moments += [pixels.mean((0, 1)), (pixels**2).mean((0, 1))]
-    mean, square = moments / len(cells)
+    pixels = (decode(cell, shape) / 255 for cell in cells)
+    mean, square = np.mean([(x.mean((0, 1)), (x**2).mean((0, 1))) for x in pixels], 0)
     std = np.sqrt(np.maximum(square - mean**2, 1e-4))
     return shape, tuple(mean.tolist()), tuple(std.tolist())
 
@@ -191,9 +183,8 @@ def _digits(options: argparse.Namespace) -> tuple[Sequence[str], dict[str, Any]]
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8)
     order = np.random.default_rng(1).permutation(len(labels))
-    everything = Pictures(images, labels.astype(np.int64), np.arange(len(labels)))
-    splits = {"train": everything.take(order[449:]), "test": everything.take(order[:449])}
-    return [*"0123456789"], splits
+    digits = Pictures(images, labels.astype(np.int64), np.arange(len(labels)))
+    return [*"0123456789"], {"train": digits.take(order[449:]), "test": digits.take(order[:449])}
 
 
 def _hugging_face(options: argparse.Namespace) -> tuple[Sequence[str] | None, dict[str, Any]]:
@@ -212,10 +203,7 @@ def _hugging_face(options: argparse.Namespace) -> tuple[Sequence[str] | None, di
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"--dataset {name}: {source} cannot be read: {first}") from error
-    if "train" not in found or not {"validation", "test"} & found.keys():
-        has = ", ".join(found)
-        raise InputError(f"{source} needs the splits train and test (or validation); it has {has}")
-    features = found["train"].features or {}
+    features = next(iter(found.values())).features or {}
     label = options.label_column or next((x for x in LABELS if x in features), None)
     picture = next((x for x, kind in features.items() if isinstance(kind, datasets.Image)), None)
     if label not in features or picture is None:
@@ -236,6 +224,7 @@ def _hugging_face(options: argparse.Namespace) -> tuple[Sequence[str] | None, di
                 raise InputError(f"how long is an epoch of {source}? pass --train-size N")
             rows = rows.shuffle(seed=options.seed, buffer_size=1000).take(count)
         splits[str(part)] = Stream(rows, (picture, label), count)
-    if len(splits) == 1:
-        raise InputError(f"{source} has labels in its split train alone: set some rows apart")
+    if "train" not in splits or not {"validation", "test"} & splits.keys():
+        has, needs = ", ".join(splits) or "none", "the splits train and test (or validation)"
+        raise InputError(f"{source} needs {needs}, with labels; of these it has {has}")
     return getattr(features[label], "names", None), splits

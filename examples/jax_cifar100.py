@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
 
+import absl.flags
 import common
 import grain
 import jax
@@ -41,10 +43,11 @@ from mcld_core import MCLDConfig, TeacherBank, mcld_loss
 CONFIG = MCLDConfig(weight_ce=1.0)
 
 
-def training_batches(data: Data, options: argparse.Namespace) -> grain.DatasetIterator:
-    """Return an endless iterator whose state a checkpoint holds: pictures uint8, class numbers.
+def training_batches(data: Data, options: argparse.Namespace, done: int) -> Iterator[Any]:
+    """Return endless batches of pictures uint8 and class numbers, after ``done`` of them.
 
-    Each of several processes reads its share of every batch.
+    Each of several processes reads its share of every batch. What is random depends on the seed and
+    on a picture's place in this endless row alone: a checkpoint needs no more than ``done``.
     """
     if not isinstance(data.train, Pictures):
         raise InputError("--stream: JAX's script reads pictures by number, as Parquet or folders")
@@ -55,8 +58,14 @@ def training_batches(data: Data, options: argparse.Namespace) -> grain.DatasetIt
 
     pictures = grain.MapDataset.source(data.train).seed(options.seed).shuffle()[rank::ranks]
     batches = pictures.random_map(view).batch(options.batch_size // ranks, drop_remainder=True)
+    absl.flags.FLAGS.mark_as_parsed()  # grain's workers ask for one of theirs (google/grain#1355)
     workers = grain.multiprocessing.MultiprocessingOptions(num_workers=options.workers)
-    return iter(batches.repeat().to_iter_dataset().mp_prefetch(workers))
+    return iter(batches.repeat()[done:].to_iter_dataset().mp_prefetch(workers, ignore_signals))
+
+
+def ignore_signals(*_: int) -> None:
+    """Leave Ctrl-C to the first process, which reads on until its step is saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def evaluation_batches(split: Any, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -183,8 +192,7 @@ def train(options: argparse.Namespace, data: Data) -> None:
     state = {"params": params, "others": others, "moments": optimizer.init(params), "bank": bank,
              "step": jnp.zeros((), "int32")}  # fmt: skip
     state = jax.device_put(state, whole)
-    batches, steps = training_batches(data, options), len(data.train) // size
-    if not steps:
+    if not (steps := len(data.train) // size):
         raise InputError(f"--batch-size {size} is more than {len(data.train)} training pictures")
     total = steps * options.epochs
     step = make_step(graph, teacher, optimizer, options, classes, total)
@@ -193,17 +201,9 @@ def train(options: argparse.Namespace, data: Data) -> None:
     manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=1))
     done = manager.latest_step() or 0
 
-    def save() -> None:
-        """Write the state in the background, under a temporary name first."""
-        parts = {"state": ocp.args.StandardSave(state),
-                 "batches": grain.checkpoint.CheckpointSave(batches)}  # fmt: skip
-        manager.save(done, args=ocp.args.Composite(**parts))
-
     if done:
-        parts = {"state": ocp.args.StandardRestore(state),
-                 "batches": grain.checkpoint.CheckpointRestore(batches)}  # fmt: skip
-        state = manager.restore(done, args=ocp.args.Composite(**parts))["state"]
-    losses = jnp.zeros(())
+        state = manager.restore(done, args=ocp.args.StandardRestore(state))
+    batches, losses, begun = training_batches(data, options, done), jnp.zeros(()), done
     with common.signals() as heard, common.progress(options, total, done) as bar:
         while done < total:
             factor = np.float32(options.lr * common.rate(options, done / total))
@@ -212,8 +212,8 @@ def train(options: argparse.Namespace, data: Data) -> None:
             losses, done = losses + loss, done + 1
             bar.update()
             if done % steps == 0:
-                row = {"loss": float(losses) / steps}
-                losses = jnp.zeros(())
+                row = {"loss": float(losses) / (done - begun)}
+                losses, begun = jnp.zeros(()), done
                 if data.validation is not None:
                     variables = state["params"], state["others"]
                     row["validation"] = accuracy(graph, variables, data.validation, size)
@@ -222,7 +222,7 @@ def train(options: argparse.Namespace, data: Data) -> None:
             if jax.process_count() > 1:  # they ask each other
                 stops = done % 10 == 0 and bool(process_allgather(np.asarray(stops)).any())
             if done % steps == 0 or stops:
-                save()
+                manager.save(done, args=ocp.args.StandardSave(state))  # while the training goes on
             if stops:
                 manager.wait_until_finished()
                 raise KeyboardInterrupt(f"step {done} of {total}: {common.SAVED}")

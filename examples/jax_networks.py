@@ -39,8 +39,7 @@ def build(name: str, option: str, data: Data, seed: int, weights: Path | None = 
     if make := ours(name, rngs):
         model: Any = make(data.shape, classes)
     else:
-        shape = {"image_shape": data.shape, "classes": classes, "num_classes": classes}
-        model = common.call(name, option, **shape, rngs=rngs)
+        model = common.call(name, option, data.shape, classes, rngs=rngs)
     if not isinstance(model, nnx.Module):
         raise InputError(f"{option} {name} gave a {type(model).__name__}, not an nnx.Module")
     if weights is not None:

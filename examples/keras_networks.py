@@ -56,8 +56,7 @@ def build(name: str, option: str, data: Data, weights: Path | None = None,
     elif name.startswith("keras.applications:"):
         (model, *found), weights = application(name, option, classes, weights, size), None
     else:
-        known = {"image_shape": shape, "classes": classes, "num_classes": classes}
-        model = common.call(name, option, **known)
+        model = common.call(name, option, shape, classes)
     if not isinstance(model, keras.Model):
         raise InputError(f"{option} {name} gave a {type(model).__name__}, not a keras.Model")
     try:
@@ -83,12 +82,12 @@ def application(name: str, option: str, classes: int, weights: Path | None,
         raise InputError(f"{option} {name} cannot be built: {str(error)[:300]}") from error
     colours = 255 * np.eye(4, 3, -1, "float32")[:, None, None]  # black, red, green, blue
     black, *others = sys.modules[make.__module__].preprocess_input(colours)[:, 0, 0]
-    slopes = np.array(others) - black
-    if not slopes[0, 0]:  # it takes blue first
+    slopes = np.array(others) - black  # a row for red, for green, for blue, with one that is not 0
+    if option == "--teacher" and not slopes[0, 0]:  # it takes blue first; a student learns either
         images = keras.Input(model.input_shape[1:])
-        model, black = keras.Model(images, model(ops.flip(images, -1))), black[::-1]
-        slopes = slopes[:, ::-1]
-    return model, -black / np.diag(slopes), 1 / np.diag(slopes), model.input_shape[1]
+        model = keras.Model(images, model(ops.flip(images, -1)))
+    black, slopes = (slopes != 0) @ black, slopes.sum(1)
+    return model, -black / slopes, 1 / slopes, model.input_shape[1]
 
 
 def load_teacher(options: argparse.Namespace, data: Data, train: Any, batch: Any) -> keras.Model:

@@ -34,7 +34,7 @@ from data import Data, InputError, Stream
 from mcld_core import MCLDConfig, mcld_loss
 from mcld_core.tensorflow import gather_keys
 
-KEYS = "image/encoded", "image/class/label"
+KEYS = IMAGE, LABEL = "image/encoded", "image/class/label"
 CONFIG, AT_ONCE = MCLDConfig(weight_ce=1.0), {"num_parallel_calls": -1, "deterministic": True}
 
 
@@ -74,10 +74,10 @@ def rows_of(split: Any, seed: int | None, rank: int, workers: int) -> Any:
             files = files.shard(workers, rank).shuffle(len(split.rows[0]), seed=seed)
             rows = files.interleave(tf.data.TFRecordDataset, cycle_length=16, **AT_ONCE)
             rows = rows.shuffle(4096, seed=seed).repeat()
-        kinds = [tf.io.FixedLenFeature([], kind) for kind in (tf.string, tf.int64)]
-        kinds = dict(zip(KEYS, kinds, strict=True))
-        parsed = rows.map(lambda row: tf.io.parse_single_example(row, kinds))
-        return parsed.map(lambda row: (row[KEYS[0]], row[KEYS[1]] - split.rows[1]))
+        one = partial(tf.io.FixedLenFeature, [])
+        kinds = {IMAGE: one(tf.string), LABEL: one(tf.int64)}
+        found = rows.map(lambda row: tf.io.parse_single_example(row, kinds))
+        return found.map(lambda row: (row[IMAGE], row[LABEL] - split.rows[1]))
     # of folders the names are in memory, of Parquet files the encoded pictures
     count, labels, cells = len(split), tf.constant(split.labels), split.cells[:]
     cells, read = [cells[row] for row in split.rows], tf.identity
@@ -192,13 +192,14 @@ def train(options: argparse.Namespace, data: Data, strategy: Any = None) -> None
 
     kept = [x.value for x in (*student.variables, *optimizer.variables)]
     checkpoint = tf.train.Checkpoint(variables=kept, batches=batches)
-    folder, losses, number = options.out / "state", 0.0, lambda x: tf.constant(x, tf.float32)
+    folder, number = options.out / "state", lambda x: tf.constant(x, tf.float32)
     manager = tf.train.CheckpointManager(checkpoint, str(folder / str(rank)), 2)
     states = [tf.train.get_checkpoint_state(str(folder / str(other))) for other in range(machines)]
     saved = [{int(path.rpartition("-")[2]) for path in state.all_model_checkpoint_paths}
              if state else set() for state in states]  # fmt: skip
     if done := max(set.intersection(*saved), default=0):  # what every machine has
         checkpoint.restore(f"{manager.directory}/ckpt-{done}").assert_consumed()
+    losses, begun = 0.0, done
     with common.signals() as heard, common.progress(options, total, done) as bar:
         while done < total:
             optimizer.learning_rate.assign(options.lr * common.rate(options, done / total))
@@ -206,7 +207,7 @@ def train(options: argparse.Namespace, data: Data, strategy: Any = None) -> None
             losses, done = losses + loss, done + 1
             bar.update()
             if done % steps == 0:
-                row, losses = {"loss": float(losses) / steps}, 0.0
+                row, losses, begun = {"loss": float(losses) / (done - begun)}, 0.0, done
                 if data.validation is not None:
                     row["validation"] = accuracy(student, data, data.validation, size)
                 bar.set_postfix(row)

@@ -50,7 +50,6 @@ def parser() -> argparse.ArgumentParser:
     add("--cpu", action="store_true", help="default: the accelerator, where there is one")
     add("--compile", action="store_true", help="by torch.compile")
     add("--accumulate", type=int, default=1, metavar="BATCHES", help="to one step")
-    add("--ema", type=float, metavar="DECAY", help="test a moving average of the weights, too")
     add("--track", nargs="+", help="tensorboard, wandb, mlflow … of accelerate")
     return made
 
@@ -172,10 +171,6 @@ def train(options: argparse.Namespace, data: Data) -> None:
     set_seed(options.seed)  # whatever came before
     student = build(options.student, "--student", data)
     set_seed(options.seed, device_specific=True)
-    average = None
-    if options.ema:
-        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(options.ema)
-        average = torch.optim.swa_utils.AveragedModel(student, device, multi_avg_fn=decay)
     kind, more = (torch.optim.AdamW, {}) if vit else (torch.optim.SGD, {"momentum": 0.9})
     optimizer = kind(student.parameters(), options.lr, weight_decay=options.weight_decay, **more)
     loader = make_loader(data.train, options, trains=True)
@@ -188,7 +183,7 @@ def train(options: argparse.Namespace, data: Data) -> None:
         soft_labels=vit, dealt_in_turn=False,
     ).to(device)  # fmt: skip
     student, optimizer, loader, schedule = accelerator.prepare(student, optimizer, loader, schedule)
-    accelerator.register_for_checkpointing(criterion, *([average] if average else []))
+    accelerator.register_for_checkpointing(criterion)
     accelerator.init_trackers("mcld", {key: str(value) for key, value in vars(options).items()})
 
     def loss_of(pixels: Tensor, labels: Tensor) -> Tensor:
@@ -240,8 +235,6 @@ def train(options: argparse.Namespace, data: Data) -> None:
                 bar.update()
                 if accelerator.sync_gradients:
                     criterion.step()
-                    if average:
-                        average.update_parameters(accelerator.unwrap_model(student))
                     if heard:
                         accelerator.set_trigger()  # several processes ask each other
                     asks = accelerator.num_processes == 1 or step % 10 == 0 or batch is None
@@ -258,8 +251,6 @@ def train(options: argparse.Namespace, data: Data) -> None:
             save(epoch + 1, 0)
             if stops:
                 raise KeyboardInterrupt(f"epoch {epoch + 1} is done: {common.SAVED}")
-    if average:
-        accuracies["moving average"] = accuracy(average.module, test, accelerator)
     accuracies["student"] = accuracy(student, test, accelerator)
     [tracker.finish() for tracker in accelerator.trackers]  # `end_training` ends processes, too
     student = accelerator.unwrap_model(student, keep_torch_compile=False).cpu().eval()

@@ -50,17 +50,14 @@ def build(name: str, option: str, data: Data, weights: Path | None = None) -> Fr
     elif Path(name).is_dir():
         from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-        if option == "--student":
-            config = AutoConfig.from_pretrained(name, num_labels=classes)
-            model = AutoModelForImageClassification.from_config(config)
-        else:
-            model = AutoModelForImageClassification.from_pretrained(name)
+        kind, own = AutoModelForImageClassification, option == "--student"  # then without weights
+        config = AutoConfig.from_pretrained(name, **{"num_labels": classes} if own else {})
+        model = kind.from_config(config) if own else kind.from_pretrained(name)
         known = AutoImageProcessor.from_pretrained(name)
         mean, std = known.image_mean, known.image_std
         size = known.size.get("height", known.size.get("shortest_edge"))
     else:
-        shape = {"image_shape": data.shape, "classes": classes, "num_classes": classes}
-        model = common.call(name, option, **shape)
+        model = common.call(name, option, data.shape, classes)
     if not isinstance(model, nn.Module):
         raise InputError(f"{option} {name} gave a {type(model).__name__}, not an nn.Module")
     if weights is not None:

@@ -80,9 +80,9 @@ class TeacherBank(NamedTuple):
         classes = arguments.integer("classes", classes, minimum=1)
         ops = arguments.ops
         dtype = "float32" if like is None else ops.dtype(arguments.array("like", like))
-        zeros = np.zeros((capacity, classes), "float32")
         if "float" not in dtype:
             raise arguments.wrong_type("like needs a float dtype", dtype)
+        zeros = np.zeros((capacity, classes), "float32")
         vectors = ops.astype(ops.asarray(zeros, like), dtype)
         if soft_labels:  # an array of its own: the fields may be updated in place or donated
             labels = ops.astype(ops.asarray(zeros.copy(), vectors), wide_dtype(ops.dtype(vectors)))
@@ -209,7 +209,7 @@ class TeacherBank(NamedTuple):
         if labels.ndim == 2 and bank.labels.ndim == 1:
             needs = "labels need to be int, as this bank stores them"
             came = f"soft labels of shape {tuple(labels.shape)}"
-            cure = "Make it with soft_labels=True: TeacherBank.empty, or what has made the bank"
+            cure = "Pass soft_labels=True where the bank is made: TeacherBank.empty, or the loss"
             raise arguments.wrong_type(needs, came, cure)
         if bank.labels.ndim == 2:
             labels = one_hot(ops, labels, bank.vectors.shape[1], ops.dtype(bank.labels))

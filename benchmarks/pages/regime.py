@@ -49,8 +49,7 @@ def write(name: str, results: Path) -> str:
     records = (Record(results / f"regime_{which}.json") for which in (trials, name))
     runs, wanted = runs_of(*records), jobs(SCALES[name])
     done = sum(job.name in runs for job in wanted)
-    state = "All" if done == len(wanted) else "In progress:"
-    parts = [f"{state} {done} of {len(wanted)} runs."]
+    parts = [f"All {done} runs." if done == len(wanted) else f"{done} of {len(wanted)} runs."]
     found = [run for name, run in runs.items() if name.startswith("teacher|")]
     head: tuple[str, ...] = ("teacher", "test %", "its own training pictures %", "seeds")
     parts += [markdown(head, teachers(runs))] if found else []
@@ -58,19 +57,18 @@ def write(name: str, results: Path) -> str:
     means = [statistics.mean(tests.values()) for tests in taught]
     if found and means and min(means) > max(run["test"] for run in found):
         parts.append(
-            "**The teachers are worse than every student that they taught**: what holds here need "
-            "not hold for a teacher that is better than its students."
+            "**No teacher is as good as the students that it taught**: what holds here need not "
+            "hold for a better teacher."
         )
     table = []
-    for row in ROWS:
+    for row in (row for row in ROWS if row in {job.row for job in wanted}):
         tests = scores(runs, row)
         trial = chosen(row, runs)
         tries = [runs.get(Job(row, TRIAL_SEED, k).name) for k in range(3)]
         shown = " / ".join(f"{run['validation']:.2f}" if run else "–" for run in tries)
         best = "–" if trial is None else f"`{tries[trial]['loss']}`, rate {tries[trial]['lr']:g}"
         cells = spread(list(tests.values())) if tests else "–"
-        if row in {job.row for job in wanted}:
-            table.append((row, shown, best, cells, len(tests)))
+        table.append((row, shown, best, cells, len(tests)))
     head = ("row", "validation % of the three trials", "chosen", "test %", "seeds")
     parts.append(markdown(head, table))
     pairs = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from pathlib import Path
@@ -104,15 +105,18 @@ def test_a_network_of_keras_applications_gets_its_own_pictures(
     path, plain = tmp_path / "tiny.weights.h5", tiny(None, 4, None)
     plain.save_weights(path)
     found = data.Data([*"abcd"], (16, 16, 3), (0.5,) * 3, (0.2,) * 3, None, None, None)
-    built = keras_networks.build("keras.applications:Tiny", "--teacher", found, path)
+    built = keras_networks.build(name := "keras.applications:Tiny", "--teacher", found, path)
     pixels = np.random.default_rng(0).random((2, 16, 16, 3), "float32")
     prepared = sys.modules[tiny.__module__].preprocess_input(255 * pixels)
     wanted = ops.convert_to_numpy(plain(prepared))
     made = ops.convert_to_numpy(keras_networks.from_pixels(*built, found)(pixels))
     np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-4 * abs(wanted).max())
-    assert built[3] == 16
-    student = keras_networks.build("keras.applications:Tiny", "--student", found)[0]
-    assert student.output_shape == (None, 4)
+    student = keras_networks.build(name, "--student", found)
+    saved = keras_networks.save(student[0], argparse.Namespace(out=tmp_path, student=name), found)
+    models = saved, keras_networks.from_pixels(*student, found)
+    one, other = (ops.convert_to_numpy(model(pixels)) for model in models)
+    assert (built[3], one.shape) == (16, (2, 4))
+    assert np.array_equal(one, other)
 
 
 def test_bad_input_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

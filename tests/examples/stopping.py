@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from multiprocessing import active_children, current_process
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.examples.conftest import EXAMPLES
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int) -> None:
-    """Send this process a signal after so many steps of the student."""
+    """Send this process and its workers a signal, as Ctrl-C does, after so many steps."""
     progress = common.progress
 
     def counting(options: Any, *rest: Any) -> Any:
@@ -24,7 +25,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: int) -> None
         def count() -> None:
             done.append(1)
             if len(done) == steps and options.method == "mcld":
-                os.kill(os.getpid(), number)
+                [os.kill(who.pid, number) for who in (*active_children(), current_process())]
             update()
 
         bar.update = count

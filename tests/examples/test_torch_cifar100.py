@@ -61,7 +61,7 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
     workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The recipe with random numbers everywhere; Ctrl-C saves in an epoch, kill -9 loses it."""
-    words = ["--recipe", "vit", "--student", "vit-16", "--workers", workers, "--ema", "0.9"]
+    words = ["--recipe", "vit", "--student", "vit-16", "--workers", workers]
     words += ["--bank-size", "24"]
     assert run(*words, out=tmp_path / "whole") == 0
 
