@@ -232,12 +232,12 @@ def finish(options: argparse.Namespace, data: Data, student: Any, example: np.nd
 
     plain = {"mean": [0.0] * data.shape[2], "std": [1.0] * data.shape[2]}
     notes = {"classes": list(data.classes), "layout": layout, "normalization": plain} | accuracies
+    with drafted(options.out / "results.json") as draft:
+        draft.write_text(json.dumps(accuracies))
     try:
         path = options.out / "student.onnx"
         say(str(export_onnx(student, path, example_input=example, metadata=notes)))
-    except ImportError as error:
+    except (ImportError, RuntimeError, ValueError) as error:
         say(f"no ONNX file: {error}")
-    with drafted(options.out / "results.json") as draft:
-        draft.write_text(json.dumps(accuracies))
     listed = ", ".join(f"{name} {value:.2%}" for name, value in accuracies.items())
     say(f"{options.student} by {options.method}: test accuracy of the {listed}")

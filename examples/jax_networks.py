@@ -168,5 +168,5 @@ class ViT(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return (batch, classes)."""
         tokens = self.patches(x)
-        tokens = tokens.reshape(len(x), -1, tokens.shape[-1]) + self.places[...]
+        tokens = tokens.reshape(x.shape[0], -1, tokens.shape[-1]) + self.places[...]
         return self.head(self.norm(self.layers(tokens)).mean(1))

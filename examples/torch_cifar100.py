@@ -253,7 +253,8 @@ def train(options: argparse.Namespace, data: Data) -> None:
                 raise KeyboardInterrupt(f"epoch {epoch + 1} is done: {common.SAVED}")
     accuracies["student"] = accuracy(student, test, accelerator)
     [tracker.finish() for tracker in accelerator.trackers]  # `end_training` ends processes, too
-    student = accelerator.unwrap_model(student, keep_torch_compile=False).cpu().eval()
+    plain = {"keep_fp32_wrapper": False, "keep_torch_compile": False}  # without autocast
+    student = accelerator.unwrap_model(student, **plain).cpu().eval()
     if accelerator.is_main_process:
         with common.drafted(options.out / "model.safetensors") as path:
             save_file(student.model.state_dict(), path)

@@ -70,15 +70,13 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
 def test_two_devices_train_the_student_of_one(tmp_path: Path) -> None:
     """With batch norm, which is over the whole batch."""
     words = [*SMALL, "--recipe", "cifar", "--lr", "0.01"]
-    environment = {"PYTHONPATH": str(processes.ROOT)}
     assert jax.device_count() == 1
     assert jax_cifar100.main([*words, "--out", str(tmp_path / "one")]) == 0
-    flags = "--xla_force_host_platform_device_count=2"
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     code = f"import sys; sys.path[:0] = [{str(EXAMPLES)!r}]; import common, jax_cifar100, jax; "
     code += "assert jax.device_count() == 2; common.finish = lambda *rest: None; "
     code += "sys.exit(jax_cifar100.main(sys.argv[1:]))"
-    two = processes.start("-c", code, *words, "--out", tmp_path / "two", XLA_FLAGS=flags,
-                          **environment)  # fmt: skip
+    two = processes.start("-c", code, *words, "--out", tmp_path / "two", **env)
     ((status, _, errors),) = processes.ends([two], 900)
     assert status == 0, errors
     one, other = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -86,7 +84,7 @@ def test_two_devices_train_the_student_of_one(tmp_path: Path) -> None:
         np.testing.assert_allclose(one[name], other[name], rtol=2e-3, atol=2e-4, err_msg=name)
 
 
-def test_mixed_pictures_have_the_labels_of_their_parts() -> None:
+def test_mixed_pictures_have_the_labels_of_their_parts_and_exports(tmp_path: Path) -> None:
     """Pictures of one grey each, the value of their class: pixels' mean is the labels' mean."""
     labels = jax.nn.one_hot(jnp.arange(8) % 4, 4)
     values = jnp.arange(4) / 3
@@ -98,6 +96,9 @@ def test_mixed_pictures_have_the_labels_of_their_parts() -> None:
         np.testing.assert_allclose(soft.sum(1), 1, atol=1e-6)
         shares.add(round(float(soft[0, 0]), 3))
     assert len(shares) > 3
+    for student, file in (("vit-8", "student.onnx"), (NET, "results.json")):  # `len(x)` fails
+        out, words = tmp_path / student, ["--method", "ce", "--epochs", "1", "--student", student]
+        assert (run(*words, out=out), (out / file).is_file()) == (0, True)
 
 
 def test_bad_input_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

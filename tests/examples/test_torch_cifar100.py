@@ -89,8 +89,7 @@ def test_stopped_then_killed_and_resumed_ends_with_the_same_bits(
 
 @pytest.mark.usefixtures("no_export")
 def test_two_processes_train_the_student_of_one(tmp_path: Path) -> None:
-    words = [*SMALL, "--student", "vit-16", "--teacher", "vit-16", "--batch-size", "24"]
-    words += ["--epochs", "2"]
+    words = [*SMALL, "--student", "vit-16", "--teacher", "vit-16", "--batch-size=24", "--epochs=2"]
     assert torch_cifar100.main([*words, "--out", str(tmp_path / "one")]) == 0
     script = EXAMPLES / "torch_cifar100.py"
     environment = {"PYTHONPATH": str(processes.ROOT), "ACCELERATE_USE_CPU": "true"}
@@ -107,6 +106,7 @@ def test_a_run_ends_with_its_files_and_a_line_of_accuracies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Under a torch that claims a GPU and has none, too: pip's default build, without --cpu."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -116,8 +116,7 @@ def test_a_run_ends_with_its_files_and_a_line_of_accuracies(
     assert re.search(r"test accuracy of the teacher [\d.]+%, student [\d.]+%", said.out)
     assert "student.onnx" in said.out
     assert "resnet8w4" in said.err  # the bar with its estimate
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert found.keys() == {"teacher", "student"}
+    assert json.loads((tmp_path / "results.json").read_text()).keys() == {"teacher", "student"}
     assert list(tmp_path.rglob("events.out.tfevents*"))
     assert not list(tmp_path.rglob("*.tmp"))
 
